@@ -1,0 +1,33 @@
+# `make demo` and `make test` start from nothing but Python >= 3.11 and make.
+PYTHON ?= python3
+BIN := .venv/bin
+export PYTHONSAFEPATH = 1
+
+.PHONY: demo test test-slow lint types bench clean
+
+demo: .venv/installed
+	$(BIN)/virtualmle tune demo --home demo-home --agent engineer --trials 12
+
+test: .venv/installed
+	$(BIN)/pytest -q -m "not slow"
+
+test-slow: .venv/installed
+	$(BIN)/pytest -q -m slow
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+
+types: .venv/installed
+	$(BIN)/mypy
+
+bench: .venv/installed
+	$(BIN)/python benchmarks/bench_epoch.py
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]' --constraint constraints.txt
+	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info demo-home

@@ -1,0 +1,58 @@
+"""Every error that a caller can cause, in one tree. It lives in the lowest room so that every room may raise it.
+
+VirtualMLEError (ValueError)      text: the rule, then the value, then what to do
+├── DataError                     a log, a prepared dataset or its name
+├── SealError                     the sealed test split, its key or the look ledger
+├── ConfigError                   a knob or a configuration
+├── ProtocolError                 SANDBOX.md, with its line number
+├── SessionError                  a session or trial id, or a session in the wrong state
+├── AdmissionError                the Program refused a trial
+├── TrialError                    a trial's process or its files
+├── MemoryStoreError              memory.db is locked, full, read-only or damaged
+├── HomeError                     the home directory cannot be used
+└── ServerError                   a host, port, token or setting with which nothing can be served
+"""
+
+
+class VirtualMLEError(ValueError):
+    """A mistake that the caller can mend; its text says how."""
+
+
+class DataError(VirtualMLEError):
+    """A log or a prepared dataset cannot be used."""
+
+
+class SealError(VirtualMLEError):
+    """The sealed test split cannot be opened, or may not be opened again."""
+
+
+class ConfigError(VirtualMLEError):
+    """A configuration breaks a rule of the action space or of the engine."""
+
+
+class ProtocolError(VirtualMLEError):
+    """SANDBOX.md is malformed or asks for what the engine cannot do."""
+
+
+class SessionError(VirtualMLEError):
+    """A session or trial does not exist, or its state forbids the call."""
+
+
+class AdmissionError(VirtualMLEError):
+    """The Program does not admit this trial."""
+
+
+class TrialError(VirtualMLEError):
+    """A trial's process or its files are not as they should be."""
+
+
+class MemoryStoreError(VirtualMLEError):
+    """memory.db cannot be read or written."""
+
+
+class HomeError(VirtualMLEError):
+    """The home directory cannot be used."""
+
+
+class ServerError(VirtualMLEError):
+    """The server cannot be started as asked."""
