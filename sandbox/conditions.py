@@ -1,0 +1,96 @@
+"""Conditions on knobs, the machine-readable half of a rule.
+
+    condition := KNOB OP VALUE | KNOB in {VALUE, …}
+    OP        := == | != | < | <= | > | >=        choices and truth values: == and != only
+    VALUE     := number | true | false | word     words may stand in quotes
+
+Examples: "hidden_dim > 128", "position in {absolute, both}", "causal == false".
+"""
+
+import math
+import operator
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from ..data.errors import ConfigError
+from ..models.config import TrialConfig
+from .action_space import ENGINE_KNOBS, Value, unknown_knob
+
+_COMPARE: dict[str, Callable[[Any, Any], bool]] = {
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+_SINGLE = re.compile(r"\s*(\w+)\s*(==|!=|<=|>=|<|>)\s*([^<>={}]+?)\s*")
+_SET = re.compile(r"\s*(\w+)\s+in\s*\{([^{}]*)\}\s*")
+_EXAMPLES = "write e.g. 'hidden_dim > 128' or 'position in {absolute, both}'"
+MAX_LENGTH = 300
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One comparison; `str()` is its canonical text, which parses to an equal condition."""
+
+    knob: str
+    operator: str  # a key of _COMPARE, or "in"
+    values: tuple[Value, ...]  # one, unless the operator is "in"
+
+    def matches(self, config: TrialConfig | Mapping[str, Any]) -> bool:
+        """Whether a configuration, or one dumped to a dict, satisfies the condition."""
+        actual = getattr(config, self.knob) if isinstance(config, TrialConfig) else config[self.knob]
+        if self.operator == "in":
+            return actual in self.values
+        return _COMPARE[self.operator](actual, self.values[0])
+
+    def __str__(self) -> str:
+        shown = [_shown(value) for value in self.values]
+        text = f"{{{', '.join(shown)}}}" if self.operator == "in" else shown[0]
+        return f"{self.knob} {self.operator} {text}"
+
+
+def parse_condition(text: str) -> Condition:
+    """The condition that `text` states; ConfigError for a wrong form, an unknown knob, or a value it cannot have."""
+    if len(text) > MAX_LENGTH:
+        raise ConfigError(f"a condition has {MAX_LENGTH} characters at most, not {len(text)}; {_EXAMPLES}")
+    if match := _SET.fullmatch(text):
+        knob, op, words = match[1], "in", [word.strip() for word in match[2].split(",")]
+    elif match := _SINGLE.fullmatch(text):
+        knob, op, words = match[1], match[2], [match[3]]
+    else:
+        raise ConfigError(f"condition {text!r} is not KNOB OPERATOR VALUE; {_EXAMPLES}")
+    if knob not in ENGINE_KNOBS:
+        raise ConfigError(f"condition {text!r}: {unknown_knob(knob)}")
+    values = tuple(_value(knob, word) for word in words)
+    if op not in ("==", "!=", "in") and isinstance(values[0], bool | str):
+        raise ConfigError(f"condition {text!r}: {knob} has no order; use ==, != or in")
+    return Condition(knob, op, tuple(dict.fromkeys(values)))
+
+
+def _value(knob: str, word: str) -> Value:
+    field = TrialConfig.model_fields[knob]
+    if isinstance(field.default, bool):
+        return _one_of(knob, word.lower(), {"true": True, "false": False})
+    if isinstance(field.default, str):
+        return _one_of(knob, word.strip("\"'"), {choice: choice for choice in get_args(field.annotation)})
+    try:
+        number = float(word)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ConfigError(f"condition on {knob}: {word!r} is not a finite number; {_EXAMPLES}")
+    return int(number) if isinstance(field.default, int) and number.is_integer() else number
+
+
+def _one_of(knob: str, word: str, choices: Mapping[str, Value]) -> Value:
+    if word not in choices:
+        raise ConfigError(f"condition on {knob}: {word!r} is none of its values; choose from {[*choices]}")
+    return choices[word]
+
+
+def _shown(value: Value) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

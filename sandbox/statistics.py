@@ -1,0 +1,63 @@
+"""Paired statistics over users: how sure is it that one trial ranks better than another on validation?"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..data.errors import TrialError
+from ..training.metrics import ndcg_per_user
+
+Z_LIMIT = 1e6
+"""Stands for infinity, which JSON does not have: z of a difference without any spread over users."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Mean difference of per-user NDCG@10, its standard error, their ratio, and the number of users."""
+
+    delta: float
+    se: float
+    z: float
+    n: int
+
+
+def compare(ranks_base: npt.ArrayLike, ranks_candidate: npt.ArrayLike) -> Comparison:
+    """Candidate minus base, paired by user; both are ranks (num_users,) of the same users in the same order.
+
+    The standard error is sd(difference, ddof=1) / sqrt(n), so that z is the statistic of the paired t-test. Raises
+    TrialError where the two are not of the same users or there are fewer than two.
+    """
+    base, candidate = np.asarray(ranks_base), np.asarray(ranks_candidate)
+    if base.shape != candidate.shape:
+        raise TrialError(
+            f"paired trials need the same users: {base.shape[0]} against {candidate.shape[0]} ranks; "
+            "compare trials of one dataset"
+        )
+    difference = ndcg_per_user(candidate) - ndcg_per_user(base)
+    delta, se = float(difference.mean()) if difference.size else 0.0, _error_of_mean(difference)
+    return Comparison(delta, se, z_score(delta, se), int(difference.size))
+
+
+def standard_error(ranks: npt.ArrayLike) -> float:
+    """Standard error over users of NDCG@10; raises TrialError for fewer than two users."""
+    return _error_of_mean(ndcg_per_user(np.asarray(ranks)))
+
+
+def z_score(delta: float, se: float) -> float:
+    """delta / se within ±Z_LIMIT; without spread it is 0 for no difference and ±Z_LIMIT otherwise."""
+    if se == 0:
+        return math.copysign(Z_LIMIT, delta) if delta else 0.0
+    return max(-Z_LIMIT, min(Z_LIMIT, delta / se))
+
+
+def selection_inflation(se: float, k: int) -> float:
+    """SE * sqrt(2 ln K): bound on how much the best of K equal trials may flatter itself by noise alone."""
+    return se * math.sqrt(2 * math.log(k)) if k > 1 else 0.0
+
+
+def _error_of_mean(values: npt.NDArray[np.float64]) -> float:
+    if values.size < 2:
+        raise TrialError(f"a standard error needs two users, and there are {values.size}; use a larger dataset")
+    return float(values.std(ddof=1) / math.sqrt(values.size))

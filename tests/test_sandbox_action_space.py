@@ -1,0 +1,160 @@
+"""What an agent may change, and what it is told when it may not."""
+
+import json
+import math
+
+import pytest
+
+from virtualmle.data.errors import ConfigError
+from virtualmle.models.config import TrialConfig, fingerprint, make_config
+from virtualmle.sandbox.action_space import DIMENSIONS, ActionSpace, effective, inert_changes
+from virtualmle.sandbox.protocol import load_protocol
+
+
+@pytest.fixture
+def space() -> ActionSpace:
+    return load_protocol().space
+
+
+def without(space: ActionSpace, knob: str) -> ActionSpace:
+    return ActionSpace(entries=tuple(entry for entry in space.entries if entry.name != knob))
+
+
+def test_changes_are_applied_over_the_base(space: ActionSpace) -> None:
+    base = make_config("hstu", lr=1e-3)
+    config = space.resolve(base, {"hidden_dim": 64, "scores": "dot", "tie_embeddings": False})
+    assert config == make_config("hstu", lr=1e-3, hidden_dim=64, scores="dot", tie_embeddings=False)
+
+
+def test_no_changes_give_the_base(space: ActionSpace) -> None:
+    assert space.resolve(make_config("sasrec"), {}) == make_config("sasrec")
+
+
+def test_a_whole_number_serves_a_float_knob_and_names_the_same_configuration(space: ActionSpace) -> None:
+    base = make_config("sasrec")
+    whole, point = space.resolve(base, {"temperature": 1}), space.resolve(base, {"temperature": 1.0})
+    assert fingerprint(whole.model_dump()) == fingerprint(point.model_dump())
+    negative_zero = space.resolve(base, {"dropout": -0.0})
+    assert fingerprint(negative_zero.model_dump()) == fingerprint(make_config("sasrec", dropout=0.0).model_dump())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        pytest.param({"hidden_dim": 64.0}, "hidden_dim=64.0 has a decimal point", id="float for int"),
+        pytest.param({"num_blocks": True}, "num_blocks=True is not a number", id="bool for int"),
+        pytest.param({"lr": True}, "lr=True is not a number", id="bool for float"),
+        pytest.param({"lr": "0.001"}, "lr='0.001' is not a number.*without quotes", id="string for number"),
+        pytest.param({"lr": math.nan}, "lr=nan is not finite", id="NaN"),
+        pytest.param({"lr": math.inf}, "lr=inf is not finite", id="infinity"),
+        pytest.param({"epochs": math.nan}, "epochs=nan is not finite", id="NaN for int"),
+        pytest.param({"epochs": 10**400}, "epochs=1000.* is out of range", id="huge integer"),
+        pytest.param({"lr": 10**400}, "lr=1000.* is out of range", id="huge integer for float"),
+        pytest.param({"hidden_dim": 512}, "hidden_dim=512 is out of range.* from 16 to 256", id="above the range"),
+        pytest.param({"lr": 0}, "lr=0 is out of range", id="below the range"),
+        pytest.param({"causal": 1}, "causal=1 is not a truth value", id="int for bool"),
+        pytest.param({"causal": "false"}, "not a truth value; give true or false", id="string for bool"),
+        pytest.param({"ffn": "tanh"}, "ffn='tanh' is not one of its choices", id="unknown choice"),
+        pytest.param({"ffn": ["relu"]}, "is not one of its choices", id="list for choice"),
+        pytest.param({"lr": None}, "lr=None is not a number", id="null"),
+        pytest.param({"lr": {}}, "is not a number", id="object"),
+        pytest.param({"seed": 1}, "seeds belong to the server: one per configuration and repetition", id="seed"),
+        pytest.param({"backbone": "hstu"}, "open another session", id="backbone"),
+        pytest.param({"learning_rate": 1e-3}, "'learning_rate' is not a knob", id="unknown knob"),
+        pytest.param({"hiden_dim": 64}, "did you mean hidden_dim", id="misspelt knob"),
+        pytest.param({"linear_dim": 32}, "no meaning on sasrec: it belongs to hstu", id="knob of the other backbone"),
+        pytest.param({"num_heads": 3}, "hidden_dim=128 is not divisible by num_heads=3", id="indivisible heads"),
+        pytest.param({"causal": False}, "causal=false lets a position see its own target", id="leaking attention"),
+    ],
+)
+def test_a_change_that_breaks_a_rule_is_refused_with_the_reason(
+    space: ActionSpace, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        space.resolve(make_config("sasrec"), changes)
+
+
+def test_all_refused_changes_are_named_at_once(space: ActionSpace) -> None:
+    with pytest.raises(ConfigError, match="lr=9 .*; dropout=-1 .*; 'speed' is not a knob"):
+        space.resolve(make_config("sasrec"), {"lr": 9, "dropout": -1, "speed": 1})
+
+
+def test_a_knob_that_sandbox_md_leaves_out_is_fixed_at_its_default(space: ActionSpace) -> None:
+    narrow = without(space, "dropout")
+    assert narrow.default("hstu") == make_config("hstu")
+    with pytest.raises(ConfigError, match="dropout is fixed at 0.5 for hstu: SANDBOX.md does not offer it"):
+        narrow.resolve(make_config("hstu"), {"dropout": 0.1})
+
+
+@pytest.mark.parametrize("backbone", ["sasrec", "hstu"])
+def test_every_end_of_every_range_can_be_trained(space: ActionSpace, backbone: str) -> None:
+    base = space.default(backbone)
+    for knob in space.knobs(backbone):
+        values = [knob.low, knob.high] if knob.low is not None else list(knob.choices) or [True]
+        for value in values:
+            assert getattr(space.resolve(base, {knob.name: value}), knob.name) == value
+
+
+def test_the_description_is_json_with_one_entry_per_knob_of_the_backbone(space: ActionSpace) -> None:
+    described = json.loads(json.dumps(space.describe("sasrec"), allow_nan=False))
+    keys = {"knob", "type", "low", "high", "scale", "choices", "default", "dimension"}
+    assert all(set(entry) == keys for entry in described)
+    names = {entry["knob"] for entry in described}
+    assert "ffn" in names and "linear_dim" not in names
+    assert next(e for e in described if e["knob"] == "causal")["choices"] == [False, True]
+    assert next(e for e in space.describe("hstu") if e["knob"] == "dropout")["default"] == 0.5
+
+
+def test_differences_are_the_knobs_unlike_the_default(space: ActionSpace) -> None:
+    assert space.differences(make_config("hstu")) == {}
+    assert space.differences(make_config("hstu", lr=1e-3, dropout=0.2)) == {"lr": 1e-3, "dropout": 0.2}
+
+
+def test_every_knob_has_a_dimension_and_others_have_none(space: ActionSpace) -> None:
+    assert {space.dimension(knob.name) for knob in space.entries} == set(DIMENSIONS)
+    assert space.dimension("weight_decay") == "optimisation"
+    with pytest.raises(ConfigError, match="seeds belong to the server"):
+        space.dimension("seed")
+
+
+def test_an_unknown_backbone_is_refused(space: ActionSpace) -> None:
+    with pytest.raises(ConfigError, match="'gru' is not known"):
+        space.default("gru")
+
+
+@pytest.mark.parametrize(
+    ("backbone", "settings", "knob", "value", "switch"),
+    [
+        ("sasrec", {}, "readout_k", 5, {"readout": "last_k"}),
+        ("sasrec", {"loss": "full_softmax"}, "num_negatives", 9, {"loss": "sampled_softmax"}),
+        ("hstu", {}, "optimizer", "adam", {"weight_decay": 0.1}),
+        ("sasrec", {}, "score_normalisation", "none", {"popularity_weight": 1.0}),
+        ("sasrec", {}, "transition_window", 3, {"transition_weight": 1.0}),
+        ("sasrec", {}, "transition_normalisation", "none", {"transition_weight": 1.0}),
+        ("sasrec", {}, "cooccurrence_window", 3, {"cooccurrence_weight": 1.0}),
+        ("sasrec", {}, "cooccurrence_normalisation", "none", {"cooccurrence_weight": 1.0}),
+    ],
+)
+def test_a_knob_without_effect_is_inert_until_its_switch_is_on(
+    backbone: str, settings: dict[str, object], knob: str, value: object, switch: dict[str, object]
+) -> None:
+    changes = {knob: value}
+    plain, changed = make_config(backbone, **settings), make_config(backbone, **settings, **changes)
+    assert list(inert_changes(changed, changes)) == [knob]
+    assert effective(plain) == effective(changed)
+    on = {**settings, **switch}
+    assert inert_changes(make_config(backbone, **on, **changes), changes) == {}
+    assert effective(make_config(backbone, **on)) != effective(make_config(backbone, **on, **changes))
+
+
+def test_the_other_backbones_knobs_are_inert() -> None:
+    assert set(inert_changes(make_config("sasrec"), {"linear_dim": 8, "attention_dim": 8, "lr": 1})) == {
+        "linear_dim",
+        "attention_dim",
+    }
+    assert set(inert_changes(make_config("hstu"), {"ffn": "relu"})) == {"ffn"}
+
+
+def test_a_resolved_configuration_is_a_trial_config(space: ActionSpace) -> None:
+    config = space.resolve(make_config("sasrec"), {"popularity_weight": 3})
+    assert TrialConfig(**json.loads(config.model_dump_json())) == config

@@ -1,0 +1,245 @@
+"""Claims against numbers: reflections, rules, conditions, and the effects of knobs."""
+
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from virtualmle.data.errors import ConfigError, SessionError
+from virtualmle.memory.records import TrialOutcome, TrialRecord
+from virtualmle.models.config import make_config
+from virtualmle.sandbox.action_space import ActionSpace
+from virtualmle.sandbox.conditions import parse_condition
+from virtualmle.sandbox.effects import knob_effects
+from virtualmle.sandbox.protocol import load_protocol
+from virtualmle.sandbox.reflection import check_reflection, check_rule
+
+SPACE: ActionSpace = load_protocol().space
+DEFAULT = make_config("sasrec")
+
+
+def trial(
+    number: int, changes: dict[str, Any], delta: float | None = None, se: float | None = 0.001, **more: Any
+) -> TrialRecord:
+    """A trial over the default (or `base`, a record) that differs from its base by `delta` ± `se`."""
+    base: TrialRecord | None = more.pop("base", None)
+    status = more.pop("status", "finished")
+    outcome = TrialOutcome(
+        status=status, base_delta=delta, base_delta_se=None if delta is None else se, **more
+    )
+    return TrialRecord(
+        session="demo-sasrec-1",
+        handle=f"t{number:03}",
+        number=number,
+        base=base.handle if base else "default",
+        changes=changes,
+        config={**(base.config if base else DEFAULT.model_dump()), **changes},
+        config_hash="",
+        train_hash="",
+        status=status,
+        outcome=outcome,
+    )
+
+
+FIRST = trial(1, {})
+
+
+def check(record: TrialRecord, helped: Any, dimension: str = "optimisation") -> tuple[str, str]:
+    return check_reflection(record, helped, dimension, [record.handle], [FIRST, record], SPACE)
+
+
+@pytest.mark.parametrize(
+    ("helped", "z", "expected"),
+    [
+        ("yes", 1.5, "supported"),
+        ("yes", 0.5, "unverified"),
+        ("yes", -1.5, "contradicted"),
+        ("no", -1.5, "supported"),
+        ("no", 0.5, "unverified"),
+        ("no", 1.5, "contradicted"),
+        ("unclear", 0.5, "supported"),
+        ("unclear", -1.5, "unverified"),
+        ("unclear", 3.0, "contradicted"),
+        ("unclear", -3.0, "contradicted"),
+    ],
+)
+def test_a_claim_is_held_against_the_difference_to_the_base(helped: str, z: float, expected: str) -> None:
+    found, note = check(trial(2, {"lr": 1e-3}, delta=z * 0.001), helped)
+    assert found == expected
+    assert f"against its base default: {z * 0.001:+.5f} ± 0.00100 (z = {z:+.2f})" in note
+
+
+def test_within_noise_the_note_says_that_unclear_is_right() -> None:
+    assert check(trial(2, {"lr": 1e-3}, delta=0.0001), "yes")[1].endswith("within noise, 'unclear' is right")
+
+
+@pytest.mark.parametrize(("helped", "expected"), [("yes", "contradicted"), ("no", "supported")])
+def test_a_crash_helped_nobody(helped: str, expected: str) -> None:
+    crashed = trial(2, {"lr": 1e-3}, status="crashed", verdict="crash", cause="the loss is NaN in epoch 2")
+    assert check(crashed, helped) == (expected, "t002 crashed: the loss is NaN in epoch 2")
+
+
+def test_without_a_paired_difference_nothing_is_verified() -> None:
+    assert check(FIRST, "unclear") == ("unverified", "t001 has no paired difference against its base default")
+
+
+def test_a_dimension_that_was_not_changed_explains_nothing() -> None:
+    record = trial(2, {"lr": 1e-3}, delta=0.005)
+    found, note = check(record, "yes", "capacity")
+    assert found == "unverified"
+    assert note.endswith("nothing of dimension capacity was changed, only lr (optimisation)")
+    assert check(record, "no", "capacity")[0] == "contradicted"
+
+
+def test_a_knob_named_with_the_value_of_its_base_does_not_count_as_changed() -> None:
+    record = trial(2, {"lr": 1e-3, "hidden_dim": 128}, delta=0.005)
+    assert "only lr (optimisation)" in check(record, "yes", "capacity")[1]
+
+
+def test_wrong_dimension_unknown_evidence_and_a_running_trial_are_refused() -> None:
+    record = trial(2, {"lr": 1e-3}, delta=0.005)
+    with pytest.raises(ConfigError, match="dimension='luck' is unknown; choose one of optimisation"):
+        check(record, "yes", "luck")
+    with pytest.raises(SessionError, match=r"evidence \['t009'\] names no trial of this session"):
+        check_reflection(record, "yes", "optimisation", ["t001", "t009"], [FIRST, record], SPACE)
+    running = record.model_copy(update={"status": "running", "outcome": None})
+    with pytest.raises(SessionError, match="t002 is running: there is nothing to reflect on yet"):
+        check(running, "yes")
+
+
+WIDE = "hidden_dim > 128"
+
+
+def test_an_avoid_rule_is_borne_out_by_trials_that_got_worse_and_a_prefer_rule_by_better_ones() -> None:
+    trials = [FIRST, trial(2, {"hidden_dim": 256}, -0.002), trial(3, {"hidden_dim": 192}, -0.003)]
+    avoid, prefer = check_rule("avoid", WIDE, trials), check_rule("prefer", WIDE, trials)
+    assert avoid[:3] == ("supported", 2, 0)
+    assert prefer[:3] == ("contradicted", 0, 2)
+    assert "2 trials made 'hidden_dim > 128' true" in avoid.note and "'t002', 't003'" in avoid.note
+
+
+def test_a_rule_counts_neither_noise_nor_trials_whose_base_satisfied_it() -> None:
+    wide = trial(2, {"hidden_dim": 256}, 0.0001)
+    deeper = trial(3, {"num_blocks": 2}, -0.005, base=wide)
+    narrow = trial(4, {"hidden_dim": 64}, -0.005)
+    assert check_rule("avoid", WIDE, [FIRST, wide, deeper, narrow])[:3] == ("unverified", 0, 0)
+
+
+def test_as_much_for_a_rule_as_against_it_leaves_it_unverified() -> None:
+    trials = [FIRST, trial(2, {"hidden_dim": 256}, -0.002), trial(3, {"hidden_dim": 256, "lr": 1e-3}, 0.002)]
+    checked = check_rule("avoid", WIDE, trials)
+    assert checked[:3] == ("unverified", 1, 1)
+    assert checked.note.endswith("1 of them changed other knobs too")
+
+
+def test_insights_and_rules_without_a_condition_are_unverified() -> None:
+    trials = [FIRST, trial(2, {"hidden_dim": 256}, -0.002)]
+    assert check_rule("insight", WIDE, trials)[:3] == ("unverified", 0, 0)
+    assert check_rule("avoid", None, trials)[:3] == ("unverified", 0, 0)
+
+
+def test_a_moved_default_can_be_given_where_no_trial_ran_it_unchanged() -> None:
+    record = trial(2, {"hidden_dim": 256}, -0.002)
+    assert check_rule("avoid", WIDE, [record]).support == 0
+    assert check_rule("avoid", WIDE, [record], DEFAULT).support == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "settings", "expected"),
+    [
+        ("hidden_dim > 128", {"hidden_dim": 129}, True),
+        ("hidden_dim > 128", {"hidden_dim": 128}, False),
+        ("hidden_dim>=128", {"hidden_dim": 128}, True),
+        ("lr < 1e-4", {"lr": 5e-5}, True),
+        ("lr <= 0.001", {"lr": 0.001}, True),
+        ("dropout == 0.2", {"dropout": 0.2}, True),
+        ("dropout != 0.2", {"dropout": 0.2}, False),
+        ("causal == false", {"causal": False, "supervision": "last"}, True),
+        ("position in {absolute, both}", {"position": "both"}, True),
+        ("position in {absolute, both}", {"position": "none"}, False),
+        ("scores == 'cosine'", {"scores": "cosine"}, True),
+        ("num_blocks in {2,4}", {"num_blocks": 4}, True),
+    ],
+)
+def test_a_condition_is_true_of_what_it_says(text: str, settings: dict[str, Any], expected: bool) -> None:
+    config = make_config("sasrec", **settings)
+    assert parse_condition(text).matches(config) is expected
+    assert parse_condition(text).matches(config.model_dump()) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is not KNOB OPERATOR VALUE"),
+        ("hidden_dim", "is not KNOB OPERATOR VALUE"),
+        ("hidden_dim => 3", "is not KNOB OPERATOR VALUE"),
+        ("32 < hidden_dim < 64", "is not KNOB OPERATOR VALUE"),
+        ("__import__('os') == 1", "is not KNOB OPERATOR VALUE"),
+        ("warmup > 3", "'warmup' is not a knob"),
+        ("seed == 3", "seeds belong to the server"),
+        ("backbone == hstu", "a session tunes one backbone"),
+        ("hidden_dim > wide", "'wide' is not a finite number"),
+        ("lr < nan", "'nan' is not a finite number"),
+        ("position > both", "position has no order"),
+        ("causal >= true", "causal has no order"),
+        ("causal == 1", "'1' is none of its values"),
+        ("ffn == tanh", "'tanh' is none of its values; choose from"),
+        ("position in {}", "'' is none of its values"),
+        ("lr > " + "0" * 300, "300 characters at most"),
+    ],
+)
+def test_a_condition_that_cannot_be_meant_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_condition(text)
+
+
+@given(
+    knob=st.sampled_from(["lr", "dropout", "hidden_dim"]),
+    operator=st.sampled_from(["==", "!=", "<", "<=", ">", ">="]),
+    value=st.floats(-1e6, 1e6) | st.integers(-1000, 1000),
+)
+def test_the_canonical_text_of_a_condition_parses_to_itself(knob: str, operator: str, value: float) -> None:
+    condition = parse_condition(f"{knob} {operator} {value!r}")
+    assert parse_condition(str(condition)) == condition
+
+
+def test_the_canonical_text_is_tidy() -> None:
+    assert str(parse_condition("  position   in {both,'absolute', both}")) == "position in {both, absolute}"
+    assert str(parse_condition("causal==True")) == "causal == true"
+
+
+def test_effects_pool_one_knob_trials_by_inverse_variance() -> None:
+    trials = [FIRST, trial(2, {"lr": 1e-3}, 0.004, 0.001), trial(3, {"lr": 1e-4}, -0.004, 0.002)]
+    effect = knob_effects(trials)["lr"]
+    assert effect["n"] == 2 and effect["confounded"] == 0
+    assert effect["mean_delta"] == pytest.approx((0.004 / 1 - 0.004 / 4) / (1 + 1 / 4))
+    assert effect["se"] == pytest.approx(0.001 / math.sqrt(1 + 1 / 4))
+    assert effect["values"][1] == {"value": 1e-4, "delta": -0.004, "se": 0.002, "trial": "t003"}
+
+
+def test_trials_that_changed_several_knobs_are_counted_and_not_averaged() -> None:
+    trials = [FIRST, trial(2, {"lr": 1e-3, "dropout": 0.5}, 0.004), trial(3, {"dropout": 0.4}, 0.001)]
+    effects = knob_effects(trials)
+    assert effects["lr"] == {"n": 0, "mean_delta": None, "se": None, "values": [], "confounded": 1}
+    assert (effects["dropout"]["n"], effects["dropout"]["confounded"]) == (1, 1)
+    assert effects["dropout"]["mean_delta"] == pytest.approx(0.001)
+
+
+def test_changes_without_a_difference_do_not_confound() -> None:
+    trials = [FIRST, trial(2, {"lr": 1e-3, "dropout": 0.2, "readout_k": 9}, 0.004)]
+    assert {knob: effect["n"] for knob, effect in knob_effects(trials).items()} == {"lr": 1}
+
+
+def test_trials_without_a_measured_difference_have_no_effect() -> None:
+    assert knob_effects([FIRST, trial(2, {"lr": 1e-3}, status="crashed")]) == {}
+
+
+def test_a_difference_without_spread_stays_finite() -> None:
+    same = trial(2, {"popularity_weight": 0.1}, 0.0, 0.0)
+    assert knob_effects([FIRST, same])["popularity_weight"]["mean_delta"] == 0.0
+    effects = knob_effects([FIRST, same, trial(3, {"popularity_weight": 0.2}, 0.002, 0.001)])
+    assert effects["popularity_weight"]["mean_delta"] == pytest.approx(0.001)
+    json.dumps(effects, allow_nan=False)

@@ -1,0 +1,101 @@
+"""Paired statistics, held against scipy, and what the keep rule promises on noise."""
+
+import json
+import math
+from dataclasses import asdict
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from scipy import stats
+
+from virtualmle.data.errors import TrialError
+from virtualmle.sandbox.program import Standing, judge
+from virtualmle.sandbox.statistics import Z_LIMIT, compare, selection_inflation, standard_error, z_score
+from virtualmle.training.metrics import ndcg_per_user
+
+Ranks = npt.NDArray[np.int32]
+
+
+def draw_ranks(generator: np.random.Generator, users: int) -> Ranks:
+    """Heavy-tailed ranks, about a third of them in the top ten, as a recommender gives."""
+    return np.ceil(np.exp(generator.normal(3.2, 1.8, users))).astype(np.int32)
+
+
+@pytest.mark.parametrize("users", [2, 3, 50, 2000])
+def test_z_is_the_statistic_of_the_paired_t_test(users: int) -> None:
+    generator = np.random.default_rng(users)
+    base, candidate = draw_ranks(generator, users), np.maximum(1, draw_ranks(generator, users) // 3)
+    base[0], candidate[0] = 1, 4  # two users suffice only if one of them moves
+    expected = stats.ttest_rel(ndcg_per_user(candidate), ndcg_per_user(base))
+    comparison = compare(base, candidate)
+    assert comparison.z == pytest.approx(expected.statistic, rel=1e-9)
+    assert comparison.delta == pytest.approx(np.mean(ndcg_per_user(candidate) - ndcg_per_user(base)))
+    assert comparison.se == pytest.approx(comparison.delta / comparison.z)
+    assert comparison.n == users
+
+
+def test_exchanging_the_two_trials_changes_the_sign_only() -> None:
+    generator = np.random.default_rng(1)
+    one, other = draw_ranks(generator, 300), draw_ranks(generator, 300)
+    forth, back = compare(one, other), compare(other, one)
+    assert (forth.delta, forth.se, forth.z) == (-back.delta, back.se, -back.z)
+
+
+def test_equal_ranks_give_zeros() -> None:
+    ranks = draw_ranks(np.random.default_rng(2), 100)
+    assert asdict(compare(ranks, ranks.copy())) == {"delta": 0.0, "se": 0.0, "z": 0.0, "n": 100}
+
+
+def test_a_difference_without_spread_has_a_finite_z_that_json_can_carry() -> None:
+    better = compare(np.full(50, 2, np.int32), np.full(50, 1, np.int32))
+    assert better.z == Z_LIMIT and json.dumps(asdict(better), allow_nan=False)
+    assert (z_score(0.0, 0.0), z_score(-0.1, 0.0), z_score(0.1, 1e-30)) == (0.0, -Z_LIMIT, Z_LIMIT)
+
+
+def test_the_standard_error_of_one_trial_is_scipys() -> None:
+    ranks = draw_ranks(np.random.default_rng(3), 500)
+    assert standard_error(ranks) == pytest.approx(stats.sem(ndcg_per_user(ranks)))
+
+
+@pytest.mark.parametrize("users", [0, 1])
+def test_a_standard_error_needs_two_users(users: int) -> None:
+    ranks = np.ones(users, np.int32)
+    with pytest.raises(TrialError, match="a standard error needs two users"):
+        compare(ranks, ranks)
+
+
+def test_trials_of_different_datasets_are_not_compared() -> None:
+    with pytest.raises(TrialError, match="the same users: 3 against 4 ranks"):
+        compare(np.ones(3, np.int32), np.ones(4, np.int32))
+
+
+def test_selection_inflation_bounds_the_best_of_equal_trials() -> None:
+    assert (selection_inflation(0.01, 0), selection_inflation(0.01, 1)) == (0.0, 0.0)
+    assert selection_inflation(0.01, 30) == pytest.approx(0.01 * math.sqrt(2 * math.log(30)))
+    best = np.random.default_rng(4).normal(0, 0.01, (2000, 30)).max(axis=1).mean()
+    assert 0.7 * selection_inflation(0.01, 30) < best < selection_inflation(0.01, 30)
+
+
+def test_equal_configurations_pass_the_gate_as_rarely_as_one_standard_error_promises() -> None:
+    """300 sessions of 20 trials that differ by noise alone: each trial draws its users' ranks anew.
+
+    The first comparison keeps with P(z >= 1) = 0.159; its standard deviation over 300 sessions is 0.021, so 0.07 is
+    more than three of them. Later incumbents are the lucky ones, which an equal trial beats more and more rarely.
+    """
+    generator = np.random.default_rng(5)
+    kept = np.zeros((300, 20), bool)
+    for session in range(300):
+        incumbent, ranks = None, draw_ranks(generator, 200)
+        for number in range(20):
+            candidate = draw_ranks(generator, 200)
+            standing = Standing(f"t{number:03}", 0.0, parameters=1000, train_seconds=1.0)
+            comparison = compare(ranks, candidate) if incumbent else None
+            verdict = judge(standing, incumbent, comparison, keep_z=1.0).verdict
+            if verdict == "keep":
+                kept[session, number], incumbent, ranks = True, standing, candidate
+    rates = kept.mean(axis=0)
+    assert rates[0] == 1.0
+    assert rates[1] == pytest.approx(0.159, abs=0.07)
+    assert rates[10:].mean() < 0.5 * rates[1]
+    assert kept[:, 1:].sum(axis=1).mean() < 2.0  # ungated, the running maximum of 20 changes 2.6 times (H_20 - 1)
