@@ -1,0 +1,124 @@
+"""The connection to memory.db: opened, brought to the newest schema, shared by threads, its failures explained.
+
+Every process has its own connection; within a process the threads take turns on one, for milliseconds each. Writers
+begin with the write lock (BEGIN IMMEDIATE), so that what they read cannot change before they write.
+"""
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlite_utils import Database
+
+from ..data.errors import MemoryStoreError
+from .migrations import MIGRATIONS
+
+ADVICE = {
+    sqlite3.SQLITE_BUSY: "another process has it locked; wait for that process to finish and try again",
+    sqlite3.SQLITE_LOCKED: "another process has it locked; wait for that process to finish and try again",
+    sqlite3.SQLITE_FULL: "the disk is full; free some space and try again, nothing of this call was stored",
+    sqlite3.SQLITE_READONLY: "it is read-only; give this user write access to the file and its directory, "
+    "or choose another home with --home",
+    sqlite3.SQLITE_PERM: "access is denied; give this user write access to the file and its directory",
+    sqlite3.SQLITE_CANTOPEN: "it cannot be opened; its directory must exist and be writable, "
+    "or choose another home with --home",
+    sqlite3.SQLITE_IOERR: "the disk reports an input/output error; check the disk, then try again",
+    sqlite3.SQLITE_NOTADB: "it is not an SQLite database; move it away, or restore it from a backup",
+    sqlite3.SQLITE_CORRUPT: "it is damaged; move it away together with its -wal and -shm files, "
+    "or restore it from a backup",
+}
+"""What to do, by primary SQLite result code; any other error is our own and is passed on."""
+
+
+class MemoryDatabase:
+    """memory.db at `path`, or a database in memory for None.
+
+    `busy_seconds` is how long a call waits for another process's lock. Raises MemoryStoreError for a file that cannot
+    be used: locked, read-only, damaged, of another program, or written by a newer VirtualMLE.
+    """
+
+    def __init__(self, path: Path | None, busy_seconds: float) -> None:
+        self.path = path
+        self._lock = threading.RLock()
+        with self._explained():
+            connection = sqlite3.connect(
+                path or ":memory:", timeout=busy_seconds, check_same_thread=False, isolation_level=None
+            )
+            try:
+                self.db = Database(connection)
+                self._prepare()
+            except BaseException:
+                connection.close()
+                raise
+
+    @contextmanager
+    def reading(self) -> Iterator[Database]:
+        """The database for reads."""
+        with self._lock, self._explained():
+            yield self.db
+
+    @contextmanager
+    def writing(self) -> Iterator[Database]:
+        """The database in a transaction that holds the write lock: all of it is stored, or nothing."""
+        with self._lock, self._explained():
+            self.db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self.db
+                self.db.execute("COMMIT")
+            except BaseException:
+                self.db.rollback()
+                raise
+
+    def close(self) -> None:
+        """Close the connection; the object cannot be used afterwards."""
+        with self._lock:
+            self.db.close()
+
+    def _prepare(self) -> None:
+        self.db.execute("PRAGMA foreign_keys = ON")
+        self._refuse_foreign()
+        self._refuse_newer()
+        self._use_wal()
+        if MIGRATIONS.pending(self.db):
+            with self.writing() as db:  # of several processes that open a new file at once, one makes the schema
+                MIGRATIONS.apply(db)
+
+    def _use_wal(self) -> None:
+        """Let readers and a writer work side by side; a property of the file, so any opening may set it."""
+        if self.db.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
+            return
+        try:
+            self.db.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:  # busy: another process is switching it right now
+                raise
+
+    def _refuse_newer(self) -> None:
+        with Database(memory=True) as empty:
+            known = {migration.name for migration in MIGRATIONS.pending(empty)}
+        newer = [m.name for m in MIGRATIONS.applied(self.db) if m.name not in known]
+        if newer:
+            raise MemoryStoreError(
+                f"{self.path} was written by a newer VirtualMLE (it has {', '.join(newer)}); "
+                "upgrade VirtualMLE, or choose another home with --home"
+            )
+
+    def _refuse_foreign(self) -> None:
+        tables = self.db.table_names()  # read first: another process may be making our schema
+        if tables and not MIGRATIONS.applied(self.db):
+            raise MemoryStoreError(
+                f"{self.path} belongs to another program (it has the tables {', '.join(tables[:5])}); "
+                "move it away, or choose another home with --home"
+            )
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            advice = ADVICE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)  # the low byte is the primary code
+            if advice is None:
+                raise
+            raise MemoryStoreError(f"{self.path or 'the memory database'}: {error}: {advice}") from error

@@ -1,0 +1,93 @@
+"""Numbers as text: the only place that decides how a metric looks, so that terminal, report and README agree."""
+
+from collections.abc import Mapping
+from typing import Any
+
+MISSING = "–"
+METRICS = ("ndcg@10", "ndcg@5", "recall@10", "recall@5", "mrr")
+"""The order in which metrics are shown; the first is the one that decides."""
+
+METRIC_TITLES = {
+    "ndcg@10": "NDCG@10",
+    "ndcg@5": "NDCG@5",
+    "recall@10": "Recall@10",
+    "recall@5": "Recall@5",
+    "mrr": "MRR",
+}
+
+
+def metric(value: float | None) -> str:
+    """Four decimals; the metrics are shares between 0 and 1."""
+    return MISSING if value is None else f"{value:.4f}"
+
+
+def signed(value: float | None) -> str:
+    """Four decimals with the sign always shown; what rounds to nothing is `+0.0000`."""
+    return MISSING if value is None else f"{round(value, 4) + 0.0:+.4f}"
+
+
+def with_error(value: float | None, error: float | None) -> str:
+    """`0.0612 ± 0.0011`: a metric and its standard error over users."""
+    return metric(value) if error is None else f"{metric(value)} ± {metric(error)}"
+
+
+def change(delta: float | None, error: float | None = None, z: float | None = None) -> str:
+    """`+0.0031 ± 0.0012 (z +2.6)`: a paired difference, its standard error and their ratio."""
+    text = signed(delta)
+    if delta is not None and error is not None:
+        text += f" ± {metric(error)}"
+    if delta is None or z is None:
+        return text
+    if abs(z) < 1000:
+        return f"{text} (z {z:+.1f})"
+    return f"{text} (z > 999)" if z > 0 else f"{text} (z < -999)"  # no spread over users: the ratio is not a number
+
+
+def relative(before: float | None, after: float | None) -> str:
+    """`+12.3 %`: by how much `after` exceeds `before`."""
+    return MISSING if not before or after is None else f"{100 * (after / before - 1):+.1f} %"
+
+
+def duration(seconds: float | None) -> str:
+    """`8.4 s`, `3 min 20 s` or `1 h 02 min`."""
+    if seconds is None:
+        return MISSING
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def moment(time: str | None) -> str:
+    """`2026-01-02 03:04 UTC` from the ISO 8601 times of our records, which are all UTC."""
+    return f"{time[:10]} {time[11:16]} UTC" if time else MISSING
+
+
+def count(number: int | None) -> str:
+    """`1,234,567`, or the dash for nothing."""
+    return MISSING if not number else f"{number:,}"
+
+
+def value(knob_value: Any) -> str:
+    """A knob's value as people would type it in JSON: `true`, `0.001`, `both`."""
+    if isinstance(knob_value, bool):
+        return "true" if knob_value else "false"
+    return f"{knob_value:g}" if isinstance(knob_value, float) else str(knob_value)
+
+
+def settings(knobs: Mapping[str, Any], empty: str = "default", separator: str = ", ") -> str:
+    """`hidden_dim=128, lr=0.001`, or `empty` where nothing was changed."""
+    return separator.join(f"{knob}={value(chosen)}" for knob, chosen in knobs.items()) or empty
+
+
+def plain(anything: Any) -> str:
+    """A number, a list or a text of a profile or a summary on one line; floats with four significant digits."""
+    if isinstance(anything, float):
+        return f"{anything:,.0f}" if abs(anything) >= 10_000 else f"{anything:.4g}"
+    if isinstance(anything, int) and not isinstance(anything, bool):
+        return f"{anything:,}"
+    if isinstance(anything, Mapping):
+        return ", ".join(f"{name} {plain(part)}" for name, part in anything.items())
+    if isinstance(anything, (list, tuple)):
+        return ", ".join(plain(part) for part in anything)
+    return value(anything)

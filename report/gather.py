@@ -1,0 +1,107 @@
+"""Everything a report says about one session, as one value. Reads memory.db and the vault's revealed results.
+
+The test figures come from `examiner.request.read_revealed` and from nowhere else: memory.db cannot hold them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..data.errors import HomeError
+from ..examiner.request import TestResult, read_revealed
+from ..memory.records import ReflectionRecord, RuleRecord, SessionRecord, SummaryRecord, TrialRecord
+from ..memory.store import Memory
+from ..sandbox.effects import knob_effects
+from ..sandbox.protocol import parse_protocol
+from ..sandbox.statistics import selection_inflation
+from ..tools.finalize import select
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """One session, read at one moment; `default_config` is the backbone's default under the session's protocol."""
+
+    session: SessionRecord
+    trials: list[TrialRecord]
+    reflections: list[ReflectionRecord]
+    rules: list[RuleRecord]
+    summary: SummaryRecord | None
+    test: TestResult | None
+    default_config: Mapping[str, Any]
+    dimensions: Mapping[str, str]
+    effects: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def finished(self) -> list[TrialRecord]:
+        """Trials with metrics, in the order in which they were asked for."""
+        return [trial for trial in self.trials if trial.status == "finished" and trial.outcome]
+
+    @property
+    def default(self) -> TrialRecord | None:
+        """The finished trial of the plain default, if it was run."""
+        return next((trial for trial in self.finished if not self.differences(trial)), None)
+
+    @property
+    def selected(self) -> TrialRecord | None:
+        """The selected trial; before the freeze, the one that would be: the best validation NDCG@10 so far."""
+        if self.session.selected:
+            return next((trial for trial in self.trials if trial.handle == self.session.selected), None)
+        return select(self.trials) if self.finished else None
+
+    @property
+    def inflation(self) -> float | None:
+        """SE·√(2 ln K): by how much the best of K finished trials may flatter itself."""
+        error = self.selected.outcome.ndcg_se if self.selected and self.selected.outcome else None
+        return None if error is None else selection_inflation(error, len(self.finished))
+
+    @property
+    def train_seconds(self) -> float:
+        """What all trials together took from the budget."""
+        return sum(trial.outcome.train_seconds for trial in self.trials if trial.outcome)
+
+    @property
+    def seconds_per_trial(self) -> float | None:
+        """Mean seconds of a finished trial's whole process."""
+        spent = [trial.outcome.wall_seconds for trial in self.finished if trial.outcome]
+        return sum(spent) / len(spent) if spent else None
+
+    def differences(self, trial: TrialRecord) -> dict[str, Any]:
+        """The knobs of `trial` that differ from the backbone's default."""
+        default = self.default_config
+        return {knob: chosen for knob, chosen in trial.config.items() if chosen != default.get(knob)}
+
+
+def gather(home: Path, session: str) -> ReportData:
+    """Read one session of `home`. Raises HomeError where there is no memory.db, SessionError for an unknown id."""
+    database = home / "memory.db"
+    if not database.exists():
+        raise HomeError(f"home={str(home)!r} holds no memory.db; name the directory the session was run in with --home")
+    with Memory(database) as memory:
+        record = memory.session(session)
+        trials = memory.trials(record.id)
+        reflections = memory.reflections(record.id)
+        rules = [rule for rule in memory.rules() if _bears_on(rule, record.id)]
+        summaries = [summary for summary in memory.summaries() if summary.session == record.id]
+    space = parse_protocol(record.protocol_text, source=f"SANDBOX.md of session {record.id}").space
+    return ReportData(
+        session=record,
+        trials=trials,
+        reflections=reflections,
+        rules=rules,
+        summary=summaries[0] if summaries else None,
+        test=read_revealed(home, record.id),
+        default_config=space.default(record.backbone).model_dump(),
+        dimensions={knob.name: knob.dimension for knob in space.knobs(record.backbone)},
+        effects=knob_effects(trials, space.default(record.backbone)),
+    )
+
+
+def _bears_on(rule: RuleRecord, session: str) -> bool:
+    """Whether a rule was learnt in `session`, or met evidence there: a rule learnt twice is kept once."""
+    return rule.session == session or any(shown.startswith(f"{session}:") for shown in rule.evidence)
+
+
+def ndcg(trial: TrialRecord) -> float | None:
+    """Validation NDCG@10 of a trial, or None while or where there is none."""
+    return trial.outcome.metrics.get("ndcg@10") if trial.outcome else None

@@ -1,0 +1,166 @@
+"""The HTML report of a session: one self-contained file that asks the network for nothing and runs no script.
+
+Everything in it is escaped by the template; only the two drawings, made here from numbers, go in as they are.
+"""
+
+import json
+import shlex
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from .. import __version__
+from ..data.atomic import write_bytes
+from ..data.errors import HomeError
+from . import formats
+from .gather import ReportData, gather, ndcg
+from .tables import STYLES, outcome_word, test_sentence
+
+
+def write_report(home: Path, session: str) -> Path:
+    """Write `home/.virtualmle/reports/SESSION.html` and return its path; works at any point of a session's life.
+
+    Raises HomeError where `home` holds no memory.db or cannot be written, SessionError for an unknown session.
+    """
+    data = gather(home, session)
+    folder = home / ".virtualmle" / "reports"
+    path = folder / f"{data.session.id}.html"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, render(data).encode(), mode=0o600)  # it may show test figures: private, as the vault is
+    except OSError as error:
+        raise HomeError(f"{str(path)!r} cannot be written: {error.strerror}; see its rights and free space") from None
+    return path
+
+
+def render(data: ReportData) -> str:
+    """The whole page."""
+    from .plots import best_so_far, knob_effects  # noqa: PLC0415 - matplotlib: only a command that draws waits for it
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(
+        data=data,
+        session=data.session,
+        formats=formats,
+        ndcg=ndcg,
+        word=outcome_word,
+        cards=_cards(data),
+        results=_results(data),
+        test_sentence=test_sentence(data),
+        curve=Markup(best_so_far(data.trials, ndcg(data.default) if data.default else None)),
+        effects_drawing=Markup(knob_effects(data.effects)),
+        effects=_effects(data),
+        configuration=_configuration(data),
+        profile=_flat(data.session.profile),
+        computed=_flat(data.summary.computed) if data.summary else [],
+        commands=_commands(data),
+        version=__version__,
+    )
+
+
+def _cards(data: ReportData) -> list[dict[str, str]]:
+    before = ndcg(data.default) if data.default else None
+    after = ndcg(data.selected) if data.selected else None
+    words = Counter(outcome_word(trial) for trial in data.trials)
+    session = data.session
+    return [
+        {
+            "title": "Best validation NDCG@10",
+            "figure": formats.metric(after),
+            "note": f"default {formats.metric(before)} · {formats.relative(before, after)}" if before
+            else "the default has not finished",
+        },
+        {
+            "title": "Test NDCG@10",
+            "figure": formats.metric(data.test.metrics.get("ndcg@10") if data.test else None),
+            "note": f"± {formats.metric(data.test.ndcg10_se)} · look number {data.test.look}" if data.test
+            else "not revealed",
+        },
+        {
+            "title": "Trials",
+            "figure": f"{len(data.trials)} of {session.max_trials}",
+            "note": " · ".join(f"{words[word]} {word}" for word in STYLES if words[word]) or "none yet",
+        },
+        {
+            "title": "Time per trial",
+            "figure": formats.duration(data.seconds_per_trial),
+            "note": f"{formats.duration(data.train_seconds)} of {formats.duration(session.max_train_seconds)} budget",
+        },
+    ]
+
+
+def _results(data: ReportData) -> list[list[str]]:
+    before = data.default.outcome.metrics if data.default and data.default.outcome else {}
+    after = data.selected.outcome.metrics if data.selected and data.selected.outcome else {}
+    return [
+        [
+            formats.METRIC_TITLES[name],
+            formats.metric(before.get(name)),
+            formats.metric(after.get(name)),
+            formats.relative(before.get(name), after.get(name)),
+            formats.metric(data.test.metrics.get(name) if data.test else None),
+        ]
+        for name in formats.METRICS
+    ]
+
+
+def _effects(data: ReportData) -> list[list[str]]:
+    """Knob, dimension, mean effect, number of trials, what was tried, together with others; most helpful first."""
+    measured_first = sorted(
+        data.effects.items(), key=lambda entry: (not entry[1]["n"], -(entry[1]["mean_delta"] or 0.0))
+    )
+    return [
+        [
+            knob,
+            data.dimensions.get(knob, formats.MISSING),
+            formats.change(effect["mean_delta"], effect["se"]),
+            str(effect["n"]),
+            "; ".join(f"{formats.value(one['value'])}: {formats.signed(one['delta'])}" for one in effect["values"]),
+            str(effect["confounded"]),
+        ]
+        for knob, effect in measured_first
+    ]
+
+
+def _configuration(data: ReportData) -> list[list[str]]:
+    """Knob, dimension, default, selected: for each knob in which the selected trial differs from the default."""
+    if data.selected is None:
+        return []
+    return [
+        [
+            knob,
+            data.dimensions.get(knob, formats.MISSING),
+            formats.value(data.default_config.get(knob)),
+            formats.value(chosen),
+        ]
+        for knob, chosen in data.differences(data.selected).items()
+    ]
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Name and text of every leaf of a profile or a summary; nested names are joined by dots."""
+    rows: list[tuple[str, str]] = []
+    for name, part in tree.items():
+        rows += _flat(part, f"{prefix}{name}.") if isinstance(part, Mapping) else [(prefix + name, formats.plain(part))]
+    return rows
+
+
+def _commands(data: ReportData) -> list[str]:
+    """Shell lines that run the selected configuration again and write this report again."""
+    session = data.session
+    opening = json.dumps({"dataset": session.dataset, "backbone": session.backbone, "new": True})
+    lines = [f"virtualmle call open_session {shlex.quote(opening)} --seed {session.seed}"]
+    if data.selected:
+        trial = {"session": "SESSION", "base": "default", "changes": data.differences(data.selected)}
+        lines.append(f"virtualmle call run_trial {shlex.quote(json.dumps(trial))}")
+    return [*lines, f"virtualmle report {shlex.quote(session.id)}"]

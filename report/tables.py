@@ -1,0 +1,91 @@
+"""Tables for the terminal (rich). Text that agents wrote is shown as it is: no markup of theirs is obeyed."""
+
+from collections.abc import Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from ..memory.records import TrialRecord
+from . import formats
+from .gather import ReportData
+
+# Colours in the terminal; also the order in which verdicts are counted up.
+STYLES = {"keep": "green", "discard": "dim", "crash": "red", "running": "yellow", "cancelled": "dim"}
+
+
+def trials_table(records: Sequence[TrialRecord]) -> Table:
+    """One row per trial: what was changed over what, and what came of it; fits into 80 columns."""
+    table = Table(title="Trials (validation)", title_justify="left", box=SIMPLE_HEAD, collapse_padding=True)
+    table.add_column("trial")
+    table.add_column("changes", overflow="fold", ratio=1)
+    table.add_column("verdict")
+    for heading in ("NDCG@10", "Δ incumbent (z)", "seconds"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for record in records:
+        table.add_row(*(Text(cell) for cell in _cells(record)), style=STYLES.get(outcome_word(record), ""))
+    return table
+
+
+def _cells(record: TrialRecord) -> list[str]:
+    outcome = record.outcome
+    asked = formats.settings(record.changes, "default" if record.base == "default" else "nothing", separator="\n")
+    if record.base != "default":
+        asked = f"{record.base} + {asked}"
+    if outcome is None:
+        return [record.handle, asked, record.status, *[formats.MISSING] * 3]
+    return [
+        record.handle,
+        asked,
+        outcome_word(record),
+        formats.metric(outcome.metrics.get("ndcg@10")),
+        formats.change(outcome.delta, z=outcome.z),
+        f"{outcome.wall_seconds or outcome.train_seconds:.1f}",
+    ]
+
+
+def outcome_word(record: TrialRecord) -> str:
+    """keep, discard or crash; running or cancelled where the Program made no verdict."""
+    return (record.outcome.verdict if record.outcome else None) or record.status
+
+
+def result_table(data: ReportData) -> Table:
+    """Default against selected on validation; beside them the test figures, where they were revealed."""
+    default, selected, test = data.default, data.selected, data.test
+    before = default.outcome.metrics if default and default.outcome else {}
+    after = selected.outcome.metrics if selected and selected.outcome else {}
+    table = Table(title=f"{data.session.id}: result", title_justify="left", box=SIMPLE_HEAD)
+    table.caption, table.caption_justify = Text(caption(data), style="dim"), "left"
+    table.add_column("metric")
+    table.add_column("default,\nvalidation", justify="right")
+    table.add_column(f"{selected.handle if selected else 'selected'},\nvalidation", justify="right")
+    table.add_column("change", justify="right")
+    if test:
+        table.add_column(f"{data.session.selected},\ntest (look {test.look})", justify="right", style="bold")
+    for name in formats.METRICS:
+        figures = [before.get(name), after.get(name)]
+        row = [formats.METRIC_TITLES[name], *map(formats.metric, figures), formats.relative(*figures)]
+        table.add_row(*row, *([formats.metric(test.metrics.get(name))] if test else []))
+    return table
+
+
+def caption(data: ReportData) -> str:
+    """What must be said beside the figures: how they were selected, and how often the test set was looked at."""
+    bound = "" if data.inflation is None else (
+        f"Best of {len(data.finished)} trials: selection may flatter validation by up to "
+        f"{formats.metric(data.inflation)}. "
+    )
+    return bound + test_sentence(data)
+
+
+def test_sentence(data: ReportData) -> str:
+    """Where the session stands with the test set, in one sentence."""
+    if data.test:
+        return f"Test set of this dataset's content: look number {data.test.look} in this home."
+    return {
+        "open": "The test set is sealed; finalize looks at it once.",
+        "frozen": "The session is frozen; the test set has not been looked at.",
+        "attempted": "A look at the test set has begun and is on record; its result is not there yet.",
+        "void": "The one look at the test set was used up and gave no result.",
+        "revealed": "The test result is not in this home's vault.",
+    }[data.session.state]

@@ -1,0 +1,225 @@
+"""memory.db as a file: its schema and migrations, and what a user is told when it cannot be used."""
+
+import sqlite3
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from subprocess import run
+from typing import Any
+
+import pytest
+from sqlite_utils import Database
+
+from virtualmle.data.errors import MemoryStoreError
+from virtualmle.memory.migrations import MIGRATIONS
+from virtualmle.memory.records import (
+    ReflectionRecord,
+    RuleRecord,
+    SessionRecord,
+    SummaryRecord,
+    TrialOutcome,
+    TrialRecord,
+)
+from virtualmle.memory.store import Memory
+
+SESSION = SessionRecord(
+    id="", dataset="demo", dataset_id="d1", backbone="hstu", protocol_hash="p", protocol_text="rules", max_trials=9,
+    max_train_seconds=60.0, profile={"users": 5},
+)  # fmt: skip
+TRIAL = TrialRecord(
+    session="demo-hstu-1", handle="", number=0, base="default", changes={}, config={}, config_hash="c", train_hash="t"
+)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "memory.db"
+
+
+@pytest.fixture
+def memory(path: Path) -> Iterator[Memory]:
+    with Memory(path, busy_seconds=0.05) as opened:
+        yield opened
+
+
+def old_database(path: Path, stop_before: str) -> Database:
+    """A memory.db as it was before a migration, with a session, a trial, a reflection, a rule and a summary in it."""
+    database = Database(path)
+    MIGRATIONS.apply(database, stop_before=stop_before)
+    database.executescript("""
+        INSERT INTO sessions VALUES (1, 'demo-hstu-1', 'demo', 'd1', 'hstu', 'open', 0, 'p', 'rules', 9, 60.0, 1, 1,
+            '{"users": 5}', '', NULL, '2026-01-01T00:00:00+00:00', NULL);
+        INSERT INTO trials (session, handle, number, base, changes, config, config_hash, train_hash, status, verdict,
+            reason, metrics, curve, details, parameters, train_seconds, wall_seconds, created_at, finished_at)
+            VALUES ('demo-hstu-1', 't001', 1, 'default', '{}', '{"lr": 0.1}', 'c', 't', 'finished', 'keep', '',
+            '{"ndcg@10": 0.05}', '[]', '{}', 7, 1.0, 2.0, 'then', 'later');
+        INSERT INTO reflections VALUES (1, 'demo-hstu-1', 't001', '', 'keep', 'yes', 'capacity', '[]',
+            'wider layers helped', '', 'supported', '', 'then');
+        INSERT INTO rules VALUES (1, 'prefer', 'wider layers', 'hidden_dim > 128', 'hstu', 'demo', 'd1', 'demo-hstu-1',
+            '["t001"]', 'supported', 2, 1, '{"users": 5}', 'then');
+        INSERT INTO summaries VALUES (1, 'demo-hstu-1', 'demo', 'd1', 'hstu', 'wide wins', '{}', '{}', 'then');
+    """)
+    if "rule_counts" in database.table_names():
+        database.execute("INSERT INTO rule_counts VALUES (1, 'demo-hstu-1', 2, 1, '[\"t001\"]')")
+    return database
+
+
+@pytest.mark.parametrize("stop_before", ["m002_full_text", "m003_rule_counts", "m004_guards"])
+def test_a_file_of_an_older_schema_is_brought_up_to_date_with_all_that_is_in_it(path: Path, stop_before: str) -> None:
+    old_database(path, stop_before).close()
+    with Memory(path) as memory:
+        assert memory.trial("demo-hstu-1", "t001").config == {"lr": 0.1}
+        assert {found["source"] for found in memory.search("wider wide", 9)} == {"rule", "reflection", "summary"}
+        repeated = RuleRecord(
+            kind="prefer", statement="wide!", condition="hidden_dim > 128", backbone="hstu", support=3
+        )
+        merged = memory.add_rule(repeated)
+        assert (merged.id, merged.support, merged.contradiction) == (1, 5, 1)
+        assert memory.set_state("demo-hstu-1", "open", "frozen", selected="t001")
+        assert not MIGRATIONS.pending(memory.database.db)
+
+
+def test_a_migration_that_fails_leaves_the_file_as_it_was(path: Path) -> None:
+    old = old_database(path, "m003_rule_counts")
+    old.execute("CREATE TABLE rule_counts (other INTEGER)")
+    old.close()
+    with pytest.raises(sqlite3.OperationalError, match="already exists"):
+        Memory(path)
+    with Database(path) as untouched:
+        assert [m.name for m in MIGRATIONS.applied(untouched)] == ["m001_tables", "m002_full_text"]
+        assert "sessions_one_way" not in [trigger.name for trigger in untouched.triggers]
+
+
+def test_a_file_of_a_newer_version_is_refused_untouched(path: Path) -> None:
+    Memory(path).close()
+    with Database(path) as newer:
+        row = {"migration_set": MIGRATIONS.name, "name": "m999_future", "applied_at": "2030-01-01"}
+        newer.table(MIGRATIONS.migrations_table).insert(row)
+    with pytest.raises(MemoryStoreError, match=r"memory.db was written by a newer VirtualMLE \(it has m999_future\)"):
+        Memory(path)
+
+
+def test_the_database_of_another_program_is_refused_untouched(path: Path) -> None:
+    with Database(path) as other:
+        other.table("bookmarks").insert({"url": "x"})
+    content = path.read_bytes()
+    with pytest.raises(MemoryStoreError, match=r"belongs to another program \(it has the tables bookmarks\)"):
+        Memory(path)
+    assert path.read_bytes() == content
+
+
+def test_no_column_and_no_field_is_about_test_targets(memory: Memory) -> None:
+    db = memory.database.db
+    columns = {f"{table}.{column.name}" for table in db.table_names() for column in db.table(table).columns}
+    assert {"sessions.id", "trials.metrics", "rule_counts.support"} <= columns
+    records = (SessionRecord, TrialRecord, TrialOutcome, ReflectionRecord, RuleRecord, SummaryRecord)
+    fields = {f"{record.__name__}.{name}" for record in records for name in record.model_fields}
+    assert [name for name in columns | fields if "test" in name.casefold()] == []
+
+
+def test_the_file_is_in_wal_mode_with_foreign_keys_and_the_busy_timeout_on(memory: Memory) -> None:
+    values = [
+        memory.database.db.execute(f"PRAGMA {name}").fetchone()[0]
+        for name in ("journal_mode", "foreign_keys", "busy_timeout")
+    ]
+    assert values == ["wal", 1, 50]
+    with pytest.raises(sqlite3.IntegrityError, match="FOREIGN KEY"), memory.database.writing() as db:
+        db.execute("INSERT INTO rule_counts VALUES (7, '', 0, 0, '[]')")
+
+
+def test_at_most_one_trial_of_a_session_runs_whatever_the_code_does(memory: Memory) -> None:
+    memory.open_session(SESSION)
+    memory.add_trial(TRIAL)
+    copy = "INSERT INTO trials SELECT session, 't002', 2, " + ", ".join(
+        column.name for column in memory.database.db.table("trials").columns[3:]
+    )
+    with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"), memory.database.writing() as db:
+        db.execute(copy + " FROM trials")
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("state", "finished"), ("state", None), ("profile", "{not json"), ("profile", None), ("selected", "t009")],
+)
+def test_values_outside_the_vocabulary_are_refused_by_the_schema(memory: Memory, column: str, value: Any) -> None:
+    memory.open_session(SESSION)
+    with pytest.raises(sqlite3.IntegrityError), memory.database.writing() as db:
+        db.execute(f"UPDATE sessions SET {column} = ?", [value])
+
+
+def test_a_locked_file_is_reported_while_reads_go_on(memory: Memory, path: Path) -> None:
+    memory.open_session(SESSION)
+    with Database(path) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(
+            MemoryStoreError, match="memory.db: database is locked: .*; wait for that process to finish"
+        ):
+            memory.add_trial(TRIAL)
+        assert memory.trials("demo-hstu-1") == []
+        other.execute("ROLLBACK")
+    assert memory.add_trial(TRIAL).handle == "t001"
+
+
+def test_a_file_locked_while_it_is_opened_for_the_first_time_is_reported(path: Path) -> None:
+    with Database(path) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(MemoryStoreError, match="database is locked"):
+            Memory(path, busy_seconds=0.05)
+
+
+def test_a_full_disk_is_reported_and_nothing_of_the_call_is_stored(memory: Memory) -> None:
+    memory.open_session(SESSION)
+    db = memory.database.db
+    pages = db.execute("PRAGMA page_count").fetchone()[0]
+    db.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(MemoryStoreError, match="full: the disk is full; free some space"):
+        memory.open_session(SESSION.model_copy(update={"protocol_text": "x" * 100_000}))
+    db.execute("PRAGMA max_page_count = 1000000")
+    assert memory.open_session(SESSION).id == "demo-hstu-2"
+
+
+def test_a_read_only_file_is_reported_and_can_still_be_read(memory: Memory) -> None:
+    memory.open_session(SESSION)
+    memory.database.db.execute("PRAGMA query_only = ON")  # what a read-only file answers, also to root
+    with pytest.raises(MemoryStoreError, match="it is read-only; give this user write access"):
+        memory.add_trial(TRIAL)
+    assert len(memory.sessions()) == 1
+
+
+def test_a_file_that_is_no_database_is_reported_and_left_alone(path: Path) -> None:
+    path.write_bytes(b"this is not a database, " * 100)
+    with pytest.raises(MemoryStoreError, match="file is not a database: .*; move it away, or restore it"):
+        Memory(path)
+    assert path.read_bytes() == b"this is not a database, " * 100
+
+
+def test_a_damaged_file_is_reported(path: Path) -> None:
+    with Memory(path) as memory:
+        memory.open_session(SESSION)
+    content = path.read_bytes()
+    path.write_bytes(content[:4096] + b"\xff" * (len(content) - 4096))
+    with pytest.raises(MemoryStoreError, match="malformed: it is damaged; move it away"), Memory(path) as memory:
+        memory.open_session(SESSION)
+
+
+def test_a_missing_directory_and_a_directory_in_the_place_of_the_file_are_reported(tmp_path: Path) -> None:
+    for path in (tmp_path / "missing" / "memory.db", tmp_path):
+        with pytest.raises(MemoryStoreError, match="its directory must exist and be writable"):
+            Memory(path)
+
+
+def test_a_failed_call_leaves_no_transaction_open_and_closing_leaves_no_connection(path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        with Memory(path) as memory:
+            with pytest.raises(sqlite3.IntegrityError), memory.database.writing() as db:
+                db.execute("INSERT INTO sessions DEFAULT VALUES")
+            assert not memory.database.db.conn.in_transaction
+            memory.open_session(SESSION)
+    assert not path.with_name("memory.db-wal").exists()
+
+
+def test_the_memory_needs_no_torch() -> None:
+    program = "import sys, virtualmle.memory.store; sys.exit('torch' in sys.modules or 'polars' in sys.modules)"
+    assert run([sys.executable, "-P", "-c", program], check=False).returncode == 0
