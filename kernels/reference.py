@@ -1,0 +1,77 @@
+"""The definition of each attention: a plain loop over sequences, in any floating dtype, without dropout.
+
+Every faster implementation is held against this page; nothing in training calls it.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def hstu_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    offsets: Tensor,
+    scale: float,
+    position_table: Tensor | None = None,
+    causal: bool = True,
+) -> Tensor:
+    """HSTU's pointwise attention (Zhai et al. 2024, section 3): out_i = scale * sum_j silu(q_i . k_j + b[j - i]) v_j.
+
+    q, k (total_tokens, heads, dqk); v (total_tokens, heads, dv); offsets (batch + 1,); result shaped like v.
+    No softmax and no 1 / sqrt(d). position_table (1 or heads, num_distances(max_len, causal)); distances that it does
+    not reach take its furthest entry. j runs over the sequence, or over j <= i if causal.
+    """
+
+    def weigh(scores: Tensor, allowed: Tensor) -> Tensor:
+        return F.silu(scores) * scale * allowed
+
+    return _per_sequence(q, k, v, offsets, position_table, causal, weigh)
+
+
+def softmax_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    offsets: Tensor,
+    scale: float,
+    position_table: Tensor | None = None,
+    causal: bool = True,
+) -> Tensor:
+    """Vaswani et al. 2017 on jagged sequences: out_i = sum_j softmax_j(scale * q_i . k_j + b[j - i]) v_j.
+
+    Shapes and `position_table` as in `hstu_attention`.
+    """
+
+    def weigh(scores: Tensor, allowed: Tensor) -> Tensor:
+        return scores.masked_fill(~allowed, float("-inf")).softmax(-1)
+
+    return _per_sequence(q * scale, k, v, offsets, position_table, causal, weigh)
+
+
+def _per_sequence(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    offsets: Tensor,
+    table: Tensor | None,
+    causal: bool,
+    weigh: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    outputs = [v[:0]]
+    bounds = offsets.tolist()
+    for begin, end in zip(bounds, bounds[1:], strict=False):
+        steps = torch.arange(end - begin, device=v.device)
+        distance = steps[None, :] - steps[:, None]  # j - i
+        scores = torch.einsum("ihd,jhd->hij", q[begin:end], k[begin:end])
+        if table is not None:
+            max_len = table.shape[1] if causal else (table.shape[1] + 1) // 2
+            scores = scores + table[:, (distance + max_len - 1).clamp(0, table.shape[1] - 1)]
+        allowed = (distance <= 0) | (not causal)
+        outputs.append(torch.einsum("hij,jhd->ihd", weigh(scores, allowed), v[begin:end]))
+    return torch.cat(outputs)

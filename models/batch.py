@@ -1,0 +1,54 @@
+"""A batch as the models take it: sequences end to end without padding, and the packing plan that attention uses."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..data.errors import DataError
+from ..kernels.packing import PackingPlan
+from .config import TrialConfig
+
+
+@dataclass(frozen=True, eq=False)
+class JaggedBatch:
+    """Sequence i is `items[offsets[i]:offsets[i + 1]]`, oldest first. Item ids are 0-based; there is no padding id."""
+
+    items: Tensor  # (total_tokens,) int64, on the model's device
+    offsets: Tensor  # (batch + 1,) int64, on the CPU
+    plan: PackingPlan  # on the model's device
+
+    @property
+    def num_sequences(self) -> int:
+        return len(self.offsets) - 1
+
+    def last_tokens(self) -> Tensor:
+        """(batch,) int64 on the items' device: the token that ends each sequence. No sequence may be empty."""
+        return (self.offsets[1:] - 1).to(self.items.device, non_blocking=True)
+
+    def to(self, device: torch.device | str) -> "JaggedBatch":
+        """The same batch for a model on `device`."""
+        return JaggedBatch(self.items.to(device, non_blocking=True), self.offsets, self.plan.to(device))
+
+
+def make_batch(items: Tensor, offsets: Tensor, config: TrialConfig) -> JaggedBatch:
+    """Plan a batch of items (total_tokens,) int64 on any device, offsets (batch + 1,) int64 on the CPU.
+
+    Raises DataError for a sequence longer than `config.max_len`: the caller truncates (`keep_last`), since targets
+    have to be truncated along with the items.
+    """
+    longest = int(offsets.diff().max()) if len(offsets) > 1 else 0
+    if longest > config.max_len:
+        raise DataError(f"a sequence has {longest} events but max_len={config.max_len}; keep its last {config.max_len}")
+    return JaggedBatch(items, offsets, PackingPlan.build(offsets, items.device))
+
+
+def keep_last(offsets: Tensor, max_len: int) -> tuple[Tensor, Tensor]:
+    """(index, new offsets): `tensor[index]` keeps the last `max_len` tokens of every sequence, in order.
+
+    offsets and both results are int64 on the CPU.
+    """
+    lengths = offsets.diff().clamp(max=max_len)
+    new_offsets = torch.cat((offsets.new_zeros(1), lengths.cumsum(0)))
+    shift = (offsets[1:] - lengths) - new_offsets[:-1]
+    return torch.arange(int(new_offsets[-1])) + shift.repeat_interleave(lengths), new_offsets

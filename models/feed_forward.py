@@ -1,0 +1,31 @@
+"""The point-wise feed-forward layer of SASRec, with the activation that the configuration names."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import TrialConfig
+
+
+class FeedForward(nn.Module):
+    """W2 a(W1 x + b1) + b2 with the inner width of the paper, hidden_dim (Kang & McAuley 2018, eq. 6).
+
+    ffn="swiglu" is W2 (silu(W1 x + b1) * (W3 x + b3)) + b2 (Shazeer 2020), which has half as many weights again.
+    """
+
+    def __init__(self, config: TrialConfig) -> None:
+        super().__init__()
+        self.activation = config.ffn
+        width = config.hidden_dim
+        self.inner = nn.Linear(width, 2 * width if config.ffn == "swiglu" else width)
+        self.outer = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (total_tokens, hidden_dim), and so is the result."""
+        inner = self.inner(x)
+        if self.activation == "swiglu":
+            gate, value = inner.chunk(2, dim=-1)
+            inner = F.silu(gate) * value
+        else:
+            inner = F.relu(inner) if self.activation == "relu" else F.gelu(inner)
+        out: Tensor = self.outer(inner)
+        return out

@@ -1,0 +1,57 @@
+"""From the last block's tokens to the state that is scored: each readout looks at tokens <= t only.
+
+That holds with causal=False too: there, only the state of a sequence's last token is used, and it sees all of it.
+"""
+
+from torch import Tensor, nn
+
+from ..kernels.packing import PackingPlan
+from ..kernels.softmax_attention import softmax_attention
+from .config import TrialConfig
+
+
+class LastReadout(nn.Module):
+    """The token itself."""
+
+    def forward(self, x: Tensor, plan: PackingPlan) -> Tensor:
+        """x (total_tokens, hidden_dim), and so is the result."""
+        return x
+
+
+class MeanReadout(nn.Module):
+    """The mean of the last `k` tokens up to t, or of all of them where k is None."""
+
+    def __init__(self, k: int | None = None) -> None:
+        super().__init__()
+        self.k = k
+
+    def forward(self, x: Tensor, plan: PackingPlan) -> Tensor:
+        """x (total_tokens, hidden_dim), and so is the result."""
+        weights = plan.mask(causal=True, dtype=x.dtype)
+        if self.k is not None:
+            weights = weights.triu(1 - self.k)  # a sequence lies side by side: keep j > t - k
+        sums = plan.scatter(weights @ plan.gather(x))
+        counts = plan.positions + 1 if self.k is None else (plan.positions + 1).clamp(max=self.k)
+        return sums / counts[:, None]
+
+
+class AttentionReadout(nn.Module):
+    """One head of softmax attention of token t over the tokens up to t; the values are the tokens themselves."""
+
+    def __init__(self, hidden_dim: int) -> None:
+        super().__init__()
+        self.query_key = nn.Linear(hidden_dim, 2 * hidden_dim, bias=False)
+
+    def forward(self, x: Tensor, plan: PackingPlan) -> Tensor:
+        """x (total_tokens, hidden_dim), and so is the result."""
+        q, k = self.query_key(x)[:, None].chunk(2, dim=-1)  # (total_tokens, 1, hidden_dim) each
+        return softmax_attention(q, k, x[:, None], plan=plan, causal=True).squeeze(1)
+
+
+def build_readout(config: TrialConfig) -> nn.Module:
+    """The readout that the configuration names."""
+    if config.readout == "attention":
+        return AttentionReadout(config.hidden_dim)
+    if config.readout == "last":
+        return LastReadout()
+    return MeanReadout(config.readout_k if config.readout == "last_k" else None)

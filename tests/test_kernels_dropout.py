@@ -1,0 +1,47 @@
+"""Dropout: the rate, the scale, the gradient, the seed."""
+
+import pytest
+import torch
+
+from virtualmle.kernels.dropout import dropout
+
+torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.3])
+def test_outside_training_or_at_zero_it_is_the_identity(probability):
+    x = torch.randn(5, 3)
+    assert dropout(x, probability, training=False) is x
+    assert dropout(x, 0.0, training=True) is x
+
+
+@pytest.mark.parametrize("probability", [1e-9, 0.1, 0.5, 0.95])
+def test_the_rate_and_the_mean_are_right(probability):
+    torch.manual_seed(0)
+    y = dropout(torch.ones(1000, 401), probability, training=True)
+    standard_error = (probability * (1 - probability) / y.numel()) ** 0.5 + 2**-16
+    assert abs((y == 0).double().mean().item() - probability) < 5 * standard_error
+    assert torch.allclose(y[y != 0], torch.tensor(1 / (1 - probability)), rtol=1e-3)
+
+
+def test_neighbours_drop_independently():
+    torch.manual_seed(0)
+    kept = (dropout(torch.ones(1 << 18), 0.5, training=True) != 0).double() - 0.5
+    for lag in (1, 2, 3, 4, 8):
+        assert (kept[lag:] * kept[:-lag]).mean().abs() < 5 * 0.25 / 512
+
+
+def test_the_gradient_passes_where_the_value_does():
+    x = torch.ones(7, 5, dtype=torch.float64, requires_grad=True)
+    y = dropout(x, 0.4, training=True)
+    y.sum().backward()
+    assert torch.equal(x.grad, y.detach())
+
+
+def test_a_seed_gives_the_same_mask_again():
+    x = torch.randn(13, 7)
+    draws = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        draws.append(dropout(x, 0.5, training=True))
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])

@@ -1,0 +1,139 @@
+"""finalize: close the session and, only then, let the examiner look at the test set once.
+
+The states go one way: open → frozen → attempted → revealed | void. Whatever is killed in between is taken up where
+it stood, except the look itself: an examiner that started has used it.
+"""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from ..data.errors import SessionError, VirtualMLEError
+from ..examiner.request import TestResult, examine, read_revealed
+from ..memory.records import SessionRecord, SummaryRecord, TrialRecord
+from ..memory.text import clean_text
+from ..models.config import TrialConfig
+from ..sandbox.effects import knob_effects
+from ..sandbox.statistics import selection_inflation
+from .results import FinalResult
+from .sync import sync_session
+from .workspace import Workspace
+from .write_reflection import RuleInput, prepare_rule
+
+SUMMARY_LENGTH = 4000
+EXAMINER_SECONDS = 3600.0
+
+
+def finalize(
+    ws: Workspace,
+    session: Annotated[str, Field(description="session id")],
+    cognition_summary: Annotated[
+        str, Field(description="what this session taught about dataset and backbone, for later sessions", min_length=1)
+    ],
+    rules: Annotated[list[RuleInput] | None, Field(description="rules worth carrying to other datasets")] = None,
+    confirm: Annotated[
+        bool, Field(description="must be true: it ends the session and spends its one look at the test set")
+    ] = False,
+) -> FinalResult:
+    """End the session: store the Cognition Summary, freeze, and evaluate the selected trial on the test set, once.
+
+    The selected trial is the best validation NDCG@10 among the finished ones. `confirm` protects against accidents;
+    it is not an authorisation.
+    """
+    record = ws.memory.session(session)
+    running = sync_session(ws, session)
+    if record.state in ("revealed", "void"):
+        raise SessionError(f"session {session} is {record.state}: it has been finalized; open another one to go on")
+    if not confirm:
+        raise SessionError("finalize ends the session and uses its only look at the test set; pass confirm=true")
+    if record.state == "open":
+        if running:
+            raise SessionError(f"trial {running.handle} is running; wait_trial or cancel_trial first")
+        _freeze(ws, record, cognition_summary, rules or [])
+    return _look(ws, ws.memory.session(session))
+
+
+def _freeze(ws: Workspace, session: SessionRecord, text: str, rules: list[RuleInput]) -> None:
+    trials = ws.memory.trials(session.id)
+    selected = select(trials)
+    prepared = [prepare_rule(ws, session, rule, trials) for rule in rules]
+    for rule in prepared:
+        ws.memory.add_rule(rule)
+    ws.memory.add_summary(
+        SummaryRecord(
+            session=session.id,
+            dataset=session.dataset,
+            dataset_id=session.dataset_id,
+            backbone=session.backbone,
+            text=clean_text(text, SUMMARY_LENGTH),
+            computed={
+                "selected": selected.handle,
+                "settings": _settings(ws, session, selected),
+                "validation": selected.outcome.metrics if selected.outcome else {},
+                "effects": knob_effects(trials, ws.session_protocol(session).space.default(session.backbone)),
+                "trials": len(trials),
+            },
+            profile=session.profile,
+        )
+    )
+    if not ws.memory.set_state(session.id, "open", "frozen", selected=selected.handle):
+        raise SessionError(f"session {session.id} is being finalized by another process; see list_sessions")
+
+
+def _look(ws: Workspace, session: SessionRecord) -> FinalResult:
+    """From frozen to revealed; a session found `attempted` reads its result if there is one, and is void otherwise."""
+    if session.state == "frozen":
+        if not ws.memory.set_state(session.id, "frozen", "attempted"):
+            raise SessionError(f"session {session.id} is being finalized by another process; see list_sessions")
+        try:
+            _examine(ws, session)
+        except VirtualMLEError as error:
+            ws.memory.set_state(session.id, "attempted", "void")
+            raise SessionError(f"the examination failed and the session is void: {error}") from None
+    result = read_revealed(ws.home, session.id)
+    ws.memory.set_state(session.id, "attempted", "revealed" if result else "void")
+    return final_result(ws, ws.memory.session(session.id), result)
+
+
+def _examine(ws: Workspace, session: SessionRecord) -> TestResult:
+    assert session.selected is not None  # set together with the state `frozen`
+    return examine(
+        ws.home,
+        session.id,
+        ws.trial_directory(session.id, session.selected),
+        ws.catalogue.path(session.dataset),
+        EXAMINER_SECONDS,
+    )
+
+
+def select(trials: list[TrialRecord]) -> TrialRecord:
+    """The finished trial with the best validation NDCG@10, the earlier one of equals; raises SessionError if none."""
+    finished = [t for t in trials if t.status == "finished"]
+    if not finished:
+        raise SessionError("no trial has finished, so there is nothing to select; run_trial with changes={} first")
+    return max(finished, key=lambda t: (t.outcome.metrics["ndcg@10"] if t.outcome else 0.0, -t.number))
+
+
+def final_result(ws: Workspace, session: SessionRecord, result: TestResult | None) -> FinalResult:
+    """The closing values of a frozen session; test figures come from the examiner's vault, never from memory."""
+    trials = ws.memory.trials(session.id)
+    selected = ws.memory.trial(session.id, session.selected or "")
+    assert selected.outcome is not None  # only finished trials are selected
+    finished = sum(t.status == "finished" for t in trials)
+    return FinalResult(
+        session=session.id,
+        state=session.state,
+        selected=selected.handle,
+        config=_settings(ws, session, selected),
+        validation=selected.outcome.metrics,
+        selection_inflation=selection_inflation(selected.outcome.ndcg_se or 0.0, finished),
+        test=result.metrics if result else None,
+        look=result.look if result else None,
+        next="The session is over. `virtualmle report` shows it whole."
+        if result
+        else "The look at the test set was used without a result; the session is void. Open another one to go on.",
+    )
+
+
+def _settings(ws: Workspace, session: SessionRecord, trial: TrialRecord) -> dict[str, object]:
+    return ws.session_protocol(session).space.differences(TrialConfig(**trial.config))

@@ -1,0 +1,73 @@
+"""From a trial's record to the observation that an agent gets: under 2 KB, measured, never reported by the agent."""
+
+from typing import Any
+
+from ..memory.records import SessionRecord, TrialOutcome
+from ..sandbox.statistics import z_score
+from ..training.spec import read_progress
+from .guidance import budget_of, next_step
+from .results import TrialObservation
+from .workspace import Workspace
+
+
+def observe(ws: Workspace, session: SessionRecord, handle: str, *, duplicate_reason: str = "") -> TrialObservation:
+    """The observation of one trial as memory and disk know it now; `duplicate_reason` if it answers another request."""
+    trials = ws.memory.trials(session.id)
+    record = ws.memory.trial(session.id, handle)
+    incumbent = ws.memory.incumbent(session.id)
+    observation = TrialObservation(
+        session=session.id,
+        trial=handle,
+        status=record.status,
+        duplicate=bool(duplicate_reason),
+        changes=record.changes,
+        base=record.base,
+        incumbent=incumbent.handle if incumbent else None,
+        budget=budget_of(session, trials),
+        next=f"{duplicate_reason} {next_step(ws, session, trials)}".strip(),
+    )
+    if record.outcome is None:
+        progress = read_progress(ws.trial_directory(session.id, handle))
+        return observation.model_copy(update={"progress": progress.model_dump()})
+    return observation.model_copy(update=_measured(record.outcome))
+
+
+def _measured(outcome: TrialOutcome) -> dict[str, Any]:
+    return {
+        "metrics": {name: round(value, 5) for name, value in outcome.metrics.items()},
+        "ndcg10_se": rounded(outcome.ndcg_se),
+        "delta": _difference(outcome.delta, outcome.delta_se),
+        "base_delta": _difference(outcome.base_delta, outcome.base_delta_se),
+        "verdict": outcome.verdict,
+        "reason": outcome.reason,
+        "curve": summarise_curve(outcome),
+        "train_ndcg10": rounded(outcome.details.get("train_ndcg10")),
+        "parameters": outcome.parameters,
+        "seconds": round(outcome.wall_seconds, 1),
+    }
+
+
+def _difference(delta: float | None, se: float | None) -> dict[str, float] | None:
+    if delta is None or se is None:
+        return None
+    return {"delta": round(delta, 5), "se": round(se, 5), "z": round(z_score(delta, se), 2)}
+
+
+def summarise_curve(outcome: TrialOutcome) -> dict[str, Any]:
+    """The learning curve in a few numbers; empty where there is none."""
+    if not outcome.curve:
+        return {}
+    first, last = outcome.curve[0], outcome.curve[-1]
+    best_epoch = outcome.details.get("best_epoch", last["epoch"])
+    return {
+        "epochs": last["epoch"],
+        "best_epoch": best_epoch,
+        "still_improving": best_epoch == last["epoch"],
+        "loss_first": round(first["loss"], 4),
+        "loss_last": round(last["loss"], 4),
+    }
+
+
+def rounded(value: float | None) -> float | None:
+    """Five decimals: far below the standard error of any dataset that fits here."""
+    return None if value is None else round(value, 5)

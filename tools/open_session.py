@@ -1,0 +1,101 @@
+"""open_session: start tuning one backbone on one dataset, or take up an open session again."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from ..data.prepared import PreparedDataset
+from ..memory.records import SessionRecord
+from ..sandbox.protocol import Protocol
+from .guidance import budget_of, next_step
+from .results import OpenedSession
+from .sync import sync_session
+from .workspace import Workspace
+
+PRIOR_ENTRIES = 12  # about 3 KB of knowledge from earlier sessions
+
+
+def open_session(
+    ws: Workspace,
+    dataset: Annotated[str, Field(description="name of a registered dataset, e.g. 'demo'")],
+    backbone: Annotated[Literal["sasrec", "hstu"], Field(description="the model to tune")],
+    new: Annotated[bool, Field(description="true: start another session even if one is open")] = False,
+) -> OpenedSession:
+    """Open a tuning session and get its brief: rules, dataset profile, action space, knowledge from earlier sessions.
+
+    Takes up the open session of this dataset and backbone again unless new=true. Datasets are registered by people
+    (`virtualmle data add`), never by agents.
+    """
+    data = ws.dataset(dataset)
+    open_ones = [
+        s
+        for s in ws.memory.sessions()
+        if (s.dataset_id, s.backbone, s.state) == (data.dataset_id, backbone, "open")
+    ]
+    resumed = bool(open_ones) and not new
+    session = open_ones[-1] if resumed else _new_session(ws, data, backbone)
+    sync_session(ws, session.id)
+    return _brief(ws, session, resumed)
+
+
+def _new_session(ws: Workspace, data: PreparedDataset, backbone: str) -> SessionRecord:
+    settings, protocol = ws.settings, ws.protocol
+    record = SessionRecord(
+        id="",
+        dataset=data.name,
+        dataset_id=data.dataset_id,
+        backbone=backbone,
+        seed=settings.seed,
+        protocol_hash=protocol.sha256,
+        protocol_text=protocol.text,
+        max_trials=settings.max_trials or protocol.max_trials,
+        max_train_seconds=settings.max_train_seconds or protocol.max_train_seconds,
+        with_reflection=settings.with_reflection and protocol.require_reflection,
+        with_memory=settings.with_memory,
+        profile=data.profile,
+        client=settings.client,
+    )
+    return ws.memory.open_session(record, taken=ws.session_names_on_disk())
+
+
+def _brief(ws: Workspace, session: SessionRecord, resumed: bool) -> OpenedSession:
+    protocol = ws.session_protocol(session)
+    trials = ws.memory.trials(session.id)
+    incumbent = ws.memory.incumbent(session.id)
+    return OpenedSession(
+        session=session.id,
+        resumed=resumed,
+        dataset=session.dataset,
+        backbone=session.backbone,
+        budget=budget_of(session, trials),
+        rules=rules_in_short(protocol, session),
+        profile=session.profile,
+        action_space=protocol.space.describe(session.backbone),
+        prior=prior_of(ws, session),
+        incumbent=incumbent.handle if incumbent else None,
+        next=next_step(ws, session, trials),
+    )
+
+
+def prior_of(ws: Workspace, session: SessionRecord) -> list[dict[str, Any]]:
+    """Rules and good configurations from other datasets, most relevant first; nothing for a session without memory."""
+    if not session.with_memory:
+        return []
+    rules = ws.memory.prior(session.profile, session.dataset_id, session.backbone, PRIOR_ENTRIES)
+    portfolio = ws.memory.portfolio(session.profile, session.backbone, 3, dataset_id=session.dataset_id)
+    return [{"type": "rule", **rule} for rule in rules] + [{"type": "configuration", **entry} for entry in portfolio]
+
+
+def rules_in_short(protocol: Protocol, session: SessionRecord) -> list[str]:
+    """The protocol in a few sentences."""
+    rules = [
+        "Choices are made on validation NDCG@10 only; the test set is sealed until finalize, which looks once.",
+        "A trial is a partial configuration (`changes`) over a base; seeds and data preparation belong to the server.",
+        f"keep: paired z >= {protocol.keep_z:g} against the incumbent; within noise the simpler configuration wins.",
+        f"Budget: {session.max_trials} trials, {session.max_train_seconds:g} training seconds, "
+        f"stop after {protocol.patience} finished trials without a keep.",
+        "A configuration already tried is returned at no cost. Changing only scoring knobs re-scores without training.",
+    ]
+    if session.with_reflection:
+        rules.append("After each finished trial call write_reflection; the next run_trial is refused until then.")
+    return rules

@@ -1,0 +1,132 @@
+"""run_trial: one step of the loop. Reads as the walk through the house: resolve, admit, launch, judge, record."""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from ..data.errors import AdmissionError, SessionError
+from ..memory.records import Hypothesis, SessionRecord, TrialRecord
+from ..memory.text import clean_text
+from ..models.config import TrialConfig, fingerprint, train_part
+from ..sandbox.program import Heuristic, admit
+from ..training.spec import TrialSpec
+from ..trials.launcher import launch
+from .guidance import budget_of, pending_reflection
+from .observation import observe
+from .results import TrialObservation
+from .sync import sync_session
+from .wait_trial import WaitSeconds, wait_trial
+from .workspace import Workspace, trial_seed
+
+
+def run_trial(
+    ws: Workspace,
+    session: Annotated[str, Field(description="session id from open_session")],
+    changes: Annotated[
+        dict[str, Any], Field(description="knobs to change over the base, e.g. {\"lr\": 0.001}; {} = the base itself")
+    ],
+    hypothesis: Annotated[
+        Hypothesis | None, Field(description="what you expect: dimension, direction, size of the change of NDCG@10")
+    ] = None,
+    base: Annotated[str, Field(description="'incumbent', 'default', or a trial handle such as 't003'")] = "incumbent",
+    override_reason: Annotated[
+        str | None, Field(description="only to run against a discard heuristic: why this case differs")
+    ] = None,
+    wait_seconds: WaitSeconds = None,
+) -> TrialObservation:
+    """Train and evaluate one configuration on validation, and have the Program judge it (keep, discard or crash).
+
+    Returns when the trial is over, or with status 'running' when the wait is up: then call wait_trial, do not start
+    it again. A configuration that was already tried is returned at no cost.
+    """
+    record = ws.memory.session(session)
+    running = sync_session(ws, session)
+    trials = ws.memory.trials(session)
+    protocol = ws.session_protocol(record)
+    base_handle, base_config = resolve_base(ws, record, base)
+    config = protocol.space.resolve(base_config, changes)
+    admission = admit(
+        session_state=record.state,
+        trials=trials,
+        budget=budget_of(record, trials),
+        running=running.handle if running else None,
+        pending_reflection=pending_reflection(record, trials),
+        base=base_config,
+        config=config,
+        changes=changes,
+        heuristics=_heuristics(ws, record),
+        override_reason=override_reason,
+    )
+    if admission.kind == "refused":
+        raise AdmissionError(admission.reason)
+    if admission.kind == "duplicate" and admission.trial:
+        return observe(ws, record, admission.trial, duplicate_reason=f"{admission.reason}.")
+    started = ws.memory.add_trial(
+        TrialRecord(
+            session=session,
+            handle="",
+            number=0,
+            base=base_handle,
+            changes=changes,
+            config=config.model_dump(),
+            config_hash=fingerprint(config.model_dump()),
+            train_hash=fingerprint(train_part(config)),
+            hypothesis=_cleaned(hypothesis),
+            override_reason=clean_text(override_reason, 500) if override_reason else None,
+        )
+    )
+    start_process(ws, record, started)
+    return wait_trial(ws, session, started.handle, wait_seconds)
+
+
+def resolve_base(ws: Workspace, session: SessionRecord, base: str) -> tuple[str, TrialConfig]:
+    """The handle and configuration that `base` names; 'incumbent' before any kept trial is the default."""
+    default = ws.session_protocol(session).space.default(session.backbone)
+    if base == "incumbent":
+        incumbent = ws.memory.incumbent(session.id)
+        if incumbent is None:
+            return "default", default
+        return incumbent.handle, TrialConfig(**incumbent.config)
+    if base == "default":
+        return "default", default
+    record = ws.memory.trial(session.id, base)
+    if record.status != "finished":
+        raise SessionError(f"base={base!r} is {record.status}; choose 'incumbent', 'default' or a finished trial")
+    return record.handle, TrialConfig(**record.config)
+
+
+def start_process(ws: Workspace, session: SessionRecord, trial: TrialRecord) -> None:
+    """Launch the worker of a trial that is on record."""
+    directory = ws.trial_directory(session.id, trial.handle)
+    directory.mkdir(parents=True)
+    cached = ws.checkpoint_directory(session.id, trial.train_hash)
+    spec = TrialSpec(
+        session=session.id,
+        trial=trial.handle,
+        dataset_dir=str(ws.catalogue.path(session.dataset)),
+        config=trial.config,
+        seed=trial_seed(session.seed, session.dataset_id, trial.train_hash),
+        device=ws.settings.device,
+        threads=ws.settings.threads,
+        wall_seconds=ws.session_protocol(session).trial_seconds,
+        rescore_from=str(cached) if cached else None,
+    )
+    launch(spec, directory)
+
+
+def _heuristics(ws: Workspace, session: SessionRecord) -> list[Heuristic]:
+    if not session.with_memory:
+        return []
+    return [
+        Heuristic(rule.id, rule.statement, rule.condition)
+        for rule in ws.memory.avoid_rules(session.backbone)
+        if rule.condition
+    ]
+
+
+def _cleaned(hypothesis: Hypothesis | None) -> Hypothesis | None:
+    if hypothesis is None:
+        return None
+    return hypothesis.model_copy(
+        update={"dimension": clean_text(hypothesis.dimension, 40), "reason": clean_text(hypothesis.reason, 500)}
+    )

@@ -1,0 +1,130 @@
+"""From disk into memory: trials that ended are judged and recorded exactly once, whoever notices first.
+
+A trial runs in its own process and may outlive the server that started it. Every tool first calls `sync_session`,
+and a starting server calls `adopt_all`: that is all that re-adoption takes.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ..data.errors import VirtualMLEError
+from ..memory.records import SessionRecord, TrialOutcome, TrialRecord
+from ..sandbox.program import Standing, judge
+from ..sandbox.statistics import Comparison, compare, standard_error
+from ..training.spec import RANKS, TrialResult, read_spec
+from ..trials.launcher import TrialState, poll
+from .workspace import Workspace
+
+Ranks = npt.NDArray[np.int32]
+
+
+def adopt_all(ws: Workspace) -> list[str]:
+    """Record what ended while no server was looking; returns the handles that are still running."""
+    running = []
+    for session in ws.memory.sessions():
+        if session.state == "open":
+            record = sync_session(ws, session.id)
+            running += [f"{session.id}/{record.handle}"] if record else []
+    return running
+
+
+def sync_session(ws: Workspace, session_id: str) -> TrialRecord | None:
+    """Record the session's trial if it has ended; returns the trial that is still running, if any."""
+    session = ws.memory.session(session_id)
+    for record in ws.memory.trials(session_id):
+        if record.status != "running":
+            continue
+        state = poll(ws.trial_directory(session_id, record.handle))
+        if state.status == "running":
+            return record
+        ws.memory.finish_trial(session_id, record.handle, outcome_of(ws, session, record, state))
+    return None
+
+
+def outcome_of(ws: Workspace, session: SessionRecord, record: TrialRecord, state: TrialState) -> TrialOutcome:
+    """What a trial that has ended came to, measured and judged by the Program."""
+    if state.status == "cancelled":
+        return TrialOutcome(
+            status="cancelled", reason="cancelled; the budget it used stays used", train_seconds=state.seconds
+        )
+    result = state.result
+    if state.status == "crashed" or result is None:
+        cause = state.cause or "the worker ended without a result"
+        return TrialOutcome(
+            status="crashed", verdict="crash", reason=cause, cause=cause,
+            curve=[epoch.model_dump() for epoch in result.curve] if result else [],
+            train_seconds=state.seconds, wall_seconds=state.seconds,
+        )
+    return _judged(ws, session, record, result)
+
+
+def _judged(ws: Workspace, session: SessionRecord, record: TrialRecord, result: TrialResult) -> TrialOutcome:
+    ranks = load_ranks(ws.trial_directory(session.id, record.handle))
+    incumbent = ws.memory.incumbent(session.id)
+    against_incumbent = _against(ws, session, incumbent, ranks)
+    base = None if record.base == "default" else ws.memory.trial(session.id, record.base)
+    against_base = _against(ws, session, base or default_trial(ws, session), ranks)
+    seconds = result.train_seconds + result.evaluate_seconds
+    judgement = judge(
+        Standing(record.handle, result.metrics["ndcg@10"], result.parameters, seconds),
+        _standing(incumbent),
+        against_incumbent,
+        ws.session_protocol(session).keep_z,
+    )
+    return TrialOutcome(
+        status="finished",
+        verdict=judgement.verdict,
+        reason=judgement.reason,
+        metrics=result.metrics,
+        ndcg_se=standard_error(ranks),
+        incumbent_before=incumbent.handle if incumbent else None,
+        delta=against_incumbent.delta if against_incumbent else None,
+        delta_se=against_incumbent.se if against_incumbent else None,
+        z=against_incumbent.z if against_incumbent else None,
+        base_delta=against_base.delta if against_base else None,
+        base_delta_se=against_base.se if against_base else None,
+        curve=[epoch.model_dump() for epoch in result.curve],
+        details={
+            **result.model_dump(include={"model_ndcg10", "train_ndcg10", "ties", "best_epoch", "device"}),
+            "rescored": read_spec(ws.trial_directory(session.id, record.handle)).rescore_from is not None,
+        },
+        parameters=result.parameters,
+        train_seconds=seconds,
+        wall_seconds=result.wall_seconds,
+    )
+
+
+def default_trial(ws: Workspace, session: SessionRecord) -> TrialRecord | None:
+    """The finished trial of the backbone's plain default, if the session has one."""
+    default = ws.session_protocol(session).space.default(session.backbone).model_dump()
+    return next(
+        (t for t in ws.memory.trials(session.id) if t.status == "finished" and t.config == default),
+        None,
+    )
+
+
+def load_ranks(directory: Path) -> Ranks:
+    """The ranks that a finished trial wrote, int32 (num_users,); raises VirtualMLEError where they are gone."""
+    path = directory / RANKS
+    if not path.exists():
+        raise VirtualMLEError(
+            f"{path} is gone: a session's trials are compared user by user and need these files; "
+            "restore the directory or open a new session"
+        )
+    ranks: Ranks = np.load(path)
+    return ranks
+
+
+def _against(ws: Workspace, session: SessionRecord, other: TrialRecord | None, ranks: Ranks) -> Comparison | None:
+    if other is None or other.status != "finished":
+        return None
+    return compare(load_ranks(ws.trial_directory(session.id, other.handle)), ranks)
+
+
+def _standing(record: TrialRecord | None) -> Standing | None:
+    if record is None or record.outcome is None:
+        return None
+    outcome = record.outcome
+    return Standing(record.handle, outcome.metrics["ndcg@10"], outcome.parameters, outcome.train_seconds)

@@ -1,0 +1,119 @@
+"""write_reflection: what the agent makes of a trial, held against the numbers before it is stored."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..data.errors import SessionError
+from ..memory.records import ReflectionRecord, RuleKind, RuleRecord, SessionRecord, TrialRecord
+from ..memory.text import clean_text
+from ..sandbox.conditions import parse_condition
+from ..sandbox.reflection import check_reflection, check_rule
+from . import guidance
+from .results import ReflectionReceipt
+from .sync import sync_session
+from .workspace import Workspace
+
+LESSON_LENGTH = 1000
+STATEMENT_LENGTH = 300
+
+
+class RuleInput(BaseModel):
+    """A piece of knowledge that should outlive the session."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: RuleKind = Field(description="prefer, avoid, or insight")
+    statement: str = Field(description="one sentence", min_length=1, max_length=2000)
+    condition: str | None = Field(
+        default=None, description="when it applies, on knobs: 'lr >= 0.001', 'position in {absolute, both}'"
+    )
+    evidence: list[str] = Field(default=[], description="trial handles that show it")
+
+
+def write_reflection(
+    ws: Workspace,
+    session: Annotated[str, Field(description="session id")],
+    trial: Annotated[str, Field(description="the finished trial to reflect on, e.g. 't003'")],
+    helped: Annotated[Literal["yes", "no", "unclear"], Field(description="did the change help, against its base?")],
+    dimension: Annotated[
+        str,
+        Field(
+            description="what explains it: optimisation, regularisation, capacity, sequence_modelling, supervision "
+            "or scoring"
+        ),
+    ],
+    lesson: Annotated[str, Field(description="what this trial taught, in a sentence or two", min_length=1)],
+    next_step: Annotated[str, Field(description="what you will try next, and why")] = "",
+    evidence: Annotated[list[str] | None, Field(description="handles of the trials that you rely on")] = None,
+    rule: Annotated[RuleInput | None, Field(description="optional long-term rule")] = None,
+) -> ReflectionReceipt:
+    """Record what a finished trial taught. The server fills in what changed and checks the claims against the numbers.
+
+    The receipt says whether the claim is supported, contradicted or unverified, with the figures.
+    """
+    record = ws.memory.session(session)
+    sync_session(ws, session)
+    target = ws.memory.trial(session, trial)
+    if target.outcome is None:
+        raise SessionError(f"trial {trial} is {target.status}: reflect on it once it has finished (wait_trial)")
+    trials = ws.memory.trials(session)
+    space = ws.session_protocol(record).space
+    check, note = check_reflection(target, helped, dimension, evidence or [], trials, space)
+    stored_rule = prepare_rule(ws, record, rule, trials) if rule else None
+    ws.memory.add_reflection(
+        ReflectionRecord(
+            session=session,
+            trial=trial,
+            what_changed=_what_changed(target),
+            verdict=target.outcome.verdict or "discard",
+            helped=helped,
+            dimension=dimension,
+            evidence=evidence or [],
+            lesson=clean_text(lesson, LESSON_LENGTH),
+            next_step=clean_text(next_step, LESSON_LENGTH),
+            check=check,
+            check_note=note,
+        )
+    )
+    saved = ws.memory.add_rule(stored_rule) if stored_rule else None
+    return ReflectionReceipt(
+        session=session,
+        trial=trial,
+        check=check,
+        note=note,
+        rule_id=saved.id if saved else None,
+        rule_check=saved.check if saved else None,
+        next=guidance.next_step(ws, record, ws.memory.trials(session)),
+    )
+
+
+def prepare_rule(ws: Workspace, session: SessionRecord, rule: RuleInput, trials: list[TrialRecord]) -> RuleRecord:
+    """A rule as it will be stored: its condition parsed (ConfigError if it cannot be), its claim counted in trials."""
+    condition = str(parse_condition(rule.condition)) if rule.condition else None
+    default = ws.session_protocol(session).space.default(session.backbone)
+    check = check_rule(rule.kind, condition, trials, default)
+    known = {t.handle for t in trials}
+    missing = [handle for handle in rule.evidence if handle not in known]
+    if missing:
+        raise SessionError(f"evidence {missing} names no trial of {session.id}; its trials are {sorted(known)}")
+    return RuleRecord(
+        kind=rule.kind,
+        statement=clean_text(rule.statement, STATEMENT_LENGTH),
+        condition=condition,
+        backbone=session.backbone,
+        dataset=session.dataset,
+        dataset_id=session.dataset_id,
+        session=session.id,
+        evidence=rule.evidence,
+        check=check.check,
+        support=check.support,
+        contradiction=check.contradiction,
+        profile=session.profile,
+    )
+
+
+def _what_changed(trial: TrialRecord) -> str:
+    if not trial.changes:
+        return f"nothing over {trial.base}"
+    return ", ".join(f"{knob}={value!r}" for knob, value in trial.changes.items()) + f" over {trial.base}"
