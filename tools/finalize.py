@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from ..data.errors import SessionError, VirtualMLEError
-from ..examiner.request import TestResult, examine, read_revealed
+from ..examiner.request import TestResult, examine, in_progress, read_revealed
 from ..memory.records import SessionRecord, SummaryRecord, TrialRecord
 from ..memory.text import clean_text
 from ..models.config import TrialConfig
@@ -43,7 +43,7 @@ def finalize(
     record = ws.memory.session(session)
     running = sync_session(ws, session)
     if record.state in ("revealed", "void"):
-        raise SessionError(f"session {session} is {record.state}: it has been finalized; open another one to go on")
+        raise SessionError(_already(ws, record))
     if not confirm:
         raise SessionError("finalize ends the session and uses its only look at the test set; pass confirm=true")
     if record.state == "open":
@@ -82,6 +82,8 @@ def _freeze(ws: Workspace, session: SessionRecord, text: str, rules: list[RuleIn
 
 def _look(ws: Workspace, session: SessionRecord) -> FinalResult:
     """From frozen to revealed; a session found `attempted` reads its result if there is one, and is void otherwise."""
+    if session.state == "attempted" and in_progress(ws.home, session.id):
+        raise SessionError(f"the examiner of session {session.id} is at work; call finalize again in a minute")
     if session.state == "frozen":
         if not ws.memory.set_state(session.id, "frozen", "attempted"):
             raise SessionError(f"session {session.id} is being finalized by another process; see list_sessions")
@@ -93,6 +95,16 @@ def _look(ws: Workspace, session: SessionRecord) -> FinalResult:
     result = read_revealed(ws.home, session.id)
     ws.memory.set_state(session.id, "attempted", "revealed" if result else "void")
     return final_result(ws, ws.memory.session(session.id), result)
+
+
+def _already(ws: Workspace, session: SessionRecord) -> str:
+    """What a second finalize is told; the result too, because a client may have lost the answer to the first."""
+    result = read_revealed(ws.home, session.id)
+    found = f" with test NDCG@10 {result.metrics['ndcg@10']:.4f} (look {result.look})" if result else ""
+    return (
+        f"session {session.id} is {session.state}: it has been finalized, {session.selected} was selected{found}; "
+        "open_session(new=true) starts another"
+    )
 
 
 def _examine(ws: Workspace, session: SessionRecord) -> TestResult:

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from ..data.prepared import PreparedDataset
 from ..memory.records import SessionRecord
+from ..models.config import TrialConfig
 from ..sandbox.protocol import Protocol
 from .guidance import budget_of, next_step
 from .results import OpenedSession
@@ -83,7 +84,11 @@ def prior_of(ws: Workspace, session: SessionRecord) -> list[dict[str, Any]]:
         return []
     rules = ws.memory.prior(session.profile, session.dataset_id, session.backbone, PRIOR_ENTRIES)
     portfolio = ws.memory.portfolio(session.profile, session.backbone, 3, dataset_id=session.dataset_id)
-    return [{"type": "rule", **rule} for rule in rules] + [{"type": "configuration", **entry} for entry in portfolio]
+    space = ws.session_protocol(session).space
+    return [{"type": "rule", **rule} for rule in rules] + [
+        {"type": "configuration", **entry, "config": space.differences(TrialConfig(**entry["config"]))}
+        for entry in portfolio
+    ]
 
 
 def rules_in_short(protocol: Protocol, session: SessionRecord) -> list[str]:

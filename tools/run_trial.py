@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from ..data.errors import AdmissionError, SessionError
+from ..data.errors import AdmissionError, SessionError, TrialError
 from ..memory.records import Hypothesis, SessionRecord, TrialRecord
 from ..memory.text import clean_text
 from ..models.config import TrialConfig, fingerprint, train_part
@@ -75,7 +75,11 @@ def run_trial(
             override_reason=clean_text(override_reason, 500) if override_reason else None,
         )
     )
-    start_process(ws, record, started)
+    try:
+        start_process(ws, record, started)
+    except TrialError:
+        sync_session(ws, session)  # records the crash, so that the session can go on
+        raise
     return wait_trial(ws, session, started.handle, wait_seconds)
 
 

@@ -4,6 +4,7 @@ A trial runs in its own process and may outlive the server that started it. Ever
 and a starting server calls `adopt_all`: that is all that re-adoption takes.
 """
 
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,8 @@ def sync_session(ws: Workspace, session_id: str) -> TrialRecord | None:
     for record in ws.memory.trials(session_id):
         if record.status != "running":
             continue
-        state = poll(ws.trial_directory(session_id, record.handle))
+        asked_at = datetime.fromisoformat(record.created_at).timestamp()  # its directory may not be there yet
+        state = poll(ws.trial_directory(session_id, record.handle), asked_at=asked_at)
         if state.status == "running":
             return record
         ws.memory.finish_trial(session_id, record.handle, outcome_of(ws, session, record, state))

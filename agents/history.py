@@ -1,0 +1,129 @@
+"""The trajectory as an agent reads it: what was tried, over what, and what it measured."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .base import Knobs, Situation
+from .space import Space
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One trial of the trajectory; the figures are validation NDCG@10 and its paired difference to the base."""
+
+    trial: str
+    base: str
+    changes: Knobs
+    settings: Knobs  # knobs that differ from the default
+    status: str
+    verdict: str | None
+    ndcg: float | None
+    base_delta: float | None
+    base_delta_se: float | None
+    best_epoch: int | None
+
+    @classmethod
+    def read(cls, row: Mapping[str, Any]) -> "Tried":
+        """From a row of the trajectory view."""
+        return cls(
+            trial=row["trial"],
+            base=row["base"],
+            changes=dict(row["changes"]),
+            settings=dict(row["settings"]),
+            status=row["status"],
+            verdict=row.get("verdict"),
+            ndcg=(row.get("metrics") or {}).get("ndcg@10"),
+            base_delta=row.get("base_delta"),
+            base_delta_se=row.get("base_delta_se"),
+            best_epoch=row.get("best_epoch"),
+        )
+
+    @property
+    def z(self) -> float | None:
+        """The base difference in standard errors; None where nothing was compared."""
+        if self.base_delta is None or self.base_delta_se is None:
+            return None
+        return self.base_delta / self.base_delta_se if self.base_delta_se > 0 else 0.0
+
+    @property
+    def relative(self) -> float:
+        """The base difference as a share of the base's NDCG@10; 0 where nothing was compared."""
+        if self.base_delta is None or self.ndcg is None or self.ndcg <= self.base_delta:
+            return 0.0
+        return self.base_delta / (self.ndcg - self.base_delta)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What turning one knob alone from one value to another has measured."""
+
+    knob: str
+    before: Any
+    after: Any
+    z: float
+    relative: float
+    trial: str
+
+
+class History:
+    """A situation, read once for planning."""
+
+    def __init__(self, situation: Situation) -> None:
+        self.situation = situation
+        self.space = Space.read(situation.brief)
+        self.trials = [Tried.read(row) for row in situation.trajectory["trials"]]
+        self._by_handle = {trial.trial: trial for trial in self.trials}
+        self.incumbent = self._by_handle.get(situation.state["incumbent"] or "")
+        budget = situation.state["budget"]
+        self.trials_used: int = budget["trials_used"]
+        self.trials_left: int = budget["trials_max"] - budget["trials_used"]
+        self.known = {self.space.key(trial.settings) for trial in self.trials}
+        self.known |= {self.space.key(self.settings(r.base) | r.changes) for r in situation.refused}
+
+    def settings(self, base: str) -> Knobs:
+        """The knobs that differ from the default in `base`; empty for a trial that is not remembered."""
+        if base == "incumbent":
+            return self.incumbent.settings if self.incumbent else {}
+        return self._by_handle[base].settings if base in self._by_handle else {}
+
+    @property
+    def current(self) -> Knobs:
+        """Every knob's value in the incumbent, or in the default before there is one."""
+        return self.space.complete(self.settings("incumbent"))
+
+    def is_new(self, changes: Knobs, base: str) -> bool:
+        """Whether this is an open, valid configuration that was neither tried nor refused in this step."""
+        over = self.settings(base)
+        return self.space.allows(changes, over) and self.space.key(over | changes) not in self.known
+
+    @property
+    def finished(self) -> list[Tried]:
+        """Trials with metrics, oldest first."""
+        return [trial for trial in self.trials if trial.status == "finished" and trial.ndcg is not None]
+
+    @property
+    def best(self) -> Tried | None:
+        """The best validation NDCG@10, the earlier one of equals."""
+        return max(self.finished, key=lambda trial: trial.ndcg or 0.0, default=None)
+
+    def steps(self, knob: str | None = None) -> list[Step]:
+        """Every measured change of a single knob, oldest first; of one knob if it is named."""
+        found = []
+        for trial in self.finished:
+            z = trial.z
+            if z is None or len(trial.changes) != 1:
+                continue
+            name, after = next(iter(trial.changes.items()))
+            if knob in (None, name):
+                before = self.space.complete(self.settings(trial.base)).get(name)
+                found.append(Step(name, before, after, z, trial.relative, trial.trial))
+        return found
+
+    def tried_change(self, changes: Knobs) -> bool:
+        """Whether a trial made just this change, over whatever base."""
+        return any(trial.changes == changes for trial in self.trials)
+
+    def touched(self, knob: str) -> bool:
+        """Whether any trial changed this knob."""
+        return any(knob in trial.changes for trial in self.trials)

@@ -1,0 +1,168 @@
+"""Reflections, rules and the Cognition Summary, from the numbers alone: nothing is claimed that was not measured."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from .base import Knobs, Reflect, Situation
+from .history import History, Step, Tried
+from .space import Space
+
+NOTICEABLE_Z = 1.0
+"""From here on a change is said to have helped or hurt."""
+CLEAR_Z = 2.0
+"""From here on a change is worth a rule."""
+SUMMARY_RULES = 8
+
+
+def reflect_on(situation: Situation, handle: str) -> Reflect:
+    """The factual reflection on a finished trial."""
+    history = History(situation)
+    trial = next(t for t in history.trials if t.trial == handle)
+    return Reflect(
+        trial=handle,
+        helped=helped(trial),
+        dimension=dimension_of(trial.changes, history.space),
+        lesson=lesson(trial),
+        next_step=next_step(trial),
+        evidence=(handle,),
+        rule=rule_for(trial, history),
+    )
+
+
+def helped(trial: Tried) -> Literal["yes", "no", "unclear"]:
+    """yes or no from one standard error of the difference to the base on, unclear below."""
+    if trial.z is None or not trial.changes:
+        return "unclear"
+    return "yes" if trial.z >= NOTICEABLE_Z else "no" if trial.z <= -NOTICEABLE_Z else "unclear"
+
+
+def dimension_of(changes: Knobs, space: Space) -> str:
+    """The dimension most of the changed knobs belong to, the first of equals."""
+    dimensions = [space.dimension(knob) for knob in changes] or ["optimisation"]
+    return max(dict.fromkeys(dimensions), key=dimensions.count)
+
+
+def lesson(trial: Tried) -> str:
+    """What the trial measured, in one or two sentences."""
+    if not trial.changes:
+        return f"The plain {trial.base} reaches validation NDCG@10 {trial.ndcg:.5f}; the yardstick for what follows."
+    text = f"{written(trial.changes)} over {trial.base}: {measured(trial)}."
+    if len(trial.changes) > 1:
+        text += " Several knobs changed together, so the effect of each one alone is not known."
+    return text
+
+
+def measured(trial: Tried) -> str:
+    """The difference to the base with its error, or that there is none."""
+    if trial.z is None or trial.base_delta is None:
+        return f"NDCG@10 {trial.ndcg:.5f}, with nothing to compare it with"
+    difference = f"NDCG@10 {trial.base_delta:+.5f} ± {trial.base_delta_se:.5f} (z {trial.z:+.1f})"
+    word = {"yes": "it helped", "no": "it hurt", "unclear": "not distinguishable from noise"}[helped(trial)]
+    return f"{difference}, {word}"
+
+
+def next_step(trial: Tried) -> str:
+    """What follows from the trial, as a sentence."""
+    if not trial.changes:
+        return "Change one knob at a time, those first that matter most on sparse sequences."
+    return {
+        "yes": f"Build on it and go further in the same direction with {', '.join(trial.changes)}.",
+        "no": f"Leave {', '.join(trial.changes)} where the base has it, or try the other direction.",
+        "unclear": "Leave it for now and try a knob with more to gain; combine it later if its sign was positive.",
+    }[helped(trial)]
+
+
+def rule_for(trial: Tried, history: History) -> dict[str, Any] | None:
+    """A rule with a condition, when one knob alone had a clear effect for the first time in its direction."""
+    step = next((s for s in history.steps() if s.trial == trial.trial), None)
+    condition = condition_of(step) if step else None
+    if step is None or condition is None or abs(step.z) < CLEAR_Z:
+        return None
+    earlier = [s for s in history.steps(step.knob) if s.trial < step.trial and abs(s.z) >= CLEAR_Z]
+    if any(_same_claim(step, other) for other in earlier):
+        return None
+    return {
+        "kind": "prefer" if step.z > 0 else "avoid",
+        "statement": (
+            f"{step.knob} from {step.before} to {step.after} changed validation NDCG@10 by "
+            f"{step.relative:+.1%} (z {step.z:+.1f})."
+        ),
+        "condition": condition,
+        "evidence": [trial.trial],
+    }
+
+
+def condition_of(step: Step) -> str | None:
+    """The side of the knob on which the step's end lies, in the grammar of conditions."""
+    if isinstance(step.after, (bool, str)):
+        return f"{step.knob} == {str(step.after).lower() if isinstance(step.after, bool) else step.after}"
+    if step.before is None or step.before == step.after:
+        return None
+    return f"{step.knob} {'>=' if step.after > step.before else '<='} {step.after:g}"
+
+
+def _same_claim(step: Step, other: Step) -> bool:
+    if isinstance(step.after, (bool, str)):
+        return other.after == step.after and (other.z > 0) == (step.z > 0)
+    return (other.after > other.before) == (step.after > step.before) and (other.z > 0) == (step.z > 0)
+
+
+def closing_rules(situation: Situation) -> tuple[dict[str, Any], ...]:
+    """Rules for finalize: the clear effects that no reflection has recorded as a rule."""
+    if situation.state["with_reflection"]:
+        return ()
+    history = History(situation)
+    rules = [rule for trial in history.finished if (rule := rule_for(trial, history))]
+    return tuple(rules[:SUMMARY_RULES])
+
+
+def summarise(situation: Situation) -> str:
+    """The Cognition Summary of a session, from its trajectory."""
+    history = History(situation)
+    return " ".join(
+        sentence
+        for sentence in (_data(situation), _gain(history), *_effects(history.steps()), _untried(situation.state))
+        if sentence
+    )
+
+
+def _data(situation: Situation) -> str:
+    profile: Mapping[str, Any] = situation.brief.get("profile") or {}
+    facts = [f"{name} {profile[name]}" for name in ("users", "items", "length_mean", "density") if name in profile]
+    of = f" ({', '.join(facts)})" if facts else ""
+    return f"{situation.state['backbone']} on {situation.state['dataset']}{of}."
+
+
+def _gain(history: History) -> str:
+    best = history.best
+    if best is None:
+        return f"None of {history.trials_used} trials finished."
+    default = next((t for t in history.finished if not t.settings), None)
+    start = f", from {default.ndcg:.5f} for the plain default" if default else ""
+    settings = written(best.settings) or "the plain default"
+    failed = sum(trial.status == "crashed" for trial in history.trials)
+    crashes = f", {failed} of which crashed" if failed else ""
+    return f"Best validation NDCG@10 {best.ndcg:.5f}{start}, in {history.trials_used} trials{crashes}: {settings}."
+
+
+def _effects(steps: Sequence[Step]) -> list[str]:
+    def listed(chosen: list[Step]) -> str:
+        chosen = sorted(chosen, key=lambda s: -abs(s.relative))
+        return ", ".join(f"{s.knob} {s.before}→{s.after} ({s.relative:+.1%}, z {s.z:+.1f})" for s in chosen)
+
+    groups = {
+        "Helped": [s for s in steps if s.z >= NOTICEABLE_Z],
+        "Hurt": [s for s in steps if s.z <= -NOTICEABLE_Z],
+        "Made no measurable difference": [s for s in steps if abs(s.z) < NOTICEABLE_Z],
+    }
+    return [f"{title}: {listed(chosen)}." for title, chosen in groups.items() if chosen]
+
+
+def _untried(state: Mapping[str, Any]) -> str:
+    untried = [knob for knobs in (state.get("untried") or {}).values() for knob in knobs]
+    return f"Never tried: {', '.join(untried)}." if untried else ""
+
+
+def written(settings: Knobs) -> str:
+    """knob=value, knob=value."""
+    return ", ".join(f"{knob}={value}" for knob, value in settings.items())

@@ -1,0 +1,74 @@
+"""`virtualmle call`: one tool as a plain function, without MCP; for scripts, and for looking around."""
+
+import inspect
+import json
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from .options import HERE, Device, Home, Seed, Threads, Trials, make_settings, open_workspace
+
+TOOLS = (
+    "open_session", "run_trial", "wait_trial", "cancel_trial",
+    "read_memory", "write_reflection", "finalize", "list_sessions",
+)  # fmt: skip
+
+
+def call(
+    tool: Annotated[str, typer.Argument(help=f"One of {', '.join(TOOLS)}.")],
+    arguments: Annotated[str, typer.Argument(metavar="JSON", help="A JSON object; - reads it from stdin.")] = "{}",
+    home: Home = HERE,
+    trials: Trials = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = 0,
+) -> None:
+    """Call one tool and print its result as JSON.
+
+    Example: virtualmle call open_session '{"dataset": "demo", "backbone": "sasrec"}'
+    """
+    if tool not in TOOLS:
+        raise typer.BadParameter(f"{tool!r} is not a tool; choose one of {', '.join(TOOLS)}", param_hint="TOOL")
+    given = _parse(sys.stdin.read() if arguments == "-" else arguments)
+    ws = open_workspace(home, make_settings(trials, None, seed, device=device, threads=threads))
+    with ws.memory:
+        print(_invoke(_function(tool), ws, given).model_dump_json(indent=1))
+
+
+def _parse(text: str) -> dict[str, Any]:
+    try:
+        given = json.loads(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"not JSON: {error}", param_hint="JSON") from None
+    if not isinstance(given, dict):
+        raise typer.BadParameter("give a JSON object, e.g. '{\"dataset\": \"demo\"}'", param_hint="JSON")
+    return given
+
+
+def _function(tool: str) -> Callable[..., Any]:
+    from importlib import import_module  # noqa: PLC0415
+
+    function: Callable[..., Any] = getattr(import_module(f"..tools.{tool}", __package__), tool)
+    return function
+
+
+def _invoke(function: Callable[..., Any], ws: Any, given: dict[str, Any]) -> Any:
+    """Call `function` with arguments checked against its signature, as the server does. Raises ConfigError."""
+    # Imported here: `--help` should not wait for it
+    from pydantic import ConfigDict, ValidationError, validate_call  # noqa: PLC0415
+
+    from ..data.errors import ConfigError  # noqa: PLC0415
+
+    known = [name for name in inspect.signature(function).parameters if name != "ws"]
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise ConfigError(
+            f"{function.__name__} has no argument {', '.join(unknown)}; its arguments are {', '.join(known) or 'none'}"
+        )
+    try:
+        return validate_call(config=ConfigDict(arbitrary_types_allowed=True))(function)(ws, **given)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False)]
+        raise ConfigError(f"{function.__name__} refuses its arguments: {'; '.join(problems)}") from None

@@ -1,0 +1,199 @@
+"""The checks of `virtualmle doctor`: each looks at one thing and says ok, warn or fail with a sentence.
+
+Not covered: whether training gives right numbers (the tests do that). Nothing is installed, changed or downloaded, and
+the only file written is an empty one that is removed at once.
+"""
+
+import json
+import os
+import platform
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ..data.catalogue import Catalogue
+from ..data.errors import VirtualMLEError
+from ..data.prepared import ARRAYS, ITEM_IDS, MANIFEST, SEALED, USER_IDS, array_file
+from ..examiner.vault import PRIVATE, Vault
+from ..memory.store import Memory
+from ..sandbox.protocol import load_protocol
+
+Status = Literal["ok", "warn", "fail"]
+PROBE_SECONDS = 120.0  # a first import of torch from a cold network disk takes a minute
+TRAINING_ENVIRONMENT = (
+    "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "VIRTUALMLE_WAIT_SECONDS", "PYTHONPATH",
+)  # fmt: skip
+TORCH_PROBE = """
+import json, torch
+try:
+    import triton
+    triton_version = triton.__version__
+except ImportError:
+    triton_version = None
+cuda = torch.cuda.is_available()
+print(json.dumps({"torch": torch.__version__, "triton": triton_version, "threads": torch.get_num_threads(),
+                  "cuda": torch.version.cuda, "device": torch.cuda.get_device_name(0) if cuda else None}))
+"""
+VISIBLE_FILES = {MANIFEST, SEALED, USER_IDS, ITEM_IDS, *map(array_file, ARRAYS)}
+"""Everything that belongs into a prepared dataset's directory; test targets lie in the sealed file only."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found."""
+
+    check: str
+    status: Status
+    detail: str
+
+
+def run_checks(home: Path) -> list[Finding]:
+    """All checks on this machine and `home`, in the order in which trouble is best mended."""
+    findings = [_python(), *_torch(), _home(home)]
+    for check in (_memory, _protocol, _environment, _vault, _plain_targets, _isolation):
+        findings.append(_guarded(check, home))
+    return findings
+
+
+def _guarded(check: Callable[[Path], Finding], home: Path) -> Finding:
+    """The finding of `check`; what a caller could mend is a failure of the check, in its own words."""
+    try:
+        return check(home)
+    except VirtualMLEError as error:
+        return Finding(check.__name__.strip("_").replace("_", " "), "fail", str(error))
+
+
+def _python() -> Finding:
+    version = platform.python_version()
+    return Finding("python", "ok" if sys.version_info >= (3, 11) else "fail", f"{version} on {platform.system()}")
+
+
+def _torch() -> list[Finding]:
+    """In a process of its own: this one must stay free of torch, and a broken install should not end the doctor."""
+    command = [sys.executable, "-P", "-c", TORCH_PROBE]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return [Finding("torch", "fail", f"importing torch took more than {PROBE_SECONDS:.0f} s")]
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        return [Finding("torch", "fail", f"cannot be imported, so no trial can run: {last}")]
+    return _torch_findings(json.loads(done.stdout.splitlines()[-1]))
+
+
+def _torch_findings(probe: dict[str, str | int | None]) -> list[Finding]:
+    device = probe["device"]
+    cuda = Finding("cuda", "ok", f"{device}, CUDA {probe['cuda']}") if device else Finding(
+        "cuda", "warn", "no CUDA device: trials run on the CPU"
+    )  # fmt: skip
+    if probe["triton"]:
+        triton = Finding("triton", "ok", str(probe["triton"]))
+    else:
+        triton = Finding("triton", "warn" if device else "ok", "not installed: the plain torch kernels are used")
+    count, limit = os.cpu_count(), os.environ.get("OMP_NUM_THREADS")
+    threads = f"{probe['threads']} torch threads on {count} cores" + (f" (OMP_NUM_THREADS={limit})" if limit else "")
+    return [Finding("torch", "ok", str(probe["torch"])), triton, cuda, Finding("threads", "ok", threads)]
+
+
+def _home(home: Path) -> Finding:
+    """Whether files can be made there; a home that does not exist yet is judged by where it would be made."""
+    existing = next(folder for folder in (home, *home.parents) if folder.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        return Finding("home", "fail", f"{home} cannot be written ({error.strerror}); choose another with --home")
+    outlook = "is writable" if existing == home else "will be created on first use"
+    return Finding("home", "ok", f"{home} {outlook}")
+
+
+def _memory(home: Path) -> Finding:
+    path = home / "memory.db"
+    if not path.exists():
+        return Finding("memory", "ok", "no memory.db yet; it is created on first use")
+    with Memory(path) as memory:
+        sessions, rules = len(memory.sessions()), len(memory.rules())
+    return Finding("memory", "ok", f"{sessions} sessions, {rules} rules")
+
+
+def _protocol(home: Path) -> Finding:
+    own = home / "SANDBOX.md"
+    protocol = load_protocol(own if own.exists() else None)
+    source = str(own) if own.exists() else "the bundled SANDBOX.md"
+    rules = f"{protocol.max_trials} trials, {len(protocol.space.entries)} knobs, keep z >= {protocol.keep_z:g}"
+    return Finding("protocol", "ok", f"{source}: {rules}")
+
+
+def _environment(home: Path) -> Finding:
+    """An MCP client passes a stdio server a handful of variables only: what is set here may be missing there."""
+    del home  # the same for every home
+    from mcp.client.stdio import get_default_environment  # noqa: PLC0415 - the MCP library takes a while to import
+
+    passed = get_default_environment()
+    lost = [name for name in TRAINING_ENVIRONMENT if name in os.environ and name not in passed]
+    if not lost:
+        return Finding("environment", "ok", f"a stdio server sees {', '.join(sorted(passed))}")
+    entries = ", ".join(f'"{name}": "{os.environ[name]}"' for name in lost)
+    return Finding("environment", "warn", f"set here, but a stdio server gets it only by the client's `env`: {entries}")
+
+
+def _vault(home: Path) -> Finding:
+    vault = Vault(home)
+    if not vault.directory.exists():
+        return Finding("vault", "ok", "none yet; it is created with the first dataset")
+    open_to_others = [
+        path.name for path in (vault.directory, vault.directory / PRIVATE) if path.exists() and _others_may_read(path)
+    ]
+    if open_to_others:
+        names = " and ".join(open_to_others)
+        return Finding("vault", "fail", f"others can read {names}; run chmod -R go= {vault.directory}")
+    return Finding("vault", "ok", f"{vault.mode} mode; closed to other users")
+
+
+def _others_may_read(path: Path) -> bool:
+    return os.name == "posix" and bool(path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO))
+
+
+def _plain_targets(home: Path) -> Finding:
+    """Look for test targets where an agent could read them, as an agent would."""
+    names, found = Catalogue(home).names(), []
+    for name in names:
+        directory = Catalogue(home).path(name)
+        found += [f"{name}/{path.name}" for path in directory.iterdir() if path.name not in VISIBLE_FILES]
+        if not _looks_sealed(directory / SEALED):
+            found.append(f"{name}/{SEALED} (not ciphertext)")
+    downloads = home / ".virtualmle" / "vault" / "downloads"
+    found += [f"downloads/{path.name}" for path in downloads.glob("*")] if downloads.exists() else []
+    if found:
+        return Finding("plain targets", "fail", f"files that may hold test targets in the open: {', '.join(found)}")
+    return Finding("plain targets", "ok", f"looked through {len(names)} datasets and found none")
+
+
+def _looks_sealed(path: Path) -> bool:
+    """Whether a file is there, is of no known format, and is not an array of small numbers, mostly zero bytes."""
+    if not path.is_file():
+        return False
+    content = path.read_bytes()
+    if content.startswith((b"\x93NUMPY", b"PK", b"{", b"[", b"PAR1")):
+        return False
+    return sum(byte == 0 for byte in content) < len(content) / 16 + 16
+
+
+def _isolation(home: Path) -> Finding:
+    """How far test targets are from an agent; the levels are defined in docs on test hiding."""
+    vault = Vault(home)
+    if not vault.directory.exists():
+        return Finding("isolation", "ok", "no dataset yet; sealed from the first one on (L1)")
+    if not os.access(vault.directory, os.R_OK):
+        return Finding("isolation", "ok", "L2: the vault belongs to another user")
+    if vault.mode == "operator":
+        return Finding("isolation", "ok", "L3 for the key: the private key is not on this machine")
+    return Finding(
+        "isolation", "ok",
+        "L1: sealed. A process of this same user could read the key; serve over HTTP as another user for L2",
+    )  # fmt: skip

@@ -1,0 +1,123 @@
+"""`virtualmle data`: registering and looking at datasets. For people: no MCP tool can do this."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .options import HERE, Home, Json
+
+if TYPE_CHECKING:
+    from ..data.catalogue import Catalogue
+    from ..data.prepared import Manifest
+
+app = typer.Typer(
+    help="Register and look at datasets.\n\nExample: virtualmle data add office office.tsv.gz", no_args_is_help=True
+)
+
+
+@app.command()
+def add(
+    name: Annotated[str, typer.Argument(help="A name of your choice.")],
+    file: Annotated[Path, typer.Argument(help="CSV, TSV, JSON lines (.gz too), Parquet, or an Amazon review file.")],
+    user: Annotated[str | None, typer.Option(help="Column of the user.", show_default="guessed")] = None,
+    item: Annotated[str | None, typer.Option(help="Column of the item.", show_default="guessed")] = None,
+    timestamp: Annotated[str | None, typer.Option(help="Column of the time.", show_default="guessed")] = None,
+    k_core: Annotated[int, typer.Option(help="Least number of events per user and item.")] = 5,
+    max_events: Annotated[int, typer.Option(help="Last events kept per user.")] = 50,
+    format: Annotated[str | None, typer.Option(help="csv, tsv, jsonl, parquet.", show_default="by ending")] = None,
+    home: Home = HERE,
+    as_json: Json = False,
+) -> None:
+    """Prepare a log and register it under a name.
+
+    Example: virtualmle data add office ~/logs/office.tsv.gz --user customer --item product --timestamp time
+    """
+    from ..data.errors import DataError  # noqa: PLC0415 - these bring polars, which --help should not wait for
+    from ..data.prepared import PrepareOptions  # noqa: PLC0415
+    from ..examiner.vault import Vault  # noqa: PLC0415
+
+    if format not in (None, "csv", "tsv", "jsonl", "parquet"):
+        raise DataError(f"format={format!r} is not known; use csv, tsv, jsonl or parquet")
+    manifest = _catalogue(home).add(
+        name, file, public_key=Vault(home.resolve()).public_key(),
+        options=PrepareOptions(k_core=k_core, max_events=max_events),
+        user=user, item=item, timestamp=timestamp, format=format,  # type: ignore[arg-type]  # checked above
+    )  # fmt: skip
+    _tell(manifest, as_json)
+
+
+@app.command()
+def prepare(
+    name: Annotated[str, typer.Argument(help="demo, or a public dataset to download, e.g. amazon-beauty.")],
+    home: Home = HERE,
+    as_json: Json = False,
+) -> None:
+    """Generate or download a named dataset and prepare it; one that is prepared already is left as it is.
+
+    Example: virtualmle data prepare amazon-beauty
+    """
+    from ..examiner.vault import Vault  # noqa: PLC0415 - see add
+    from .live import download_bar  # noqa: PLC0415
+
+    catalogue = _catalogue(home)
+    with download_bar(name) as progress:
+        catalogue.resolve(name, Vault(home.resolve()).public_key(), progress)
+    _tell(catalogue.manifest(name), as_json)
+
+
+@app.command("list")
+def list_datasets(home: Home = HERE, as_json: Json = False) -> None:
+    """List the registered datasets, and those that can be fetched by name.
+
+    Example: virtualmle data list --json
+    """
+    catalogue = _catalogue(home)
+    manifests = [catalogue.manifest(name) for name in catalogue.names()]
+    if as_json:
+        shown = {"name", "dataset_id", "num_users", "num_items", "num_interactions"}
+        rows = [m.model_dump(include=shown) for m in manifests]
+        print(json.dumps({"datasets": rows, "available": catalogue.available()}, indent=1))
+        return
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table()
+    table.add_column("name", no_wrap=True)
+    for heading in ("users", "items", "interactions", "dataset id"):
+        table.add_column(heading, overflow="fold")
+    for m in manifests:
+        table.add_row(m.name, f"{m.num_users:,}", f"{m.num_items:,}", f"{m.num_interactions:,}", m.dataset_id[:12])
+    Console().print(table)
+    print(f"ready to fetch: {', '.join(n for n in catalogue.available() if n not in catalogue.names()) or 'none'}")
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="A registered dataset.")], home: Home = HERE, as_json: Json = False
+) -> None:
+    """Show a dataset's counts, options and train-only profile.
+
+    Example: virtualmle data show demo
+    """
+    _tell(_catalogue(home).manifest(name), as_json)
+
+
+def _catalogue(home: Path) -> "Catalogue":
+    from ..data.catalogue import Catalogue  # noqa: PLC0415 - brings polars
+
+    return Catalogue(home.expanduser().resolve())
+
+
+def _tell(manifest: "Manifest", as_json: bool) -> None:
+    if as_json:
+        print(manifest.model_dump_json(indent=1, exclude={"files"}))
+        return
+    taken = ", ".join(f"{role} from {column!r}" for role, column in manifest.columns.items())
+    print(
+        f"{manifest.name}: {manifest.num_users:,} users, {manifest.num_items:,} items, "
+        f"{manifest.num_interactions:,} interactions (of {manifest.rows_read:,} rows; columns: {taken})"
+    )
+    for name, value in manifest.profile.items():
+        print(f"  {name:<20} {value}")

@@ -1,0 +1,37 @@
+"""`virtualmle doctor`: is this machine and this home fit for use, and is the test set out of reach?"""
+
+import json
+from dataclasses import asdict
+
+import typer
+
+from .options import HERE, Home, Json
+
+STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
+
+
+def doctor(home: Home = HERE, as_json: Json = False) -> None:
+    """Check the installation, the home and the sealing; exit 1 if anything fails.
+
+    Example: virtualmle doctor --home ~/recsys
+    """
+    from .checks import run_checks  # noqa: PLC0415 - brings polars, cryptography and sqlite-utils
+
+    findings = run_checks(home.expanduser().resolve())
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        _print_table([(f.check, f.status, f.detail) for f in findings])
+    if any(finding.status == "fail" for finding in findings):
+        raise typer.Exit(1)
+
+
+def _print_table(rows: list[tuple[str, str, str]]) -> None:
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table("check", "status", "what was found")
+    for check, status, detail in rows:
+        table.add_row(check, Text(status, style=STYLES[status]), Text(detail))
+    Console().print(table)

@@ -1,0 +1,111 @@
+"""One headless session: a server of our own on stdio, a real MCP client, an agent, and the result in the end.
+
+`tune` and `sessions resume` differ only in what they ask of this page.
+"""
+
+import asyncio
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from mcp import Client, StdioServerParameters
+from mcp.types import Implementation
+from rich.console import Console
+
+from .. import __version__
+from ..agents.loop import run_agent
+from ..agents.registry import make_agent
+from ..data.errors import VirtualMLEError
+from .live import Display
+
+if TYPE_CHECKING:
+    from ..tools.workspace import Settings
+
+CLIENT_PREFIX = "virtualmle-"
+"""Our clients are called virtualmle-AGENT: the server lets them wait without limit, and the session records it."""
+INTERRUPTED = 130  # what shells report for Ctrl-C
+
+
+@dataclass(frozen=True)
+class Drive:
+    """What is to be driven. `session` takes up one that exists; otherwise `dataset` and `backbone` say what to open."""
+
+    home: Path
+    agent: str
+    seed: int
+    dataset: str
+    backbone: str
+    session: str | None = None
+    new: bool = False
+
+
+def drive(plan: Drive, settings: "Settings", as_json: bool) -> None:
+    """Run a session to its end and print the result. Ctrl-C leaves with 130: the trial runs on, the session resumes."""
+    display = Display(Console(stderr=True))
+    try:
+        with display:
+            result = asyncio.run(_connected(plan, settings, display))
+    except KeyboardInterrupt:
+        session = display.session or plan.session
+        again = f"virtualmle sessions resume {session} --home {plan.home}" if session else "the same command"
+        print(f"\ninterrupted; a running trial goes on by itself. Continue with: {again}", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+    _show(plan.home, result, as_json)
+
+
+async def _connected(plan: Drive, settings: "Settings", display: Display) -> dict[str, Any]:
+    agent = make_agent(plan.agent, plan.seed)
+    client_info = Implementation(name=f"{CLIENT_PREFIX}{plan.agent}", version=__version__)
+    async with Client(server_parameters(plan.home, settings), client_info=client_info) as client:
+        try:
+            return await run_agent(
+                client, agent, plan.dataset, plan.backbone, session=plan.session, new=plan.new, on_event=display
+            )
+        except VirtualMLEError as error:
+            refusal = error  # raised outside: the client's task groups would wrap it in a group of exceptions
+    raise refusal
+
+
+def server_parameters(home: Path, settings: "Settings") -> StdioServerParameters:
+    """How the server is started; with our whole environment, for a stdio server gets hardly any by itself."""
+    return StdioServerParameters(
+        command=sys.executable,
+        args=["-P", "-m", "virtualmle", "serve", "--home", str(home), *settings_options(settings)],
+        env=dict(os.environ),
+    )
+
+
+def settings_options(settings: "Settings") -> list[str]:
+    """The options of `virtualmle serve` that stand for `settings`."""
+    valued = {
+        "--trials": settings.max_trials,
+        "--seconds": settings.max_train_seconds,
+        "--seed": settings.seed,
+        "--device": settings.device,
+        "--threads": settings.threads,
+        "--sandbox": settings.protocol_path,
+    }
+    flags = {"--without-reflection": not settings.with_reflection, "--without-memory": not settings.with_memory}
+    options = [word for name, value in valued.items() if value is not None for word in (name, str(value))]
+    return options + [name for name, wanted in flags.items() if wanted]
+
+
+def _show(home: Path, result: dict[str, Any], as_json: bool) -> None:
+    # Imported when the session is over: matplotlib takes a second, and the first trial should not wait for it
+    from ..report.gather import gather  # noqa: PLC0415
+    from ..report.html import write_report  # noqa: PLC0415
+    from ..report.tables import result_table, trials_table  # noqa: PLC0415
+
+    path = write_report(home, result["session"])
+    if as_json:
+        print(json.dumps({**result, "report": str(path)}, indent=1))
+        return
+    data = gather(home, result["session"])
+    console = Console()
+    console.print(trials_table(data.trials))
+    console.print(result_table(data))
+    print(f"report: {path}")

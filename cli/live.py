@@ -1,0 +1,121 @@
+"""What a person sees while a session runs: on stderr, as a live bar on a terminal and as plain lines elsewhere."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from ..agents.events import (
+    Event,
+    Finalized,
+    Reflected,
+    SessionOpened,
+    TrialFinished,
+    TrialProgress,
+    TrialRefused,
+    TrialStarted,
+)
+from ..report import formats
+
+STYLES = {"keep": "green", "discard": "dim", "crash": "red"}
+
+
+class Display:
+    """Turns events into lines, and into a bar for the trial that runs. `session` is the id once it is known."""
+
+    def __init__(self, console: Console) -> None:
+        self.session = ""
+        self._console = console
+        self._bar = Progress(
+            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(),
+            console=console, transient=True, disable=not console.is_terminal,
+        )  # fmt: skip
+        self._trial: TaskID | None = None
+        self._trials_max = 0
+
+    def __enter__(self) -> "Display":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        match event:
+            case SessionOpened(session, resumed, brief):
+                self.session, self._trials_max = session, brief["budget"]["trials_max"]
+                self._line(_opened(session, resumed, brief))
+            case TrialStarted(trial, action):
+                asked = formats.settings(action.changes, empty="the default") if action else "taken up again"
+                self._start(f"{trial} {asked}")
+            case TrialProgress(_, done, total, message):
+                self._advance(done, total, message)
+            case TrialFinished(observation):
+                self._stop()
+                self._line(_finished(observation, self._trials_max), STYLES.get(observation.get("verdict") or "", ""))
+            case TrialRefused(action, reason):
+                self._line(f"     not run: {formats.settings(action.changes)} ({reason})", "dim")
+            case Reflected(action, receipt):
+                self._line(f"     reflection: {action.helped}, {action.dimension} ({receipt['check']})", "dim")
+            case Finalized(result):
+                self._line(f"finalized {result['session']}: {result['selected']} selected, state {result['state']}")
+
+    def _line(self, text: str, style: str = "") -> None:
+        # Text: markup that an agent wrote is shown, not obeyed; soft_wrap: one event, one line in a log file
+        self._console.print(Text(text, style=style), soft_wrap=True)
+
+    def _start(self, description: str) -> None:
+        self._stop()
+        self._trial = self._bar.add_task(description, total=None)
+
+    def _advance(self, done: float, total: float | None, message: str) -> None:
+        if self._trial is not None:
+            self._bar.update(self._trial, completed=done, total=total, description=message)
+
+    def _stop(self) -> None:
+        if self._trial is not None:
+            self._bar.remove_task(self._trial)
+            self._trial = None
+
+
+def _opened(session: str, resumed: bool, brief: Any) -> str:
+    budget = brief["budget"]
+    verb = "resumed" if resumed else "opened"
+    seconds = budget["train_seconds_max"] - budget["train_seconds_used"]
+    return (
+        f"{verb} {session}: {brief['backbone']} on {brief['dataset']}; {budget['trials_used']} of "
+        f"{budget['trials_max']} trials used, {formats.duration(seconds)} of training left"
+    )
+
+
+def _finished(observation: Any, trials_max: int) -> str:
+    """`t003/12 keep     0.0612 ± 0.0011  +0.0031 ± 0.0012 (z +2.6)  lr=0.001  8.4 s`."""
+    head = f"{observation['trial']}/{trials_max} {observation.get('verdict') or observation['status']:<9}"
+    asked = formats.settings(observation["changes"], empty="the default")
+    seconds = formats.duration(observation["seconds"])
+    if not observation["metrics"]:
+        return f"{head} {observation['reason']}  {asked}  {seconds}"
+    figures = formats.with_error(observation["metrics"]["ndcg@10"], observation["ndcg10_se"])
+    delta = observation.get("delta") or {}
+    change = formats.change(delta.get("delta"), delta.get("se"), delta.get("z")) if delta else ""
+    return "  ".join(part for part in (f"{head} {figures}", change, asked, seconds) if part)
+
+
+@contextmanager
+def download_bar(name: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A progress callback that shows a download on stderr, and nothing while there is none."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        tasks: list[TaskID] = []
+
+        def progress(done: int, total: int | None) -> None:
+            if not tasks:
+                tasks.append(bar.add_task(name))
+            bar.update(tasks[0], completed=done, total=total)
+
+        yield progress

@@ -1,0 +1,115 @@
+"""`virtualmle memory`: what was learnt here, over all sessions."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .options import HERE, Home, Json
+
+if TYPE_CHECKING:
+    from ..memory.store import Memory
+
+app = typer.Typer(
+    help="Look at what earlier sessions learnt.\n\nExample: virtualmle memory search dropout", no_args_is_help=True
+)
+
+
+@app.command("list")
+def list_rules(
+    backbone: Annotated[str | None, typer.Option(help="Only rules that hold for sasrec or hstu.")] = None,
+    home: Home = HERE,
+    as_json: Json = False,
+) -> None:
+    """List the rules in memory with how the trials bear them out.
+
+    Example: virtualmle memory list --backbone hstu
+    """
+    with existing_memory(home) as memory:
+        rules, summaries = memory.rules(backbone), memory.summaries()
+    if as_json:
+        rows = [rule.model_dump(exclude={"profile"}) for rule in rules]
+        print(json.dumps({"rules": rows, "summaries": [s.session for s in summaries]}, indent=1))
+        return
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table("id", "kind", "backbone", "condition", "check", "for/against", "statement")
+    for rule in rules:
+        counts = f"{rule.support}/{rule.contradiction}"
+        scope = (str(rule.id), rule.kind, rule.backbone or "both", rule.condition or "")
+        # Text: markup that an agent wrote is shown, not obeyed
+        table.add_row(*map(Text, (*scope, rule.check, counts, rule.statement)))
+    Console().print(table)
+    print(f"Cognition Summaries of: {', '.join(s.session for s in summaries) or 'no session yet'}")
+
+
+@app.command()
+def search(
+    words: Annotated[list[str], typer.Argument(help="Words to look for.")],
+    limit: Annotated[int, typer.Option(min=1, help="Most results shown.")] = 20,
+    home: Home = HERE,
+    as_json: Json = False,
+) -> None:
+    """Search rules, reflections and summaries.
+
+    Example: virtualmle memory search learning rate
+    """
+    with existing_memory(home) as memory:
+        found = memory.search(" ".join(words), limit)
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    for row in found:
+        where = " ".join(str(row[key]) for key in ("source", "id", "session", "trial") if row.get(key))
+        print(f"[{where}] {row['text']}")
+    if not found:
+        print("nothing found")
+
+
+@app.command()
+def show(
+    what: Annotated[str, typer.Argument(help="A rule's number, or a session's id for its summary and reflections.")],
+    home: Home = HERE,
+) -> None:
+    """Show one rule, or what one session wrote, as JSON.
+
+    Example: virtualmle memory show demo-sasrec-1
+    """
+    with existing_memory(home) as memory:
+        content = _rule(memory, int(what)) if what.isdecimal() else _session(memory, what)
+    print(json.dumps(content, indent=1))
+
+
+def _rule(memory: "Memory", number: int) -> dict[str, Any]:
+    from ..data.errors import SessionError  # noqa: PLC0415
+
+    rules = {rule.id: rule for rule in memory.rules()}
+    if number not in rules:
+        raise SessionError(f"there is no rule {number}; `virtualmle memory list` shows the {len(rules)} there are")
+    return rules[number].model_dump()
+
+
+def _session(memory: "Memory", session: str) -> dict[str, Any]:
+    record = memory.session(session)
+    summary = next((s for s in memory.summaries() if s.session == session), None)
+    return {
+        "session": record.model_dump(include={"id", "dataset", "backbone", "state"}),
+        "summary": summary.model_dump(include={"text", "computed"}) if summary else None,
+        "reflections": [r.model_dump(exclude={"session"}) for r in memory.reflections(session)],
+    }
+
+
+def existing_memory(home: Path) -> "Memory":
+    """memory.db of a home, which must exist: looking creates nothing."""
+    from ..data.errors import HomeError  # noqa: PLC0415
+    from ..memory.store import Memory  # noqa: PLC0415 - brings sqlite-utils
+
+    path = home.expanduser().resolve() / "memory.db"
+    if not path.exists():
+        raise HomeError(
+            f"home={str(path.parent)!r} holds no memory.db; tune something first, or name another with --home"
+        )
+    return Memory(path)

@@ -1,0 +1,71 @@
+"""Options that several commands share, written once."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ..tools.workspace import Settings, Workspace
+
+Home = Annotated[
+    Path,
+    typer.Option("--home", help="Directory that holds memory.db and .virtualmle/.", show_default="current directory"),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for programs.")]
+Trials = Annotated[
+    int | None, typer.Option("--trials", min=1, help="Trials per new session.", show_default="as SANDBOX.md says")
+]
+Seconds = Annotated[
+    float | None,
+    typer.Option("--seconds", min=1, help="Training seconds per new session.", show_default="as SANDBOX.md says"),
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of new sessions and of the agent.")]
+WithoutReflection = Annotated[bool, typer.Option("--without-reflection", help="Ablation: no reflections.")]
+WithoutMemory = Annotated[
+    bool, typer.Option("--without-memory", help="Ablation: no prior, and the agent remembers the last trial only.")
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+Threads = Annotated[int, typer.Option("--threads", min=0, help="Torch threads of a trial on CPU.", show_default="all")]
+Sandbox = Annotated[
+    Path | None,
+    typer.Option("--sandbox", help="A SANDBOX.md to tune under.", show_default="HOME/SANDBOX.md, else the bundled one"),
+]
+
+HERE = Path(".")
+
+
+def make_settings(
+    trials: int | None = None,
+    seconds: float | None = None,
+    seed: int = 0,
+    without_reflection: bool = False,
+    without_memory: bool = False,
+    device: str = "auto",
+    threads: int = 0,
+    sandbox: Path | None = None,
+) -> "Settings":
+    """What a person chose on the command line, as the tools take it. Raises ConfigError for an unknown device."""
+    # Imported here, as in every command: the tools bring polars and sqlite, and `--help` should not wait for them
+    from ..data.errors import ConfigError  # noqa: PLC0415
+    from ..tools.workspace import Settings  # noqa: PLC0415
+
+    if device not in ("auto", "cpu") and not device.startswith("cuda"):
+        raise ConfigError(f"device={device!r} is not known; use auto, cpu, cuda or cuda:N")
+    return Settings(
+        max_trials=trials,
+        max_train_seconds=seconds,
+        seed=seed,
+        with_reflection=not without_reflection,
+        with_memory=not without_memory,
+        device=device,
+        threads=threads,
+        protocol_path=sandbox,
+    )
+
+
+def open_workspace(home: Path, settings: "Settings | None" = None) -> "Workspace":
+    """The workspace of `home`, created if need be."""
+    from ..tools.workspace import Workspace  # noqa: PLC0415 - see make_settings
+
+    return Workspace.open(home, settings=settings)

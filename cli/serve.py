@@ -1,0 +1,59 @@
+"""`virtualmle serve`: the MCP server, for clients such as Claude Desktop, Cursor or Codex."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from .options import (
+    HERE,
+    Device,
+    Home,
+    Sandbox,
+    Seconds,
+    Seed,
+    Threads,
+    Trials,
+    WithoutMemory,
+    WithoutReflection,
+    make_settings,
+)
+
+
+class Transport(StrEnum):
+    """How clients reach the server."""
+
+    stdio = "stdio"
+    http = "http"
+
+
+def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
+    home: Home = HERE,
+    transport: Annotated[
+        Transport, typer.Option(help="stdio: the client starts it; http: it listens.")
+    ] = Transport.stdio,
+    host: Annotated[str, typer.Option(help="Address to listen on, with --transport http.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 = any free one.")] = 8000,
+    token: Annotated[
+        str | None,
+        typer.Option(envvar="VIRTUALMLE_TOKEN", help="Bearer token for HTTP; needed unless on loopback."),
+    ] = None,
+    trials: Trials = None,
+    seconds: Seconds = None,
+    seed: Seed = 0,
+    without_reflection: WithoutReflection = False,
+    without_memory: WithoutMemory = False,
+    device: Device = "auto",
+    threads: Threads = 0,
+    sandbox: Sandbox = None,
+) -> None:
+    """Serve the tools over MCP until the client leaves.
+
+    Example: virtualmle serve --home ~/recsys --trials 30
+    """
+    settings = make_settings(
+        trials, seconds, seed, without_reflection, without_memory, device, threads, sandbox
+    )
+    from ..server.serve import serve as run  # noqa: PLC0415 - the MCP library takes most of a second to import
+
+    run(home, settings, transport.value, host, port, token)

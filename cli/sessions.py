@@ -1,0 +1,104 @@
+"""`virtualmle sessions`: what has been tuned here, and going on with what was interrupted."""
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .memory import existing_memory
+from .options import HERE, Device, Home, Json, Threads, make_settings, open_workspace
+
+if TYPE_CHECKING:
+    from ..memory.records import SessionRecord
+
+app = typer.Typer(
+    help="List, show and resume sessions.\n\nExample: virtualmle sessions resume demo-sasrec-1", no_args_is_help=True
+)
+
+Session = Annotated[str, typer.Argument(help="A session's id, e.g. demo-sasrec-1.")]
+
+
+@app.command("list")
+def list_all(home: Home = HERE, as_json: Json = False) -> None:
+    """List all sessions with their states.
+
+    Example: virtualmle sessions list
+    """
+    from ..tools.list_sessions import list_sessions  # noqa: PLC0415 - brings polars
+
+    existing_memory(home).close()
+    ws = open_workspace(home)
+    with ws.memory:
+        listed = list_sessions(ws)
+    if as_json:
+        print(listed.model_dump_json(indent=1))
+        return
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table()
+    table.add_column("session", no_wrap=True)  # it is there to be copied: never cut
+    for heading in ("dataset", "backbone", "state", "trials", "best NDCG@10", "opened"):
+        table.add_column(heading, overflow="fold")
+    for s in listed.sessions:
+        best = "–" if s.best_ndcg10 is None else f"{s.best_ndcg10:.4f}"
+        table.add_row(s.session, s.dataset, s.backbone, s.state, str(s.trials), best, s.opened_at[:10])
+    Console().print(table)
+
+
+@app.command()
+def show(session: Session, home: Home = HERE, as_json: Json = False) -> None:
+    """Show a session's trials and, once it is finalized, its result.
+
+    Example: virtualmle sessions show demo-sasrec-1
+    """
+    from ..report.gather import gather  # noqa: PLC0415
+
+    data = gather(home.expanduser().resolve(), session)
+    if as_json:
+        content = {
+            "session": data.session.model_dump(exclude={"protocol_text"}),
+            "trials": [trial.model_dump() for trial in data.trials],
+            "reflections": [reflection.model_dump() for reflection in data.reflections],
+        }
+        print(json.dumps(content, indent=1))
+        return
+    from rich.console import Console  # noqa: PLC0415
+
+    from ..report.tables import result_table, trials_table  # noqa: PLC0415
+
+    console = Console()
+    console.print(trials_table(data.trials))
+    console.print(result_table(data))
+
+
+@app.command()
+def resume(
+    session: Session,
+    agent: Annotated[str | None, typer.Option(help="engineer or random.", show_default="as before")] = None,
+    device: Device = "auto",
+    threads: Threads = 0,
+    home: Home = HERE,
+    as_json: Json = False,
+) -> None:
+    """Go on with a session where it stopped, with the agent, seed and protocol that it was opened with.
+
+    Example: virtualmle sessions resume demo-sasrec-1
+    """
+    from .driving import Drive, drive  # noqa: PLC0415 - brings the MCP library
+
+    with existing_memory(home) as memory:
+        record = memory.session(session)
+    plan = Drive(
+        home.expanduser().resolve(), agent or agent_of(record), record.seed, record.dataset, record.backbone, session
+    )
+    drive(plan, make_settings(seed=record.seed, device=device, threads=threads), as_json)
+
+
+def agent_of(record: "SessionRecord") -> str:
+    """The agent that a session was opened by; the engineer for one that another client opened."""
+    from ..agents.registry import AGENTS  # noqa: PLC0415
+    from .driving import CLIENT_PREFIX  # noqa: PLC0415
+
+    name = record.client.removeprefix(CLIENT_PREFIX)
+    return name if name in AGENTS else "engineer"

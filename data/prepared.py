@@ -1,0 +1,184 @@
+"""A prepared dataset on disk: what it consists of, and how it is opened. Reading needs numpy only.
+
+    manifest.json            counts, options, train-only profile, hashes of the files below
+    items.npy                int32 (num_train_events,): the train part, users one after another
+    timestamps.npy           int64 (num_train_events,)
+    offsets.npy              int64 (num_users + 1,): user u owns events offsets[u]:offsets[u + 1]
+    valid_items.npy          int32 (num_users,): the event after a user's train part
+    valid_timestamps.npy     int64 (num_users,)
+    user_ids.parquet         original ids of users 0..num_users-1, for serving
+    item_ids.parquet         original ids of items 0..num_items-1
+    test.sealed              the last event of each user, as ciphertext; only the examiner can open it
+
+Not covered: writing (`prepare.py`) and the test split (`examiner/`). The manifest has no hash of `test.sealed`, which
+authenticates itself, and nothing else that depends on test targets beyond the counts left by the k-core filter.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from .errors import DataError
+
+FORMAT_VERSION = 1
+MIN_EVENTS = 3  # one each for train, validation and test
+MAX_KEY_BYTES = 48  # a hash takes 64, and the kind of id is added
+MANIFEST, SEALED = "manifest.json", "test.sealed"
+USER_IDS, ITEM_IDS = "user_ids.parquet", "item_ids.parquet"
+ARRAYS = {
+    "items": np.int32,
+    "timestamps": np.int64,
+    "offsets": np.int64,
+    "valid_items": np.int32,
+    "valid_timestamps": np.int64,
+}
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """How a log is turned into a dataset. Raises DataError for values without a meaning."""
+
+    k_core: int = 5  # users and items with fewer events are removed, again and again; users need MIN_EVENTS anyway
+    max_events: int = 50  # the last so many events of a user are kept, over all splits
+    id_key: str = "virtualmle"  # key of the id permutation; equal keys give equal ids on every machine
+
+    def __post_init__(self) -> None:
+        if self.k_core < 1:
+            raise DataError(f"k_core={self.k_core} is refused; 1 keeps every user and item, 5 is usual")
+        if self.max_events < MIN_EVENTS:
+            raise DataError(
+                f"max_events={self.max_events} leaves no train event; use {MIN_EVENTS} or more, 50 is usual"
+            )
+        if len(self.id_key.encode()) > MAX_KEY_BYTES:
+            raise DataError(f"id_key has {len(self.id_key.encode())} bytes; use at most {MAX_KEY_BYTES}")
+
+
+class Manifest(BaseModel):
+    """The visible description of a prepared dataset."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: int = FORMAT_VERSION
+    name: str
+    dataset_id: str  # over train and validation only
+    num_users: int
+    num_items: int
+    num_interactions: int  # over all splits, after the cut to max_events
+    num_interactions_before_cut: int
+    rows_read: int  # rows of the raw log
+    columns: dict[str, str]  # which column of the raw log was user, item, timestamp
+    options: PrepareOptions
+    profile: dict[str, Any]
+    files: dict[str, str]  # name → SHA-256, in hexadecimal
+
+
+def dataset_id_of(files: dict[str, str], num_users: int, num_items: int) -> str:
+    """The visible identity of a dataset, 32 hex digits: sizes and train and validation arrays, nothing else."""
+    lines = [f"{num_users} {num_items}", *(f"{name} {files[array_file(name)]}" for name in sorted(ARRAYS))]
+    return hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
+
+
+def array_file(name: str) -> str:
+    """The file name of an array."""
+    return f"{name}.npy"
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest in `directory`. Raises DataError where there is none, or none that this version understands."""
+    path = directory / MANIFEST
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except OSError:
+        raise DataError(f"{str(directory)!r} is not a prepared dataset: it has no readable {MANIFEST}") from None
+    except ValidationError as error:
+        raise DataError(f"{str(path)!r} is damaged ({error.error_count()} errors); {_AGAIN}") from None
+    if manifest.format_version != FORMAT_VERSION:
+        raise DataError(
+            f"{str(path)!r} has format version {manifest.format_version}, this program reads {FORMAT_VERSION}; {_AGAIN}"
+        )
+    return manifest
+
+
+class PreparedDataset:
+    """Train and validation events of a prepared dataset; arrays are memory-mapped and read-only.
+
+    Item ids are 0..num_items-1 with no padding id; every user has at least one train event.
+    """
+
+    def __init__(self, directory: Path, manifest: Manifest, arrays: dict[str, npt.NDArray[Any]]) -> None:
+        self.directory = directory
+        self.manifest = manifest
+        self.name = manifest.name
+        self.dataset_id = manifest.dataset_id
+        self.num_users = manifest.num_users
+        self.num_items = manifest.num_items
+        self.max_events = manifest.options.max_events
+        self.profile: dict[str, Any] = manifest.profile
+        self.items: npt.NDArray[np.int32] = arrays["items"]
+        self.timestamps: npt.NDArray[np.int64] = arrays["timestamps"]
+        self.offsets: npt.NDArray[np.int64] = arrays["offsets"]
+        self.valid_items: npt.NDArray[np.int32] = arrays["valid_items"]
+        self.valid_timestamps: npt.NDArray[np.int64] = arrays["valid_timestamps"]
+
+    @classmethod
+    def load(cls, directory: Path, verify: bool = True) -> "PreparedDataset":
+        """Open the dataset in `directory`; `verify=False` skips the hashes. Raises DataError if it is damaged."""
+        manifest = read_manifest(directory)
+        if verify:
+            _verify(directory, manifest)
+        arrays = {name: _open_array(directory / array_file(name)) for name in ARRAYS}
+        _check_shapes(directory, manifest, arrays)
+        return cls(directory, manifest, arrays)
+
+
+_AGAIN = "remove the directory and register the log again with `virtualmle data add`"
+
+
+def _verify(directory: Path, manifest: Manifest) -> None:
+    for name, expected in manifest.files.items():
+        if _sha256(directory / name) != expected:
+            raise DataError(f"{str(directory / name)!r} is damaged: its hash is not the manifest's; {_AGAIN}")
+    missing = {array_file(name) for name in ARRAYS} - set(manifest.files)
+    if missing or dataset_id_of(manifest.files, manifest.num_users, manifest.num_items) != manifest.dataset_id:
+        raise DataError(f"{str(directory / MANIFEST)!r} is damaged: dataset_id does not follow from it; {_AGAIN}")
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{str(path)!r} cannot be read ({error.strerror}); {_AGAIN}") from None
+
+
+def _open_array(path: Path) -> npt.NDArray[Any]:
+    try:
+        array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{str(path)!r} is damaged ({error}); {_AGAIN}") from None
+    return array
+
+
+def _check_shapes(directory: Path, manifest: Manifest, arrays: dict[str, npt.NDArray[Any]]) -> None:
+    users, events = manifest.num_users, len(arrays["items"])
+    lengths = {
+        "items": events,
+        "timestamps": events,
+        "offsets": users + 1,
+        "valid_items": users,
+        "valid_timestamps": users,
+    }
+    for name, dtype in ARRAYS.items():
+        array = arrays[name]
+        if array.shape != (lengths[name],) or array.dtype != dtype:
+            raise DataError(
+                f"{str(directory / array_file(name))!r} is damaged: {array.dtype} {array.shape} "
+                f"is not {np.dtype(dtype)} ({lengths[name]},); {_AGAIN}"
+            )
+    if arrays["offsets"][-1] != events:
+        raise DataError(f"{str(directory / array_file('offsets'))!r} is damaged: it does not end at {events}; {_AGAIN}")

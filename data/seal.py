@@ -1,0 +1,56 @@
+"""The closing half of the seal: test targets become ciphertext that only the holder of the private key can read.
+
+Scheme: an ephemeral X25519 key agrees with the recipient's public key; HKDF-SHA256 turns the shared secret into a
+ChaCha20-Poly1305 key; `bound_to` (the dataset_id) is authenticated with it, so a seal cannot be moved to another
+dataset. Layout: MAGIC, ephemeral public key (32), nonce (12), ciphertext with its 16-byte tag.
+
+Not covered: opening. That half lives in `examiner/unseal.py`, and only the examiner imports it.
+"""
+
+import io
+import os
+
+import numpy as np
+import numpy.typing as npt
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from .errors import SealError
+
+MAGIC = b"VMLE-SEAL-1\n"
+KEY_BYTES, NONCE_BYTES = 32, 12
+
+
+def seal(payload: bytes, public_key: bytes, bound_to: str) -> bytes:
+    """Encrypt `payload` to `public_key` (32 raw bytes); it opens only together with the same `bound_to`.
+
+    Raises SealError if the key is not an X25519 public key.
+    """
+    if len(public_key) != KEY_BYTES:
+        raise SealError(f"an X25519 public key has {KEY_BYTES} bytes, this one has {len(public_key)}")
+    ephemeral = X25519PrivateKey.generate()
+    sender = ephemeral.public_key().public_bytes_raw()
+    try:
+        shared = ephemeral.exchange(X25519PublicKey.from_public_bytes(public_key))
+    except ValueError:  # a point of small order: the shared secret would be zero
+        raise SealError("the public key is not a usable X25519 key; create a new one") from None
+    nonce = os.urandom(NONCE_BYTES)
+    cipher = ChaCha20Poly1305(derive_key(shared, sender, public_key))
+    return MAGIC + sender + nonce + cipher.encrypt(nonce, payload, bound_to.encode())
+
+
+def derive_key(shared: bytes, sender: bytes, recipient: bytes) -> bytes:
+    """The cipher key of one seal; both public keys enter, so that it belongs to this pair only."""
+    return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=sender + recipient, info=MAGIC).derive(shared)
+
+
+def pack_test(items: npt.NDArray[np.int32], timestamps: npt.NDArray[np.int64], fingerprint: str) -> bytes:
+    """The payload of `test.sealed`; its size depends on the number of users only.
+
+    items int32 (num_users,), timestamps int64 (num_users,), fingerprint of the whole content in hexadecimal.
+    """
+    buffer = io.BytesIO()
+    np.savez(buffer, items=items, timestamps=timestamps, fingerprint=np.frombuffer(fingerprint.encode(), np.uint8))
+    return buffer.getvalue()

@@ -1,0 +1,128 @@
+"""The examiner's process: `python -P -m virtualmle.examiner.main --home … --session … --trial … --dataset …`.
+
+Started by `request.examine` only. The order is the point: everything that can fail without the test targets comes
+first; then the seal is opened and the attempt goes into the ledger; only then are the targets ranked. Exit status 0
+when the result is in the vault, 1 with {"error": …} on stdout when the caller can mend it.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..data.atomic import write_json
+from ..data.errors import TrialError, VirtualMLEError
+from ..data.prepared import PreparedDataset
+from ..models.config import TrialConfig
+from ..models.priors import ScorePriors
+from ..models.sequence_model import SequenceModel
+from ..training.checkpoint import load_checkpoint
+from ..training.evaluate import Histories, evaluate_targets
+from ..training.metrics import metrics_from_ranks, ndcg_per_user
+from ..training.spec import CHECKPOINT, TrialSpec, read_result, read_spec
+from .ledger import Ledger, Look
+from .request import TestResult
+from .unseal import Targets, open_test
+from .vault import OWNER_ONLY, OWNER_ONLY_DIRECTORY, Vault, read_key
+
+FINGERPRINT_DIGITS = 12
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The trial to be examined, ready to score."""
+
+    spec: TrialSpec
+    model: SequenceModel
+    config: TrialConfig
+    priors: ScorePriors | None
+
+
+def examine(home: Path, session: str, trial_directory: Path, dataset_dir: Path, key_file: Path | None) -> TestResult:
+    """Take the one look of `session`. Raises DataError, TrialError, SealError; see the ledger for whether it counts."""
+    vault = Vault(home)
+    dataset = PreparedDataset.load(dataset_dir)
+    candidate = load_candidate(trial_directory, dataset)
+    private_key = read_key(key_file) if key_file else vault.private_key()
+    targets = open_test(dataset_dir, private_key, dataset.dataset_id, dataset.num_users)
+    vault.create_directory()
+    look = Ledger(vault.directory).record(session, dataset.name, dataset.dataset_id, targets.fingerprint)
+    result = evaluate(candidate, dataset, targets, look)
+    path = vault.revealed_path(session)
+    path.parent.mkdir(exist_ok=True, mode=OWNER_ONLY_DIRECTORY)
+    write_json(path, result.model_dump(), OWNER_ONLY)
+    return result
+
+
+def load_candidate(directory: Path, dataset: PreparedDataset) -> Candidate:
+    """The model and priors of a finished trial, on its device if that is here. Raises TrialError."""
+    result = read_result(directory)
+    if result is None or result.status != "finished":
+        raise TrialError(f"trial {directory.name} has not finished; only a finished trial can be examined")
+    spec = read_spec(directory)
+    if spec.threads:
+        torch.set_num_threads(spec.threads)
+    device = "cuda" if spec.device != "cpu" and torch.cuda.is_available() else "cpu"
+    model, config = load_checkpoint(directory / CHECKPOINT)
+    if model.num_items != dataset.num_items:
+        raise TrialError(
+            f"trial {directory.name} scores {model.num_items} items, {dataset.name} has {dataset.num_items}: "
+            "it was trained on another dataset"
+        )
+    return Candidate(spec, model.to(device), config, ScorePriors.from_dataset(dataset, config, device))
+
+
+def evaluate(candidate: Candidate, dataset: PreparedDataset, targets: Targets, look: Look) -> TestResult:
+    """Rank every user's test item after his train and validation events."""
+    ranks, ties = evaluate_targets(
+        candidate.model,
+        candidate.config,
+        histories_before_test(dataset),
+        targets.items,
+        candidate.priors,
+        dataset.num_items,
+    )
+    gains = ndcg_per_user(ranks)
+    return TestResult(
+        session=look.session,
+        trial=candidate.spec.trial,
+        dataset=dataset.name,
+        dataset_id=dataset.dataset_id,
+        metrics=metrics_from_ranks(ranks),
+        ndcg10_se=float(gains.std(ddof=1) / len(gains) ** 0.5) if len(gains) > 1 else 0.0,
+        ties=ties,
+        num_users=len(ranks),
+        look=look.look,
+        fingerprint_short=targets.fingerprint[:FINGERPRINT_DIGITS],
+        at=look.at,
+    )
+
+
+def histories_before_test(dataset: PreparedDataset) -> Histories:
+    """Train events and validation item: items (num_train_events + num_users,), offsets (num_users + 1,)."""
+    items = np.insert(dataset.items, dataset.offsets[1:], dataset.valid_items)
+    return items, dataset.offsets + np.arange(dataset.num_users + 1)
+
+
+def main() -> int:
+    """Parse the command line, examine, and say on stdout what the caller can mend."""
+    parser = argparse.ArgumentParser(prog="virtualmle.examiner.main", description="Take a session's one look.")
+    for name in ("home", "trial", "dataset"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--session", required=True)
+    parser.add_argument("--key-file", type=Path)
+    given = parser.parse_args()
+    try:
+        examine(given.home, given.session, given.trial, given.dataset, given.key_file)
+    except VirtualMLEError as error:
+        print(json.dumps({"error": str(error)}))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

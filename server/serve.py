@@ -1,0 +1,34 @@
+"""Serving over stdio or HTTP until told to stop. The wire is stdout or the socket; every log line goes to stderr."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Literal
+
+from ..tools.workspace import Settings
+from .app import build_server
+from .streamable_http import serve_http
+
+Transport = Literal["stdio", "http"]
+
+
+def serve(
+    home: Path,
+    settings: Settings | None = None,
+    transport: Transport = "stdio",
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    token: str | None = None,
+) -> None:
+    """Serve `home` until the client closes stdin (stdio) or a signal ends the process (http).
+
+    token: bearer token that HTTP clients must send; required for a host that other machines can reach, and without
+    use over stdio, where whoever starts the server is its client. Raises ServerError for a missing or weak token and
+    for a port in use, and whatever `build_server` raises.
+    """
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("virtualmle").setLevel(logging.INFO)
+    if transport == "http":
+        serve_http(home, settings, host, port, token)
+    else:
+        build_server(home, settings).run("stdio")

@@ -1,0 +1,120 @@
+"""Streamable HTTP: on loopback by default, behind a bearer token wherever other machines can reach it."""
+
+import errno
+import hmac
+import ipaddress
+import logging
+import socket
+from functools import partial
+from pathlib import Path
+
+import anyio
+import uvicorn
+from mcp.server.auth.provider import AccessToken, TokenVerifier
+from mcp.server.auth.settings import AuthSettings
+from mcp.server.transport_security import TransportSecuritySettings
+from pydantic import AnyHttpUrl
+
+from ..data.errors import ServerError
+from ..tools.workspace import Settings
+from .app import build_server
+
+logger = logging.getLogger(__name__)
+
+PATH = "/mcp"
+LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
+MIN_TOKEN_LENGTH = 16  # characters: too long to try out over a network
+BACKLOG = 128  # connections waiting to be accepted; one agent opens a handful
+SHUTDOWN_SECONDS = 3.0  # open streams are cut then; trials run on, and clients connect again
+
+
+class BearerToken(TokenVerifier):
+    """Admits whoever knows the one token."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token.encode()
+
+    async def verify_token(self, token: str) -> AccessToken | None:
+        """The access that `token` gives, or None."""
+        if not hmac.compare_digest(token.encode(), self._token):  # takes as long for a near miss as for a far one
+            return None
+        return AccessToken(token=token, client_id="bearer", scopes=[])
+
+
+def serve_http(home: Path, settings: Settings | None, host: str, port: int, token: str | None) -> None:
+    """Serve until a signal ends the process. Raises ServerError before anything is served."""
+    check_token(host, token)
+    with listen(host, port) as listener:
+        url = base_url(host, listener.getsockname()[1])
+        server = build_server(
+            home,
+            settings,
+            auth=AuthSettings(issuer_url=AnyHttpUrl(url), resource_server_url=None) if token else None,
+            token_verifier=BearerToken(token) if token else None,
+        )
+        app = server.streamable_http_app(
+            streamable_http_path=PATH, host=host, transport_security=transport_security(host)
+        )
+        config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=int(SHUTDOWN_SECONDS))
+        logger.info("serving MCP at %s%s", url, PATH)
+        anyio.run(partial(uvicorn.Server(config).serve, sockets=[listener]))
+
+
+def check_token(host: str, token: str | None) -> None:
+    """Refuse a host that other machines can reach without a token, and a token that can be guessed (ServerError)."""
+    if token is None and not is_loopback(host):
+        raise ServerError(
+            f"host={host!r} can be reached from other machines, and whoever reaches it can spend your compute; "
+            "give a bearer token, or serve on 127.0.0.1"
+        )
+    if token is not None and len(token) < MIN_TOKEN_LENGTH:
+        raise ServerError(
+            f"the bearer token has {len(token)} characters; take at least {MIN_TOKEN_LENGTH}, for instance from "
+            "python -c 'import secrets; print(secrets.token_urlsafe())'"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket, taken before the server starts so that a port in use is one clear sentence (ServerError)."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise ServerError(f"host={host!r} is not an address of this machine ({error.strerror}); see --host") from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # at once after a restart
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ServerError(f"port {port} on {host} is in use; choose another with --port, or 0 for any") from None
+        raise ServerError(f"cannot listen on {host} port {port} ({error.strerror}); choose others") from None
+    return listener
+
+
+def base_url(host: str, port: int) -> str:
+    """http://HOST:PORT, an IPv6 host in brackets."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def transport_security(host: str) -> TransportSecuritySettings:
+    """Which Host and Origin headers are served: a web page whose name was re-bound to this address gets a 421.
+
+    A server on every address (0.0.0.0, ::) cannot know its names; there the token keeps such pages out.
+    """
+    if host in ("0.0.0.0", "::"):
+        return TransportSecuritySettings(enable_dns_rebinding_protection=False)
+    names = sorted({*LOOPBACK_NAMES, f"[{host}]" if ":" in host else host})
+    return TransportSecuritySettings(
+        allowed_hosts=[f"{name}:*" for name in names],
+        allowed_origins=[f"http://{name}:*" for name in names],
+    )

@@ -1,0 +1,166 @@
+"""A session as the tools describe it, over a made-up response surface: what planning is tested on, without training.
+
+Only the numbers are invented. The action space, the keep rule, duplicates and patience are those of the sandbox.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from virtualmle.agents.base import Action, Finalize, Reflect, Refusal, RunTrial, Situation, WaitTrial
+from virtualmle.models.config import TrialConfig
+from virtualmle.sandbox.action_space import effective
+from virtualmle.sandbox.conditions import parse_condition
+from virtualmle.sandbox.protocol import load_protocol
+
+SPACE = load_protocol().space
+SE = 0.0005
+Surface = Callable[[TrialConfig], float]
+
+
+def smooth(config: TrialConfig) -> float:
+    """NDCG@10 with an optimum at lr 1e-3, dropout .35, transition_weight 8 and full_softmax; the rest does nothing."""
+    score = 0.05
+    score -= 0.004 * abs(math.log10(config.lr / 1e-3))
+    score -= 0.01 * abs(config.dropout - 0.35)
+    score += 0.006 * math.exp(-(((config.transition_weight - 8) / 8) ** 2))
+    return score + (0.003 if config.loss == "full_softmax" else 0.0)
+
+
+class World:
+    """One session. `act` takes an agent's action; `situation` is what the tools would say now."""
+
+    def __init__(
+        self,
+        surface: Surface = smooth,
+        *,
+        backbone: str = "sasrec",
+        trials_max: int = 30,
+        patience: int = 1000,
+        knobs: set[str] | None = None,
+        prior: list[dict[str, Any]] | None = None,
+        reflection: bool = True,
+        avoid: str | None = None,
+    ) -> None:
+        self.surface, self.backbone, self.trials_max, self.patience = surface, backbone, trials_max, patience
+        self.space = SPACE.model_copy(
+            update={"entries": tuple(k for k in SPACE.entries if knobs is None or k.name in knobs)}
+        )
+        self.prior, self.reflection = prior or [], reflection
+        self.avoid = parse_condition(avoid) if avoid else None
+        self.trials: list[dict[str, Any]] = []
+        self.configs: dict[str, TrialConfig] = {}
+        self.reflections: list[Reflect] = []
+        self.refused: list[Refusal] = []
+        self.incumbent: str | None = None
+        self.running: str | None = None
+        self.over: Finalize | None = None
+
+    def act(self, action: Action) -> None:
+        """Do what the server would do; invalid actions raise, as there."""
+        match action:
+            case RunTrial():
+                self._run(action)
+            case Reflect():
+                assert action.trial == self._pending()
+                self._row(action.trial)["reflected"] = True
+                self.reflections.append(action)
+            case WaitTrial(trial):
+                assert trial == self.running
+                self.running = None
+            case Finalize():
+                self.over = action
+
+    def base(self, name: str) -> TrialConfig:
+        """The configuration behind a base."""
+        if name == "incumbent" and self.incumbent:
+            return self.configs[self.incumbent]
+        return self.configs[name] if name in self.configs else self.space.default(self.backbone)
+
+    def _run(self, action: RunTrial) -> None:
+        assert self.running is None and self._pending() is None and not self._stop()
+        base = self.base(action.base)
+        config = self.space.resolve(base, action.changes)
+        if any(effective(config) == effective(other) for other in self.configs.values()):
+            self.refused.append(Refusal(action.changes, action.base, "already tried"))
+        elif self.avoid and self.avoid.matches(config) and not self.avoid.matches(base):
+            self.refused.append(Refusal(action.changes, action.base, "a discard heuristic applies"))
+        else:
+            self.refused.clear()
+            self._finish(action, base, config)
+
+    def _finish(self, action: RunTrial, base: TrialConfig, config: TrialConfig) -> None:
+        handle = f"t{len(self.trials) + 1:03d}"
+        score, first = self.surface(config), not self.trials
+        row = {
+            "trial": handle, "number": len(self.trials) + 1, "changes": action.changes,
+            "base": self.incumbent if action.base == "incumbent" and self.incumbent else "default",
+            "settings": self.space.differences(config), "reflected": False,
+        }  # fmt: skip
+        if math.isnan(score):
+            row |= {"status": "crashed", "verdict": "crash", "metrics": {}}
+        else:
+            best = self.surface(self.configs[self.incumbent]) if self.incumbent else None
+            verdict = "keep" if best is None or (score - best) / SE >= 1 else "discard"
+            delta = None if first else score - self.surface(base)
+            row |= {
+                "status": "finished", "verdict": verdict, "metrics": {"ndcg@10": score}, "ndcg10_se": SE,
+                "base_delta": delta, "base_delta_se": None if delta is None else SE, "best_epoch": 9,
+            }  # fmt: skip
+        self.trials.append(row)
+        self.configs[handle] = config
+        if row["verdict"] == "keep":
+            self.incumbent = handle
+
+    def _row(self, handle: str) -> dict[str, Any]:
+        return next(row for row in self.trials if row["trial"] == handle)
+
+    def _pending(self) -> str | None:
+        finished = [row for row in self.trials if row["status"] == "finished"]
+        return finished[-1]["trial"] if self.reflection and finished and not finished[-1]["reflected"] else None
+
+    def _stop(self) -> str:
+        kept = max((row["number"] for row in self.trials if row["verdict"] == "keep"), default=0)
+        if len(self.trials) >= self.trials_max:
+            return "all trials of the budget are used"
+        return "patience" if len(self.trials) - kept >= self.patience else ""
+
+    @property
+    def situation(self) -> Situation:
+        """What an agent is given now."""
+        budget = {
+            "trials_used": len(self.trials), "trials_max": self.trials_max,
+            "train_seconds_used": 0.0, "train_seconds_max": 1e6,
+        }  # fmt: skip
+        brief = {
+            "session": "s", "dataset": "d", "backbone": self.backbone, "budget": budget, "prior": self.prior,
+            "action_space": self.space.describe(self.backbone), "profile": {"users": 100}, "incumbent": self.incumbent,
+        }  # fmt: skip
+        stop = self._stop()
+        state = {
+            "session": "s", "dataset": "d", "backbone": self.backbone, "state": "open", "budget": budget,
+            "incumbent": self.incumbent, "pending_reflection": self._pending(), "running": self.running,
+            "stop": {"stop": bool(stop), "reason": stop}, "with_reflection": self.reflection, "with_memory": True,
+            "effects": {}, "best": [], "untried": {},
+        }  # fmt: skip
+        trajectory = {"session": "s", "trials": [dict(row) for row in self.trials], "reflections": []}
+        return Situation(brief, state, trajectory, tuple(self.refused))
+
+    def play(self, agent: Any, limit: int = 400) -> "World":
+        """Let an agent act until it finalizes."""
+        for _ in range(limit):
+            if self.over:
+                return self
+            self.act(agent.act(self.situation))
+        raise AssertionError(f"not finalized after {limit} actions")
+
+    @property
+    def best(self) -> float:
+        """The best score reached."""
+        return max(row["metrics"]["ndcg@10"] for row in self.trials if row["metrics"])
+
+
+def stopped(situation: Situation) -> Situation:
+    """The same situation after a stop rule has spoken."""
+    return replace(situation, state={**situation.state, "stop": {"stop": True, "reason": "patience"}})

@@ -1,0 +1,118 @@
+"""What every agent must do, whatever its planning: the engine refuses nothing of it, and nothing is tried twice."""
+
+from dataclasses import replace
+
+import pytest
+
+from tests.agents_world import World, smooth, stopped
+from virtualmle.agents.base import Agent, Finalize, Reflect, RunTrial, WaitTrial
+from virtualmle.agents.registry import AGENTS, make_agent
+from virtualmle.data.errors import ConfigError
+from virtualmle.models.config import TrialConfig
+from virtualmle.sandbox.action_space import effective
+
+pytestmark = pytest.mark.parametrize("name", sorted(AGENTS))
+
+
+@pytest.fixture
+def agent(name: str) -> Agent:
+    return make_agent(name, seed=7)
+
+
+@pytest.mark.parametrize("backbone", ["sasrec", "hstu"])
+def test_a_session_runs_to_its_end_with_valid_and_different_configurations(agent: Agent, backbone: str) -> None:
+    world = World(backbone=backbone, trials_max=40).play(agent)  # World raises for what the action space refuses
+    assert len(world.trials) == 40
+    acting = [effective(config) for config in world.configs.values()]
+    assert all(acting.count(one) == 1 for one in acting)
+
+
+def test_the_plain_default_is_measured_first(agent: Agent) -> None:
+    assert agent.act(World().situation) == RunTrial({}, "default", agent.act(World().situation).hypothesis)  # type: ignore[union-attr]
+
+
+def test_a_pending_reflection_comes_before_the_next_trial(agent: Agent) -> None:
+    world = World()
+    world.act(agent.act(world.situation))
+    action = agent.act(world.situation)
+    assert isinstance(action, Reflect) and action.trial == "t001" and action.lesson
+
+
+def test_without_reflections_none_is_written(agent: Agent) -> None:
+    world = World(reflection=False, trials_max=6).play(agent)
+    assert len(world.trials) == 6 and not world.reflections
+
+
+def test_a_running_trial_is_waited_for(agent: Agent) -> None:
+    world = World()
+    world.running = "t001"
+    assert agent.act(world.situation) == WaitTrial("t001")
+
+
+def test_the_session_is_finalized_when_a_stop_rule_speaks(agent: Agent) -> None:
+    world = World(trials_max=3, reflection=False)
+    while len(world.trials) < 2:
+        world.act(agent.act(world.situation))
+    action = agent.act(stopped(world.situation))
+    assert isinstance(action, Finalize) and "0.0" in action.summary
+
+
+def test_a_session_that_is_no_longer_open_is_finalized_again(agent: Agent) -> None:
+    situation = World().situation
+    frozen = replace(situation, state={**situation.state, "state": "frozen"})
+    assert isinstance(agent.act(frozen), Finalize)
+
+
+def test_trials_that_admission_refuses_are_given_up_for_others(agent: Agent) -> None:
+    world = World(avoid="lr >= 0.0004", trials_max=15).play(agent)
+    assert len(world.trials) == 15
+    assert all(config.lr < 0.0004 for config in world.configs.values())
+
+
+def test_crashed_trials_end_neither_the_session_nor_are_they_repeated(agent: Agent) -> None:
+    def fragile(config: TrialConfig) -> float:
+        return float("nan") if config.lr > 5e-4 or config.num_blocks > 1 else smooth(config)
+
+    world = World(fragile, trials_max=15).play(agent)
+    assert len({str(row["settings"]) for row in world.trials}) == 15
+
+
+def test_a_crash_of_the_default_ends_nothing(agent: Agent) -> None:
+    world = World(lambda config: float("nan") if config.lr == 3e-4 else 0.05, trials_max=20).play(agent)
+    assert len(world.trials) == 20
+
+
+def test_the_same_situation_gives_the_same_action_in_a_new_process(agent: Agent, name: str) -> None:
+    world = World(trials_max=12)
+    while not world.over:
+        action = agent.act(world.situation)
+        assert make_agent(name, seed=7).act(world.situation) == action
+        world.act(action)
+
+
+def test_only_knobs_that_the_user_left_open_are_turned(agent: Agent) -> None:
+    world = World(knobs={"lr", "dropout"}, trials_max=12).play(agent)
+    assert {knob for row in world.trials for knob in row["changes"]} <= {"lr", "dropout"}
+
+
+def test_a_space_with_nothing_left_to_try_ends_the_session(agent: Agent) -> None:
+    world = World(knobs={"tie_embeddings"}, trials_max=30).play(agent)
+    assert [row["changes"] for row in world.trials] == [{}, {"tie_embeddings": True}]
+
+
+def test_a_space_without_knobs_ends_after_the_default(agent: Agent) -> None:
+    assert len(World(knobs=set()).play(agent).trials) == 1
+
+
+def test_without_memory_the_last_trial_is_all_that_is_remembered(agent: Agent) -> None:
+    world = World(trials_max=6)
+    while not world.over:
+        situation = world.situation.without_memory()
+        assert len(situation.trajectory["trials"]) <= 1 and not situation.brief["prior"]
+        world.act(agent.act(situation))
+    assert len(world.trials) == 6
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones(name: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        make_agent("oracle", 0)

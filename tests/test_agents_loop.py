@@ -1,0 +1,116 @@
+"""The loop drives a real server and real trials: to the end, through interruptions, and past refusals."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mcp import Client
+from mcp.types import Implementation
+
+from tests.quick_home import environment, quick_home
+from virtualmle.agents.base import Action, Agent, RunTrial, Situation
+from virtualmle.agents.duties import duty
+from virtualmle.agents.engineer import Engineer
+from virtualmle.agents.events import (
+    Event,
+    Finalized,
+    Reflected,
+    SessionOpened,
+    TrialFinished,
+    TrialRefused,
+    TrialStarted,
+)
+from virtualmle.agents.loop import MAX_REFUSALS, run_agent
+from virtualmle.data.errors import AdmissionError, SessionError
+from virtualmle.memory.store import Memory
+from virtualmle.server.app import build_server
+from virtualmle.server.waits import OVERRIDE
+from virtualmle.tools.workspace import Settings
+
+pytestmark = pytest.mark.anyio
+CLIENT = Implementation(name="virtualmle-engineer", version="1")
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def importable_by_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
+
+
+class Stopped(Exception):
+    """Stands for whatever ends a process in the middle."""
+
+
+async def drive(home: Path, agent: Agent, on_event: Any = lambda _: None, **options: Any) -> dict[str, Any]:
+    """One run over an in-memory connection; what it raises is raised outside of the client's task groups."""
+    failure: BaseException
+    async with Client(
+        build_server(home, Settings(threads=1, **options.pop("settings", {}))), client_info=CLIENT
+    ) as client:
+        try:
+            return await run_agent(client, agent, "demo", "sasrec", on_event=on_event, **options)
+        except (Stopped, SessionError, AdmissionError) as error:
+            failure = error
+    raise failure
+
+
+def story(home: Path, session: str) -> list[Any]:
+    """What a session came to, without times."""
+    with Memory(home / "memory.db") as memory:
+        trials = memory.trials(session)
+        lessons = [(r.trial, r.helped, r.lesson) for r in memory.reflections(session)]
+    return [[(t.base, t.changes, t.outcome.metrics if t.outcome else None) for t in trials], lessons]
+
+
+async def test_an_interrupted_session_goes_on_to_the_same_end_as_an_uninterrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Event] = []
+    whole = quick_home(tmp_path / "whole")
+    result = await drive(whole, Engineer(5), seen.append)
+    assert (result["state"], result["look"]) == ("revealed", 1)
+    assert 0 < result["test"]["ndcg@10"] < 1
+    kinds = [type(event) for event in seen if type(event) in (SessionOpened, TrialStarted, TrialFinished, Reflected)]
+    assert kinds == [SessionOpened, *[TrialStarted, TrialFinished, Reflected] * 2]
+    assert isinstance(seen[-1], Finalized)
+
+    def stop_at_second(event: Event) -> None:
+        if isinstance(event, TrialStarted) and event.trial == "t002":
+            raise Stopped
+
+    monkeypatch.setenv(OVERRIDE, "0.2")  # a server that lets nobody wait for long: the loop waits again and again
+    broken = quick_home(tmp_path / "broken")
+    with pytest.raises(Stopped):
+        await drive(broken, Engineer(5), stop_at_second)
+    resumed: list[Event] = []
+    again = await drive(broken, Engineer(5), resumed.append, session=result["session"])
+    assert story(broken, again["session"]) == story(whole, result["session"])
+    assert next(event.resumed for event in resumed if isinstance(event, SessionOpened))
+    assert again["test"] == result["test"]
+
+    with pytest.raises(SessionError, match="has been finalized"):
+        await drive(broken, Engineer(5), session=result["session"])
+
+
+class Stubborn(Agent):
+    """Asks for the default for ever."""
+
+    def act(self, situation: Situation) -> Action:
+        return duty(situation) or RunTrial({}, "default")
+
+
+async def test_an_agent_that_repeats_itself_is_stopped_after_a_bounded_number_of_refusals(tmp_path: Path) -> None:
+    refused: list[Event] = []
+    with pytest.raises(AdmissionError, match="already tried as t001"):
+        await drive(quick_home(tmp_path / "home"), Stubborn(0), refused.append, settings={"with_reflection": False})
+    assert sum(isinstance(event, TrialRefused) for event in refused) == MAX_REFUSALS
+
+
+async def test_what_a_tool_refuses_arrives_as_its_plain_sentence(tmp_path: Path) -> None:
+    with pytest.raises(SessionError) as refusal:
+        await drive(tmp_path, Engineer(0), session="nowhere-sasrec-1")
+    assert "nowhere-sasrec-1" in str(refusal.value) and "Error executing tool" not in str(refusal.value)

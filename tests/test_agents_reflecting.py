@@ -1,0 +1,105 @@
+"""Reflections, rules and summaries say what was measured, and no more."""
+
+from typing import Any
+
+import pytest
+
+from tests.agents_world import World
+from virtualmle.agents.base import Situation
+from virtualmle.agents.duties import close
+from virtualmle.agents.engineer import Engineer
+from virtualmle.agents.reflecting import reflect_on, summarise
+from virtualmle.sandbox.conditions import parse_condition
+
+
+def situation_with(
+    changes: dict[str, Any], z: float | None, *, earlier: dict[str, Any] | None = None, reflection: bool = True
+) -> Situation:
+    """A default, maybe an earlier trial of z 3 over it, and a last trial with these changes and this z."""
+    rows = [_row("t001", {}, None)]
+    if earlier:
+        rows.append(_row("t002", earlier, 3.0))
+    rows.append(_row(f"t{len(rows) + 1:03d}", changes, z))
+    world = World()
+    world.trials, world.incumbent, world.reflection = rows, "t001", reflection
+    return world.situation
+
+
+def _row(handle: str, changes: dict[str, Any], z: float | None) -> dict[str, Any]:
+    return {
+        "trial": handle, "number": int(handle[1:]), "base": "default", "changes": changes, "settings": changes,
+        "status": "finished", "verdict": "discard", "metrics": {"ndcg@10": 0.05}, "reflected": False,
+        "base_delta": None if z is None else z * 0.001, "base_delta_se": None if z is None else 0.001,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("z", "helped"), [(1.0, "yes"), (0.99, "unclear"), (0.0, "unclear"), (-1.0, "no")])
+def test_helped_is_judged_at_one_standard_error(z: float, helped: str) -> None:
+    assert reflect_on(situation_with({"lr": 0.001}, z), "t002").helped == helped
+
+
+def test_without_a_comparison_nothing_is_claimed() -> None:
+    reflection = reflect_on(situation_with({}, None), "t001")
+    assert (reflection.helped, reflection.rule) == ("unclear", None)
+
+
+def test_the_dimension_is_that_of_the_changed_knob() -> None:
+    assert reflect_on(situation_with({"transition_weight": 8.0}, 2.0), "t002").dimension == "scoring"
+
+
+def test_a_lesson_holds_the_figures_and_names_the_trial_as_evidence() -> None:
+    reflection = reflect_on(situation_with({"lr": 0.001}, 2.5), "t002")
+    assert "+0.00250 ± 0.00100 (z +2.5)" in reflection.lesson
+    assert reflection.evidence == ("t002",)
+
+
+def test_several_knobs_at_once_are_said_to_be_confounded_and_give_no_rule() -> None:
+    reflection = reflect_on(situation_with({"lr": 0.001, "dropout": 0.5}, 9.0), "t002")
+    assert "effect of each one alone is not known" in reflection.lesson and reflection.rule is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "z", "kind", "condition"),
+    [
+        pytest.param({"lr": 0.001}, 2.0, "prefer", "lr >= 0.001", id="up helped"),
+        pytest.param({"lr": 0.0001}, 2.0, "prefer", "lr <= 0.0001", id="down helped"),
+        pytest.param({"dropout": 0.5}, -2.0, "avoid", "dropout >= 0.5", id="up hurt"),
+        pytest.param({"loss": "full_softmax"}, 3.0, "prefer", "loss == full_softmax", id="choice"),
+        pytest.param({"tie_embeddings": True}, -3.0, "avoid", "tie_embeddings == true", id="truth value"),
+    ],
+)
+def test_a_clear_effect_becomes_a_rule_with_a_condition_that_parses(
+    changes: dict[str, Any], z: float, kind: str, condition: str
+) -> None:
+    rule = reflect_on(situation_with(changes, z), "t002").rule
+    assert rule is not None
+    assert (rule["kind"], rule["condition"]) == (kind, condition)
+    assert str(parse_condition(rule["condition"])) == condition
+
+
+def test_an_effect_below_two_standard_errors_is_no_rule() -> None:
+    assert reflect_on(situation_with({"lr": 0.001}, 1.9), "t002").rule is None
+
+
+def test_the_same_claim_is_not_made_twice() -> None:
+    assert reflect_on(situation_with({"lr": 0.002}, 3.0, earlier={"lr": 0.001}), "t003").rule is None
+    assert reflect_on(situation_with({"lr": 0.002}, -3.0, earlier={"lr": 0.001}), "t003").rule is not None
+
+
+def test_the_summary_tells_what_helped_what_hurt_and_what_did_not_matter() -> None:
+    summary = summarise(World(trials_max=25).play(Engineer(0)).situation)
+    helped, rest = summary.split("Helped: ")[1].split("Hurt: ")
+    hurt, nothing = rest.split("Made no measurable difference: ")
+    assert "transition_weight 0.0→8.0" in helped and "lr 0.001→" in hurt and "num_blocks 1→2" in nothing
+    assert "from 0.04862 for the plain default" in summary
+
+
+def test_rules_are_left_to_finalize_only_where_reflections_are_off() -> None:
+    assert not close(situation_with({"lr": 0.001}, 3.0)).rules
+    rules = close(situation_with({"lr": 0.001}, 3.0, reflection=False)).rules
+    assert [rule["condition"] for rule in rules] == ["lr >= 0.001"]
+
+
+def test_the_summary_of_a_session_in_which_nothing_finished_says_so() -> None:
+    world = World(lambda _: float("nan"), trials_max=2).play(Engineer(0))
+    assert world.over and "None of 2 trials finished" in world.over.summary

@@ -1,0 +1,99 @@
+"""What the doctor finds when something is wrong."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.quick_home import QUICK_SANDBOX
+from virtualmle.cli import checks
+from virtualmle.cli.app import main
+from virtualmle.cli.checks import Finding, run_checks
+from virtualmle.data.catalogue import Catalogue
+from virtualmle.examiner.vault import Vault
+
+
+@pytest.fixture(autouse=True)
+def quick_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch itself is looked at in test_cli_sessions.py, once; here it would cost seconds per test."""
+    probe = 'print(\'{"torch": "2", "triton": null, "threads": 1, "cuda": null, "device": null}\')'
+    monkeypatch.setattr(checks, "TORCH_PROBE", probe)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A home with the demo dataset."""
+    Catalogue(tmp_path).ensure_demo(Vault(tmp_path).public_key())
+    return tmp_path
+
+
+def found(home: Path, check: str) -> Finding:
+    return next(finding for finding in run_checks(home) if finding.check == check)
+
+
+def test_a_new_home_is_in_order_and_left_as_it_was(tmp_path: Path) -> None:
+    assert {finding.status for finding in run_checks(tmp_path / "new")} <= {"ok", "warn"}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_test_targets_in_the_open_are_found(home: Path) -> None:
+    assert found(home, "plain targets").status == "ok"
+    dataset = home / ".virtualmle" / "data" / "demo"
+    (dataset / "test_items.npy").write_bytes(b"\x93NUMPY")
+    planted = found(home, "plain targets")
+    assert planted.status == "fail" and "demo/test_items.npy" in planted.detail
+
+
+@pytest.mark.parametrize(
+    "content", [b"\x93NUMPY and so on", b"\x07\x00\x00\x00" * 1000], ids=["array file", "raw int32"]
+)
+def test_a_sealed_file_that_is_no_ciphertext_is_found(home: Path, content: bytes) -> None:
+    (home / ".virtualmle" / "data" / "demo" / "test.sealed").write_bytes(content)
+    assert found(home, "plain targets").status == "fail"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX")
+@pytest.mark.parametrize("name", ["", "private_key"])
+def test_a_vault_that_others_can_read_is_found(home: Path, name: str) -> None:
+    assert found(home, "vault").status == "ok"
+    (home / ".virtualmle" / "vault" / name).chmod(0o755)
+    assert found(home, "vault").status == "fail"
+
+
+def test_a_malformed_protocol_fails_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "SANDBOX.md").write_text(QUICK_SANDBOX.replace("patience = 10", "patience = 0"))
+    finding = found(tmp_path, "protocol")
+    assert finding.status == "fail" and "SANDBOX.md:" in finding.detail
+
+
+def test_a_damaged_memory_fails(tmp_path: Path) -> None:
+    (tmp_path / "memory.db").write_bytes(b"not a database" * 100)
+    assert found(tmp_path, "memory").status == "fail"
+
+
+def test_a_torch_that_cannot_be_imported_fails_without_ending_the_doctor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "TORCH_PROBE", "raise ImportError('libcudart is missing')")
+    assert "libcudart is missing" in found(tmp_path, "torch").detail
+    assert found(tmp_path, "memory").status == "ok"
+
+
+def test_variables_that_a_stdio_server_would_not_get_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    finding = found(tmp_path, "environment")
+    assert finding.status == "warn" and '"CUDA_VISIBLE_DEVICES": "1"' in finding.detail
+
+
+def test_a_key_kept_elsewhere_is_recognised(tmp_path: Path) -> None:
+    Vault(tmp_path).use_operator_key(bytes(range(32)))
+    assert found(tmp_path, "isolation").detail.startswith("L3")
+
+
+def test_the_command_exits_with_one_and_a_table_when_a_check_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "memory.db").write_bytes(b"not a database" * 100)
+    with pytest.raises(SystemExit) as left:
+        main(["doctor", "--home", str(tmp_path)])
+    assert left.value.code == 1 and "fail" in capsys.readouterr().out

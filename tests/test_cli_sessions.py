@@ -1,0 +1,127 @@
+"""Whole sessions from the command line, in processes of their own: tune, interrupt, resume, look, report, doctor."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.quick_home import environment, quick_home
+from virtualmle.cli.app import main
+
+BASE = [sys.executable, "-P", "-m", "virtualmle"]
+Say = Callable[..., str]
+
+
+def virtualmle(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*BASE, *arguments], env=environment(), capture_output=True, text=True, timeout=240, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], str]:
+    """A home with one finalized session, its result, and what tune wrote on stderr."""
+    home = quick_home(tmp_path_factory.mktemp("tuned"))
+    done = virtualmle("tune", "demo", "--agent", "random", "--threads", "1", "--home", str(home), "--json")
+    assert done.returncode == 0, done.stderr
+    return home, json.loads(done.stdout), done.stderr
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str], tuned: tuple[Path, dict[str, Any], str]) -> Say:
+    """The standard output of a command over the tuned home, which must succeed."""
+
+    def command(*arguments: str) -> str:
+        with pytest.raises(SystemExit) as left:
+            main([*arguments, "--home", str(tuned[0])])
+        captured = capsys.readouterr()
+        assert left.value.code in (0, None), captured.err
+        return captured.out
+
+    return command
+
+
+def test_tune_prints_validation_and_test_figures_and_writes_a_report(tuned: tuple[Path, dict[str, Any], str]) -> None:
+    home, result, _ = tuned
+    assert (result["session"], result["state"], result["look"]) == ("demo-sasrec-1", "revealed", 1)
+    assert 0 < result["validation"]["ndcg@10"] < 1 and 0 < result["test"]["ndcg@10"] < 1
+    assert result["selection_inflation"] > 0
+    report = Path(result["report"])
+    assert report.is_relative_to(home) and "demo-sasrec-1" in report.read_text(encoding="utf-8")
+
+
+def test_progress_goes_to_stderr_as_plain_lines_where_there_is_no_terminal(
+    tuned: tuple[Path, dict[str, Any], str],
+) -> None:
+    lines = tuned[2].splitlines()
+    assert lines[0].startswith("registered demo: ") and lines[1].startswith("opened demo-sasrec-1: sasrec on demo")
+    assert [line.split()[0] for line in lines if line.startswith("t0")] == ["t001/2", "t002/2"]
+    assert lines[-1].startswith("finalized demo-sasrec-1") and "\x1b" not in tuned[2]
+
+
+def test_sessions_are_listed_and_shown(say: Say) -> None:
+    assert "demo-sasrec-1" in say("sessions", "list")
+    (listed,) = json.loads(say("sessions", "list", "--json"))["sessions"]
+    assert (listed["state"], listed["trials"]) == ("revealed", 2)
+    assert "NDCG@10" in say("sessions", "show", "demo-sasrec-1")
+    shown = json.loads(say("sessions", "show", "demo-sasrec-1", "--json"))
+    assert [trial["handle"] for trial in shown["trials"]] == ["t001", "t002"]
+    assert shown["session"]["client"] == "virtualmle-random"
+
+
+def test_memory_is_listed_searched_and_shown(say: Say) -> None:
+    assert "demo-sasrec-1" in say("memory", "list")
+    assert json.loads(say("memory", "list", "--json"))["summaries"] == ["demo-sasrec-1"]
+    found = json.loads(say("memory", "search", "plain", "default", "--json"))
+    assert {"reflection", "summary"} <= {row["source"] for row in found}
+    assert "[summary" in say("memory", "search", "sasrec")
+    assert "nothing found" in say("memory", "search", "zebra")
+    shown = json.loads(say("memory", "show", "demo-sasrec-1"))
+    assert shown["summary"]["text"].startswith("sasrec on demo") and len(shown["reflections"]) == 2
+
+
+def test_tools_can_be_called_without_a_server(say: Say) -> None:
+    assert json.loads(say("call", "list_sessions"))["sessions"][0]["session"] == "demo-sasrec-1"
+    view = json.loads(say("call", "read_memory", '{"session": "demo-sasrec-1", "view": "trajectory"}'))
+    assert len(view["content"]["trials"]) == 2
+
+
+def test_the_report_is_written_again_on_demand(say: Say, tuned: tuple[Path, dict[str, Any], str]) -> None:
+    Path(tuned[1]["report"]).unlink()
+    assert Path(say("report", "demo-sasrec-1").strip()) == Path(tuned[1]["report"])
+    assert Path(tuned[1]["report"]).exists()
+
+
+def test_the_doctor_finds_a_used_home_in_order(say: Say) -> None:
+    findings = {finding["check"]: finding for finding in json.loads(say("doctor", "--json"))}
+    assert {finding["status"] for finding in findings.values()} <= {"ok", "warn"}
+    assert {"python", "torch", "cuda", "threads", "home", "memory", "protocol", "environment", "vault", "plain targets",
+            "isolation"} <= set(findings)  # fmt: skip
+    assert findings["memory"]["detail"].startswith("1 sessions") and "L1" in findings["isolation"]["detail"]
+
+
+def test_an_interrupted_tune_says_how_to_resume_and_resuming_ends_it(tmp_path: Path) -> None:
+    home = quick_home(tmp_path / "home")
+    command = [*BASE, "tune", "demo", "--threads", "1", "--seed", "3", "--home", str(home)]
+    with subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True) as tuning:
+        assert tuning.stderr is not None
+        for line in tuning.stderr:
+            if line.startswith("t001/"):
+                tuning.send_signal(signal.SIGINT)
+                break
+        told = tuning.stderr.read()
+        assert tuning.wait(timeout=120) == 130, told
+    assert f"virtualmle sessions resume demo-sasrec-1 --home {home}" in told and "Traceback" not in told
+
+    resumed = virtualmle("sessions", "resume", "demo-sasrec-1", "--threads", "1", "--home", str(home))
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resumed demo-sasrec-1" in resumed.stderr and "t002/2" in resumed.stderr
+    assert "look 1" in resumed.stdout and "report: " in resumed.stdout
+
+    again = virtualmle("sessions", "resume", "demo-sasrec-1", "--home", str(home))
+    assert again.returncode == 1 and "has been finalized" in again.stderr and "Traceback" not in again.stderr

@@ -1,0 +1,236 @@
+"""The catalogue: registering, resolving what a person typed, and the bundled demo."""
+
+import gzip
+import json
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from virtualmle.data.catalogue import DOWNLOADS, Catalogue
+from virtualmle.data.demo import generate_demo
+from virtualmle.data.errors import DataError, HomeError
+from virtualmle.data.names import name_from_file
+from virtualmle.data.prepared import PreparedDataset, PrepareOptions
+from virtualmle.examiner.vault import Vault
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def key(home: Path) -> bytes:
+    return Vault(home).public_key()
+
+
+@pytest.fixture
+def serve_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, str]]:
+    """A folder and the address under which a server on loopback offers it."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
+    folder = tmp_path / "served"
+    folder.mkdir()
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(folder))) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield folder, f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def write_log(tmp_path: Path) -> Callable[..., Path]:
+    def write(filename: str, seed: int = 0) -> Path:
+        rng = np.random.default_rng(seed)
+        lines = [f"u{u}\ti{rng.integers(8)}\t{rng.integers(100)}\n" for u in range(30) for _ in range(8)]
+        path = tmp_path / filename
+        path.write_text("".join(lines))
+        return path
+
+    return write
+
+
+def test_an_added_log_can_be_listed_and_loaded(home: Path, key: bytes, write_log: Callable[..., Path]) -> None:
+    catalogue = Catalogue(home)
+    assert catalogue.names() == []
+    manifest = catalogue.add("mine", write_log("log.tsv"), public_key=key, options=PrepareOptions(max_events=5))
+    assert catalogue.names() == ["mine"]
+    assert catalogue.path("mine") == home / ".virtualmle" / "data" / "mine"
+    dataset = catalogue.load("mine")
+    assert isinstance(dataset, PreparedDataset)
+    assert (dataset.dataset_id, dataset.max_events) == (manifest.dataset_id, 5)
+    assert catalogue.manifest("mine") == manifest
+
+
+def test_an_unknown_name_is_answered_with_the_known_ones(
+    home: Path, key: bytes, write_log: Callable[..., Path]
+) -> None:
+    catalogue = Catalogue(home)
+    catalogue.add("mine", write_log("log.tsv"), public_key=key)
+    for ask in (catalogue.path, catalogue.load, lambda name: catalogue.resolve(name, key)):
+        with pytest.raises(DataError, match="no dataset is named 'yours'; registered: mine; .*amazon-beauty"):
+            ask("yours")
+
+
+def test_a_name_is_given_once(home: Path, key: bytes, write_log: Callable[..., Path]) -> None:
+    catalogue = Catalogue(home)
+    catalogue.add("mine", write_log("log.tsv"), public_key=key)
+    with pytest.raises(DataError, match="exists already"):
+        catalogue.add("mine", write_log("other.tsv", seed=1), public_key=key)
+    with pytest.raises(DataError, match="letters, digits"):
+        catalogue.add("../mine", write_log("log.tsv"), public_key=key)
+
+
+def test_a_log_that_fails_leaves_no_dataset(home: Path, key: bytes, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.tsv"
+    bad.write_text("a\tb\tnever\n")
+    with pytest.raises(DataError):
+        Catalogue(home).add("bad", bad, public_key=key)
+    assert Catalogue(home).names() == []
+
+
+def test_resolving_a_path_registers_it_under_its_stem_once(
+    home: Path, key: bytes, write_log: Callable[..., Path]
+) -> None:
+    catalogue = Catalogue(home)
+    path = write_log("My shop.2024.tsv")
+    assert catalogue.resolve(str(path), key) == "My-shop"
+    assert catalogue.resolve(str(path), key) == "My-shop"
+    assert catalogue.resolve("My-shop", key) == "My-shop"
+    assert catalogue.names() == ["My-shop"]
+
+
+def test_a_copy_of_a_registered_log_keeps_its_name(home: Path, key: bytes, write_log: Callable[..., Path]) -> None:
+    catalogue = Catalogue(home)
+    catalogue.add("mine", write_log("log.tsv"), public_key=key)
+    assert catalogue.resolve(str(write_log("copy.tsv")), key) == "mine"
+    catalogue.add("cut", write_log("log.tsv"), public_key=key, options=PrepareOptions(max_events=4))
+    assert catalogue.resolve(str(write_log("copy.tsv")), key) == "mine"
+
+
+def test_another_log_of_the_same_stem_needs_a_name_of_its_own(
+    home: Path, key: bytes, write_log: Callable[..., Path]
+) -> None:
+    catalogue = Catalogue(home)
+    catalogue.resolve(str(write_log("log.tsv")), key)
+    with pytest.raises(DataError, match=r"data add NAME log\.tsv"):
+        catalogue.resolve(str(write_log("log.tsv", seed=1)), key)
+
+
+def test_a_path_that_is_none_is_called_so(home: Path, key: bytes) -> None:
+    for path in ("nowhere/log", "log.csv"):
+        with pytest.raises(DataError, match="there is no file"):
+            Catalogue(home).resolve(path, key)
+
+
+def test_what_a_raw_file_hashed_to_lies_in_the_vault_only(
+    home: Path, key: bytes, write_log: Callable[..., Path]
+) -> None:
+    path = write_log("log.tsv")
+    Catalogue(home).add("mine", path, public_key=key)
+    source = home / ".virtualmle" / "vault" / "sources" / "mine.json"
+    digest = json.loads(source.read_text())["sha256"]
+    assert stat.S_IMODE(source.stat().st_mode) == 0o600
+    visible = [p for p in (home / ".virtualmle" / "data").rglob("*") if p.is_file()]
+    assert visible
+    assert not any(digest.encode() in p.read_bytes() for p in visible)
+
+
+def test_a_home_that_is_a_file_is_a_home_error(tmp_path: Path, key: bytes) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HomeError, match="--home"):
+        Catalogue(tmp_path / "file").ensure_demo(key)
+
+
+@pytest.mark.parametrize(
+    ("filename", "name"),
+    [("beauty.tsv.gz", "beauty"), ("reviews_Baby_5.json.gz", "reviews_Baby_5"), ("a b(1).csv", "a-b-1")],
+)
+def test_a_file_name_gives_a_dataset_name(filename: str, name: str) -> None:
+    assert name_from_file(filename) == name
+
+
+def test_a_file_name_without_a_letter_gives_none() -> None:
+    with pytest.raises(DataError, match="refused"):
+        name_from_file("+++.csv")
+
+
+def test_the_demo_is_made_once_also_by_several_at_a_time(home: Path, key: bytes) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        names = list(pool.map(lambda _: Catalogue(home).resolve("demo", key), range(4)))
+    assert names == ["demo"] * 4
+    assert [path.name for path in (home / ".virtualmle" / "data").iterdir()] == ["demo"]
+    dataset = Catalogue(home).load("demo")
+    assert dataset.num_users == 1200
+    assert 370 <= dataset.num_items <= 400
+    assert 9 <= dataset.manifest.num_interactions / dataset.num_users <= 12
+
+
+def test_the_demo_is_the_same_log_everywhere() -> None:
+    assert generate_demo().equals(generate_demo())
+    assert not generate_demo().equals(generate_demo(seed=1))
+
+
+def test_the_demo_has_structure_to_find() -> None:
+    frame = generate_demo()
+    pairs = frame.with_columns(next=pl.col("item").shift(-1).over("user", order_by="timestamp")).drop_nulls()
+    counts = pairs.group_by("item", "next").len().sort("len", descending=True)
+    favourite = counts.group_by("item", maintain_order=True).first()
+    followed = favourite["len"].sum() / pairs.height
+    assert followed > 0.1, "an item says something about the next one: 1 / 400 by chance"
+    popular = frame["item"].value_counts().sort("count", descending=True)["count"]
+    assert popular.head(80).sum() / frame.height > 0.35, "a fifth of the items draws far more than a fifth"
+    middle = frame["timestamp"].median()
+    early = frame.filter(pl.col("timestamp") < middle)["item"].value_counts()
+    late = frame.filter(pl.col("timestamp") >= middle)["item"].value_counts()
+    shares = early.join(late, on="item", how="full", coalesce=True).fill_null(0)
+    drift = (shares["count"] - shares["count_right"]).abs().sum() / frame.height
+    assert drift > 0.3, "what is popular changes"
+
+
+def test_a_download_is_checked_prepared_and_not_kept(
+    home: Path, key: bytes, serve_folder: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, url = serve_folder
+    rng = np.random.default_rng(1)
+    lines = [
+        json.dumps({"reviewerID": f"A{u}", "asin": f"B{rng.integers(9)}", "unixReviewTime": int(rng.integers(99))})
+        for u in range(20)
+        for _ in range(7)
+    ]
+    (folder / "reviews.json.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+    wanted = DOWNLOADS["amazon-baby"].__class__(f"{url}/reviews.json.gz", (20, 9, 140))
+    monkeypatch.setitem(DOWNLOADS, "amazon-baby", wanted)
+    steps: list[tuple[int, int | None]] = []
+    assert Catalogue(home).resolve("amazon-baby", key, lambda done, total: steps.append((done, total))) == "amazon-baby"
+    assert steps[-1][0] == steps[-1][1] == (folder / "reviews.json.gz").stat().st_size
+    assert Catalogue(home).manifest("amazon-baby").num_users == 20
+    assert list((home / ".virtualmle" / "vault" / "downloads").iterdir()) == []
+    monkeypatch.setitem(DOWNLOADS, "amazon-beauty", wanted.__class__(wanted.url, (20, 9, 141)))
+    with pytest.raises(DataError, match="not the published"):
+        Catalogue(home).resolve("amazon-beauty", key)
+    assert Catalogue(home).names() == ["amazon-baby"]
+
+
+def test_the_room_loads_without_what_only_some_of_it_needs() -> None:
+    code = (
+        "import sys\n"
+        "for name in ('httpx', 'polars', 'cryptography'): sys.modules[name] = None\n"
+        "import virtualmle.data.prepared, virtualmle.data.download, virtualmle.data.profile\n"
+    )
+    subprocess.run([sys.executable, "-P", "-c", code], check=True)
+    code = (
+        "import sys; sys.modules['httpx'] = None; import virtualmle.data.catalogue; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-P", "-c", code], check=True)

@@ -1,0 +1,194 @@
+"""Reading raw logs: formats, guessed columns, and what is said about rows that cannot be used."""
+
+import gzip
+import json
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from virtualmle.data.errors import DataError
+from virtualmle.data.readers import read_log
+from virtualmle.data.times import parse_times
+
+ROWS = [("u1", "007", 30), ("u2", "b", 10), ("u1", "c", 20)]
+
+
+def write(path: Path, text: str | bytes) -> Path:
+    content = text.encode() if isinstance(text, str) else text
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return path
+
+
+def separated(separator: str, header: str = "") -> str:
+    return header + "".join(f"{u}{separator}{i}{separator}{t}\n" for u, i, t in ROWS)
+
+
+def json_lines(user: str = "user", item: str = "item", timestamp: str = "timestamp") -> str:
+    return "".join(json.dumps({"other": [1], user: u, item: i, timestamp: t}) + "\n" for u, i, t in ROWS)
+
+
+@pytest.mark.parametrize(
+    ("filename", "text"),
+    [
+        pytest.param("log.csv", separated(",", "user_id,item_id,timestamp\n"), id="csv with header"),
+        pytest.param("log.csv", "\ufeff" + separated(",", "user,item,time\n"), id="csv with byte order mark"),
+        pytest.param("log.csv", separated(",", "user,item,time\n").replace("\n", "\r\n"), id="csv with CRLF"),
+        pytest.param("log.csv", separated(",", '"user","item","time"\n'), id="csv with quoted header"),
+        pytest.param("log.tsv", separated("\t"), id="bare tsv"),
+        pytest.param("log.tsv.gz", separated("\t"), id="bare tsv, gzipped"),
+        pytest.param("log.csv", separated(",").rstrip("\n"), id="bare csv without a last newline"),
+        pytest.param("log.inter.tsv", separated("\t", "user_id:token\titem_id:token\ttimestamp:float\n"), id="RecBole"),
+        pytest.param("log.jsonl", json_lines(), id="JSON lines"),
+        pytest.param("log.json.gz", json_lines("reviewerID", "asin", "unixReviewTime"), id="Amazon, strict"),
+        pytest.param(
+            "log.json.gz",
+            "".join(str({"reviewerID": u, "asin": i, "text": "it's", "unixReviewTime": t}) + "\n" for u, i, t in ROWS),
+            id="Amazon, Python literals",
+        ),
+    ],
+)
+def test_every_format_gives_the_same_rows_in_file_order(tmp_path: Path, filename: str, text: str) -> None:
+    log = read_log(write(tmp_path / filename, text))
+    assert log.frame.rows() == ROWS
+    assert log.frame.schema == {"user": pl.String, "item": pl.String, "timestamp": pl.Int64}
+    assert log.rows_read == len(ROWS)
+
+
+def test_parquet_gives_the_same_rows(tmp_path: Path) -> None:
+    frame = pl.DataFrame(ROWS, schema=["visitorid", "itemid", "timestamp"], orient="row")
+    frame.write_parquet(tmp_path / "log.parquet")
+    assert read_log(tmp_path / "log.parquet").frame.rows() == ROWS
+
+
+def test_the_columns_that_were_guessed_are_reported(tmp_path: Path) -> None:
+    text = "rating,movieId,userId,timestamp\n5,a,u,1\n"
+    log = read_log(write(tmp_path / "log.csv", text))
+    assert log.columns == {"user": "userId", "item": "movieId", "timestamp": "timestamp"}
+    assert log.frame.rows() == [("u", "a", 1)]
+
+
+def test_named_columns_win_over_guesses(tmp_path: Path) -> None:
+    path = write(tmp_path / "log.csv", "user,buyer,item,when\nx,u,a,1\n")
+    assert read_log(path, user="buyer", timestamp="when").frame.rows() == [("u", "a", 1)]
+
+
+def test_bare_columns_beyond_three_can_be_named_by_number(tmp_path: Path) -> None:
+    path = write(tmp_path / "ratings.csv", "u,a,5.0,1\nu,b,3.0,2\n")
+    with pytest.raises(DataError, match="column_1.*column_4.*--user"):
+        read_log(path)
+    log = read_log(path, user="column_1", item="column_2", timestamp="column_4")
+    assert log.frame.rows() == [("u", "a", 1), ("u", "b", 2)]
+
+
+def test_a_named_format_overrides_the_ending(tmp_path: Path) -> None:
+    assert read_log(write(tmp_path / "u.data", separated("\t")), format="tsv").frame.rows() == ROWS
+
+
+def test_numeric_ids_in_json_become_text(tmp_path: Path) -> None:
+    path = write(tmp_path / "log.jsonl", '{"user": 7, "item": 8, "timestamp": 9}\n')
+    assert read_log(path).frame.rows() == [("7", "8", 9)]
+
+
+@pytest.mark.parametrize(
+    ("filename", "content", "message"),
+    [
+        pytest.param("log.xyz", "a", r"ending.*\.csv", id="unknown ending"),
+        pytest.param("log", "a", "--format", id="no ending"),
+        pytest.param("log.csv", "", "empty", id="empty file"),
+        pytest.param("log.csv", "\n \n", "empty", id="blank file"),
+        pytest.param("log.csv", "user,item,timestamp\n", "no rows", id="header only"),
+        pytest.param("log.jsonl", "", "empty", id="empty JSON lines"),
+        pytest.param("log.csv", "who,what,timestamp\na,b,1\n", "'who'.*--user", id="no user column"),
+        pytest.param("log.csv", "user,item\na,b\n", "timestamp.*'user', 'item'", id="no time column"),
+        pytest.param("log.csv", "user,item,time\na,b,1\na,,2\n", "row 3: the item is empty", id="no item"),
+        pytest.param("log.csv", "user,item,time\na,b,1\n\na,b,2\n", "row 3: the user is empty", id="blank row"),
+        pytest.param("log.tsv", "a\tb\t1\na\tb\n", r"row 2: the time None", id="too few fields"),
+        pytest.param("log.tsv", "a\tb\t1\na\tb\t2\t3\n", "row 2: 4 fields instead of 3", id="too many fields"),
+        pytest.param("log.csv", "user,item,time\na,b,1\na,b,soon\n", "row 3: the time 'soon'.*ISO", id="bad time"),
+        pytest.param("log.csv", "user,item,time\na,b,05/06/2020\n", "row 2: the time '05/06/2020'", id="odd date"),
+        pytest.param("log.csv", "user,item,time\na,b,nan\n", "row 2: the time 'nan'", id="NaN time"),
+        pytest.param("log.csv", b"user,item,time\na,b,1\n\xff,b,1\n", "row 3: not UTF-8", id="not UTF-8"),
+        pytest.param("log.csv", 'user,item,time\n"a,b,1\n', "cannot be read", id="open quote"),
+        pytest.param("log.jsonl", '{"user":1,"item":2,"time":3}\n[1]\n', "row 2: not a JSON object", id="JSON list"),
+        pytest.param("log.jsonl", '{"user":1,"item":2,"time":3}\n{"us\n', "row 2: not a JSON object", id="cut JSON"),
+        pytest.param("log.jsonl", '{"user":1,"item":2,"time":3}\n{"user":1}\n', "row 2: 'item' is None", id="no key"),
+        pytest.param("log.parquet", "PAR1 not really", "not a readable Parquet", id="no Parquet"),
+        pytest.param("log.csv.gz", b"user,item,time\na,b,1\n", "", id="plain text named gz is read"),
+    ],
+)
+def test_what_cannot_be_read_is_named_with_its_row(
+    tmp_path: Path, filename: str, content: str | bytes, message: str
+) -> None:
+    path = tmp_path / filename
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    if not message:
+        assert read_log(path).frame.rows() == [("a", "b", 1)]
+        return
+    with pytest.raises(DataError, match=message):
+        read_log(path)
+
+
+def test_a_missing_file_and_a_directory_are_refused(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.csv", tmp_path):
+        with pytest.raises(DataError, match="no file"):
+            read_log(path)
+
+
+@pytest.mark.parametrize("filename", ["log.tsv.gz", "log.jsonl.gz"])
+def test_a_cut_or_garbled_gzip_file_is_refused(tmp_path: Path, filename: str) -> None:
+    whole = gzip.compress((separated("\t") if "tsv" in filename else json_lines()).encode() * 2000)
+    path = tmp_path / filename
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match="not a whole gzip file"):
+        read_log(path)
+    path.write_bytes(whole[:-8] + bytes(8))  # the checksum at the end
+    with pytest.raises(DataError, match="not a whole gzip file"):
+        read_log(path)
+
+
+def test_times_keep_whole_numbers_and_never_lose_the_order() -> None:
+    assert parse_times(pl.Series([3, 1]))[0].to_list() == [3, 1]
+    assert parse_times(pl.Series(["3", "1e9"]))[0].to_list() == [3, 10**9]
+    assert parse_times(pl.Series([1.0, 2.0]))[0].to_list() == [1, 2]
+    assert parse_times(pl.Series(["1.5", "1.25"]))[0].to_list() == [1_500_000, 1_250_000]
+    assert parse_times(pl.Series([date(1970, 1, 2)]))[0].to_list() == [86_400]
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2020-02-29", datetime(2020, 2, 29, tzinfo=UTC)),
+        ("2020-02-29 13:45", datetime(2020, 2, 29, 13, 45, tzinfo=UTC)),
+        ("2020-02-29T13:45:10", datetime(2020, 2, 29, 13, 45, 10, tzinfo=UTC)),
+        ("2020-02-29T13:45:10Z", datetime(2020, 2, 29, 13, 45, 10, tzinfo=UTC)),
+        ("2020-02-29T13:45:10-05:30", datetime(2020, 2, 29, 19, 15, 10, tzinfo=UTC)),
+        ("2020-02-29T13:45+02:00", datetime(2020, 2, 29, 11, 45, tzinfo=UTC)),
+    ],
+)
+def test_iso_dates_become_unix_seconds(text: str, moment: datetime) -> None:
+    times, bad = parse_times(pl.Series([text, "1970-01-01"]))
+    assert (times.to_list(), bad) == ([int(moment.timestamp()), 0], None)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.text("ab ,\"'é\n0", min_size=1, max_size=6),
+            st.text("xyz,\t9", min_size=1, max_size=4),
+            st.integers(-(2**62), 2**62),
+        ),
+        min_size=1,
+        max_size=20,
+    )
+)
+def test_any_quoted_text_survives_csv_and_json(tmp_path_factory: pytest.TempPathFactory, rows: list) -> None:
+    folder = tmp_path_factory.mktemp("logs", numbered=True)
+    frame = pl.DataFrame(rows, schema={"user": pl.String, "item": pl.String, "timestamp": pl.Int64}, orient="row")
+    frame.write_csv(folder / "log.csv")
+    frame.write_ndjson(folder / "log.jsonl")
+    assert read_log(folder / "log.csv").frame.rows() == rows
+    assert read_log(folder / "log.jsonl").frame.rows() == rows

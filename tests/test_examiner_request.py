@@ -1,0 +1,226 @@
+"""The examiner as a process: one look, counted before it is taken, on the right targets."""
+
+import json
+import shutil
+import stat
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from virtualmle.data.demo import generate_demo
+from virtualmle.data.errors import SealError, TrialError
+from virtualmle.data.prepare import prepare
+from virtualmle.data.prepared import SEALED, PreparedDataset, PrepareOptions
+from virtualmle.data.readers import Log
+from virtualmle.examiner.main import examine as examine_in_process
+from virtualmle.examiner.main import histories_before_test, load_candidate
+from virtualmle.examiner.request import MODULE, TestResult, examine, in_progress, looks, read_revealed
+from virtualmle.examiner.vault import Vault
+from virtualmle.models.config import make_config
+from virtualmle.models.priors import ScorePriors
+from virtualmle.training.checkpoint import load_checkpoint
+from virtualmle.training.evaluate import evaluate_targets
+from virtualmle.training.metrics import metrics_from_ranks, ndcg_per_user
+from virtualmle.training.spec import CHECKPOINT, TrialSpec, write_model
+
+SECONDS = 250.0
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A home with one dataset and one finished trial."""
+
+    home: Path
+    dataset: Path
+    trial: Path
+
+    def examine(self) -> TestResult:
+        return examine(self.home, "toy-sasrec-1", self.trial, self.dataset, SECONDS)
+
+    def examine_here(self, session: str = "toy-sasrec-1", dataset: Path | None = None) -> TestResult:
+        """The examiner's own function, without the start of a process, where the process is not the point."""
+        return examine_in_process(self.home, session, self.trial, dataset or self.dataset, None)
+
+
+def demo_log() -> Log:
+    frame = generate_demo(num_users=150, num_items=60)
+    return Log(frame, {"user": "user", "item": "item", "timestamp": "timestamp"}, frame.height)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    """A trial run by the real worker; tests take copies of it."""
+    home = tmp_path_factory.mktemp("finished") / "home"
+    dataset = home / ".virtualmle" / "data" / "toy"
+    prepare(demo_log(), "toy", dataset, PrepareOptions(), Vault(home).public_key())
+    trial = home / ".virtualmle" / "sessions" / "toy-sasrec-1" / "t001"
+    trial.mkdir(parents=True)
+    config = make_config("sasrec", hidden_dim=16, epochs=2, lr=3e-3, transition_weight=2.0)
+    spec = TrialSpec(
+        session="toy-sasrec-1", trial="t001", dataset_dir=str(dataset), config=config.model_dump(), seed=1,
+        device="cpu", threads=1,
+    )  # fmt: skip
+    write_model(trial / "spec.json", spec)
+    subprocess.run([sys.executable, "-P", "-m", "virtualmle.training.worker", str(trial)], check=True)
+    return Scene(home, dataset, trial)
+
+
+@pytest.fixture
+def scene(finished: Scene, tmp_path: Path) -> Scene:
+    home = tmp_path / "home"
+    shutil.copytree(finished.home, home)
+    return Scene(
+        home, home / finished.dataset.relative_to(finished.home), home / finished.trial.relative_to(finished.home)
+    )
+
+
+def test_the_last_event_of_every_user_is_ranked_after_all_the_others(scene: Scene) -> None:
+    result = scene.examine()
+    dataset = PreparedDataset.load(scene.dataset)
+    # The same once more from the raw log, through the original ids
+    log = demo_log().frame.sort("timestamp", maintain_order=True)
+    users = pl.read_parquet(scene.dataset / "user_ids.parquet")["original_id"]
+    items = pl.read_parquet(scene.dataset / "item_ids.parquet")["original_id"].to_list()
+    events = [[items.index(i) for i in log.filter(pl.col("user") == u)["item"] if i in items] for u in users]
+    history = np.concatenate([mine[-50:-1] for mine in events]).astype(np.int32)
+    offsets = np.cumsum([0, *(len(mine[-50:-1]) for mine in events)])
+    targets = np.array([mine[-1] for mine in events], dtype=np.int32)
+    model, config = load_checkpoint(scene.trial / CHECKPOINT)
+    priors = ScorePriors.from_dataset(dataset, config)
+    ranks, ties = evaluate_targets(model, config, (history, offsets), targets, priors, dataset.num_items)
+    assert result.metrics == pytest.approx(metrics_from_ranks(ranks), rel=1e-9)
+    assert result.ndcg10_se == pytest.approx(ndcg_per_user(ranks).std(ddof=1) / len(ranks) ** 0.5)
+    assert (result.ties, result.num_users, result.trial) == (ties, dataset.num_users, "t001")
+    assert 0 < result.metrics["ndcg@10"] < 1
+
+
+def test_the_result_lies_in_the_vault_for_its_owner_only(scene: Scene) -> None:
+    assert read_revealed(scene.home, "toy-sasrec-1") is None
+    assert looks(scene.home) == []
+    result = scene.examine()
+    assert read_revealed(scene.home, "toy-sasrec-1") == result
+    path = Vault(scene.home).revealed_path("toy-sasrec-1")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_a_session_has_one_look_and_content_is_counted_across_names(scene: Scene) -> None:
+    first = scene.examine()
+    with pytest.raises(SealError, match="has used its one look"):
+        scene.examine()
+    other = scene.dataset.with_name("other")
+    prepare(demo_log(), "other", other, PrepareOptions(max_events=20), Vault(scene.home).public_key())
+    second = scene.examine_here("other-sasrec-1", dataset=other)
+    assert (first.look, second.look) == (1, 2)
+    assert first.fingerprint_short == second.fingerprint_short
+    assert first.dataset_id != second.dataset_id
+    lines = [(look.session, look.dataset, look.look) for look in looks(scene.home)]
+    assert lines == [("toy-sasrec-1", "toy", 1), ("other-sasrec-1", "other", 2)]
+
+
+def test_an_examiner_killed_while_it_evaluates_has_used_the_look(scene: Scene) -> None:
+    code = (
+        "import os, signal, sys\n"
+        "import virtualmle.examiner.main as examiner\n"
+        "examiner.evaluate = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "examiner.main()\n"
+    )
+    arguments = ["--home", scene.home, "--session", "toy-sasrec-1", "--trial", scene.trial, "--dataset", scene.dataset]
+    ended = subprocess.run([sys.executable, "-P", "-c", code, *map(str, arguments)], check=False)
+    assert ended.returncode == -9
+    assert [look.session for look in looks(scene.home)] == ["toy-sasrec-1"]
+    assert read_revealed(scene.home, "toy-sasrec-1") is None
+    with pytest.raises(SealError, match="has used its one look"):
+        scene.examine()
+
+
+def test_what_can_fail_without_the_targets_costs_no_look(scene: Scene) -> None:
+    checkpoint = scene.trial / CHECKPOINT
+    content = checkpoint.read_bytes()
+    checkpoint.write_bytes(content[:100])
+    with pytest.raises(SealError, match="checkpoint"):  # the sentence of the process arrives here
+        scene.examine()
+    assert looks(scene.home) == []
+    checkpoint.write_bytes(content)
+    assert scene.examine_here().look == 1
+
+
+def test_a_seal_moved_to_another_dataset_does_not_open(scene: Scene) -> None:
+    other = scene.dataset.with_name("other")
+    prepare(demo_log(), "other", other, PrepareOptions(max_events=8), Vault(scene.home).public_key())
+    (other / SEALED).unlink()
+    shutil.copy(scene.dataset / SEALED, other / SEALED)
+    with pytest.raises(SealError, match="belongs to another dataset"):
+        scene.examine_here(dataset=other)
+    assert looks(scene.home) == []
+
+
+def test_in_operator_mode_the_key_must_be_brought(scene: Scene, tmp_path: Path) -> None:
+    key = Vault(scene.home).directory / "private_key"
+    brought = tmp_path / "key"
+    key.rename(brought)
+    with pytest.raises(SealError, match="not on this machine.*virtualmle reveal"):
+        scene.examine_here()
+    assert looks(scene.home) == []
+    with pytest.raises(SealError, match="check the path of the key"):
+        examine_in_process(scene.home, "toy-sasrec-1", scene.trial, scene.dataset, tmp_path / "no key")
+    result = examine(scene.home, "toy-sasrec-1", scene.trial, scene.dataset, SECONDS, key_file=brought)
+    assert result.look == 1
+
+
+def test_an_examiner_that_takes_too_long_is_ended(scene: Scene) -> None:
+    with pytest.raises(SealError, match="longer than 0.01 s"):
+        examine(scene.home, "toy-sasrec-1", scene.trial, scene.dataset, 0.01)
+    assert read_revealed(scene.home, "toy-sasrec-1") is None
+
+
+def test_an_examiner_at_work_is_seen_from_any_process(tmp_path: Path) -> None:
+    tail = [MODULE, "--home", str(tmp_path.resolve()), "--session", "toy-sasrec-1", "--trial", "t"]
+    assert not in_progress(tmp_path, "toy-sasrec-1")
+    stand_in = [sys.executable, "-c", "print(flush=True); input()", *tail]
+    with subprocess.Popen(stand_in, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert in_progress(tmp_path, "toy-sasrec-1")
+        assert not in_progress(tmp_path, "toy-sasrec-10")
+        assert not in_progress(tmp_path / "other", "toy-sasrec-1")
+        process.communicate("\n")
+    assert not in_progress(tmp_path, "toy-sasrec-1")
+
+
+def test_a_trial_that_has_not_finished_or_is_of_another_dataset_is_refused(scene: Scene) -> None:
+    dataset = PreparedDataset.load(scene.dataset)
+    result = scene.trial / "result.json"
+    whole = result.read_text()
+    dataset.num_items += 1
+    with pytest.raises(TrialError, match="another dataset"):
+        load_candidate(scene.trial, dataset)
+    result.write_text(json.dumps(json.loads(whole) | {"status": "failed"}))
+    with pytest.raises(TrialError, match="has not finished"):
+        load_candidate(scene.trial, dataset)
+    result.unlink()
+    with pytest.raises(TrialError, match="has not finished"):
+        load_candidate(scene.trial, dataset)
+
+
+def test_histories_before_the_test_are_train_and_validation(finished: Scene) -> None:
+    dataset = PreparedDataset.load(finished.dataset)
+    items, offsets = histories_before_test(dataset)
+    for user in (0, 1, dataset.num_users - 1):
+        train = dataset.items[dataset.offsets[user] : dataset.offsets[user + 1]]
+        assert items[offsets[user] : offsets[user + 1]].tolist() == [*train, dataset.valid_items[user]]
+    assert offsets[-1] == len(items)
+
+
+def test_asking_needs_no_torch_and_cannot_open_a_seal() -> None:
+    code = (
+        "import sys, virtualmle.examiner.request\n"
+        "assert 'torch' not in sys.modules\n"
+        "assert 'virtualmle.examiner.unseal' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-P", "-c", code], check=True)

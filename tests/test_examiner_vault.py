@@ -1,0 +1,136 @@
+"""The vault's keys and the look ledger."""
+
+import os
+import sqlite3
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from virtualmle.data.errors import HomeError, SealError
+from virtualmle.data.seal import seal
+from virtualmle.examiner.ledger import LEDGER, Ledger
+from virtualmle.examiner.unseal import unseal
+from virtualmle.examiner.vault import Vault
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_the_key_pair_is_made_on_first_use_and_kept(tmp_path: Path) -> None:
+    vault = Vault(tmp_path)
+    assert not vault.directory.exists(), "opening a vault creates nothing"
+    public = vault.public_key()
+    assert (vault.public_key(), vault.mode) == (public, "auto")
+    assert Vault(tmp_path).public_key() == public
+    assert unseal(seal(b"secret", public, "d"), Vault(tmp_path).private_key(), "d") == b"secret"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes")
+def test_the_vault_and_its_key_are_closed_to_others(tmp_path: Path) -> None:
+    vault = Vault(tmp_path)
+    vault.public_key()
+    assert mode(vault.directory) == 0o700
+    assert mode(vault.directory / "private_key") == 0o600
+    (vault.directory / "private_key").chmod(0o640)
+    with pytest.raises(SealError, match="chmod 600"):
+        vault.private_key()
+
+
+def test_several_processes_at_once_agree_on_one_pair(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        keys = set(pool.map(lambda _: Vault(tmp_path).public_key(), range(16)))
+    assert len(keys) == 1
+    assert unseal(seal(b"x", keys.pop(), "d"), Vault(tmp_path).private_key(), "d") == b"x"
+    assert {path.name for path in Vault(tmp_path).directory.iterdir()} == {"private_key", "public_key"}
+
+
+def test_a_lost_public_half_is_made_again_from_the_private_one(tmp_path: Path) -> None:
+    public = Vault(tmp_path).public_key()
+    (Vault(tmp_path).directory / "public_key").unlink()
+    assert Vault(tmp_path).public_key() == public
+
+
+def test_in_operator_mode_nothing_here_can_open_a_seal(tmp_path: Path) -> None:
+    operator, vault = Vault(tmp_path / "operator"), Vault(tmp_path / "home")
+    vault.use_operator_key(operator.public_key())
+    assert (vault.mode, vault.public_key()) == ("operator", operator.public_key())
+    with pytest.raises(SealError, match="not on this machine"):
+        vault.private_key()
+    with pytest.raises(SealError, match="has a key already"):
+        vault.use_operator_key(operator.public_key())
+    with pytest.raises(SealError, match="32 bytes"):
+        Vault(tmp_path / "third").use_operator_key(b"short")
+
+
+def test_a_cut_key_file_and_an_impossible_home_are_named(tmp_path: Path) -> None:
+    vault = Vault(tmp_path / "home")
+    vault.public_key()
+    (vault.directory / "public_key").write_bytes(b"cut")
+    with pytest.raises(SealError, match="3 bytes"):
+        vault.public_key()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HomeError, match="--home"):
+        Vault(tmp_path / "file").public_key()
+
+
+@pytest.mark.parametrize("session", ["", "../x", "a/b", ".x", "a\\b"])
+def test_a_session_id_cannot_reach_outside_the_vault(tmp_path: Path, session: str) -> None:
+    with pytest.raises(SealError, match="not one"):
+        Vault(tmp_path).revealed_path(session)
+
+
+def test_looks_are_counted_per_content_across_names_and_sessions(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    assert ledger.looks() == []
+    assert ledger.record("a-1", "a", "id a", "content one").look == 1
+    assert ledger.record("b-1", "b", "id b", "content two").look == 1
+    assert ledger.record("c-1", "c", "id c", "content one").look == 2
+    assert [(look.session, look.look) for look in Ledger(tmp_path).looks()] == [("a-1", 1), ("b-1", 1), ("c-1", 2)]
+    assert mode(tmp_path / LEDGER) == 0o600
+
+
+def test_a_session_looks_once(tmp_path: Path) -> None:
+    first = Ledger(tmp_path).record("a-1", "a", "id", "content")
+    with pytest.raises(SealError, match="a-1 has used its one look"):
+        Ledger(tmp_path).record("a-1", "a", "id", "another content")
+    assert Ledger(tmp_path).looks() == [first]
+    assert Ledger(tmp_path).find("a-1") == first
+    assert Ledger(tmp_path).find("a-2") is None
+
+
+def test_examiners_at_the_same_time_get_different_numbers(tmp_path: Path) -> None:
+    def look(number: int) -> int:
+        return Ledger(tmp_path).record(f"s-{number}", "a", "id", "content").look
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sorted(pool.map(look, range(16))) == list(range(1, 17))
+
+
+def test_of_two_examiners_of_one_session_one_gets_the_look(tmp_path: Path) -> None:
+    def attempt(_: int) -> bool:
+        try:
+            Ledger(tmp_path).record("s-1", "a", "id", "content")
+        except SealError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(attempt, range(8))) == 1
+
+
+def test_lines_of_the_ledger_can_neither_be_changed_nor_removed(tmp_path: Path) -> None:
+    Ledger(tmp_path).record("s-1", "a", "id", "content")
+    connection = sqlite3.connect(tmp_path / LEDGER)
+    for statement in ("DELETE FROM look", "UPDATE look SET look = 0"):
+        with pytest.raises(sqlite3.IntegrityError, match="only grow"):
+            connection.execute(statement)
+    connection.close()
+
+
+def test_a_damaged_ledger_is_a_seal_error(tmp_path: Path) -> None:
+    (tmp_path / LEDGER).write_bytes(b"not a database, not at all" * 100)
+    with pytest.raises(SealError, match=r"looks\.db.*restore"):
+        Ledger(tmp_path).looks()

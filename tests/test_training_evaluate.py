@@ -1,0 +1,111 @@
+"""Evaluation of real models against scoring one user at a time."""
+
+import numpy as np
+import pytest
+import torch
+
+from virtualmle.data.prepared import PreparedDataset
+from virtualmle.models.batch import make_batch
+from virtualmle.models.build import build_model
+from virtualmle.models.config import make_config
+from virtualmle.models.priors import ScorePriors
+from virtualmle.training import evaluate as evaluate_module
+from virtualmle.training.errors import TrainingError
+from virtualmle.training.evaluate import evaluate_targets, evaluate_validation, train_sample_ndcg
+from virtualmle.training.metrics import metrics_from_ranks
+
+
+@pytest.fixture(scope="module")
+def dataset(tiny_dataset_dir):
+    return PreparedDataset.load(tiny_dataset_dir)
+
+
+def small(backbone="sasrec", **knobs):
+    return make_config(backbone, **{"hidden_dim": 16, "max_len": 4, **knobs})
+
+
+def plain_ranks(model, config, dataset):
+    ranks = []
+    for user in range(dataset.num_users):
+        history = dataset.items[dataset.offsets[user] : dataset.offsets[user + 1]].tolist()
+        recent = torch.tensor(history[-config.max_len :])
+        with torch.no_grad():
+            states = model.eval()(make_batch(recent, torch.tensor([0, len(recent)]), config))
+            scores = model.score(states[-1:])[0].tolist()
+        target = int(dataset.valid_items[user])
+        others = set(range(dataset.num_items)) - set(history) - {target}
+        ranks.append(1 + sum(scores[item] >= scores[target] for item in others))
+    return ranks
+
+
+@pytest.mark.parametrize("backbone", ["sasrec", "hstu"])
+def test_ranks_equal_those_of_scoring_each_user_alone(backbone, dataset):
+    config = small(backbone)
+    model = build_model(config, dataset.num_items, seed=3)
+    ranks, _ = evaluate_validation(model, dataset, config, None)
+    differing = np.flatnonzero(ranks != np.array(plain_ranks(model, config, dataset)))
+    assert len(differing) <= 1  # two scores within rounding of each other may change places
+
+
+def test_ranks_do_not_depend_on_how_users_are_blocked(dataset, monkeypatch):
+    config = small()
+    model = build_model(config, dataset.num_items, seed=3)
+    at_once, _ = evaluate_validation(model, dataset, config, None)
+    monkeypatch.setattr(evaluate_module, "ENCODE_USERS", 7)
+    monkeypatch.setitem(evaluate_module.BLOCK_SCORES, "cpu", 5 * dataset.num_items)
+    in_blocks, _ = evaluate_validation(model, dataset, config, None)
+    assert np.count_nonzero(at_once != in_blocks) <= 1
+
+
+def test_priors_change_the_ranks_of_an_untrained_model_for_the_better(dataset):
+    config = small(transition_weight=8.0, cooccurrence_weight=4.0, popularity_weight=1.0)
+    model = build_model(config, dataset.num_items, seed=3)
+    bare, _ = evaluate_validation(model, dataset, config, None)
+    fused, _ = evaluate_validation(model, dataset, config, ScorePriors.from_dataset(dataset, config))
+    assert metrics_from_ranks(fused)["ndcg@10"] > 1.5 * metrics_from_ranks(bare)["ndcg@10"]
+
+
+def test_the_events_before_max_len_are_masked_although_the_model_does_not_see_them(dataset):
+    config = small(max_len=2)
+    model = build_model(config, dataset.num_items, seed=3)
+    everything = np.arange(dataset.num_items, dtype=np.int32)
+    histories = (np.concatenate((everything, everything[:2])), np.array([0, dataset.num_items, dataset.num_items + 2]))
+    ranks, ties = evaluate_targets(model, config, histories, np.array([5, 5], np.int32), None, dataset.num_items)
+    assert ranks[0] == 1 and ranks[1] <= dataset.num_items - 2 and ties == 0
+
+
+def test_a_model_for_another_catalogue_is_refused(dataset):
+    config = small()
+    with pytest.raises(TrainingError, match="not its dataset"):
+        evaluate_validation(build_model(config, 7, seed=0), dataset, config, None)
+
+
+def test_an_empty_history_is_refused(dataset):
+    config = small()
+    model = build_model(config, dataset.num_items, seed=0)
+    histories = (np.array([1], np.int32), np.array([0, 1, 1]))
+    with pytest.raises(TrainingError, match="at least one event"):
+        evaluate_targets(model, config, histories, np.array([2, 3], np.int32), None, dataset.num_items)
+
+
+def test_a_model_that_scores_nan_fails_instead_of_ranking(dataset):
+    config = small()
+    model = build_model(config, dataset.num_items, seed=0)
+    with torch.no_grad():
+        model.item_table()[3] = torch.nan
+    with pytest.raises(TrainingError, match="must be finite"):
+        evaluate_validation(model, dataset, config, None)
+
+
+def test_the_train_sample_ranks_last_train_items_after_what_came_before(dataset, monkeypatch):
+    config = small()
+    model = build_model(config, dataset.num_items, seed=3)
+    ends = dataset.offsets[1:]
+    keep = np.ones(len(dataset.items), bool)
+    keep[ends - 1] = False
+    shorter = dataset.offsets - np.arange(len(dataset.offsets))
+    histories = (dataset.items[keep], shorter)
+    ranks, _ = evaluate_targets(model, config, histories, dataset.items[ends - 1], None, dataset.num_items)
+    assert train_sample_ndcg(model, dataset, config) == pytest.approx(metrics_from_ranks(ranks)["ndcg@10"])
+    monkeypatch.setattr(evaluate_module, "TRAIN_SAMPLE", 20)
+    assert train_sample_ndcg(model, dataset, config) == train_sample_ndcg(model, dataset, config)

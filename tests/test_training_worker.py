@@ -1,0 +1,172 @@
+"""The worker in real trial directories: as a process where that matters, in this process where it does not."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from virtualmle.models.config import make_config
+from virtualmle.training import worker
+from virtualmle.training.metrics import metrics_from_ranks
+from virtualmle.training.spec import (
+    CHECKPOINT,
+    RANKS,
+    SPEC,
+    TrialSpec,
+    read_progress,
+    read_result,
+    write_model,
+)
+from virtualmle.training.worker import main
+
+
+@pytest.fixture
+def make_trial(tiny_dataset_dir, tmp_path):
+    """Writes a trial directory; keyword arguments are fields of the spec or knobs."""
+
+    def make(name, **changes):
+        fields = {key: changes.pop(key) for key in list(changes) if key in TrialSpec.model_fields}
+        small = {"hidden_dim": 16, "num_negatives": 20, "batch_size": 32, "epochs": 2, "lr": 0.01}
+        config = make_config(changes.pop("backbone", "sasrec"), **{**small, **changes}).model_dump()
+        directory = tmp_path / name
+        directory.mkdir()
+        defaults = {"dataset_dir": str(tiny_dataset_dir), "config": config, "seed": 7, "threads": 1, "device": "cpu"}
+        write_model(directory / SPEC, TrialSpec(session="s", trial=name, **{**defaults, **fields}))
+        return directory
+
+    return make
+
+
+def command(directory):
+    return [sys.executable, "-P", "-m", "virtualmle.training.worker", str(directory)]
+
+
+def start(directory):
+    return subprocess.run(command(directory), capture_output=True, text=True, check=False)
+
+
+def run(directory):
+    """The result of running the worker's entry here: no new process, so a second instead of five."""
+    main(directory)
+    return read_result(directory)
+
+
+@pytest.fixture(autouse=True)
+def torch_as_before():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_deterministic_debug_mode("default")
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("backbone", ["sasrec", "hstu"])
+def test_equal_specs_give_equal_bits_and_a_whole_result(backbone, make_trial):
+    one, two = (make_trial(name, backbone=backbone, transition_weight=2.0) for name in "ab")
+    process, result = start(one), read_result(one)
+    assert (process.returncode, process.stderr) == (0, "")
+    assert result.status == "finished" and result.cause is None and result.device == "cpu"
+    assert [record.epoch for record in result.curve] == [1, 2]
+    assert result.model_ndcg10 == result.curve[result.best_epoch - 1].ndcg10
+    assert 0 < result.train_ndcg10 <= 1 and result.parameters > 0
+    assert result.train_seconds == pytest.approx(sum(record.train_seconds for record in result.curve))
+    assert result.metrics == metrics_from_ranks(np.load(one / RANKS))
+    progress = read_progress(one)
+    assert (progress.stage, progress.epoch, progress.epochs) == ("scoring", 2, 2)
+    again = run(two)
+    assert again.metrics == result.metrics and again.ties == result.ties
+    for file in (RANKS, CHECKPOINT):
+        assert (one / file).read_bytes() == (two / file).read_bytes()
+
+
+def test_scoring_a_finished_trial_again_equals_training_again(make_trial):
+    bare = make_trial("bare")
+    run(bare)
+    knobs = {"transition_weight": 5.0, "cooccurrence_weight": 2.0, "popularity_weight": 0.5}
+    trained, scored = make_trial("trained", **knobs), make_trial("scored", **knobs, rescore_from=str(bare))
+    expected, result = run(trained), run(scored)
+    for file in (RANKS, CHECKPOINT):
+        assert (scored / file).read_bytes() == (trained / file).read_bytes()
+    same = ("status", "metrics", "ties", "model_ndcg10", "train_ndcg10", "best_epoch", "parameters")
+    assert result.model_dump(include=same) == expected.model_dump(include=same)
+    assert result.train_seconds == 0 and len(result.curve) == 2
+    assert result.metrics != read_result(bare).metrics
+
+
+def test_scoring_again_is_refused_where_training_would_differ(make_trial):
+    source = make_trial("source", epochs=1)
+    before = run(make_trial("unready", rescore_from=str(source), epochs=1))
+    assert "is not a finished trial" in before.cause
+    run(source)
+    other = run(make_trial("other", rescore_from=str(source), epochs=1, lr=0.02))
+    assert other.status == "failed" and "only scoring knobs may differ" in other.cause and "lr" in other.cause
+    seed = run(make_trial("seed", rescore_from=str(source), epochs=1, seed=8))
+    assert "seed differs" in seed.cause
+
+
+def test_a_diverging_trial_fails_with_a_cause(make_trial, capfd):
+    directory = make_trial("diverging", lr=1.0, temperature=1e-38)
+    assert main(directory) == 1
+    result = read_result(directory)
+    assert result.status == "failed" and result.metrics == {}
+    assert "finite" in result.cause and "lr" in result.cause
+    assert "Traceback" not in capfd.readouterr().err and "\n" not in result.cause
+
+
+def test_a_trial_past_its_wall_clock_limit_ends_itself(make_trial):
+    directory = make_trial("slow", epochs=1000, patience=1000, wall_seconds=0.05)
+    assert start(directory).returncode == 1
+    result = read_result(directory)
+    assert result.status == "failed"
+    assert result.cause.startswith("ran past the wall-clock limit of 0.05 s") and "lower epochs" in result.cause
+
+
+def test_sigterm_ends_the_process_at_once_without_a_result(make_trial):
+    directory = make_trial("cancelled", epochs=1000, patience=1000)
+    with subprocess.Popen(command(directory), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline().startswith("epoch 1/1000")
+        assert read_progress(directory).stage == "training"
+        process.terminate()
+        assert process.wait(timeout=60) < 0
+    assert read_result(directory) is None
+
+
+def test_a_missing_dataset_is_a_failed_trial_with_one_sentence(make_trial, tmp_path, capfd):
+    result = run(make_trial("nowhere", dataset_dir=str(tmp_path / "absent")))
+    assert result.status == "failed" and "is not a prepared dataset" in result.cause
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_what_a_failed_trial_has_trained_is_in_its_result(make_trial, monkeypatch):
+    monkeypatch.setattr(worker, "train_sample_ndcg", lambda *_: torch.empty(1 << 60))
+    result = run(make_trial("late"))
+    assert result.status == "failed" and len(result.curve) == 2
+    assert result.train_seconds == pytest.approx(sum(record.train_seconds for record in result.curve))
+    assert result.cause.startswith("out of memory; lower batch_size")
+
+
+def test_an_unforeseen_error_leaves_its_traceback_in_the_log_and_its_name_in_the_result(make_trial, capfd):
+    directory = make_trial("odd")
+    (directory / SPEC).write_text("{}")
+    result = run(directory)
+    assert result.status == "failed" and result.cause.startswith("internal error: ValidationError")
+    assert "Traceback" in capfd.readouterr().err
+
+
+def test_a_trial_that_is_over_is_not_run_again(make_trial):
+    directory = make_trial("once", epochs=1)
+    first = run(directory)
+    with pytest.raises(SystemExit, match="start a new trial"):
+        main(directory)
+    assert read_result(directory) == first
+
+
+def test_training_never_imports_the_compiler(make_trial):
+    directory = make_trial("lean", epochs=1)
+    code = (
+        "import sys; from pathlib import Path; from virtualmle.training.worker import main;"
+        "assert main(Path(sys.argv[1])) == 0; print('torch._dynamo' in sys.modules)"
+    )
+    process = subprocess.run([sys.executable, "-P", "-c", code, directory], capture_output=True, text=True, check=True)
+    assert process.stdout.splitlines()[-1] == "False"

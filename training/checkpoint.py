@@ -1,0 +1,58 @@
+"""A model's weights as safetensors, with its configuration in the file's metadata: all that is needed to rebuild it."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from ..data.atomic import write_bytes
+from ..models.build import build_model
+from ..models.config import TrialConfig
+from ..models.sequence_model import SequenceModel
+from .errors import TrainingError
+
+METADATA = "virtualmle"  # one key: the format keeps several in no fixed order, and equal models are to be equal bytes
+
+
+def copy_weights(model: torch.nn.Module) -> dict[str, Tensor]:
+    """The parameters by name, detached from the model; tied tables once."""
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def restore_weights(model: torch.nn.Module, weights: dict[str, Tensor]) -> None:
+    """The inverse of `copy_weights`, in place."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(weights[name])
+
+
+def save_checkpoint(path: Path, model: SequenceModel, config: TrialConfig, num_items: int) -> None:
+    """Write the model to `path`, atomically; equal weights and configurations give equal bytes."""
+    weights = {name: tensor.cpu().contiguous() for name, tensor in copy_weights(model).items()}
+    header = {METADATA: json.dumps({"config": config.model_dump(), "num_items": num_items}, sort_keys=True)}
+    write_bytes(path, save(weights, metadata=header))
+
+
+def load_checkpoint(path: Path) -> tuple[SequenceModel, TrialConfig]:
+    """The model, on the CPU in evaluation mode, and its configuration. TrainingError if `path` is not a checkpoint."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get(METADATA, "null"))
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"{str(path)!r} cannot be read as a checkpoint ({error}); run the trial again") from None
+    if header is None:
+        raise TrainingError(f"{str(path)!r} has no VirtualMLE configuration in it; it is not one of our checkpoints")
+    config = TrialConfig(**header["config"])
+    model = build_model(config, header["num_items"], seed=0)
+    if {name: tensor.shape for name, tensor in weights.items()} != _shapes(model):
+        raise TrainingError(f"{str(path)!r} has other weights than its configuration needs; run the trial again")
+    restore_weights(model, weights)
+    return model.eval(), config
+
+
+def _shapes(model: SequenceModel) -> dict[str, object]:
+    return {name: parameter.shape for name, parameter in model.named_parameters()}

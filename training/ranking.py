@@ -1,0 +1,72 @@
+"""The rank of each user's target among the whole catalogue: history masked, ties counted against the model.
+
+    rank = 1 + #(candidates scored above the target) + #(other candidates scored exactly like it)
+
+Candidates are all items but those of the user's history; the target itself is always a candidate, also when the user
+has had it before. Scores stay float32, users go in blocks, no Python runs per user.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .errors import TrainingError
+
+BLOCK_USERS = 256
+
+ScoreBlock = Callable[[int, int], Tensor]
+"""`score_block(first, last)` scores users first..last-1: float32 (last - first, num_items), contiguous, overwritten."""
+
+
+def rank_targets(
+    score_block: ScoreBlock,
+    items: Tensor,
+    offsets: Tensor,
+    targets: Tensor,
+    block_users: int = BLOCK_USERS,
+) -> tuple[NDArray[np.int32], int]:
+    """Ranks int32 (num_users,) of `targets`, and the number of users whose target tied with another candidate.
+
+    Histories to mask: `items` integer (num_events,) and `targets` integer (num_users,) on the device of the scores,
+    `offsets` int64 (num_users + 1,) on the CPU. TrainingError if a candidate's score is NaN or infinite.
+    """
+    ranks, ties = [], 0
+    for first in range(0, len(targets), block_users):
+        last = min(first + block_users, len(targets))
+        bounds = offsets[first : last + 1]
+        history = items[int(bounds[0]) : int(bounds[-1])].long()
+        block = _rank_block(score_block(first, last), history, bounds.diff(), targets[first:last].long())
+        ranks.append(block[0])
+        ties += block[1]
+    return torch.cat(ranks).numpy(), ties
+
+
+def _rank_block(scores: Tensor, history: Tensor, lengths: Tensor, targets: Tensor) -> tuple[Tensor, int]:
+    """Ranks int32 (users,) on the CPU and ties of one block; destroys `scores` (users, num_items)."""
+    rows = torch.arange(len(lengths)).repeat_interleave(lengths).to(scores.device)
+    target_scores = scores.gather(1, targets[:, None])
+    # masked entries borrow the target's score while we look for NaN and infinities, then leave the competition
+    scores[rows, history] = target_scores[rows, 0]
+    _check_finite(scores)
+    scores[rows, history] = -torch.inf
+    scores.scatter_(1, targets[:, None], target_scores)
+    at_least, equal = _count(torch.ge, scores, target_scores), _count(torch.eq, scores, target_scores)
+    return at_least.to("cpu", torch.int32), int((equal > 1).sum())  # the target is at least, and equal to, itself
+
+
+def _count(comparison: Callable[..., Tensor], scores: Tensor, bound: Tensor) -> Tensor:
+    # 0.0 and 1.0 in float32 and their sum: three times as fast on CPU as summing booleans, exact below 2**24 items
+    return comparison(scores, bound, out=torch.empty_like(scores)).sum(dim=1)
+
+
+def _check_finite(scores: Tensor) -> None:
+    low, high = (bound.item() for bound in torch.aminmax(scores))  # NaN anywhere makes both NaN
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise TrainingError(
+            f"every candidate's score must be finite; the scores reach from {low} to {high}: "
+            "the model diverged, lower lr or raise temperature"
+        )

@@ -1,0 +1,225 @@
+"""A trial as an operating-system process: start it, look at it, stop it.
+
+Everything known about a trial lies in its directory (training/spec.py lists the worker's files), so any process may
+ask, also one that starts after the launching server was killed. Added here:
+
+    lease.json   pid, start time and deadline of the worker
+    stop.json    who stopped it and why: cancelled, over its time, or never started
+
+A worker outlives its server: nothing here ties the one to the other.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Literal
+
+import psutil
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ..data.errors import TrialError
+from ..training.spec import (
+    LOG,
+    PROGRESS,
+    SPEC,
+    TrialProgress,
+    TrialResult,
+    TrialSpec,
+    read_progress,
+    read_result,
+    read_spec,
+    write_model,
+)
+from .lease import (
+    LEASE,
+    TERM_SECONDS,
+    WORKER_OPTIONS,
+    Lease,
+    adopt_child,
+    end_group,
+    exit_code,
+    find_worker,
+    is_held,
+    lease_of,
+    read_lease,
+)
+from .log_tail import ending, last_lines
+
+WORKER = "virtualmle.training.worker"
+STOP = "stop.json"
+
+START_GRACE_SECONDS = 30.0  # between the order for a trial and its lease lie milliseconds, more on a loaded machine
+
+
+class TrialState(BaseModel):
+    """Where a trial stands. `result` is there when the worker wrote one; `cause` when it crashed."""
+
+    model_config = ConfigDict(frozen=True)
+
+    status: Literal["running", "finished", "crashed", "cancelled"]
+    progress: TrialProgress = TrialProgress()
+    result: TrialResult | None = None
+    cause: str | None = None
+    seconds: float = 0.0  # wall seconds of the process so far, or until its last sign of life
+
+
+class Stop(BaseModel):
+    """Why a trial was ended from outside."""
+
+    status: Literal["crashed", "cancelled"]
+    cause: str
+    at: float  # seconds since the epoch
+
+
+def launch(spec: TrialSpec, directory: Path, *, module: str = WORKER) -> None:
+    """Start the worker for `spec` in `directory` and return at once.
+
+    Raises TrialError where the directory already holds a trial, cannot be written, or no process can be started.
+    """
+    if (directory / SPEC).exists():
+        raise TrialError(f"{directory} already holds a trial; a handle is never used again: ask for a new trial")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        write_model(directory / SPEC, spec)
+        _start(spec, directory.resolve(), module)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            _write_stop(directory, "crashed", f"the worker could not be started ({error.strerror})")
+        raise TrialError(
+            f"trial {spec.trial} could not be started in {directory} ({error.strerror}); free disk or memory and retry"
+        ) from None
+
+
+def poll(directory: Path, *, asked_at: float | None = None) -> TrialState:
+    """Where the trial in `directory` stands, from its files and the process table.
+
+    asked_at: when the trial was ordered, in seconds since the epoch; it gives a trial whose directory does not exist
+    yet its time to start. A worker that has outlived its deadline is killed here. Raises nothing for a trial in any
+    state: what cannot be read counts as a crash, with its cause.
+    """
+    lease = _lease(directory)
+    alive = lease is not None and is_held(lease)  # before the result: a worker writes it, then ends
+    try:
+        result = read_result(directory)
+    except ValidationError:
+        return TrialState(status="crashed", cause="the trial's result.json is damaged", seconds=_seconds(directory))
+    if result is not None and result.status == "finished":
+        return TrialState(
+            status="finished", progress=_progress(directory), result=result, seconds=result.wall_seconds
+        )
+    stop = _read_stop(directory)
+    if lease is not None and alive and result is None:
+        return _look_at_running(directory, lease, stop)
+    if stop is not None:
+        return TrialState(status=stop.status, progress=_progress(directory), cause=stop.cause,
+                          seconds=_seconds(directory, lease, stop))
+    if result is not None:
+        return TrialState(status="crashed", progress=_progress(directory), result=result,
+                          cause=result.cause or "the worker gave no cause", seconds=result.wall_seconds)
+    return _ended_without_result(directory, lease, asked_at)
+
+
+def cancel(directory: Path) -> TrialState:
+    """Stop the trial and return its final state; a trial that is over already stays what it is.
+
+    The order is on disk before the signal is sent, so that whoever looks next sees a cancelled trial, not a crash.
+    """
+    state = poll(directory)
+    if state.status != "running":
+        return state
+    _write_stop(directory, "cancelled", "cancelled on request")
+    lease = _lease(directory)
+    if lease is not None:
+        end_group(lease)
+    return poll(directory)
+
+
+def _start(spec: TrialSpec, directory: Path, module: str) -> None:
+    with (directory / LOG).open("ab") as log:
+        child = subprocess.Popen(
+            [sys.executable, *WORKER_OPTIONS, module, str(directory)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONSAFEPATH": "1"},
+            start_new_session=True,  # a closed terminal or a killed server does not take the worker along
+        )
+    lease = lease_of(psutil.Process(child.pid), spec.wall_seconds)
+    adopt_child(directory, child)
+    write_model(directory / LEASE, lease)
+    if (directory / STOP).exists():  # cancelled before there was a process to cancel
+        end_group(lease)
+
+
+def _lease(directory: Path) -> Lease | None:
+    lease = read_lease(directory)
+    if lease is not None or not (directory / SPEC).exists():
+        return lease
+    worker = find_worker(directory)
+    try:
+        lease = lease_of(worker, read_spec(directory).wall_seconds) if worker else None
+    except (psutil.NoSuchProcess, ValidationError):
+        return None
+    if lease is not None:
+        with contextlib.suppress(OSError):  # a full disk: the process can be found again next time
+            write_model(directory / LEASE, lease)
+    return lease
+
+
+def _look_at_running(directory: Path, lease: Lease, stop: Stop | None) -> TrialState:
+    now = time.time()
+    late = stop is None and now > lease.deadline
+    if late:
+        limit = lease.deadline - lease.created
+        _write_stop(directory, "crashed", f"killed: still running {limit:.0f} s after its start; ask for fewer epochs")
+    forgotten = stop is not None and now > stop.at + 2 * TERM_SECONDS  # whoever ordered the stop died too early
+    if (late or forgotten) and end_group(lease):
+        return poll(directory)
+    return TrialState(status="running", progress=_progress(directory), seconds=now - lease.created)
+
+
+def _write_stop(directory: Path, status: Literal["crashed", "cancelled"], cause: str) -> None:
+    write_model(directory / STOP, Stop(status=status, cause=cause, at=time.time()))
+
+
+def _ended_without_result(directory: Path, lease: Lease | None, asked_at: float | None) -> TrialState:
+    if lease is None:
+        return _never_started(directory, asked_at)
+    cause = f"worker ended without a result{ending(exit_code(directory))}{last_lines(directory / LOG)}"
+    return TrialState(
+        status="crashed", progress=_progress(directory), cause=cause, seconds=_seconds(directory, lease)
+    )
+
+
+def _never_started(directory: Path, asked_at: float | None) -> TrialState:
+    known = (_modified(directory / SPEC), _modified(directory), asked_at)
+    since = next((moment for moment in known if moment is not None), None)
+    if since is not None and time.time() - since < START_GRACE_SECONDS:
+        return TrialState(status="running")
+    return TrialState(status="crashed", cause="the worker was never started; run the same trial again")
+
+
+def _progress(directory: Path) -> TrialProgress:
+    try:
+        return read_progress(directory)
+    except ValidationError:  # a damaged file says nothing about the trial itself
+        return TrialProgress()
+
+
+def _read_stop(directory: Path) -> Stop | None:
+    path = directory / STOP
+    return Stop.model_validate_json(path.read_bytes()) if path.exists() else None
+
+
+def _seconds(directory: Path, lease: Lease | None = None, stop: Stop | None = None) -> float:
+    if lease is None:
+        return 0.0
+    end = stop.at if stop else max(_modified(directory / name) or 0.0 for name in (LOG, PROGRESS))
+    return max(0.0, end - lease.created)
+
+
+def _modified(path: Path) -> float | None:
+    return path.stat().st_mtime if path.exists() else None

@@ -1,0 +1,29 @@
+"""What a dead worker leaves to read: its exit code in words and the last lines of its log, safe to show."""
+
+import signal
+from pathlib import Path
+
+TAIL_BYTES = 4096
+TAIL_LINES = 4
+TAIL_CHARACTERS = 600  # a cause is read by an agent: an exception and where it came from, not a transcript
+
+
+def ending(code: int | None) -> str:
+    """How a process ended, for use after "ended without a result"; empty when its exit code is not known."""
+    if code is None:
+        return ""
+    if code == -signal.SIGKILL:
+        return " (signal SIGKILL; often the system's out-of-memory killer: try a smaller batch_size or model)"
+    return f" (signal {signal.Signals(-code).name})" if code < 0 else f" (exit code {code})"
+
+
+def last_lines(log: Path) -> str:
+    """The last lines of a log as `; last output: "…"`, printable and bounded; empty when there are none."""
+    if not log.exists():
+        return ""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - TAIL_BYTES))
+        text = file.read().decode(errors="replace")
+    lines = ["".join(c if c.isprintable() else " " for c in line).strip() for line in text.splitlines()]
+    tail = " | ".join([line for line in lines if line][-TAIL_LINES:])[-TAIL_CHARACTERS:]
+    return f'; last output: "{tail}"' if tail else ""
