@@ -14,6 +14,7 @@ SCORE_WEIGHTS = ("transition_weight", "cooccurrence_weight", "popularity_weight"
 HALF = 0.5
 SMALL, TINY = 0.01, 0.004
 """Gains expected where hardly anything is known: below every opening move, above standing still."""
+EARLY_EPOCH = 3
 SIGN_Z = 0.3
 """Half a chance in three that a true zero shows this much: enough to try in combination, not to keep."""
 
@@ -70,7 +71,8 @@ def _combine(history: History) -> Iterator[Move]:
 
 
 def _promising(trial: Tried) -> bool:
-    return trial.z is not None and trial.z >= SIGN_Z and 0 < len(trial.changes) <= 2
+    """Not kept, though more likely good than bad; what was kept is in the incumbent, or has been left behind since."""
+    return trial.verdict == "discard" and trial.z is not None and trial.z >= SIGN_Z and 0 < len(trial.changes) <= 2
 
 
 def _retune_scores(history: History) -> Iterator[Move]:
@@ -92,15 +94,26 @@ def _model_changed_since(history: History, name: str) -> bool:
 
 
 def _from_curve(history: History) -> Iterator[Move]:
-    """What the incumbent's learning curve says: cut off too early, or over-fitted at once."""
-    incumbent, current = history.incumbent, history.current
+    """What the incumbent's learning curve says: cut off at the end, or stopped early, on a plateau or by over-fitting."""
+    incumbent = history.incumbent
     if incumbent is None or not incumbent.best_epoch:
         return
-    epochs, dropout = history.space.knobs.get("epochs"), history.space.knobs.get("dropout")
-    if epochs and incumbent.best_epoch >= current["epochs"] and (more := neighbour(epochs, current["epochs"], 1)):
-        yield Move({"epochs": more}, 0.06, "the last epoch was the best one: train longer")
-    if dropout and incumbent.best_epoch <= 2 and (higher := neighbour(dropout, current["dropout"], 1)):
-        yield Move({"dropout": higher}, 0.03, "the best epoch came at once: regularise more")
+    patience = _raised(history, "patience")
+    longer = _raised(history, "epochs")
+    if longer and incumbent.best_epoch >= history.current["epochs"]:
+        yield Move(longer | patience, 0.06, "the last epoch was the best one: train longer, past small dips")
+    if incumbent.best_epoch <= EARLY_EPOCH:
+        if patience:
+            yield Move(patience, 0.04, "stopped after few epochs: that may be a plateau only")
+        if higher := _raised(history, "dropout"):
+            yield Move(higher, 0.03, "the best epoch came early: regularise more")
+
+
+def _raised(history: History, name: str) -> Knobs:
+    """The knob one rung up, or nothing where it is closed or at its end."""
+    knob = history.space.knobs.get(name)
+    value = neighbour(knob, history.current[name], 1) if knob else None
+    return {} if value is None else {name: value}
 
 
 def around(history: History, generator: np.random.Generator, draws: int = 60) -> list[Move]:

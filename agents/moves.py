@@ -55,8 +55,9 @@ def _opening(gain: float, reason: str, **changes: Any) -> Move:
 
 
 _BOTH = (
+    # The model before the priors: a strong prior hides what a better model would gain
+    _opening(0.12, "the default learning rate is cautious for few epochs", lr=1e-3),
     _opening(0.10, "the next item often follows the last one directly; costs no training", transition_weight=8.0),
-    _opening(0.09, "the default learning rate is cautious for few epochs", lr=1e-3),
     _opening(0.055, "every item as a negative gives the exact gradient of the ranking", loss="full_softmax"),
     _opening(0.05, "items seen in the same histories; costs no training", cooccurrence_weight=4.0),
     _opening(0.02, "more negatives come closer to the full softmax", num_negatives=2000),

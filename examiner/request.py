@@ -77,6 +77,11 @@ def read_revealed(home: Path, session: str) -> TestResult | None:
     return TestResult.model_validate_json(path.read_bytes()) if path.exists() else None
 
 
+def has_looked(home: Path, session: str) -> bool:
+    """Whether a session has used its look, with or without a result."""
+    return Ledger(Vault(home).directory).find(session) is not None
+
+
 def in_progress(home: Path, session: str) -> bool:
     """Whether an examiner of this session is at work on this machine, also one whose server has died."""
     wanted = [MODULE, "--home", str(home.resolve()), "--session", session]

@@ -65,10 +65,17 @@ def test_a_score_weight_is_tuned_again_after_the_model_has_changed() -> None:
 
 
 def test_a_run_that_was_best_in_its_last_epoch_is_trained_longer() -> None:
-    world = World(knobs={"epochs", "tie_embeddings"}, trials_max=10)
+    world = World(knobs={"epochs", "patience", "tie_embeddings"}, trials_max=10)
     world.act(Engineer(0).act(world.situation))
     world.trials[0].update(best_epoch=20, reflected=True)  # of 20 epochs
-    assert Engineer(0).act(world.situation).changes == {"epochs": 40}  # type: ignore[union-attr]
+    assert Engineer(0).act(world.situation).changes == {"epochs": 40, "patience": 5}  # type: ignore[union-attr]
+
+
+def test_a_run_that_stopped_after_few_epochs_is_given_more_patience() -> None:
+    world = World(knobs={"epochs", "patience", "tie_embeddings"}, trials_max=10)
+    world.act(Engineer(0).act(world.situation))
+    world.trials[0].update(best_epoch=2, reflected=True)
+    assert Engineer(0).act(world.situation).changes == {"patience": 5}  # type: ignore[union-attr]
 
 
 def test_the_best_configuration_of_a_similar_dataset_runs_second() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from virtualmle.data.errors import AdmissionError, ConfigError, DataError, SessionError
+from virtualmle.examiner.ledger import Ledger
 from virtualmle.examiner.request import read_revealed
 from virtualmle.examiner.vault import Vault
 from virtualmle.memory.records import Hypothesis, TrialRecord
@@ -21,6 +22,7 @@ from virtualmle.tools.sync import sync_session
 from virtualmle.tools.wait_trial import wait_trial
 from virtualmle.tools.workspace import Settings, Workspace
 from virtualmle.tools.write_reflection import RuleInput, write_reflection
+from virtualmle.training.spec import CHECKPOINT
 
 TINY = {"epochs": 1, "hidden_dim": 16, "batch_size": 512}
 
@@ -196,10 +198,25 @@ def test_a_trial_whose_process_is_being_started_is_not_taken_for_dead(ws: Worksp
     assert running is not None and running.handle == added.handle
 
 
-def test_an_attempted_look_without_a_result_voids_the_session(ws: Workspace) -> None:
+def test_a_look_that_was_used_without_a_result_voids_the_session(ws: Workspace) -> None:
     session = open_session(ws, "demo", "sasrec").session
     trial = run_trial(ws, session, TINY)
     ws.memory.set_state(session, "open", "frozen", selected=trial.trial)
     ws.memory.set_state(session, "frozen", "attempted")
+    vault = Vault(ws.home)
+    Ledger(vault.directory).record(session, "demo", ws.dataset("demo").dataset_id, "f" * 64)  # then it was killed
     final = finalize(ws, session, "the examiner was killed", confirm=True)
     assert final.state == "void" and final.test is None
+
+
+def test_an_examination_that_cannot_start_uses_no_look_and_can_be_repeated(ws: Workspace) -> None:
+    session = open_session(ws, "demo", "sasrec").session
+    trial = run_trial(ws, session, TINY)
+    checkpoint = ws.trial_directory(session, trial.trial) / CHECKPOINT
+    whole = checkpoint.read_bytes()
+    checkpoint.write_bytes(whole[:100])
+    with pytest.raises(SessionError, match="no look at the test set was used"):
+        finalize(ws, session, "the checkpoint is damaged", confirm=True)
+    checkpoint.write_bytes(whole)
+    final = finalize(ws, session, "and restored", confirm=True)
+    assert (final.state, final.look) == ("revealed", 1)

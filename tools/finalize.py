@@ -8,8 +8,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from ..data.errors import SessionError, VirtualMLEError
-from ..examiner.request import TestResult, examine, in_progress, read_revealed
+from ..data.errors import SealError, SessionError
+from ..examiner.request import TestResult, examine, has_looked, in_progress, read_revealed
 from ..memory.records import SessionRecord, SummaryRecord, TrialRecord
 from ..memory.text import clean_text
 from ..models.config import TrialConfig
@@ -81,18 +81,13 @@ def _freeze(ws: Workspace, session: SessionRecord, text: str, rules: list[RuleIn
 
 
 def _look(ws: Workspace, session: SessionRecord) -> FinalResult:
-    """From frozen to revealed; a session found `attempted` reads its result if there is one, and is void otherwise."""
-    if session.state == "attempted" and in_progress(ws.home, session.id):
-        raise SessionError(f"the examiner of session {session.id} is at work; call finalize again in a minute")
-    if session.state == "frozen":
-        if not ws.memory.set_state(session.id, "frozen", "attempted"):
-            raise SessionError(f"session {session.id} is being finalized by another process; see list_sessions")
-        try:
-            _examine(ws, session)
-        except VirtualMLEError as error:
-            ws.memory.set_state(session.id, "attempted", "void")
-            raise SessionError(f"the examination failed and the session is void: {error}") from None
+    """From frozen to revealed or void. The look ledger says whether the look is used; only then can it be lost."""
+    ws.memory.set_state(session.id, "frozen", "attempted")
     result = read_revealed(ws.home, session.id)
+    if result is None and in_progress(ws.home, session.id):
+        raise SessionError(f"the examiner of session {session.id} is at work; call finalize again in a minute")
+    if result is None and not has_looked(ws.home, session.id):
+        result = _examine(ws, session)
     ws.memory.set_state(session.id, "attempted", "revealed" if result else "void")
     return final_result(ws, ws.memory.session(session.id), result)
 
@@ -108,14 +103,17 @@ def _already(ws: Workspace, session: SessionRecord) -> str:
 
 
 def _examine(ws: Workspace, session: SessionRecord) -> TestResult:
+    """The examiner's result. Where it fails before its look, the session stays as it is: finalize may be repeated."""
     assert session.selected is not None  # set together with the state `frozen`
-    return examine(
-        ws.home,
-        session.id,
-        ws.trial_directory(session.id, session.selected),
-        ws.catalogue.path(session.dataset),
-        EXAMINER_SECONDS,
-    )
+    directory = ws.trial_directory(session.id, session.selected)
+    try:
+        return examine(ws.home, session.id, directory, ws.catalogue.path(session.dataset), EXAMINER_SECONDS)
+    except SealError as error:
+        if not has_looked(ws.home, session.id):
+            raise SessionError(f"no look at the test set was used: {error}; mend this, then finalize again") from None
+        if not in_progress(ws.home, session.id):
+            ws.memory.set_state(session.id, "attempted", "void")
+        raise SessionError(f"the look at the test set was used without a result: {error}") from None
 
 
 def select(trials: list[TrialRecord]) -> TrialRecord:

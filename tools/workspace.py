@@ -7,6 +7,7 @@ from pathlib import Path
 from ..data.catalogue import Catalogue
 from ..data.errors import HomeError
 from ..data.prepared import PreparedDataset
+from ..examiner.request import looks
 from ..examiner.vault import Vault
 from ..memory.records import SessionRecord
 from ..memory.store import Memory
@@ -78,7 +79,7 @@ class Workspace:
         """Ids that left files here, also where memory.db was deleted since: they are not given out again."""
         state = self.home / ".virtualmle"
         folders = {path.name for path in (state / "sessions").glob("*")}
-        return folders | {path.stem for path in (state / "vault" / "revealed").glob("*.json")}
+        return folders | {look.session for look in looks(self.home)}
 
     def close(self) -> None:
         """Close memory.db."""
