@@ -94,7 +94,7 @@ def _model_changed_since(history: History, name: str) -> bool:
 
 
 def _from_curve(history: History) -> Iterator[Move]:
-    """What the incumbent's learning curve says: cut off at the end, or stopped early, on a plateau or by over-fitting."""
+    """What the incumbent's learning curve says: cut off at the end, or stopped early (a plateau, or over-fitting)."""
     incumbent = history.incumbent
     if incumbent is None or not incumbent.best_epoch:
         return

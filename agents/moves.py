@@ -74,7 +74,7 @@ _BOTH = (
 OPENINGS: dict[str, tuple[Move, ...]] = {
     "sasrec": (
         *_BOTH,
-        _opening(0.08, "cosine scores with a low temperature stop popular items from winning by norm",
+        _opening(0.025, "cosine scores with a low temperature stop popular items from winning by norm",
                  scores="cosine", temperature=0.05),
         _opening(0.045, "short histories over-fit: more dropout", dropout=0.5),
         _opening(0.025, "one table for input and output halves what rare items must learn", tie_embeddings=True),
