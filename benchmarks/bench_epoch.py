@@ -6,6 +6,10 @@ Without a dataset it prepares the bundled demo log. A table for people, then one
 this process, which a busy machine stretches less than wall time.
 """
 
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the worker has it
+
 import argparse
 import json
 import platform

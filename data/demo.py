@@ -19,7 +19,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
-def generate_demo(num_users: int = 1200, num_items: int = 400, seed: int = 2014) -> pl.DataFrame:
+def generate_demo(num_users: int = 700, num_items: int = 260, seed: int = 2014) -> pl.DataFrame:
     """A log with columns user (String), item (String), timestamp (Int64, Unix seconds); equal seeds give equal logs."""
     rng = np.random.default_rng(seed)
     community = rng.permutation(np.arange(num_items) % NUM_COMMUNITIES)  # (num_items,)

@@ -101,6 +101,7 @@ def _run(command: list[str], session: str, timeout: float) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ},  # as a worker has it: two threads that spin starve each other
         start_new_session=os.name == "posix",
     )
     try:

@@ -172,8 +172,8 @@ def test_the_demo_is_made_once_also_by_several_at_a_time(home: Path, key: bytes)
     assert names == ["demo"] * 4
     assert [path.name for path in (home / ".virtualmle" / "data").iterdir()] == ["demo"]
     dataset = Catalogue(home).load("demo")
-    assert dataset.num_users == 1200
-    assert 370 <= dataset.num_items <= 400
+    assert dataset.num_users == 700
+    assert 240 <= dataset.num_items <= 260
     assert 9 <= dataset.manifest.num_interactions / dataset.num_users <= 12
 
 

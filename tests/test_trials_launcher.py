@@ -65,7 +65,7 @@ def test_a_worker_that_writes_its_result_is_finished(directory: Path) -> None:
     state = settle(directory)
     assert state.status == "finished"
     assert state.result is not None and state.result.metrics == {"ndcg@10": 0.5}
-    assert state.seconds == 1.5
+    assert 0 < state.seconds < 60 and state.seconds != 1.5  # since the process began, not as the worker says
 
 
 def test_a_running_worker_shows_its_progress_and_its_age(directory: Path) -> None:

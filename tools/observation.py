@@ -34,14 +34,14 @@ def observe(ws: Workspace, session: SessionRecord, handle: str, *, duplicate_rea
 
 def _measured(outcome: TrialOutcome) -> dict[str, Any]:
     return {
-        "metrics": {name: round(value, 5) for name, value in outcome.metrics.items()},
-        "ndcg10_se": rounded(outcome.ndcg_se),
+        "metrics": outcome.metrics,  # unrounded, as all figures here: rounding twice would disagree with the report
+        "ndcg10_se": outcome.ndcg_se,
         "delta": _difference(outcome.delta, outcome.delta_se),
         "base_delta": _difference(outcome.base_delta, outcome.base_delta_se),
         "verdict": outcome.verdict,
         "reason": outcome.reason,
         "curve": summarise_curve(outcome),
-        "train_ndcg10": rounded(outcome.details.get("train_ndcg10")),
+        "train_ndcg10": outcome.details.get("train_ndcg10"),
         "parameters": outcome.parameters,
         "seconds": round(outcome.wall_seconds, 1),
     }
@@ -50,7 +50,7 @@ def _measured(outcome: TrialOutcome) -> dict[str, Any]:
 def _difference(delta: float | None, se: float | None) -> dict[str, float] | None:
     if delta is None or se is None:
         return None
-    return {"delta": round(delta, 5), "se": round(se, 5), "z": round(z_score(delta, se), 2)}
+    return {"delta": delta, "se": se, "z": z_score(delta, se)}
 
 
 def summarise_curve(outcome: TrialOutcome) -> dict[str, Any]:
@@ -66,8 +66,3 @@ def summarise_curve(outcome: TrialOutcome) -> dict[str, Any]:
         "loss_first": round(first["loss"], 4),
         "loss_last": round(last["loss"], 4),
     }
-
-
-def rounded(value: float | None) -> float | None:
-    """Five decimals: far below the standard error of any dataset that fits here."""
-    return None if value is None else round(value, 5)

@@ -59,10 +59,12 @@ def outcome_of(ws: Workspace, session: SessionRecord, record: TrialRecord, state
             curve=[epoch.model_dump() for epoch in result.curve] if result else [],
             train_seconds=state.seconds, wall_seconds=state.seconds,
         )
-    return _judged(ws, session, record, result)
+    return _judged(ws, session, record, result, state.seconds)
 
 
-def _judged(ws: Workspace, session: SessionRecord, record: TrialRecord, result: TrialResult) -> TrialOutcome:
+def _judged(
+    ws: Workspace, session: SessionRecord, record: TrialRecord, result: TrialResult, wall_seconds: float
+) -> TrialOutcome:
     ranks = load_ranks(ws.trial_directory(session.id, record.handle))
     incumbent = ws.memory.incumbent(session.id)
     against_incumbent = _against(ws, session, incumbent, ranks)
@@ -94,7 +96,7 @@ def _judged(ws: Workspace, session: SessionRecord, record: TrialRecord, result: 
         },
         parameters=result.parameters,
         train_seconds=seconds,
-        wall_seconds=result.wall_seconds,
+        wall_seconds=wall_seconds,
     )
 
 

@@ -24,6 +24,7 @@ from ..data.errors import TrialError
 from ..training.spec import (
     LOG,
     PROGRESS,
+    RESULT,
     SPEC,
     TrialProgress,
     TrialResult,
@@ -107,9 +108,8 @@ def poll(directory: Path, *, asked_at: float | None = None) -> TrialState:
     except ValidationError:
         return TrialState(status="crashed", cause="the trial's result.json is damaged", seconds=_seconds(directory))
     if result is not None and result.status == "finished":
-        return TrialState(
-            status="finished", progress=_progress(directory), result=result, seconds=result.wall_seconds
-        )
+        seconds = _seconds(directory, lease) or result.wall_seconds
+        return TrialState(status="finished", progress=_progress(directory), result=result, seconds=seconds)
     stop = _read_stop(directory)
     if lease is not None and alive and result is None:
         return _look_at_running(directory, lease, stop)
@@ -217,7 +217,7 @@ def _read_stop(directory: Path) -> Stop | None:
 def _seconds(directory: Path, lease: Lease | None = None, stop: Stop | None = None) -> float:
     if lease is None:
         return 0.0
-    end = stop.at if stop else max(_modified(directory / name) or 0.0 for name in (LOG, PROGRESS))
+    end = stop.at if stop else max(_modified(directory / name) or 0.0 for name in (LOG, PROGRESS, RESULT))
     return max(0.0, end - lease.created)
 
 
