@@ -41,12 +41,10 @@ class Admission:
 
 @dataclass(frozen=True)
 class Standing:
-    """What a trial brings to a comparison. Seconds are told, and decide nothing: they are noisy, and 0 if rescored."""
+    """What a trial brings to a comparison beside its ranks. Seconds do not count: noisy, and 0 if re-scored."""
 
     handle: str
-    ndcg: float  # validation NDCG@10
     parameters: int
-    train_seconds: float
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,7 @@ def judge(
         return Judgement("keep", "the first finished trial becomes the incumbent")
     assert comparison is not None  # whoever has an incumbent has its ranks
     numbers = (
-        f"NDCG@10 {comparison.delta:+.5f} ± {comparison.se:.5f} (z = {comparison.z:+.2f}) "
+        f"NDCG@10 {comparison.delta:+.4f} ± {comparison.se:.4f} (z = {comparison.z:+.2f}) "
         f"against {incumbent.handle} over {comparison.n} users"
     )
     if comparison.z >= keep_z and comparison.delta > 0:
@@ -119,8 +117,7 @@ def judge(
     sizes = f"{candidate.parameters:,} parameters against {incumbent.parameters:,}"
     if candidate.parameters < incumbent.parameters:
         return Judgement("keep", f"{numbers}; within noise the simpler configuration wins: {sizes}")
-    seconds = f"{candidate.train_seconds:.0f} s against {incumbent.train_seconds:.0f} s"
-    return Judgement("discard", f"{numbers}; keep needs z >= {keep_z:g}, or fewer parameters: {sizes}, {seconds}")
+    return Judgement("discard", f"{numbers}; keep needs z >= {keep_z:g}, or fewer parameters: {sizes}")
 
 
 def stop(

@@ -87,7 +87,7 @@ def _check_helped(trial: TrialRecord, outcome: TrialOutcome, helped: Helped) -> 
         return "unverified", f"{trial.handle} has no paired difference against its base {trial.base}"
     numbers = (
         f"NDCG@10 of {trial.handle} against its base {trial.base}: "
-        f"{outcome.base_delta:+.5f} ± {outcome.base_delta_se:.5f} (z = {z:+.2f})"
+        f"{outcome.base_delta:+.4f} ± {outcome.base_delta_se:.4f} (z = {z:+.2f})"
     )
     if helped == "unclear":
         return _check_unclear(z), f"{numbers}; {'within noise' if abs(z) < CLEAR_Z else 'not within noise'}"

@@ -154,8 +154,8 @@ def test_an_imported_rule_about_an_unknown_knob_refuses_nothing() -> None:
 def verdict(delta: float, se: float, parameters: int = 1000, keep_z: float = 1.0) -> tuple[str, str]:
     z = delta / se if se else 0.0
     judgement = judge(
-        Standing("t002", 0.05 + delta, parameters, 10.0),
-        Standing("t001", 0.05, 1000, 12.0),
+        Standing("t002", parameters),
+        Standing("t001", 1000),
         Comparison(delta, se, z, 500),
         keep_z,
     )
@@ -163,7 +163,7 @@ def verdict(delta: float, se: float, parameters: int = 1000, keep_z: float = 1.0
 
 
 def test_the_first_finished_trial_becomes_the_incumbent() -> None:
-    judgement = judge(Standing("t001", 0.01, 1000, 1.0), None, None, 1.0)
+    judgement = judge(Standing("t001", 1000), None, None, 1.0)
     assert (judgement.verdict, judgement.reason) == ("keep", "the first finished trial becomes the incumbent")
 
 
@@ -195,7 +195,7 @@ def test_keep_z_moves_the_gate_and_zero_still_wants_a_gain() -> None:
 
 def test_the_reason_of_a_verdict_has_its_numbers() -> None:
     assert verdict(0.002, 0.001)[1] == (
-        "NDCG@10 +0.00200 ± 0.00100 (z = +2.00) against t001 over 500 users; keep needs z >= 1"
+        "NDCG@10 +0.0020 ± 0.0010 (z = +2.00) against t001 over 500 users; keep needs z >= 1"
     )
     assert "the simpler configuration wins: 999 parameters against 1,000" in verdict(0.0, 0.001, 999)[1]
 

@@ -69,7 +69,7 @@ def check(record: TrialRecord, helped: Any, dimension: str = "optimisation") -> 
 def test_a_claim_is_held_against_the_difference_to_the_base(helped: str, z: float, expected: str) -> None:
     found, note = check(trial(2, {"lr": 1e-3}, delta=z * 0.001), helped)
     assert found == expected
-    assert f"against its base default: {z * 0.001:+.5f} ± 0.00100 (z = {z:+.2f})" in note
+    assert f"against its base default: {z * 0.001:+.4f} ± 0.0010 (z = {z:+.2f})" in note
 
 
 def test_within_noise_the_note_says_that_unclear_is_right() -> None:

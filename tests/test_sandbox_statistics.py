@@ -89,7 +89,7 @@ def test_equal_configurations_pass_the_gate_as_rarely_as_one_standard_error_prom
         incumbent, ranks = None, draw_ranks(generator, 200)
         for number in range(20):
             candidate = draw_ranks(generator, 200)
-            standing = Standing(f"t{number:03}", 0.0, parameters=1000, train_seconds=1.0)
+            standing = Standing(f"t{number:03}", parameters=1000)
             comparison = compare(ranks, candidate) if incumbent else None
             verdict = judge(standing, incumbent, comparison, keep_z=1.0).verdict
             if verdict == "keep":

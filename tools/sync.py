@@ -70,9 +70,8 @@ def _judged(
     against_incumbent = _against(ws, session, incumbent, ranks)
     base = None if record.base == "default" else ws.memory.trial(session.id, record.base)
     against_base = _against(ws, session, base or default_trial(ws, session), ranks)
-    seconds = result.train_seconds + result.evaluate_seconds
     judgement = judge(
-        Standing(record.handle, result.metrics["ndcg@10"], result.parameters, seconds),
+        Standing(record.handle, result.parameters),
         _standing(incumbent),
         against_incumbent,
         ws.session_protocol(session).keep_z,
@@ -95,7 +94,7 @@ def _judged(
             "rescored": read_spec(ws.trial_directory(session.id, record.handle)).rescore_from is not None,
         },
         parameters=result.parameters,
-        train_seconds=seconds,
+        train_seconds=result.train_seconds + result.evaluate_seconds,
         wall_seconds=wall_seconds,
     )
 
@@ -128,7 +127,4 @@ def _against(ws: Workspace, session: SessionRecord, other: TrialRecord | None, r
 
 
 def _standing(record: TrialRecord | None) -> Standing | None:
-    if record is None or record.outcome is None:
-        return None
-    outcome = record.outcome
-    return Standing(record.handle, outcome.metrics["ndcg@10"], outcome.parameters, outcome.train_seconds)
+    return Standing(record.handle, record.outcome.parameters) if record and record.outcome else None
