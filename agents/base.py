@@ -6,7 +6,7 @@ a generator seeded by (seed, number of trials). A session that is resumed in ano
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -71,7 +71,7 @@ class Situation:
     brief: Mapping[str, Any]  # open_session
     state: Mapping[str, Any]  # read_memory(view="state").content
     trajectory: Mapping[str, Any]  # read_memory(view="trajectory").content
-    refused: tuple[Refusal, ...] = field(default=())
+    refused: tuple[Refusal, ...] = ()
 
     def without_memory(self) -> "Situation":
         """The same situation for a session without memory: only the last trial is remembered, and no prior."""

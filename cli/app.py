@@ -18,7 +18,6 @@ USERS_ERROR, OUR_FAULT = 1, 3
 
 app = typer.Typer(
     name="virtualmle",
-    help="A virtual ML engineer for sequential recommenders (SASRec, HSTU).\n\nExample: virtualmle tune demo",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

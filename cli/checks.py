@@ -185,7 +185,7 @@ def _looks_sealed(path: Path) -> bool:
 
 
 def _isolation(home: Path) -> Finding:
-    """How far test targets are from an agent; the levels are defined in docs on test hiding."""
+    """How far test targets are from an agent; docs/protocol-and-safety.md defines the levels."""
     vault = Vault(home)
     if not vault.directory.exists():
         return Finding("isolation", "ok", "no dataset yet; sealed from the first one on (L1)")

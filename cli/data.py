@@ -41,7 +41,7 @@ def add(
     if format not in (None, "csv", "tsv", "jsonl", "parquet"):
         raise DataError(f"format={format!r} is not known; use csv, tsv, jsonl or parquet")
     manifest = _catalogue(home).add(
-        name, file, public_key=Vault(home.resolve()).public_key(),
+        name, file, public_key=Vault(home).public_key(),
         options=PrepareOptions(k_core=k_core, max_events=max_events),
         user=user, item=item, timestamp=timestamp, format=format,  # type: ignore[arg-type]  # checked above
     )  # fmt: skip
@@ -63,7 +63,7 @@ def prepare(
 
     catalogue = _catalogue(home)
     with download_bar(name) as progress:
-        catalogue.resolve(name, Vault(home.resolve()).public_key(), progress)
+        catalogue.resolve(name, Vault(home).public_key(), progress)
     _tell(catalogue.manifest(name), as_json)
 
 
@@ -107,7 +107,7 @@ def show(
 def _catalogue(home: Path) -> "Catalogue":
     from ..data.catalogue import Catalogue  # noqa: PLC0415 - brings polars
 
-    return Catalogue(home.expanduser().resolve())
+    return Catalogue(home)
 
 
 def _tell(manifest: "Manifest", as_json: bool) -> None:

@@ -17,7 +17,7 @@ def doctor(home: Home = HERE, as_json: Json = False) -> None:
     """
     from .checks import run_checks  # noqa: PLC0415 - brings polars, cryptography and sqlite-utils
 
-    findings = run_checks(home.expanduser().resolve())
+    findings = run_checks(home)
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:

@@ -107,7 +107,7 @@ def existing_memory(home: Path) -> "Memory":
     from ..data.errors import HomeError  # noqa: PLC0415
     from ..memory.store import Memory  # noqa: PLC0415 - brings sqlite-utils
 
-    path = home.expanduser().resolve() / "memory.db"
+    path = home / "memory.db"
     if not path.exists():
         raise HomeError(
             f"home={str(path.parent)!r} holds no memory.db; tune something first, or name another with --home"

@@ -8,9 +8,21 @@ import typer
 if TYPE_CHECKING:
     from ..tools.workspace import Settings, Workspace
 
+
+
+def absolute(path: Path) -> Path:
+    """The path as every room sees it: one directory has one name, or its key and its data would part."""
+    return path.expanduser().resolve()
+
+
 Home = Annotated[
     Path,
-    typer.Option("--home", help="Directory that holds memory.db and .virtualmle/.", show_default="current directory"),
+    typer.Option(
+        "--home",
+        callback=absolute,
+        help="Directory that holds memory.db and .virtualmle/.",
+        show_default="current directory",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for programs.")]
 Trials = Annotated[

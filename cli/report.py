@@ -19,5 +19,5 @@ def report(
     """
     from ..report.html import write_report  # noqa: PLC0415 - brings matplotlib
 
-    path = write_report(home.expanduser().resolve(), session)
+    path = write_report(home, session)
     print(json.dumps({"session": session, "report": str(path)}) if as_json else path)

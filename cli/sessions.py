@@ -54,7 +54,7 @@ def show(session: Session, home: Home = HERE, as_json: Json = False) -> None:
     """
     from ..report.gather import gather  # noqa: PLC0415
 
-    data = gather(home.expanduser().resolve(), session)
+    data = gather(home, session)
     if as_json:
         content = {
             "session": data.session.model_dump(exclude={"protocol_text"}),
@@ -90,7 +90,7 @@ def resume(
     with existing_memory(home) as memory:
         record = memory.session(session)
     plan = Drive(
-        home.expanduser().resolve(), agent or agent_of(record), record.seed, record.dataset, record.backbone, session
+        home, agent or agent_of(record), record.seed, record.dataset, record.backbone, session
     )
     drive(plan, make_settings(seed=record.seed, device=device, threads=threads), as_json)
 

@@ -111,7 +111,6 @@ class PreparedDataset:
     """
 
     def __init__(self, directory: Path, manifest: Manifest, arrays: dict[str, npt.NDArray[Any]]) -> None:
-        self.directory = directory
         self.manifest = manifest
         self.name = manifest.name
         self.dataset_id = manifest.dataset_id

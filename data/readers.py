@@ -124,7 +124,7 @@ def _read_separated(path: Path, kind: Format, given: dict[str, str]) -> tuple[pl
     content, separator = _content(path), SEPARATORS[kind]
     cells = _first_line(path, content).split(separator)
     bare = _is_bare(cells, given)
-    names = _bare_names(path, cells) if bare else [cell.strip().strip('"') for cell in cells]
+    names = _bare_names(cells) if bare else [cell.strip().strip('"') for cell in cells]
     columns = _choose(path, names, given)
     try:
         frame = pl.read_csv(
@@ -156,7 +156,7 @@ def _is_bare(cells: list[str], given: dict[str, str]) -> bool:
     return not named and re.fullmatch(r"-?\d+(\.\d+)?", cells[-1].strip()) is not None
 
 
-def _bare_names(path: Path, cells: list[str]) -> list[str]:
+def _bare_names(cells: list[str]) -> list[str]:
     if len(cells) == len(ROLES):
         return list(ROLES)
     return [f"column_{number}" for number in range(1, len(cells) + 1)]

@@ -18,17 +18,9 @@ class JaggedBatch:
     offsets: Tensor  # (batch + 1,) int64, on the CPU
     plan: PackingPlan  # on the model's device
 
-    @property
-    def num_sequences(self) -> int:
-        return len(self.offsets) - 1
-
     def last_tokens(self) -> Tensor:
         """(batch,) int64 on the items' device: the token that ends each sequence. No sequence may be empty."""
         return (self.offsets[1:] - 1).to(self.items.device, non_blocking=True)
-
-    def to(self, device: torch.device | str) -> "JaggedBatch":
-        """The same batch for a model on `device`."""
-        return JaggedBatch(self.items.to(device, non_blocking=True), self.offsets, self.plan.to(device))
 
 
 def make_batch(items: Tensor, offsets: Tensor, config: TrialConfig) -> JaggedBatch:

@@ -29,14 +29,9 @@ class ItemTable(nn.Module):
         scale: float = self.input.shape[1] ** 0.5
         return F.embedding(items, self.input) * scale
 
-    def score(self, states: Tensor, item_ids: Tensor | None = None) -> Tensor:
-        """(n, hidden_dim) to (n, num_items), or to (n, m) for the m items of `item_ids`."""
-        table = self.output if item_ids is None else F.embedding(item_ids, self.output)
-        return self._scaled(states) @ self._normalised(table).T
-
-    def score_targets(self, states: Tensor, targets: Tensor) -> Tensor:
-        """(n, hidden_dim) and targets (n,) to (n,): each state with its own item."""
-        return (self._scaled(states) * self._normalised(F.embedding(targets, self.output))).sum(-1)
+    def score(self, states: Tensor) -> Tensor:
+        """(n, hidden_dim) to (n, num_items)."""
+        return self._scaled(states) @ self._normalised(self.output).T
 
     def score_sampled(self, states: Tensor, targets: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:
         """Targets (n,) and negatives (m,) shared by all states: scores (n,) and (n, m).

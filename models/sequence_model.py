@@ -63,13 +63,9 @@ class SequenceModel(nn.Module):
         """(num_items, hidden_dim): the output table, not normalised."""
         return self.items.output
 
-    def score(self, states: Tensor, item_ids: Tensor | None = None) -> Tensor:
-        """Logits, temperature and cosine included: (n, num_items), or (n, m) for the items of `item_ids` (m,)."""
-        return self.items.score(states, item_ids)
-
-    def score_targets(self, states: Tensor, targets: Tensor) -> Tensor:
-        """Logits (n,) of each state with its own target (n,)."""
-        return self.items.score_targets(states, targets)
+    def score(self, states: Tensor) -> Tensor:
+        """Logits (n, num_items), temperature and cosine included."""
+        return self.items.score(states)
 
     def score_sampled(self, states: Tensor, targets: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (n,) of the targets (n,) and (n, m) of the negatives (m,) shared by all states, from one look-up."""

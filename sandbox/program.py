@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol
 from ..data.errors import ConfigError
 from ..memory.records import TrialRecord
 from ..models.config import TrialConfig, check_combination
-from .action_space import DIMENSIONS, ActionSpace, effective, inert_changes
+from .action_space import effective, inert_changes
 from .conditions import parse_condition
 from .statistics import Comparison
 
@@ -57,11 +57,10 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Stop:
-    """Whether to stop. `untried` are dimensions in which no trial changed anything: information, never a reason."""
+    """Whether to stop, and why; or how many trials are left."""
 
     stop: bool
     reason: str
-    untried: tuple[str, ...] = ()
 
 
 def admit(
@@ -127,30 +126,19 @@ def stop(
     max_train_seconds: float,
     patience: int,
     target_ndcg: float | None = None,
-    space: ActionSpace | None = None,
 ) -> Stop:
-    """Whether a session has reached an end: budget, patience or target. With `space` it also reports coverage."""
+    """Whether a session has reached an end: budget, patience or target."""
     reason = (
         _spent(len(trials), max_trials, seconds_used(trials), max_train_seconds)
         or _patience(trials, patience)
         or _target(trials, target_ndcg)
     )
-    untried = untried_dimensions(trials, space) if space else ()
-    left = f"{max_trials - len(trials)} of {max_trials} trials are left"
-    return Stop(bool(reason), reason or left, untried)
+    return Stop(bool(reason), reason or f"{max_trials - len(trials)} of {max_trials} trials are left")
 
 
 def seconds_used(trials: Sequence[TrialRecord]) -> float:
     """Training seconds that all trials of a session have spent, crashed and cancelled ones too."""
     return sum(trial.outcome.train_seconds for trial in trials if trial.outcome)
-
-
-def untried_dimensions(trials: Sequence[TrialRecord], space: ActionSpace) -> tuple[str, ...]:
-    """Dimensions that the action space offers and no trial has changed a knob of."""
-    tried = {knob for trial in trials for knob in trial.changes}
-    touched = {knob.dimension for knob in space.entries if knob.name in tried}
-    offered = {knob.dimension for knob in space.entries}
-    return tuple(d for d in DIMENSIONS if d in offered - touched)
 
 
 def _state_refusal(state: str) -> str | None:

@@ -12,7 +12,7 @@ import anyio
 import anyio.to_thread
 from mcp.server.mcpserver import Context
 
-from ..data.errors import ServerError
+from ..data.errors import MemoryStoreError, ServerError
 from ..tools.results import TrialObservation
 from ..tools.wait_trial import wait_trial
 from ..tools.workspace import Workspace
@@ -33,6 +33,7 @@ CAPS = {
 UNKNOWN_CAP = 25.0  # the shortest documented limit is JetBrains Copilot's 30 s
 
 LOOK_SECONDS = 0.25  # a look costs a few file reads; a re-scored trial takes about a second
+BUSY_SECONDS = 60.0  # another process may hold memory.db for a while, not for good
 HEARTBEAT_SECONDS = 5.0  # clients that extend their limit on progress want some well within 60 s
 HALF_EPOCH_SECONDS = 60.0  # an epoch of unknown length shows as half done after this long
 
@@ -66,7 +67,8 @@ async def outwait(
     ws: Workspace, observation: TrialObservation, context: Context[Workspace], seconds: float
 ) -> TrialObservation:
     """Look at a trial until it is over or `seconds` have passed; its last observation."""
-    deadline = anyio.current_time() + seconds
+    seen = anyio.current_time()
+    deadline = seen + seconds
     news = ProgressNews(context)
     look = partial(wait_trial, ws, observation.session, observation.trial, 0)
     while observation.status == "running":
@@ -75,7 +77,12 @@ async def outwait(
         if left <= 0:
             return observation.model_copy(update={"next": overrun(observation)})
         await anyio.sleep(min(LOOK_SECONDS, left))
-        observation = await anyio.to_thread.run_sync(look)
+        try:
+            observation = await anyio.to_thread.run_sync(look)
+            seen = anyio.current_time()
+        except MemoryStoreError:  # memory.db is busy: the trial goes on without it, and so may the wait
+            if anyio.current_time() - seen > BUSY_SECONDS:
+                raise
     return observation
 
 

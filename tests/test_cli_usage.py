@@ -40,7 +40,7 @@ def commands(command: object, path: tuple[str, ...] = ()) -> list[tuple[str, ...
     return [path, *(words for name, child in inner.items() for words in commands(child, (*path, name)))]
 
 
-def test_the_planned_commands_are_there() -> None:
+def test_the_commands_are_there() -> None:
     wanted = (
         "tune; serve; call; data add; data list; data prepare; data show; sessions list; sessions show; "
         "sessions resume; memory list; memory search; memory show; report; doctor"

@@ -12,11 +12,9 @@ from virtualmle.models.config import make_config
 torch.set_num_threads(1)
 
 
-def test_a_batch_knows_its_sequences_and_their_last_tokens():
+def test_a_batch_knows_the_last_tokens_of_its_sequences():
     batch = make_batch(torch.arange(9), torch.tensor([0, 2, 3, 9]), make_config("sasrec"))
-    assert batch.num_sequences == 3
     assert batch.items[batch.last_tokens()].tolist() == [1, 2, 8]
-    assert batch.to("cpu").plan is batch.plan
 
 
 def test_a_sequence_longer_than_max_len_is_refused_with_both_numbers():

@@ -18,7 +18,6 @@ from virtualmle.sandbox.program import (
     seconds_used,
     stop,
 )
-from virtualmle.sandbox.protocol import load_protocol
 from virtualmle.sandbox.statistics import Comparison
 
 DEFAULT = make_config("sasrec")
@@ -231,14 +230,6 @@ def test_a_session_stops_at_its_target() -> None:
     assert not stop(past, **LIMITS, target_ndcg=0.06).stop
     decision = stop(past, **LIMITS, target_ndcg=0.05)
     assert decision.stop and decision.reason == "t001 reached the target: NDCG@10 0.0500 >= 0.05"
-
-
-def test_dimensions_never_tried_are_reported_and_stop_nothing() -> None:
-    past = [trial(1, verdict="keep"), trial(2, make_config("sasrec", lr=1e-3, hidden_dim=64), verdict="keep")]
-    decision = stop(past, **LIMITS, space=load_protocol().space)
-    assert not decision.stop
-    assert decision.untried == ("regularisation", "sequence_modelling", "supervision", "scoring")
-
 
 
 def test_the_sandbox_never_imports_torch() -> None:

@@ -29,7 +29,7 @@ ENGINE = ("data", "kernels", "models", "training")
 BETWEEN_PEERS = {("sandbox", "virtualmle.memory.records")}
 ENGINE_NEEDS = {"numpy", "torch", "polars", "triton", "pydantic", "safetensors"}
 SEALING = {"cryptography": {"data/seal.py"}}
-IGNORED = {"__pycache__", "build", "dist", "demo-home", "bench-home"}
+IGNORED = {"__pycache__", "build", "dist", "demo-home"}
 TEXT = {".py", ".md", ".toml", ".j2", ".json", ".txt", ".sql", ".yml", ".yaml", ".cfg", ""}
 
 

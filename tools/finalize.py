@@ -11,14 +11,13 @@ from pydantic import Field
 from ..data.errors import SealError, SessionError
 from ..examiner.request import TestResult, examine, has_looked, in_progress, read_revealed
 from ..memory.records import SessionRecord, SummaryRecord, TrialRecord
-from ..memory.text import clean_text
-from ..models.config import TrialConfig
 from ..sandbox.effects import knob_effects
 from ..sandbox.statistics import selection_inflation
+from ..training.spec import CHECKPOINT
 from .results import FinalResult
 from .sync import sync_session
 from .workspace import Workspace
-from .write_reflection import RuleInput, prepare_rule
+from .write_reflection import RuleInput, prepare_rule, written
 
 SUMMARY_LENGTH = 4000
 EXAMINER_SECONDS = 3600.0
@@ -42,10 +41,11 @@ def finalize(
     """
     record = ws.memory.session(session)
     running = sync_session(ws, session)
-    if record.state in ("revealed", "void"):
-        raise SessionError(_already(ws, record))
     if not confirm:
         raise SessionError("finalize ends the session and uses its only look at the test set; pass confirm=true")
+    if record.state in ("revealed", "void"):
+        raise SessionError(_already(ws, record))
+    ws.session_dataset(record)  # refused here if it was replaced: before the freeze and the look
     if record.state == "open":
         if running:
             raise SessionError(f"trial {running.handle} is running; wait_trial or cancel_trial first")
@@ -56,6 +56,10 @@ def finalize(
 def _freeze(ws: Workspace, session: SessionRecord, text: str, rules: list[RuleInput]) -> None:
     trials = ws.memory.trials(session.id)
     selected = select(trials)
+    checkpoint = ws.trial_directory(session.id, selected.handle) / CHECKPOINT
+    if not checkpoint.exists():
+        raise SessionError(f"{checkpoint} is gone, and {selected.handle} cannot be examined without it; restore it")
+    summary = written(text, SUMMARY_LENGTH, "cognition_summary")
     prepared = [prepare_rule(ws, session, rule, trials) for rule in rules]
     for rule in prepared:
         ws.memory.add_rule(rule)
@@ -65,10 +69,10 @@ def _freeze(ws: Workspace, session: SessionRecord, text: str, rules: list[RuleIn
             dataset=session.dataset,
             dataset_id=session.dataset_id,
             backbone=session.backbone,
-            text=clean_text(text, SUMMARY_LENGTH),
+            text=summary,
             computed={
                 "selected": selected.handle,
-                "settings": _settings(ws, session, selected),
+                "settings": ws.settings_of(session, selected),
                 "validation": selected.outcome.metrics if selected.outcome else {},
                 "effects": knob_effects(trials, ws.session_protocol(session).space.default(session.backbone)),
                 "trials": len(trials),
@@ -83,8 +87,9 @@ def _freeze(ws: Workspace, session: SessionRecord, text: str, rules: list[RuleIn
 def _look(ws: Workspace, session: SessionRecord) -> FinalResult:
     """From frozen to revealed or void. The look ledger says whether the look is used; only then can it be lost."""
     ws.memory.set_state(session.id, "frozen", "attempted")
+    at_work = in_progress(ws.home, session.id)  # asked first: it may end, with a result, between the two questions
     result = read_revealed(ws.home, session.id)
-    if result is None and in_progress(ws.home, session.id):
+    if result is None and at_work:
         raise SessionError(f"the examiner of session {session.id} is at work; call finalize again in a minute")
     if result is None and not has_looked(ws.home, session.id):
         result = _examine(ws, session)
@@ -93,8 +98,12 @@ def _look(ws: Workspace, session: SessionRecord) -> FinalResult:
 
 
 def _already(ws: Workspace, session: SessionRecord) -> str:
-    """What a second finalize is told; the result too, because a client may have lost the answer to the first."""
-    result = read_revealed(ws.home, session.id)
+    """What a second finalize is told; the result too, because a client may have lost the answer to the first.
+
+    Not while another session on the same data is open: whoever drives that one must not learn test figures here.
+    """
+    others = [s.id for s in ws.memory.sessions() if s.dataset_id == session.dataset_id and s.state == "open"]
+    result = None if others else read_revealed(ws.home, session.id)
     found = f" with test NDCG@10 {result.metrics['ndcg@10']:.4f} (look {result.look})" if result else ""
     return (
         f"session {session.id} is {session.state}: it has been finalized, {session.selected} was selected{found}; "
@@ -107,12 +116,19 @@ def _examine(ws: Workspace, session: SessionRecord) -> TestResult:
     assert session.selected is not None  # set together with the state `frozen`
     directory = ws.trial_directory(session.id, session.selected)
     try:
-        return examine(ws.home, session.id, directory, ws.catalogue.path(session.dataset), EXAMINER_SECONDS)
+        return examine(ws.home, session.id, directory, ws.session_dataset(session), EXAMINER_SECONDS)
     except SealError as error:
         if not has_looked(ws.home, session.id):
             raise SessionError(f"no look at the test set was used: {error}; mend this, then finalize again") from None
-        if not in_progress(ws.home, session.id):
-            ws.memory.set_state(session.id, "attempted", "void")
+        at_work = in_progress(ws.home, session.id)
+        result = read_revealed(ws.home, session.id)
+        if result is not None:  # another process asked at the same time, and has it
+            return result
+        if at_work:
+            raise SessionError(
+                f"the examiner of session {session.id} is at work; call finalize again in a minute"
+            ) from None
+        ws.memory.set_state(session.id, "attempted", "void")
         raise SessionError(f"the look at the test set was used without a result: {error}") from None
 
 
@@ -134,7 +150,7 @@ def final_result(ws: Workspace, session: SessionRecord, result: TestResult | Non
         session=session.id,
         state=session.state,
         selected=selected.handle,
-        config=_settings(ws, session, selected),
+        config=ws.settings_of(session, selected),
         validation=selected.outcome.metrics,
         selection_inflation=selection_inflation(selected.outcome.ndcg_se or 0.0, finished),
         test=result.metrics if result else None,
@@ -143,7 +159,3 @@ def final_result(ws: Workspace, session: SessionRecord, result: TestResult | Non
         if result
         else "The look at the test set was used without a result; the session is void. Open another one to go on.",
     )
-
-
-def _settings(ws: Workspace, session: SessionRecord, trial: TrialRecord) -> dict[str, object]:
-    return ws.session_protocol(session).space.differences(TrialConfig(**trial.config))

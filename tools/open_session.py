@@ -79,7 +79,7 @@ def _brief(ws: Workspace, session: SessionRecord, resumed: bool) -> OpenedSessio
 
 
 def prior_of(ws: Workspace, session: SessionRecord) -> list[dict[str, Any]]:
-    """Rules and good configurations from other datasets, most relevant first; nothing for a session without memory."""
+    """Rules and good configurations of earlier sessions, most relevant first; nothing for a session without memory."""
     if not session.with_memory:
         return []
     rules = ws.memory.prior(session.profile, session.dataset_id, session.backbone, PRIOR_ENTRIES)

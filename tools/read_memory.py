@@ -7,7 +7,7 @@ from pydantic import Field
 
 from ..data.errors import SessionError
 from ..memory.records import SessionRecord, TrialRecord
-from ..models.config import TrialConfig
+from ..memory.text import clean_text
 from ..sandbox.action_space import DIMENSIONS
 from ..sandbox.effects import knob_effects
 from .guidance import budget_of, next_step, pending_reflection, stop_of
@@ -16,6 +16,8 @@ from .open_session import prior_of
 from .results import MemoryView
 from .sync import default_trial, sync_session
 from .workspace import Workspace
+
+QUERY_LENGTH = 400
 
 View = Literal["state", "trajectory", "trial", "long_term", "action_space", "protocol"]
 
@@ -30,8 +32,8 @@ def read_memory(
             "reflection; trial: one trial; long_term: rules and summaries; action_space; protocol"
         ),
     ] = "state",
-    query: Annotated[str | None, Field(description="words to search for, with view='long_term'")] = None,
-    trial: Annotated[str | None, Field(description="trial handle, with view='trial'")] = None,
+    query: Annotated[str, Field(description="words to search for, with view='long_term'")] = "",
+    trial: Annotated[str, Field(description="trial handle, with view='trial'")] = "",
 ) -> MemoryView:
     """Read this session's state and trajectory, or the knowledge of earlier sessions. Costs nothing.
 
@@ -40,7 +42,7 @@ def read_memory(
     record = ws.memory.session(session)
     sync_session(ws, session)
     if view == "trial":
-        if trial is None:
+        if not trial:
             raise SessionError("view='trial' needs the argument trial, e.g. 't003'")
         content = _trial(ws, record, trial)
     elif view == "long_term":
@@ -87,7 +89,7 @@ def _best(ws: Workspace, session: SessionRecord, trials: list[TrialRecord]) -> l
             "ndcg@10": _ndcg(t),
             "se": t.outcome.ndcg_se if t.outcome else None,
             "verdict": t.outcome.verdict if t.outcome else None,
-            "settings": _settings(ws, session, t),
+            "settings": ws.settings_of(session, t),
         }
         for t in ranked
     ]
@@ -118,7 +120,7 @@ def _row(ws: Workspace, session: SessionRecord, trial: TrialRecord) -> dict[str,
         "number": trial.number,
         "base": trial.base,
         "changes": trial.changes,
-        "settings": _settings(ws, session, trial),
+        "settings": ws.settings_of(session, trial),
         "status": trial.status,
         "reflected": trial.reflected,
     }
@@ -147,15 +149,16 @@ def _trial(ws: Workspace, session: SessionRecord, handle: str) -> dict[str, Any]
     }
 
 
-def _long_term(ws: Workspace, session: SessionRecord, query: str | None) -> dict[str, Any]:
+def _long_term(ws: Workspace, session: SessionRecord, query: str) -> dict[str, Any]:
     if not session.with_memory:
         return {"note": "this session runs without long-term memory", "rules": [], "summaries": [], "prior": []}
     if query:
-        return {"query": query, "found": ws.memory.search(query, 20)}
+        words = clean_text(query, QUERY_LENGTH)
+        return {"query": words, "found": ws.memory.search(words, 20)}
     return {
         "rules": [
             r.model_dump(include=_RULE_FIELDS) for r in ws.memory.rules(session.backbone)
-        ][:50],
+        ][-50:],
         "summaries": [s.model_dump(include={"session", "dataset", "text"}) for s in ws.memory.summaries()][-10:],
         "prior": prior_of(ws, session),
     }
@@ -167,10 +170,6 @@ def _action_space(ws: Workspace, session: SessionRecord) -> dict[str, Any]:
 
 def _protocol(ws: Workspace, session: SessionRecord) -> dict[str, Any]:
     return {"sha256": session.protocol_hash, "text": session.protocol_text}
-
-
-def _settings(ws: Workspace, session: SessionRecord, trial: TrialRecord) -> dict[str, Any]:
-    return ws.session_protocol(session).space.differences(TrialConfig(**trial.config))
 
 
 def _ndcg(trial: TrialRecord) -> float:

@@ -1,11 +1,12 @@
 """run_trial: one step of the loop. Reads as the walk through the house: resolve, admit, launch, judge, record."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from ..data.errors import AdmissionError, SessionError, TrialError
-from ..memory.records import Hypothesis, SessionRecord, TrialRecord
+from ..memory.records import Hypothesis, SessionRecord, TrialOutcome, TrialRecord
 from ..memory.text import clean_text
 from ..models.config import TrialConfig, fingerprint, train_part
 from ..sandbox.program import Heuristic, admit
@@ -30,8 +31,8 @@ def run_trial(
     ] = None,
     base: Annotated[str, Field(description="'incumbent', 'default', or a trial handle such as 't003'")] = "incumbent",
     override_reason: Annotated[
-        str | None, Field(description="only to run against a discard heuristic: why this case differs")
-    ] = None,
+        str, Field(description="only to run against a discard heuristic: why this case differs")
+    ] = "",
     wait_seconds: WaitSeconds = None,
 ) -> TrialObservation:
     """Train and evaluate one configuration on validation, and have the Program judge it (keep, discard or crash).
@@ -40,6 +41,7 @@ def run_trial(
     it again. A configuration that was already tried is returned at no cost.
     """
     record = ws.memory.session(session)
+    dataset_dir = ws.session_dataset(record)
     running = sync_session(ws, session)
     trials = ws.memory.trials(session)
     protocol = ws.session_protocol(record)
@@ -76,9 +78,10 @@ def run_trial(
         )
     )
     try:
-        start_process(ws, record, started)
-    except TrialError:
-        sync_session(ws, session)  # records the crash, so that the session can go on
+        launch(_spec(ws, record, started, dataset_dir), ws.trial_directory(session, started.handle))
+    except TrialError as error:
+        crash = TrialOutcome(status="crashed", verdict="crash", reason=str(error), cause=str(error))
+        ws.memory.finish_trial(session, started.handle, crash)
         raise
     return wait_trial(ws, session, started.handle, wait_seconds)
 
@@ -99,15 +102,13 @@ def resolve_base(ws: Workspace, session: SessionRecord, base: str) -> tuple[str,
     return record.handle, TrialConfig(**record.config)
 
 
-def start_process(ws: Workspace, session: SessionRecord, trial: TrialRecord) -> None:
-    """Launch the worker of a trial that is on record."""
-    directory = ws.trial_directory(session.id, trial.handle)
-    directory.mkdir(parents=True)
+def _spec(ws: Workspace, session: SessionRecord, trial: TrialRecord, dataset_dir: Path) -> TrialSpec:
+    """What the worker of a trial on record is to do; a trained part that the session has already is scored again."""
     cached = ws.checkpoint_directory(session.id, trial.train_hash)
-    spec = TrialSpec(
+    return TrialSpec(
         session=session.id,
         trial=trial.handle,
-        dataset_dir=str(ws.catalogue.path(session.dataset)),
+        dataset_dir=str(dataset_dir),
         config=trial.config,
         seed=trial_seed(session.seed, session.dataset_id, trial.train_hash),
         device=ws.settings.device,
@@ -115,7 +116,6 @@ def start_process(ws: Workspace, session: SessionRecord, trial: TrialRecord) -> 
         wall_seconds=ws.session_protocol(session).trial_seconds,
         rescore_from=str(cached) if cached else None,
     )
-    launch(spec, directory)
 
 
 def _heuristics(ws: Workspace, session: SessionRecord) -> list[Heuristic]:

@@ -4,19 +4,22 @@ A trial runs in its own process and may outlive the server that started it. Ever
 and a starting server calls `adopt_all`: that is all that re-adoption takes.
 """
 
+import logging
 from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from ..data.errors import VirtualMLEError
+from ..data.errors import TrialError, VirtualMLEError
 from ..memory.records import SessionRecord, TrialOutcome, TrialRecord
 from ..sandbox.program import Standing, judge
 from ..sandbox.statistics import Comparison, compare, standard_error
 from ..training.spec import RANKS, TrialResult, read_spec
 from ..trials.launcher import TrialState, poll
 from .workspace import Workspace
+
+logger = logging.getLogger(__name__)
 
 Ranks = npt.NDArray[np.int32]
 
@@ -25,9 +28,14 @@ def adopt_all(ws: Workspace) -> list[str]:
     """Record what ended while no server was looking; returns the handles that are still running."""
     running = []
     for session in ws.memory.sessions():
-        if session.state == "open":
+        if session.state != "open":
+            continue
+        try:
             record = sync_session(ws, session.id)
-            running += [f"{session.id}/{record.handle}"] if record else []
+        except VirtualMLEError as error:  # one broken session must not hide the others
+            logger.warning("session %s: %s", session.id, error)
+            continue
+        running += [f"{session.id}/{record.handle}"] if record else []
     return running
 
 
@@ -41,7 +49,11 @@ def sync_session(ws: Workspace, session_id: str) -> TrialRecord | None:
         state = poll(ws.trial_directory(session_id, record.handle), asked_at=asked_at)
         if state.status == "running":
             return record
-        ws.memory.finish_trial(session_id, record.handle, outcome_of(ws, session, record, state))
+        try:
+            outcome = outcome_of(ws, session, record, state)
+        except TrialError as error:  # files that are gone or damaged must not keep the session from going on
+            outcome = _crash(str(error), state)
+        ws.memory.finish_trial(session_id, record.handle, outcome)
     return None
 
 
@@ -53,19 +65,30 @@ def outcome_of(ws: Workspace, session: SessionRecord, record: TrialRecord, state
         )
     result = state.result
     if state.status == "crashed" or result is None:
-        cause = state.cause or "the worker ended without a result"
-        return TrialOutcome(
-            status="crashed", verdict="crash", reason=cause, cause=cause,
-            curve=[epoch.model_dump() for epoch in result.curve] if result else [],
-            train_seconds=state.seconds, wall_seconds=state.seconds,
-        )
+        return _crash(state.cause or "the worker ended without a result", state)
     return _judged(ws, session, record, result, state.seconds)
+
+
+def _crash(cause: str, state: TrialState) -> TrialOutcome:
+    return TrialOutcome(
+        status="crashed",
+        verdict="crash",
+        reason=cause,
+        cause=cause,
+        curve=[epoch.model_dump() for epoch in state.result.curve] if state.result else [],
+        train_seconds=state.seconds,
+        wall_seconds=state.seconds,
+    )
 
 
 def _judged(
     ws: Workspace, session: SessionRecord, record: TrialRecord, result: TrialResult, wall_seconds: float
 ) -> TrialOutcome:
-    ranks = load_ranks(ws.trial_directory(session.id, record.handle))
+    directory = ws.trial_directory(session.id, record.handle)
+    spec = read_spec(directory)
+    if spec.config != record.config:
+        raise TrialError(f"{directory} holds another trial than {record.handle}: memory.db was restored or replaced")
+    ranks = load_ranks(directory)
     incumbent = ws.memory.incumbent(session.id)
     against_incumbent = _against(ws, session, incumbent, ranks)
     base = None if record.base == "default" else ws.memory.trial(session.id, record.base)
@@ -91,7 +114,7 @@ def _judged(
         curve=[epoch.model_dump() for epoch in result.curve],
         details={
             **result.model_dump(include={"model_ndcg10", "train_ndcg10", "ties", "best_epoch", "device"}),
-            "rescored": read_spec(ws.trial_directory(session.id, record.handle)).rescore_from is not None,
+            "rescored": spec.rescore_from is not None,
         },
         parameters=result.parameters,
         train_seconds=result.train_seconds + result.evaluate_seconds,
@@ -109,14 +132,15 @@ def default_trial(ws: Workspace, session: SessionRecord) -> TrialRecord | None:
 
 
 def load_ranks(directory: Path) -> Ranks:
-    """The ranks that a finished trial wrote, int32 (num_users,); raises VirtualMLEError where they are gone."""
+    """The ranks that a finished trial wrote, int32 (num_users,); raises TrialError where they are gone or damaged."""
     path = directory / RANKS
-    if not path.exists():
-        raise VirtualMLEError(
-            f"{path} is gone: a session's trials are compared user by user and need these files; "
+    try:
+        ranks: Ranks = np.load(path)
+    except (OSError, ValueError, EOFError) as error:
+        raise TrialError(
+            f"{path} cannot be read ({error}): a session's trials are compared user by user; "
             "restore the directory or open a new session"
-        )
-    ranks: Ranks = np.load(path)
+        ) from None
     return ranks
 
 

@@ -3,14 +3,16 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..data.catalogue import Catalogue
-from ..data.errors import HomeError
+from ..data.errors import DataError, HomeError
 from ..data.prepared import PreparedDataset
 from ..examiner.request import looks
 from ..examiner.vault import Vault
-from ..memory.records import SessionRecord
+from ..memory.records import SessionRecord, TrialRecord
 from ..memory.store import Memory
+from ..models.config import TrialConfig
 from ..sandbox.protocol import Protocol, load_protocol, parse_protocol
 from ..training.spec import CHECKPOINT
 
@@ -65,11 +67,25 @@ class Workspace:
             self.catalogue.ensure_demo(Vault(self.home).public_key())
         return self.catalogue.load(name)
 
+    def session_dataset(self, session: SessionRecord) -> Path:
+        """The directory of a session's dataset; DataError if another dataset bears its name since it was opened."""
+        path = self.catalogue.path(session.dataset)
+        if self.catalogue.manifest(session.dataset).dataset_id != session.dataset_id:
+            raise DataError(
+                f"dataset {session.dataset!r} was replaced since session {session.id} was opened; "
+                "restore it, or open a new session"
+            )
+        return path
+
     def session_protocol(self, session: SessionRecord) -> Protocol:
         """The protocol under which a session was opened, whatever SANDBOX.md says today."""
         if session.protocol_hash == self.protocol.sha256:
             return self.protocol
         return parse_protocol(session.protocol_text, source=f"SANDBOX.md of session {session.id}")
+
+    def settings_of(self, session: SessionRecord, trial: TrialRecord) -> dict[str, Any]:
+        """The knobs in which a trial differs from the default of the session's protocol."""
+        return self.session_protocol(session).space.differences(TrialConfig(**trial.config))
 
     def trial_directory(self, session: str, handle: str) -> Path:
         """Where a trial's files lie."""
@@ -94,10 +110,10 @@ class Workspace:
         return None
 
 
-def trial_seed(session_seed: int, dataset_id: str, train_hash: str, repetition: int = 0) -> int:
-    """The one seed of a configuration and repetition: nobody can pick it, so nobody can hunt for a lucky one.
+def trial_seed(session_seed: int, dataset_id: str, train_hash: str) -> int:
+    """The one seed of a configuration in a session: nobody can pick it, so nobody can hunt for a lucky one.
 
     It depends on the training part only, so that re-scoring a checkpoint equals training it again.
     """
-    text = f"{session_seed}:{dataset_id}:{train_hash}:{repetition}"
+    text = f"{session_seed}:{dataset_id}:{train_hash}"
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big") & 0x7FFFFFFF

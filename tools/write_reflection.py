@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..data.errors import SessionError
+from ..data.errors import ConfigError, SessionError
 from ..memory.records import ReflectionRecord, RuleKind, RuleRecord, SessionRecord, TrialRecord
 from ..memory.text import clean_text
 from ..sandbox.conditions import parse_condition
@@ -16,6 +16,7 @@ from .workspace import Workspace
 
 LESSON_LENGTH = 1000
 STATEMENT_LENGTH = 300
+MAX_EVIDENCE = 50
 
 
 class RuleInput(BaseModel):
@@ -28,7 +29,7 @@ class RuleInput(BaseModel):
     condition: str | None = Field(
         default=None, description="when it applies, on knobs: 'lr >= 0.001', 'position in {absolute, both}'"
     )
-    evidence: list[str] = Field(default=[], description="trial handles that show it")
+    evidence: list[str] = Field(default=[], description="trial handles that show it", max_length=MAX_EVIDENCE)
 
 
 def write_reflection(
@@ -45,7 +46,9 @@ def write_reflection(
     ],
     lesson: Annotated[str, Field(description="what this trial taught, in a sentence or two", min_length=1)],
     next_step: Annotated[str, Field(description="what you will try next, and why")] = "",
-    evidence: Annotated[list[str] | None, Field(description="handles of the trials that you rely on")] = None,
+    evidence: Annotated[
+        list[str] | None, Field(description="handles of the trials that you rely on", max_length=MAX_EVIDENCE)
+    ] = None,
     rule: Annotated[RuleInput | None, Field(description="optional long-term rule")] = None,
 ) -> ReflectionReceipt:
     """Record what a finished trial taught. The server fills in what changed and checks the claims against the numbers.
@@ -70,7 +73,7 @@ def write_reflection(
             helped=helped,
             dimension=dimension,
             evidence=evidence or [],
-            lesson=clean_text(lesson, LESSON_LENGTH),
+            lesson=written(lesson, LESSON_LENGTH, "lesson"),
             next_step=clean_text(next_step, LESSON_LENGTH),
             check=check,
             check_note=note,
@@ -96,10 +99,11 @@ def prepare_rule(ws: Workspace, session: SessionRecord, rule: RuleInput, trials:
     known = {t.handle for t in trials}
     missing = [handle for handle in rule.evidence if handle not in known]
     if missing:
-        raise SessionError(f"evidence {missing} names no trial of {session.id}; its trials are {sorted(known)}")
+        named = ", ".join(f"{handle!r:.60}" for handle in missing[:5])
+        raise SessionError(f"evidence {named} names no trial of {session.id}; its trials are {sorted(known)}")
     return RuleRecord(
         kind=rule.kind,
-        statement=clean_text(rule.statement, STATEMENT_LENGTH),
+        statement=written(rule.statement, STATEMENT_LENGTH, "statement"),
         condition=condition,
         backbone=session.backbone,
         dataset=session.dataset,
@@ -111,6 +115,14 @@ def prepare_rule(ws: Workspace, session: SessionRecord, rule: RuleInput, trials:
         contradiction=check.contradiction,
         profile=session.profile,
     )
+
+
+def written(text: str, limit: int, argument: str) -> str:
+    """The text as it is stored; ConfigError if nothing that can be read is left of it."""
+    cleaned = clean_text(text, limit)
+    if not cleaned.strip():
+        raise ConfigError(f"{argument} has no visible characters; write a sentence")
+    return cleaned
 
 
 def _what_changed(trial: TrialRecord) -> str:
