@@ -6,7 +6,7 @@ export PYTHONSAFEPATH = 1
 .PHONY: demo test test-slow lint types bench clean
 
 demo: .venv/installed
-	$(BIN)/virtualmle tune demo --home demo-home --agent engineer --trials 12
+	$(BIN)/virtualmle tune demo --home demo-home --agent engineer --trials 10
 
 test: .venv/installed
 	$(BIN)/pytest -q -m "not slow"

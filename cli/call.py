@@ -40,7 +40,8 @@ def call(
 def _parse(text: str) -> dict[str, Any]:
     try:
         given = json.loads(text)
-    except ValueError as error:
+        json.dumps(given, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:  # UnicodeEncodeError, a ValueError: half a surrogate pair
         raise typer.BadParameter(f"not JSON: {error}", param_hint="JSON") from None
     if not isinstance(given, dict):
         raise typer.BadParameter("give a JSON object, e.g. '{\"dataset\": \"demo\"}'", param_hint="JSON")
@@ -70,5 +71,7 @@ def _invoke(function: Callable[..., Any], ws: Any, given: dict[str, Any]) -> Any
     try:
         return validate_call(config=ConfigDict(arbitrary_types_allowed=True))(function)(ws, **given)
     except ValidationError as error:
+        if error.title != function.__name__:  # not the arguments: something inside the tool
+            raise
         problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False)]
         raise ConfigError(f"{function.__name__} refuses its arguments: {'; '.join(problems)}") from None

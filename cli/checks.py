@@ -64,7 +64,7 @@ def _guarded(check: Callable[[Path], Finding], home: Path) -> Finding:
     """The finding of `check`; what a caller could mend is a failure of the check, in its own words."""
     try:
         return check(home)
-    except VirtualMLEError as error:
+    except (VirtualMLEError, OSError) as error:
         return Finding(check.__name__.strip("_").replace("_", " "), "fail", str(error))
 
 

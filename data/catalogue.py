@@ -60,8 +60,8 @@ class Catalogue:
         if name not in self.names():
             names = ", ".join(self.names()) or "none"
             raise DataError(
-                f"no dataset is named {name!r}; registered: {names}; ready to fetch: {', '.join(self.available())}; "
-                f"a log of your own: virtualmle data add NAME FILE"
+                f"no dataset is named {name!r:.60}; registered: {names}; "
+                f"ready to fetch: {', '.join(self.available())}; a log of your own: virtualmle data add NAME FILE"
             )
         return self.root / name
 

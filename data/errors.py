@@ -8,6 +8,7 @@ VirtualMLEError (ValueError)      text: the rule, then the value, then what to d
 ├── SessionError                  a session or trial id, or a session in the wrong state
 ├── AdmissionError                the Program refused a trial
 ├── TrialError                    a trial's process or its files
+│   └── TrainingError             training or scoring came to nothing usable (training/errors.py)
 ├── MemoryStoreError              memory.db is locked, full, read-only or damaged
 ├── HomeError                     the home directory cannot be used
 └── ServerError                   a host, port, token or setting with which nothing can be served

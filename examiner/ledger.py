@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ..data.errors import SealError
+from .vault import present
 
 LEDGER = "looks.db"
 BUSY_SECONDS = 30.0
@@ -53,7 +54,7 @@ class Ledger:
 
     def looks(self) -> list[Look]:
         """All lines, oldest first."""
-        if not self.path.exists():
+        if not present(self.path):
             return []
         with self._connection() as connection:
             rows = connection.execute(

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..data.atomic import write_json
-from ..data.errors import TrialError, VirtualMLEError
+from ..data.atomic import write_bytes, write_json
+from ..data.errors import SealError, TrialError, VirtualMLEError
 from ..data.prepared import PreparedDataset
 from ..models.config import TrialConfig
 from ..models.priors import ScorePriors
@@ -30,6 +30,7 @@ from .unseal import Targets, open_test
 from .vault import OWNER_ONLY, OWNER_ONLY_DIRECTORY, Vault, read_key
 
 FINGERPRINT_DIGITS = 12
+RESULT_BYTES = 4096  # more than a result takes
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,25 @@ def examine(home: Path, session: str, trial_directory: Path, dataset_dir: Path, 
     candidate = load_candidate(trial_directory, dataset)
     private_key = read_key(key_file) if key_file else vault.private_key()
     targets = open_test(dataset_dir, private_key, dataset.dataset_id, dataset.num_users)
-    vault.create_directory()
+    path = _writable(vault, session)
     look = Ledger(vault.directory).record(session, dataset.name, dataset.dataset_id, targets.fingerprint)
     result = evaluate(candidate, dataset, targets, look)
-    path = vault.revealed_path(session)
-    path.parent.mkdir(exist_ok=True, mode=OWNER_ONLY_DIRECTORY)
     write_json(path, result.model_dump(), OWNER_ONLY)
     return result
+
+
+def _writable(vault: Vault, session: str) -> Path:
+    """Where the result will lie, once a file of its size could be written there: no look is lost to a full disk."""
+    vault.create_directory()
+    path = vault.revealed_path(session)
+    probe = path.with_suffix(".probe")
+    try:
+        path.parent.mkdir(exist_ok=True, mode=OWNER_ONLY_DIRECTORY)
+        write_bytes(probe, bytes(RESULT_BYTES), OWNER_ONLY)
+        probe.unlink()
+    except OSError as error:
+        raise SealError(f"the result could not be kept in {str(path.parent)!r} ({error.strerror}); mend this") from None
+    return path
 
 
 def load_candidate(directory: Path, dataset: PreparedDataset) -> Candidate:

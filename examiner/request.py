@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import ClassVar
 
 import psutil
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..data.errors import SealError
 from .ledger import Ledger, Look, already_looked
-from .vault import Vault
+from .vault import Vault, present
 
 MODULE = "virtualmle.examiner.main"
 
@@ -74,7 +74,10 @@ def examine(
 def read_revealed(home: Path, session: str) -> TestResult | None:
     """The result of a session's look, or None while there is none."""
     path = Vault(home).revealed_path(session)
-    return TestResult.model_validate_json(path.read_bytes()) if path.exists() else None
+    try:
+        return TestResult.model_validate_json(path.read_bytes()) if present(path) else None
+    except ValidationError:
+        raise SealError(f"{str(path)!r} is damaged; restore it from a backup") from None
 
 
 def has_looked(home: Path, session: str) -> bool:
@@ -119,4 +122,4 @@ def _cause(answer: str, noise: str, status: int) -> str:
     with contextlib.suppress(ValueError, KeyError, TypeError):
         return str(json.loads(answer)["error"])
     words = (noise.strip().splitlines() or ["no message"])[-1]
-    return f"the examiner ended with status {status} ({words}); see looks for whether its look is used"
+    return f"the examiner ended with status {status} ({words}); call finalize again: it says whether its look is used"

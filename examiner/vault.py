@@ -33,21 +33,21 @@ class Vault:
     @property
     def mode(self) -> str:
         """`auto` (the private key is here, or will be made), or `operator` (it is kept elsewhere)."""
-        is_operator = (self.directory / PUBLIC).exists() and not (self.directory / PRIVATE).exists()
+        is_operator = present(self.directory / PUBLIC) and not present(self.directory / PRIVATE)
         return "operator" if is_operator else "auto"
 
     def public_key(self) -> bytes:
         """The key to seal to, 32 raw bytes; the pair is made on first use. Raises SealError, HomeError."""
         path = self.directory / PUBLIC
-        if not path.exists():
+        if not present(path):
             self._create_pair()
         return read_key(path)
 
     def private_key(self) -> bytes:
         """The key that opens, 32 raw bytes; for the examiner alone. Raises SealError where it is not here."""
         path = self.directory / PRIVATE
-        if not path.exists():
-            raise SealError("the private key is not on this machine; whoever holds it can run `virtualmle reveal`")
+        if not present(path):
+            raise SealError("the private key is not on this machine; only whoever holds it can open the test split")
         if os.name == "posix" and path.stat().st_mode & 0o077:
             raise SealError(f"{str(path)!r} can be read by others; run chmod 600 on it, or make a new home")
         return read_key(path)
@@ -83,6 +83,14 @@ class Vault:
         _write_once(self.directory / PRIVATE, X25519PrivateKey.generate().private_bytes_raw(), OWNER_ONLY)
         private = X25519PrivateKey.from_private_bytes(read_key(self.directory / PRIVATE))
         _write_once(self.directory / PUBLIC, private.public_key().public_bytes_raw(), 0o644)
+
+
+def present(path: Path) -> bool:
+    """Whether a file of the vault is there; HomeError where this user may not even ask."""
+    try:
+        return path.exists()
+    except PermissionError:
+        raise HomeError(f"{path.parent} belongs to another user; run as that user or choose another --home") from None
 
 
 def read_key(path: Path) -> bytes:

@@ -42,6 +42,7 @@ class MemoryDatabase:
     def __init__(self, path: Path | None, busy_seconds: float) -> None:
         self.path = path
         self._lock = threading.RLock()
+        self._file: tuple[int, int] | None = None  # what is in use, known once the file is made
         with self._explained():
             connection = sqlite3.connect(
                 path or ":memory:", timeout=busy_seconds, check_same_thread=False, isolation_level=None
@@ -49,6 +50,7 @@ class MemoryDatabase:
             try:
                 self.db = Database(connection)
                 self._prepare()
+                self._file = self._identity()
             except BaseException:
                 connection.close()
                 raise
@@ -63,6 +65,7 @@ class MemoryDatabase:
     def writing(self) -> Iterator[Database]:
         """The database in a transaction that holds the write lock: all of it is stored, or nothing."""
         with self._lock, self._explained():
+            self._refuse_replaced()
             self.db.execute("BEGIN IMMEDIATE")
             try:
                 yield self.db
@@ -94,6 +97,18 @@ class MemoryDatabase:
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:  # busy: another process is switching it right now
                 raise
+
+    def _identity(self) -> tuple[int, int] | None:
+        """Which file `path` names now, or None where there is none."""
+        if self.path is None or not self.path.exists():
+            return None
+        status = self.path.stat()
+        return status.st_dev, status.st_ino
+
+    def _refuse_replaced(self) -> None:
+        """SQLite would go on writing to a deleted file in silence, and all of it would be lost at the end."""
+        if self._file is not None and self._identity() != self._file:
+            raise MemoryStoreError(f"{self.path} was removed or replaced while it was in use; restart to go on")
 
     def _refuse_newer(self) -> None:
         with Database(memory=True) as empty:

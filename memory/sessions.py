@@ -46,7 +46,7 @@ def get_session(db: Database, session: str) -> SessionRecord:
     if not rows:
         ids = _ids(db)
         known = f"sessions here: {nearest(session, ids)}" if ids else "there are none here yet, call open_session"
-        raise SessionError(f"unknown session {session!r}; {known}")
+        raise SessionError(f"unknown session {session!r:.60}; {known}")
     return SessionRecord.model_validate(from_row(rows[0], ["profile"]))
 
 

@@ -91,11 +91,6 @@ class Memory:
         with self.database.reading() as db:
             return trials.all_trials(db, session)
 
-    def find_config(self, session: str, config_hash: str) -> TrialRecord | None:
-        """The trial of this configuration, finished ones first, or None."""
-        with self.database.reading() as db:
-            return trials.find_config(db, session, config_hash)
-
     def incumbent(self, session: str) -> TrialRecord | None:
         """The latest trial that was kept, or None."""
         with self.database.reading() as db:

@@ -70,7 +70,7 @@ def get_trial(db: Database, session: str, handle: str) -> TrialRecord:
     if not rows:
         handles = [row["handle"] for row in db.query("SELECT handle FROM trials WHERE session = ?", [session])]
         known = f"its trials: {nearest(handle, handles)}" if handles else "it has none yet, call run_trial"
-        raise SessionError(f"unknown trial {handle!r} of session {session!r}; {known}")
+        raise SessionError(f"unknown trial {handle!r:.60} of session {session!r:.60}; {known}")
     return _record(rows[0])
 
 
@@ -78,13 +78,6 @@ def all_trials(db: Database, session: str) -> list[TrialRecord]:
     """The trials of a session, first to last."""
     session = get_session(db, session).id
     return [_record(row) for row in db.query(f"{SELECT} WHERE session = ? ORDER BY number", [session])]
-
-
-def find_config(db: Database, session: str, config_hash: str) -> TrialRecord | None:
-    """The trial of this configuration, a finished one before one that is running or failed, the latest of equals."""
-    session = get_session(db, session).id
-    query = f"{SELECT} WHERE session = ? AND config_hash = ? ORDER BY status = 'finished' DESC, number DESC LIMIT 1"
-    return next((_record(row) for row in list(db.query(query, [session, config_hash]))), None)
 
 
 def incumbent(db: Database, session: str) -> TrialRecord | None:

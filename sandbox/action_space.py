@@ -16,6 +16,7 @@ from ..models.config import Backbone, TrialConfig, check_combination, make_confi
 
 Dimension = Literal["optimisation", "regularisation", "capacity", "sequence_modelling", "supervision", "scoring"]
 DIMENSIONS: tuple[str, ...] = get_args(Dimension)
+MAX_REFUSED = 10  # reasons in one refusal: enough to mend a call, too few to flood a reader
 BACKBONES: tuple[str, ...] = get_args(Backbone)
 KnobType = Literal["int", "float", "bool", "choice"]
 Value = bool | int | float | str
@@ -98,7 +99,8 @@ class ActionSpace(BaseModel):
             except ConfigError as error:
                 refused.append(str(error))
         if refused:
-            raise ConfigError("; ".join(refused))
+            more = f"; and {len(refused) - MAX_REFUSED} more" if len(refused) > MAX_REFUSED else ""
+            raise ConfigError("; ".join(refused[:MAX_REFUSED]) + more)
         config = TrialConfig(**settings)
         check_combination(config)
         return config

@@ -43,7 +43,8 @@ def check_reflection(
     handles = {t.handle for t in trials}
     unknown = [handle for handle in evidence if handle not in handles]
     if unknown:
-        raise SessionError(f"evidence {unknown} names no trial of this session; its trials are {sorted(handles)}")
+        named = ", ".join(f"{handle!r:.60}" for handle in unknown[:5])
+        raise SessionError(f"evidence {named} names no trial of this session; its trials are {sorted(handles)}")
     if trial.outcome is None:
         raise SessionError(f"{trial.handle} is {trial.status}: there is nothing to reflect on yet; call wait_trial")
     check, note = _check_helped(trial, trial.outcome, helped)

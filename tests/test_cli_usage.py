@@ -228,3 +228,10 @@ def test_an_agent_is_remembered_by_the_name_of_the_client() -> None:
     )  # fmt: skip
     assert agent_of(record) == "random"
     assert agent_of(record.model_copy(update={"client": "claude-code"})) == "engineer"
+
+
+@pytest.mark.parametrize("text", [r'{"session": "\ud800"}', "[" * 100_000])
+def test_json_that_nothing_can_be_made_of_is_a_usage_error(text: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-P", "-m", "virtualmle", "call", "list_sessions", "-", "--home", str(tmp_path)]
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "not JSON" in done.stderr

@@ -223,3 +223,11 @@ def test_a_failed_call_leaves_no_transaction_open_and_closing_leaves_no_connecti
 def test_the_memory_needs_no_torch() -> None:
     program = "import sys, virtualmle.memory.store; sys.exit('torch' in sys.modules or 'polars' in sys.modules)"
     assert run([sys.executable, "-P", "-c", program], check=False).returncode == 0
+
+
+def test_a_file_that_was_removed_or_replaced_while_in_use_takes_no_more_writes(tmp_path: Path) -> None:
+    path = tmp_path / "memory.db"
+    with Memory(path) as memory:
+        path.unlink()
+        with pytest.raises(MemoryStoreError, match="removed or replaced"), memory.database.writing():
+            pass

@@ -153,18 +153,6 @@ def test_the_incumbent_is_the_latest_trial_that_was_kept(memory: Memory) -> None
     assert incumbent is not None and incumbent.handle == "t002"
 
 
-def test_a_configuration_is_found_by_its_hash_finished_trials_first(memory: Memory) -> None:
-    session = memory.open_session(a_session()).id
-    assert memory.find_config(session, "x") is None
-    for status in ("finished", "crashed"):
-        handle = memory.add_trial(a_trial(session, config_hash="x")).handle
-        memory.finish_trial(session, handle, an_outcome(status=status))
-    memory.add_trial(a_trial(session, config_hash="y"))
-    found, running = memory.find_config(session, "x"), memory.find_config(session, "y")
-    assert found is not None and found.handle == "t001"
-    assert running is not None and running.status == "running"
-
-
 def test_a_trial_has_one_reflection_and_only_once_it_is_over(memory: Memory) -> None:
     session = memory.open_session(a_session()).id
     memory.add_trial(a_trial(session))

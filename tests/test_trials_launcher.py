@@ -284,3 +284,23 @@ def test_the_tail_of_a_log_is_short_however_long_the_log(tmp_path: Path) -> None
     (tmp_path / LOG).write_text("x" * 100_000 + "\nlast words\n")
     tail = last_lines(tmp_path / LOG)
     assert tail.endswith('last words"') and len(tail) < TAIL_CHARACTERS + 40
+
+
+@pytest.mark.parametrize(
+    "result", ['{"status": "finished"}', '{"status": "finished", "metrics": {"ndcg@10": NaN}}', "{", ""]
+)
+def test_a_result_without_finite_figures_is_a_crash(directory: Path, result: str) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "result.json").write_text(result)
+    state = poll(directory)
+    assert state.status == "crashed" and "damaged" in (state.cause or "")
+
+
+@pytest.mark.parametrize("damaged", ["stop.json", "lease.json", "progress.json"])
+def test_a_damaged_file_beside_a_trial_does_not_keep_it_from_being_looked_at(directory: Path, damaged: str) -> None:
+    start(directory, "finish")
+    settle(directory)
+    (directory / damaged).write_text('{"pid": -5')
+    assert poll(directory).status == "finished"
+    (directory / "result.json").unlink()
+    assert poll(directory).status in ("crashed", "running")

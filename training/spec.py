@@ -13,9 +13,10 @@ Torch-free: the launcher above and the worker below both read this page. All of 
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..data.atomic import write_bytes
+from ..data.errors import TrialError
 
 SPEC, PROGRESS, RESULT = "spec.json", "progress.json", "result.json"
 RANKS, CHECKPOINT, LOG = "ranks.npy", "checkpoint.safetensors", "log.txt"
@@ -82,8 +83,11 @@ def write_model(path: Path, model: BaseModel) -> None:
 
 
 def read_spec(directory: Path) -> TrialSpec:
-    """The spec in a trial's directory."""
-    return TrialSpec.model_validate_json((directory / SPEC).read_bytes())
+    """The spec in a trial's directory; TrialError where it is gone or damaged."""
+    try:
+        return TrialSpec.model_validate_json((directory / SPEC).read_bytes())
+    except (OSError, ValidationError) as error:
+        raise TrialError(f"{directory / SPEC} cannot be read ({type(error).__name__}); start a new trial") from None
 
 
 def read_progress(directory: Path) -> TrialProgress:

@@ -10,6 +10,7 @@ A worker outlives its server: nothing here ties the one to the other.
 """
 
 import contextlib
+import math
 import os
 import subprocess
 import sys
@@ -104,9 +105,10 @@ def poll(directory: Path, *, asked_at: float | None = None) -> TrialState:
     lease = _lease(directory)
     alive = lease is not None and is_held(lease)  # before the result: a worker writes it, then ends
     try:
-        result = read_result(directory)
-    except ValidationError:
-        return TrialState(status="crashed", cause="the trial's result.json is damaged", seconds=_seconds(directory))
+        result = _result(directory)
+    except ValueError:
+        seconds = _seconds(directory, lease)
+        return TrialState(status="crashed", cause="the trial's result.json is damaged", seconds=seconds)
     if result is not None and result.status == "finished":
         seconds = _seconds(directory, lease) or result.wall_seconds
         return TrialState(status="finished", progress=_progress(directory), result=result, seconds=seconds)
@@ -161,7 +163,7 @@ def _lease(directory: Path) -> Lease | None:
     worker = find_worker(directory)
     try:
         lease = lease_of(worker, read_spec(directory).wall_seconds) if worker else None
-    except (psutil.NoSuchProcess, ValidationError):
+    except (psutil.NoSuchProcess, TrialError):
         return None
     if lease is not None:
         with contextlib.suppress(OSError):  # a full disk: the process can be found again next time
@@ -202,6 +204,16 @@ def _never_started(directory: Path, asked_at: float | None) -> TrialState:
     return TrialState(status="crashed", cause="the worker was never started; run the same trial again")
 
 
+def _result(directory: Path) -> TrialResult | None:
+    """The result, if there is one; ValueError where it is damaged or claims to be finished without a figure."""
+    result = read_result(directory)
+    if result is not None and result.status == "finished":
+        figures = [*result.metrics.values(), result.metrics.get("ndcg@10", math.nan)]
+        if not all(map(math.isfinite, figures)):
+            raise ValueError("a finished trial has finite metrics")
+    return result
+
+
 def _progress(directory: Path) -> TrialProgress:
     try:
         return read_progress(directory)
@@ -211,7 +223,10 @@ def _progress(directory: Path) -> TrialProgress:
 
 def _read_stop(directory: Path) -> Stop | None:
     path = directory / STOP
-    return Stop.model_validate_json(path.read_bytes()) if path.exists() else None
+    try:
+        return Stop.model_validate_json(path.read_bytes()) if path.exists() else None
+    except ValidationError:
+        return Stop(status="crashed", cause="ended from outside; its stop.json is damaged", at=path.stat().st_mtime)
 
 
 def _seconds(directory: Path, lease: Lease | None = None, stop: Stop | None = None) -> float:

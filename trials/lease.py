@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import psutil
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 LEASE = "lease.json"
 
@@ -32,7 +32,7 @@ class Lease(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    pid: int
+    pid: int = Field(gt=0)
     created: float  # start time of the process
     deadline: float  # beyond it the process is killed
 
