@@ -13,9 +13,11 @@ from typer.main import get_command
 
 from tests.quick_home import QUICK_SANDBOX, environment
 from virtualmle import __version__
+from virtualmle.cli import call
 from virtualmle.cli.app import app, main
 from virtualmle.memory.records import SessionRecord
 from virtualmle.memory.store import Memory
+from virtualmle.server.app import TOOLS
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -235,3 +237,7 @@ def test_json_that_nothing_can_be_made_of_is_a_usage_error(text: str, tmp_path: 
     command = [sys.executable, "-P", "-m", "virtualmle", "call", "list_sessions", "-", "--home", str(tmp_path)]
     done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "not JSON" in done.stderr
+
+
+def test_the_command_offers_the_tools_of_the_server() -> None:
+    assert list(call.TOOLS) == [tool.__name__ for tool, _ in TOOLS]
