@@ -36,7 +36,7 @@ def list_all(home: Home = HERE, as_json: Json = False) -> None:
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
-    table = Table()
+    table = Table(box=None)  # no frame: seven columns must fit a terminal of 80
     table.add_column("session", no_wrap=True)  # it is there to be copied: never cut
     for heading in ("dataset", "backbone", "state", "trials", "best NDCG@10", "opened"):
         table.add_column(heading, overflow="fold")

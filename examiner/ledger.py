@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ..data.errors import SealError
-from .vault import present
+from .vault import not_ours, present
 
 LEDGER = "looks.db"
 BUSY_SECONDS = 30.0
@@ -68,7 +68,7 @@ class Ledger:
 
     def record(self, session: str, dataset: str, dataset_id: str, fingerprint: str) -> Look:
         """Add a line and return it; on disk when this returns. Raises SealError if the session has looked before."""
-        os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))  # SQLite's side files take over the mode
+        self._create()
         now = datetime.now(UTC).isoformat(timespec="seconds")
         with self._connection() as connection:
             connection.execute("BEGIN IMMEDIATE")
@@ -84,8 +84,20 @@ class Ledger:
             connection.execute("COMMIT")
         return look
 
+    def _create(self) -> None:
+        try:
+            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))  # SQLite's side files take over the mode
+        except PermissionError:
+            raise not_ours(self.path) from None
+        except OSError as error:
+            raise SealError(
+                f"the look ledger {str(self.path)!r} cannot be written ({error.strerror}); free some disk space"
+            ) from None
+
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
+        if not os.access(self.path, os.R_OK | os.W_OK):
+            raise not_ours(self.path)
         connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
         try:
             connection.execute("PRAGMA synchronous = EXTRA")

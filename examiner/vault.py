@@ -64,11 +64,14 @@ class Vault:
         """The vault's directory, made if need be, closed to others. Raises HomeError."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True, mode=OWNER_ONLY_DIRECTORY)
-            self.directory.chmod(OWNER_ONLY_DIRECTORY)
         except OSError as error:
             raise HomeError(
                 f"{str(self.directory)!r} cannot be created ({error.strerror}); choose another home with --home"
             ) from None
+        try:
+            self.directory.chmod(OWNER_ONLY_DIRECTORY)
+        except PermissionError:
+            raise not_ours(self.directory) from None
         return self.directory
 
     def revealed_path(self, session: str) -> Path:
@@ -88,9 +91,17 @@ class Vault:
 def present(path: Path) -> bool:
     """Whether a file of the vault is there; HomeError where this user may not even ask."""
     try:
-        return path.exists()
+        path.stat()  # not exists(): from Python 3.14 on it says False where it may not look
+    except (FileNotFoundError, NotADirectoryError):
+        return False
     except PermissionError:
-        raise HomeError(f"{path.parent} belongs to another user; run as that user or choose another --home") from None
+        raise not_ours(path.parent) from None
+    return True
+
+
+def not_ours(path: Path) -> HomeError:
+    """The error for a part of the vault that this user may not use."""
+    return HomeError(f"{str(path)!r} belongs to another user; run as that user or choose another --home")
 
 
 def read_key(path: Path) -> bytes:

@@ -93,6 +93,10 @@ class ActionSpace(BaseModel):
         knob without meaning on this backbone or fixed by SANDBOX.md; and then combinations without meaning.
         """
         settings, refused = base.model_dump(), []
+        unknown = [name for name in changes if name not in ENGINE_KNOBS and name not in _NOT_KNOBS]
+        if len(unknown) > 1:  # otherwise each would list the knobs there are
+            refused.append(_unknown_knobs(unknown))
+            changes = {name: changes[name] for name in changes if name in ENGINE_KNOBS or name in _NOT_KNOBS}
         for name, value in changes.items():
             try:
                 settings[name] = self._offered(base.backbone, name).check(value)
@@ -152,6 +156,13 @@ def unknown_knob(name: str) -> str:
     near = difflib.get_close_matches(name, ENGINE_KNOBS, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else f"the knobs are {', '.join(sorted(ENGINE_KNOBS))}"
     return f"{name!r:.60} is not a knob; {hint}"
+
+
+def _unknown_knobs(names: list[str]) -> str:
+    """Why none of several `names` is a knob; the knobs there are come once, at the end."""
+    more = f" and {len(names) - MAX_REFUSED} more" if len(names) > MAX_REFUSED else ""
+    named = ", ".join(f"{name!r:.60}" for name in names[:MAX_REFUSED])
+    return f"{named}{more} are not knobs; the knobs are {', '.join(sorted(ENGINE_KNOBS))}"
 
 
 def _priors_are_off(config: TrialConfig) -> bool:

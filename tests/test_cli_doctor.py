@@ -66,6 +66,17 @@ def test_a_malformed_protocol_fails_with_its_line(tmp_path: Path) -> None:
     assert finding.status == "fail" and "SANDBOX.md:" in finding.detail
 
 
+def test_a_directory_that_may_not_be_read_fails_the_check_and_not_the_doctor(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(_: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(checks, "_others_may_read", denied)
+    finding = found(home, "vault")
+    assert finding.status == "fail" and "Permission denied" in finding.detail
+
+
 def test_a_damaged_memory_fails(tmp_path: Path) -> None:
     (tmp_path / "memory.db").write_bytes(b"not a database" * 100)
     assert found(tmp_path, "memory").status == "fail"

@@ -9,17 +9,25 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel, ValidationError
 from typer.main import get_command
 
 from tests.quick_home import QUICK_SANDBOX, environment
 from virtualmle import __version__
 from virtualmle.cli import call
 from virtualmle.cli.app import app, main
+from virtualmle.data.errors import ConfigError
 from virtualmle.memory.records import SessionRecord
 from virtualmle.memory.store import Memory
 from virtualmle.server.app import TOOLS
 
 Run = Callable[..., tuple[int, str, str]]
+
+
+class Row(BaseModel):
+    """Something that a tool makes."""
+
+    value: int
 
 
 @pytest.fixture
@@ -241,3 +249,15 @@ def test_json_that_nothing_can_be_made_of_is_a_usage_error(text: str, tmp_path: 
 
 def test_the_command_offers_the_tools_of_the_server() -> None:
     assert list(call.TOOLS) == [tool.__name__ for tool, _ in TOOLS]
+
+
+def test_a_value_that_fails_inside_a_tool_is_not_blamed_on_its_arguments() -> None:
+    from virtualmle.cli.call import _invoke  # noqa: PLC0415
+
+    def tool(ws: object, number: int) -> Row:
+        return Row(value="no number")  # type: ignore[arg-type]
+
+    with pytest.raises(ConfigError, match="refuses its arguments: number"):
+        _invoke(tool, None, {"number": "x"})
+    with pytest.raises(ValidationError, match="Row"):
+        _invoke(tool, None, {"number": 1})

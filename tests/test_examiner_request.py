@@ -234,3 +234,11 @@ def test_asking_needs_no_torch_and_cannot_open_a_seal() -> None:
         "assert 'virtualmle.examiner.unseal' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-P", "-c", code], check=True)
+
+
+def test_a_damaged_result_in_the_vault_is_named(tmp_path: Path) -> None:
+    path = Vault(tmp_path).revealed_path("toy-sasrec-1")
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    with pytest.raises(SealError, match=r"toy-sasrec-1\.json' is damaged"):
+        read_revealed(tmp_path, "toy-sasrec-1")

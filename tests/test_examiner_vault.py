@@ -3,6 +3,7 @@
 import os
 import sqlite3
 import stat
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -133,4 +134,36 @@ def test_lines_of_the_ledger_can_neither_be_changed_nor_removed(tmp_path: Path) 
 def test_a_damaged_ledger_is_a_seal_error(tmp_path: Path) -> None:
     (tmp_path / LEDGER).write_bytes(b"not a database, not at all" * 100)
     with pytest.raises(SealError, match=r"looks\.db.*restore"):
+        Ledger(tmp_path).looks()
+
+
+def test_a_vault_of_another_user_is_named_and_never_taken_for_an_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vault = Vault(tmp_path)
+    vault.create_directory()
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    calls: list[Callable[[], object]] = [vault.public_key, Ledger(vault.directory).looks]
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", denied)  # the tests may run as root, who is denied nothing
+        for call in calls:
+            with pytest.raises(HomeError, match="another user.*--home"):
+                call()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "chmod", denied)
+        with pytest.raises(HomeError, match="another user"):
+            vault.create_directory()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", denied)
+        with pytest.raises(HomeError, match=r"looks\.db' belongs to another user"):
+            Ledger(vault.directory).record("s-1", "a", "id", "content")
+
+
+def test_a_ledger_of_another_user_is_named_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Ledger(tmp_path).record("s-1", "a", "id", "content")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(HomeError, match="belongs to another user"):
         Ledger(tmp_path).looks()

@@ -74,6 +74,13 @@ def test_a_change_that_breaks_a_rule_is_refused_with_the_reason(
         space.resolve(make_config("sasrec"), changes)
 
 
+def test_of_many_unknown_knobs_ten_are_named_and_the_knobs_there_are_once(space: ActionSpace) -> None:
+    changes = {f"{'x' * 500}{number}": 1 for number in range(300)} | {"lr": 9}
+    with pytest.raises(ConfigError, match="and 290 more are not knobs; .*; lr=9") as refusal:
+        space.resolve(make_config("sasrec"), changes)
+    assert str(refusal.value).count("transition_window") == 1 and len(str(refusal.value)) < 2000
+
+
 def test_all_refused_changes_are_named_at_once(space: ActionSpace) -> None:
     with pytest.raises(ConfigError, match="lr=9 .*; dropout=-1 .*; 'speed' is not a knob"):
         space.resolve(make_config("sasrec"), {"lr": 9, "dropout": -1, "speed": 1})

@@ -12,10 +12,10 @@ import psutil
 import pytest
 
 from virtualmle.data.errors import TrialError
-from virtualmle.training.spec import LOG, PROGRESS, RESULT, SPEC, TrialSpec, write_model
+from virtualmle.training.spec import LOG, PROGRESS, RESULT, SPEC, TrialSpec, read_spec, write_model
 from virtualmle.trials import launcher
 from virtualmle.trials.launcher import STOP, TrialState, cancel, launch, poll
-from virtualmle.trials.lease import LEASE, Lease, is_held, read_lease
+from virtualmle.trials.lease import LEASE, WALL_SLACK_SECONDS, Lease, is_held, read_lease
 from virtualmle.trials.log_tail import TAIL_CHARACTERS, last_lines
 
 TESTS = Path(__file__).parent
@@ -304,3 +304,38 @@ def test_a_damaged_file_beside_a_trial_does_not_keep_it_from_being_looked_at(dir
     assert poll(directory).status == "finished"
     (directory / "result.json").unlink()
     assert poll(directory).status in ("crashed", "running")
+
+
+def test_a_directory_with_any_file_of_an_earlier_trial_is_not_used(directory: Path) -> None:
+    directory.mkdir(parents=True)
+    start(directory, "finish")  # an empty one is
+    settle(directory)
+    (directory / SPEC).unlink()
+    with pytest.raises(TrialError, match="never used again"):
+        start(directory, "finish")
+    assert not (directory / SPEC).exists()
+
+
+@pytest.mark.parametrize("start_time", ['0, "created": 1', '7, "created": NaN'])
+def test_a_lease_on_no_process_is_none(directory: Path, start_time: str) -> None:
+    directory.mkdir(parents=True)
+    (directory / LEASE).write_text('{"deadline": 9, "pid": ' + start_time + "}")
+    assert read_lease(directory) is None
+    (directory / LEASE).unlink()
+    (directory / LEASE).mkdir()
+    assert read_lease(directory) is None
+
+
+def test_an_absurd_start_time_does_not_spend_more_than_the_trial_was_given(directory: Path) -> None:
+    start(directory, "finish")
+    settle(directory)
+    edit_lease(directory, created=0.0)
+    assert poll(directory).seconds == 3600 + WALL_SLACK_SECONDS
+
+
+@pytest.mark.parametrize("content", [None, "{"], ids=["gone", "damaged"])
+def test_a_spec_that_cannot_be_read_is_an_error_that_names_it(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / SPEC).write_text(content)
+    with pytest.raises(TrialError, match="spec.json cannot be read"):
+        read_spec(tmp_path)

@@ -38,6 +38,7 @@ from ..training.spec import (
 from .lease import (
     LEASE,
     TERM_SECONDS,
+    WALL_SLACK_SECONDS,
     WORKER_OPTIONS,
     Lease,
     adopt_child,
@@ -81,7 +82,7 @@ def launch(spec: TrialSpec, directory: Path, *, module: str = WORKER) -> None:
 
     Raises TrialError where the directory already holds a trial, cannot be written, or no process can be started.
     """
-    if (directory / SPEC).exists():
+    if directory.is_dir() and any(directory.iterdir()):  # any file of an earlier trial would pass for one of this
         raise TrialError(f"{directory} already holds a trial; a handle is never used again: ask for a new trial")
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -233,7 +234,15 @@ def _seconds(directory: Path, lease: Lease | None = None, stop: Stop | None = No
     if lease is None:
         return 0.0
     end = stop.at if stop else max(_modified(directory / name) or 0.0 for name in (LOG, PROGRESS, RESULT))
-    return max(0.0, end - lease.created)
+    return min(max(0.0, end - lease.created), _longest(directory, lease))
+
+
+def _longest(directory: Path, lease: Lease) -> float:
+    """What a trial can last at most: a lease with an absurd start must not spend the session's budget."""
+    try:
+        return read_spec(directory).wall_seconds + WALL_SLACK_SECONDS
+    except TrialError:
+        return max(0.0, lease.deadline - lease.created)
 
 
 def _modified(path: Path) -> float | None:

@@ -30,9 +30,9 @@ _children: dict[str, "subprocess.Popen[bytes]"] = {}  # by directory: workers st
 class Lease(BaseModel):
     """The process that runs a trial; times are seconds since the epoch."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
-    pid: int = Field(gt=0)
+    pid: int = Field(gt=0)  # to signal group 0 would be to signal our own
     created: float  # start time of the process
     deadline: float  # beyond it the process is killed
 
@@ -44,10 +44,10 @@ def lease_of(process: psutil.Process, wall_seconds: float) -> Lease:
 
 
 def read_lease(directory: Path) -> Lease | None:
-    """The lease on a trial, or None where there is none (or only a damaged one)."""
+    """The lease on a trial, or None where there is none (or only one that cannot be read)."""
     try:
         return Lease.model_validate_json((directory / LEASE).read_bytes())
-    except (FileNotFoundError, ValidationError):
+    except (OSError, ValidationError):
         return None
 
 
