@@ -251,13 +251,15 @@ def test_the_command_offers_the_tools_of_the_server() -> None:
     assert list(call.TOOLS) == [tool.__name__ for tool, _ in TOOLS]
 
 
+def faulty_tool(ws: object, number: int) -> Row:
+    """A tool with a fault of ours: whatever the number, what it makes is refused."""
+    return Row.model_validate({"value": f"{ws} and {number}"})
+
+
 def test_a_value_that_fails_inside_a_tool_is_not_blamed_on_its_arguments() -> None:
     from virtualmle.cli.call import _invoke  # noqa: PLC0415
 
-    def tool(ws: object, number: int) -> Row:
-        return Row(value="no number")  # type: ignore[arg-type]
-
     with pytest.raises(ConfigError, match="refuses its arguments: number"):
-        _invoke(tool, None, {"number": "x"})
+        _invoke(faulty_tool, None, {"number": "x"})
     with pytest.raises(ValidationError, match="Row"):
-        _invoke(tool, None, {"number": 1})
+        _invoke(faulty_tool, None, {"number": 1})

@@ -103,7 +103,7 @@ def test_wrong_dimension_unknown_evidence_and_a_running_trial_are_refused() -> N
     record = trial(2, {"lr": 1e-3}, delta=0.005)
     with pytest.raises(ConfigError, match="dimension='luck' is unknown; choose one of optimisation"):
         check(record, "yes", "luck")
-    with pytest.raises(SessionError, match=r"evidence \['t009'\] names no trial of this session"):
+    with pytest.raises(SessionError, match=r"evidence 't009' names no trial of this session"):
         check_reflection(record, "yes", "optimisation", ["t001", "t009"], [FIRST, record], SPACE)
     running = record.model_copy(update={"status": "running", "outcome": None})
     with pytest.raises(SessionError, match="t002 is running: there is nothing to reflect on yet"):

@@ -17,6 +17,7 @@ from virtualmle.training.spec import (
     TrialSpec,
     read_progress,
     read_result,
+    read_spec,
     write_model,
 )
 from virtualmle.training.worker import main
@@ -148,10 +149,19 @@ def test_what_a_failed_trial_has_trained_is_in_its_result(make_trial, monkeypatc
 
 def test_an_unforeseen_error_leaves_its_traceback_in_the_log_and_its_name_in_the_result(make_trial, capfd):
     directory = make_trial("odd")
-    (directory / SPEC).write_text("{}")
+    spec = read_spec(directory)  # with a configuration that no action space would have let through
+    write_model(directory / SPEC, spec.model_copy(update={"config": {"backbone": "unheard of"}}))
     result = run(directory)
     assert result.status == "failed" and result.cause.startswith("internal error: ValidationError")
     assert "Traceback" in capfd.readouterr().err
+
+
+def test_a_damaged_spec_is_a_failed_trial_with_one_sentence(make_trial, capfd):
+    directory = make_trial("torn")
+    (directory / SPEC).write_text("{}")
+    result = run(directory)
+    assert result.status == "failed" and "spec.json cannot be read" in result.cause
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_trial_that_is_over_is_not_run_again(make_trial):
