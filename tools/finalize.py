@@ -90,11 +90,15 @@ def _look(ws: Workspace, session: SessionRecord) -> FinalResult:
     at_work = in_progress(ws.home, session.id)  # asked first: it may end, with a result, between the two questions
     result = read_revealed(ws.home, session.id)
     if result is None and at_work:
-        raise SessionError(f"the examiner of session {session.id} is at work; call finalize again in a minute")
+        raise _at_work(session)
     if result is None and not has_looked(ws.home, session.id):
         result = _examine(ws, session)
     ws.memory.set_state(session.id, "attempted", "revealed" if result else "void")
     return final_result(ws, ws.memory.session(session.id), result)
+
+
+def _at_work(session: SessionRecord) -> SessionError:
+    return SessionError(f"the examiner of session {session.id} is at work; call finalize again in a minute")
 
 
 def _already(ws: Workspace, session: SessionRecord) -> str:
@@ -125,9 +129,7 @@ def _examine(ws: Workspace, session: SessionRecord) -> TestResult:
         if result is not None:  # another process asked at the same time, and has it
             return result
         if at_work:
-            raise SessionError(
-                f"the examiner of session {session.id} is at work; call finalize again in a minute"
-            ) from None
+            raise _at_work(session) from None
         ws.memory.set_state(session.id, "attempted", "void")
         raise SessionError(f"the look at the test set was used without a result: {error}") from None
 
