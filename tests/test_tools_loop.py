@@ -20,7 +20,7 @@ from virtualmle.tools.read_memory import read_memory
 from virtualmle.tools.run_trial import run_trial
 from virtualmle.tools.sync import sync_session
 from virtualmle.tools.wait_trial import wait_trial
-from virtualmle.tools.workspace import Settings, Workspace
+from virtualmle.tools.workspace import Settings, Workspace, trial_seed
 from virtualmle.tools.write_reflection import RuleInput, write_reflection
 from virtualmle.training.spec import CHECKPOINT
 
@@ -220,3 +220,8 @@ def test_an_examination_that_cannot_start_uses_no_look_and_can_be_repeated(ws: W
     checkpoint.write_bytes(whole)
     final = finalize(ws, session, "and restored", confirm=True)
     assert (final.state, final.look) == ("revealed", 1)
+
+
+def test_the_seed_of_a_configuration_stays_what_published_figures_were_measured_with() -> None:
+    assert trial_seed(0, "dataset", "part") == 1556424281
+    assert len({trial_seed(0, "dataset", "part"), trial_seed(1, "dataset", "part"), trial_seed(0, "dataset", "b")}) == 3

@@ -115,5 +115,6 @@ def trial_seed(session_seed: int, dataset_id: str, train_hash: str) -> int:
 
     It depends on the training part only, so that re-scoring a checkpoint equals training it again.
     """
-    text = f"{session_seed}:{dataset_id}:{train_hash}"
+    repetition = 0  # part of the text, so that later repetitions of a configuration leave the seed of this one as it is
+    text = f"{session_seed}:{dataset_id}:{train_hash}:{repetition}"
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big") & 0x7FFFFFFF
