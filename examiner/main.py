@@ -116,9 +116,10 @@ def evaluate(candidate: Candidate, dataset: PreparedDataset, targets: Targets, l
 
 
 def histories_before_test(dataset: PreparedDataset) -> Histories:
-    """Train events and validation item: items (num_train_events + num_users,), offsets (num_users + 1,)."""
+    """Train events and validation item: items and times (num_train_events + num_users,), offsets (num_users + 1,)."""
     items = np.insert(dataset.items, dataset.offsets[1:], dataset.valid_items)
-    return items, dataset.offsets + np.arange(dataset.num_users + 1)
+    times = np.insert(dataset.timestamps, dataset.offsets[1:], dataset.valid_timestamps)
+    return Histories(items, dataset.offsets + np.arange(dataset.num_users + 1), times)
 
 
 def main() -> int:

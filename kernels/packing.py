@@ -1,15 +1,15 @@
-"""Block-diagonal packing: whole sequences of a jagged batch laid side by side in rows of one width.
+"""Block-diagonal packing: whole sequences of a jagged batch laid side by side in rows.
 
-Real sequences average 9 events of 50, so padding each to the longest wastes most of the work. A plan is built once
-per batch and serves every layer. Dense layers never see it: they run on packed tokens; only what couples the tokens
-of a sequence (attention, readouts) goes through `gather` and `scatter`.
+Real sequences average 9 events of 50, so padding each to the longest wastes most of the work. Short sequences share
+rows of one width, longer ones rows of twice that, four times that, …: what attention costs follows the number of
+events, and one long sequence widens no row but its own. A plan is built once per batch and serves every layer. Dense layers never
+see it: they run on packed tokens; only what couples the tokens of a sequence goes through `gather` and `scatter`.
 
-Not covered: one very long sequence among short ones makes every row that wide, where several widths would be cheaper.
-
-Tensor dimensions: L total tokens, R rows, T row width.
+Tensor dimensions: L total tokens; per group of equally wide rows: R rows, T row width.
 """
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,68 +17,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .time_buckets import time_buckets
+
 Integers = np.ndarray[Any, np.dtype[np.int64]]
-MIN_WIDTH = 16
+BASE_WIDTH = 32  # the narrowest rows: below, the matrices become too small to be worth a call
 WIDTH_STEP = 8  # CUDA's attention kernels want masks aligned to eight elements
 
 
 @dataclass(frozen=True, eq=False)
-class PackingPlan:
-    """Where each token of a jagged batch lies in (R, T) rows. Build it with `PackingPlan.build`."""
+class RowGroup:
+    """Rows of one width: which sequence of the batch fills each slot, -1 where none does."""
 
-    offsets: Tensor  # (batch + 1,) int64, always on the CPU
-    num_rows: int  # R
-    width: int  # T, at least the longest sequence
-    slots: Tensor  # (L,) int64: row * T + column of each token
-    tokens: Tensor  # (R * T,) int64: the token in each slot; any token where there is none
-    empty: Tensor  # (R * T - L,) int64: the slots that no token fills
-    positions: Tensor  # (L,) int64: place of each token in its sequence, 0 = first
-    segments: Tensor  # (R, T) int32: which sequence of the batch fills the slot, -1 where none does
+    segments: Tensor  # (R, T) int32
+    times: Tensor | None  # (R, T) int64
     _masks: dict[tuple[bool, torch.dtype], Tensor] = field(default_factory=dict, repr=False)
+    _buckets: list[Tensor] = field(default_factory=list, repr=False)
 
-    @classmethod
-    def build(cls, offsets: Tensor, device: torch.device | str = "cpu") -> "PackingPlan":
-        """Plan for sequences `offsets[i]:offsets[i + 1]`, offsets (batch + 1,) int64 on the CPU; may be empty."""
-        starts = offsets.numpy()
-        lengths = np.diff(starts)
-        longest = int(lengths.max(initial=MIN_WIDTH))
-        width = -(-longest // WIDTH_STEP) * WIDTH_STEP
-        first_slots, num_rows = _place(lengths, width)
-        steps = np.arange(starts[-1], dtype=np.int64)
-        slots = steps + np.repeat(first_slots - starts[:-1], lengths)
-        segments = np.full(num_rows * width, -1, dtype=np.int32)
-        segments[slots] = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
-        tokens = np.zeros(num_rows * width, dtype=np.int64)
-        tokens[slots] = steps
-        plan = cls(
-            offsets,
-            num_rows,
-            width,
-            slots=torch.from_numpy(slots),
-            tokens=torch.from_numpy(tokens),
-            empty=torch.from_numpy(np.flatnonzero(segments < 0)),
-            positions=torch.from_numpy(steps - np.repeat(starts[:-1], lengths)),
-            segments=torch.from_numpy(segments).view(num_rows, width),
-        )
-        return plan.to(device)
-
-    def to(self, device: torch.device | str) -> "PackingPlan":
-        """The same plan with its tensors (all but `offsets`) on `device`."""
-        if torch.device(device) == self.slots.device:
-            return self
-        names = ("slots", "tokens", "empty", "positions", "segments")
-        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
-        return replace(self, **moved, _masks={})
-
-    def gather(self, tokens: Tensor) -> Tensor:
-        """(L, ...) to (R, T, ...); slots that no token fills are zero."""
-        slots: Tensor = _ToSlots.apply(tokens, self)  # type: ignore[no-untyped-call]
-        return slots.view(self.num_rows, self.width, *tokens.shape[1:])
-
-    def scatter(self, rows: Tensor) -> Tensor:
-        """(R, T, ...) back to (L, ...): the inverse and the adjoint of `gather`."""
-        tokens: Tensor = _ToTokens.apply(rows.flatten(0, 1), self)  # type: ignore[no-untyped-call]
-        return tokens
+    @property
+    def width(self) -> int:
+        """T."""
+        return self.segments.shape[1]
 
     def mask(self, causal: bool, dtype: torch.dtype = torch.bool) -> Tensor:
         """(R, T, T): one where query i may see key j: the same sequence, and j <= i if causal.
@@ -93,7 +51,14 @@ class PackingPlan:
                 self._masks[causal, dtype] = self.mask(causal).to(dtype)
         return self._masks[causal, dtype]
 
-    def relative_bias(self, table: Tensor, causal: bool) -> Tensor:
+    def bias(self, position_table: Tensor | None, time_table: Tensor | None, causal: bool) -> Tensor | None:
+        """The bias of each pair of slots, to be broadcast to (R, heads, T, T); None where there is no table."""
+        position = None if position_table is None else self.position_bias(position_table, causal)
+        if time_table is None:
+            return position
+        return self.time_bias(time_table) if position is None else position + self.time_bias(time_table)
+
+    def position_bias(self, table: Tensor, causal: bool) -> Tensor:
         """(tables, num_distances(max_len, causal)) to (tables, T, T): entry [i, j] is the bias of distance j - i.
 
         A sequence lies side by side in its row, so that one T x T square serves every row. The table starts at
@@ -105,10 +70,89 @@ class PackingPlan:
         index = (distances + max_len - 1).clamp_(0, table.shape[1] - 1)
         return table.index_select(1, index.flatten()).view(-1, self.width, self.width)
 
+    def time_bias(self, table: Tensor) -> Tensor:
+        """(tables, NUM_TIME_BUCKETS) to (R, tables, T, T): the bias of the time that lies between two slots' events."""
+        if self.times is None:
+            raise ValueError("a time table needs the events' times; build the plan with times")
+        if not self._buckets:
+            self._buckets.append(time_buckets(self.times[:, :, None] - self.times[:, None, :]))
+        bias: Tensor = _LookUp.apply(table, self._buckets[0])  # type: ignore[no-untyped-call]
+        return bias
+
+
+@dataclass(frozen=True, eq=False)
+class PackingPlan:
+    """Where each token of a jagged batch lies in the rows. Build it with `PackingPlan.build`."""
+
+    offsets: Tensor  # (batch + 1,) int64, always on the CPU
+    groups: tuple[RowGroup, ...]
+    slots: Tensor  # (L,) int64: each token's slot, counted through the rows of all groups
+    tokens: Tensor  # (all slots,) int64: the token in each slot; any token where there is none
+    empty: Tensor  # (all slots - L,) int64: the slots that no token fills
+    positions: Tensor  # (L,) int64: place of each token in its sequence, 0 = first
+    times: Tensor | None = None  # (L,) int64, seconds
+
+    @classmethod
+    def build(cls, offsets: Tensor, device: torch.device | str = "cpu", times: Tensor | None = None) -> "PackingPlan":
+        """Plan for sequences `offsets[i]:offsets[i + 1]`, offsets (batch + 1,) int64 on the CPU; may be empty.
+
+        times (L,) int64: when each event happened, in seconds; only attention with a time table reads them.
+        """
+        starts = offsets.numpy()
+        lengths = np.diff(starts)
+        steps = np.arange(starts[-1], dtype=np.int64)
+        first_slots, shapes = _lay_out(lengths)
+        num_slots = sum(rows * width for rows, width in shapes)
+        slots = steps + np.repeat(first_slots - starts[:-1], lengths)
+        segments = np.full(num_slots, -1, dtype=np.int32)
+        segments[slots] = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+        tokens = np.zeros(num_slots, dtype=np.int64)
+        tokens[slots] = steps
+        on_device = [
+            torch.from_numpy(array).to(device, non_blocking=True)
+            for array in (
+                segments, slots, tokens, np.flatnonzero(segments < 0), steps - np.repeat(starts[:-1], lengths)
+            )
+        ]
+        plan = cls(offsets, (), *on_device[1:], times=times)
+        slot_times = [None] * len(shapes) if times is None else _split(times.index_select(0, plan.tokens), shapes)
+        rows = zip(_split(on_device[0], shapes), slot_times, strict=True)
+        return replace(plan, groups=tuple(RowGroup(*group) for group in rows))
+
+    def gather(self, tokens: Tensor) -> list[Tensor]:
+        """(L, ...) to (R, T, ...) for each group; slots that no token fills are zero."""
+        slots: Tensor = _ToSlots.apply(tokens, self)  # type: ignore[no-untyped-call]
+        return _split(slots, [(len(group.segments), group.width) for group in self.groups])
+
+    def scatter(self, rows: Sequence[Tensor]) -> Tensor:
+        """(R, T, ...) of each group back to (L, ...): the inverse and the adjoint of `gather`."""
+        flat = [group.flatten(0, 1) for group in rows]
+        tokens: Tensor = _ToTokens.apply(torch.cat(flat) if len(flat) > 1 else flat[0], self)  # type: ignore[no-untyped-call]
+        return tokens
+
+
+def _split(slots: Tensor, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
+    parts = slots.split([rows * width for rows, width in shapes])
+    return [part.view(*shape, *slots.shape[1:]) for part, shape in zip(parts, shapes, strict=True)]
+
 
 def num_distances(max_len: int, causal: bool) -> int:
     """Entries of a relative position table: distances j - i of -(max_len - 1) .. 0, or .. max_len - 1 if not causal."""
     return max_len if causal else 2 * max_len - 1
+
+
+def _lay_out(lengths: Integers) -> tuple[Integers, list[tuple[int, int]]]:
+    """First slot of each sequence, and (rows, width) of each group; one group even where there is no token."""
+    classes = np.ceil(np.log2(np.maximum(lengths, BASE_WIDTH) / BASE_WIDTH)).astype(np.int64)
+    first, shapes, used = np.zeros(len(lengths), dtype=np.int64), [], 0
+    for number in np.unique(classes).tolist() or [0]:
+        members = np.flatnonzero(classes == number)
+        width = -(-int(lengths[members].max(initial=BASE_WIDTH)) // WIDTH_STEP) * WIDTH_STEP
+        places, rows = _place(lengths[members], width)
+        first[members] = places + used
+        shapes.append((rows, width))
+        used += rows * width
+    return first, shapes
 
 
 def _place(lengths: Integers, width: int) -> tuple[Integers, int]:
@@ -133,6 +177,21 @@ def _place(lengths: Integers, width: int) -> tuple[Integers, int]:
     tail = filled[: len(tail_rows)] - filled[begins][tail_rows]
     first[order[: len(tail_rows)]] = tail_rows * width + heads[tail_rows] + tail
     return first, num_rows
+
+
+class _LookUp(torch.autograd.Function):
+    """table[:, index] with the rows first; backward counts by bucket, so that no (R, T, T, tables) index_add is due."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, index: Tensor) -> Tensor:
+        ctx.index, ctx.shape = index, table.shape
+        return torch.stack([row[index] for row in table], dim=1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        index, (tables, size) = ctx.index.flatten(), ctx.shape
+        sums = [torch.bincount(index, grad[:, table].flatten(), minlength=size) for table in range(tables)]
+        return torch.stack(sums).to(grad.dtype), None
 
 
 class _ToSlots(torch.autograd.Function):

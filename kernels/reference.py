@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .time_buckets import time_buckets
+
 
 def hstu_attention(
     q: Tensor,
@@ -18,19 +20,24 @@ def hstu_attention(
     offsets: Tensor,
     scale: float,
     position_table: Tensor | None = None,
+    time_table: Tensor | None = None,
+    times: Tensor | None = None,
     causal: bool = True,
 ) -> Tensor:
-    """HSTU's pointwise attention (Zhai et al. 2024, section 3): out_i = scale * sum_j silu(q_i . k_j + b[j - i]) v_j.
+    """HSTU's pointwise attention (Zhai et al. 2024, section 3): with b and c the two tables,
+
+        out_i = scale * sum_j silu(q_i . k_j + b[j - i] + c[bucket(t_i - t_j)]) v_j
 
     q, k (total_tokens, heads, dqk); v (total_tokens, heads, dv); offsets (batch + 1,); result shaped like v.
     No softmax and no 1 / sqrt(d). position_table (1 or heads, num_distances(max_len, causal)); distances that it does
-    not reach take its furthest entry. j runs over the sequence, or over j <= i if causal.
+    not reach take its furthest entry. time_table (1 or heads, NUM_TIME_BUCKETS) goes with times (total_tokens,) int64,
+    the time of each token's own event in seconds. j runs over the sequence, or over j <= i if causal.
     """
 
     def weigh(scores: Tensor, allowed: Tensor) -> Tensor:
         return F.silu(scores) * scale * allowed
 
-    return _per_sequence(q, k, v, offsets, position_table, causal, weigh)
+    return _per_sequence(q, k, v, offsets, (position_table, time_table, times), causal, weigh)
 
 
 def softmax_attention(
@@ -41,17 +48,19 @@ def softmax_attention(
     offsets: Tensor,
     scale: float,
     position_table: Tensor | None = None,
+    time_table: Tensor | None = None,
+    times: Tensor | None = None,
     causal: bool = True,
 ) -> Tensor:
-    """Vaswani et al. 2017 on jagged sequences: out_i = sum_j softmax_j(scale * q_i . k_j + b[j - i]) v_j.
+    """Vaswani et al. 2017 on jagged sequences, with biases as in `hstu_attention`:
 
-    Shapes and `position_table` as in `hstu_attention`.
+        out_i = sum_j softmax_j(scale * q_i . k_j + b[j - i] + c[bucket(t_i - t_j)]) v_j
     """
 
     def weigh(scores: Tensor, allowed: Tensor) -> Tensor:
         return scores.masked_fill(~allowed, float("-inf")).softmax(-1)
 
-    return _per_sequence(q * scale, k, v, offsets, position_table, causal, weigh)
+    return _per_sequence(q * scale, k, v, offsets, (position_table, time_table, times), causal, weigh)
 
 
 def _per_sequence(
@@ -59,10 +68,11 @@ def _per_sequence(
     k: Tensor,
     v: Tensor,
     offsets: Tensor,
-    table: Tensor | None,
+    biases: tuple[Tensor | None, Tensor | None, Tensor | None],
     causal: bool,
     weigh: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
+    table, time_table, times = biases
     outputs = [v[:0]]
     bounds = offsets.tolist()
     for begin, end in zip(bounds, bounds[1:], strict=False):
@@ -72,6 +82,9 @@ def _per_sequence(
         if table is not None:
             max_len = table.shape[1] if causal else (table.shape[1] + 1) // 2
             scores = scores + table[:, (distance + max_len - 1).clamp(0, table.shape[1] - 1)]
+        if time_table is not None and times is not None:
+            seconds = times[begin:end, None] - times[None, begin:end]  # t_i - t_j
+            scores = scores + time_table[:, time_buckets(seconds)]
         allowed = (distance <= 0) | (not causal)
         outputs.append(torch.einsum("hij,jhd->ihd", weigh(scores, allowed), v[begin:end]))
     return torch.cat(outputs)

@@ -14,18 +14,24 @@ def softmax_attention(
     plan: PackingPlan,
     scale: float | None = None,
     position_table: Tensor | None = None,
+    time_table: Tensor | None = None,
     causal: bool = True,
     dropout: float = 0.0,
     training: bool = False,
 ) -> Tensor:
-    """sum_j softmax_j(scale * q_i . k_j + b[j - i]) v_j over the sequence of token i (over j <= i if causal).
+    """sum_j softmax_j(scale * q_i . k_j + b[j - i] + c[bucket(t_i - t_j)]) v_j over the sequence (j <= i if causal).
 
     q, k (total_tokens, heads, dqk); v (total_tokens, heads, dv); result shaped like v. `scale` defaults to
-    1 / sqrt(dqk). position_table (1 or heads, num_distances(max_len, causal)). Dropout falls on the weights.
+    1 / sqrt(dqk). position_table (1 or heads, num_distances(max_len, causal)), time_table (1 or heads,
+    NUM_TIME_BUCKETS): the plan then needs times. Dropout falls on the weights.
     """
-    q, k, v = (plan.gather(x).transpose(1, 2) for x in (q, k, v))  # (rows, heads, T, d)
-    mask = plan.mask(causal)[:, None]
-    if position_table is not None:
-        mask = plan.relative_bias(position_table, causal).masked_fill(~mask, float("-inf"))
-    out = F.scaled_dot_product_attention(q, k, v, mask, dropout if training else 0.0, scale=scale)
-    return plan.scatter(out.transpose(1, 2))
+    outputs = []
+    for group, *rows in zip(plan.groups, plan.gather(q), plan.gather(k), plan.gather(v), strict=True):
+        q_, k_, v_ = (part.transpose(1, 2) for part in rows)  # (rows, heads, T, d)
+        mask = group.mask(causal)[:, None]
+        bias = group.bias(position_table, time_table, causal)
+        if bias is not None:
+            mask = bias.masked_fill(~mask, float("-inf"))
+        out = F.scaled_dot_product_attention(q_, k_, v_, mask, dropout if training else 0.0, scale=scale)
+        outputs.append(out.transpose(1, 2))
+    return plan.scatter(outputs)

@@ -17,22 +17,26 @@ class JaggedBatch:
     items: Tensor  # (total_tokens,) int64, on the model's device
     offsets: Tensor  # (batch + 1,) int64, on the CPU
     plan: PackingPlan  # on the model's device
+    hidden: Tensor | None = None  # (total_tokens,) bool: items that the model is not to see; their places stay
 
     def last_tokens(self) -> Tensor:
         """(batch,) int64 on the items' device: the token that ends each sequence. No sequence may be empty."""
         return (self.offsets[1:] - 1).to(self.items.device, non_blocking=True)
 
 
-def make_batch(items: Tensor, offsets: Tensor, config: TrialConfig) -> JaggedBatch:
+def make_batch(
+    items: Tensor, offsets: Tensor, config: TrialConfig, times: Tensor | None = None, hidden: Tensor | None = None
+) -> JaggedBatch:
     """Plan a batch of items (total_tokens,) int64 on any device, offsets (batch + 1,) int64 on the CPU.
 
-    Raises DataError for a sequence longer than `config.max_len`: the caller truncates (`keep_last`), since targets
-    have to be truncated along with the items.
+    times (total_tokens,) int64, seconds, are needed where `config.time_bias`; hidden: see JaggedBatch. Raises DataError
+    for a sequence longer than `config.max_len`: the caller truncates (`keep_last`), since targets have to be truncated
+    along with the items.
     """
     longest = int(offsets.diff().max()) if len(offsets) > 1 else 0
     if longest > config.max_len:
         raise DataError(f"a sequence has {longest} events but max_len={config.max_len}; keep its last {config.max_len}")
-    return JaggedBatch(items, offsets, PackingPlan.build(offsets, items.device))
+    return JaggedBatch(items, offsets, PackingPlan.build(offsets, items.device, times), hidden)
 
 
 def keep_last(offsets: Tensor, max_len: int) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from .config import TrialConfig
 
 
 class FeedForward(nn.Module):
-    """W2 a(W1 x + b1) + b2 with the inner width of the paper, hidden_dim (Kang & McAuley 2018, eq. 6).
+    """W2 a(W1 x + b1) + b2, the inner width `ffn_multiplier` times hidden_dim; once in the paper (eq. 6).
 
     ffn="swiglu" is W2 (silu(W1 x + b1) * (W3 x + b3)) + b2 (Shazeer 2020), which has half as many weights again.
     """
@@ -15,9 +15,9 @@ class FeedForward(nn.Module):
     def __init__(self, config: TrialConfig) -> None:
         super().__init__()
         self.activation = config.ffn
-        width = config.hidden_dim
-        self.inner = nn.Linear(width, 2 * width if config.ffn == "swiglu" else width)
-        self.outer = nn.Linear(width, width)
+        width, inner = config.hidden_dim, config.ffn_multiplier * config.hidden_dim
+        self.inner = nn.Linear(width, 2 * inner if config.ffn == "swiglu" else inner)
+        self.outer = nn.Linear(inner, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (total_tokens, hidden_dim), and so is the result."""

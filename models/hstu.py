@@ -1,10 +1,11 @@
 """HSTU (Zhai et al. 2024, "Actions Speak Louder than Words", section 3), the block of its research code.
 
-    u, v, q, k = split(silu(layer_norm(x) W))
-    a_i        = 1/N sum_j silu(q_i . k_j + b[j - i]) v_j        no softmax, no 1/sqrt(d); N = max_len
-    out        = W_o dropout(u * layer_norm(a)) + b_o + x        layer norms without weights of their own
+    u, v, q, k = split(silu(norm(x) W))
+    a_i        = 1/N sum_j silu(q_i . k_j + b[j - i] + c[bucket(t_i - t_j)]) v_j      no softmax, no 1/sqrt(d)
+    out        = W_o dropout(u * norm(a)) + b_o + x          N = max_len; norms without weights of their own
 
-Not here: the bias by time between events.
+Switches: SiLU on u alone (hstu_activation="gate", as in the production code that the authors published later), the
+output from [u, a, u * a] side by side (hstu_gating="concat"), and the norm after the sum instead of before W.
 
 Dimension L: total tokens of the jagged batch.
 """
@@ -17,10 +18,10 @@ from ..kernels.dropout import dropout
 from ..kernels.hstu_attention import hstu_attention
 from ..kernels.packing import PackingPlan
 from .config import TrialConfig
-from .positions import relative_table
+from .local_mixing import build_local_mixing
+from .norms import PLAIN_EPSILON, build_norm, plain_norm
+from .positions import relative_table, rotate, time_table
 from .sequence_model import TABLE_STD, SequenceModel
-
-NORM_EPS = 1e-6
 
 
 class HSTUBlock(nn.Module):
@@ -29,40 +30,60 @@ class HSTUBlock(nn.Module):
     def __init__(self, config: TrialConfig) -> None:
         super().__init__()
         self.config = config
-        self.widths = [config.num_heads * d for d in (config.linear_dim,) * 2 + (config.attention_dim,) * 2]
+        self.local_mixing = build_local_mixing(config)
+        gate = config.num_heads * config.linear_dim
+        self.widths = [gate, gate] + [config.num_heads * config.attention_dim] * 2
         self.uvqk = nn.Linear(config.hidden_dim, sum(self.widths), bias=False)
-        self.out = nn.Linear(config.num_heads * config.linear_dim, config.hidden_dim)
+        self.out = nn.Linear(gate * (3 if config.hstu_gating == "concat" else 1), config.hidden_dim)
         self.position_table = relative_table(config, 1)  # shared by the heads
+        self.time_table = time_table(config, 1)
 
     def forward(self, x: Tensor, plan: PackingPlan) -> Tensor:
         """x (L, hidden_dim), and so is the result."""
         config = self.config
-        normed = F.layer_norm(x, x.shape[1:], eps=NORM_EPS)
-        u, v, q, k = torch.split(F.silu(self.uvqk(normed)), self.widths, dim=1)
-        attended = hstu_attention(
-            q.view(len(x), config.num_heads, -1),  # (L, heads, attention_dim)
-            k.view(len(x), config.num_heads, -1),
-            v.view(len(x), config.num_heads, -1),  # (L, heads, linear_dim)
+        for layer in self.local_mixing:
+            x = layer(x, plan)
+        u, v, q, k = self._project(x if config.norm_placement == "post" else plain_norm(x, config))
+        attended = plain_norm(self._attend(q, k, v, plan), config)
+        gated = torch.cat((u, attended, u * attended), dim=1) if config.hstu_gating == "concat" else u * attended
+        out: Tensor = self.out(dropout(gated, config.dropout, self.training)) + x
+        return plain_norm(out, config) if config.norm_placement == "post" else out
+
+    def _project(self, x: Tensor) -> tuple[Tensor, ...]:
+        projected = self.uvqk(x)
+        if self.config.hstu_activation == "all":
+            return torch.split(F.silu(projected), self.widths, dim=1)
+        u, *others = torch.split(projected, self.widths, dim=1)
+        return F.silu(u), *others
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, plan: PackingPlan) -> Tensor:
+        """(L, heads * linear_dim)."""
+        config = self.config
+        q, k, v = (part.reshape(len(part), config.num_heads, -1) for part in (q, k, v))  # (L, heads, width)
+        if config.position == "rotary":
+            q, k = rotate(q, plan.positions), rotate(k, plan.positions)
+        return hstu_attention(
+            q,
+            k,
+            v,
             plan=plan,
             scale=1 / config.max_len,
             position_table=self.position_table,
+            time_table=self.time_table,
             causal=config.causal,
             dropout=config.attention_dropout,
             training=self.training,
         ).flatten(1)
-        gated = u * F.layer_norm(attended, attended.shape[1:], eps=NORM_EPS)
-        out: Tensor = self.out(dropout(gated, config.dropout, self.training))
-        return out + x
 
 
 class HSTU(SequenceModel):
-    """The backbone; `build_model` draws its weights. With scores="dot" a layer norm ends it, as cosine would."""
+    """The backbone; `build_model` draws its weights. With scores="dot" a norm ends it, as cosine would."""
 
     def __init__(self, config: TrialConfig, num_items: int) -> None:
         super().__init__(config, num_items)
-        self.blocks = nn.ModuleList(HSTUBlock(config) for _ in range(config.num_blocks))
+        self.blocks = nn.ModuleList(HSTUBlock(config) for _ in range(self.num_distinct_blocks))
         if config.scores == "dot":
-            self.final_norm = nn.LayerNorm(config.hidden_dim, eps=NORM_EPS)
+            self.final_norm = build_norm(config, PLAIN_EPSILON)
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from .config import TrialConfig
 
 NORM_EPS = 1e-6  # a zero vector has cosine 0 with everything, and a finite gradient
+ROW_SPARSE_ABOVE = 200_000
+"""Larger catalogues get sparse gradients from look-ups: a step then costs what its rows cost, not the whole table."""
 
 
 class ItemTable(nn.Module):
@@ -16,6 +18,7 @@ class ItemTable(nn.Module):
         super().__init__()
         self.temperature = config.temperature
         self.cosine = config.scores == "cosine"
+        self.row_sparse = num_items > ROW_SPARSE_ABOVE and config.loss != "full_softmax"
         self.input = nn.Parameter(torch.empty(num_items, config.hidden_dim))
         self.untied = None if config.tie_embeddings else nn.Parameter(torch.empty(num_items, config.hidden_dim))
 
@@ -27,24 +30,23 @@ class ItemTable(nn.Module):
     def embed(self, items: Tensor) -> Tensor:
         """(total_tokens,) to (total_tokens, hidden_dim), scaled by sqrt(hidden_dim) as in both papers' code."""
         scale: float = self.input.shape[1] ** 0.5
-        return F.embedding(items, self.input) * scale
+        return F.embedding(items, self.input, sparse=self.row_sparse) * scale
 
     def score(self, states: Tensor) -> Tensor:
         """(n, hidden_dim) to (n, num_items)."""
-        return self._scaled(states) @ self._normalised(self.output).T
+        return self.scaled(states) @ self.catalogue().T
 
-    def score_sampled(self, states: Tensor, targets: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:
-        """Targets (n,) and negatives (m,) shared by all states: scores (n,) and (n, m).
-
-        One look-up for both, so that the backward pass writes one table gradient instead of two.
-        """
-        states = self._scaled(states)
-        vectors = self._normalised(F.embedding(torch.cat((targets, negatives)), self.output))
-        own, shared = vectors[: len(targets)], vectors[len(targets) :]
-        return (states * own).sum(-1), states @ shared.T
-
-    def _scaled(self, states: Tensor) -> Tensor:
+    def scaled(self, states: Tensor) -> Tensor:
+        """States (n, hidden_dim) such that their dot products with `catalogue` or `vectors` are scores."""
         return self._normalised(states) / self.temperature
+
+    def catalogue(self) -> Tensor:
+        """(num_items, hidden_dim): every item as scores see it."""
+        return self._normalised(self.output)
+
+    def vectors(self, items: Tensor) -> Tensor:
+        """(m,) to (m, hidden_dim): these items as scores see them, without touching the others."""
+        return self._normalised(F.embedding(items, self.output, sparse=self.row_sparse))
 
     def _normalised(self, vectors: Tensor) -> Tensor:
         return F.normalize(vectors, dim=-1, eps=NORM_EPS) if self.cosine else vectors

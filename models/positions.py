@@ -1,11 +1,16 @@
-"""Where a token stands: learned vectors added to the input (absolute), or learned biases in attention (relative)."""
+"""Where a token stands, and when: learned vectors added to the input (absolute), learned biases in attention (relative,
+by distance or by time), or queries and keys turned by their place (rotary).
+"""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels.packing import PackingPlan, num_distances
+from ..kernels.time_buckets import NUM_TIME_BUCKETS
 from .config import TrialConfig
+
+ROTARY_BASE = 10_000.0
 
 
 class AbsolutePositions(nn.Module):
@@ -29,3 +34,21 @@ def relative_table(config: TrialConfig, num_tables: int) -> nn.Parameter | None:
     if config.position not in {"relative", "both"}:
         return None
     return nn.Parameter(torch.empty(num_tables, num_distances(config.max_len, config.causal)))
+
+
+def time_table(config: TrialConfig, num_tables: int) -> nn.Parameter | None:
+    """(num_tables, buckets) biases by the time between two events, not yet drawn; None without `time_bias`."""
+    return nn.Parameter(torch.empty(num_tables, NUM_TIME_BUCKETS)) if config.time_bias else None
+
+
+def rotate(x: Tensor, positions: Tensor) -> Tensor:
+    """x (total_tokens, heads, d), d even, with pairs (i, i + d/2) turned by position * 10000 ** (-2 i / d).
+
+    Products of rotated queries and keys depend on the distance of their places alone (Su et al. 2021, section 3.2.2).
+    """
+    half = x.shape[-1] // 2
+    rates = ROTARY_BASE ** (-torch.arange(half, device=x.device, dtype=torch.float64) / half)
+    angles = positions[:, None, None] * rates  # (total_tokens, 1, d / 2)
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    first, second = x[..., :half], x[..., half:]
+    return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1)

@@ -1,34 +1,27 @@
-"""Score priors: popularity, item transitions and item co-occurrence in training histories, added to finished scores.
+"""Score priors: popularity, item transitions and item co-occurrence in training histories, fused into finished scores.
 
-    s(u, j) = z(u, j) + w_pop pop(j) + w_tr T[last item of u, j] + w_co sum_{i in last items of u} C[i, j]
+    s(u, j) = z(u, j) + w_pop pop(j) + w_tr sum_r a^r T[i_r, j] + w_co sum_r b^r C[i_r, j]
 
-z is the model's score, standardised per user over the whole catalogue where score_normalisation="zscore". Everything
-is computed from the train part of a dataset. T and C are sparse rows (flat index arrays); nothing is V x V.
+z is the model's score, normalised per user over the whole catalogue as `score_normalisation` says; i_0, i_1, … are the
+user's latest items, latest first, of which `transition_recent` and `cooccurrence_window` count, each weighing
+`…_recency` times as much as the one after it. The tables are those of `prior_tables.py`, from the train part alone.
 
-    pop(j)   log(1 + count of j), scaled to [0, 1]
-    T[i, j]  how often j follows i within `transition_window` steps, step s counted 1/s; divided by its row's sum
-             ("row"), by the square root of it ("sqrt"), or not ("none")
-    C[i, j]  number of training histories that hold both i and j, i != j; divided by sqrt(n_i n_j) ("cosine", n_i the
-             number of histories that hold i), by its row's sum ("row"), or not ("none")
+With fusion="rerank" that sum orders the model's top `rerank_top` candidates only: all others stay below them, as the
+model had them.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ..data.prepared import PreparedDataset
 from .batch import keep_last
 from .config import TrialConfig
+from .prior_tables import Floats, Ints, cooccurrence_prior, popularity_prior, transition_prior
 
-MERGE_ABOVE = 1 << 24  # pairs held before equal ones are added up: about half a gigabyte while sorting
 MIN_DEVIATION = 1e-12  # a model that scores all items alike keeps its zeros
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -39,14 +32,14 @@ class SparseRows:
     columns: Tensor  # (entries,) int32, ascending within a row
     values: Tensor  # (entries,) float32
 
-    def add_to(self, scores: Tensor, owners: Tensor, rows: Tensor, weight: float) -> None:
-        """scores[owners[k]] += weight * row rows[k], for every k; an owner may come several times."""
+    def add_to(self, scores: Tensor, owners: Tensor, rows: Tensor, weights: Tensor) -> None:
+        """scores[owners[k]] += weights[k] * row rows[k], for every k; an owner may come several times."""
         first = self.starts[rows]
         counts = self.starts[rows + 1] - first
         shift = first - (counts.cumsum(0) - counts)
         entries = torch.arange(int(counts.sum()), device=scores.device) + shift.repeat_interleave(counts)
         places = (owners * scores.shape[1]).repeat_interleave(counts) + self.columns[entries]
-        scores.view(-1).index_add_(0, places, self.values[entries], alpha=weight)
+        scores.view(-1).index_add_(0, places, self.values[entries] * weights.repeat_interleave(counts))
 
 
 @dataclass(frozen=True)
@@ -68,13 +61,12 @@ class ScorePriors:
         items, offsets, size = np.asarray(dataset.items, np.int64), np.asarray(dataset.offsets), dataset.num_items
         popularity = transition = cooccurrence = None
         if config.popularity_weight:
-            popularity = torch.tensor(popularity_prior(items, size), dtype=torch.float32, device=device)
+            counted = popularity_prior(items, np.asarray(dataset.timestamps), size, config.popularity_window)
+            popularity = torch.tensor(counted, dtype=torch.float32, device=device)
         if config.transition_weight:
-            window, norm = config.transition_window, config.transition_normalisation
-            transition = _to_rows(*transition_prior(items, offsets, size, window, norm), size, device)
+            transition = _to_rows(*transition_prior(items, offsets, size, config), size, device)
         if config.cooccurrence_weight:
-            norm_ = config.cooccurrence_normalisation
-            cooccurrence = _to_rows(*cooccurrence_prior(items, offsets, size, norm_), size, device)
+            cooccurrence = _to_rows(*cooccurrence_prior(items, offsets, size, config), size, device)
         return cls(config, popularity, transition, cooccurrence)
 
     def add_to(self, scores: Tensor, items: Tensor, offsets: Tensor) -> Tensor:
@@ -82,99 +74,61 @@ class ScorePriors:
 
         Histories: items integer (num_events,) on the scores' device, offsets int64 (users + 1,) on the CPU, none empty.
         """
-        if self.config.score_normalisation == "zscore":
-            standardise(scores)
+        normalise(scores, self.config.score_normalisation)
+        if self.config.fusion == "blend" or self.config.rerank_top >= scores.shape[1]:
+            self._add(scores, items, offsets)
+            return scores
+        outside = _outside_top(scores, items, offsets, self.config.rerank_top)
+        alone = scores.clone()
+        self._add(scores, items, offsets)
+        lowest = scores.masked_fill(outside, torch.inf).amin(dim=1, keepdim=True)
+        highest = alone.masked_fill(~outside, -torch.inf).amax(dim=1, keepdim=True)
+        sunk = alone.sub_((highest - lowest).clamp_(min=0).add_(1))  # keeps its order, below everything inside
+        return scores.copy_(torch.where(outside, sunk, scores))
+
+    def _add(self, scores: Tensor, items: Tensor, offsets: Tensor) -> None:
+        config = self.config
         if self.popularity is not None:
-            scores.add_(self.popularity, alpha=self.config.popularity_weight)
+            scores.add_(self.popularity, alpha=config.popularity_weight)
         if self.transition is not None:
-            self._add_rows(scores, items, offsets, self.transition, 1, self.config.transition_weight)
+            owners, rows, ages = _latest(items, offsets, config.transition_recent)
+            self.transition.add_to(scores, owners, rows, config.transition_weight * config.transition_recency**ages)
         if self.cooccurrence is not None:
-            window, weight = self.config.cooccurrence_window, self.config.cooccurrence_weight
-            self._add_rows(scores, items, offsets, self.cooccurrence, window, weight)
-        return scores
-
-    def _add_rows(
-        self, scores: Tensor, items: Tensor, offsets: Tensor, rows: SparseRows, window: int, weight: float
-    ) -> None:
-        index, bounds = keep_last(offsets, window)
-        owners = torch.arange(len(scores)).repeat_interleave(bounds.diff())
-        rows.add_to(scores, owners.to(scores.device), items[index.to(items.device)].long(), weight)
+            owners, rows, ages = _latest(items, offsets, config.cooccurrence_window)
+            weights = config.cooccurrence_weight * config.cooccurrence_recency**ages
+            self.cooccurrence.add_to(scores, owners, rows, weights)
 
 
-def standardise(scores: Tensor) -> None:
-    """Subtract each row's mean and divide by its standard deviation (over all columns, not n - 1), in place."""
-    scores.sub_(scores.mean(dim=1, keepdim=True))
-    deviation = torch.linalg.vector_norm(scores, dim=1, keepdim=True) / scores.shape[1] ** 0.5
-    scores.div_(deviation.clamp_min(MIN_DEVIATION))
+def normalise(scores: Tensor, kind: str) -> None:
+    """Each row in place: "zscore" to mean 0 and deviation 1 (over all columns, not n - 1), "minmax" to 0 … 1,
+
+    "softmax" to probabilities; "none" leaves it.
+    """
+    if kind == "zscore":
+        scores.sub_(scores.mean(dim=1, keepdim=True))
+        deviation = torch.linalg.vector_norm(scores, dim=1, keepdim=True) / scores.shape[1] ** 0.5
+        scores.div_(deviation.clamp_min(MIN_DEVIATION))
+    elif kind == "minmax":
+        low, high = torch.aminmax(scores, dim=1, keepdim=True)
+        scores.sub_(low).div_((high - low).clamp_min(MIN_DEVIATION))
+    elif kind == "softmax":
+        scores.copy_(scores.softmax(dim=1))
 
 
-def popularity_prior(items: Ints, num_items: int) -> Floats:
-    """(num_items,) in [0, 1]: log(1 + count) over its maximum."""
-    logs = np.log1p(np.bincount(items, minlength=num_items))
-    return np.asarray(logs / logs.max())
+def _outside_top(scores: Tensor, items: Tensor, offsets: Tensor, top: int) -> Tensor:
+    """(users, num_items) bool: not among the `top` best of what a user has not had; ties with the last are inside."""
+    owners = torch.arange(len(scores)).repeat_interleave(offsets.diff()).to(scores.device)
+    candidates = scores.clone()
+    candidates[owners, items.long()] = -torch.inf
+    return (candidates < candidates.topk(top, dim=1).values[:, -1:]) | (candidates == -torch.inf)
 
 
-def transition_prior(
-    items: Ints, offsets: Ints, num_items: int, window: int, normalisation: str
-) -> tuple[Ints, Floats]:
-    """(keys, values) of T, keys ascending = i * num_items + j."""
-    steps = ((first, second, 1.0 / lag) for lag, first, second in _pairs(items, offsets, window))
-    keys, values = _count_pairs(steps, num_items)
-    power = {"row": 1.0, "sqrt": 0.5, "none": 0.0}[normalisation]
-    return keys, values / _row_sums(keys, values, num_items) ** power
-
-
-def cooccurrence_prior(items: Ints, offsets: Ints, num_items: int, normalisation: str) -> tuple[Ints, Floats]:
-    """(keys, values) of C, keys ascending = i * num_items + j."""
-    users = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    distinct = np.unique(users * num_items + items)  # an item counts once per history
-    owners, held = distinct // num_items, distinct % num_items
-    bounds = np.concatenate(([0], np.cumsum(np.bincount(owners, minlength=len(offsets) - 1))))
-    pairs = ((first, second) for _, first, second in _pairs(held, bounds, None))
-    both = ((a, b, 1.0) for first, second in pairs for a, b in ((first, second), (second, first)))
-    keys, values = _count_pairs(both, num_items)
-    if normalisation == "row":
-        values = values / _row_sums(keys, values, num_items)
-    if normalisation == "cosine":
-        histories = np.bincount(held, minlength=num_items)
-        values = values / np.sqrt(histories[keys // num_items] * histories[keys % num_items])
-    return keys, values
-
-
-def _pairs(items: Ints, offsets: Ints, window: int | None) -> Iterable[tuple[int, Ints, Ints]]:
-    """(lag, items, items `lag` steps later in the same history), for lag = 1, 2, … up to `window` or to the longest."""
-    lengths = np.diff(offsets)
-    longest = int(lengths.max(initial=1)) - 1
-    places = np.arange(len(items))
-    left = np.repeat(offsets[1:], lengths) - places - 1  # events that follow in the same history
-    for lag in range(1, min(window or longest, longest) + 1):
-        places = places[left[places] >= lag]
-        yield lag, items[places], items[places + lag]
-
-
-def _count_pairs(pairs: Iterable[tuple[Ints, Ints, float]], num_items: int) -> tuple[Ints, Floats]:
-    """Sum of the weights of equal (first, second) pairs, by ascending key first * num_items + second."""
-    keys, weights = [np.empty(0, np.int64)], [np.empty(0)]
-    for first, second, weight in pairs:
-        keys.append(first * num_items + second)
-        weights.append(np.full(len(first), weight))
-        if sum(map(len, keys)) > MERGE_ABOVE:
-            merged = _merge(np.concatenate(keys), np.concatenate(weights))
-            keys, weights = [merged[0]], [merged[1]]
-    return _merge(np.concatenate(keys), np.concatenate(weights))
-
-
-def _merge(keys: Ints, weights: Floats) -> tuple[Ints, Floats]:
-    order = np.argsort(keys, kind="stable")
-    keys, weights = keys[order], weights[order]
-    starts = np.flatnonzero(np.diff(keys, prepend=-1))
-    return keys[starts], np.add.reduceat(weights, starts) if len(starts) else weights
-
-
-def _row_sums(keys: Ints, values: Floats, num_items: int) -> Floats:
-    """The sum of the row that each entry is in."""
-    rows = keys // num_items
-    return np.asarray(np.bincount(rows, weights=values, minlength=num_items)[rows], np.float64)
+def _latest(items: Tensor, offsets: Tensor, window: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the last `window` events of each history: whose it is, the item (int64), its age (float32, 0 = the last)."""
+    index, bounds = keep_last(offsets, window)
+    owners = torch.arange(len(offsets) - 1).repeat_interleave(bounds.diff())
+    ages = (bounds[1:] - 1)[owners] - torch.arange(len(owners))
+    return owners.to(items.device), items[index.to(items.device)].long(), ages.to(items.device, torch.float32)
 
 
 def _to_rows(keys: Ints, values: Floats, num_items: int, device: torch.device | str) -> SparseRows:

@@ -27,12 +27,15 @@ class MeanReadout(nn.Module):
 
     def forward(self, x: Tensor, plan: PackingPlan) -> Tensor:
         """x (total_tokens, hidden_dim), and so is the result."""
-        weights = plan.mask(causal=True, dtype=x.dtype)
-        if self.k is not None:
-            weights = weights.triu(1 - self.k)  # a sequence lies side by side: keep j > t - k
-        sums = plan.scatter(weights @ plan.gather(x))
+        sums = plan.scatter([
+            self._window(group.mask(causal=True, dtype=x.dtype)) @ rows
+            for group, rows in zip(plan.groups, plan.gather(x), strict=True)
+        ])
         counts = plan.positions + 1 if self.k is None else (plan.positions + 1).clamp(max=self.k)
         return sums / counts[:, None]
+
+    def _window(self, mask: Tensor) -> Tensor:
+        return mask if self.k is None else mask.triu(1 - self.k)  # a sequence lies side by side: keep j > t - k
 
 
 class AttentionReadout(nn.Module):

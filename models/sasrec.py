@@ -1,12 +1,15 @@
 """SASRec (Kang & McAuley 2018, "Self-Attentive Sequential Recommendation") on jagged batches.
 
-    x = x + dropout(attention(norm(x)));   x = x + dropout(feed_forward(norm(x)));   a layer norm after the last block
+    x = x + dropout(attention(norm(x)));   x = x + dropout(feed_forward(norm(x)));   a norm after the last block
 
 which is the paper's g'(x) = x + Dropout(g(LayerNorm(x))) (section III-D). Beyond the paper, the configuration may
-switch to relative positions, other activations, bidirectional attention, readouts and dropout inside attention.
+normalise after the sum instead (x = norm(x + dropout(g(x)))), and switch to other positions, time biases, activations,
+bidirectional attention, readouts, local mixing, and dropout inside attention.
 
 Dimension L: total tokens of the jagged batch.
 """
+
+from collections.abc import Callable
 
 from torch import Tensor, nn
 
@@ -15,38 +18,53 @@ from ..kernels.packing import PackingPlan
 from ..kernels.softmax_attention import softmax_attention
 from .config import TrialConfig
 from .feed_forward import FeedForward
-from .positions import relative_table
+from .local_mixing import build_local_mixing
+from .norms import build_norm
+from .positions import relative_table, rotate, time_table
 from .sequence_model import SequenceModel
 
 
 class SASRecBlock(nn.Module):
-    """Attention and feed-forward, each pre-normalised on its own residual branch."""
+    """Attention and feed-forward, each on its own residual branch."""
 
     def __init__(self, config: TrialConfig) -> None:
         super().__init__()
         self.config = config
         width = config.hidden_dim
-        self.attention_norm = nn.LayerNorm(width)
+        self.local_mixing = build_local_mixing(config)
+        self.attention_norm = build_norm(config)
         self.query_key_value = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
         self.position_table = relative_table(config, config.num_heads)
-        self.feed_forward_norm = nn.LayerNorm(width)
+        self.time_table = time_table(config, config.num_heads)
+        self.feed_forward_norm = build_norm(config)
         self.feed_forward = FeedForward(config)
 
     def forward(self, x: Tensor, plan: PackingPlan) -> Tensor:
         """x (L, hidden_dim), and so is the result."""
-        x = x + dropout(self.attend(self.attention_norm(x), plan), self.config.dropout, self.training)
-        return x + dropout(self.feed_forward(self.feed_forward_norm(x)), self.config.dropout, self.training)
+        for layer in self.local_mixing:
+            x = layer(x, plan)
+        x = self._branch(x, self.attention_norm, lambda states: self.attend(states, plan))
+        return self._branch(x, self.feed_forward_norm, self.feed_forward)
+
+    def _branch(self, x: Tensor, norm: nn.Module, change: Callable[[Tensor], Tensor]) -> Tensor:
+        if self.config.norm_placement == "post":
+            after: Tensor = norm(x + dropout(change(x), self.config.dropout, self.training))
+            return after
+        return x + dropout(change(norm(x)), self.config.dropout, self.training)
 
     def attend(self, x: Tensor, plan: PackingPlan) -> Tensor:
         """Multi-head self-attention, (L, hidden_dim) to (L, hidden_dim)."""
         q, k, v = self.query_key_value(x).view(len(x), 3, self.config.num_heads, -1).unbind(1)  # (L, heads, d)
+        if self.config.position == "rotary":
+            q, k = rotate(q, plan.positions), rotate(k, plan.positions)
         attended = softmax_attention(
             q,
             k,
             v,
             plan=plan,
             position_table=self.position_table,
+            time_table=self.time_table,
             causal=self.config.causal,
             dropout=self.config.attention_dropout,
             training=self.training,
@@ -56,9 +74,10 @@ class SASRecBlock(nn.Module):
 
 
 class SASRec(SequenceModel):
-    """The backbone; `build_model` draws its weights."""
+    """The backbone; `build_model` draws its weights. Post-normalised blocks end in a norm of their own."""
 
     def __init__(self, config: TrialConfig, num_items: int) -> None:
         super().__init__(config, num_items)
-        self.blocks = nn.ModuleList(SASRecBlock(config) for _ in range(config.num_blocks))
-        self.final_norm = nn.LayerNorm(config.hidden_dim)
+        self.blocks = nn.ModuleList(SASRecBlock(config) for _ in range(self.num_distinct_blocks))
+        if config.norm_placement == "pre":
+            self.final_norm = build_norm(config)

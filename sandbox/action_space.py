@@ -22,7 +22,14 @@ KnobType = Literal["int", "float", "bool", "choice"]
 Value = bool | int | float | str
 
 ENGINE_KNOBS = frozenset(TrialConfig.model_fields) - {"backbone"}
-ONLY_BACKBONE = {"linear_dim": "hstu", "attention_dim": "hstu", "ffn": "sasrec"}
+ONLY_BACKBONE = {
+    "linear_dim": "hstu",
+    "attention_dim": "hstu",
+    "hstu_activation": "hstu",
+    "hstu_gating": "hstu",
+    "ffn": "sasrec",
+    "ffn_multiplier": "sasrec",
+}
 """Knobs that the engine reads for one backbone only."""
 
 _NOT_KNOBS = {
@@ -169,18 +176,61 @@ def _priors_are_off(config: TrialConfig) -> bool:
     return config.popularity_weight == config.transition_weight == config.cooccurrence_weight == 0
 
 
+def _is_full_softmax(config: TrialConfig) -> bool:
+    return config.loss == "full_softmax"
+
+
+def _changes_no_sequence(config: TrialConfig) -> bool:
+    return config.augmentation == "none" or (config.augmentation_share == 0 and config.contrastive_weight == 0)
+
+
+def _has_no_transitions(config: TrialConfig) -> bool:
+    return config.transition_weight == 0
+
+
+def _has_no_cooccurrence(config: TrialConfig) -> bool:
+    return config.cooccurrence_weight == 0
+
+
+_NO_NEGATIVES = (_is_full_softmax, "full_softmax draws no negatives")
+_NO_TRANSITIONS = (_has_no_transitions, "transition_weight is 0")
+_NO_COOCCURRENCE = (_has_no_cooccurrence, "cooccurrence_weight is 0")
+
 _INERT: dict[str, tuple[Callable[[TrialConfig], bool], str]] = {
     "linear_dim": (lambda c: c.backbone != "hstu", "only HSTU has it"),
     "attention_dim": (lambda c: c.backbone != "hstu", "only HSTU has it"),
+    "hstu_activation": (lambda c: c.backbone != "hstu", "only HSTU has it"),
+    "hstu_gating": (lambda c: c.backbone != "hstu", "only HSTU has it"),
     "ffn": (lambda c: c.backbone != "sasrec", "only SASRec has a feed-forward layer"),
+    "ffn_multiplier": (lambda c: c.backbone != "sasrec", "only SASRec has a feed-forward layer"),
+    "shared_blocks": (lambda c: c.num_blocks == 1, "there is one block"),
     "readout_k": (lambda c: c.readout != "last_k", "it acts only with readout='last_k'"),
-    "num_negatives": (lambda c: c.loss == "full_softmax", "full_softmax draws no negatives"),
+    "num_negatives": _NO_NEGATIVES,
+    "negative_sharing": _NO_NEGATIVES,
+    "negative_power": _NO_NEGATIVES,
+    "logq_correction": (lambda c: c.loss != "sampled_softmax", "it acts only with loss='sampled_softmax'"),
+    "gbce_calibration": (lambda c: c.loss != "gbce", "it acts only with loss='gbce'"),
+    "label_smoothing": (lambda c: c.loss in ("bce", "gbce"), "only the softmax losses are smoothed"),
+    "augmentation_share": (lambda c: c.augmentation == "none", "augmentation is 'none'"),
+    "augmentation_ratio": (_changes_no_sequence, "no sequence is changed"),
+    "contrastive_temperature": (lambda c: c.contrastive_weight == 0, "contrastive_weight is 0"),
     "optimizer": (lambda c: c.weight_decay == 0, "adam and adamw differ only in how they apply weight_decay, here 0"),
     "score_normalisation": (_priors_are_off, "scores are normalised only to be mixed with a prior of non-zero weight"),
-    "transition_window": (lambda c: c.transition_weight == 0, "transition_weight is 0"),
-    "transition_normalisation": (lambda c: c.transition_weight == 0, "transition_weight is 0"),
-    "cooccurrence_window": (lambda c: c.cooccurrence_weight == 0, "cooccurrence_weight is 0"),
-    "cooccurrence_normalisation": (lambda c: c.cooccurrence_weight == 0, "cooccurrence_weight is 0"),
+    "fusion": (_priors_are_off, "there is no prior of non-zero weight"),
+    "rerank_top": (lambda c: c.fusion != "rerank" or _priors_are_off(c), "no prior re-ranks"),
+    "popularity_window": (lambda c: c.popularity_weight == 0, "popularity_weight is 0"),
+    "transition_window": _NO_TRANSITIONS,
+    "transition_decay": (lambda c: _has_no_transitions(c) or c.transition_window == 1, "all transitions are one step"),
+    "transition_direction": _NO_TRANSITIONS,
+    "transition_recent": _NO_TRANSITIONS,
+    "transition_recency": (lambda c: _has_no_transitions(c) or c.transition_recent == 1, "one event counts"),
+    "transition_neighbours": _NO_TRANSITIONS,
+    "transition_normalisation": _NO_TRANSITIONS,
+    "cooccurrence_window": _NO_COOCCURRENCE,
+    "cooccurrence_recency": (lambda c: _has_no_cooccurrence(c) or c.cooccurrence_window == 1, "one event counts"),
+    "cooccurrence_span": _NO_COOCCURRENCE,
+    "cooccurrence_neighbours": _NO_COOCCURRENCE,
+    "cooccurrence_normalisation": _NO_COOCCURRENCE,
 }
 
 

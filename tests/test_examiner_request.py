@@ -24,7 +24,7 @@ from virtualmle.examiner.vault import Vault
 from virtualmle.models.config import make_config
 from virtualmle.models.priors import ScorePriors
 from virtualmle.training.checkpoint import load_checkpoint
-from virtualmle.training.evaluate import evaluate_targets
+from virtualmle.training.evaluate import Histories, evaluate_targets
 from virtualmle.training.metrics import metrics_from_ranks, ndcg_per_user
 from virtualmle.training.spec import CHECKPOINT, TrialSpec, write_model
 
@@ -92,7 +92,7 @@ def test_the_last_event_of_every_user_is_ranked_after_all_the_others(scene: Scen
     targets = np.array([mine[-1] for mine in events], dtype=np.int32)
     model, config = load_checkpoint(scene.trial / CHECKPOINT)
     priors = ScorePriors.from_dataset(dataset, config)
-    ranks, ties = evaluate_targets(model, config, (history, offsets), targets, priors, dataset.num_items)
+    ranks, ties = evaluate_targets(model, config, Histories(history, offsets), targets, priors, dataset.num_items)
     assert result.metrics == pytest.approx(metrics_from_ranks(ranks), rel=1e-9)
     assert result.ndcg10_se == pytest.approx(ndcg_per_user(ranks).std(ddof=1) / len(ranks) ** 0.5)
     assert (result.ties, result.num_users, result.trial) == (ties, dataset.num_users, "t001")
@@ -220,10 +220,11 @@ def test_a_trial_that_has_not_finished_or_is_of_another_dataset_is_refused(scene
 
 def test_histories_before_the_test_are_train_and_validation(finished: Scene) -> None:
     dataset = PreparedDataset.load(finished.dataset)
-    items, offsets = histories_before_test(dataset)
+    items, offsets, times = histories_before_test(dataset)
     for user in (0, 1, dataset.num_users - 1):
         train = dataset.items[dataset.offsets[user] : dataset.offsets[user + 1]]
         assert items[offsets[user] : offsets[user + 1]].tolist() == [*train, dataset.valid_items[user]]
+        assert times[offsets[user + 1] - 1] == dataset.valid_timestamps[user]
     assert offsets[-1] == len(items)
 
 

@@ -177,3 +177,29 @@ def test_hstu_scale_does_not_depend_on_the_batch():
     torch.testing.assert_close(both[:5], alone, rtol=1e-12, atol=1e-12)
     first = F.silu((q[0] * k[0]).sum()) * v[0] / 50
     torch.testing.assert_close(both[0], first)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("tables", [1, 2])
+@pytest.mark.parametrize("name", OPS)
+def test_time_tables_agree_with_the_reference_in_values_and_gradients(name, tables, causal):
+    op, plain = OPS[name]
+    lengths = [5, 40, 0, 3, 70]  # three groups of rows
+    offsets, generator = offsets_of(lengths), torch.Generator().manual_seed(1)
+    times = torch.randint(10**9, (sum(lengths),), generator=generator)
+    times[:5] = torch.tensor([0, 0, 1, 2, 10**15])
+    *tensors, position = inputs(lengths, 2, 4, 3, tables, 70, causal)
+    time = torch.randn(tables, 128, dtype=torch.float64, generator=generator).requires_grad_()
+    plan = PackingPlan.build(offsets, times=times)
+
+    def packed(q, k, v, position, time):
+        return op(q, k, v, plan=plan, scale=0.3, position_table=position, time_table=time, causal=causal)
+
+    def looped(q, k, v, position, time):
+        return plain(
+            q, k, v, offsets=offsets, scale=0.3, position_table=position, time_table=time, times=times, causal=causal
+        )
+
+    for leaves in ([*tensors, position, time], [*tensors, None, time]):
+        for got, want in zip(*(values_and_gradients(f, leaves) for f in (packed, looped)), strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-11)

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from virtualmle.models import item_table
 from virtualmle.models.build import build_model, num_parameters
 from virtualmle.models.config import make_config
 
@@ -29,28 +30,24 @@ def test_scores_follow_their_formula(scores, tied):
 
 
 @pytest.mark.parametrize("scores", ["dot", "cosine"])
-def test_partial_scores_equal_the_columns_of_the_whole(scores):
-    model = model_of(scores=scores, temperature=0.5)
-    states = torch.randn(6, 8)
-    targets, negatives = torch.randint(NUM_ITEMS, (6,)), torch.randint(NUM_ITEMS, (9,))
-    whole = model.score(states)
-    own, shared = model.score_sampled(states, targets, negatives)
-    torch.testing.assert_close(shared, whole[:, negatives])
-    torch.testing.assert_close(own, whole.gather(1, targets[:, None])[:, 0])
+def test_single_vectors_are_rows_of_the_catalogue(scores):
+    items = model_of(scores=scores, temperature=0.5).items
+    chosen, states = torch.tensor([3, 3, 0, 22]), torch.randn(4, 8)
+    torch.testing.assert_close(items.vectors(chosen), items.catalogue()[chosen])
+    torch.testing.assert_close(items.scaled(states) @ items.vectors(chosen).T, items.score(states)[:, chosen])
 
 
-@pytest.mark.parametrize("scores", ["dot", "cosine"])
-def test_sampled_scores_have_the_gradient_of_the_whole(scores):
-    model = model_of(scores=scores).double()
-    states = torch.randn(4, 8, dtype=torch.float64, requires_grad=True)
-    targets, negatives = torch.tensor([3, 3, 0, 22]), torch.tensor([3, 7, 7])
-    whole = model.score(states)
-    full = whole.gather(1, targets[:, None])[:, 0].sin().sum() + whole[:, negatives].cos().sum()
-    own, shared = model.score_sampled(states, targets, negatives)
-    leaves = (states, model.item_table())
-    expected = torch.autograd.grad(full, leaves)
-    for got, want in zip(torch.autograd.grad(own.sin().sum() + shared.cos().sum(), leaves), expected, strict=True):
-        torch.testing.assert_close(got, want)
+def test_a_large_catalogue_gets_gradients_of_the_rows_looked_up_and_no_others(monkeypatch):
+    monkeypatch.setattr(item_table, "ROW_SPARSE_ABOVE", 10)
+    items = model_of(tie_embeddings=True, scores="cosine").items
+    looked_up = torch.tensor([4, 2, 4])
+    (items.embed(looked_up).sin().sum() + items.vectors(torch.tensor([7])).sum()).backward()
+    gradient = items.input.grad.coalesce()
+    assert gradient.is_sparse and gradient.indices()[0].tolist() == [2, 4, 7]
+    monkeypatch.setattr(item_table, "ROW_SPARSE_ABOVE", 1000)
+    dense = model_of(tie_embeddings=True, scores="cosine").items
+    (dense.embed(looked_up).sin().sum() + dense.vectors(torch.tensor([7])).sum()).backward()
+    torch.testing.assert_close(gradient.to_dense(), dense.input.grad)
 
 
 def test_cosine_of_a_zero_vector_is_zero_with_a_finite_gradient():

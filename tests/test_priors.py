@@ -1,6 +1,7 @@
 """Score priors against ten-line definitions over Python lists, and on Amazon Beauty against a plain script."""
 
 import gzip
+import itertools
 import math
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -16,9 +17,9 @@ from hypothesis import strategies as st
 from virtualmle.data.prepare import prepare
 from virtualmle.data.prepared import PreparedDataset, PrepareOptions
 from virtualmle.data.readers import read_log
-from virtualmle.models import priors as priors_module
-from virtualmle.models.config import make_config
-from virtualmle.models.priors import ScorePriors, standardise
+from virtualmle.models import prior_tables
+from virtualmle.models.config import make_config, train_hash
+from virtualmle.models.priors import ScorePriors, normalise
 from virtualmle.training.metrics import metrics_from_ranks
 from virtualmle.training.ranking import rank_targets
 
@@ -29,6 +30,7 @@ NUM_ITEMS = 7
 def dataset_of(histories):
     return SimpleNamespace(
         items=np.concatenate(histories).astype(np.int32),
+        timestamps=np.arange(sum(map(len, histories))),
         offsets=np.cumsum([0, *map(len, histories)]),
         num_items=NUM_ITEMS,
     )
@@ -43,42 +45,139 @@ def fused(histories, scores=None, **knobs):
     return ScorePriors.from_dataset(dataset, config).add_to(scores, items, offsets).numpy()
 
 
-def plain_transitions(histories, window, normalisation):
+def plain_transitions(histories, config):
     table = np.zeros((NUM_ITEMS, NUM_ITEMS))
     for history in histories:
         for i, first in enumerate(history):
-            for step in range(1, window + 1):
-                if i + step < len(history):
-                    table[first, history[i + step]] += 1 / step
-    sums = np.where(table.sum(1, keepdims=True) == 0, 1, table.sum(1, keepdims=True))
-    return {"row": table / sums, "sqrt": table / np.sqrt(sums), "none": table}[normalisation]
+            for step, second in enumerate(history[i + 1 : i + 1 + config.transition_window], 1):
+                if config.transition_direction in ("forward", "both"):
+                    table[first, second] += step**-config.transition_decay
+                if config.transition_direction in ("backward", "both"):
+                    table[second, first] += step**-config.transition_decay
+    return strongest(scaled(table, config.transition_normalisation), config.transition_neighbours)
 
 
-def plain_cooccurrence(histories, normalisation):
+def plain_cooccurrence(histories, config):
     held = np.array([[item in history for item in range(NUM_ITEMS)] for history in histories], dtype=float)
-    table = held.T @ held
-    counts = np.maximum(np.diag(table).copy(), 1)
+    counts, table = np.maximum(held.sum(0), 1), held.T @ held
+    if config.cooccurrence_span:
+        table = np.zeros((NUM_ITEMS, NUM_ITEMS))
+        for history in histories:
+            for i, j in itertools.permutations(range(len(history)), 2):
+                table[history[i], history[j]] += abs(i - j) <= config.cooccurrence_span
     np.fill_diagonal(table, 0)
-    sums = np.maximum(table.sum(1, keepdims=True), 1)
-    return {"row": table / sums, "cosine": table / np.sqrt(np.outer(counts, counts)), "none": table}[normalisation]
+    if config.cooccurrence_normalisation == "cosine":
+        table = table / np.sqrt(np.outer(counts, counts))
+    else:
+        table = scaled(table, config.cooccurrence_normalisation)
+    return strongest(table, config.cooccurrence_neighbours)
 
 
-@given(histories_strategy, st.integers(1, 4), st.sampled_from(["row", "sqrt", "none"]))
-@settings(max_examples=60, deadline=None)
-def test_transition_adds_the_row_of_the_last_item(histories, window, normalisation):
-    table = plain_transitions(histories, window, normalisation)
-    expected = [3.0 * table[history[-1]] for history in histories]
-    knobs = {"transition_weight": 3.0, "transition_window": window, "transition_normalisation": normalisation}
-    np.testing.assert_allclose(fused(histories, **knobs), expected, rtol=1e-5)
+def scaled(table, normalisation):
+    rows, columns = (np.where((total := table.sum(axis)) == 0, 1, total) for axis in (1, 0))
+    divisors = {"row": rows[:, None], "sqrt": np.sqrt(rows)[:, None], "cosine": np.sqrt(np.outer(rows, columns))}
+    return table / divisors.get(normalisation, 1)
 
 
-@given(histories_strategy, st.integers(1, 4), st.sampled_from(["cosine", "row", "none"]))
-@settings(max_examples=60, deadline=None)
-def test_cooccurrence_adds_the_rows_of_the_last_items(histories, window, normalisation):
-    table = plain_cooccurrence(histories, normalisation)
-    expected = [-2.0 * table[history[-window:]].sum(0) for history in histories]
-    knobs = {"cooccurrence_weight": -2.0, "cooccurrence_window": window, "cooccurrence_normalisation": normalisation}
-    np.testing.assert_allclose(fused(histories, **knobs), expected, rtol=1e-5, atol=1e-6)
+def strongest(table, neighbours):
+    if neighbours:
+        for row in table:
+            row[np.argsort(-row, kind="stable")[neighbours:]] = 0
+    return table
+
+
+def plain_prior(histories, table, recent, recency):
+    return [sum(recency**age * table[item] for age, item in enumerate(history[::-1][:recent])) for history in histories]
+
+
+@given(
+    histories_strategy,
+    st.fixed_dictionaries({
+        "transition_window": st.integers(1, 4),
+        "transition_decay": st.sampled_from([0.0, 1.0, 2.5]),
+        "transition_direction": st.sampled_from(["forward", "backward", "both"]),
+        "transition_recent": st.integers(1, 4),
+        "transition_recency": st.sampled_from([0.3, 1.0]),
+        "transition_neighbours": st.integers(0, 3),
+        "transition_normalisation": st.sampled_from(["row", "sqrt", "cosine", "none"]),
+    }),
+)
+@settings(max_examples=150, deadline=None)
+def test_the_transition_prior_adds_the_rows_of_the_latest_items(histories, knobs):
+    config = make_config("sasrec", **knobs)
+    expected = plain_prior(histories, plain_transitions(histories, config), *recent(config, "transition_recent"))
+    got = fused(histories, transition_weight=3.0, **knobs)
+    np.testing.assert_allclose(got, 3 * np.array(expected), rtol=1e-4, atol=1e-6)
+
+
+@given(
+    histories_strategy,
+    st.fixed_dictionaries({
+        "cooccurrence_window": st.integers(1, 4),
+        "cooccurrence_recency": st.sampled_from([0.3, 1.0]),
+        "cooccurrence_span": st.integers(0, 3),
+        "cooccurrence_neighbours": st.integers(0, 3),
+        "cooccurrence_normalisation": st.sampled_from(["cosine", "row", "sqrt", "none"]),
+    }),
+)
+@settings(max_examples=150, deadline=None)
+def test_the_cooccurrence_prior_adds_the_rows_of_the_latest_items(histories, knobs):
+    config = make_config("sasrec", **knobs)
+    expected = plain_prior(histories, plain_cooccurrence(histories, config), *recent(config, "cooccurrence_window"))
+    got = fused(histories, cooccurrence_weight=-2.0, **knobs)
+    np.testing.assert_allclose(got, -2 * np.array(expected), rtol=1e-4, atol=1e-6)
+
+
+def recent(config, window):
+    return getattr(config, window), getattr(config, window.split("_")[0] + "_recency")
+
+
+def test_a_popularity_window_counts_the_latest_events_only():
+    dataset = dataset_of([[0, 1], [2, 2]])
+    dataset.timestamps = np.array([5, 40, 30, 10])
+    config = make_config("sasrec", popularity_weight=1.0, popularity_window=0.5)
+    expected = np.zeros(NUM_ITEMS)
+    expected[[1, 2]] = 1.0  # the events at 40 and 30
+    np.testing.assert_allclose(ScorePriors.from_dataset(dataset, config).popularity.numpy(), expected)
+
+
+@given(histories_strategy, st.integers(1, 9), st.integers(0, 99))
+@settings(max_examples=80, deadline=None)
+def test_reranking_orders_the_models_best_and_leaves_the_others_below_in_their_order(histories, top, seed):
+    scores = torch.randn(len(histories), NUM_ITEMS, generator=torch.Generator().manual_seed(seed))
+    knobs = {"transition_weight": 5.0, "cooccurrence_weight": -3.0, "score_normalisation": "none"}
+    blended = fused(histories, scores, **knobs)
+    reranked = fused(histories, scores, fusion="rerank", rerank_top=top, **knobs)
+    for history, plain, blend, got in zip(histories, scores.tolist(), blended, reranked, strict=True):
+        candidates = [item for item in range(NUM_ITEMS) if item not in history]
+        best = set(sorted(candidates, key=lambda item: -plain[item])[:top]) if top < NUM_ITEMS else range(NUM_ITEMS)
+        if not candidates and top < NUM_ITEMS:
+            continue  # nothing to recommend
+        inside = sorted(best, key=lambda item: -blend[item])
+        outside = sorted(set(range(NUM_ITEMS)) - set(best), key=lambda item: -plain[item])
+        assert np.argsort(-got, kind="stable").tolist() == [*inside, *outside]
+
+
+@pytest.mark.parametrize("kind", ["zscore", "minmax", "softmax", "none"])
+def test_scores_are_normalised_per_user(kind):
+    scores = torch.randn(4, 9, generator=torch.Generator().manual_seed(1)) * 3 + 1
+    plain = scores.double().numpy()
+    expected = {
+        "zscore": (plain - plain.mean(1, keepdims=True)) / plain.std(1, keepdims=True),
+        "minmax": (plain - plain.min(1, keepdims=True)) / np.ptp(plain, axis=1, keepdims=True),
+        "softmax": np.exp(plain) / np.exp(plain).sum(1, keepdims=True),
+        "none": plain,
+    }[kind]
+    normalise(scores, kind)
+    np.testing.assert_allclose(scores.numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_no_scoring_knob_touches_what_training_gives():
+    others = {
+        "score_normalisation": "none", "fusion": "rerank", "popularity_weight": 1.0, "transition_recent": 3,
+        "cooccurrence_span": 2, "rerank_top": 20, "transition_direction": "both",
+    }
+    assert train_hash(make_config("hstu", **others)) == train_hash(make_config("hstu"))
 
 
 def test_popularity_is_the_log_count_scaled_to_one():
@@ -105,9 +204,10 @@ def test_without_a_weight_there_are_no_priors_whatever_the_other_knobs_say():
     assert ScorePriors.from_dataset(dataset_of([[0, 1]]), config) is None
 
 
-def test_a_model_that_scores_all_items_alike_keeps_finite_scores():
+@pytest.mark.parametrize("kind", ["zscore", "minmax"])
+def test_a_model_that_scores_all_items_alike_keeps_finite_scores(kind):
     scores = torch.full((2, 9), 3.0)
-    standardise(scores)
+    normalise(scores, kind)
     assert scores.eq(0).all()
 
 
@@ -116,13 +216,15 @@ def test_merging_in_several_rounds_counts_the_same(monkeypatch):
     histories = [generator.integers(0, NUM_ITEMS, 12).tolist() for _ in range(20)]
     knobs = {"transition_weight": 1.0, "transition_window": 6, "cooccurrence_weight": 1.0}
     at_once = fused(histories, **knobs)
-    monkeypatch.setattr(priors_module, "MERGE_ABOVE", 10)
+    monkeypatch.setattr(prior_tables, "MERGE_ABOVE", 10)
     np.testing.assert_allclose(fused(histories, **knobs), at_once, rtol=1e-6)
 
 
 def test_priors_read_train_events_only(tiny_dataset_dir):
     dataset = PreparedDataset.load(tiny_dataset_dir)
-    visible = SimpleNamespace(items=dataset.items, offsets=dataset.offsets, num_items=dataset.num_items)
+    visible = SimpleNamespace(
+        items=dataset.items, offsets=dataset.offsets, timestamps=dataset.timestamps, num_items=dataset.num_items
+    )
     config = make_config("sasrec", popularity_weight=1.0, transition_weight=1.0, cooccurrence_weight=1.0)
     whole, train = ScorePriors.from_dataset(dataset, config), ScorePriors.from_dataset(visible, config)
     assert torch.equal(whole.transition.values, train.transition.values)

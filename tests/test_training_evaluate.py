@@ -11,7 +11,14 @@ from virtualmle.models.config import make_config
 from virtualmle.models.priors import ScorePriors
 from virtualmle.training import evaluate as evaluate_module
 from virtualmle.training.errors import TrainingError
-from virtualmle.training.evaluate import evaluate_targets, evaluate_validation, train_sample_ndcg
+from virtualmle.training.evaluate import (
+    Histories,
+    encode_users,
+    evaluate_targets,
+    evaluate_validation,
+    train_histories,
+    train_sample_ndcg,
+)
 from virtualmle.training.metrics import metrics_from_ranks
 
 
@@ -69,7 +76,8 @@ def test_the_events_before_max_len_are_masked_although_the_model_does_not_see_th
     config = small(max_len=2)
     model = build_model(config, dataset.num_items, seed=3)
     everything = np.arange(dataset.num_items, dtype=np.int32)
-    histories = (np.concatenate((everything, everything[:2])), np.array([0, dataset.num_items, dataset.num_items + 2]))
+    bounds = np.array([0, dataset.num_items, dataset.num_items + 2])
+    histories = Histories(np.concatenate((everything, everything[:2])), bounds)
     ranks, ties = evaluate_targets(model, config, histories, np.array([5, 5], np.int32), None, dataset.num_items)
     assert ranks[0] == 1 and ranks[1] <= dataset.num_items - 2 and ties == 0
 
@@ -83,7 +91,7 @@ def test_a_model_for_another_catalogue_is_refused(dataset):
 def test_an_empty_history_is_refused(dataset):
     config = small()
     model = build_model(config, dataset.num_items, seed=0)
-    histories = (np.array([1], np.int32), np.array([0, 1, 1]))
+    histories = Histories(np.array([1], np.int32), np.array([0, 1, 1]))
     with pytest.raises(TrainingError, match="at least one event"):
         evaluate_targets(model, config, histories, np.array([2, 3], np.int32), None, dataset.num_items)
 
@@ -104,8 +112,32 @@ def test_the_train_sample_ranks_last_train_items_after_what_came_before(dataset,
     keep = np.ones(len(dataset.items), bool)
     keep[ends - 1] = False
     shorter = dataset.offsets - np.arange(len(dataset.offsets))
-    histories = (dataset.items[keep], shorter)
+    histories = Histories(dataset.items[keep], shorter)
     ranks, _ = evaluate_targets(model, config, histories, dataset.items[ends - 1], None, dataset.num_items)
     assert train_sample_ndcg(model, dataset, config) == pytest.approx(metrics_from_ranks(ranks)["ndcg@10"])
     monkeypatch.setattr(evaluate_module, "TRAIN_SAMPLE", 20)
     assert train_sample_ndcg(model, dataset, config) == train_sample_ndcg(model, dataset, config)
+
+
+def test_states_at_hand_give_the_same_ranks_as_encoding_again(dataset):
+    config = small(transition_weight=2.0)
+    model = build_model(config, dataset.num_items, seed=3)
+    states = encode_users(model, config, train_histories(dataset))
+    arguments = (train_histories(dataset), dataset.valid_items, ScorePriors.from_dataset(dataset, config))
+    again, _ = evaluate_targets(model, config, *arguments, dataset.num_items)
+    at_hand, _ = evaluate_targets(model, config, *arguments, dataset.num_items, states=states)
+    np.testing.assert_array_equal(at_hand, again)
+
+
+@pytest.mark.parametrize("backbone", ["sasrec", "hstu"])
+def test_a_time_bias_reads_the_times_of_the_history(dataset, backbone):
+    config = make_config(backbone, hidden_dim=16, max_len=6, time_bias=True)
+    model = build_model(config, dataset.num_items, seed=3)
+    with torch.no_grad():
+        for name, table in model.named_parameters():
+            if name.endswith("time_table"):
+                table.copy_(torch.arange(128.0) / 4)
+    histories = train_histories(dataset)
+    early = encode_users(model, config, histories)
+    late = encode_users(model, config, histories._replace(times=histories.times * 1000))
+    assert not torch.allclose(early, late)

@@ -1,79 +1,230 @@
-"""Both losses, values and every gradient, against a plain float64 implementation written from the formula."""
+"""Every loss, its value and every gradient, against a plain float64 implementation written from the formula."""
 
+import itertools
+import math
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 
+from virtualmle.kernels import gathered_scores as gathered_module
+from virtualmle.kernels import linear_cross_entropy as linear_module
 from virtualmle.models.batch import make_batch
 from virtualmle.models.build import build_model
 from virtualmle.models.config import make_config
-from virtualmle.training.losses import full_softmax, sampled_softmax
+from virtualmle.training.losses import contrastive_loss, corrected_by_logq, gbce_beta, sampled_softmax
+from virtualmle.training.objective import Objective
+
+torch.set_num_threads(1)
 
 NUM_ITEMS = 11
 TARGETS = torch.tensor([3, 3, 0, 10, 7, 2, 9])
-NEGATIVES = torch.tensor([1, 3, 3, 5, 10, 4])  # with repeats, and with accidental hits of three targets
-VARIANTS = [
+SHARED = torch.tensor([1, 3, 3, 5, 10, 4])  # with repeats, and with accidental hits of three targets
+OWN = torch.tensor([[1, 3, 4], [5, 5, 6], [0, 0, 0], [10, 1, 2], [3, 3, 7], [8, 9, 10], [0, 9, 1]])
+DATASET = SimpleNamespace(num_items=NUM_ITEMS, items=np.array([0, 0, 0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 10]))
+TABLES = [
     pytest.param({"scores": "dot", "temperature": 1.0, "tie_embeddings": False}, id="dot-untied"),
     pytest.param({"scores": "cosine", "temperature": 0.1, "tie_embeddings": True}, id="cosine-tied"),
 ]
+NEGATIVES = [pytest.param(SHARED, id="shared"), pytest.param(OWN, id="per-position")]
 
 
-def model_and_states(knobs):
+def setting(**knobs):
+    """A small model in float64, states of a batch, and the objective, whose draws a test replaces."""
     torch.manual_seed(0)
     config = make_config("sasrec", hidden_dim=8, dropout=0.0, **knobs)
     model = build_model(config, NUM_ITEMS, seed=1).double()
     batch = make_batch(torch.tensor([1, 2, 3, 4, 5, 6, 7]), torch.tensor([0, 3, 7]), config)
-    return model, model(batch)
+    objective = Objective(config, DATASET, torch.device("cpu"), torch.Generator().manual_seed(0))
+    return model, model(batch), objective
+
+
+def with_draws(objective, drawn, monkeypatch):
+    monkeypatch.setattr(objective.sampler, "draw", lambda *shape: drawn)
+    return objective
 
 
 def gradients(model, loss):
     return torch.autograd.grad(loss, list(model.parameters()), allow_unused=True, retain_graph=True)
 
 
-def plain_loss(model, states, candidates_of):
-    table = model.item_table()
-    if model.config.scores == "cosine":
-        table = table / table.norm(dim=1, keepdim=True)
-        states = states / states.norm(dim=1, keepdim=True)
-    total = 0
-    for position, target in enumerate(TARGETS.tolist()):
-        logits = torch.stack([states[position] @ table[i] for i in candidates_of(target)]) / model.config.temperature
-        own = states[position] @ table[target] / model.config.temperature
-        total = total + logits.exp().sum().log() - own
-    return total / len(TARGETS)
-
-
 def assert_equal_with_gradients(model, ours, plain):
-    assert ours.item() == pytest.approx(plain.item(), rel=1e-10)
+    assert ours.item() == pytest.approx(plain.item(), rel=1e-9)
     for one, other in zip(gradients(model, ours), gradients(model, plain), strict=True):
         assert (one is None) == (other is None)
         if one is not None:
             torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("knobs", VARIANTS)
-def test_full_softmax_equals_its_formula(knobs):
-    model, states = model_and_states(knobs)
-    ours = full_softmax(model, states, TARGETS)
-    assert_equal_with_gradients(model, ours, plain_loss(model, states, lambda target: range(NUM_ITEMS)))
+def plain_scores(model, states):
+    """(n, NUM_ITEMS) one by one."""
+    table = model.item_table()
+    if model.config.scores == "cosine":
+        table = table / table.norm(dim=1, keepdim=True)
+        states = states / states.norm(dim=1, keepdim=True)
+    rows = [[state @ vector for vector in table] for state in states]
+    return torch.stack([torch.stack(row) for row in rows]) / model.config.temperature
 
 
-@pytest.mark.parametrize("knobs", VARIANTS)
-def test_sampled_softmax_equals_its_formula_with_accidental_hits_left_out(knobs):
-    model, states = model_and_states(knobs)
-    ours = sampled_softmax(model, states, TARGETS, NEGATIVES)
-    plain = plain_loss(model, states, lambda t: [t, *(n for n in NEGATIVES.tolist() if n != t)])
-    assert_equal_with_gradients(model, ours, plain)
+def candidates_of(drawn, position, target):
+    negatives = (drawn if drawn.dim() == 1 else drawn[position]).tolist()
+    return [negative for negative in negatives if negative != target]
 
 
-def test_a_position_whose_every_negative_is_its_target_has_no_loss_and_finite_gradients():
-    model, states = model_and_states({})
-    loss = sampled_softmax(model, states, torch.full((7,), 4), torch.tensor([4, 4]))
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("block", [1, 1 << 21], ids=["many-blocks", "one-block"])
+@pytest.mark.parametrize("knobs", TABLES)
+def test_full_softmax_equals_its_formula(knobs, block, smoothing, monkeypatch):
+    monkeypatch.setitem(linear_module.BLOCK_LOGITS, "cpu", block)
+    monkeypatch.setattr(linear_module, "MIN_BLOCK_ROWS", 2)
+    model, states, objective = setting(loss="full_softmax", label_smoothing=smoothing, **knobs)
+    scores = plain_scores(model, states)
+    log_shares = scores - scores.exp().sum(1, keepdim=True).log()
+    wanted = torch.full_like(scores, smoothing / NUM_ITEMS)
+    wanted[range(7), TARGETS] += 1 - smoothing
+    plain = -(wanted * log_shares).sum(1).mean()
+    assert_equal_with_gradients(model, objective.loss(model.items, states, TARGETS), plain)
+
+
+@pytest.mark.parametrize("dense", [True, False], ids=["by-product", "by-gather"])
+@pytest.mark.parametrize("logq", [False, True], ids=["plain", "logq"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+@pytest.mark.parametrize("drawn", NEGATIVES)
+@pytest.mark.parametrize("knobs", TABLES)
+def test_sampled_softmax_equals_its_formula_with_accidental_hits_left_out(
+    knobs, drawn, smoothing, logq, dense, monkeypatch
+):
+    monkeypatch.setattr(gathered_module, "DENSE_BELOW", 64 if dense else 0)
+    monkeypatch.setattr(gathered_module, "BLOCK_NUMBERS", 50)  # several blocks
+    model, states, objective = setting(
+        label_smoothing=smoothing,
+        logq_correction=logq,
+        negative_power=0.5,
+        num_negatives=drawn.shape[-1],
+        negative_sharing="batch" if drawn.dim() == 1 else "position",
+        **knobs,
+    )
+    scores = plain_scores(model, states)
+    q = np.bincount(DATASET.items, minlength=NUM_ITEMS) ** 0.5
+    q = q / q.sum()
+    total = 0
+    for position, target in enumerate(TARGETS.tolist()):
+        own = scores[position, target]
+        others = [
+            scores[position, j] - (math.log(drawn.shape[-1] * q[j]) if logq else 0.0)
+            for j in candidates_of(drawn, position, target)
+        ]
+        logits = torch.stack([own, *others])
+        total = total + logits.exp().sum().log() - (1 - smoothing) * own - smoothing * logits.mean()
+    ours = with_draws(objective, drawn, monkeypatch).loss(model.items, states, TARGETS)
+    assert ours.item() == pytest.approx((total / 7).item(), rel=1e-6 if logq else 1e-9)  # log q is float32
+    for one, other in zip(gradients(model, ours), gradients(model, total / 7), strict=True):
+        if one is not None:
+            torch.testing.assert_close(one, other, rtol=1e-5 if logq else 1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("drawn", NEGATIVES)
+@pytest.mark.parametrize(("loss", "calibration"), [("bce", 0.75), ("gbce", 0.75), ("gbce", 0.0)])
+def test_binary_losses_equal_their_formula(loss, calibration, drawn, monkeypatch):
+    count = drawn.shape[-1]
+    model, states, objective = setting(
+        loss=loss, gbce_calibration=calibration, num_negatives=count,
+        negative_sharing="batch" if drawn.dim() == 1 else "position",
+    )
+    scores, total = plain_scores(model, states), 0
+    rate = count / (NUM_ITEMS - 1)
+    beta = rate * (calibration * (1 - 1 / rate) + 1 / rate) if loss == "gbce" else 1.0
+    for position, target in enumerate(TARGETS.tolist()):
+        own = torch.sigmoid(scores[position, target]) ** beta
+        others = [1 - torch.sigmoid(scores[position, j]) for j in candidates_of(drawn, position, target)]
+        total = total - sum((probability.log() for probability in others), own.log()) / (1 + count)
+    ours = with_draws(objective, drawn, monkeypatch).loss(model.items, states, TARGETS)
+    assert_equal_with_gradients(model, ours, total / 7)
+
+
+def test_gbce_goes_from_plain_to_calibrated():
+    assert gbce_beta(20, 1001, 0.0) == pytest.approx(1.0)
+    assert gbce_beta(20, 1001, 1.0) == pytest.approx(20 / 1000)
+    assert gbce_beta(5000, 1001, 1.0) == 1.0, "a sampling rate is at most 1"
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_binary_losses_stay_finite_at_extreme_scores(sign):
+    model, states, objective = setting(loss="gbce", temperature=0.01)
+    with torch.no_grad():
+        model.item_table().mul_(sign * 1e4)
+    loss = objective.loss(model.items, states, TARGETS)
+    assert loss.isfinite() and all(g is None or g.isfinite().all() for g in gradients(model, loss))
+
+
+def test_a_position_whose_every_negative_is_its_target_has_no_loss_and_finite_gradients(monkeypatch):
+    model, states, objective = setting()
+    loss = with_draws(objective, torch.tensor([4, 4]), monkeypatch).loss(model.items, states, torch.full((7,), 4))
     assert loss.item() == 0.0
-    for gradient in gradients(model, loss):
-        assert gradient is None or gradient.isfinite().all()
+    assert all(gradient is None or gradient.isfinite().all() for gradient in gradients(model, loss))
 
 
-def test_all_items_as_negatives_make_the_sampled_loss_the_full_one():
-    model, states = model_and_states({})
-    sampled = sampled_softmax(model, states, TARGETS, torch.arange(NUM_ITEMS))
-    assert sampled.item() == pytest.approx(full_softmax(model, states, TARGETS).item(), rel=1e-12)
+def test_all_items_as_negatives_make_the_sampled_loss_the_full_one(monkeypatch):
+    model, states, sampled = setting()
+    *_, full = setting(loss="full_softmax")
+    loss = with_draws(sampled, torch.arange(NUM_ITEMS), monkeypatch).loss(model.items, states, TARGETS)
+    assert loss.item() == pytest.approx(full.loss(model.items, states, TARGETS).item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0])
+def test_with_logq_the_sampled_partition_function_is_right_on_average(power):
+    _, _, objective = setting(negative_power=power, num_negatives=4, negative_sharing="position")
+    scores = torch.randn(NUM_ITEMS, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    seen = torch.tensor(np.bincount(DATASET.items, minlength=NUM_ITEMS) > 0)
+    rounds, target = 40_000, 2
+    drawn = objective.sampler.draw(rounds, 4)
+    corrected = corrected_by_logq(scores[drawn], objective.sampler.log_q[drawn], 4)
+    sums = scores[target].exp() + corrected.exp().masked_fill(drawn == target, 0).sum(1)
+    error = sums.std() / rounds**0.5
+    assert abs(sums.mean() - scores[seen].exp().sum()) < 4 * error
+
+
+def test_the_contrastive_loss_equals_its_formula():
+    torch.manual_seed(2)
+    first, second = (torch.randn(5, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    total = 0
+    for a, b in ((first, second), (second, first)):
+        for i in range(5):
+            similar = torch.stack([torch.cosine_similarity(a[i], b[j], dim=0) / 0.2 for j in range(5)])
+            total = total + (similar.exp().sum().log() - similar[i]) / 10
+    ours = contrastive_loss(first, second, 0.2)
+    assert ours.item() == pytest.approx(total.item(), rel=1e-12)
+    for one, other in zip(*(torch.autograd.grad(loss, (first, second)) for loss in (ours, total)), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (5, 64, 3), (130, 1, 7), (65, 300, 64)], ids=str)
+def test_the_catalogue_loss_holds_at_odd_shapes(shape):
+    count, num_items, width = shape  # one of everything; a whole block; one item; more than one block of rows
+    torch.manual_seed(1)
+    states, table = (torch.randn(n, width, dtype=torch.float64, requires_grad=True) for n in (count, num_items))
+    targets = torch.randint(num_items, (count,))
+    ours = linear_module.linear_cross_entropy(states, table, targets)
+    plain = torch.nn.functional.cross_entropy(states @ table.T, targets)
+    torch.testing.assert_close(ours, plain)
+    for one, other in zip(*(torch.autograd.grad(loss, (states, table)) for loss in (ours, plain)), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize(("dense", "block"), list(itertools.product([64, 0], [1, 1 << 21])))
+def test_gathered_scores_pass_gradcheck(dense, block, monkeypatch):
+    monkeypatch.setattr(gathered_module, "DENSE_BELOW", dense)
+    monkeypatch.setattr(gathered_module, "BLOCK_NUMBERS", block)
+    states, table = (torch.randn(n, 3, dtype=torch.float64, requires_grad=True) for n in (4, 6))
+    candidates = torch.tensor([[0, 0, 5], [1, 2, 1], [5, 5, 5], [3, 4, 0]])
+    scores = gathered_module.gathered_scores(states, table, candidates)
+    torch.testing.assert_close(scores, torch.einsum("nd,nmd->nm", states, table[candidates]))
+    torch.autograd.gradcheck(lambda s, t: gathered_module.gathered_scores(s, t, candidates), (states, table))
+
+
+def test_smoothing_counts_only_candidates_that_compete():
+    own, negatives = torch.tensor([1.0]), torch.tensor([[2.0, 50.0]])
+    collisions = torch.tensor([[False, True]])
+    expected = math.log(math.e + math.e**2) - 0.8 * 1 - 0.2 * 1.5
+    assert sampled_softmax(own, negatives, collisions, 0.2).item() == pytest.approx(expected, rel=1e-6)

@@ -8,7 +8,7 @@ from pydantic import Field
 from ..data.errors import AdmissionError, SessionError, TrialError
 from ..memory.records import Hypothesis, SessionRecord, TrialOutcome, TrialRecord
 from ..memory.text import clean_text
-from ..models.config import TrialConfig, fingerprint, train_part
+from ..models.config import TrialConfig, fingerprint, train_hash
 from ..sandbox.program import Heuristic, admit
 from ..training.spec import TrialSpec
 from ..trials.launcher import launch
@@ -72,7 +72,7 @@ def run_trial(
             changes=changes,
             config=config.model_dump(),
             config_hash=fingerprint(config.model_dump()),
-            train_hash=fingerprint(train_part(config)),
+            train_hash=train_hash(config),
             hypothesis=_cleaned(hypothesis),
             override_reason=clean_text(override_reason, 500) if override_reason else None,
         )

@@ -3,6 +3,8 @@
 The model sees the last `max_len` events of a history; the whole history is masked out of the ranking.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -22,16 +24,26 @@ BLOCK_SCORES = {"cpu": 1 << 21, "cuda": 1 << 27}  # scores held at once: the cac
 TRAIN_SAMPLE = 1000
 
 Ranks = tuple[NDArray[np.int32], int]
-Histories = tuple[NDArray[np.int32], NDArray[np.int64]]
-"""Jagged: items int32 (num_events,) and offsets int64 (num_users + 1,)."""
+
+
+class Histories(NamedTuple):
+    """Jagged: user u has had `items[offsets[u]:offsets[u + 1]]`, oldest first."""
+
+    items: NDArray[np.int32]  # (num_events,)
+    offsets: NDArray[np.int64]  # (num_users + 1,)
+    times: NDArray[np.int64] | None = None  # (num_events,) seconds; read only where config.time_bias
 
 
 def evaluate_validation(
     model: SequenceModel, dataset: PreparedDataset, config: TrialConfig, priors: ScorePriors | None
 ) -> Ranks:
     """Ranks int32 (num_users,) of the validation items after the train histories, and the number of tied users."""
-    histories = (dataset.items, dataset.offsets)
-    return evaluate_targets(model, config, histories, dataset.valid_items, priors, dataset.num_items)
+    return evaluate_targets(model, config, train_histories(dataset), dataset.valid_items, priors, dataset.num_items)
+
+
+def train_histories(dataset: PreparedDataset) -> Histories:
+    """What every user had before his validation item."""
+    return Histories(dataset.items, dataset.offsets, dataset.timestamps)
 
 
 @torch.inference_mode()
@@ -42,23 +54,23 @@ def evaluate_targets(
     targets: NDArray[np.int32],
     priors: ScorePriors | None,
     num_items: int,
+    states: Tensor | None = None,
 ) -> Ranks:
     """Rank target u, of `targets` (num_users,), after history u: ranks int32 (num_users,), number of tied users.
 
-    Runs where the model is; leaves it in evaluation mode. TrainingError if a score is NaN or infinite, a history is
-    empty, or the model scores another catalogue than `num_items`.
+    states: what `encode_users` gave for these very histories, if that is at hand. Runs where the model is; leaves it in
+    evaluation mode. TrainingError if a score is NaN or infinite, a history is empty, or the model scores another
+    catalogue than `num_items`.
     """
     if model.num_items != num_items:
         raise TrainingError(f"the model scores {model.num_items} items, the dataset has {num_items}: not its dataset")
     device = model.item_table().device
-    items = torch.tensor(np.asarray(histories[0]), device=device)
-    offsets = torch.tensor(np.asarray(histories[1]))
-    if len(targets) and int(offsets.diff().min()) < 1:
-        raise TrainingError("a history needs at least one event to rank from; one of the users has none")
-    states = encode(model.eval(), config, items, offsets)
+    users = states if states is not None else encode_users(model, config, histories)
+    items = torch.tensor(np.asarray(histories.items), device=device)
+    offsets = torch.tensor(np.asarray(histories.offsets))
 
     def score_block(first: int, last: int) -> Tensor:
-        scores = model.score(states[first:last])
+        scores = model.score(users[first:last])
         if priors is None:
             return scores
         bounds = offsets[first : last + 1]
@@ -68,14 +80,27 @@ def evaluate_targets(
     return rank_targets(score_block, items, offsets, torch.tensor(np.asarray(targets), device=device), block_users)
 
 
-def encode(model: SequenceModel, config: TrialConfig, items: Tensor, offsets: Tensor) -> Tensor:
-    """(num_users, hidden_dim): the state after each history's last event. Offsets on the CPU, no history empty."""
+@torch.inference_mode()
+def encode_users(model: SequenceModel, config: TrialConfig, histories: Histories) -> Tensor:
+    """(num_users, hidden_dim), on the model's device: the state after each history's last event.
+
+    Leaves the model in evaluation mode. TrainingError if a history is empty.
+    """
+    model.eval()
+    device = model.item_table().device
+    offsets = torch.tensor(np.asarray(histories.offsets))
+    if len(offsets) > 1 and int(offsets.diff().min()) < 1:
+        raise TrainingError("a history needs at least one event to rank from; one of the users has none")
     index, bounds = keep_last(offsets, config.max_len)
-    recent = items[index.to(items.device)].long()
-    states = []
+    recent = torch.tensor(np.asarray(histories.items), device=device)[index.to(device)].long()
+    times = None
+    if config.time_bias and histories.times is not None:
+        times = torch.tensor(np.asarray(histories.times))[index].to(device)
+    states = [recent.new_empty((0, config.hidden_dim), dtype=torch.float32)]
     for first in range(0, len(bounds) - 1, ENCODE_USERS):
         block = bounds[first : first + ENCODE_USERS + 1]
-        batch = make_batch(recent[int(block[0]) : int(block[-1])], block - block[0], config)
+        tokens = slice(int(block[0]), int(block[-1]))
+        batch = make_batch(recent[tokens], block - block[0], config, None if times is None else times[tokens])
         states.append(model(batch)[batch.last_tokens()])
     return torch.cat(states)
 
@@ -92,5 +117,6 @@ def train_sample_ndcg(model: SequenceModel, dataset: PreparedDataset, config: Tr
     offsets = np.concatenate(([0], np.cumsum(lengths)))
     events = np.arange(offsets[-1]) + np.repeat(dataset.offsets[users] - offsets[:-1], lengths)
     targets = dataset.items[dataset.offsets[users + 1] - 1]
-    ranks, _ = evaluate_targets(model, config, (dataset.items[events], offsets), targets, None, dataset.num_items)
+    histories = Histories(dataset.items[events], offsets, dataset.timestamps[events])
+    ranks, _ = evaluate_targets(model, config, histories, targets, None, dataset.num_items)
     return metrics_from_ranks(ranks)["ndcg@10"]

@@ -1,28 +1,61 @@
-"""The training losses: softmax cross-entropy over the whole catalogue, or over a few negatives.
+"""The training losses over a position's target and its negatives, and the contrastive loss between two views.
 
-Tensor dimensions: n supervised positions, m negatives. Both losses are means over the n positions.
+Every loss is a mean over the n positions. `own` (n,) are the scores of the targets, `negatives` (n, m) those of the
+negatives, `collisions` (n, m) says which negatives are the position's target: those are no negatives there.
+The loss over the whole catalogue is `kernels/linear_cross_entropy.py`.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..models.sequence_model import SequenceModel
 
+def sampled_softmax(own: Tensor, negatives: Tensor, collisions: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """-log softmax over the target and its negatives, of the target.
 
-def full_softmax(model: SequenceModel, states: Tensor, targets: Tensor) -> Tensor:
-    """-log softmax(scores over the catalogue)[target]; states (n, hidden_dim), targets (n,) int64."""
-    return F.cross_entropy(model.score(states), targets)
-
-
-def sampled_softmax(model: SequenceModel, states: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
-    """-log softmax(scores of the target and the negatives)[target].
-
-    The negatives (m,) int64 are drawn uniformly, so no logQ term is due, and serve all positions: a gather of its own
-    for each costs more than the encoder. A negative that is a position's target is no negative there (masked to -inf).
+    With label_smoothing e the target counts 1 - e, and e is spread evenly over all candidates.
     """
-    own, shared = model.score_sampled(states, targets, negatives)
-    logits = torch.cat((own[:, None], shared), dim=1)  # (n, 1 + m)
-    # outside the graph: the softmax gives these entries no gradient anyway
-    logits.detach()[:, 1:].masked_fill_(targets[:, None] == negatives, -torch.inf)
-    return F.cross_entropy(logits, torch.zeros_like(targets))
+    logits = torch.cat((own[:, None], negatives.masked_fill(collisions, -torch.inf)), dim=1)  # (n, 1 + m)
+    losses = logits.logsumexp(dim=1) - (1 - label_smoothing) * own
+    if label_smoothing:
+        candidates = 1 + (~collisions).sum(dim=1)
+        losses = losses - label_smoothing * (own + negatives.masked_fill(collisions, 0).sum(dim=1)) / candidates
+    return losses.mean()
+
+
+def corrected_by_logq(negatives: Tensor, log_q: Tensor, num_negatives: int) -> Tensor:
+    """Negative scores minus log(m q_j): exp(own) + sum exp(corrected) then estimates the whole catalogue's sum.
+
+    The estimate has no bias, because a negative j comes m q_j times on average (Bengio & Senecal 2008, section 3;
+    the target's own score stays as it is, since its term is exact). log_q like `negatives`, or to be broadcast to it.
+    """
+    return negatives - (log_q + torch.tensor(float(num_negatives)).log().item())
+
+
+def binary_cross_entropy(own: Tensor, negatives: Tensor, collisions: Tensor, beta: float = 1.0) -> Tensor:
+    """-(beta log sigmoid(own) + sum_j log(1 - sigmoid(negative_j))) / (1 + m).
+
+    beta = 1 is the loss of SASRec (Kang & McAuley 2018, eq. 7); another is gBCE (Petrov & Macdonald 2023, eq. 9),
+    which raises the target's probability to the power beta: `gbce_beta`.
+    """
+    wrong = F.softplus(negatives).masked_fill(collisions, 0).sum(dim=1)
+    return ((beta * F.softplus(-own) + wrong) / (1 + negatives.shape[1])).mean()
+
+
+def gbce_beta(num_negatives: int, num_items: int, calibration: float) -> float:
+    """a (t (1 - 1/a) + 1/a) with sampling rate a = m / (V - 1) <= 1 (Petrov & Macdonald 2023, eq. 11).
+
+    t = 0 gives 1, plain BCE; t = 1 gives a, calibrated probabilities.
+    """
+    rate = min(1.0, num_negatives / max(1, num_items - 1))
+    return rate * (calibration * (1 - 1 / rate) + 1 / rate)
+
+
+def contrastive_loss(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+    """InfoNCE between two views (n, d) of the same n sequences, cosine similarity, both ways averaged.
+
+    A row's positive is the same sequence's other view, its negatives are the other sequences' other views.
+    """
+    scores = F.normalize(first, dim=1) @ F.normalize(second, dim=1).T / temperature
+    same = torch.arange(len(scores), device=scores.device)
+    return (F.cross_entropy(scores, same) + F.cross_entropy(scores.T, same)) / 2

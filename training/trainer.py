@@ -3,25 +3,33 @@
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..data.prepared import PreparedDataset
 from ..models.build import build_model
-from ..models.config import TrialConfig
+from ..models.config import TrialConfig, train_hash
 from ..models.sequence_model import SequenceModel
+from .averaging import WeightAverage
 from .batches import TrainBatch, TrainBatches
 from .checkpoint import copy_weights, restore_weights
 from .errors import TrainingError
 from .evaluate import evaluate_validation
-from .losses import full_softmax, sampled_softmax
+from .losses import contrastive_loss
 from .metrics import metrics_from_ranks
+from .objective import Objective
 from .optimizer import FusedAdam
+from .schedule import lr_factor
 from .spec import EpochRecord
+from .state import load_state, save_state
 
 OnEpoch = Callable[[EpochRecord], None]
+SAVE_EVERY_SECONDS = 20.0  # a state is written in a fraction of a second; a killed trial loses no more than this
+CHECK_EVERY = 50  # steps between two looks at the loss: looking waits for the device
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,75 +47,114 @@ def fit(
     seed: int,
     device: torch.device,
     on_epoch: OnEpoch = lambda record: None,
+    save_to: Path | None = None,
+    resume_from: Path | None = None,
+    save_every: float = SAVE_EVERY_SECONDS,
 ) -> FitResult:
     """Train until `epochs` or until `patience` epochs in a row brought no better validation NDCG@10.
 
-    TrainingError when the loss or a score stops being finite.
+    save_to: where the training state goes, after an epoch that ends `save_every` seconds or more after the last write.
+    resume_from: a state to go on from; `on_epoch` is told of new epochs only, the result's curve has them all.
+    TrainingError when the loss or a score stops being finite, and for a state of another run.
     """
     training = Training(config, dataset, seed, device)
-    model = training.model
     curve: list[EpochRecord] = []
-    best, weights = 0, {}
-    for epoch in range(1, config.epochs + 1):
-        curve.append(_run_epoch(epoch, training, dataset))
+    best, weights = 0, dict[str, Tensor]()
+    if resume_from:
+        curve, best, weights = load_state(resume_from, training)
+    saved_at = time.monotonic()
+    while len(curve) < config.epochs and len(curve) - best < config.patience:
+        curve.append(_run_epoch(len(curve) + 1, training, dataset))
         on_epoch(curve[-1])
         if not best or curve[-1].ndcg10 > curve[best - 1].ndcg10:
-            best, weights = epoch, copy_weights(model)
-        if epoch - best >= config.patience:
-            break
-    restore_weights(model, weights)
-    return FitResult(model, curve, best)
+            best = len(curve)
+            with training.evaluated_weights():
+                weights = copy_weights(training.model)
+        if save_to and time.monotonic() - saved_at >= save_every:
+            save_state(save_to, training, curve, best, weights)
+            saved_at = time.monotonic()
+    restore_weights(training.model, weights)
+    return FitResult(training.model, curve, best)
 
 
 class Training:
     """What an epoch works on: the model, its optimizer, the batches and the source of negatives.
 
-    Four independent streams of random numbers follow from `seed`: weights, order of users, negatives, and dropout,
-    which draws from torch's global generator (seeded here).
+    Five independent streams of random numbers follow from `seed`: weights, order of examples, negatives, augmentation,
+    and dropout, which draws from torch's global generator (seeded here).
     """
 
     def __init__(self, config: TrialConfig, dataset: PreparedDataset, seed: int, device: torch.device) -> None:
-        seeds = torch.randint(1 << 62, (4,), generator=torch.Generator().manual_seed(seed)).tolist()
+        seeds = torch.randint(1 << 62, (5,), generator=torch.Generator().manual_seed(seed)).tolist()
         self.config, self.device = config, device
+        self.identity = f"{dataset.dataset_id}:{train_hash(config)}:{seed}:{torch.__version__}"
         self.model = build_model(config, dataset.num_items, seeds[0]).to(device)
-        self.optimizer = FusedAdam(self.model.parameters(), config)
-        self.batches = TrainBatches(dataset, config, device, seeds[1])
-        self.generator = torch.Generator(device).manual_seed(seeds[2])  # of the negatives
+        self.optimizer = FusedAdam(self.model, config)
+        self.average = WeightAverage(self.model, config.ema_decay) if config.ema_decay else None
+        self.batches = TrainBatches(dataset, config, device, seeds[1], seeds[4])
+        self.negatives = torch.Generator(device).manual_seed(seeds[2])
+        self.objective = Objective(config, dataset, device, self.negatives)
+        self.step = 0
         torch.manual_seed(seeds[3])
 
     def epoch(self) -> float:
-        """One pass over the users; the mean loss per supervised position."""
+        """One pass over the examples; the mean loss per supervised position. TrainingError if it is not finite."""
         self.model.train()
         total, count = torch.zeros((), dtype=torch.float64, device=self.device), 0
-        for batch in self.batches.epoch():
+        for number, batch in enumerate(self.batches.epoch(), 1):
             self.optimizer.zero_grad()
             loss = self._loss(batch)
             loss.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
-            total += loss.detach() * len(batch.targets)  # read once per epoch: no waiting for the device in between
+            self.optimizer.step(lr_factor(self.config, self.step, self.batches.num_batches))
+            self.step += 1
+            if self.average:
+                self.average.update()
+            total += loss.detach() * len(batch.targets)  # read now and then: no waiting for the device in between
             count += len(batch.targets)
+            if number % CHECK_EVERY == 0:
+                self._check(float(total), number)
+        self._check(float(total), self.batches.num_batches)
         return float(total) / count
+
+    def evaluated_weights(self) -> AbstractContextManager[None]:
+        """Inside, the model has the weights that are evaluated and kept: the averaged ones where there are any."""
+        return self.average.applied() if self.average else nullcontext()
 
     def _loss(self, batch: TrainBatch) -> Tensor:
         states = batch.supervised(self.model(batch.inputs))
-        if self.config.loss == "full_softmax":
-            return full_softmax(self.model, states, batch.targets)
-        shape = (self.config.num_negatives,)
-        negatives = torch.randint(self.model.num_items, shape, generator=self.generator, device=self.device)
-        return sampled_softmax(self.model, states, batch.targets, negatives)
+        loss = self.objective.loss(self.model.items, states, batch.targets)
+        if batch.views:
+            first, second = (self.model(view)[view.last_tokens()] for view in batch.views)
+            contrast = contrastive_loss(first, second, self.config.contrastive_temperature)
+            loss = loss + self.config.contrastive_weight * contrast
+        return loss
+
+    def _check(self, total: float, batches: int) -> None:
+        if not math.isfinite(total):
+            epoch = (self.step - 1) // self.batches.num_batches + 1
+            raise TrainingError(
+                f"the training loss must stay finite; it was not within {batches} steps of epoch {epoch}: "
+                f"{_likely_cause(self.config)}"
+            )
+
+
+def _likely_cause(config: TrialConfig) -> str:
+    """What to change first in a configuration that diverged."""
+    lr = f"lr={config.lr:g} may be too high"
+    if config.temperature < 0.02 or (config.scores == "dot" and config.temperature < 0.5):
+        lr = f"temperature={config.temperature:g} may be too low for {config.scores} scores, or {lr}"
+    return lr if config.grad_clip else f"{lr}; grad_clip=1 also bounds each step"
 
 
 def _run_epoch(epoch: int, training: Training, dataset: PreparedDataset) -> EpochRecord:
-    config = training.config
     started = time.perf_counter()
     loss = training.epoch()
     trained = time.perf_counter()
-    if not math.isfinite(loss):
-        raise TrainingError(
-            f"the training loss must stay finite; it became {loss} in epoch {epoch}: lr={config.lr:g} may be too high "
-            f"(or temperature={config.temperature:g} too low)"
-        )
-    ranks, _ = evaluate_validation(training.model, dataset, config, None)
+    with training.evaluated_weights():
+        try:
+            ranks, _ = evaluate_validation(training.model, dataset, training.config, None)
+        except TrainingError as error:
+            raise TrainingError(f"after epoch {epoch}: {error}") from None
     return EpochRecord(
         epoch=epoch,
         loss=loss,

@@ -1,0 +1,73 @@
+"""What every engine of the comparison gets and gives: one folder, plain numpy in and out. Imports numpy alone."""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+WIDTH, DEPTH, HEADS, MAX_LEN, LR = 64, 2, 2, 50, 1e-3
+TOP = 10
+
+
+@dataclass
+class Task:
+    """A log, what to train on it, and the folder for the answer."""
+
+    folder: Path
+    items: np.ndarray  # (num_events,) train events of all users, oldest first
+    offsets: np.ndarray  # (num_users + 1,)
+    valid_items: np.ndarray  # (num_users,)
+    num_items: int
+    loss: str  # softmax | sampled
+    epochs: int
+    threads: int
+    batch_size: int
+    num_negatives: int
+
+    @property
+    def users(self) -> np.ndarray:
+        """(num_events,): whose event each is."""
+        return np.repeat(np.arange(len(self.valid_items)), np.diff(self.offsets))
+
+
+def read_task() -> Task:
+    """The task in the folder that the command line names."""
+    folder = Path(sys.argv[1])
+    given = json.loads((folder / "task.json").read_text())
+    arrays = np.load(folder.parent / "log.npz")
+    return Task(folder, arrays["items"], arrays["offsets"], arrays["valid_items"], **given)
+
+
+def timed(action: Callable[[], object]) -> tuple[float, object]:
+    """Seconds, and what the action gave."""
+    started = time.perf_counter()
+    result = action()
+    return time.perf_counter() - started, result
+
+
+def answer(task: Task, fit_seconds: float, evaluate_seconds: float, top: np.ndarray, versions: dict[str, str]) -> None:
+    """Write the engine's answer; top (num_users, 10) item ids, best first, -1 where there are fewer."""
+    np.save(task.folder / "top.npy", top)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    record = {
+        "epoch_seconds": fit_seconds / task.epochs,
+        "evaluate_seconds": evaluate_seconds,
+        "peak_mb": peak,
+        "versions": versions,
+    }
+    (task.folder / "answer.json").write_text(json.dumps(record))
+
+
+def without_history(task: Task, ranked: np.ndarray) -> np.ndarray:
+    """The first ten of each row of `ranked` (num_users, many) that are not in the user's history."""
+    top = np.full((len(ranked), TOP), -1)
+    for user, row in enumerate(ranked):
+        history = task.items[task.offsets[user] : task.offsets[user + 1]]
+        left = row[~np.isin(row, history)][:TOP]
+        top[user, : len(left)] = left
+    return top

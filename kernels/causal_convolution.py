@@ -1,0 +1,62 @@
+"""A depthwise convolution over each sequence of a jagged batch that looks back only.
+
+    y_t = sum over s < K with s <= position(t) of taps_s * x_{t-s}        (elementwise over the width)
+
+Lag by lag: lag s works on the tokens that have s predecessors and on no others, so that the cost follows the number of
+pairs that exist, also where K is as long as the longest sequence.
+
+Tensor dimensions: L total tokens, K taps, d width.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .packing import PackingPlan
+
+
+def causal_convolution(x: Tensor, taps: Tensor, plan: PackingPlan) -> Tensor:
+    """(L, d); x (L, d), taps (K, d), tap 0 = the token itself. Differentiable once, in x and taps."""
+    y: Tensor = _CausalConvolution.apply(x, taps, plan)  # type: ignore[no-untyped-call]
+    return y
+
+
+class _CausalConvolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, taps: Tensor, plan: PackingPlan) -> Tensor:
+        ctx.save_for_backward(x, taps)
+        ctx.plan = plan
+        lengths = plan.offsets.diff()
+        before, after = plan.positions, _left_to_follow(plan)
+        ctx.counts = _counts(lengths, len(taps))
+        ctx.by_before = torch.argsort(before, descending=True, stable=True)
+        ctx.by_after = torch.argsort(after, descending=True, stable=True)
+        return _shifted_sums(x, taps, ctx.by_before, ctx.counts, -1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+        x, taps = ctx.saved_tensors
+        ordered, grad_taps = grad.index_select(0, ctx.by_before), torch.zeros_like(taps)
+        for lag, count in enumerate(ctx.counts):
+            grad_taps[lag] = (ordered[:count] * x.index_select(0, ctx.by_before[:count] - lag)).sum(0)
+        return _shifted_sums(grad, taps, ctx.by_after, ctx.counts, 1), grad_taps, None
+
+
+def _shifted_sums(x: Tensor, taps: Tensor, order: Tensor, counts: list[int], direction: int) -> Tensor:
+    """sum_s taps_s * x_{t + direction s}; the first counts[s] tokens of `order` have such a neighbour."""
+    sums = x.new_zeros(x.shape)
+    for lag, count in enumerate(counts):
+        sums[:count].addcmul_(x.index_select(0, order[:count] + direction * lag), taps[lag])
+    return torch.empty_like(sums).index_copy_(0, order, sums)
+
+
+def _left_to_follow(plan: PackingPlan) -> Tensor:
+    lengths = plan.offsets.diff()
+    return lengths.repeat_interleave(lengths).to(plan.positions.device) - 1 - plan.positions
+
+
+def _counts(lengths: Tensor, num_taps: int) -> list[int]:
+    """How many tokens have 0, 1, 2, … predecessors or more, up to num_taps - 1, while there are any."""
+    counts = [int((lengths - lag).clamp_(min=0).sum()) for lag in range(num_taps)]
+    return [count for count in counts if count]

@@ -1,0 +1,30 @@
+"""The bucket of the time between two events, as HSTU's research code has it, by whole-number thresholds.
+
+    bucket(d) = min(trunc(ln(max(|d|, 1)) / 0.301), 127)      d in seconds
+
+In float32 the logarithm lands on the wrong side of some edges, differently on each device; a table of the smallest d
+of every bucket means the same everywhere. Unlike the research code, d is the time between two events that both have
+happened: when the next one will is not known at the moment a list is made.
+"""
+
+from decimal import Decimal, getcontext
+from functools import cache
+
+import torch
+from torch import Tensor
+
+NUM_TIME_BUCKETS = 128
+LOG_STEP = Decimal("0.301")
+
+
+def time_buckets(seconds: Tensor) -> Tensor:
+    """int64 of any shape, either sign, to int64 in 0 .. NUM_TIME_BUCKETS - 1."""
+    return torch.bucketize(seconds.abs(), _thresholds().to(seconds.device), right=True)
+
+
+@cache
+def _thresholds() -> Tensor:
+    """(NUM_TIME_BUCKETS - 1,) int64: the smallest distance in bucket 1, 2, …"""
+    getcontext().prec = 50
+    exact = [(LOG_STEP * bucket).exp() for bucket in range(1, NUM_TIME_BUCKETS)]
+    return torch.tensor([int(edge) + 1 for edge in exact])  # e to a rational power is never whole

@@ -1,0 +1,220 @@
+"""Every switch of the two backbones: alone against its formula, and in any combination causal, trained, reproducible."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from virtualmle.data.errors import ConfigError
+from virtualmle.kernels.packing import PackingPlan
+from virtualmle.models.batch import make_batch
+from virtualmle.models.build import build_model, num_parameters
+from virtualmle.models.config import make_config
+from virtualmle.models.local_mixing import FrequencyFilter, ShortConvolution
+from virtualmle.models.positions import rotate
+
+torch.set_num_threads(1)
+
+NUM_ITEMS, MAX_LEN = 31, 10
+SMALL = {"hidden_dim": 8, "num_heads": 2, "num_blocks": 2, "max_len": MAX_LEN, "linear_dim": 4, "attention_dim": 6}
+SWITCHES = st.fixed_dictionaries({
+    "backbone": st.sampled_from(["sasrec", "hstu"]),
+    "norm": st.sampled_from(["layer", "rms"]),
+    "norm_placement": st.sampled_from(["pre", "post"]),
+    "shared_blocks": st.booleans(),
+    "ffn": st.sampled_from(["relu", "gelu", "swiglu"]),
+    "ffn_multiplier": st.integers(1, 2),
+    "position": st.sampled_from(["absolute", "relative", "both", "rotary", "none"]),
+    "time_bias": st.booleans(),
+    "conv_kernel": st.integers(0, 3),
+    "frequency_filter": st.booleans(),
+    "hstu_activation": st.sampled_from(["all", "gate"]),
+    "hstu_gating": st.sampled_from(["product", "concat"]),
+    "latent_steps": st.integers(0, 2),
+    "readout": st.sampled_from(["last", "mean", "attention", "last_k"]),
+    "scores": st.sampled_from(["dot", "cosine"]),
+    "tie_embeddings": st.booleans(),
+})
+sequences_strategy = st.lists(
+    st.lists(st.tuples(st.integers(0, NUM_ITEMS - 1), st.integers(0, 10**8)), min_size=1, max_size=MAX_LEN),
+    min_size=1,
+    max_size=3,
+)
+
+
+def model_of(backbone="sasrec", seed=0, **knobs):
+    """A small float64 model with wider weights than it starts from, so that every part of it shows."""
+    model = build_model(make_config(backbone, **{**SMALL, **knobs}), NUM_ITEMS, seed).double().eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64), alpha=0.2)
+    return model
+
+
+def states_of(model, sequences, hidden=None):
+    offsets = torch.tensor([0, *map(len, sequences)]).cumsum(0)
+    events = torch.tensor([event for sequence in sequences for event in sequence]).view(-1, 2)
+    return model(make_batch(events[:, 0], offsets, model.config, times=events[:, 1], hidden=hidden))
+
+
+def plain(items):
+    return [(item, 100 * place) for place, item in enumerate(items)]
+
+
+@settings(deadline=None, max_examples=150)
+@given(SWITCHES, sequences_strategy, st.data())
+def test_no_state_depends_on_a_later_event_in_any_combination(knobs, sequences, data):
+    model = model_of(**knobs)
+    which = data.draw(st.integers(0, len(sequences) - 1))
+    step = data.draw(st.integers(0, len(sequences[which]) - 1))
+    changed = [list(sequence) for sequence in sequences]
+    item, time = changed[which][step]
+    changed[which][step] = ((item + 1) % NUM_ITEMS, time + 12_345)
+    before, after = states_of(model, sequences), states_of(model, changed)
+    first = sum(map(len, sequences[:which])) + step
+    end = sum(map(len, sequences[: which + 1]))
+    same = torch.ones(len(before), dtype=torch.bool)
+    same[first:end] = False
+    torch.testing.assert_close(before[same], after[same], rtol=1e-9, atol=1e-9)
+    assert not torch.equal(before[first], after[first]), "its own state has to change"
+
+
+@settings(deadline=None, max_examples=60)
+@given(SWITCHES, sequences_strategy)
+def test_a_sequence_does_not_depend_on_what_else_is_in_the_batch(knobs, sequences):
+    model = model_of(**knobs)
+    whole = states_of(model, sequences).split([len(sequence) for sequence in sequences])
+    for sequence, states in zip(sequences, whole, strict=True):
+        torch.testing.assert_close(states_of(model, [sequence]), states, rtol=1e-9, atol=1e-9)
+
+
+@settings(deadline=None, max_examples=60)
+@given(SWITCHES)
+def test_every_parameter_is_trained_in_any_combination(knobs):
+    model = model_of(**knobs).train()
+    sequences = [plain(range(start, start + MAX_LEN)) for start in (0, 10, 20)]
+    (model.score(states_of(model, sequences)).sin() * torch.linspace(0, 1, NUM_ITEMS)).sum().backward()
+    assert not [name for name, p in model.named_parameters() if p.grad is None or (p.grad == 0).all()]
+
+
+@settings(deadline=None, max_examples=30)
+@given(SWITCHES)
+def test_the_seed_alone_decides_the_weights(knobs):
+    config, models = make_config(**{**SMALL, **knobs}), []
+    for global_seed, seed in ((1, 7), (2, 7), (1, 8)):
+        torch.manual_seed(global_seed)
+        models.append(build_model(config, NUM_ITEMS, seed).state_dict())
+    assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
+    assert not torch.equal(models[0]["items.input"], models[2]["items.input"])
+    assert all(tensor.isfinite().all() for tensor in models[0].values())
+
+
+def test_shared_blocks_are_one_block_applied_again():
+    shared, single = model_of(shared_blocks=True, num_blocks=3), model_of(num_blocks=1)
+    assert num_parameters(shared) == num_parameters(single)
+    x, plan = torch.randn(4, 8, dtype=torch.float64), PackingPlan.build(torch.tensor([0, 4]))
+    block = shared.blocks[0]
+    torch.testing.assert_close(shared._pass(x, plan), shared.final_norm(block(block(block(x, plan), plan), plan)))
+
+
+def test_latent_steps_are_further_passes_averaged():
+    model = model_of(latent_steps=2)
+    batch = make_batch(torch.tensor([3, 1, 4]), torch.tensor([0, 3]), model.config)
+    first = model._pass(model._embed(batch), batch.plan)
+    second = model._pass(first + model.steps[0], batch.plan)
+    third = model._pass(second + model.steps[1], batch.plan)
+    torch.testing.assert_close(model(batch), (first + second + third) / 3)
+
+
+def test_post_norm_normalises_the_sum():
+    block = model_of(norm_placement="post", num_blocks=1, ffn_multiplier=2).blocks[0]
+    x, plan = torch.randn(5, 8, dtype=torch.float64), PackingPlan.build(torch.tensor([0, 2, 5]))
+    middle = block.attention_norm(x + block.attend(x, plan))
+    layer = block.feed_forward
+    inner = F.gelu(middle @ layer.inner.weight.T + layer.inner.bias)
+    assert inner.shape == (5, 16)
+    wanted = block.feed_forward_norm(middle + inner @ layer.outer.weight.T + layer.outer.bias)
+    torch.testing.assert_close(block(x, plan), wanted)
+
+
+@pytest.mark.parametrize("norm", ["layer", "rms"])
+@pytest.mark.parametrize("placement", ["pre", "post"])
+@pytest.mark.parametrize("gating", ["product", "concat"])
+@pytest.mark.parametrize("activation", ["all", "gate"])
+def test_the_hstu_block_follows_its_switches(activation, gating, placement, norm):
+    model = model_of("hstu", num_heads=1, hstu_activation=activation, hstu_gating=gating, norm_placement=placement,
+                     norm=norm, position="none")  # fmt: skip
+    block, x = model.blocks[0], torch.randn(4, 8, dtype=torch.float64)
+
+    def normalised(y):
+        if norm == "rms":
+            return y / (y.pow(2).mean(1, keepdim=True) + 1e-6).sqrt()
+        return (y - y.mean(1, keepdim=True)) / (y.var(1, keepdim=True, unbiased=False) + 1e-6).sqrt()
+
+    u, v, q, k = ((normalised(x) if placement == "pre" else x) @ block.uvqk.weight.T).split([4, 4, 6, 6], 1)
+    u, (v, q, k) = F.silu(u), [F.silu(part) if activation == "all" else part for part in (v, q, k)]
+    attended = normalised(F.silu(q @ k.T).tril() @ v / MAX_LEN)
+    gated = u * attended if gating == "product" else torch.cat((u, attended, u * attended), 1)
+    out = gated @ block.out.weight.T + block.out.bias + x
+    wanted = normalised(out) if placement == "post" else out
+    torch.testing.assert_close(block(x, PackingPlan.build(torch.tensor([0, 4]))), wanted)
+
+
+def test_rotary_scores_depend_on_the_distance_alone():
+    q, k = torch.randn(2, 1, 1, 6, dtype=torch.float64)
+    places = torch.arange(20)
+    turned = [rotate(x.expand(20, 1, 6), places)[:, 0] for x in (q, k)]
+    scores = turned[0] @ turned[1].T
+    for distance in range(-19, 20):
+        diagonal = scores.diagonal(distance)
+        torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal))
+    torch.testing.assert_close(turned[0].norm(dim=1), q.norm().expand(20))
+    angle = torch.tensor(3.0 * 10_000 ** (-1 / 3), dtype=torch.float64)  # pair 1 at place 3
+    a, b = q[0, 0, 1], q[0, 0, 4]
+    torch.testing.assert_close(turned[0][3, 1], a * angle.cos() - b * angle.sin())
+    with pytest.raises(ConfigError, match="even attention_dim"):
+        make_config("hstu", position="rotary", attention_dim=15)
+
+
+def test_a_short_convolution_and_a_filter_are_causal_sums_on_a_branch():
+    config = make_config("sasrec", **SMALL, conv_kernel=3, frequency_filter=True)
+    x, plan = torch.randn(6, 8, dtype=torch.float64), PackingPlan.build(torch.tensor([0, 6]))
+    for layer in (ShortConvolution(config), FrequencyFilter(config)):
+        layer.double().eval()
+        with torch.no_grad():
+            for parameter in layer.parameters():
+                parameter.normal_()
+        normed = layer.norm(x)
+        if isinstance(layer, ShortConvolution):
+            taps = layer.taps
+        else:  # the inverse transform, term by term
+            spectrum = torch.view_as_complex(layer.spectrum)
+            steps, last = torch.arange(MAX_LEN), MAX_LEN // 2
+            taps = spectrum[0].real + (-1.0) ** steps[:, None] * spectrum[last].real
+            for frequency in range(1, last):
+                wave = torch.exp(2j * torch.pi * frequency * steps / MAX_LEN)[:, None]
+                taps = taps + 2 * (spectrum[frequency] * wave).real
+            taps = taps / MAX_LEN**0.5
+        wanted = torch.stack([sum(taps[s] * normed[t - s] for s in range(min(len(taps), t + 1))) for t in range(6)])
+        torch.testing.assert_close(layer(x, plan), x + wanted, rtol=1e-6, atol=1e-6)
+
+
+def test_a_hidden_item_leaves_its_place():
+    model = model_of(position="absolute")
+    sequence = plain([3, 1, 4])
+    hidden = states_of(model, [sequence], hidden=torch.tensor([False, True, False]))
+    other = states_of(model, [plain([3, 9, 4])], hidden=torch.tensor([False, True, False]))
+    assert torch.equal(hidden, other), "what it was does not matter"
+    assert not torch.allclose(hidden, states_of(model, [sequence]))
+
+
+@pytest.mark.parametrize("backbone", ["sasrec", "hstu"])
+def test_token_dropout_hides_whole_items_in_training_only(backbone):
+    model = model_of(backbone, token_dropout=0.5, dropout=0.0, position="none")
+    batch = make_batch(torch.zeros(10, dtype=torch.int64), torch.tensor([0, 10]), model.config)
+    assert (model._embed(batch) != 0).all()
+    rows = torch.cat([(model.train()._embed(batch) != 0) for _ in range(200)])
+    assert (rows.all(1) | ~rows.any(1)).all(), "whole vectors"
+    assert rows[:, 0].double().mean() == pytest.approx(0.5, abs=0.05)

@@ -1,0 +1,36 @@
+"""Negatives: drawn as likely as they say."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from virtualmle.models.config import make_config
+from virtualmle.training.negatives import NegativeSampler
+
+COUNTS = np.array([40, 9, 0, 1, 25, 4])
+DATASET = SimpleNamespace(num_items=6, items=np.repeat(np.arange(6), COUNTS))
+
+
+def sampler(power, seed=0):
+    config = make_config("sasrec", negative_power=power)
+    return NegativeSampler(config, DATASET, torch.device("cpu"), torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0, 2.0])
+def test_items_come_as_often_as_their_probability_says(power):
+    expected = np.ones(6) if power == 0 else COUNTS.astype(float) ** power
+    expected = 60_000 * expected / expected.sum()
+    drawn = sampler(power).draw(300, 200)
+    seen = np.bincount(drawn.flatten().numpy(), minlength=6)
+    possible = expected > 0
+    assert seen[~possible].sum() == 0
+    assert stats.chisquare(seen[possible], expected[possible]).pvalue > 1e-4
+    np.testing.assert_allclose(sampler(power).log_q.exp().numpy(), expected / 60_000, rtol=1e-5)
+
+
+def test_equal_generators_draw_equal_items():
+    assert torch.equal(sampler(0.7, 3).draw(50), sampler(0.7, 3).draw(50))
+    assert not torch.equal(sampler(0.7, 3).draw(50), sampler(0.7, 4).draw(50))

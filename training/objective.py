@@ -1,0 +1,64 @@
+"""What a step minimises: the loss that the configuration names, on states and targets, with its own negatives.
+
+Tensor dimensions: n supervised positions, m negatives.
+"""
+
+import torch
+from torch import Tensor
+
+from ..data.prepared import PreparedDataset
+from ..kernels.gathered_scores import gathered_scores
+from ..kernels.linear_cross_entropy import linear_cross_entropy
+from ..models.config import TrialConfig
+from ..models.item_table import ItemTable
+from .losses import binary_cross_entropy, corrected_by_logq, gbce_beta, sampled_softmax
+from .negatives import NegativeSampler
+
+
+class Objective:
+    """The supervised loss of one trial."""
+
+    def __init__(
+        self, config: TrialConfig, dataset: PreparedDataset, device: torch.device, generator: torch.Generator
+    ) -> None:
+        self.config = config
+        self.sampler = NegativeSampler(config, dataset, device, generator)
+        self.beta = 1.0
+        if config.loss == "gbce":
+            self.beta = gbce_beta(config.num_negatives, dataset.num_items, config.gbce_calibration)
+
+    def loss(self, items: ItemTable, states: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss of states (n, hidden_dim) that are to predict targets (n,) int64."""
+        config = self.config
+        if config.loss == "full_softmax":
+            scaled = items.scaled(states)
+            return linear_cross_entropy(scaled, items.catalogue(), targets, config.label_smoothing)
+        drawn = self._draw(len(targets))
+        own, negatives = self.scores(items, states, targets, drawn)
+        collisions = targets[:, None] == drawn
+        if config.loss != "sampled_softmax":
+            return binary_cross_entropy(own, negatives, collisions, self.beta)
+        if config.logq_correction:
+            negatives = corrected_by_logq(negatives, self.sampler.log_q[drawn], config.num_negatives)
+        return sampled_softmax(own, negatives, collisions, config.label_smoothing)
+
+    @staticmethod
+    def scores(items: ItemTable, states: Tensor, targets: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
+        """(n,) scores of the targets and (n, m) of the drawn items: (m,) for all positions, or (n, m).
+
+        One look-up for all rows that are needed, so that the backward pass writes one table gradient.
+        """
+        scaled = items.scaled(states)
+        count = len(targets)
+        if drawn.dim() == 1:
+            vectors = items.vectors(torch.cat((targets, drawn)))
+            return (scaled * vectors[:count]).sum(-1), scaled @ vectors[count:].T
+        needed, places = torch.unique(torch.cat((targets, drawn.flatten())), return_inverse=True)
+        vectors = items.vectors(needed)
+        scores = gathered_scores(scaled, vectors, torch.cat((places[:count, None], places[count:].view_as(drawn)), 1))
+        return scores[:, 0], scores[:, 1:]
+
+    def _draw(self, count: int) -> Tensor:
+        if self.config.negative_sharing == "batch":
+            return self.sampler.draw(self.config.num_negatives)
+        return self.sampler.draw(count, self.config.num_negatives)
