@@ -21,7 +21,9 @@ types: .venv/installed
 	$(BIN)/mypy
 
 bench: .venv/installed
-	$(BIN)/python benchmarks/bench_epoch.py
+	$(BIN)/virtualmle bench train demo
+	$(BIN)/virtualmle bench eval demo
+	$(BIN)/virtualmle bench overhead demo
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

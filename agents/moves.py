@@ -17,7 +17,7 @@ LADDERS: dict[str, tuple[float, ...]] = {
     "linear_dim": (8, 16, 32, 64, 128),
     "attention_dim": (8, 16, 32, 64, 128),
     "dropout": (0.0, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8),
-    "embedding_dropout": (0.0, 0.1, 0.2, 0.35, 0.5),
+    "embedding_dropout": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5),
     "attention_dropout": (0.0, 0.1, 0.2, 0.35, 0.5),
     "weight_decay": (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1),
     "lr": (1e-4, 3e-4, 6e-4, 1e-3, 2e-3, 4e-3, 8e-3),
@@ -56,6 +56,9 @@ def _opening(gain: float, reason: str, **changes: Any) -> Move:
 
 _BOTH = (
     # The model before the priors: a strong prior hides what a better model would gain
+    _opening(0.20, "every item as a negative, against over-fitting tables: what pays most on short histories",
+             loss="full_softmax", scores="cosine", temperature=0.07, lr=1e-3, dropout=0.5, embedding_dropout=0.3,
+             tie_embeddings=True),
     _opening(0.12, "the default learning rate is cautious for few epochs", lr=1e-3),
     _opening(0.10, "the next item often follows the last one directly; costs no training", transition_weight=8.0),
     _opening(0.055, "every item as a negative gives the exact gradient of the ranking", loss="full_softmax"),
@@ -63,6 +66,12 @@ _BOTH = (
     _opening(0.02, "more negatives come closer to the full softmax", num_negatives=2000),
     _opening(0.03, "a second block sees compositions of transitions", num_blocks=2),
     _opening(0.02, "a wider state separates more items", hidden_dim=256),
+    _opening(0.02, "several of the last events, and what followed them within three steps; costs no training",
+             transition_weight=4.0, transition_window=3, transition_normalisation="sqrt", transition_recent=3,
+             transition_recency=0.5),
+    _opening(0.012, "a target that is not certain over-fits less", label_smoothing=0.1),
+    _opening(0.01, "averaged weights are steadier than the last ones", ema_decay=0.99),
+    _opening(0.01, "the time between two events says whether they belong together", time_bias=True),
     _opening(0.02, "smaller batches make more steps per epoch", batch_size=128),
     _opening(0.018, "most of the evidence lies in the last few events", max_len=20),
     _opening(0.015, "decoupled decay keeps rare items' vectors short", optimizer="adamw", weight_decay=0.01),

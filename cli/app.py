@@ -12,7 +12,7 @@ import typer
 
 from .. import __version__
 from ..data.errors import VirtualMLEError
-from . import call, data, doctor, memory, report, serve, sessions, tune
+from . import bench, call, data, doctor, memory, report, serve, sessions, tune
 
 USERS_ERROR, OUR_FAULT = 1, 3
 
@@ -30,6 +30,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(memory.app, name="memory")
 app.command("report")(report.report)
+app.add_typer(bench.app, name="bench")
 app.command("doctor")(doctor.doctor)
 
 

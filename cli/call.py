@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .options import HERE, Device, Home, Seed, Threads, Trials, make_settings, open_workspace
+from .options import HERE, WARM_SECONDS, Device, Home, KeepWarm, Seed, Threads, Trials, make_settings, open_workspace
 
 TOOLS = (
     "open_session", "run_trial", "wait_trial", "cancel_trial",
@@ -24,6 +24,7 @@ def call(
     seed: Seed = 0,
     device: Device = "auto",
     threads: Threads = 0,
+    keep_warm: KeepWarm = WARM_SECONDS,
 ) -> None:
     """Call one tool and print its result as JSON.
 
@@ -32,7 +33,7 @@ def call(
     if tool not in TOOLS:
         raise typer.BadParameter(f"{tool!r} is not a tool; choose one of {', '.join(TOOLS)}", param_hint="TOOL")
     given = _parse(sys.stdin.read() if arguments == "-" else arguments)
-    ws = open_workspace(home, make_settings(trials, None, seed, device=device, threads=threads))
+    ws = open_workspace(home, make_settings(trials, None, seed, device=device, threads=threads, keep_warm=keep_warm))
     with ws.memory:
         print(_invoke(_function(tool), ws, given).model_dump_json(indent=1))
 

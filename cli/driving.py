@@ -87,6 +87,7 @@ def settings_options(settings: "Settings") -> list[str]:
         "--seed": settings.seed,
         "--device": settings.device,
         "--threads": settings.threads,
+        "--keep-warm": settings.keep_warm,
         "--sandbox": settings.protocol_path,
     }
     flags = {"--without-reflection": not settings.with_reflection, "--without-memory": not settings.with_memory}

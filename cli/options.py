@@ -39,12 +39,22 @@ WithoutMemory = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Threads = Annotated[int, typer.Option("--threads", min=0, help="Torch threads of a trial on CPU.", show_default="all")]
+KeepWarm = Annotated[
+    float,
+    typer.Option(
+        "--keep-warm",
+        min=0,
+        envvar="VIRTUALMLE_KEEP_WARM",
+        help="Seconds that a worker waits for its session's next trial, torch loaded; 0 = it leaves.",
+    ),
+]
 Sandbox = Annotated[
     Path | None,
     typer.Option("--sandbox", help="A SANDBOX.md to tune under.", show_default="HOME/SANDBOX.md, else the bundled one"),
 ]
 
 HERE = Path(".")
+WARM_SECONDS = 300.0  # an agent thinks for seconds, sometimes for minutes
 
 
 def make_settings(
@@ -56,6 +66,7 @@ def make_settings(
     device: str = "auto",
     threads: int = 0,
     sandbox: Path | None = None,
+    keep_warm: float = 0.0,
 ) -> "Settings":
     """What a person chose on the command line, as the tools take it. Raises ConfigError for an unknown device."""
     # Imported here, as in every command: the tools bring polars and sqlite, and `--help` should not wait for them
@@ -72,6 +83,7 @@ def make_settings(
         with_memory=not without_memory,
         device=device,
         threads=threads,
+        keep_warm=keep_warm,
         protocol_path=sandbox,
     )
 

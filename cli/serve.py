@@ -7,8 +7,10 @@ import typer
 
 from .options import (
     HERE,
+    WARM_SECONDS,
     Device,
     Home,
+    KeepWarm,
     Sandbox,
     Seconds,
     Seed,
@@ -45,6 +47,7 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
     without_memory: WithoutMemory = False,
     device: Device = "auto",
     threads: Threads = 0,
+    keep_warm: KeepWarm = WARM_SECONDS,
     sandbox: Sandbox = None,
 ) -> None:
     """Serve the tools over MCP until the client leaves.
@@ -52,7 +55,7 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
     Example: virtualmle serve --home ~/recsys --trials 30
     """
     settings = make_settings(
-        trials, seconds, seed, without_reflection, without_memory, device, threads, sandbox
+        trials, seconds, seed, without_reflection, without_memory, device, threads, sandbox, keep_warm
     )
     from ..server.serve import serve as run  # noqa: PLC0415 - the MCP library takes most of a second to import
 

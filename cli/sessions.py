@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .memory import existing_memory
-from .options import HERE, Device, Home, Json, Threads, make_settings, open_workspace
+from .options import HERE, WARM_SECONDS, Device, Home, Json, KeepWarm, Threads, make_settings, open_workspace
 
 if TYPE_CHECKING:
     from ..memory.records import SessionRecord
@@ -78,6 +78,7 @@ def resume(
     agent: Annotated[str | None, typer.Option(help="engineer or random.", show_default="as before")] = None,
     device: Device = "auto",
     threads: Threads = 0,
+    keep_warm: KeepWarm = WARM_SECONDS,
     home: Home = HERE,
     as_json: Json = False,
 ) -> None:
@@ -92,7 +93,7 @@ def resume(
     plan = Drive(
         home, agent or agent_of(record), record.seed, record.dataset, record.backbone, session
     )
-    drive(plan, make_settings(seed=record.seed, device=device, threads=threads), as_json)
+    drive(plan, make_settings(seed=record.seed, device=device, threads=threads, keep_warm=keep_warm), as_json)
 
 
 def agent_of(record: "SessionRecord") -> str:

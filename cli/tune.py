@@ -8,9 +8,11 @@ import typer
 
 from .options import (
     HERE,
+    WARM_SECONDS,
     Device,
     Home,
     Json,
+    KeepWarm,
     Sandbox,
     Seconds,
     Seed,
@@ -35,6 +37,7 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
     without_memory: WithoutMemory = False,
     device: Device = "auto",
     threads: Threads = 0,
+    keep_warm: KeepWarm = WARM_SECONDS,
     sandbox: Sandbox = None,
     home: Home = HERE,
     as_json: Json = False,
@@ -50,7 +53,9 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
     if backbone not in ("sasrec", "hstu"):
         raise ConfigError(f"backbone={backbone!r} is not known; choose sasrec or hstu")
     make_agent(agent, seed)  # a wrong name should not cost the preparation of a dataset
-    settings = make_settings(trials, seconds, seed, without_reflection, without_memory, device, threads, sandbox)
+    settings = make_settings(
+        trials, seconds, seed, without_reflection, without_memory, device, threads, sandbox, keep_warm
+    )
     where, name = _prepared(home, dataset, sandbox)
     drive(Drive(where, agent, seed, name, backbone, new=new), settings, as_json)
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 BLOCK_NUMBERS = 1 << 21  # numbers held at once: eight megabytes in float32
-DENSE_BELOW = 64  # table rows per candidate up to which a matrix product beats fetching single rows
+DENSE_BELOW = 40  # table rows per candidate up to which a matrix product beats fetching single rows
 
 
 def gathered_scores(states: Tensor, table: Tensor, candidates: Tensor) -> Tensor:
@@ -35,7 +36,8 @@ class _GatheredScores(torch.autograd.Function):
         return scores
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         states, table, candidates = ctx.saved_tensors
         grad_states, grad_table = torch.empty_like(states), torch.zeros_like(table)
         for part in _parts(states, table, candidates):

@@ -2,8 +2,9 @@
 
 Real sequences average 9 events of 50, so padding each to the longest wastes most of the work. Short sequences share
 rows of one width, longer ones rows of twice that, four times that, …: what attention costs follows the number of
-events, and one long sequence widens no row but its own. A plan is built once per batch and serves every layer. Dense layers never
-see it: they run on packed tokens; only what couples the tokens of a sequence goes through `gather` and `scatter`.
+events, and one long sequence widens no row but its own. A plan is built once per batch and serves every layer. Dense
+layers never see it: they run on packed tokens; only what couples the tokens of a sequence goes through `gather` and
+`scatter`.
 
 Tensor dimensions: L total tokens; per group of equally wide rows: R rows, T row width.
 """
@@ -114,9 +115,10 @@ class PackingPlan:
                 segments, slots, tokens, np.flatnonzero(segments < 0), steps - np.repeat(starts[:-1], lengths)
             )
         ]
-        plan = cls(offsets, (), *on_device[1:], times=times)
+        segments_, slots_, tokens_, empty, positions = on_device
+        plan = cls(offsets, (), slots_, tokens_, empty, positions, times)
         slot_times = [None] * len(shapes) if times is None else _split(times.index_select(0, plan.tokens), shapes)
-        rows = zip(_split(on_device[0], shapes), slot_times, strict=True)
+        rows = zip(_split(segments_, shapes), slot_times, strict=True)
         return replace(plan, groups=tuple(RowGroup(*group) for group in rows))
 
     def gather(self, tokens: Tensor) -> list[Tensor]:
@@ -132,7 +134,7 @@ class PackingPlan:
 
 
 def _split(slots: Tensor, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
-    parts = slots.split([rows * width for rows, width in shapes])
+    parts = torch.split(slots, [rows * width for rows, width in shapes])
     return [part.view(*shape, *slots.shape[1:]) for part, shape in zip(parts, shapes, strict=True)]
 
 

@@ -69,12 +69,14 @@ class ScorePriors:
             cooccurrence = _to_rows(*cooccurrence_prior(items, offsets, size, config), size, device)
         return cls(config, popularity, transition, cooccurrence)
 
-    def add_to(self, scores: Tensor, items: Tensor, offsets: Tensor) -> Tensor:
+    def add_to(self, scores: Tensor, items: Tensor, offsets: Tensor, normalised: bool = False) -> Tensor:
         """Fuse into `scores` float32 (users, num_items), contiguous, in place; returns them.
 
         Histories: items integer (num_events,) on the scores' device, offsets int64 (users + 1,) on the CPU, none empty.
+        `normalised` says that `scores` have been normalised as the configuration wants it.
         """
-        normalise(scores, self.config.score_normalisation)
+        if not normalised:
+            normalise(scores, self.config.score_normalisation)
         if self.config.fusion == "blend" or self.config.rerank_top >= scores.shape[1]:
             self._add(scores, items, offsets)
             return scores

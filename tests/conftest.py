@@ -7,6 +7,8 @@ import pytest
 
 # Two cores serve every test process: one torch thread each, and the same sums in the same order everywhere.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Commands started by tests leave no worker behind; tests of warm workers ask for them.
+os.environ["VIRTUALMLE_KEEP_WARM"] = "0"
 
 
 @pytest.fixture

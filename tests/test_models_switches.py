@@ -1,4 +1,4 @@
-"""Every switch of the two backbones: alone against its formula, and in any combination causal, trained, reproducible."""
+"""Every switch of the backbones: alone against its formula, in any combination causal, trained and reproducible."""
 
 import pytest
 import torch

@@ -26,7 +26,7 @@ from virtualmle.memory.records import (
     TrialRecord,
 )
 from virtualmle.memory.store import Memory
-from virtualmle.models.config import TrialConfig, fingerprint, train_part
+from virtualmle.models.config import TrialConfig, fingerprint, train_hash
 from virtualmle.report import formats
 from virtualmle.report.gather import gather
 from virtualmle.report.html import render, write_report
@@ -119,7 +119,7 @@ class Story:
         dumped = config.model_dump()
         record = TrialRecord(
             session=self.session, handle="", number=0, base=self.base, changes=changes, config=dumped,
-            config_hash=fingerprint(dumped), train_hash=fingerprint(train_part(config)),
+            config_hash=fingerprint(dumped), train_hash=train_hash(config),
             hypothesis=Hypothesis(dimension="capacity", reason=EVIL), override_reason=EVIL if changes else None,
         )  # fmt: skip
         return self.memory.add_trial(record), config

@@ -7,7 +7,7 @@ import pytest
 
 from virtualmle.data.errors import ProtocolError
 from virtualmle.models.config import TrialConfig, make_config
-from virtualmle.sandbox.action_space import BACKBONES, DIMENSIONS
+from virtualmle.sandbox.action_space import BACKBONES, DIMENSIONS, ENGINE_KNOBS
 from virtualmle.sandbox.protocol import PACKAGED, load_protocol, parse_protocol
 
 SHIPPED = PACKAGED.read_text(encoding="utf-8")
@@ -243,3 +243,10 @@ def test_a_missing_or_unreadable_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "latin.md").write_bytes(b"caf\xe9")
     with pytest.raises(ProtocolError, match="is not UTF-8 text"):
         load_protocol(tmp_path / "latin.md")
+
+
+def test_the_table_of_knobs_names_exactly_the_knobs_of_the_engine() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "knobs.md").read_text(encoding="utf-8")
+    cells = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    named = [name for cell in cells for name in re.findall(r"`([a-z0-9_]+)`", cell)]
+    assert sorted(named) == sorted(ENGINE_KNOBS)

@@ -11,7 +11,7 @@ from virtualmle.examiner.ledger import Ledger
 from virtualmle.examiner.request import read_revealed
 from virtualmle.examiner.vault import Vault
 from virtualmle.memory.records import Hypothesis, TrialRecord
-from virtualmle.models.config import fingerprint, make_config, train_part
+from virtualmle.models.config import fingerprint, make_config, train_hash
 from virtualmle.tools.cancel_trial import cancel_trial
 from virtualmle.tools.finalize import finalize
 from virtualmle.tools.list_sessions import list_sessions
@@ -188,7 +188,7 @@ def test_a_session_killed_between_freeze_and_look_is_finished_by_the_next_call(w
 def test_a_trial_whose_process_is_being_started_is_not_taken_for_dead(ws: Workspace) -> None:
     session = open_session(ws, "demo", "sasrec").session
     config = make_config("sasrec")
-    part = fingerprint(train_part(config))
+    part = train_hash(config)
     record = TrialRecord(
         session=session, handle="", number=0, base="default", changes={}, config=config.model_dump(),
         config_hash=fingerprint(config.model_dump()), train_hash=part,

@@ -141,3 +141,16 @@ def test_a_time_bias_reads_the_times_of_the_history(dataset, backbone):
     early = encode_users(model, config, histories)
     late = encode_users(model, config, histories._replace(times=histories.times * 1000))
     assert not torch.allclose(early, late)
+
+
+@pytest.mark.parametrize("scores", ["dot", "cosine"])
+def test_standardised_states_give_the_z_scores_of_the_whole_catalogue(dataset, scores):
+    config = small(scores=scores, temperature=0.3)
+    model = build_model(config, dataset.num_items, seed=3).double()
+    with torch.no_grad():
+        model.item_table().add_(0.7)  # a mean far from zero
+    states = torch.randn(9, 16, dtype=torch.float64)
+    whole = model.score(states)
+    expected = (whole - whole.mean(1, keepdim=True)) / whole.std(1, unbiased=False, keepdim=True)
+    scaled, table = evaluate_module._standardised(model.items.scaled(states), model.items.catalogue())
+    torch.testing.assert_close(scaled @ table.T, expected)

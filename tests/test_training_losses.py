@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from virtualmle.kernels import gathered_scores as gathered_module
 from virtualmle.kernels import linear_cross_entropy as linear_module
@@ -172,17 +173,25 @@ def test_all_items_as_negatives_make_the_sampled_loss_the_full_one(monkeypatch):
     assert loss.item() == pytest.approx(full.loss(model.items, states, TARGETS).item(), rel=1e-12)
 
 
-@pytest.mark.parametrize("power", [0.0, 1.0])
-def test_with_logq_the_sampled_partition_function_is_right_on_average(power):
-    _, _, objective = setting(negative_power=power, num_negatives=4, negative_sharing="position")
+@pytest.mark.parametrize("num_negatives", [1, 4])
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_with_logq_the_sampled_partition_function_is_right_on_average(power, num_negatives):
+    _, _, objective = setting(negative_power=power, num_negatives=num_negatives, negative_sharing="position")
     scores = torch.randn(NUM_ITEMS, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    seen = torch.tensor(np.bincount(DATASET.items, minlength=NUM_ITEMS) > 0)
-    rounds, target = 40_000, 2
-    drawn = objective.sampler.draw(rounds, 4)
-    corrected = corrected_by_logq(scores[drawn], objective.sampler.log_q[drawn], 4)
-    sums = scores[target].exp() + corrected.exp().masked_fill(drawn == target, 0).sum(1)
-    error = sums.std() / rounds**0.5
-    assert abs(sums.mean() - scores[seen].exp().sum()) < 4 * error
+    rounds, target = 40_000, 10  # the target is drawn now and then, and left out
+    drawn = objective.sampler.draw(rounds, num_negatives)
+    logq = objective.sampler.log_q[drawn]
+    full = scores.exp().sum()
+
+    def off_by(negatives, hits):
+        """Standard errors between the mean estimate and the sum over the catalogue."""
+        sums = scores[target].exp() + negatives.exp().masked_fill(hits, 0).sum(1)
+        return abs(sums.mean() - full) / (sums.std() / rounds**0.5)
+
+    corrected = corrected_by_logq(scores[drawn], logq, num_negatives)
+    assert off_by(corrected, drawn == target) < 4
+    assert off_by(scores[drawn], drawn == target) > 10, "the plain scores would pass too"
+    assert off_by(corrected, torch.tensor(False)) > 10, "counting accidental hits would pass too"
 
 
 def test_the_contrastive_loss_equals_its_formula():
@@ -199,19 +208,6 @@ def test_the_contrastive_loss_equals_its_formula():
         torch.testing.assert_close(one, other)
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1), (5, 64, 3), (130, 1, 7), (65, 300, 64)], ids=str)
-def test_the_catalogue_loss_holds_at_odd_shapes(shape):
-    count, num_items, width = shape  # one of everything; a whole block; one item; more than one block of rows
-    torch.manual_seed(1)
-    states, table = (torch.randn(n, width, dtype=torch.float64, requires_grad=True) for n in (count, num_items))
-    targets = torch.randint(num_items, (count,))
-    ours = linear_module.linear_cross_entropy(states, table, targets)
-    plain = torch.nn.functional.cross_entropy(states @ table.T, targets)
-    torch.testing.assert_close(ours, plain)
-    for one, other in zip(*(torch.autograd.grad(loss, (states, table)) for loss in (ours, plain)), strict=True):
-        torch.testing.assert_close(one, other)
-
-
 @pytest.mark.parametrize(("dense", "block"), list(itertools.product([64, 0], [1, 1 << 21])))
 def test_gathered_scores_pass_gradcheck(dense, block, monkeypatch):
     monkeypatch.setattr(gathered_module, "DENSE_BELOW", dense)
@@ -221,6 +217,48 @@ def test_gathered_scores_pass_gradcheck(dense, block, monkeypatch):
     scores = gathered_module.gathered_scores(states, table, candidates)
     torch.testing.assert_close(scores, torch.einsum("nd,nmd->nm", states, table[candidates]))
     torch.autograd.gradcheck(lambda s, t: gathered_module.gathered_scores(s, t, candidates), (states, table))
+
+
+def test_without_sorting_out_the_candidates_losses_and_gradients_are_the_same(monkeypatch):
+    model, states, objective = setting(negative_sharing="position", num_negatives=3, scores="cosine")
+    with_draws(objective, OWN, monkeypatch)
+    whole = objective.loss(model.items, states, TARGETS)  # 28 candidates of 11 items
+    monkeypatch.setattr(model.items, "row_sparse", True)
+    rows = objective.loss(model.items, states, TARGETS)
+    assert rows.item() == pytest.approx(whole.item(), rel=1e-12)
+    dense, sparse = (torch.autograd.grad(loss, model.items.output)[0] for loss in (whole, rows))
+    assert sparse.is_sparse and not dense.is_sparse
+    torch.testing.assert_close(sparse.to_dense(), dense)
+
+
+@pytest.mark.parametrize("sharing", ["batch", "position"])
+def test_a_large_catalogue_is_never_touched_as_a_whole(sharing):
+    num_items = 250_000
+    dataset = SimpleNamespace(num_items=num_items, items=np.arange(num_items))
+    config = make_config(
+        "sasrec", hidden_dim=8, scores="cosine", num_negatives=20, negative_sharing=sharing,
+        negative_power=0.5, logq_correction=True,
+    )
+    items = build_model(config, num_items, seed=0).items
+    objective = Objective(config, dataset, torch.device("cpu"), torch.Generator().manual_seed(0))
+    states, targets = torch.randn(30, 8, requires_grad=True), torch.randint(num_items, (30,))
+    with LargestResult() as largest:
+        objective.loss(items, states, targets).backward()
+    assert largest.numel < num_items, "some step made a tensor as long as the catalogue"
+    assert items.output.grad.is_sparse and len(items.output.grad.coalesce().indices()[0]) <= 30 * 21
+
+
+class LargestResult(TorchDispatchMode):
+    """Notes the size of the largest dense tensor that any operation returns."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided and "detach" not in str(func):
+                self.numel = max(self.numel, tensor.numel())
+        return result
 
 
 def test_smoothing_counts_only_candidates_that_compete():

@@ -5,10 +5,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 from scipy import stats
 
 from virtualmle.models.config import make_config
-from virtualmle.training.negatives import NegativeSampler
+from virtualmle.training.negatives import NegativeSampler, alias_table
 
 COUNTS = np.array([40, 9, 0, 1, 25, 4])
 DATASET = SimpleNamespace(num_items=6, items=np.repeat(np.arange(6), COUNTS))
@@ -34,3 +36,16 @@ def test_items_come_as_often_as_their_probability_says(power):
 def test_equal_generators_draw_equal_items():
     assert torch.equal(sampler(0.7, 3).draw(50), sampler(0.7, 3).draw(50))
     assert not torch.equal(sampler(0.7, 3).draw(50), sampler(0.7, 4).draw(50))
+
+
+@given(st.lists(st.floats(1e-6, 1e6) | st.just(0.0) | st.just(1.0), min_size=1, max_size=60).filter(any))
+@example([1.0] * 49)  # 49 * (1 / 49) is below 1
+@example([0.0] * 30 + [1.0])
+@example([0.1] * 20 + [0.9] + [1.1] * 9)  # one item's deficit is longer than several surpluses
+@example([1.3] * 9 + [0.0] + [1.3] * 9)
+def test_the_alias_table_gives_each_item_its_share(weights):
+    keep, alias = alias_table(np.array(weights))
+    assert ((keep >= 0) & (keep <= 1)).all()
+    shares = (keep + np.bincount(alias, weights=1 - keep, minlength=len(keep))) / len(keep)
+    np.testing.assert_allclose(shares, np.array(weights) / np.sum(weights), rtol=1e-9, atol=1e-12)
+    assert (shares[np.array(weights) == 0] == 0).all(), "an item of weight 0 can be drawn"

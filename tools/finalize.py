@@ -14,6 +14,7 @@ from ..memory.records import SessionRecord, SummaryRecord, TrialRecord
 from ..sandbox.effects import knob_effects
 from ..sandbox.statistics import selection_inflation
 from ..training.spec import CHECKPOINT
+from ..trials.warm import retire
 from .results import FinalResult
 from .sync import sync_session
 from .workspace import Workspace
@@ -82,6 +83,7 @@ def _freeze(ws: Workspace, session: SessionRecord, text: str, rules: list[RuleIn
     )
     if not ws.memory.set_state(session.id, "open", "frozen", selected=selected.handle):
         raise SessionError(f"session {session.id} is being finalized by another process; see list_sessions")
+    retire(ws.inbox(session.id))
 
 
 def _look(ws: Workspace, session: SessionRecord) -> FinalResult:

@@ -78,7 +78,12 @@ def run_trial(
         )
     )
     try:
-        launch(_spec(ws, record, started, dataset_dir), ws.trial_directory(session, started.handle))
+        launch(
+            _spec(ws, record, started, dataset_dir),
+            ws.trial_directory(session, started.handle),
+            inbox=ws.inbox(session),
+            keep_warm=ws.settings.keep_warm,
+        )
     except TrialError as error:
         crash = TrialOutcome(status="crashed", verdict="crash", reason=str(error), cause=str(error))
         ws.memory.finish_trial(session, started.handle, crash)
@@ -103,8 +108,9 @@ def resolve_base(ws: Workspace, session: SessionRecord, base: str) -> tuple[str,
 
 
 def _spec(ws: Workspace, session: SessionRecord, trial: TrialRecord, dataset_dir: Path) -> TrialSpec:
-    """What the worker of a trial on record is to do; a trained part that the session has already is scored again."""
+    """What the worker of a trial on record is to do; what the session has trained already is not trained again."""
     cached = ws.checkpoint_directory(session.id, trial.train_hash)
+    unfinished = None if cached else ws.state_directory(session.id, trial.train_hash)
     return TrialSpec(
         session=session.id,
         trial=trial.handle,
@@ -115,6 +121,7 @@ def _spec(ws: Workspace, session: SessionRecord, trial: TrialRecord, dataset_dir
         threads=ws.settings.threads,
         wall_seconds=ws.session_protocol(session).trial_seconds,
         rescore_from=str(cached) if cached else None,
+        resume_from=str(unfinished) if unfinished else None,
     )
 
 

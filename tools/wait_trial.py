@@ -10,7 +10,7 @@ from .results import TrialObservation
 from .sync import sync_session
 from .workspace import Workspace
 
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.05
 
 WaitSeconds = Annotated[
     float | None,

@@ -14,7 +14,7 @@ from ..memory.records import SessionRecord, TrialRecord
 from ..memory.store import Memory
 from ..models.config import TrialConfig
 from ..sandbox.protocol import Protocol, load_protocol, parse_protocol
-from ..training.spec import CHECKPOINT
+from ..training.spec import CHECKPOINT, STATE
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Settings:
     with_memory: bool = True
     device: str = "auto"
     threads: int = 0
+    keep_warm: float = 0.0  # seconds that a worker waits for the next trial of its session; 0 = it leaves
     client: str = ""
     protocol_path: Path | None = None
 
@@ -91,6 +92,10 @@ class Workspace:
         """Where a trial's files lie."""
         return self.home / ".virtualmle" / "sessions" / session / handle
 
+    def inbox(self, session: str) -> Path:
+        """Where the session's warm worker finds its next trial."""
+        return self.home / ".virtualmle" / "sessions" / session / "worker"
+
     def session_names_on_disk(self) -> set[str]:
         """Ids that left files here, also where memory.db was deleted since: they are not given out again."""
         state = self.home / ".virtualmle"
@@ -106,6 +111,15 @@ class Workspace:
         for record in self.memory.trials(session):
             directory = self.trial_directory(session, record.handle)
             if record.status == "finished" and record.train_hash == train_hash and (directory / CHECKPOINT).exists():
+                return directory
+        return None
+
+
+    def state_directory(self, session: str, train_hash: str) -> Path | None:
+        """The directory of the latest unfinished trial with this training part that left a state to go on from."""
+        for record in reversed(self.memory.trials(session)):
+            directory = self.trial_directory(session, record.handle)
+            if record.train_hash == train_hash and (directory / STATE).exists():
                 return directory
         return None
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..data.prepared import PreparedDataset
 from ..models.batch import keep_last, make_batch
 from ..models.config import TrialConfig
-from ..models.priors import ScorePriors
+from ..models.priors import MIN_DEVIATION, ScorePriors
 from ..models.sequence_model import SequenceModel
 from .errors import TrainingError
 from .metrics import metrics_from_ranks
@@ -69,15 +69,30 @@ def evaluate_targets(
     items = torch.tensor(np.asarray(histories.items), device=device)
     offsets = torch.tensor(np.asarray(histories.offsets))
 
+    scaled, table = model.items.scaled(users), model.items.catalogue()
+    standardised = priors is not None and config.score_normalisation == "zscore"
+    if standardised:
+        scaled, table = _standardised(scaled, table)
+
     def score_block(first: int, last: int) -> Tensor:
-        scores = model.score(users[first:last])
+        scores = scaled[first:last] @ table.T
         if priors is None:
             return scores
         bounds = offsets[first : last + 1]
-        return priors.add_to(scores, items[int(bounds[0]) : int(bounds[-1])], bounds - bounds[0])
+        return priors.add_to(scores, items[int(bounds[0]) : int(bounds[-1])], bounds - bounds[0], standardised)
 
     block_users = max(1, BLOCK_SCORES[device.type] // num_items)
     return rank_targets(score_block, items, offsets, torch.tensor(np.asarray(targets), device=device), block_users)
+
+
+def _standardised(states: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+    """States and table whose products are each user's z-scores, for a (d, d) product instead of passes over all scores.
+
+    With c_j the items' vectors minus their mean, the scores s . c_j have mean 0, variance s^T (sum_j c_j c_j^T / V) s.
+    """
+    centred = table - table.mean(dim=0)
+    variances = ((states @ (centred.T @ centred / len(table))) * states).sum(dim=1, keepdim=True)
+    return states / variances.clamp_min(0).sqrt().clamp_min(MIN_DEVIATION), centred
 
 
 @torch.inference_mode()

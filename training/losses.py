@@ -5,6 +5,8 @@ negatives, `collisions` (n, m) says which negatives are the position's target: t
 The loss over the whole catalogue is `kernels/linear_cross_entropy.py`.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -24,12 +26,13 @@ def sampled_softmax(own: Tensor, negatives: Tensor, collisions: Tensor, label_sm
 
 
 def corrected_by_logq(negatives: Tensor, log_q: Tensor, num_negatives: int) -> Tensor:
-    """Negative scores minus log(m q_j): exp(own) + sum exp(corrected) then estimates the whole catalogue's sum.
+    """Negative scores minus log(m q_j): exp(own) + sum exp(corrected) then estimates the sum over all items.
 
     The estimate has no bias, because a negative j comes m q_j times on average (Bengio & Senecal 2008, section 3;
-    the target's own score stays as it is, since its term is exact). log_q like `negatives`, or to be broadcast to it.
+    the target's own score stays as it is, since its term is exact). "All items" are those that can be drawn: q_j > 0.
+    log_q like `negatives`, or to be broadcast to it.
     """
-    return negatives - (log_q + torch.tensor(float(num_negatives)).log().item())
+    return negatives - (log_q + math.log(num_negatives))
 
 
 def binary_cross_entropy(own: Tensor, negatives: Tensor, collisions: Tensor, beta: float = 1.0) -> Tensor:

@@ -46,16 +46,20 @@ class Objective:
     def scores(items: ItemTable, states: Tensor, targets: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
         """(n,) scores of the targets and (n, m) of the drawn items: (m,) for all positions, or (n, m).
 
-        One look-up for all rows that are needed, so that the backward pass writes one table gradient.
+        One look-up for all rows that are needed, so that the backward pass writes one table gradient. Where the draws
+        outnumber the items, those rows are the whole table (but never where its gradient has to be sparse).
         """
         scaled = items.scaled(states)
         count = len(targets)
         if drawn.dim() == 1:
             vectors = items.vectors(torch.cat((targets, drawn)))
             return (scaled * vectors[:count]).sum(-1), scaled @ vectors[count:].T
-        needed, places = torch.unique(torch.cat((targets, drawn.flatten())), return_inverse=True)
-        vectors = items.vectors(needed)
-        scores = gathered_scores(scaled, vectors, torch.cat((places[:count, None], places[count:].view_as(drawn)), 1))
+        candidates = torch.cat((targets[:, None], drawn), dim=1)
+        if items.row_sparse or len(items.output) > candidates.numel():
+            needed, places = torch.unique(candidates, return_inverse=True)
+            scores = gathered_scores(scaled, items.vectors(needed), places)
+        else:  # nearly every item is a candidate: sorting them out would cost more than it saves
+            scores = gathered_scores(scaled, items.catalogue(), candidates)
         return scores[:, 0], scores[:, 1:]
 
     def _draw(self, count: int) -> Tensor:

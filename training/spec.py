@@ -7,6 +7,8 @@ Torch-free: the launcher above and the worker below both read this page. All of 
     result.json              written last, exactly once: the trial is over when it exists
     ranks.npy                int32 (num_users,): rank of each user's validation target, 1 = best
     checkpoint.safetensors   weights of the best epoch
+    users.npy                float32 (num_users, hidden_dim): the states that were scored, for re-scoring
+    training_state.safetensors   only while training: what a killed trial goes on from
     log.txt                  stdout and stderr of the process
 """
 
@@ -20,6 +22,9 @@ from ..data.errors import TrialError
 
 SPEC, PROGRESS, RESULT = "spec.json", "progress.json", "result.json"
 RANKS, CHECKPOINT, LOG = "ranks.npy", "checkpoint.safetensors", "log.txt"
+USERS, STATE = "users.npy", "training_state.safetensors"
+LEASE_FILE = "lease.json"  # written by the launcher; a warm worker's order becomes it
+ORDER_PATTERN = "order-*.json"  # in an inbox: trials/warm.py writes them, the worker takes them
 
 
 class TrialSpec(BaseModel):
@@ -36,6 +41,7 @@ class TrialSpec(BaseModel):
     threads: int = 0  # torch threads on CPU; 0 = torch's own default
     wall_seconds: float = 3600.0  # the worker ends itself after this long
     rescore_from: str | None = None  # directory of a finished trial with the same training part
+    resume_from: str | None = None  # directory of an unfinished trial with the same training part and seed
 
 
 class EpochRecord(BaseModel):
@@ -55,6 +61,7 @@ class TrialProgress(BaseModel):
     epoch: int = 0
     epochs: int = 0
     best_ndcg10: float | None = None
+    training_since: float | None = None  # seconds since the epoch
     seconds: float = 0.0
 
 

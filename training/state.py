@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..data.atomic import write_bytes
-from .errors import TrainingError
+from .errors import StateError
 from .spec import EpochRecord
 
 if TYPE_CHECKING:
@@ -40,16 +40,16 @@ def save_state(
 def load_state(path: Path, training: "Training") -> tuple[list[EpochRecord], int, dict[str, Tensor]]:
     """Bring `training` to the saved state; returns curve, best epoch and the weights of that.
 
-    TrainingError where the file cannot be read or belongs to another run.
+    StateError where the file cannot be read or belongs to another run.
     """
     try:
         with safe_open(path, framework="pt") as file:
             header: dict[str, Any] = json.loads((file.metadata() or {}).get(METADATA, "{}"))
             saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
-        raise TrainingError(f"{str(path)!r} cannot be read as a training state ({error}); start from scratch") from None
+        raise StateError(f"{str(path)!r} cannot be read as a training state ({error}); start from scratch") from None
     if header.get("identity") != training.identity:
-        raise TrainingError(f"{str(path)!r} belongs to another trial, dataset or version; start from scratch")
+        raise StateError(f"{str(path)!r} belongs to another trial, dataset or version; start from scratch")
     with torch.no_grad():
         for name, tensor in _tensors(training).items():
             if not name.startswith("random."):

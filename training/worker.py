@@ -1,9 +1,16 @@
-"""One trial, as a process: `python -P -m virtualmle.training.worker DIRECTORY`. The files are those of `spec.py`.
+"""One trial, as a process: `python -P -m virtualmle.training.worker DIRECTORY [INBOX SECONDS]`.
 
-Whatever happens short of a kill, the directory ends with one result.json: finished, or failed with a sentence that
-says why. SIGTERM ends the process at once and leaves none. Nothing here reads a test target or opens a seal.
+The files are those of `spec.py`. Whatever happens short of a kill, the directory ends with one result.json: finished,
+or failed with a sentence that says why. SIGTERM ends the process at once and leaves none. Nothing here reads a test
+target or opens a seal.
+
+With an inbox the process stays for SECONDS after a trial that finished, torch and the dataset loaded, and takes the
+next trial that is offered there (`trials/warm.py` says how). It leaves after a failure, and when the inbox is gone.
 """
 
+import contextlib
+import gc
+import json
 import os
 
 # Read when torch loads OpenMP. Threads that spin at every barrier make an epoch seven times slower on a machine whose
@@ -17,10 +24,12 @@ import time
 import traceback
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ..data.atomic import write_bytes
 from ..data.errors import VirtualMLEError
@@ -29,14 +38,19 @@ from ..models.build import num_parameters
 from ..models.config import TrialConfig, train_part
 from ..models.priors import ScorePriors
 from .checkpoint import load_checkpoint, save_checkpoint
-from .errors import TrainingError
-from .evaluate import evaluate_validation, train_sample_ndcg
+from .errors import StateError, TrainingError
+from .evaluate import encode_users, evaluate_targets, train_histories, train_sample_ndcg
 from .metrics import metrics_from_ranks
 from .spec import (
     CHECKPOINT,
+    LEASE_FILE,
+    LOG,
+    ORDER_PATTERN,
     PROGRESS,
     RANKS,
     RESULT,
+    STATE,
+    USERS,
     EpochRecord,
     TrialProgress,
     TrialResult,
@@ -46,6 +60,9 @@ from .spec import (
     write_model,
 )
 from .trainer import FitResult, fit
+
+INBOX_SECONDS = 0.01  # between two looks into the inbox: nobody notices the wait, nor the work
+DEFAULT_THREADS = torch.get_num_threads()
 
 
 class Trial:
@@ -106,13 +123,21 @@ def run(trial: Trial, spec: TrialSpec) -> None:
     config = TrialConfig(**spec.config)
     trial.record(device=_name(device))
     trial.report(stage="loading", epochs=config.epochs)
-    dataset = PreparedDataset.load(Path(spec.dataset_dir))
-    trial.report(stage="training")
+    dataset = _dataset(Path(spec.dataset_dir))
+    trial.report(stage="training", training_since=time.time())
     fitted = _reuse(trial, spec, config, device) if spec.rescore_from else _train(trial, spec, config, dataset, device)
     trial.report(stage="scoring")
     started = time.perf_counter()
-    priors = ScorePriors.from_dataset(dataset, config, device)
-    ranks, ties = evaluate_validation(fitted.model, dataset, config, priors)
+    states = _states(spec, fitted, config, dataset)
+    ranks, ties = evaluate_targets(
+        fitted.model,
+        config,
+        train_histories(dataset),
+        dataset.valid_items,
+        ScorePriors.from_dataset(dataset, config, device),
+        dataset.num_items,
+        states,
+    )
     trial.record(
         metrics=metrics_from_ranks(ranks),
         ties=ties,
@@ -120,19 +145,37 @@ def run(trial: Trial, spec: TrialSpec) -> None:
         evaluate_seconds=trial.result.evaluate_seconds + time.perf_counter() - started,
     )
     save_checkpoint(trial.directory / CHECKPOINT, fitted.model, config, dataset.num_items)
-    _write_ranks(trial.directory / RANKS, ranks)
+    _write_array(trial.directory / USERS, states.cpu().numpy())
+    _write_array(trial.directory / RANKS, ranks)
+    (trial.directory / STATE).unlink(missing_ok=True)
 
 
 def _train(
     trial: Trial, spec: TrialSpec, config: TrialConfig, dataset: PreparedDataset, device: torch.device
 ) -> FitResult:
-    fitted = fit(config, dataset, spec.seed, device, trial.add_epoch)
+    before = Path(spec.resume_from) / STATE if spec.resume_from else None
+    try:
+        fitted = fit(config, dataset, spec.seed, device, trial.add_epoch, trial.directory / STATE, before)
+    except StateError as error:
+        print(f"training starts afresh: {error}", flush=True)
+        fitted = fit(config, dataset, spec.seed, device, trial.add_epoch, trial.directory / STATE)
     trial.record(
+        curve=fitted.curve,
         best_epoch=fitted.best_epoch,
         model_ndcg10=fitted.curve[fitted.best_epoch - 1].ndcg10,
         train_ndcg10=train_sample_ndcg(fitted.model, dataset, config),
     )
     return fitted
+
+
+def _states(spec: TrialSpec, fitted: FitResult, config: TrialConfig, dataset: PreparedDataset) -> Tensor:
+    """The users' states (num_users, hidden_dim): those that the re-scored trial left, or from the model."""
+    path = Path(spec.rescore_from) / USERS if spec.rescore_from else None
+    if path and path.exists():
+        states = torch.from_numpy(np.load(path))
+        if states.shape == (dataset.num_users, config.hidden_dim):
+            return states.to(fitted.model.item_table().device)
+    return encode_users(fitted.model, config, train_histories(dataset))
 
 
 def _reuse(trial: Trial, spec: TrialSpec, config: TrialConfig, device: torch.device) -> FitResult:
@@ -154,8 +197,7 @@ def _reuse(trial: Trial, spec: TrialSpec, config: TrialConfig, device: torch.dev
 
 
 def _device(spec: TrialSpec) -> torch.device:
-    if spec.threads:
-        torch.set_num_threads(spec.threads)
+    torch.set_num_threads(spec.threads or DEFAULT_THREADS)
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if spec.device == "auto" else spec.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise TrainingError(f"device={spec.device!r} needs a CUDA device and torch sees none; choose 'cpu' or 'auto'")
@@ -171,9 +213,22 @@ def _name(device: torch.device) -> str:
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "cpu"
 
 
-def _write_ranks(path: Path, ranks: NDArray[np.int32]) -> None:
+_loaded: dict[tuple[str, int], PreparedDataset] = {}
+
+
+def _dataset(directory: Path) -> PreparedDataset:
+    """The dataset, loaded and verified once per process; another one under the same name is loaded anew."""
+    manifest = directory / "manifest.json"
+    identity = (str(directory), manifest.stat().st_mtime_ns if manifest.exists() else 0)
+    if identity not in _loaded:
+        _loaded.clear()
+        _loaded[identity] = PreparedDataset.load(directory)
+    return _loaded[identity]
+
+
+def _write_array(path: Path, array: NDArray[Any]) -> None:
     buffer = BytesIO()
-    np.save(buffer, ranks)
+    np.save(buffer, array)
     write_bytes(path, buffer.getvalue())
 
 
@@ -199,11 +254,8 @@ def _memory_cause(error: Exception) -> str | None:
     return "out of memory; lower batch_size, num_negatives, hidden_dim or max_len" if exhausted else None
 
 
-def main(directory: Path) -> int:
-    """Run the trial in `directory`; exit status 0 if it finished, 1 if it failed."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # whatever the parent had set: a cancelled trial is gone at once
-    if (directory / RESULT).exists():
-        sys.exit(f"{str(directory)!r} has a {RESULT} already; start a new trial")
+def work(directory: Path) -> bool:
+    """Run the trial in `directory`; whether it finished."""
     trial = Trial(directory)
     cause = None
     try:
@@ -217,8 +269,50 @@ def main(directory: Path) -> int:
         cause = _memory_cause(error) or f"internal error: {type(error).__name__}: {error}"
     if not trial.finish(cause):
         threading.Event().wait(60)  # the watchdog is writing, and then ends the process
-    return 1 if cause else 0
+    return cause is None
+
+
+def next_trial(inbox: Path, seconds: float) -> Path | None:
+    """The directory of the next trial offered to this process, taken; None when none comes or the inbox is gone."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and inbox.is_dir():
+        for order in inbox.glob(ORDER_PATTERN):
+            offered = json.loads(order.read_bytes())
+            directory = Path(offered["directory"])
+            if offered["pid"] != os.getpid():
+                continue
+            with contextlib.suppress(FileNotFoundError):  # withdrawn meanwhile
+                os.rename(order, directory / LEASE_FILE)
+                return directory
+        time.sleep(INBOX_SECONDS)
+    return None
+
+
+def _log_to(path: Path) -> None:
+    """Send what this process prints to another file from now on."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.close(file)
+
+
+def main(directory: Path, inbox: Path | None = None, seconds: float = 0.0) -> int:
+    """Run the trial in `directory`, then those that come into `inbox`; exit status 0 if the last one finished."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # whatever the parent had set: a cancelled trial is gone at once
+    if (directory / RESULT).exists():
+        sys.exit(f"{str(directory)!r} has a {RESULT} already; start a new trial")
+    while work(directory):
+        gc.collect()
+        following = next_trial(inbox, seconds) if inbox else None
+        if following is None:
+            return 0
+        directory = following
+        _log_to(directory / LOG)
+    return 1
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    given = sys.argv[1:]
+    sys.exit(main(Path(given[0]), *((Path(given[1]), float(given[2])) if len(given) > 1 else ())))

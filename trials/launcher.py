@@ -50,6 +50,7 @@ from .lease import (
     read_lease,
 )
 from .log_tail import ending, last_lines
+from .warm import clear, hand_over, register
 
 WORKER = "virtualmle.training.worker"
 STOP = "stop.json"
@@ -77,17 +78,23 @@ class Stop(BaseModel):
     at: float  # seconds since the epoch
 
 
-def launch(spec: TrialSpec, directory: Path, *, module: str = WORKER) -> None:
-    """Start the worker for `spec` in `directory` and return at once.
+def launch(
+    spec: TrialSpec, directory: Path, *, module: str = WORKER, inbox: Path | None = None, keep_warm: float = 0.0
+) -> None:
+    """Have `spec` run in `directory`, by the warm worker of `inbox` or a new process; returns at once.
 
-    Raises TrialError where the directory already holds a trial, cannot be written, or no process can be started.
+    With an inbox a new process stays for `keep_warm` seconds after its trial, for the next one (`warm.py`). Raises
+    TrialError where the directory already holds a trial, cannot be written, or no process can be started.
     """
     if directory.is_dir() and any(directory.iterdir()):  # any file of an earlier trial would pass for one of this
         raise TrialError(f"{directory} already holds a trial; a handle is never used again: ask for a new trial")
     try:
         directory.mkdir(parents=True, exist_ok=True)
         write_model(directory / SPEC, spec)
-        _start(spec, directory.resolve(), module)
+        if inbox is None or not hand_over(spec, directory.resolve(), inbox):
+            _start(spec, directory.resolve(), module, inbox, keep_warm)
+        elif (directory / STOP).exists():  # cancelled while the worker took it
+            cancel(directory)
     except OSError as error:
         with contextlib.suppress(OSError):
             _write_stop(directory, "crashed", f"the worker could not be started ({error.strerror})")
@@ -140,10 +147,14 @@ def cancel(directory: Path) -> TrialState:
     return poll(directory)
 
 
-def _start(spec: TrialSpec, directory: Path, module: str) -> None:
+def _start(spec: TrialSpec, directory: Path, module: str, inbox: Path | None, keep_warm: float) -> None:
+    stay: list[str] = []
+    if inbox is not None and keep_warm > 0:
+        clear(inbox)
+        stay = [str(inbox.resolve()), f"{keep_warm:g}"]
     with (directory / LOG).open("ab") as log:
         child = subprocess.Popen(
-            [sys.executable, *WORKER_OPTIONS, module, str(directory)],
+            [sys.executable, *WORKER_OPTIONS, module, str(directory), *stay],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -153,6 +164,8 @@ def _start(spec: TrialSpec, directory: Path, module: str) -> None:
     lease = lease_of(psutil.Process(child.pid), spec.wall_seconds)
     adopt_child(directory, child)
     write_model(directory / LEASE, lease)
+    if inbox is not None and stay:
+        register(inbox, lease)
     if (directory / STOP).exists():  # cancelled before there was a process to cancel
         end_group(lease)
 
@@ -176,12 +189,12 @@ def _look_at_running(directory: Path, lease: Lease, stop: Stop | None) -> TrialS
     now = time.time()
     late = stop is None and now > lease.deadline
     if late:
-        limit = lease.deadline - lease.created
+        limit = lease.deadline - lease.since
         _write_stop(directory, "crashed", f"killed: still running {limit:.0f} s after its start; ask for fewer epochs")
     forgotten = stop is not None and now > stop.at + 2 * TERM_SECONDS  # whoever ordered the stop died too early
     if (late or forgotten) and end_group(lease):
         return poll(directory)
-    return TrialState(status="running", progress=_progress(directory), seconds=now - lease.created)
+    return TrialState(status="running", progress=_progress(directory), seconds=now - lease.since)
 
 
 def _write_stop(directory: Path, status: Literal["crashed", "cancelled"], cause: str) -> None:
@@ -234,7 +247,7 @@ def _seconds(directory: Path, lease: Lease | None = None, stop: Stop | None = No
     if lease is None:
         return 0.0
     end = stop.at if stop else max(_modified(directory / name) or 0.0 for name in (LOG, PROGRESS, RESULT))
-    return min(max(0.0, end - lease.created), _longest(directory, lease))
+    return min(max(0.0, end - lease.since), _longest(directory, lease))
 
 
 def _longest(directory: Path, lease: Lease) -> float:
@@ -242,7 +255,7 @@ def _longest(directory: Path, lease: Lease) -> float:
     try:
         return read_spec(directory).wall_seconds + WALL_SLACK_SECONDS
     except TrialError:
-        return max(0.0, lease.deadline - lease.created)
+        return max(0.0, lease.deadline - lease.since)
 
 
 def _modified(path: Path) -> float | None:

@@ -34,7 +34,13 @@ class Lease(BaseModel):
 
     pid: int = Field(gt=0)  # to signal group 0 would be to signal our own
     created: float  # start time of the process
+    started: float = 0.0  # when it took this trial; 0 = when it was created
     deadline: float  # beyond it the process is killed
+
+    @property
+    def since(self) -> float:
+        """When this trial began."""
+        return self.started or self.created
 
 
 def lease_of(process: psutil.Process, wall_seconds: float) -> Lease:
@@ -55,6 +61,13 @@ def adopt_child(directory: Path, child: "subprocess.Popen[bytes]") -> None:
     """Keep the handle of a worker started by this process, so that it can be reaped."""
     reap_children()
     _children[str(directory.resolve())] = child
+
+
+def share_child(pid: int, directory: Path) -> None:
+    """A worker started by this process is given the trial in another directory: its exit code is known there too."""
+    for child in list(_children.values()):
+        if child.pid == pid:
+            _children[str(directory.resolve())] = child
 
 
 def reap_children() -> None:
@@ -84,7 +97,7 @@ def find_worker(directory: Path) -> psutil.Process | None:
     """The worker started for this directory: its launcher may have died before it wrote the lease."""
     for process in psutil.process_iter(["cmdline"]):
         command = process.info["cmdline"] or []
-        if command[1:3] == WORKER_OPTIONS and command[-1] == str(directory.resolve()):
+        if command[1:3] == WORKER_OPTIONS and command[4:5] == [str(directory.resolve())]:
             return process
     return None
 

@@ -29,6 +29,7 @@ ENGINES = {  # name: (script, loss); ours stands between the others, so that it 
     "ours softmax": ("our_engine.py", "softmax"),
     "rectools sampled": ("rectools_engine.py", "sampled"),
     "ours sampled": ("our_engine.py", "sampled"),
+    "ours sampled per position": ("our_engine.py", "sampled per position"),
     "rectools softmax": ("rectools_engine.py", "softmax"),
     "ours softmax again": ("our_engine.py", "softmax"),
     "recbole softmax": ("recbole_engine.py", "softmax"),
@@ -86,7 +87,7 @@ def table(record: dict) -> str:
             lines.append(f"| {engine} | failed | | | | | |")
             continue
         loss = ENGINES[engine][1]
-        own = [r for e, r in record["engines"].items() if e.startswith("ours") and ENGINES[e][1] == loss and r]
+        own = [r for e, r in record["engines"].items() if e.startswith("ours") and ENGINES[e][1] == loss]
         ratios = ["", ""]
         if own and not engine.startswith("ours"):
             keys = ("epoch_seconds", "evaluate_seconds")

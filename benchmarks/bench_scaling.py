@@ -1,0 +1,89 @@
+"""What an epoch costs follows the number of events: not the number of slots that a padded batch would have.
+
+    python benchmarks/bench_scaling.py beauty.tsv.gz
+    python benchmarks/bench_scaling.py --demo
+
+Interleaved in one run, each case in turn: the log; the same log with its users twice; and, prepared with the last 200
+events of a user, max_len 50 against max_len 200. Prints medians, ratios, and one JSON line.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import polars as pl
+import torch
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from virtualmle.data.demo import generate_demo
+from virtualmle.data.prepare import prepare
+from virtualmle.data.prepared import PreparedDataset, PrepareOptions
+from virtualmle.data.readers import Log, read_log
+from virtualmle.models.config import make_config
+from virtualmle.training.trainer import Training
+
+
+def twice(log: Log) -> Log:
+    """Every user again under another name, with the same items."""
+    other = log.frame.with_columns(user="again-" + pl.col("user"))
+    return Log(pl.concat((log.frame, other)), log.columns, 2 * log.rows_read)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("log", nargs="?", type=Path)
+    parser.add_argument("--demo", action="store_true", help="the bundled demo instead of a log")
+    parser.add_argument("--backbone", choices=["sasrec", "hstu"], default="sasrec")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    if not arguments.log and not arguments.demo:
+        parser.error("give a log, or --demo")
+    torch.set_num_threads(arguments.threads)
+    frame = generate_demo() if arguments.demo else None
+    log = Log(frame, {name: name for name in frame.columns}, len(frame)) if arguments.demo else read_log(arguments.log)
+    cases = {
+        "as it is": (log, 50, 50),
+        "users twice": (twice(log), 50, 50),
+        "200 events, max_len 50": (log, 200, 50),
+        "200 events, max_len 200": (log, 200, 200),
+    }
+    runs: dict[str, Training] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        key = X25519PrivateKey.generate().public_key().public_bytes_raw()
+        for number, (name, (source, max_events, max_len)) in enumerate(cases.items()):
+            place = Path(folder) / str(number)
+            prepare(source, f"case{number}", place, PrepareOptions(max_events=max_events), key)
+            config = make_config(
+                arguments.backbone, hidden_dim=64, num_blocks=2, num_heads=2, max_len=max_len, num_negatives=256
+            )
+            runs[name] = Training(config, PreparedDataset.load(place), 0, torch.device("cpu"))
+        seconds: dict[str, list[float]] = {name: [] for name in runs}
+        for repeat in range(arguments.repeats + 1):
+            for name, training in runs.items():
+                started = time.perf_counter()
+                training.epoch()
+                if repeat:  # the first is not counted
+                    seconds[name].append(time.perf_counter() - started)
+    medians = {name: statistics.median(found) for name, found in seconds.items()}
+    events = {name: int(training.batches.lengths.sum()) for name, training in runs.items()}
+    ratios = {
+        "users twice / as it is": medians["users twice"] / medians["as it is"],
+        "max_len 200 / max_len 50": medians["200 events, max_len 200"] / medians["200 events, max_len 50"],
+    }
+    for name, median in medians.items():
+        print(f"{name:26}{median:9.3f} s   {events[name]:>9,} events   {1e6 * median / events[name]:7.2f} us an event")
+    for name, ratio in ratios.items():
+        print(f"{name:26}{ratio:9.3f}")
+    record = {"bench": "scaling", "backbone": arguments.backbone, "threads": arguments.threads, "seconds": seconds}
+    print(json.dumps({**record, "events": events, "ratios": ratios, "torch": torch.__version__}))
+
+
+if __name__ == "__main__":
+    main()

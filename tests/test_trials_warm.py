@@ -1,0 +1,212 @@
+"""Warm workers: the next trial of a session without a new process, and what is left when one of them dies."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from virtualmle.models.config import make_config
+from virtualmle.training.spec import CHECKPOINT, LOG, RANKS, STATE, USERS, TrialSpec, read_result, write_model
+from virtualmle.trials.launcher import TrialState, cancel, launch, poll
+from virtualmle.trials.lease import Lease, is_held, read_lease
+from virtualmle.trials.warm import WORKER_FILE, Order, hand_over, retire
+
+SMALL = {"hidden_dim": 16, "batch_size": 64, "num_negatives": 10, "linear_dim": 8, "attention_dim": 8, "dropout": 0.3}
+
+
+class Session:
+    """A session's directory: launches trials into it, cold or warm."""
+
+    def __init__(self, home: Path, dataset: Path) -> None:
+        self.home, self.dataset, self.inbox = home, dataset, home / "worker"
+
+    def spec(self, name: str, backbone: str = "sasrec", **knobs: object) -> TrialSpec:
+        config = make_config(backbone, **{**SMALL, "epochs": 2, **knobs}).model_dump()
+        return TrialSpec(
+            session="s", trial=name, dataset_dir=str(self.dataset), config=config, seed=3, device="cpu", threads=1
+        )
+
+    def run(self, spec: TrialSpec, keep_warm: float = 60.0) -> TrialState:
+        launch(spec, self.home / spec.trial, inbox=self.inbox, keep_warm=keep_warm)
+        return self.settle(spec.trial)
+
+    def settle(self, name: str) -> TrialState:
+        until(lambda: poll(self.home / name).status != "running")
+        return poll(self.home / name)
+
+    def pid(self, name: str) -> int:
+        lease = read_lease(self.home / name)
+        assert lease is not None
+        return lease.pid
+
+    def file(self, name: str, file: str) -> bytes:
+        return (self.home / name / file).read_bytes()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < end, "the condition did not come true in time"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def session(tmp_path: Path, tiny_dataset_dir: Path) -> Iterator[Session]:
+    session = Session(tmp_path / "session", tiny_dataset_dir)
+    yield session
+    retire(session.inbox)
+
+
+@pytest.mark.parametrize("backbone", ["sasrec", "hstu"])
+def test_a_warm_trial_equals_a_cold_one_bit_for_bit(session: Session, tmp_path: Path, backbone: str) -> None:
+    session.run(session.spec("t001", "hstu" if backbone == "sasrec" else "sasrec", lr=0.01, num_blocks=2))
+    warm = session.run(session.spec("t002", backbone))
+    assert session.pid("t002") == session.pid("t001"), "no new process"
+    cold = Session(tmp_path / "cold", session.dataset)
+    assert cold.run(cold.spec("t002", backbone), keep_warm=0).status == warm.status == "finished"
+    for file in (RANKS, CHECKPOINT, USERS):
+        assert session.file("t002", file) == cold.file("t002", file)
+    assert b"epoch 2/2" in session.file("t002", LOG), "each trial has its own log"
+    assert session.file("t001", LOG).count(b"epoch 2/2") == 1
+
+
+def test_a_warm_trial_is_counted_from_its_own_start(session: Session) -> None:
+    session.run(session.spec("t001"))
+    time.sleep(1.0)
+    state = session.run(session.spec("t002"))
+    lease = read_lease(session.home / "t002")
+    assert lease is not None and lease.started > lease.created
+    assert state.seconds < 1.0 + lease.started - lease.created, "the time before belongs to nobody"
+    assert lease.deadline > lease.started + 3600
+
+
+def test_a_failed_trial_takes_its_worker_along_and_the_next_one_starts_anew(session: Session) -> None:
+    session.run(session.spec("t001"))
+    broken = session.spec("t002").model_copy(update={"dataset_dir": str(session.home / "nowhere")})
+    assert session.run(broken).status == "crashed"
+    until(lambda: not is_held(lease_of(session, "t001")))
+    assert session.run(session.spec("t003")).status == "finished"
+    assert session.pid("t003") != session.pid("t001")
+
+
+def lease_of(session: Session, name: str) -> Lease:
+    lease = read_lease(session.home / name)
+    assert lease is not None
+    return lease
+
+
+def test_a_cancelled_trial_is_killed_with_its_worker(session: Session) -> None:
+    session.run(session.spec("t001"))
+    launch(session.spec("t002", epochs=1000, patience=1000), session.home / "t002", inbox=session.inbox)
+    until(lambda: poll(session.home / "t002").progress.epoch >= 1)
+    assert cancel(session.home / "t002").status == "cancelled"
+    assert poll(session.home / "t001").status == "finished"
+    assert session.run(session.spec("t003")).status == "finished"
+    assert session.pid("t003") != session.pid("t002") == session.pid("t001")
+
+
+@pytest.mark.parametrize("idle", [True, False], ids=["while waiting", "in the middle of a trial"])
+def test_a_killed_warm_worker_is_replaced(session: Session, idle: bool) -> None:
+    session.run(session.spec("t001"))
+    if not idle:
+        launch(session.spec("t002", epochs=1000, patience=1000), session.home / "t002", inbox=session.inbox)
+        until(lambda: poll(session.home / "t002").progress.epoch >= 1)
+    os.kill(session.pid("t001"), signal.SIGKILL)
+    if not idle:
+        state = session.settle("t002")
+        assert state.status == "crashed" and "SIGKILL" in (state.cause or "")
+    assert session.run(session.spec("t003")).status == "finished"
+    assert poll(session.home / "t001").status == "finished"
+
+
+def test_a_worker_that_does_not_answer_is_ended_and_its_order_withdrawn(session: Session) -> None:
+    session.run(session.spec("t001"))
+    os.kill(session.pid("t001"), signal.SIGSTOP)
+    assert session.run(session.spec("t002")).status == "finished"
+    assert session.pid("t002") != session.pid("t001") and not is_held(lease_of(session, "t001"))
+
+
+def test_an_order_that_nobody_took_is_a_trial_that_never_started(session: Session) -> None:
+    session.run(session.spec("t001"))
+    lease = lease_of(session, "t001")
+    retire(session.inbox)
+    directory = session.home / "t002"  # a launcher and the worker died between order and claim
+    directory.mkdir()
+    write_model(directory / "spec.json", session.spec("t002"))
+    session.inbox.mkdir()
+    write_model(session.inbox / "order-t002.json", Order(**lease.model_dump(), directory=str(directory)))
+    os.utime(directory, (0, 0))
+    os.utime(directory / "spec.json", (0, 0))
+    state = poll(directory)
+    assert state.status == "crashed" and "never started" in (state.cause or "")
+    assert session.run(session.spec("t003")).status == "finished"
+
+
+def test_an_idle_worker_leaves(session: Session) -> None:
+    session.run(session.spec("t001"), keep_warm=0.2)
+    until(lambda: not is_held(lease_of(session, "t001")))
+    assert not hand_over(session.spec("t002"), session.home / "t002", session.inbox)
+
+
+def test_a_worker_whose_inbox_is_gone_leaves(session: Session) -> None:
+    session.run(session.spec("t001"))
+    for file in session.inbox.iterdir():
+        file.unlink()
+    session.inbox.rmdir()
+    until(lambda: not is_held(lease_of(session, "t001")))
+
+
+def test_retiring_ends_the_worker_and_may_be_repeated(session: Session) -> None:
+    session.run(session.spec("t001"))
+    assert json.loads((session.inbox / WORKER_FILE).read_bytes())["pid"] == session.pid("t001")
+    retire(session.inbox)
+    assert not is_held(lease_of(session, "t001")) and not session.inbox.exists()
+    retire(session.inbox)
+
+
+def test_scoring_again_reads_the_states_that_training_left(session: Session) -> None:
+    session.run(session.spec("t001"))
+    source = str(session.home / "t001")
+    spec = session.spec("t002", transition_weight=3.0).model_copy(update={"rescore_from": source})
+    assert session.run(spec).status == "finished"
+    (session.home / "t001" / USERS).unlink()
+    again = spec.model_copy(update={"trial": "t003"})
+    assert session.run(again).status == "finished"
+    assert session.file("t002", RANKS) == session.file("t003", RANKS) != session.file("t001", RANKS)
+
+
+def test_a_killed_trial_goes_on_from_its_state_and_ends_as_if_nothing_had_happened(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from virtualmle.training import trainer, worker  # noqa: PLC0415 (torch)
+
+    monkeypatch.setattr(trainer.fit, "__defaults__", (*trainer.fit.__defaults__[:-1], 0.0))  # save every epoch
+    whole, first = session.spec("t001", epochs=4), session.spec("t002", epochs=4)
+    assert session.run(whole).status == "finished"
+
+    class KilledError(BaseException):
+        pass
+
+    def dying(trial: worker.Trial, record: object) -> None:
+        if getattr(record, "epoch", 0) == 3:
+            raise KilledError
+
+    directory = session.home / "t002"
+    directory.mkdir()
+    write_model(directory / "spec.json", first)
+    with monkeypatch.context() as patch:
+        patch.setattr(worker.Trial, "add_epoch", dying)
+        with pytest.raises(KilledError):
+            worker.run(worker.Trial(directory), first)
+    assert (directory / STATE).exists()
+    resumed = first.model_copy(update={"trial": "t003", "resume_from": str(directory)})
+    assert session.run(resumed).status == "finished"
+    assert session.file("t003", RANKS) == session.file("t001", RANKS)
+    result, before = read_result(session.home / "t003"), read_result(session.home / "t001")
+    assert result and before and [e.loss for e in result.curve] == [e.loss for e in before.curve]
+    assert len(result.curve) == 4 and result.train_seconds < sum(e.train_seconds for e in result.curve)
+    assert not (session.home / "t003" / STATE).exists()
