@@ -1,6 +1,5 @@
 """Every loss, its value and every gradient, against a plain float64 implementation written from the formula."""
 
-import itertools
 import math
 from types import SimpleNamespace
 
@@ -9,8 +8,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from virtualmle.kernels import gathered_scores as gathered_module
 from virtualmle.kernels import linear_cross_entropy as linear_module
+from virtualmle.kernels.gathered_scores import gathered_scores
 from virtualmle.models.batch import make_batch
 from virtualmle.models.build import build_model
 from virtualmle.models.config import make_config
@@ -88,16 +87,11 @@ def test_full_softmax_equals_its_formula(knobs, block, smoothing, monkeypatch):
     assert_equal_with_gradients(model, objective.loss(model.items, states, TARGETS), plain)
 
 
-@pytest.mark.parametrize("dense", [True, False], ids=["by-product", "by-gather"])
 @pytest.mark.parametrize("logq", [False, True], ids=["plain", "logq"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
 @pytest.mark.parametrize("drawn", NEGATIVES)
 @pytest.mark.parametrize("knobs", TABLES)
-def test_sampled_softmax_equals_its_formula_with_accidental_hits_left_out(
-    knobs, drawn, smoothing, logq, dense, monkeypatch
-):
-    monkeypatch.setattr(gathered_module, "DENSE_BELOW", 64 if dense else 0)
-    monkeypatch.setattr(gathered_module, "BLOCK_NUMBERS", 50)  # several blocks
+def test_sampled_softmax_equals_its_formula_with_accidental_hits_left_out(knobs, drawn, smoothing, logq, monkeypatch):
     model, states, objective = setting(
         label_smoothing=smoothing,
         logq_correction=logq,
@@ -208,15 +202,12 @@ def test_the_contrastive_loss_equals_its_formula():
         torch.testing.assert_close(one, other)
 
 
-@pytest.mark.parametrize(("dense", "block"), list(itertools.product([64, 0], [1, 1 << 21])))
-def test_gathered_scores_pass_gradcheck(dense, block, monkeypatch):
-    monkeypatch.setattr(gathered_module, "DENSE_BELOW", dense)
-    monkeypatch.setattr(gathered_module, "BLOCK_NUMBERS", block)
+def test_gathered_scores_pass_gradcheck():
     states, table = (torch.randn(n, 3, dtype=torch.float64, requires_grad=True) for n in (4, 6))
     candidates = torch.tensor([[0, 0, 5], [1, 2, 1], [5, 5, 5], [3, 4, 0]])
-    scores = gathered_module.gathered_scores(states, table, candidates)
+    scores = gathered_scores(states, table, candidates)
     torch.testing.assert_close(scores, torch.einsum("nd,nmd->nm", states, table[candidates]))
-    torch.autograd.gradcheck(lambda s, t: gathered_module.gathered_scores(s, t, candidates), (states, table))
+    torch.autograd.gradcheck(lambda s, t: gathered_scores(s, t, candidates), (states, table))
 
 
 def test_without_sorting_out_the_candidates_losses_and_gradients_are_the_same(monkeypatch):

@@ -23,6 +23,7 @@ class Objective:
     ) -> None:
         self.config = config
         self.sampler = NegativeSampler(config, dataset, device, generator)
+        self.num_candidates = dataset.num_items if config.loss == "full_softmax" else config.num_negatives
         self.beta = 1.0
         if config.loss == "gbce":
             self.beta = gbce_beta(config.num_negatives, dataset.num_items, config.gbce_calibration)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..data.prepared import PreparedDataset
+from ..kernels.threads import threads_for
 from ..models.build import build_model
 from ..models.config import TrialConfig, train_hash
 from ..models.sequence_model import SequenceModel
@@ -104,7 +105,8 @@ class Training:
         for number, batch in enumerate(self.batches.epoch(), 1):
             self.optimizer.zero_grad()
             loss = self._loss(batch)
-            loss.backward()  # type: ignore[no-untyped-call]
+            with threads_for(self._encoder_size(batch)):
+                loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step(lr_factor(self.config, self.step, self.batches.num_batches))
             self.step += 1
             if self.average:
@@ -121,13 +123,21 @@ class Training:
         return self.average.applied() if self.average else nullcontext()
 
     def _loss(self, batch: TrainBatch) -> Tensor:
-        states = batch.supervised(self.model(batch.inputs))
-        loss = self.objective.loss(self.model.items, states, batch.targets)
+        encoder_size = self._encoder_size(batch)
+        with threads_for(encoder_size):
+            states = batch.supervised(self.model(batch.inputs))
+        with threads_for(len(batch.targets) * self.objective.num_candidates):
+            loss = self.objective.loss(self.model.items, states, batch.targets)
         if batch.views:
-            first, second = (self.model(view)[view.last_tokens()] for view in batch.views)
-            contrast = contrastive_loss(first, second, self.config.contrastive_temperature)
+            with threads_for(encoder_size):
+                first, second = (self.model(view)[view.last_tokens()] for view in batch.views)
+                contrast = contrastive_loss(first, second, self.config.contrastive_temperature)
             loss = loss + self.config.contrastive_weight * contrast
         return loss
+
+    def _encoder_size(self, batch: TrainBatch) -> int:
+        """Numbers in one layer's states."""
+        return len(batch.inputs.items) * self.config.hidden_dim
 
     def _check(self, total: float, batches: int) -> None:
         if not math.isfinite(total):
