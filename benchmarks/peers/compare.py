@@ -27,13 +27,14 @@ HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results"
 ENGINES = {  # name: (script, loss); ours stands between the others, so that it meets the machine in every mood
     "ours softmax": ("our_engine.py", "softmax"),
-    "rectools sampled": ("rectools_engine.py", "sampled"),
     "ours sampled": ("our_engine.py", "sampled"),
-    "ours sampled per position": ("our_engine.py", "sampled per position"),
+    "rectools sampled": ("rectools_engine.py", "sampled"),
+    "ours sampled again": ("our_engine.py", "sampled"),
+    "ours shared negatives": ("our_engine.py", "shared"),
     "rectools softmax": ("rectools_engine.py", "softmax"),
     "ours softmax again": ("our_engine.py", "softmax"),
     "recbole softmax": ("recbole_engine.py", "softmax"),
-    "ours sampled again": ("our_engine.py", "sampled"),
+    "ours softmax at the end": ("our_engine.py", "softmax"),
 }
 
 

@@ -26,7 +26,7 @@ config = make_config(
     tie_embeddings=True,
     loss="full_softmax" if task.loss == "softmax" else "sampled_softmax",
     num_negatives=task.num_negatives,
-    negative_sharing="position" if task.loss == "sampled per position" else "batch",
+    negative_sharing="position" if task.loss == "sampled" else "batch",  # RecTools draws for every position
 )
 
 

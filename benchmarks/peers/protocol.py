@@ -23,7 +23,7 @@ class Task:
     offsets: np.ndarray  # (num_users + 1,)
     valid_items: np.ndarray  # (num_users,)
     num_items: int
-    loss: str  # softmax | sampled
+    loss: str  # softmax | sampled | shared (ours alone)
     epochs: int
     threads: int
     batch_size: int
