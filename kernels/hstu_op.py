@@ -155,7 +155,8 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     tensors = ctx.saved_tensors
-    dq, dk, dv, dposition, dtime = hstu_attention_backward_op(grad, *tensors, *ctx.terms)
+    gradients = hstu_attention_backward_op(grad, *tensors, *ctx.terms)  # type: ignore[no-untyped-call]
+    dq, dk, dv, dposition, dtime = gradients
     tables = [None if t is None else d for t, d in zip(tensors[4:6], (dposition, dtime), strict=True)]
     return dq, dk, dv, None, *tables, *[None] * 9
 
