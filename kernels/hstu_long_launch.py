@@ -106,9 +106,9 @@ def shipped_kernel(
     kinds = {
         **{argument: kind.replace("?", dtype) for argument, kind in tensors.items()},
         "offsets": "*i32", "max_len": "i32", "heads": "i32", "position_table": "*fp32", "position_stride": "i32",
-        "reach": "i32", "entries": "i32", "time_table": "*fp32", "time_stride": "i32", "last_seconds": "*i32", "alpha": "fp32",
-        "scale": "fp32", "seed": "*i64", "kept_levels": "i32", "query_times": "*i32", "key_times": "*i32",
-        "lows": "*i32", "highs": "*i32", "blocks": "i32",
+        "reach": "i32", "entries": "i32", "time_table": "*fp32", "time_stride": "i32", "last_seconds": "*i32",
+        "alpha": "fp32", "scale": "fp32", "seed": "*i64", "kept_levels": "i32", "query_times": "*i32",
+        "key_times": "*i32", "lows": "*i32", "highs": "*i32", "blocks": "i32",
     }  # fmt: skip
     absent = {"seed"}
     if not position:
