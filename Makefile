@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONSAFEPATH = 1
 
-.PHONY: demo test test-slow lint types bench clean
+.PHONY: demo test test-slow lint types bench check-tritons clean
 
 demo: .venv/installed
 	$(BIN)/virtualmle tune demo --home demo-home --agent engineer --trials 10
@@ -25,6 +25,9 @@ bench: .venv/installed
 	$(BIN)/virtualmle bench eval demo
 	$(BIN)/virtualmle bench overhead demo
 
+check-tritons: .venv/installed
+	$(BIN)/python -P tests/check_tritons.py --save
+
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
@@ -32,4 +35,4 @@ bench: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv build *.egg-info demo-home
+	rm -rf .venv .venv-triton-* build *.egg-info demo-home

@@ -1,0 +1,174 @@
+"""Compiles the shipped Triton kernels for sm_90 (H100, H200) without a GPU and reads what came out.
+
+    python -P tests/sm90.py                 # the first configuration of each kernel
+    python -P tests/sm90.py --all           # every shipped configuration
+    python -P tests/sm90.py --module virtualmle.kernels.NAME_triton --json
+
+Finds: syntax and type errors, constructs that a version of Triton lacks, spilled registers, shared memory beyond the
+device's, and tensor-core instructions that were lost. Does not find: races, wrong results, slowness.
+
+Runs as a process of its own, because TRITON_INTERPRET, which other tests set, replaces the compiler. A module may be
+a dotted name or a path. Exit status 1 if any configuration has a fault.
+"""
+
+import argparse
+import importlib
+import importlib.util
+import json
+import multiprocessing
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import ModuleType
+
+from virtualmle.kernels.shipped_kernel import Shipped
+
+SHARED_LIMIT = 232_448  # bytes a block may have on sm_90: 227 KiB
+OPCODES = ("HGMMA", "HMMA", "UTMALDG", "LDGSTS", "MUFU", "LDL", "STL", "RED", "ATOMG")
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What one configuration became; `faults` are sentences."""
+
+    module: str
+    name: str
+    seconds: float
+    registers: int
+    stack_bytes: int  # local memory per thread: spills
+    shared_bytes: int
+    instructions: dict[str, int]
+    faults: tuple[str, ...]
+
+
+def kernel_modules() -> list[str]:
+    """Dotted names of the Triton files of kernels/."""
+    folder = Path(__file__).resolve().parents[1] / "kernels"
+    return [f"virtualmle.kernels.{path.stem}" for path in sorted(folder.glob("*_triton.py"))]
+
+
+def load(module: str) -> ModuleType:
+    """By dotted name, or by path if it ends in .py."""
+    if not module.endswith(".py"):
+        return importlib.import_module(module)
+    spec = importlib.util.spec_from_file_location(Path(module).stem, module)
+    assert spec is not None and spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = loaded
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def chosen(module: str, everything: bool) -> Iterator[str]:
+    """Names of the configurations to compile: all of them, or the first of each kernel."""
+    seen: set[str] = set()
+    for shipped in load(module).shipped():
+        if everything or shipped.kernel.__name__ not in seen:
+            seen.add(shipped.kernel.__name__)
+            yield shipped.name
+
+
+def compile_one(module: str, name: str) -> Compiled:
+    """Compile and read one configuration; an error of the compiler is a fault like the others."""
+    found = [shipped for shipped in load(module).shipped() if shipped.name == name]
+    started = time.perf_counter()
+    try:
+        registers, stack, shared, instructions = build(found[0])
+    except Exception as error:  # whatever the compiler raises is the finding
+        reason = f"does not compile: {type(error).__name__}: {first_line(error)}"
+        return Compiled(module, name, time.perf_counter() - started, 0, 0, 0, {}, (reason,))
+    faults = [f"{len(found)} configurations have this name; a name must be unique"] if len(found) > 1 else []
+    faults += judge(found[0], stack, shared, instructions)
+    seconds = time.perf_counter() - started
+    return Compiled(module, name, seconds, registers, stack, shared, instructions, tuple(faults))
+
+
+def build(shipped: Shipped) -> tuple[int, int, int, dict[str, int]]:
+    """Registers, stack bytes and shared bytes of the kernel, and how often each opcode of interest is in it."""
+    import triton  # noqa: PLC0415 (in the child only, and only where it is installed)
+    from triton.backends.compiler import GPUTarget  # noqa: PLC0415
+    from triton.compiler import ASTSource  # noqa: PLC0415
+
+    source = ASTSource(shipped.kernel, dict(shipped.signature), dict(shipped.constexprs), shipped.attrs)
+    options = {"num_warps": shipped.num_warps, "num_stages": shipped.num_stages}
+    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
+        cubin.write(compiled.asm["cubin"])
+        cubin.flush()
+        usage = output_of(triton.knobs.nvidia.cuobjdump.path, "-res-usage", cubin.name)
+        listing = output_of(triton.knobs.nvidia.nvdisasm.path, "-c", cubin.name)
+    opcodes = re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?(\w+)", listing, flags=re.MULTILINE)
+    counted = {opcode: opcodes.count(opcode) for opcode in OPCODES if opcode in opcodes}
+    return number(r"REG:(\d+)", usage), number(r"STACK:(\d+)", usage), compiled.metadata.shared, counted
+
+
+def judge(shipped: Shipped, stack: int, shared: int, instructions: dict[str, int]) -> list[str]:
+    """What is wrong with a configuration that compiled."""
+    faults = []
+    if stack > shipped.max_spill_bytes:
+        faults.append(f"spills {stack} bytes a thread, {shipped.max_spill_bytes} are accepted; use smaller tiles")
+    if shared > SHARED_LIMIT:
+        faults.append(f"needs {shared} bytes of shared memory, sm_90 has {SHARED_LIMIT}; use smaller tiles or stages")
+    if shipped.expects_wgmma and not instructions.get("HGMMA"):
+        faults.append("has no wgmma although it should; tiles need 64 rows for each four warps")
+    return faults
+
+
+def output_of(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def number(pattern: str, text: str) -> int:
+    found = re.search(pattern, text)
+    assert found is not None, f"cuobjdump says nothing of {pattern}: {text[:300]}"
+    return int(found[1])
+
+
+def first_line(error: BaseException) -> str:
+    """The most telling line of an exception: the compiler's own cause comes last."""
+    lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else ""
+
+
+def compile_all(modules: list[str], everything: bool, processes: int) -> Iterator[Compiled]:
+    """In some processes side by side, in the order of the modules."""
+    wanted = [(module, name) for module in modules for name in chosen(module, everything)]
+    context = multiprocessing.get_context("spawn")  # LLVM's threads do not survive a fork
+    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        yield from pool.map(compile_one, *zip(*wanted, strict=True)) if wanted else ()
+
+
+def row(compiled: Compiled) -> str:
+    """One line of the table for people."""
+    seen = " ".join(f"{opcode}:{count}" for opcode, count in compiled.instructions.items())
+    where = f"{compiled.module.removeprefix('virtualmle.kernels.')} {compiled.name}"
+    measured = f"{compiled.registers:4} reg {compiled.stack_bytes:5} stack {compiled.shared_bytes:7} shared"
+    return f"{where:80} {measured} {compiled.seconds:5.1f} s  {seen}  {'; '.join(compiled.faults)}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--module", action="append", help="dotted name or path; default: every kernels/*_triton.py")
+    parser.add_argument("--all", action="store_true", help="every configuration, not the first of each kernel alone")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--json", action="store_true", help="one JSON line per configuration instead of the table")
+    arguments = parser.parse_args()
+    if os.environ.get("TRITON_INTERPRET", "0") != "0":
+        parser.error("TRITON_INTERPRET is set: the interpreter compiles nothing; unset it")
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # what Triton < 3.10 does, without its warning
+    results = []
+    for compiled in compile_all(arguments.module or kernel_modules(), arguments.all, arguments.processes):
+        results.append(compiled)
+        print(json.dumps(asdict(compiled)) if arguments.json else row(compiled), flush=True)
+    return 1 if any(compiled.faults for compiled in results) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

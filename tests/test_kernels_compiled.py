@@ -1,0 +1,62 @@
+"""Every shipped Triton configuration compiles for sm_90 without spills, within shared memory, with wgmma where due.
+
+The compiler runs in a process of its own (`sm90.py`); no GPU is needed. What the harness notices is shown on samples.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="triton is not installed (it exists for Linux on x86-64 only)"
+)
+HERE = Path(__file__).parent
+
+
+def compiled(tmp_path: Path, *arguments: str) -> list[dict[str, Any]]:
+    """What `sm90.py` reports, a dictionary per configuration; nothing is taken from an earlier run's cache."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment |= {"TRITON_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(HERE.parent / ".typing")}
+    command = [sys.executable, "-P", str(HERE / "sm90.py"), "--json", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode in (0, 1), done.stderr[-3000:]
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == any(result["faults"] for result in results), done.stderr[-3000:]
+    return results
+
+
+def faults(results: list[dict[str, Any]]) -> list[str]:
+    return [f"{result['module']} {result['name']}: {fault}" for result in results for fault in result["faults"]]
+
+
+def test_the_harness_finds_spills_too_much_shared_memory_lost_wgmma_and_what_does_not_compile(tmp_path: Path) -> None:
+    results = compiled(tmp_path, "--all", "--module", str(HERE / "sm90_samples.py"))
+    found = {result["name"]: " ".join(result["faults"]) for result in results}
+    assert found.pop("sound") == ""
+    expected = {
+        "spills": "bytes a thread",
+        "too much shared memory": "sm_90 has 232448",
+        "too small for wgmma": "has no wgmma",
+        "nonsense": "does not compile: CompilationError",
+    }
+    assert {name: text in found[name] for name, text in expected.items()} == dict.fromkeys(found, True), found
+
+
+def test_the_first_configuration_of_each_kernel_compiles_for_sm_90(tmp_path: Path) -> None:
+    results = compiled(tmp_path)
+    shipping = {result["module"].rpartition(".")[2] for result in results}
+    assert shipping == {path.stem for path in (HERE.parent / "kernels").glob("*_triton.py")}, "a module ships nothing"
+    assert not faults(results), "\n".join(faults(results))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_every_shipped_configuration_compiles_for_sm_90(tmp_path: Path) -> None:
+    results = compiled(tmp_path, "--all")
+    assert not faults(results), "\n".join(faults(results))
