@@ -31,6 +31,7 @@ class RowGroup:
 
     segments: Tensor  # (R, T) int32
     times: Tensor | None  # (R, T) int64
+    single: bool = False  # every row holds one sequence, from column 0 on
     _masks: dict[tuple[bool, torch.dtype], Tensor] = field(default_factory=dict, repr=False)
     _buckets: list[Tensor] = field(default_factory=list, repr=False)
 
@@ -83,13 +84,13 @@ class RowGroup:
 
 @dataclass(frozen=True, eq=False)
 class PackingPlan:
-    """Where each token of a jagged batch lies in the rows. Build it with `PackingPlan.build`."""
+    """Where each token of a jagged batch lies in the rows. Build it with `PackingPlan.build` or `fixed_plan`."""
 
-    offsets: Tensor  # (batch + 1,) int64, always on the CPU
+    offsets: Tensor  # (batch + 1,) int64, on the CPU; in a plan of fixed shape on the device
     groups: tuple[RowGroup, ...]
     slots: Tensor  # (L,) int64: each token's slot, counted through the rows of all groups
     tokens: Tensor  # (all slots,) int64: the token in each slot; any token where there is none
-    empty: Tensor  # (all slots - L,) int64: the slots that no token fills
+    empty: Tensor  # the slots that no token fills: (all slots - L,) int64, or bool (all slots,) where shapes are fixed
     positions: Tensor  # (L,) int64: place of each token in its sequence, 0 = first
     times: Tensor | None = None  # (L,) int64, seconds
 
@@ -125,6 +126,12 @@ class PackingPlan:
         """(L, ...) to (R, T, ...) for each group; slots that no token fills are zero."""
         slots: Tensor = _ToSlots.apply(tokens, self)  # type: ignore[no-untyped-call]
         return _split(slots, [(len(group.segments), group.width) for group in self.groups])
+
+    def clear(self, slots: Tensor) -> Tensor:
+        """slots (all slots, ...) with zeros, in place, where no token is."""
+        if self.empty.dtype != torch.bool:
+            return slots.index_fill_(0, self.empty, 0)
+        return slots.masked_fill_(self.empty.view(-1, *[1] * (slots.dim() - 1)), 0)
 
     def scatter(self, rows: Sequence[Tensor]) -> Tensor:
         """(R, T, ...) of each group back to (L, ...): the inverse and the adjoint of `gather`."""
@@ -192,6 +199,9 @@ class _LookUp(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         index, (tables, size) = ctx.index.flatten(), ctx.shape
+        if grad.is_cuda:  # its bincount waits for the device
+            columns = grad.transpose(0, 1).flatten(1)  # (tables, R * T * T)
+            return columns.new_zeros(ctx.shape).index_add_(1, index, columns), None
         sums = [torch.bincount(index, grad[:, table].flatten(), minlength=size) for table in range(tables)]
         return torch.stack(sums).to(grad.dtype), None
 
@@ -204,7 +214,7 @@ class _ToSlots(torch.autograd.Function):
         ctx.plan = plan
         if not len(tokens):
             return tokens.new_zeros(len(plan.tokens), *tokens.shape[1:])
-        return tokens.index_select(0, plan.tokens).index_fill_(0, plan.empty, 0)
+        return plan.clear(tokens.index_select(0, plan.tokens))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
