@@ -19,12 +19,18 @@ LOG_STEP = Decimal("0.301")
 
 def time_buckets(seconds: Tensor) -> Tensor:
     """int64 of any shape, either sign, to int64 in 0 .. NUM_TIME_BUCKETS - 1."""
-    return torch.bucketize(seconds.abs(), _thresholds(seconds.device), right=True)
+    return torch.bucketize(seconds.abs(), _thresholds_on(seconds.device), right=True)
 
 
 @cache
-def _thresholds(device: torch.device) -> Tensor:
-    """(NUM_TIME_BUCKETS - 1,) int64: the smallest distance in bucket 1, 2, …; sent to each device once."""
+def _thresholds_on(device: torch.device) -> Tensor:
+    """Sent to each device once: a copy from the host cannot be captured."""
+    return _thresholds().to(device)
+
+
+@cache
+def _thresholds() -> Tensor:
+    """(NUM_TIME_BUCKETS - 1,) int64: the smallest distance in bucket 1, 2, …"""
     getcontext().prec = 50
     exact = [(LOG_STEP * bucket).exp() for bucket in range(1, NUM_TIME_BUCKETS)]
-    return torch.tensor([int(edge) + 1 for edge in exact], device=device)  # e to a rational power is never whole
+    return torch.tensor([int(edge) + 1 for edge in exact])  # e to a rational power is never whole

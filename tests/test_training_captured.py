@@ -165,6 +165,7 @@ def test_every_step_is_the_same_operations_on_the_same_shapes(backbone, knobs, d
     ({"contrastive_weight": 0.1}, 100, "views"),
     ({}, 1_000_000, "single rows"),
     ({"max_len": 4096, "batch_size": 512}, 100, "4096 would hold 8589934592 pairs"),
+    ({"max_len": 200, "batch_size": 1024, "num_blocks": 16}, 100, "200 would hold 655360000 pairs"),
     ({"augmentation": "crop", "augmentation_share": 0.0}, 100, None),
     ({"loss": "full_softmax"}, 1_000_000, None),
     ({"max_len": 200, "batch_size": 1024, "num_heads": 4}, 100, None),
@@ -209,7 +210,8 @@ def test_captured_steps_have_the_losses_of_the_same_steps_run_plainly(backbone, 
 @pytest.mark.gpu
 @needs_gpu
 def test_captured_steps_never_wait_for_the_device(dataset):
-    config = make_config("hstu", **{**PLAIN, "batch_size": 512}, time_bias=True)
+    wide = {"batch_size": 2048, "supervision": "last", "window_stride": 1}  # thousands of rows to add into a table
+    config = make_config("hstu", **{**PLAIN, **wide}, time_bias=True)
     training = Training(config, dataset, 0, torch.device("cuda"))
     for _ in range(3):
         training.epoch()

@@ -18,7 +18,7 @@ from ..models.item_table import is_row_sparse
 from .batches import TrainBatch, TrainBatches
 from .fixed_batches import FixedBatches
 
-MAX_PAIRS = 1 << 28  # numbers of one attention matrix of a batch, a row per sequence: a gigabyte in float32
+MAX_PAIRS = 1 << 29  # of events, in all rows, heads and blocks of a batch: two gigabytes for each matrix that is kept
 
 TakeStep = Callable[[TrainBatch, Tensor, Tensor], None]
 """`take(batch, factor, share)` trains on a batch, by a factor on the learning rate and a share in the average, ()."""
@@ -26,7 +26,7 @@ TakeStep = Callable[[TrainBatch, Tensor, Tensor], None]
 
 def obstacle(config: TrialConfig, num_items: int) -> str | None:
     """Why the steps of a configuration cannot be captured and run one operation at a time; None if they can."""
-    pairs = config.batch_size * config.num_heads * config.max_len**2
+    pairs = config.batch_size * config.max_len**2 * config.num_heads * config.num_blocks
     if is_row_sparse(config, num_items):
         return "a gradient of single rows has as many rows as the batch names items"
     if config.augmentation != "none" and config.augmentation_share:
@@ -47,7 +47,8 @@ class FixedSteps:
         self.device = batches.items.device
         self.graphs: dict[int, torch.cuda.CUDAGraph | None] = {}  # None: seen once
         if self.device.type == "cuda":
-            self.stream, self.pool = torch.cuda.Stream(self.device), torch.cuda.graph_pool_handle()
+            self.stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+            self.pool = torch.cuda.graph_pool_handle()
 
     def epoch(self, take: TakeStep, rates: Sequence[tuple[float, float]]) -> Iterator[int]:
         """Take every step of a new epoch; after each comes its number of supervised positions. Nothing is waited for.
@@ -81,8 +82,9 @@ class FixedSteps:
 
     def _capture(self, num_tokens: int, take: TakeStep) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
-        for generator in self.generators:  # a replay then draws on where the last one stopped
-            graph.register_generator_state(generator)
+        if torch.__version__ < "2.14":  # later versions see by themselves whose numbers a graph draws
+            for generator in self.generators:
+                graph.register_generator_state(generator)
         with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
             self._step(num_tokens, take)
         self.graphs[num_tokens] = graph
