@@ -1,19 +1,20 @@
 """A packing plan whose shapes do not follow the data, made on the device: a step over it can be captured as a CUDA
 graph and replayed on other batches.
 
-Every sequence gets a row of its own, wide enough for the longest that may come, and the flat tokens are padded at
-their end to a fixed number. That gives up on attention what `PackingPlan.build` saves, for no work on the host and no
-launch per operation.
+The flat tokens are padded at their end to a fixed number. HSTU's attention on CUDA walks the offsets and needs no more.
+What needs rows gets one for every sequence, wide enough for the longest that may come: that gives up what packing
+saves, for no work on the host and no launch per operation.
 
 Tensor dimensions: B sequences, C tokens with those that pad, T row width.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .packing import WIDTH_STEP, PackingPlan, RowGroup
+from .packing import WIDTH_STEP, PackingPlan, RowGroup, Rows
 
 
 class TokenPlaces(NamedTuple):
@@ -36,8 +37,14 @@ def token_places(offsets: Tensor, num_tokens: int) -> TokenPlaces:
 def fixed_plan(offsets: Tensor, places: TokenPlaces, max_len: int, times: Tensor | None = None) -> PackingPlan:
     """Plan for sequences of at most max_len tokens; offsets (B + 1,) int64 and `places` on the same device.
 
-    A token that only pads reads the last slot of the first row, which is always empty: no other token sees it, and no
-    gradient reaches it. times (C,) int64, as in `PackingPlan.build`. The device is never waited for.
+    times (C,) int64, as in `PackingPlan.build`. The device is never waited for.
+    """
+    return PackingPlan(offsets, places.positions, partial(_row_each, offsets, places, max_len, times), times)
+
+
+def _row_each(offsets: Tensor, places: TokenPlaces, max_len: int, times: Tensor | None) -> Rows:
+    """A row for every sequence. A token that only pads reads the last slot of the first row, which is always empty: no
+    other token sees it, and no gradient reaches it.
     """
     width = row_width(max_len)
     lengths = offsets.diff()
@@ -47,14 +54,11 @@ def fixed_plan(offsets: Tensor, places: TokenPlaces, max_len: int, times: Tensor
     rows = torch.arange(len(lengths), dtype=torch.int32, device=offsets.device)
     segments = torch.where(filled, rows[:, None], -1)
     row_times = None if times is None else times.index_select(0, tokens).view(segments.shape)
-    return PackingPlan(
-        offsets=offsets,
+    return Rows(
         groups=(RowGroup(segments, row_times, single=True),),
         slots=torch.where(places.counted, places.sequences * width + places.positions, width - 1),
         tokens=tokens,
         empty=~filled.flatten(),
-        positions=places.positions,
-        times=times,
     )
 
 

@@ -6,6 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from virtualmle.data.prepared import PreparedDataset
 from virtualmle.kernels import linear_cross_entropy
+from virtualmle.kernels.packing import PackingPlan
 from virtualmle.models import item_table
 from virtualmle.models.batch import JaggedBatch
 from virtualmle.models.config import make_config
@@ -151,6 +152,7 @@ def recorded_steps(training, num_steps=3):
 @pytest.mark.parametrize("backbone", ["sasrec", "hstu"])
 def test_every_step_is_the_same_operations_on_the_same_shapes(backbone, knobs, dataset, monkeypatch):
     monkeypatch.setattr(linear_cross_entropy, "_is_safe", lambda *_: False)  # as on a GPU
+    monkeypatch.setattr(PackingPlan, "longest", None)  # the same
     training = Training(make_config(backbone, **{**PLAIN, **knobs}), dataset, 0, CPU)
     training.model.train()
     first, *others = recorded_steps(training)
