@@ -3,7 +3,8 @@
     y_t = sum over s < K with s <= position(t) of taps_s * x_{t-s}        (elementwise over the width)
 
 Lag by lag: lag s works on the tokens that have s predecessors and on no others, so that the cost follows the number of
-pairs that exist, also where K is as long as the longest sequence.
+pairs that exist, also where K is as long as the longest sequence. Over a plan of fixed shape, which has no lengths on
+the host, it is torch's convolution along the rows.
 
 Tensor dimensions: L total tokens, K taps, d width.
 """
@@ -11,6 +12,7 @@ Tensor dimensions: L total tokens, K taps, d width.
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .packing import PackingPlan
@@ -18,8 +20,17 @@ from .packing import PackingPlan
 
 def causal_convolution(x: Tensor, taps: Tensor, plan: PackingPlan) -> Tensor:
     """(L, d); x (L, d), taps (K, d), tap 0 = the token itself. Differentiable once, in x and taps."""
+    if plan.groups[0].single:
+        return _along_rows(x, taps, plan)
     y: Tensor = _CausalConvolution.apply(x, taps, plan)  # type: ignore[no-untyped-call]
     return y
+
+
+def _along_rows(x: Tensor, taps: Tensor, plan: PackingPlan) -> Tensor:
+    (rows,) = plan.gather(x)  # (R, T, d)
+    before = F.pad(rows.transpose(1, 2), (len(taps) - 1, 0))
+    mixed = F.conv1d(before, taps.flip(0).T[:, None], groups=x.shape[1])  # (R, d, T)
+    return plan.scatter([mixed.transpose(1, 2)])
 
 
 class _CausalConvolution(torch.autograd.Function):

@@ -34,6 +34,7 @@ class RowGroup:
 
     segments: Tensor  # (R, T) int32
     times: Tensor | None  # (R, T) int64
+    single: bool = False  # every row holds one sequence, from column 0 on
     _masks: dict[tuple[bool, torch.dtype], Tensor] = field(default_factory=dict, repr=False)
     _buckets: list[Tensor] = field(default_factory=list, repr=False)
 
@@ -91,17 +92,17 @@ class Rows:
     groups: tuple[RowGroup, ...]  # narrowest first
     slots: Tensor  # (L,) int64: each token's slot, counted through the rows of all groups
     tokens: Tensor  # (all slots,) int64: the token in each slot; any token where there is none
-    empty: Tensor  # (all slots - L,) int64: the slots that no token fills
+    empty: Tensor  # the slots that no token fills: (all slots - L,) int64, or bool (all slots,) where shapes are fixed
 
 
 @dataclass(frozen=True, eq=False)
 class PackingPlan:
-    """The sequences of a jagged batch, and their rows. Build it with `PackingPlan.build`.
+    """The sequences of a jagged batch, and their rows. Build it with `PackingPlan.build` or `fixed_plan`.
 
     Rows are laid out when something first asks for them: HSTU's attention on CUDA reads `device_offsets` alone.
     """
 
-    offsets: Tensor  # (batch + 1,) int64, always on the CPU
+    offsets: Tensor  # (batch + 1,) int64, on the CPU; in a plan of fixed shape on the device
     positions: Tensor  # (L,) int64: place of each token in its sequence, 0 = first
     lay_out: Callable[[], Rows] = field(repr=False)
     times: Tensor | None = None  # (L,) int64, seconds
@@ -170,6 +171,12 @@ class PackingPlan:
         """(L, ...) to (R, T, ...) for each group; slots that no token fills are zero."""
         slots: Tensor = _ToSlots.apply(tokens, self)  # type: ignore[no-untyped-call]
         return _split(slots, [(len(group.segments), group.width) for group in self.groups])
+
+    def clear(self, slots: Tensor) -> Tensor:
+        """slots (all slots, ...) with zeros, in place, where no token is."""
+        if self.empty.dtype != torch.bool:
+            return slots.index_fill_(0, self.empty, 0)
+        return slots.masked_fill_(self.empty.view(-1, *[1] * (slots.dim() - 1)), 0)
 
     def scatter(self, rows: Sequence[Tensor]) -> Tensor:
         """(R, T, ...) of each group back to (L, ...): the inverse and the adjoint of `gather`."""
@@ -269,6 +276,9 @@ class _LookUp(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         index, (tables, size) = ctx.index.flatten(), ctx.shape
+        if grad.is_cuda:  # its bincount waits for the device
+            columns = grad.transpose(0, 1).flatten(1)  # (tables, R * T * T)
+            return columns.new_zeros(ctx.shape).index_add_(1, index, columns), None
         sums = [torch.bincount(index, grad[:, table].flatten(), minlength=size) for table in range(tables)]
         return torch.stack(sums).to(grad.dtype), None
 
@@ -281,7 +291,7 @@ class _ToSlots(torch.autograd.Function):
         ctx.plan = plan
         if not len(tokens):
             return tokens.new_zeros(len(plan.tokens), *tokens.shape[1:])
-        return tokens.index_select(0, plan.tokens).index_fill_(0, plan.empty, 0)
+        return plan.clear(tokens.index_select(0, plan.tokens))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]

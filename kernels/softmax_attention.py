@@ -28,10 +28,11 @@ def softmax_attention(
     outputs = []
     for group, *rows in zip(plan.groups, plan.gather(q), plan.gather(k), plan.gather(v), strict=True):
         q_, k_, v_ = (part.transpose(1, 2) for part in rows)  # (rows, heads, T, d)
-        mask = group.mask(causal)[:, None]
         bias = group.bias(position_table, time_table, causal)
-        if bias is not None:
+        plain = group.single and causal and bias is None  # looking back is all that the mask would ask for
+        mask = None if plain else group.mask(causal)[:, None]
+        if bias is not None and mask is not None:
             mask = bias.masked_fill(~mask, float("-inf"))
-        out = F.scaled_dot_product_attention(q_, k_, v_, mask, dropout if training else 0.0, scale=scale)
+        out = F.scaled_dot_product_attention(q_, k_, v_, mask, dropout if training else 0.0, plain, scale=scale)
         outputs.append(out.transpose(1, 2))
     return plan.scatter(outputs)

@@ -19,7 +19,13 @@ LOG_STEP = Decimal("0.301")
 
 def time_buckets(seconds: Tensor) -> Tensor:
     """int64 of any shape, either sign, to int64 in 0 .. NUM_TIME_BUCKETS - 1."""
-    return torch.bucketize(seconds.abs(), _thresholds().to(seconds.device), right=True)
+    return torch.bucketize(seconds.abs(), _thresholds_on(seconds.device), right=True)
+
+
+@cache
+def _thresholds_on(device: torch.device) -> Tensor:
+    """Sent to each device once: a copy from the host cannot be captured."""
+    return _thresholds().to(device)
 
 
 @cache

@@ -15,7 +15,7 @@ class JaggedBatch:
     """Sequence i is `items[offsets[i]:offsets[i + 1]]`, oldest first. Item ids are 0-based; there is no padding id."""
 
     items: Tensor  # (total_tokens,) int64, on the model's device
-    offsets: Tensor  # (batch + 1,) int64, on the CPU
+    offsets: Tensor  # (batch + 1,) int64, on the CPU; of a batch of fixed shape on the device
     plan: PackingPlan  # on the model's device
     hidden: Tensor | None = None  # (total_tokens,) bool: items that the model is not to see; their places stay
 

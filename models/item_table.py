@@ -4,11 +4,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..kernels.look_up import look_up
 from .config import TrialConfig
 
 NORM_EPS = 1e-6  # a zero vector has cosine 0 with everything, and a finite gradient
 ROW_SPARSE_ABOVE = 200_000
 """Larger catalogues get sparse gradients from look-ups: a step then costs what its rows cost, not the whole table."""
+
+
+def is_row_sparse(config: TrialConfig, num_items: int) -> bool:
+    """Whether the tables of a configuration get sparse gradients: a full softmax has one for every item anyway."""
+    return num_items > ROW_SPARSE_ABOVE and config.loss != "full_softmax"
 
 
 class ItemTable(nn.Module):
@@ -18,7 +24,7 @@ class ItemTable(nn.Module):
         super().__init__()
         self.temperature = config.temperature
         self.cosine = config.scores == "cosine"
-        self.row_sparse = num_items > ROW_SPARSE_ABOVE and config.loss != "full_softmax"
+        self.row_sparse = is_row_sparse(config, num_items)
         self.input = nn.Parameter(torch.empty(num_items, config.hidden_dim))
         self.untied = None if config.tie_embeddings else nn.Parameter(torch.empty(num_items, config.hidden_dim))
 
@@ -30,7 +36,7 @@ class ItemTable(nn.Module):
     def embed(self, items: Tensor) -> Tensor:
         """(total_tokens,) to (total_tokens, hidden_dim), scaled by sqrt(hidden_dim) as in both papers' code."""
         scale: float = self.input.shape[1] ** 0.5
-        return F.embedding(items, self.input, sparse=self.row_sparse) * scale
+        return look_up(self.input, items, sparse=self.row_sparse) * scale
 
     def score(self, states: Tensor) -> Tensor:
         """(n, hidden_dim) to (n, num_items)."""
@@ -46,7 +52,7 @@ class ItemTable(nn.Module):
 
     def vectors(self, items: Tensor) -> Tensor:
         """(m,) to (m, hidden_dim): these items as scores see them, without touching the others."""
-        return self._normalised(F.embedding(items, self.output, sparse=self.row_sparse))
+        return self._normalised(look_up(self.output, items, sparse=self.row_sparse))
 
     def _normalised(self, vectors: Tensor) -> Tensor:
         return F.normalize(vectors, dim=-1, eps=NORM_EPS) if self.cosine else vectors

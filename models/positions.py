@@ -3,9 +3,9 @@ by distance or by time), or queries and keys turned by their place (rotary).
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..kernels.look_up import look_up
 from ..kernels.packing import PackingPlan, num_distances
 from ..kernels.time_buckets import NUM_TIME_BUCKETS
 from .config import TrialConfig
@@ -26,7 +26,7 @@ class AbsolutePositions(nn.Module):
 
     def forward(self, x: Tensor, plan: PackingPlan) -> Tensor:
         """x (total_tokens, hidden_dim) with each token's place added."""
-        return x + F.embedding(plan.positions, self.table)
+        return x + look_up(self.table, plan.positions)
 
 
 def relative_table(config: TrialConfig, num_tables: int) -> nn.Parameter | None:

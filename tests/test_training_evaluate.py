@@ -58,7 +58,7 @@ def test_ranks_do_not_depend_on_how_users_are_blocked(dataset, monkeypatch):
     config = small()
     model = build_model(config, dataset.num_items, seed=3)
     at_once, _ = evaluate_validation(model, dataset, config, None)
-    monkeypatch.setattr(evaluate_module, "ENCODE_USERS", 7)
+    monkeypatch.setitem(evaluate_module.ENCODE_USERS, "cpu", 7)
     monkeypatch.setitem(evaluate_module.BLOCK_SCORES, "cpu", 5 * dataset.num_items)
     in_blocks, _ = evaluate_validation(model, dataset, config, None)
     assert np.count_nonzero(at_once != in_blocks) <= 1

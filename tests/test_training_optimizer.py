@@ -150,7 +150,7 @@ def test_a_weight_average_is_that_of_a_plain_loop_and_only_borrowed():
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(step)))
-        average.update()
+        average.update(average.next_share())
         decay = min(0.8, (1 + step) / (10 + step))
         now = [parameter.detach().double() for parameter in model.parameters()]
         expected = [decay * old + (1 - decay) * new for old, new in zip(expected, now, strict=True)]

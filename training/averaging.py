@@ -18,12 +18,19 @@ class WeightAverage:
         self.parameters = list(model.parameters())
         self.averages: list[Tensor] = [parameter.detach().clone() for parameter in self.parameters]
 
-    @torch.no_grad()
-    def update(self) -> None:
-        """Take one step's weights in."""
+    def next_share(self) -> float:
+        """1 - d of the step that comes next, which is thereby counted."""
         self.step += 1
-        decay = min(self.decay, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(self.averages, [parameter.detach() for parameter in self.parameters], 1 - decay)
+        return 1 - min(self.decay, (1 + self.step) / (10 + self.step))
+
+    @torch.no_grad()
+    def update(self, share: float | Tensor) -> None:
+        """Take one step's weights in by their share; as a tensor, () float32, it stays on the device."""
+        weights = [parameter.detach() for parameter in self.parameters]
+        if isinstance(share, Tensor):
+            torch._foreach_lerp_(self.averages, weights, [share] * len(weights))
+        else:
+            torch._foreach_lerp_(self.averages, weights, share)
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -28,10 +28,16 @@ class TrainBatch:
     targets: Tensor  # (num_supervised,) int64, on the model's device
     last_only: bool  # supervised are the last tokens of the sequences, else all tokens
     views: tuple[JaggedBatch, JaggedBatch] | None = None  # of the same sequences, for the contrastive loss
+    counted: Tensor | None = None  # (num_supervised,) bool: without those that pad a batch of fixed shape; None = all
+
+    @property
+    def num_targets(self) -> int | Tensor:
+        """How many of them count; of a batch of fixed shape only the device knows, () int64."""
+        return len(self.targets) if self.counted is None else self.counted.sum()
 
     def supervised(self, states: Tensor) -> Tensor:
         """(total_tokens, hidden_dim) to (num_supervised, hidden_dim)."""
-        return states[self.inputs.last_tokens()] if self.last_only else states
+        return states.index_select(0, self.inputs.last_tokens()) if self.last_only else states
 
 
 class TrainBatches:

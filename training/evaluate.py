@@ -19,7 +19,7 @@ from .errors import TrainingError
 from .metrics import metrics_from_ranks
 from .ranking import rank_targets
 
-ENCODE_USERS = 1024
+ENCODE_USERS = {"cpu": 1024, "cuda": 8192}  # users encoded at once
 BLOCK_SCORES = {"cpu": 1 << 21, "cuda": 1 << 27}  # scores held at once: the cache's share, or half a gigabyte
 TRAIN_SAMPLE = 1000
 
@@ -112,8 +112,9 @@ def encode_users(model: SequenceModel, config: TrialConfig, histories: Histories
     if config.time_bias and histories.times is not None:
         times = torch.tensor(np.asarray(histories.times))[index].to(device)
     states = [recent.new_empty((0, config.hidden_dim), dtype=torch.float32)]
-    for first in range(0, len(bounds) - 1, ENCODE_USERS):
-        block = bounds[first : first + ENCODE_USERS + 1]
+    users = ENCODE_USERS[device.type]
+    for first in range(0, len(bounds) - 1, users):
+        block = bounds[first : first + users + 1]
         tokens = slice(int(block[0]), int(block[-1]))
         batch = make_batch(recent[tokens], block - block[0], config, None if times is None else times[tokens])
         states.append(model(batch)[batch.last_tokens()])

@@ -1,6 +1,7 @@
 """The training losses over a position's target and its negatives, and the contrastive loss between two views.
 
-Every loss is a mean over the n positions. `own` (n,) are the scores of the targets, `negatives` (n, m) those of the
+Every loss is a mean over the n positions, or over those that `counted` (n,) bool names: what stands in the others is
+then without effect, as long as it is finite. `own` (n,) are the scores of the targets, `negatives` (n, m) those of the
 negatives, `collisions` (n, m) says which negatives are the position's target: those are no negatives there.
 The loss over the whole catalogue is `kernels/linear_cross_entropy.py`.
 """
@@ -12,7 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def sampled_softmax(own: Tensor, negatives: Tensor, collisions: Tensor, label_smoothing: float = 0.0) -> Tensor:
+def mean_loss(losses: Tensor, counted: Tensor | None) -> Tensor:
+    """The mean of losses (n,), or of the counted ones, whose number stays on the device."""
+    if counted is None:
+        return losses.mean()
+    return torch.where(counted, losses, 0).sum() / counted.sum()
+
+
+def sampled_softmax(
+    own: Tensor, negatives: Tensor, collisions: Tensor, label_smoothing: float = 0.0, counted: Tensor | None = None
+) -> Tensor:
     """-log softmax over the target and its negatives, of the target.
 
     With label_smoothing e the target counts 1 - e, and e is spread evenly over all candidates.
@@ -22,7 +32,7 @@ def sampled_softmax(own: Tensor, negatives: Tensor, collisions: Tensor, label_sm
     if label_smoothing:
         candidates = 1 + (~collisions).sum(dim=1)
         losses = losses - label_smoothing * (own + negatives.masked_fill(collisions, 0).sum(dim=1)) / candidates
-    return losses.mean()
+    return mean_loss(losses, counted)
 
 
 def corrected_by_logq(negatives: Tensor, log_q: Tensor, num_negatives: int) -> Tensor:
@@ -35,14 +45,16 @@ def corrected_by_logq(negatives: Tensor, log_q: Tensor, num_negatives: int) -> T
     return negatives - (log_q + math.log(num_negatives))
 
 
-def binary_cross_entropy(own: Tensor, negatives: Tensor, collisions: Tensor, beta: float = 1.0) -> Tensor:
+def binary_cross_entropy(
+    own: Tensor, negatives: Tensor, collisions: Tensor, beta: float = 1.0, counted: Tensor | None = None
+) -> Tensor:
     """-(beta log sigmoid(own) + sum_j log(1 - sigmoid(negative_j))) / (1 + m).
 
     beta = 1 is the loss of SASRec (Kang & McAuley 2018, eq. 7); another is gBCE (Petrov & Macdonald 2023, eq. 9),
     which raises the target's probability to the power beta: `gbce_beta`.
     """
     wrong = F.softplus(negatives).masked_fill(collisions, 0).sum(dim=1)
-    return ((beta * F.softplus(-own) + wrong) / (1 + negatives.shape[1])).mean()
+    return mean_loss((beta * F.softplus(-own) + wrong) / (1 + negatives.shape[1]), counted)
 
 
 def gbce_beta(num_negatives: int, num_items: int, calibration: float) -> float:

@@ -3,6 +3,8 @@
 Tensor dimensions: n supervised positions, m negatives.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -28,27 +30,40 @@ class Objective:
         if config.loss == "gbce":
             self.beta = gbce_beta(config.num_negatives, dataset.num_items, config.gbce_calibration)
 
-    def loss(self, items: ItemTable, states: Tensor, targets: Tensor) -> Tensor:
-        """The mean loss of states (n, hidden_dim) that are to predict targets (n,) int64."""
+    def loss(self, items: ItemTable, states: Tensor, targets: Tensor, counted: Tensor | None = None) -> Tensor:
+        """The mean loss of states (n, hidden_dim) that are to predict targets (n,) int64.
+
+        counted (n,) bool: the rows that the mean goes over; the others, which fill a batch up to a fixed shape, have
+        no effect on loss and gradients.
+        """
         config = self.config
         if config.loss == "full_softmax":
-            scaled = items.scaled(states)
-            return linear_cross_entropy(scaled, items.catalogue(), targets, config.label_smoothing)
+            return self._full_softmax(items, states, targets, counted)
         drawn = self._draw(len(targets))
         own, negatives = self.scores(items, states, targets, drawn)
         collisions = targets[:, None] == drawn
         if config.loss != "sampled_softmax":
-            return binary_cross_entropy(own, negatives, collisions, self.beta)
+            return binary_cross_entropy(own, negatives, collisions, self.beta, counted)
         if config.logq_correction:
             negatives = corrected_by_logq(negatives, self.sampler.log_q[drawn], config.num_negatives)
-        return sampled_softmax(own, negatives, collisions, config.label_smoothing)
+        return sampled_softmax(own, negatives, collisions, config.label_smoothing, counted)
+
+    def _full_softmax(self, items: ItemTable, states: Tensor, targets: Tensor, counted: Tensor | None) -> Tensor:
+        scaled, table, smoothing = items.scaled(states), items.catalogue(), self.config.label_smoothing
+        if counted is None:
+            return linear_cross_entropy(scaled, table, targets, smoothing)
+        # a state of zeros loses log V against any target and pulls at no item: the kernel need not know of `counted`
+        loss = linear_cross_entropy(scaled.masked_fill(~counted[:, None], 0), table, targets, smoothing)
+        rows, count = len(counted), counted.sum()
+        return (loss * rows - (rows - count) * math.log(len(table))) / count
 
     @staticmethod
     def scores(items: ItemTable, states: Tensor, targets: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
         """(n,) scores of the targets and (n, m) of the drawn items: (m,) for all positions, or (n, m).
 
         One look-up for all rows that are needed, so that the backward pass writes one table gradient. Where the draws
-        outnumber the items, those rows are the whole table (but never where its gradient has to be sparse).
+        outnumber the items, those rows are the whole table (but never where its gradient has to be sparse); on a GPU
+        always, since it would have to be waited for to know how many rows are needed.
         """
         scaled = items.scaled(states)
         count = len(targets)
@@ -56,7 +71,8 @@ class Objective:
             vectors = items.vectors(torch.cat((targets, drawn)))
             return (scaled * vectors[:count]).sum(-1), scaled @ vectors[count:].T
         candidates = torch.cat((targets[:, None], drawn), dim=1)
-        if items.row_sparse or len(items.output) > candidates.numel():
+        few = len(items.output) > candidates.numel() and not states.is_cuda
+        if items.row_sparse or few:
             needed, places = torch.unique(candidates, return_inverse=True)
             scores = gathered_scores(scaled, items.vectors(needed), places)
         else:  # nearly every item is a candidate: sorting them out would cost more than it saves

@@ -40,8 +40,12 @@ class FusedAdam:
             parameter.grad = None
 
     @torch.no_grad()
-    def step(self, factor: float = 1.0) -> None:
-        """One update of every parameter, at `factor` times the learning rate; each must have a gradient."""
+    def step(self, factor: float | Tensor = 1.0) -> None:
+        """One update of every parameter, at `factor` times the learning rate; each must have a gradient.
+
+        A factor that is a tensor, () float32 where the parameters are, is read by the kernel: it may change under a
+        captured step.
+        """
         gradients = [_coalesced(parameter.grad) for parameter in self.parameters]
         self._add_l2(gradients)
         if self.config.grad_clip:
@@ -60,7 +64,7 @@ class FusedAdam:
             own = parameter[gradient.indices()[0]] if gradient.is_sparse else parameter
             _numbers(gradient).add_(own, alpha=self.config.embedding_l2)
 
-    def _update(self, places: Iterable[int], gradients: list[Tensor], factor: float) -> None:
+    def _update(self, places: Iterable[int], gradients: list[Tensor], factor: float | Tensor) -> None:
         chosen = list(places)
         self._run(
             [self.parameters[i] for i in chosen],
@@ -71,7 +75,7 @@ class FusedAdam:
             factor,
         )
 
-    def _update_rows(self, place: int, gradient: Tensor, factor: float) -> None:
+    def _update_rows(self, place: int, gradient: Tensor, factor: float | Tensor) -> None:
         index = gradient.indices()[0]
         wholes = [tensors[place] for tensors in (self.parameters, self.means, self.squares)]
         rows, means, squares = (whole.index_select(0, index) for whole in wholes)
@@ -86,7 +90,7 @@ class FusedAdam:
         means: list[Tensor],
         squares: list[Tensor],
         steps: list[Tensor],
-        factor: float,
+        factor: float | Tensor,
     ) -> None:
         config = self.config
         self.kernel(

@@ -3,7 +3,8 @@
     rank = 1 + #(candidates scored above the target) + #(other candidates scored exactly like it)
 
 Candidates are all items but those of the user's history; the target itself is always a candidate, also when the user
-has had it before. Scores stay float32, users go in blocks, no Python runs per user.
+has had it before. Scores stay float32, users go in blocks, no Python runs per user, and what blocks find stays on the
+device until the end.
 """
 
 import math
@@ -34,28 +35,30 @@ def rank_targets(
     Histories to mask: `items` integer (num_events,) and `targets` integer (num_users,) on the device of the scores,
     `offsets` int64 (num_users + 1,) on the CPU. TrainingError if a candidate's score is NaN or infinite.
     """
-    ranks, ties = [], 0
+    lengths, found = offsets.diff().to(targets.device), []
     for first in range(0, len(targets), block_users):
         last = min(first + block_users, len(targets))
-        bounds = offsets[first : last + 1]
-        history = items[int(bounds[0]) : int(bounds[-1])].long()
-        block = _rank_block(score_block(first, last), history, bounds.diff(), targets[first:last].long())
-        ranks.append(block[0])
-        ties += block[1]
-    return torch.cat(ranks).numpy(), ties
+        history = items[int(offsets[first]) : int(offsets[last])].long()
+        scores = score_block(first, last)
+        found.append(_rank_block(scores, history, lengths[first:last], targets[first:last].long()))
+    ranks, tied, lowest, highest = (torch.cat(parts).cpu() for parts in zip(*found, strict=True))
+    _check_finite(lowest.min().item(), highest.max().item())
+    return ranks.numpy(), int(tied.sum())
 
 
-def _rank_block(scores: Tensor, history: Tensor, lengths: Tensor, targets: Tensor) -> tuple[Tensor, int]:
-    """Ranks int32 (users,) on the CPU and ties of one block; destroys `scores` (users, num_items)."""
-    rows = torch.arange(len(lengths)).repeat_interleave(lengths).to(scores.device)
+def _rank_block(scores: Tensor, history: Tensor, lengths: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+    """Ranks int32 (users,), whether tied (users,), lowest and highest score (1,); destroys `scores` (users, items)."""
+    users = torch.arange(len(lengths), device=scores.device)
+    rows = users.repeat_interleave(lengths, output_size=len(history))
     target_scores = scores.gather(1, targets[:, None])
-    # masked entries borrow the target's score while we look for NaN and infinities, then leave the competition
+    # masked entries borrow the target's score while we look for extremes, then leave the competition
     scores[rows, history] = target_scores[rows, 0]
-    _check_finite(scores)
+    lowest, highest = torch.aminmax(scores)  # NaN anywhere makes both NaN
     scores[rows, history] = -torch.inf
     scores.scatter_(1, targets[:, None], target_scores)
     at_least, equal = _count(torch.ge, scores, target_scores), _count(torch.eq, scores, target_scores)
-    return at_least.to("cpu", torch.int32), int((equal > 1).sum())  # the target is at least, and equal to, itself
+    # the target is at least, and equal to, itself
+    return at_least.to(torch.int32), equal > 1, lowest.view(1), highest.view(1)
 
 
 def _count(comparison: Callable[..., Tensor], scores: Tensor, bound: Tensor) -> Tensor:
@@ -63,8 +66,7 @@ def _count(comparison: Callable[..., Tensor], scores: Tensor, bound: Tensor) -> 
     return comparison(scores, bound, out=torch.empty_like(scores)).sum(dim=1)
 
 
-def _check_finite(scores: Tensor) -> None:
-    low, high = (bound.item() for bound in torch.aminmax(scores))  # NaN anywhere makes both NaN
+def _check_finite(low: float, high: float) -> None:
     if not (math.isfinite(low) and math.isfinite(high)):
         raise TrainingError(
             f"every candidate's score must be finite; the scores reach from {low} to {high}: "

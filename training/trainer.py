@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from ..models.config import TrialConfig, train_hash
 from ..models.sequence_model import SequenceModel
 from .averaging import WeightAverage
 from .batches import TrainBatch, TrainBatches
+from .captured import FixedSteps, obstacle
 from .checkpoint import copy_weights, restore_weights
 from .errors import TrainingError
 from .evaluate import evaluate_validation
@@ -95,39 +96,63 @@ class Training:
         self.batches = TrainBatches(dataset, config, device, seeds[1], seeds[4])
         self.negatives = torch.Generator(device).manual_seed(seeds[2])
         self.objective = Objective(config, dataset, device, self.negatives)
+        self.fixed = None
+        if device.type == "cuda" and not obstacle(config, dataset.num_items):
+            self.fixed = FixedSteps(self.batches, (self.negatives,))
         self.step = 0
+        self.total = torch.zeros((), dtype=torch.float64, device=device)  # of the epoch's losses, over all positions
         torch.manual_seed(seeds[3])
 
     def epoch(self) -> float:
         """One pass over the examples; the mean loss per supervised position. TrainingError if it is not finite."""
         self.model.train()
-        total, count = torch.zeros((), dtype=torch.float64, device=self.device), 0
-        for number, batch in enumerate(self.batches.epoch(), 1):
-            self.optimizer.zero_grad()
-            loss = self._loss(batch)
-            with threads_for(self._encoder_size(batch)):
-                loss.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step(lr_factor(self.config, self.step, self.batches.num_batches))
+        self.total.zero_()
+        count = 0
+        for number, num_targets in enumerate(self._steps(), 1):
             self.step += 1
-            if self.average:
-                self.average.update()
-            total += loss.detach() * len(batch.targets)  # read now and then: no waiting for the device in between
-            count += len(batch.targets)
-            if number % CHECK_EVERY == 0:
-                self._check(float(total), number)
-        self._check(float(total), self.batches.num_batches)
-        return float(total) / count
+            count += num_targets
+            if number % CHECK_EVERY == 0:  # now and then: no waiting for the device in between
+                self._check(float(self.total), number)
+        self._check(float(self.total), self.batches.num_batches)
+        return float(self.total) / count
 
     def evaluated_weights(self) -> AbstractContextManager[None]:
         """Inside, the model has the weights that are evaluated and kept: the averaged ones where there are any."""
         return self.average.applied() if self.average else nullcontext()
 
-    def _loss(self, batch: TrainBatch) -> Tensor:
+    def take_step(self, batch: TrainBatch, factor: float | Tensor, share: float | Tensor) -> None:
+        """Forward, backward, optimizer and weight average on one batch; its loss is added to `total`."""
+        self.optimizer.zero_grad()
+        loss = self.loss(batch)
+        with threads_for(self._encoder_size(batch)):
+            loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step(factor)
+        if self.average:
+            self.average.update(share)
+        self.total += loss.detach() * batch.num_targets
+
+    def _steps(self) -> Iterator[int]:
+        """An epoch, step by step; after each comes its number of supervised positions."""
+        rates = [self._rates(self.step + number) for number in range(self.batches.num_batches)]
+        if self.fixed:
+            yield from self.fixed.epoch(self.take_step, rates)
+            return
+        for batch, (factor, share) in zip(self.batches.epoch(), rates, strict=True):
+            self.take_step(batch, factor, share)
+            yield len(batch.targets)
+
+    def _rates(self, step: int) -> tuple[float, float]:
+        """The factor on the learning rate, and the share of the new weights in their average, of one step."""
+        share = self.average.next_share() if self.average else 0.0
+        return lr_factor(self.config, step, self.batches.num_batches), share
+
+    def loss(self, batch: TrainBatch) -> Tensor:
+        """The loss of a batch, ()."""
         encoder_size = self._encoder_size(batch)
         with threads_for(encoder_size):
             states = batch.supervised(self.model(batch.inputs))
         with threads_for(len(batch.targets) * self.objective.num_candidates):
-            loss = self.objective.loss(self.model.items, states, batch.targets)
+            loss = self.objective.loss(self.model.items, states, batch.targets, batch.counted)
         if batch.views:
             with threads_for(encoder_size):
                 first, second = (self.model(view)[view.last_tokens()] for view in batch.views)

@@ -67,7 +67,8 @@ def run(engine: str, python: str, folder: Path, arguments: argparse.Namespace) -
         "num_negatives": arguments.num_negatives,
     }
     (place / "task.json").write_text(json.dumps(task))
-    environment = {**os.environ, "OMP_NUM_THREADS": str(arguments.threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}  # protocol.py lies beside
+    environment = {**inherited, "OMP_NUM_THREADS": str(arguments.threads), "OMP_WAIT_POLICY": "PASSIVE"}
     before = os.getloadavg()[0]
     with (place / "log.txt").open("w") as log:
         command = [python, str((HERE / script).resolve()), str(place.resolve())]
