@@ -7,6 +7,9 @@ candidates; nothing but the scores is kept. Scores are in units of log 2. Tensor
 d width; B_ are tile sizes.
 """
 
+# mypy: allow-untyped-defs, allow-untyped-decorators
+# (a kernel's arguments have no Python type: pointers, and sizes on the device)
+
 import math
 from collections.abc import Iterator
 

@@ -14,8 +14,12 @@ atomics: equal inputs give equal bits.
 Scores are in units of log 2. Tensor dimensions: n positions, m negatives, V items, d width; B_ are tile sizes.
 """
 
+# mypy: allow-untyped-defs, allow-untyped-decorators
+# (a kernel's arguments have no Python type: pointers, and sizes on the device)
+
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import triton
@@ -40,6 +44,15 @@ from .shipped_kernel import Shipped
 SIZES = ["num_rows", "num_negatives", "per_split"]  # they differ from step to step: one binary for all
 
 
+@triton.jit
+def _unit_rows(table, items, columns, inside, WIDTH: tl.constexpr, COSINE: tl.constexpr):
+    """(rows, d) float32: these rows of the table, divided by their norms where scores are cosines."""
+    w = tl.load(table + items[:, None] * WIDTH + columns[None, :], mask=inside, other=0.0).to(tl.float32)
+    if COSINE:
+        w *= inverse_norms(w)[:, None]
+    return w
+
+
 @triton.jit(do_not_specialize=SIZES)
 def _forward(  # noqa: PLR0915 (one pass over the candidates is one kernel)
     states, table, targets, negatives, log_q, losses, lse, even, scale_of, own_of, pull,
@@ -55,12 +68,10 @@ def _forward(  # noqa: PLR0915 (one pass over the candidates is one kernel)
     places = rows.to(tl.int64)[:, None] * WIDTH + columns[None, :]
     s = tl.load(states + places, mask=inside, other=0.0)  # (B_ROWS, B_WIDTH)
     y = tl.load(targets + rows, mask=real, other=0)
-    target = tl.load(table + y[:, None] * WIDTH + columns[None, :], mask=inside, other=0.0).to(tl.float32)
+    target = _unit_rows(table, y, columns, inside, WIDTH, COSINE)
     scale = tl.full([B_ROWS], 1.0, tl.float32) * inverse_temperature
     if COSINE:
-        inverse = inverse_norms(s)
-        scale *= inverse
-        target *= inverse_norms(target)[:, None]
+        scale *= inverse_norms(s)
     own = tl.sum(s.to(tl.float32) * target, 1) * scale * LOG2E
     largest = own
     total = tl.full([B_ROWS], 1.0, tl.float32)
@@ -95,11 +106,12 @@ def _forward(  # noqa: PLR0915 (one pass over the candidates is one kernel)
         largest = new
     share = smoothing / (1 + num_negatives - hits)  # of each candidate that competes
     log_total = largest + tl.log2(total)
+    target = _unit_rows(table, y, columns, inside, WIDTH, COSINE)  # again: registers are scarce in between
     all_vectors = pool[None, :] + (1 - hits)[:, None] * target  # whatever collides is the target's vector once more
     gradient = mean / total[:, None] - (1 - smoothing) * target - share[:, None] * all_vectors
     gradient *= inverse_temperature
     if COSINE:
-        gradient = through_norm(gradient, s, inverse)
+        gradient = through_norm(gradient, s, inverse_norms(s))
     tl.store(losses + rows, (log_total - (1 - smoothing) * own - share * sum_scores) * LN2, mask=real)
     tl.store(lse + rows, log_total, mask=real)
     tl.store(even + rows, share, mask=real)
@@ -151,8 +163,8 @@ def _pulls(
 # By kernel, kind of product and padded width, chosen so that nothing spills on sm_90; not yet tuned by
 # measurement.
 TILES = {
-    ("forward", "half"): {16: Tiles(64, 64, 4, 2), 32: Tiles(64, 64, 4, 2), 64: Tiles(64, 64, 4, 2),
-                          128: Tiles(64, 64, 8, 2), 256: Tiles(64, 32, 8, 2)},
+    ("forward", "half"): {16: Tiles(64, 64, 4, 2), 32: Tiles(64, 64, 4, 2), 64: Tiles(64, 64, 8, 2),
+                          128: Tiles(64, 32, 8, 2), 256: Tiles(64, 16, 8, 2)},
     ("forward", "tf32"): {16: Tiles(64, 64, 4, 2), 32: Tiles(64, 64, 4, 2), 64: Tiles(64, 32, 4, 2),
                           128: Tiles(64, 32, 8, 2), 256: Tiles(64, 32, 8, 1)},
     ("forward", "ieee"): {16: Tiles(32, 64, 4, 2), 32: Tiles(32, 64, 4, 2), 64: Tiles(32, 32, 4, 2),
@@ -226,8 +238,8 @@ def shipped() -> Iterator[Shipped]:
 
 
 def _shipped(name: str, kind: str, width: int, tiles: Tiles, dtype: str) -> Shipped:
-    constants = {"WIDTH": width, "B_ROWS": tiles.rows, "B_ITEMS": tiles.items, "B_WIDTH": width, "COSINE": True}
-    constants |= {"LOGQ": True, "PRECISION": "ieee" if kind == "half" else kind}
+    constants: dict[str, Any] = {"WIDTH": width, "B_ROWS": tiles.rows, "B_ITEMS": tiles.items, "B_WIDTH": width}
+    constants |= {"COSINE": True, "LOGQ": True, "PRECISION": "ieee" if kind == "half" else kind}
     if name == "forward":
         kernel, signature = _forward, input_types(dtype) | float_types("losses lse even scale_of own_of pull")
         signature |= dict.fromkeys(("num_rows", "num_negatives"), "i32")
