@@ -145,9 +145,9 @@ def _shipped(dtype: str, width: int, count: int, shared: bool) -> Shipped:
 
 
 def input_types(dtype: str) -> dict[str, str]:
-    """The types of `SampledInputs.pointers`, for `shipped`."""
+    """Pointers to what every kernel reads, for `shipped`."""
     ids = dict.fromkeys(("targets", "negatives"), "*i64")
-    return dict.fromkeys(("states", "table"), f"*{dtype}") | ids | {"log_q": "*fp32"}
+    return dict.fromkeys(("states", "table"), f"*{dtype}") | ids
 
 
 def float_types(names: str) -> dict[str, str]:
@@ -156,6 +156,6 @@ def float_types(names: str) -> dict[str, str]:
 
 
 def aligned_pointers(signature: dict[str, str]) -> tuple[str, ...]:
-    """Rows of (3, n) begin anywhere; all other pointers are multiples of 16 bytes."""
-    rows = {"lse", "even", "scale_of"}
+    """Later rows of (3, n) and (2, m) begin anywhere; all other pointers are multiples of 16 bytes."""
+    rows = {"lse", "even", "scale_of", "shifts"}
     return tuple(name for name, kind in signature.items() if kind.startswith("*") and name not in rows)
