@@ -5,7 +5,7 @@
 
 First the gate: value and both gradients of every contestant against the reference in float64; who is wrong is not
 timed. Then forward plus backward of the mean loss, contestants in turns, median and quartiles of the rounds, all in one
-run. Peak memory is what a call holds at most beside its inputs, gradients included. Prints tables and one JSON line last.
+run. Peak memory is what a call holds at most beside its inputs, gradients included. Tables, then one JSON line last.
 
     full CE     every item of the catalogue competes; (n, V) scores, if somebody makes them
     sampled     the same 512 negatives for all positions, cosine scores, logQ

@@ -100,7 +100,8 @@ def own_forward(
     width, (count, drawn) = inputs.states.shape[1], inputs.negatives.shape
     _forward[(count,)](
         *inputs[:4], losses if inputs.log_q is None else inputs.log_q, losses, *rows, scores, pull,
-        drawn, 1 / terms.temperature, math.log(drawn), terms.label_smoothing, WIDTH=width, B_ITEMS=OWN_ITEMS[padded(width)], B_WIDTH=padded(width),
+        drawn, 1 / terms.temperature, math.log(drawn), terms.label_smoothing,
+        WIDTH=width, B_ITEMS=OWN_ITEMS[padded(width)], B_WIDTH=padded(width),
         COSINE=terms.cosine, LOGQ=inputs.log_q is not None, num_warps=4,
     )  # fmt: skip
 

@@ -58,7 +58,7 @@ def _prepare(
     table, negatives, log_q, weights, shifts, pools, num_negatives, log_count,
     WIDTH: tl.constexpr, B_ITEMS: tl.constexpr, B_WIDTH: tl.constexpr, COSINE: tl.constexpr, LOGQ: tl.constexpr,
 ):  # fmt: skip
-    """What each drawn vector's dot products are multiplied by and lowered by; and the sum of a tile of the vectors b."""
+    """What each drawn vector's dot products are multiplied by and lowered by; and the sum of a tile of vectors b."""
     draws = tl.program_id(0) * B_ITEMS + tl.arange(0, B_ITEMS)
     columns = tl.arange(0, B_WIDTH)
     drawn = draws < num_negatives
