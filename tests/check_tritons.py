@@ -82,7 +82,7 @@ def report(found: dict[str, tuple[str, list[dict[str, Any]]]]) -> str:
         f"Python {platform.python_version()}.",
         "",
         "Registers / stack bytes a thread / shared bytes a block; then the sm_90 tensor-core instruction",
-        "(HGMMA) or the older one (HMMA), as often as it is in the code. Stack is what was spilled. Nothing here says how",
+        "(HGMMA) or the older one (HMMA), as often as it is in the code. Stack is what was spilled. Nothing says how",
         "fast a kernel is.",
         "",
         f"| configuration | {' | '.join(f'triton {version}' for version in found)} |",
