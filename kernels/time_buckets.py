@@ -23,6 +23,17 @@ def time_buckets(seconds: Tensor) -> Tensor:
 
 
 @cache
+def last_seconds(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(NUM_TIME_BUCKETS,): the longest time of each bucket, in int64 or int32; what dtype cannot hold is its maximum.
+
+    The CUDA kernels read it: `seconds > last_seconds[b]` says that a time is past bucket b.
+    """
+    most = torch.iinfo(dtype).max
+    edges = torch.cat((_thresholds() - 1, torch.tensor([most])))
+    return edges.clamp(max=most).to(device, dtype)
+
+
+@cache
 def _thresholds() -> Tensor:
     """(NUM_TIME_BUCKETS - 1,) int64: the smallest distance in bucket 1, 2, …"""
     getcontext().prec = 50
