@@ -21,7 +21,7 @@ def anything(shape: Shape, device: torch.device) -> str | None:
 
 @dataclass(frozen=True)
 class Implementation:
-    """`attend` computes the packed output (L, H, dim) from the leaves; whatever a batch needs once goes to its cache."""
+    """`attend` computes the packed output (L, H, dim) from the leaves; what a batch needs once goes to its cache."""
 
     name: str
     attend: Callable[[Problem, Leaves], Tensor]

@@ -1,7 +1,7 @@
 """Interleaved timing: in every round each contestant has its turn, so that all meet the machine in every mood.
 
-A turn is repeated until it takes long enough to be measured, over several sets of inputs in rotation, so that nothing is
-found in the cache only because the same call was made before.
+A turn is repeated until it takes long enough to be measured, over several sets of inputs in rotation, so that nothing
+is found in the cache only because the same call was made before.
 """
 
 import statistics
