@@ -1,0 +1,129 @@
+"""Tile sizes of the long family: a small table by dtype, head dimension and bias, and what `shipped()` enumerates.
+
+Chosen by compiling for sm_90 (no spilled registers, wgmma in 16 bits, shared memory within the device's), not by
+measurement. `benchmarks/tune_hstu_long.py` measures on a GPU and prints a new table.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+HEAD_DIMS = (16, 32, 64, 128, 256)  # what dqk and dv are padded to; a larger dimension is the caller's error
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """One launch configuration. The kernels also want block_keys >= block_queries where keys own the program."""
+
+    block_queries: int
+    block_keys: int
+    num_warps: int
+    num_stages: int
+
+
+def padded(dim: int) -> int:
+    """The power of two that a head dimension is computed in; tensor cores want at least 16."""
+    return max(16, 1 << (dim - 1).bit_length())
+
+
+def forward_tiles(dtype: torch.dtype, dqk: int, dv: int, biased: bool) -> Tiles:
+    """A program owns block_queries queries and walks over keys."""
+    width = max(padded(dqk), padded(dv))
+    if dtype == torch.float32:
+        return FORWARD_FLOAT32[width]
+    return (FORWARD_BIASED if biased else FORWARD)[width]
+
+
+def key_tiles(dtype: torch.dtype, dqk: int, dv: int, biased: bool) -> Tiles:
+    """Backward; a program owns block_keys keys and walks over queries."""
+    width = max(padded(dqk), padded(dv))
+    if dtype == torch.float32:
+        return KEYS_FLOAT32[width]
+    return (KEYS_BIASED if biased else KEYS)[width]
+
+
+def query_tiles(dtype: torch.dtype, dqk: int, dv: int, biased: bool) -> Tiles:
+    """Deterministic backward, dq; a program owns block_queries queries and walks over keys."""
+    width = max(padded(dqk), padded(dv))
+    if dtype == torch.float32:
+        return QUERIES_FLOAT32[width]
+    return (QUERIES_BIASED if biased else QUERIES)[width]
+
+
+FORWARD = {
+    16: Tiles(128, 64, 4, 3),
+    32: Tiles(128, 64, 4, 3),
+    64: Tiles(128, 64, 8, 3),
+    128: Tiles(128, 64, 8, 3),
+    256: Tiles(128, 64, 8, 2),
+}
+FORWARD_BIASED = {
+    16: Tiles(128, 64, 8, 3),
+    32: Tiles(128, 64, 8, 3),
+    64: Tiles(128, 64, 8, 3),
+    128: Tiles(128, 64, 8, 3),
+    256: Tiles(128, 64, 8, 2),
+}
+FORWARD_FLOAT32 = {
+    16: Tiles(64, 32, 4, 2),
+    32: Tiles(64, 32, 4, 2),
+    64: Tiles(64, 32, 4, 2),
+    128: Tiles(64, 32, 8, 2),
+    256: Tiles(32, 32, 8, 2),
+}
+KEYS = {
+    16: Tiles(64, 64, 4, 2),
+    32: Tiles(64, 64, 4, 2),
+    64: Tiles(64, 128, 8, 2),
+    128: Tiles(64, 128, 8, 2),
+    256: Tiles(64, 64, 8, 2),
+}
+KEYS_BIASED = {
+    16: Tiles(64, 64, 4, 2),
+    32: Tiles(64, 64, 4, 2),
+    64: Tiles(64, 64, 8, 2),
+    128: Tiles(64, 64, 8, 2),
+    256: Tiles(64, 64, 8, 1),
+}
+KEYS_FLOAT32 = {
+    16: Tiles(32, 32, 4, 2),
+    32: Tiles(32, 32, 4, 2),
+    64: Tiles(32, 32, 4, 2),
+    128: Tiles(32, 32, 8, 2),
+    256: Tiles(32, 32, 8, 1),
+}
+QUERIES = {
+    16: Tiles(64, 64, 4, 2),
+    32: Tiles(64, 64, 4, 2),
+    64: Tiles(128, 64, 8, 2),
+    128: Tiles(128, 64, 8, 2),
+    256: Tiles(64, 64, 8, 1),
+}
+QUERIES_BIASED = QUERIES
+QUERIES_FLOAT32 = {
+    16: Tiles(32, 32, 4, 2),
+    32: Tiles(32, 32, 4, 2),
+    64: Tiles(32, 32, 4, 2),
+    128: Tiles(32, 32, 8, 2),
+    256: Tiles(32, 32, 8, 1),
+}
+
+
+TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}  # by Triton's names
+
+
+def label(shape: tuple[str, int, bool, bool]) -> str:
+    """A shipped shape for people: bf16 d=64 position+time."""
+    dtype, dim, position, time = shape
+    bias = "+".join(name for name, present in (("position", position), ("time", time)) if present)
+    return f"{dtype} d={dim} {bias}".strip()
+
+
+def shipped_shapes() -> Iterator[tuple[str, int, bool, bool]]:
+    """(dtype, padded head dimension, position bias, time bias) of the configurations that are compiled in tests."""
+    for dtype in ("bf16", "fp16", "fp32"):
+        for dim in HEAD_DIMS:
+            for position, time in ((False, False), (True, False), (True, True)):
+                if dtype != "fp16" or (dim in (64, 128) and position == time):
+                    yield dtype, dim, position, time
