@@ -17,7 +17,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported; spinning threads slow each other
@@ -47,7 +47,7 @@ def on_cuda(arguments: argparse.Namespace) -> Report:
     """Ceilings, then both regimes, as far as the minutes go."""
     device, started = torch.device("cuda"), time.monotonic()
     torch.set_float32_matmul_precision("high")  # TF32, as research code trains
-    report = Report("HSTU attention on CUDA", vars(arguments), measure_ceilings(device))
+    report = Report("HSTU attention on CUDA", _said(arguments), measure_ceilings(device))
     print(report.ceilings, flush=True)
     implementations = [
         *our_implementations(device, compiled=True),
@@ -58,14 +58,14 @@ def on_cuda(arguments: argparse.Namespace) -> Report:
     contest = Contest(implementations, device, report.ceilings, arguments.rounds)
     shapes = [*(shapes_a() if "a" in arguments.regime else []), *(shapes_b() if "b" in arguments.regime else [])]
     report.rows, verdicts = run_contest(contest, shapes, _clock(started, arguments.minutes))
-    report.gate = [asdict(verdict) for verdict in verdicts if not verdict.reason]
+    report.verdicts = verdicts
     report.targets = targets_of(report.rows)
     return report
 
 
 def on_cpu(arguments: argparse.Namespace) -> Report:
     """The packed path against the padded research form, both in plain torch, on one and two threads."""
-    report = Report("HSTU attention on a CPU", vars(arguments))
+    report = Report("HSTU attention on a CPU", _said(arguments))
     device = torch.device("cpu")
     implementations = [*our_implementations(device, compiled=False), *padded_implementations(compiled=False)]
     contest = Contest(implementations, device, None, arguments.rounds, turn_ms=200)
@@ -74,7 +74,7 @@ def on_cpu(arguments: argparse.Namespace) -> Report:
         shapes = [replace(shape, name=f"{shape.name} {threads}t") for shape in shapes_cpu()]
         rows, verdicts = run_contest(contest, shapes, _clock(time.monotonic(), arguments.minutes))
         report.rows += rows
-        report.gate += [asdict(verdict) for verdict in verdicts if not verdict.reason]
+        report.verdicts += verdicts
     report.targets = cpu_targets_of(report.rows)
     return report
 
@@ -98,6 +98,12 @@ def cpu_gate() -> int:
 
 def _clock(started: float, minutes: float) -> Callable[[], bool]:
     return lambda: time.monotonic() - started > 60 * minutes
+
+
+def _said(arguments: argparse.Namespace) -> dict[str, object]:
+    """For the record: no path of this machine."""
+    folder = arguments.meta_folder
+    return {**vars(arguments), "meta_folder": folder.name if folder else None}
 
 
 def main() -> int:
@@ -129,7 +135,7 @@ def main() -> int:
     if arguments.save:
         print("written:", *(path.name for path in report.save(name)))
     print(json.dumps(report.record(), default=str))
-    return 1 if any(not verdict["green"] for verdict in report.gate) else 0
+    return 0 if report.green else 1
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from torch import Tensor
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
+from bench_hstu_attention import cpu_gate  # noqa: E402
 from hstu_attention.ceilings import from_trace, warps  # noqa: E402
 from hstu_attention.contest import Contest, run_contest  # noqa: E402
 from hstu_attention.gate import judge  # noqa: E402
@@ -29,26 +30,21 @@ CPU = torch.device("cpu")
 SHAPE = Shape("tiny", 14, 50, 9, 2, 8)
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """The script, as a user starts it, where no CUDA device is seen."""
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(BENCHMARKS.parent / ".typing")}
-    command = [sys.executable, "-P", str(BENCHMARKS / "bench_hstu_attention.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-
-
-def test_every_contestant_that_runs_on_a_cpu_computes_the_reference() -> None:
-    done = run("--cpu-gate")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert json.loads(done.stdout.splitlines()[-1])["wrong"] == 0
-    for name in ("C1 research padded", "C3 packed torch", "C6 SDPA math", "C7 FlexAttention"):
-        assert f"green {name}" in done.stdout
-
-
 def test_without_a_cuda_device_the_script_says_so_and_measures_nothing() -> None:
-    done = run()
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(BENCHMARKS.parent / ".typing")}
+    command = [sys.executable, "-P", str(BENCHMARKS / "bench_hstu_attention.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     assert "needs a CUDA device" in done.stdout
     assert json.loads(done.stdout.splitlines()[-1])["skipped"] == "no CUDA device"
+
+
+def test_every_contestant_that_runs_on_a_cpu_computes_the_reference(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cpu_gate() == 0
+    printed = capsys.readouterr().out
+    assert json.loads(printed.splitlines()[-1])["wrong"] == 0
+    for name in ("C1 research padded", "C3 packed torch", "C6 SDPA math", "C7 FlexAttention"):
+        assert f"green {name}" in printed
 
 
 def wrong(problem: Problem, leaves: Leaves) -> Tensor:

@@ -14,10 +14,11 @@ from pathlib import Path
 import torch
 
 from .ceilings import Ceilings
+from .gate import Verdict
 from .timing import Timing
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-ROW = "{:34}{:28}{:>9}{:>9}{:>16}{:>8}{:>8}{:>7}{:>7}  {}"
+ROW = "{:46}{:28}{:>9}{:>9}{:>19}{:>8}{:>8}{:>7}{:>8}  {}"
 HEAD = ("shape", "contestant", "fwd ms", "step ms", "low..high", "TF fwd", "TF bwd", "%GEMM", "/floor", "theirs / ours")
 
 
@@ -66,13 +67,19 @@ class Report:
     rows: list[Row] = field(default_factory=list)
     targets: list[Target] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    gate: list[dict[str, object]] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
 
     def record(self) -> dict[str, object]:
         rows, targets = [asdict(row) for row in self.rows], [{**asdict(t), "word": t.word} for t in self.targets]
         ceilings = asdict(self.ceilings) if self.ceilings else None
+        gate = [{**asdict(verdict), "green": verdict.green} for verdict in self.verdicts if not verdict.reason]
         parts = {"bench": self.bench, **environment(), "arguments": self.arguments, "ceilings": ceilings}
-        return {**parts, "gate": self.gate, "rows": rows, "targets": targets, "notes": self.notes}
+        return {**parts, "gate": gate, "rows": rows, "targets": targets, "notes": self.notes}
+
+    @property
+    def green(self) -> bool:
+        """No contestant that was judged is wrong."""
+        return all(verdict.green for verdict in self.verdicts if not verdict.reason)
 
     def table(self) -> str:
         lines = [ROW.format(*HEAD)]
@@ -109,8 +116,8 @@ def line(row: Row) -> str:
         _number(row.forward.median if row.forward else None, 3),
         _number(row.step.median, 3),
         f"{row.step.low:.3f}..{row.step.high:.3f}",
-        _number(row.forward_tflops, 1),
-        _number(row.backward_tflops, 1),
+        _number(row.forward_tflops if row.gemm_share else None, 1),
+        _number(row.backward_tflops if row.gemm_share else None, 1),
         _number(None if row.gemm_share is None else 100 * row.gemm_share, 0),
         _number(row.over_floor, 2),
         notes,
