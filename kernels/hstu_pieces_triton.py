@@ -10,6 +10,7 @@ import triton.language as tl
 
 BUCKETS_PER_OCTAVE = tl.constexpr(0.6931471805599453 / 0.301)  # time_buckets.LOG_STEP
 LEVELS = tl.constexpr(1 << 24)  # philox.LEVELS
+VARYING = ["batch", "total_tokens", "kept_levels"]  # arguments that no kernel is compiled anew for
 
 
 @triton.jit
@@ -32,12 +33,44 @@ def sequence_bounds(offsets, tokens, batch, STEPS: tl.constexpr):
 
 
 @triton.jit
+def tiles_in_reach(tokens, starts, ends, TILE: tl.constexpr, TILES: tl.constexpr):
+    """low, high: the tiles low .. high - 1, counted from that of `tokens`, hold all of their sequences.
+
+    TILES bounds both, so that a sequence longer than max_len is cut short and nothing is written out of place.
+    """
+    first_token = tl.min(tokens, 0)
+    owned = starts < ends
+    before = first_token - tl.min(tl.where(owned, starts, tokens), 0)
+    after = tl.max(tl.where(owned, ends, tokens), 0) - first_token
+    low = tl.maximum(-((before + TILE - 1) // TILE), -TILES)
+    high = tl.maximum((after + TILE - 1) // TILE, 1)
+    return low, tl.minimum(high, TILES + 1)
+
+
+@triton.jit
 def allowed_pairs(queries, keys, starts, ends, CAUSAL: tl.constexpr):
     """Whether key may be seen by query, in the same sequence: all but the bounds broadcast to the block."""
     inside = (keys >= starts) & (keys < ends)
     if CAUSAL:
         inside = inside & (keys <= queries)
     return inside
+
+
+@triton.jit
+def load_tile(pointer, tokens, head, token_stride, head_stride, filled, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """(tokens, BLOCK) of one head: zero from token `filled` on, and past WIDTH."""
+    columns = tl.arange(0, BLOCK)
+    places = tokens.to(tl.int64)[:, None] * token_stride + head.to(tl.int64) * head_stride + columns[None, :]
+    return tl.load(pointer + places, mask=(tokens < filled)[:, None] & (columns < WIDTH)[None, :], other=0.0)
+
+
+@triton.jit
+def store_tile(pointer, values, tokens, head, heads, total_tokens, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """values (tokens, BLOCK) into one head of a contiguous (total_tokens, heads, WIDTH)."""
+    columns = tl.arange(0, BLOCK)
+    places = (tokens.to(tl.int64) * heads + head)[:, None] * WIDTH + columns[None, :]
+    mask = (tokens < total_tokens)[:, None] & (columns < WIDTH)[None, :]
+    tl.store(pointer + places, values.to(pointer.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -98,6 +131,29 @@ def time_bucket(seconds, last_seconds, FAST_MATH: tl.constexpr):
 def position_column(distances, reach, entries):
     """Column of distance j - i in a position table: what is further than the table reaches takes its furthest entry."""
     return tl.minimum(tl.maximum(distances + reach, 0), entries - 1)
+
+
+@triton.jit
+def add_biases(
+    scores, queries, keys, allowed, head, filled, position_table, position_stride, reach, entries,
+    time_table, time_stride, query_times, key_times, last_seconds, FAST_MATH: tl.constexpr,
+):  # fmt: skip
+    """scores + b[j - i] + c[bucket], and the buckets (0 without a time table). queries and keys broadcast to scores.
+
+    A table is None where there is none; its stride is 0 where the heads share it. Times are read before `filled` only.
+    """
+    buckets = queries * 0 + keys * 0
+    if position_table is not None:
+        columns = position_column(keys - queries, reach, entries)
+        bias = tl.load(position_table + head * position_stride + columns, mask=allowed, other=0.0)
+        scores += bias.to(tl.float32)
+    if time_table is not None:
+        asked = tl.load(query_times + queries, mask=queries < filled, other=0)
+        happened = tl.load(key_times + keys, mask=keys < filled, other=0)
+        buckets = time_bucket(asked - happened, last_seconds, FAST_MATH)
+        bias = tl.load(time_table + head * time_stride + buckets, mask=allowed, other=0.0)
+        scores += bias.to(tl.float32)
+    return scores, buckets
 
 
 @triton.jit
