@@ -109,11 +109,10 @@ def backward_keys(
         dvalues = tl.zeros((BLOCK_KEYS, WIDTH_V), tl.float32)
         before = first_key // BLOCK_QUERIES * BLOCK_QUERIES if CAUSAL else 0
         after = tl.cdiv(first_key + BLOCK_KEYS, BLOCK_QUERIES) * BLOCK_QUERIES if CAUSAL else 0
-        for PHASE in tl.static_range(0 if CAUSAL else 1, 2):
-            DIAGONAL: tl.constexpr = PHASE == 0
-            low = before if DIAGONAL else after
-            high = tl.minimum(after, length) if DIAGONAL else length
-            for first_query in range(low, high, BLOCK_QUERIES):
+        for BELOW in tl.static_range(0 if CAUSAL else 1, 2):
+            first_row = after if BELOW else before
+            end = length if BELOW else tl.minimum(after, length)
+            for first_query in range(first_row, end, BLOCK_QUERIES):
                 columns = first_query + tl.arange(0, BLOCK_QUERIES)[None, :]
                 queries = load_rows(q, q_token, first_query, length, BLOCK_QUERIES, DQK, WIDTH_QK, True)
                 grads = load_rows(grad, grad_token, first_query, length, BLOCK_QUERIES, DV, WIDTH_V, True)
@@ -132,7 +131,7 @@ def backward_keys(
                     time_row, last_seconds, HAS_POSITION, HAS_TIME,
                 )  # fmt: skip
                 weights, slopes = silu_and_slope(scores, FAST_MATH)
-                if DIAGONAL:
+                if not BELOW:
                     allowed = allowed_pairs(columns, rows, 0, length, CAUSAL)
                     weights = tl.where(allowed, weights, 0.0)
                     slopes = tl.where(allowed, slopes, 0.0)
@@ -189,7 +188,7 @@ def add_buckets(copy, tile, query_seconds, key_seconds, first, last, last_second
     else:
         seconds = tl.abs(query_seconds - key_seconds)
         below = -1
-        for bucket in range(first, last + 1):
+        for bucket in tl.range(first, last + 1, num_stages=1):
             upto = tl.load(last_seconds + bucket)
             inside = tl.where((seconds > below) & (seconds <= upto), tile, 0.0)
             tl.atomic_add(copy + bucket, tl.sum(tl.sum(inside, 1), 0), sem="relaxed")

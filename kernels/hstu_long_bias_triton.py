@@ -116,13 +116,14 @@ def add_bias(
         columns = position_column(keys - queries, reach, entries)
         scores += tl.load(position_row + columns).to(tl.float32)
     if HAS_TIME:
-        bias = tl.zeros_like(scores) + tl.load(time_row + first).to(tl.float32)
+        here = tl.load(time_row + first).to(tl.float32)
+        scores += here
         if last > first:
             seconds = tl.abs(query_times - key_times)
-            for bucket in range(first, last):
-                past = seconds > tl.load(last_seconds + bucket)
-                bias = tl.where(past, tl.load(time_row + bucket + 1).to(tl.float32), bias)
-        scores += bias
+            for bucket in tl.range(first, last, num_stages=1):
+                above = tl.load(time_row + bucket + 1).to(tl.float32)
+                scores += tl.where(seconds > tl.load(last_seconds + bucket), above - here, 0.0)
+                here = above
     return scores
 
 
