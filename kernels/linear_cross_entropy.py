@@ -1,12 +1,15 @@
-"""Cross-entropy over a whole catalogue without its logits in memory: a block of rows at a time, gradients on the way.
+"""Cross-entropy over a whole catalogue without its logits in memory; gradients of the states on the way.
 
     loss = mean_i [ logsumexp_j(s_i . w_j) - (1 - e) s_i . w_{y_i} - e mean_j(s_i . w_j) ]        e = label_smoothing
 
-The gradient of a row's logits is softmax - (1 - e) onehot - e / V, so it is known as soon as the row's logits are: the
-forward pass multiplies it into the gradients of states and table at once and throws the block away. What a step
-holds is one block, whatever the number of positions and items.
+The gradient of a row's logits is softmax - (1 - e) onehot - e / V, so it is known as soon as the row's logits are.
 
-The three matrix products are most of the time, so little else passes over a block: softmax is divided by its sum on
+On CUDA `linear_cross_entropy_triton.py` keeps tiles of logits on the chip: the forward pass sums softmax times table as
+it goes, the backward pass computes the tiles once more for the table. Elsewhere a block of rows at a time is multiplied
+into both gradients in the forward pass and thrown away. What a step holds does not grow with the catalogue, but for
+the gradient of the table.
+
+The three matrix products are most of the time of a block, so little else passes over it: softmax is divided by its sum on
 the d-wide side of the products, and what smoothing adds is the same for all items and never enters the block.
 
 Not here: temperature and cosine, which the caller folds into states and table.
@@ -20,51 +23,123 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .loss_arguments import check_loss_arguments, check_precision, takes_triton
+
 BLOCK_LOGITS = {"cpu": 1 << 21, "cuda": 1 << 27}  # a block that stays in the cache, or half a gigabyte
 MIN_BLOCK_ROWS = 64  # fewer make the matrix products slim
 SAFE_LOGIT = 40.0  # e**40 summed over a catalogue, and one over e**-40, are far inside float32
 
 
-def linear_cross_entropy(states: Tensor, table: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """The mean loss, a scalar; states (n, d) and table (V, d) of one floating dtype, targets (n,) int64.
+def linear_cross_entropy(
+    states: Tensor, table: Tensor, targets: Tensor, label_smoothing: float = 0.0, *, precision: str = "ieee"
+) -> Tensor:
+    """The mean loss, a scalar; states (n, d) and table (V, d) of one floating dtype, targets (n,) int64 in [0, V).
 
-    Differentiable once, in states and table. n may be 0: the loss is then NaN, as the mean of nothing.
+    Differentiable once, in states and table. n may be 0: the loss is then NaN, as the mean of nothing. The Triton form
+    returns float32 whatever the dtype, the others the dtype of states. `precision` says how the Triton form multiplies
+    float32: "ieee" exactly, "tf32x3" on the tensor cores with nearly float32's digits, "tf32" with three digits.
+    LossArgumentError for what does not go together.
     """
-    loss: Tensor = _LinearCrossEntropy.apply(states, table, targets, label_smoothing)  # type: ignore[no-untyped-call]
+    check_loss_arguments(states, table, targets, label_smoothing)
+    check_precision(precision)
+    loss: Tensor = torch.ops.virtualmle.linear_cross_entropy(states, table, targets, label_smoothing, precision)[0]
     return loss
 
 
-class _LinearCrossEntropy(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, states: Tensor, table: Tensor, targets: Tensor, smoothing: float) -> Tensor:
-        count, num_items = len(states), len(table)
-        rows = max(MIN_BLOCK_ROWS, BLOCK_LOGITS[states.device.type] // num_items)
-        columns, shift = table.T.contiguous(), not _is_safe(states, table)
-        block = states.new_empty(min(rows, max(count, 1)), num_items)
-        losses = states.new_empty(count)
-        grad_states, grad_table = torch.empty_like(states), torch.zeros_like(table)
-        for first in range(0, count, rows):
-            part = slice(first, first + rows)
-            logits = torch.mm(states[part], columns, out=block[: len(states[part])])
-            losses[part], total = _to_gradient(logits, targets[part], smoothing, shift)
-            torch.mm(logits, table, out=grad_states[part])
-            grad_states[part].div_(total)
-            grad_table.addmm_(logits.T, states[part] / total)
-        if smoothing:
-            centre = table.mean(dim=0)  # s . centre is the mean logit of a row
-            losses -= states @ (smoothing * centre)
-            grad_states -= smoothing * centre
-            grad_table -= states.sum(dim=0) * (smoothing / num_items)
-        ctx.save_for_backward(grad_states, grad_table)
-        ctx.count = count
-        return losses.mean()
+LIBRARY = torch.library.Library("virtualmle", "FRAGMENT")
+# The last two results of the first are what its gradient needs: the gradient of the states before it is multiplied by
+# the loss's own, and either that of the table or, from Triton, log2 of each row's sum.
+LIBRARY.define(
+    "linear_cross_entropy(Tensor states, Tensor table, Tensor targets, float label_smoothing, str precision)"
+    " -> (Tensor, Tensor, Tensor)"
+)
+LIBRARY.define(
+    "linear_cross_entropy_backward(Tensor grad, Tensor states, Tensor table, Tensor targets, Tensor pull, Tensor rest,"
+    " float label_smoothing, str precision) -> (Tensor, Tensor)"
+)
 
-    @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        grad_states, grad_table = ctx.saved_tensors
-        share = grad / ctx.count
-        return grad_states * share, grad_table * share, None, None
+
+@torch.library.impl(LIBRARY, "linear_cross_entropy", "CompositeExplicitAutograd")
+def _forward(
+    states: Tensor, table: Tensor, targets: Tensor, smoothing: float, precision: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    if not takes_triton(states):
+        return in_blocks(states, table, targets, smoothing)
+    from . import linear_cross_entropy_triton as on_gpu  # noqa: PLC0415 (Triton exists for Linux alone)
+
+    losses, lse, pull = on_gpu.forward(states, table, targets, smoothing, precision)
+    return losses.mean(), pull, lse
+
+
+@torch.library.impl(LIBRARY, "linear_cross_entropy_backward", "CompositeExplicitAutograd")
+def _backward(
+    grad: Tensor, states: Tensor, table: Tensor, targets: Tensor, pull: Tensor, rest: Tensor, smoothing: float,
+    precision: str,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    share = grad / len(states)
+    if not takes_triton(states):
+        return pull * share, rest * share
+    from . import linear_cross_entropy_triton as on_gpu  # noqa: PLC0415
+
+    return (pull * share).to(states.dtype), on_gpu.backward(share, states, table, targets, rest, smoothing, precision)
+
+
+@torch.library.register_fake("virtualmle::linear_cross_entropy", lib=LIBRARY)
+def _fake_forward(
+    states: Tensor, table: Tensor, targets: Tensor, smoothing: float, precision: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    if not takes_triton(states):
+        return states.new_empty(()), torch.empty_like(states), torch.empty_like(table)
+    return tuple(states.new_empty(shape, dtype=torch.float32) for shape in ((), states.shape, len(states)))
+
+
+@torch.library.register_fake("virtualmle::linear_cross_entropy_backward", lib=LIBRARY)
+def _fake_backward(
+    grad: Tensor, states: Tensor, table: Tensor, targets: Tensor, pull: Tensor, rest: Tensor, smoothing: float,
+    precision: str,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    return torch.empty_like(states), torch.empty_like(table)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    *tensors, ctx.smoothing, ctx.precision = inputs
+    ctx.save_for_backward(*tensors, *output[1:])
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)  # no zeros as large as the table for results that nothing follows from
+
+
+@once_differentiable  # type: ignore[untyped-decorator]
+def _gradients(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor, Tensor, None, None, None]:
+    states, table = torch.ops.virtualmle.linear_cross_entropy_backward(
+        grad, *ctx.saved_tensors, ctx.smoothing, ctx.precision
+    )
+    return states, table, None, None, None
+
+
+torch.library.register_autograd("virtualmle::linear_cross_entropy", _gradients, setup_context=_save, lib=LIBRARY)
+
+
+def in_blocks(states: Tensor, table: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The mean loss and the gradients of the summed losses in states and table: a block of rows at a time."""
+    count, num_items = len(states), len(table)
+    rows = max(MIN_BLOCK_ROWS, BLOCK_LOGITS[states.device.type] // num_items)
+    columns, shift = table.T.contiguous(), not _is_safe(states, table)
+    block = states.new_empty(min(rows, max(count, 1)), num_items)
+    losses = states.new_empty(count)
+    grad_states, grad_table = torch.empty_like(states), torch.zeros_like(table)
+    for first in range(0, count, rows):
+        part = slice(first, first + rows)
+        logits = torch.mm(states[part], columns, out=block[: len(states[part])])
+        losses[part], total = _to_gradient(logits, targets[part], smoothing, shift)
+        torch.mm(logits, table, out=grad_states[part])
+        grad_states[part].div_(total)
+        grad_table.addmm_(logits.T, states[part] / total)
+    if smoothing:
+        centre = table.mean(dim=0)  # s . centre is the mean logit of a row
+        losses -= states @ (smoothing * centre)
+        grad_states -= smoothing * centre
+        grad_table -= states.sum(dim=0) * (smoothing / num_items)
+    return losses.mean(), grad_states, grad_table
 
 
 def _is_safe(states: Tensor, table: Tensor) -> bool:
