@@ -3,6 +3,7 @@
 VirtualMLEError (ValueError)      text: the rule, then the value, then what to do
 ├── DataError                     a log, a prepared dataset or its name
 ├── SealError                     the sealed test split, its key or the look ledger
+├── KernelError                   tensors that an operation of kernels/ cannot take
 ├── ConfigError                   a knob or a configuration
 ├── ProtocolError                 SANDBOX.md, with its line number
 ├── SessionError                  a session or trial id, or a session in the wrong state
@@ -25,6 +26,10 @@ class DataError(VirtualMLEError):
 
 class SealError(VirtualMLEError):
     """The sealed test split cannot be opened, or may not be opened again."""
+
+
+class KernelError(VirtualMLEError):
+    """Shapes, dtypes, devices or offsets that an operation of kernels/ cannot take."""
 
 
 class ConfigError(VirtualMLEError):

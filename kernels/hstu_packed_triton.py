@@ -38,8 +38,6 @@ from .hstu_pieces_triton import (
 )
 from .time_buckets import NUM_TIME_BUCKETS
 
-LONGEST = 256  # max_len that this family is for
-
 
 @triton.jit(do_not_specialize=VARYING)
 def packed_forward_kernel(

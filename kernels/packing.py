@@ -11,16 +11,19 @@ Tensor dimensions: L total tokens; per group of equally wide rows: R rows, T row
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.errors import KernelError
 from .time_buckets import time_buckets
 
 Integers = np.ndarray[Any, np.dtype[np.int64]]
+MAX_INT32 = 2**31 - 1
 BASE_WIDTH = 32  # the narrowest rows: below, the matrices become too small to be worth a call
 WIDTH_STEP = 8  # CUDA's attention kernels want masks aligned to eight elements
 
@@ -83,43 +86,102 @@ class RowGroup:
 
 @dataclass(frozen=True, eq=False)
 class PackingPlan:
-    """Where each token of a jagged batch lies in the rows. Build it with `PackingPlan.build`."""
+    """Where each token of a jagged batch lies in the rows. Build it with `PackingPlan.build`.
+
+    The rows are laid out when something first asks for them: HSTU's attention on CUDA reads `device_offsets` alone.
+    """
 
     offsets: Tensor  # (batch + 1,) int64, always on the CPU
-    groups: tuple[RowGroup, ...]
-    slots: Tensor  # (L,) int64: each token's slot, counted through the rows of all groups
-    tokens: Tensor  # (all slots,) int64: the token in each slot; any token where there is none
-    empty: Tensor  # (all slots - L,) int64: the slots that no token fills
-    positions: Tensor  # (L,) int64: place of each token in its sequence, 0 = first
+    device: torch.device  # of all that follows
     times: Tensor | None = None  # (L,) int64, seconds
 
     @classmethod
     def build(cls, offsets: Tensor, device: torch.device | str = "cpu", times: Tensor | None = None) -> "PackingPlan":
         """Plan for sequences `offsets[i]:offsets[i + 1]`, offsets (batch + 1,) int64 on the CPU; may be empty.
 
-        times (L,) int64: when each event happened, in seconds; only attention with a time table reads them.
+        times (L,) int64: when each event happened, in seconds; only attention with a time table reads them. Raises
+        KernelError for offsets that do not begin at 0 or that fall, and for times of another length.
         """
-        starts = offsets.numpy()
+        check_offsets(offsets)
+        if times is not None and len(times) != int(offsets[-1]):
+            raise KernelError(f"there are {len(times)} times for {int(offsets[-1])} tokens; give one for each token")
+        return cls(offsets, torch.device(device), times)
+
+    @property
+    def num_tokens(self) -> int:
+        """L."""
+        return int(self.offsets[-1])
+
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest sequence; 0 where there is none."""
+        return int(self.offsets.diff().max()) if len(self.offsets) > 1 else 0
+
+    @cached_property
+    def device_offsets(self) -> Tensor:
+        """offsets as int32 on the device, as the CUDA kernels take them."""
+        return self.offsets.to(torch.int32).to(self.device, non_blocking=True)
+
+    @cached_property
+    def relative_times(self) -> Tensor | None:
+        """times counted from the first event of each sequence, as int32: half the work of int64 in a CUDA kernel.
+
+        Exact while a sequence spans less than 2**31 seconds, 68 years; what is later counts as that.
+        """
+        if self.times is None:
+            return None
+        passed = self.times - self.times.index_select(0, self._arrange(self._sequence_starts))
+        return passed.clamp_(-MAX_INT32, MAX_INT32).to(torch.int32)
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """(L,) int64: place of each token in its sequence, 0 = first."""
+        return self._arrange(np.arange(self.num_tokens, dtype=np.int64) - self._sequence_starts)
+
+    @property
+    def groups(self) -> tuple[RowGroup, ...]:
+        """Rows of each width, narrowest first."""
+        return self._rows.groups
+
+    @property
+    def slots(self) -> Tensor:
+        """(L,) int64: each token's slot, counted through the rows of all groups."""
+        return self._rows.slots
+
+    @property
+    def tokens(self) -> Tensor:
+        """(all slots,) int64: the token in each slot; any token where there is none."""
+        return self._rows.tokens
+
+    @property
+    def empty(self) -> Tensor:
+        """(all slots - L,) int64: the slots that no token fills."""
+        return self._rows.empty
+
+    @property
+    def _sequence_starts(self) -> Integers:
+        starts: Integers = self.offsets.numpy()
+        return np.repeat(starts[:-1], np.diff(starts))
+
+    def _arrange(self, array: Integers) -> Tensor:
+        return torch.from_numpy(array).to(self.device, non_blocking=True)
+
+    @cached_property
+    def _rows(self) -> "_Rows":
+        starts = self.offsets.numpy()
         lengths = np.diff(starts)
-        steps = np.arange(starts[-1], dtype=np.int64)
         first_slots, shapes = _lay_out(lengths)
         num_slots = sum(rows * width for rows, width in shapes)
+        steps = np.arange(starts[-1], dtype=np.int64)
         slots = steps + np.repeat(first_slots - starts[:-1], lengths)
         segments = np.full(num_slots, -1, dtype=np.int32)
         segments[slots] = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
         tokens = np.zeros(num_slots, dtype=np.int64)
         tokens[slots] = steps
-        on_device = [
-            torch.from_numpy(array).to(device, non_blocking=True)
-            for array in (
-                segments, slots, tokens, np.flatnonzero(segments < 0), steps - np.repeat(starts[:-1], lengths)
-            )
-        ]
-        segments_, slots_, tokens_, empty, positions = on_device
-        plan = cls(offsets, (), slots_, tokens_, empty, positions, times)
-        slot_times = [None] * len(shapes) if times is None else _split(times.index_select(0, plan.tokens), shapes)
-        rows = zip(_split(segments_, shapes), slot_times, strict=True)
-        return replace(plan, groups=tuple(RowGroup(*group) for group in rows))
+        segments_, slots_, tokens_, empty = map(self._arrange, (segments, slots, tokens, np.flatnonzero(segments < 0)))
+        slot_times = [None] * len(shapes) if self.times is None else _split(self.times.index_select(0, tokens_), shapes)
+        groups = zip(_split(segments_, shapes), slot_times, strict=True)
+        return _Rows(slots_, tokens_, empty, tuple(RowGroup(*group) for group in groups))
 
     def gather(self, tokens: Tensor) -> list[Tensor]:
         """(L, ...) to (R, T, ...) for each group; slots that no token fills are zero."""
@@ -131,6 +193,29 @@ class PackingPlan:
         flat = [group.flatten(0, 1) for group in rows]
         tokens: Tensor = _ToTokens.apply(torch.cat(flat) if len(flat) > 1 else flat[0], self)  # type: ignore[no-untyped-call]
         return tokens
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """What PackingPlan shows under these names."""
+
+    slots: Tensor
+    tokens: Tensor
+    empty: Tensor
+    groups: tuple[RowGroup, ...]
+
+
+def check_offsets(offsets: Tensor) -> None:
+    """Raise KernelError unless offsets (batch + 1,), whole numbers on the CPU, begin at 0 and never fall."""
+    if offsets.ndim != 1 or not len(offsets) or offsets.dtype not in (torch.int64, torch.int32):
+        raise KernelError(
+            f"offsets are {offsets.dtype} of shape {tuple(offsets.shape)}; give (batch + 1,) whole numbers"
+        )
+    if int(offsets[0]) != 0:
+        raise KernelError(f"offsets begin at {int(offsets[0])}; the first sequence begins at token 0")
+    if len(offsets) > 1 and int(offsets.diff().min()) < 0:
+        sequence = int(offsets.diff().argmin())
+        raise KernelError(f"offsets fall after sequence {sequence}; each sequence ends where the next begins")
 
 
 def _split(slots: Tensor, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:

@@ -68,6 +68,7 @@ class HSTUBlock(nn.Module):
             v,
             plan=plan,
             scale=1 / config.max_len,
+            max_len=config.max_len,
             position_table=self.position_table,
             time_table=self.time_table,
             causal=config.causal,
