@@ -55,12 +55,14 @@ class Contest:
 
     def _timed(self, shape: Shape, running: Sequence[Implementation]) -> list[Row]:
         sets = INPUT_SETS if shape.regime == "a" else 1
-        problems = [draw(shape, self.device, seed) for seed in range(sets)]
+        kinds = {each.asks_next for each in running} | {False}
+        drawn = {kind: [draw(shape, self.device, seed, kind) for seed in range(sets)] for kind in kinds}
+        problems = drawn[False]
         actions: dict[str, list[Action]] = {}
         reasons: dict[str, str] = {}
         for each in running:
-            actions[f"fwd {each.name}"] = [forward(each, problem) for problem in problems]
-            actions[f"step {each.name}"] = [step(each, problem) for problem in problems]
+            actions[f"fwd {each.name}"] = [forward(each, problem) for problem in drawn[each.asks_next]]
+            actions[f"step {each.name}"] = [step(each, problem) for problem in drawn[each.asks_next]]
             if shape.regime == "a" and each.captures and self.device.type == "cuda":
                 graphs = {
                     f"{kind} {each.name}{GRAPH}": _captured(actions[f"{kind} {each.name}"]) for kind in ("fwd", "step")

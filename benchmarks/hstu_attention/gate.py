@@ -60,17 +60,19 @@ def judge(
     implementations: Sequence[Implementation], shape: Shape, device: torch.device, yardstick: Implementation
 ) -> list[Verdict]:
     """Each on a small problem like `shape`. The yardstick is the packed path in plain torch."""
-    problems = {full: _problem(shape, device, full) for full in {each.needs_full for each in implementations} | {False}}
+    kinds = {(each.needs_full, each.asks_next) for each in implementations} | {(False, False)}
+    problems = {kind: _problem(shape, device, *kind) for kind in kinds}
     truths = {}
-    allowed = _limits(yardstick, problems[False], truth(problems[False], "hstu"))
+    allowed = _limits(yardstick, problems[False, False], truth(problems[False, False], "hstu"))
     verdicts = []
     for implementation in implementations:
-        problem = problems[implementation.needs_full]
+        kind = implementation.needs_full, implementation.asks_next
+        problem = problems[kind]
         reason = implementation.refuses(problem.shape, device)
         if reason:
             verdicts.append(Verdict(implementation.name, shape.title, {}, {}, reason))
             continue
-        key = implementation.function, implementation.needs_full
+        key = implementation.function, kind
         if key not in truths:
             truths[key] = truth(problem, implementation.function)
         errors = _errors(implementation, problem, truths[key])
@@ -78,11 +80,11 @@ def judge(
     return verdicts
 
 
-def _problem(shape: Shape, device: torch.device, full: bool) -> Problem:
+def _problem(shape: Shape, device: torch.device, full: bool, asks_next: bool) -> Problem:
     small = gate_shape(shape)
     if full:  # the contestants that take no jagged batch
         small = replace(small, batch=3, lengths="full", mean=small.max_len)
-    return draw(small, device, seed=1)
+    return draw(small, device, 1, asks_next)
 
 
 def _errors(implementation: Implementation, problem: Problem, expected: Result) -> dict[str, float]:

@@ -28,6 +28,7 @@ class Implementation:
     function: str = "hstu"  # or "softmax": another function whose work is comparable; its own reference judges it
     refuses: Callable[[Shape, torch.device], str | None] = anything  # a reason not to run
     needs_full: bool = False  # every sequence has to have max_len
+    asks_next: bool = False  # a query's time has to be that of the next event
     forward_only_on_cpu: bool = False
     captures: bool = True  # may be put into a CUDA graph from outside
 
@@ -78,7 +79,7 @@ def truth(problem: Problem, function: str) -> Result:
     attention = reference.hstu_attention if function == "hstu" else reference.softmax_attention
     times = {}
     if "time_table" in tables:
-        times = {"times": problem.times.cpu()}
+        times = {"times": exact.times.cpu(), "next_times": exact.query_times.cpu()}
     scale = problem.scale if function == "hstu" else softmax_scale(problem.shape)
     out = attention(*leaves[:3], offsets=problem.offsets, scale=scale, **tables, **times)
     return (out.detach(), *torch.autograd.grad(out, leaves, exact.grad.cpu()))

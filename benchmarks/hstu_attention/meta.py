@@ -45,7 +45,7 @@ def meta_implementations(folder: Path | None) -> list[Implementation]:
             found.append(Implementation(name, _plain(module, tma), refuses=_plain_widths))
     if (operators / "triton_ragged_hstu_attention.py").exists():
         module = importlib.import_module(f"{PACKAGE}.ops.triton.triton_ragged_hstu_attention")
-        found.append(Implementation("C5 Meta 2024 bias", _biased(module), refuses=_biased_widths))
+        found.append(Implementation("C5 Meta 2024 bias", _biased(module), refuses=_biased_widths, asks_next=True))
     return found
 
 
@@ -105,7 +105,7 @@ def _timestamps(problem: Problem) -> Tensor:
     """(B, N + 1): entry i + 1 is when query i is asked."""
     grid = Grid.of(problem)
     length = problem.shape.max_len
-    return torch.cat((grid.times[:, :1], grid.next_times[:, :length]), dim=1).contiguous()
+    return torch.cat((grid.times[:, :1], grid.query_times[:, :length]), dim=1).contiguous()
 
 
 def _plain_widths(shape: Shape, device: torch.device) -> str | None:

@@ -27,7 +27,7 @@ class Grid:
     rows: Tensor  # (L,) int64: the sequence of each token
     columns: Tensor  # (L,) int64: its place there
     times: Tensor  # (B, N + 11) int64
-    next_times: Tensor
+    query_times: Tensor
     distances: Tensor  # (N + 11, N + 11) int64: entry of the position table of each pair
     mask: Tensor  # (N + 11, N + 11)
 
@@ -49,9 +49,9 @@ class Grid:
         steps = torch.arange(length, device=device)
         distances = (steps[None, :] - steps[:, None] + reach).clamp_(0, reach)
         mask = torch.ones(length, length, device=device, dtype=problem.shape.dtype).tril_()
-        grid = cls(batch, length, rows, columns, problem.times, problem.next_times, distances, mask)
-        times, following = (grid.pad(each) for each in (problem.times, problem.next_times))
-        return cls(batch, length, rows, columns, times, following, distances, mask)
+        grid = cls(batch, length, rows, columns, problem.times, problem.query_times, distances, mask)
+        times, asked = (grid.pad(each) for each in (problem.times, problem.query_times))
+        return cls(batch, length, rows, columns, times, asked, distances, mask)
 
     def pad(self, tokens: Tensor) -> Tensor:
         """(L, ...) to (B, N + 11, ...), zeros where there is no token."""
@@ -65,7 +65,7 @@ def research_attention(leaves: Leaves, grid: Grid, scale: float) -> Tensor:
     if len(leaves) > 3:
         bias = leaves[3][0, grid.distances]  # (n, n)
         if len(leaves) > 4:
-            seconds = (grid.next_times[:, :, None] - grid.times[:, None, :]).abs().clamp(min=1)
+            seconds = (grid.query_times[:, :, None] - grid.times[:, None, :]).abs().clamp(min=1)
             exact = torch.float64 if q.dtype == torch.float64 else torch.float32
             buckets = (torch.log(seconds.to(exact)) / LOG_STEP).long().clamp(0, leaves[4].shape[1] - 1)
             bias = bias + leaves[4][0, buckets]  # (B, n, n)

@@ -51,7 +51,7 @@ class Problem:
     offsets: Tensor  # (B + 1,) int64 on the CPU
     offsets_device: Tensor  # (B + 1,) int32
     times: Tensor  # (L,) int64 seconds: when each event happened
-    next_times: Tensor  # (L,) the same of the next event of its sequence, its own for the last: the query's time
+    next_times: Tensor | None  # (L,) of the next event, its own for the last: the query's time; None: its own for all
     leaves: tuple[Tensor, ...]  # q, k, v (L, H, dim), then the tables that the shape's bias has
     grad: Tensor  # (L, H, dim), the gradient of the output
     scale: float
@@ -62,6 +62,11 @@ class Problem:
         """Of the leaves."""
         tables = {"none": (), "position": ("position_table",), "position+time": ("position_table", "time_table")}
         return ("q", "k", "v", *tables[self.shape.bias])
+
+    @property
+    def query_times(self) -> Tensor:
+        """(L,): when each query is asked."""
+        return self.times if self.next_times is None else self.next_times
 
     @property
     def lengths(self) -> Tensor:
@@ -133,7 +138,7 @@ def _scaled(spread: np.ndarray, shape: Shape, minimum: int) -> np.ndarray:
     return lengths
 
 
-def draw(shape: Shape, device: torch.device, seed: int) -> Problem:
+def draw(shape: Shape, device: torch.device, seed: int, asks_next: bool = False) -> Problem:
     """N(0, 1) everywhere: with small inputs an absolute tolerance would pass wrong kernels."""
     lengths = draw_lengths(shape, seed)
     offsets = torch.from_numpy(np.concatenate(([0], lengths.cumsum())))
@@ -155,7 +160,7 @@ def draw(shape: Shape, device: torch.device, seed: int) -> Problem:
         offsets,
         offsets.to(device, torch.int32),
         times.to(device),
-        times.to(device),  # INTERIM
+        _next_times(times, offsets).to(device) if asks_next else None,
         tuple(leaf.requires_grad_() for leaf in leaves),
         normal(total, shape.heads, shape.dim),
         1 / shape.max_len,

@@ -71,12 +71,12 @@ def _score_mod(problem: Problem, tables: Leaves) -> Callable[..., Tensor] | None
     """The biases of a pair, by the same gathers as in HSTU."""
     if not tables:
         return None
-    reach, times, next_times = problem.shape.max_len - 1, problem.times, problem.next_times
+    reach, times, query_times = problem.shape.max_len - 1, problem.times, problem.query_times
 
     def modify(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         score = score + tables[0][0, (j - i + reach).clamp(0, reach)]
         if len(tables) > 1:
-            seconds = (next_times[i] - times[j]).abs().clamp(min=1)
+            seconds = (query_times[i] - times[j]).abs().clamp(min=1)
             buckets = (torch.log(seconds.to(torch.float32)) / LOG_STEP).to(torch.int32)
             score = score + tables[1][0, buckets.clamp(0, tables[1].shape[1] - 1)]
         return score
