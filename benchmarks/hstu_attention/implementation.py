@@ -79,7 +79,9 @@ def truth(problem: Problem, function: str) -> Result:
     attention = reference.hstu_attention if function == "hstu" else reference.softmax_attention
     times = {}
     if "time_table" in tables:
-        times = {"times": exact.times.cpu(), "next_times": exact.query_times.cpu()}
+        times = {"times": exact.times.cpu()}
+        if exact.next_times is not None:
+            times["next_times"] = exact.next_times.cpu()
     scale = problem.scale if function == "hstu" else softmax_scale(problem.shape)
     out = attention(*leaves[:3], offsets=problem.offsets, scale=scale, **tables, **times)
     return (out.detach(), *torch.autograd.grad(out, leaves, exact.grad.cpu()))
