@@ -50,9 +50,9 @@ def store_rows(head, stride, first, length, tile, ROWS: tl.constexpr, DIM: tl.co
 
 
 def clear_tail(call: AttentionCall, *tensors: Tensor) -> None:
-    """Zeros in tensors (total_tokens, ...), contiguous, for the tokens past the last offset."""
+    """Zeros in tensors (total_tokens, heads, dim), contiguous, for the tokens past the last offset."""
     for rows in tensors:
-        elements = rows[0].numel()
+        elements = rows.shape[1] * rows.shape[2]
         write_zeros[(PROGRAMS,)](
             rows, call.offsets, call.batch, rows.numel(), elements, PROGRAMS=PROGRAMS, ELEMENTS=ELEMENTS, num_warps=4
         )
