@@ -69,6 +69,16 @@ def test_the_gate_is_red_for_unwritten_results_and_the_contestant_is_not_timed()
     assert {row.implementation for row in rows if row.step} == {each.name for each in ours}
 
 
+def test_a_contestant_that_raises_is_reported_and_the_others_go_on() -> None:
+    def broken(problem: Problem, leaves: Leaves) -> Tensor:
+        raise RuntimeError("no such kernel")
+
+    contest = Contest([*our_implementations(CPU, compiled=False), Implementation("broken", broken)], CPU, None, 1, 0.1)
+    rows, verdicts = run_contest(contest, [SHAPE], lambda: False)
+    assert [v.implementation for v in verdicts if v.failed] == ["broken"]
+    assert {row.reason for row in rows if not row.step} == {"failed: RuntimeError: no such kernel"}
+
+
 @pytest.mark.parametrize("factor", [0.7, 1.001])
 def test_the_gate_notices_a_forward_that_is_off_by_a_factor(factor: float) -> None:
     scaled = Implementation("scaled", lambda problem, leaves: OURS.attend(problem, leaves) * factor)

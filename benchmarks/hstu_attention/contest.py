@@ -7,7 +7,7 @@ import torch
 
 from .ceilings import Ceilings, floor_of
 from .gate import Verdict, judge, line
-from .implementation import Implementation, forward, step
+from .implementation import Implementation, failure, forward, step
 from .ours import OURS, PACKED
 from .report import Row, row_of
 from .shapes import Shape, draw, forward_flops, step_bytes
@@ -35,20 +35,22 @@ class Contest:
     def gate(self, shape: Shape) -> list[Verdict]:
         verdicts = judge(self.implementations, shape, self.device, self.yardstick)
         for verdict in verdicts:
-            if not verdict.reason:
+            if verdict.failed or not verdict.reason:
                 print(line(verdict), flush=True)
         return verdicts
 
     def measure(self, shape: Shape, verdicts: Sequence[Verdict]) -> list[Row]:
         """The rows of one shape. Who is not green has no times."""
         rows, running = [], []
-        green = {verdict.implementation: verdict.green for verdict in verdicts}
+        judged = {verdict.implementation: verdict for verdict in verdicts}
         for each in self.implementations:
             reason = each.refuses(shape, self.device)
+            if each.needs_full and shape.lengths != "full":
+                reason = "has no jagged batches"
+            if not reason and not judged[each.name].green:
+                reason = judged[each.name].reason or "RED in the gate: not timed"
             if reason:
                 rows.append(Row(shape.title, each.name, reason=reason))
-            elif not green[each.name]:
-                rows.append(Row(shape.title, each.name, reason="RED in the gate: not timed"))
             else:
                 running.append(each)
         return [*self._timed(shape, running), *rows]
@@ -61,8 +63,12 @@ class Contest:
         actions: dict[str, list[Action]] = {}
         reasons: dict[str, str] = {}
         for each in running:
-            actions[f"fwd {each.name}"] = [forward(each, problem) for problem in drawn[each.asks_next]]
-            actions[f"step {each.name}"] = [step(each, problem) for problem in drawn[each.asks_next]]
+            forwards = [forward(each, problem) for problem in drawn[each.asks_next]]
+            steps = [step(each, problem) for problem in drawn[each.asks_next]]
+            reasons[each.name] = _tried(steps[0])
+            if reasons[each.name]:
+                continue
+            actions |= {f"fwd {each.name}": forwards, f"step {each.name}": steps}
             if shape.regime == "a" and each.captures and self.device.type == "cuda":
                 graphs = {
                     f"{kind} {each.name}{GRAPH}": _captured(actions[f"{kind} {each.name}"]) for kind in ("fwd", "step")
@@ -72,24 +78,32 @@ class Contest:
                 else:
                     reasons[each.name] = "no CUDA graph: " + next(g for g in graphs.values() if isinstance(g, str))
         times = interleaved(actions, self.device, self.rounds, self.turn_ms)
-        floor = self._floor_ms(shape, running, actions)
+        floor = self._floor_ms(shape, actions)
         flops = sum(forward_flops(shape, problem.offsets) for problem in problems) // sets
         rows = []
         for name in (name.removeprefix("step ") for name in times if name.startswith("step ")):
             pair = times[f"fwd {name}"], times[f"step {name}"]
             gemm = self.ceilings.gemm_tflops if self.ceilings else None
             rows.append(replace(row_of(shape.title, name, pair, flops, gemm, floor), reason=reasons.get(name, "")))
+        rows += [Row(shape.title, name, reason=why) for name, why in reasons.items() if f"step {name}" not in times]
         return _compared(rows, {each.name: each.function for each in running})
 
-    def _floor_ms(
-        self, shape: Shape, running: Sequence[Implementation], actions: dict[str, list[Action]]
-    ) -> float | None:
+    def _floor_ms(self, shape: Shape, actions: dict[str, list[Action]]) -> float | None:
         """Of ours: its launches with nothing in them and its bytes moved once; at long histories also its products."""
-        if self.ceilings is None or OURS not in {each.name for each in running}:
+        if self.ceilings is None or f"step {OURS}" not in actions:
             return None
         offsets = draw(shape, self.device, 0).offsets
         least = floor_of(actions[f"step {OURS}"][0], step_bytes(shape, offsets), self.ceilings, self.device).median
         return max(least, 3.5 * forward_flops(shape, offsets) / self.ceilings.gemm_tflops / 1e9)
+
+
+def _tried(action: Action) -> str:
+    """Why one call of it fails, for lack of memory for instance; empty if it does not."""
+    try:
+        action()
+    except Exception as error:  # whatever a peer raises: the others go on
+        return failure(error)
+    return ""
 
 
 def _captured(actions: Sequence[Action]) -> list[Action] | str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from .implementation import Implementation, Result, forward, step, truth
+from .implementation import Implementation, Result, failure, forward, step, truth
 from .shapes import Problem, Shape, draw, gate_shape
 
 FLOOR = {torch.float64: 1e-10}
@@ -28,6 +28,7 @@ class Verdict:
     errors: dict[str, float]
     limits: dict[str, float]
     reason: str = ""  # why it was not judged
+    failed: bool = False  # by an error of its own
 
     @property
     def green(self) -> bool:
@@ -68,14 +69,18 @@ def judge(
     for implementation in implementations:
         kind = implementation.needs_full, implementation.asks_next
         problem = problems[kind]
-        reason = implementation.refuses(problem.shape, device)
+        reason = implementation.refuses(shape, device)
         if reason:
             verdicts.append(Verdict(implementation.name, shape.title, {}, {}, reason))
             continue
         key = implementation.function, kind
         if key not in truths:
             truths[key] = truth(problem, implementation.function)
-        errors = _errors(implementation, problem, truths[key])
+        try:
+            errors = _errors(implementation, problem, truths[key])
+        except Exception as error:  # whatever a peer or a compiler raises: the others go on
+            verdicts.append(Verdict(implementation.name, shape.title, {}, {}, failure(error), failed=True))
+            continue
         verdicts.append(Verdict(implementation.name, shape.title, errors, {name: allowed[name] for name in errors}))
     return verdicts
 
@@ -104,6 +109,7 @@ def _limits(yardstick: Implementation, problem: Problem, expected: Result) -> di
 def line(verdict: Verdict) -> str:
     """For people."""
     if verdict.reason:
-        return f"  -     {verdict.implementation:26} {verdict.shape}: {verdict.reason}"
+        word = "FAILED" if verdict.failed else "-"
+        return f"  {word:6}{verdict.implementation:26} {verdict.shape}: {verdict.reason}"
     worst = ", ".join(f"{name} {error:.1e}" for name, error in verdict.errors.items())
     return f"  {'green' if verdict.green else 'RED  '} {verdict.implementation:26} {verdict.shape}: {worst}"

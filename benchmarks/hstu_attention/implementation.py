@@ -45,6 +45,19 @@ def squares_too_large(shape: Shape, device: torch.device) -> str | None:
     return f"the squares of all pairs need about {needed / 1e9:.0f} GB" if needed > 0.8 * available else None
 
 
+def compiles_slowly(shape: Shape, device: torch.device) -> str | None:
+    """What torch.compile has to build anew for each shape is measured at a few: the script has ten minutes."""
+    short = shape.name in ("A1", "A4", "tiny") and shape.dtype != torch.bfloat16
+    long = shape.name == "B d=128 N=4096 full" and shape.bias == "position+time"
+    return None if short or long else "compiles for some seconds a shape: measured at A1, A4 and one long shape alone"
+
+
+def failure(error: Exception) -> str:
+    """In one line."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"failed: {type(error).__name__}: {lines[0][:120]}"
+
+
 def step(implementation: Implementation, problem: Problem) -> Callable[[], Result]:
     """Forward and backward, with the gradient of every leaf."""
 

@@ -78,8 +78,9 @@ class Report:
 
     @property
     def green(self) -> bool:
-        """No contestant that was judged is wrong."""
-        return all(verdict.green for verdict in self.verdicts if not verdict.reason)
+        """No contestant that was judged is wrong, and ours did not fail. A peer may."""
+        judged = all(verdict.green for verdict in self.verdicts if not verdict.reason)
+        return judged and not any(v.failed and v.implementation.startswith("ours") for v in self.verdicts)
 
     def table(self) -> str:
         lines = [ROW.format(*HEAD)]
