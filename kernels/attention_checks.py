@@ -11,16 +11,20 @@ from .packing import PackingPlan, check_offsets
 from .time_buckets import NUM_TIME_BUCKETS
 
 CUDA_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+WIDEST_HEAD = 256
 
 
 def check_plan(q: Tensor, plan: PackingPlan, max_len: int | None) -> int:
     """max_len, by default the plan's longest sequence. The plan checked its own offsets when it was built."""
-    if plan.num_tokens != len(q):
-        raise KernelError(f"the plan is of {plan.num_tokens} tokens but q has {len(q)}; build a plan for this batch")
-    if plan.device.type != q.device.type:
-        raise KernelError(f"the plan is for {plan.device} but q is on {q.device}; build it with device=q.device")
-    if max_len is None:
-        return max(plan.longest, 1)
+    positions = plan.positions
+    if len(positions) != len(q):
+        raise KernelError(f"the plan is of {len(positions)} tokens but q has {len(q)}; build a plan for this batch")
+    if positions.device != q.device:
+        raise KernelError(f"the plan is on {positions.device} but q on {q.device}; build it with device=q.device")
+    if max_len is None and plan.longest is None:
+        raise KernelError("the plan's lengths are known to its device alone; pass max_len")
+    if max_len is None or plan.longest is None:
+        return max_len or max(plan.longest or 0, 1)
     if plan.longest > max_len:
         raise KernelError(f"a sequence has {plan.longest} tokens but max_len={max_len}; truncate it or raise max_len")
     return max_len
@@ -41,6 +45,8 @@ def check_tensors(q: Tensor, k: Tensor, v: Tensor, offsets: Tensor | None, max_l
         raise KernelError(f"q, k, v are {q.dtype}, {k.dtype}, {v.dtype}; give all three in one dtype")
     if not q.is_floating_point() or (q.is_cuda and q.dtype not in CUDA_DTYPES):
         raise KernelError(f"q is {q.dtype} on {q.device}; give float32, float16 or bfloat16 (on a CPU, float64 too)")
+    if q.is_cuda and max(q.shape[2], v.shape[2]) > WIDEST_HEAD:
+        raise KernelError(f"heads are {q.shape[2]} and {v.shape[2]} wide; on CUDA give at most {WIDEST_HEAD}")
     _check_device(q, k=k, v=v, offsets=offsets)
     if offsets.ndim != 1 or not len(offsets) or offsets.dtype not in (torch.int32, torch.int64):
         shape = tuple(offsets.shape)

@@ -83,7 +83,7 @@ def _rows(plan: PackingPlan, *tensors: Tensor) -> Iterator[list[Tensor]]:
 
 
 def _pairs(plan: PackingPlan, call: AttentionCall) -> Iterator[_Pairs]:
-    places = plan.gather(torch.arange(plan.num_tokens))
+    places = plan.gather(torch.arange(len(plan.positions)))
     asked, happened = ([] if t is None else plan.gather(t.long()) for t in (call.query_times, call.times))
     for number, (group, tokens) in enumerate(zip(plan.groups, places, strict=True)):
         buckets = None

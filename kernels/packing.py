@@ -10,9 +10,9 @@ Tensor dimensions: L total tokens; per group of equally wide rows: R rows, T row
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -85,14 +85,25 @@ class RowGroup:
 
 
 @dataclass(frozen=True, eq=False)
-class PackingPlan:
-    """Where each token of a jagged batch lies in the rows. Build it with `PackingPlan.build`.
+class Rows:
+    """Where each token of a jagged batch lies in the rows."""
 
-    The rows are laid out when something first asks for them: HSTU's attention on CUDA reads `device_offsets` alone.
+    groups: tuple[RowGroup, ...]  # narrowest first
+    slots: Tensor  # (L,) int64: each token's slot, counted through the rows of all groups
+    tokens: Tensor  # (all slots,) int64: the token in each slot; any token where there is none
+    empty: Tensor  # (all slots - L,) int64: the slots that no token fills
+
+
+@dataclass(frozen=True, eq=False)
+class PackingPlan:
+    """The sequences of a jagged batch, and their rows. Build it with `PackingPlan.build`.
+
+    Rows are laid out when something first asks for them: HSTU's attention on CUDA reads `device_offsets` alone.
     """
 
     offsets: Tensor  # (batch + 1,) int64, always on the CPU
-    device: torch.device  # of all that follows
+    positions: Tensor  # (L,) int64: place of each token in its sequence, 0 = first
+    lay_out: Callable[[], Rows] = field(repr=False)
     times: Tensor | None = None  # (L,) int64, seconds
 
     @classmethod
@@ -103,24 +114,45 @@ class PackingPlan:
         KernelError for offsets that do not begin at 0 or that fall, and for times of another length.
         """
         check_offsets(offsets)
-        if times is not None and len(times) != int(offsets[-1]):
-            raise KernelError(f"there are {len(times)} times for {int(offsets[-1])} tokens; give one for each token")
-        return cls(offsets, torch.device(device), times)
+        starts = offsets.numpy()
+        if times is not None and len(times) != starts[-1]:
+            raise KernelError(f"there are {len(times)} times for {starts[-1]} tokens; give one for each token")
+        positions = np.arange(starts[-1], dtype=np.int64) - np.repeat(starts[:-1], np.diff(starts))
+        on_device = torch.from_numpy(positions).to(device, non_blocking=True)
+        return cls(offsets, on_device, partial(_pack, starts, torch.device(device), times), times)
 
     @property
-    def num_tokens(self) -> int:
-        """L."""
-        return int(self.offsets[-1])
+    def groups(self) -> tuple[RowGroup, ...]:
+        """As in Rows, and so are `slots`, `tokens` and `empty`."""
+        return self._rows.groups
+
+    @property
+    def slots(self) -> Tensor:
+        return self._rows.slots
+
+    @property
+    def tokens(self) -> Tensor:
+        return self._rows.tokens
+
+    @property
+    def empty(self) -> Tensor:
+        return self._rows.empty
 
     @cached_property
-    def longest(self) -> int:
-        """Tokens of the longest sequence; 0 where there is none."""
+    def _rows(self) -> Rows:
+        return self.lay_out()
+
+    @cached_property
+    def longest(self) -> int | None:
+        """Tokens of the longest sequence; None where the offsets lie on a device that would have to be waited for."""
+        if self.offsets.device.type != "cpu":
+            return None
         return int(self.offsets.diff().max()) if len(self.offsets) > 1 else 0
 
     @cached_property
     def device_offsets(self) -> Tensor:
-        """offsets as int32 on the device, as the CUDA kernels take them."""
-        return self.offsets.to(torch.int32).to(self.device, non_blocking=True)
+        """offsets as int32 on the device of the tokens, as CUDA kernels take them."""
+        return self.offsets.to(torch.int32).to(self.positions.device, non_blocking=True)
 
     @cached_property
     def relative_times(self) -> Tensor | None:
@@ -130,58 +162,9 @@ class PackingPlan:
         """
         if self.times is None:
             return None
-        passed = self.times - self.times.index_select(0, self._arrange(self._sequence_starts))
+        firsts = torch.arange(len(self.positions), device=self.positions.device) - self.positions
+        passed = self.times - self.times.index_select(0, firsts)
         return passed.clamp_(-MAX_INT32, MAX_INT32).to(torch.int32)
-
-    @cached_property
-    def positions(self) -> Tensor:
-        """(L,) int64: place of each token in its sequence, 0 = first."""
-        return self._arrange(np.arange(self.num_tokens, dtype=np.int64) - self._sequence_starts)
-
-    @property
-    def groups(self) -> tuple[RowGroup, ...]:
-        """Rows of each width, narrowest first."""
-        return self._rows.groups
-
-    @property
-    def slots(self) -> Tensor:
-        """(L,) int64: each token's slot, counted through the rows of all groups."""
-        return self._rows.slots
-
-    @property
-    def tokens(self) -> Tensor:
-        """(all slots,) int64: the token in each slot; any token where there is none."""
-        return self._rows.tokens
-
-    @property
-    def empty(self) -> Tensor:
-        """(all slots - L,) int64: the slots that no token fills."""
-        return self._rows.empty
-
-    @property
-    def _sequence_starts(self) -> Integers:
-        starts: Integers = self.offsets.numpy()
-        return np.repeat(starts[:-1], np.diff(starts))
-
-    def _arrange(self, array: Integers) -> Tensor:
-        return torch.from_numpy(array).to(self.device, non_blocking=True)
-
-    @cached_property
-    def _rows(self) -> "_Rows":
-        starts = self.offsets.numpy()
-        lengths = np.diff(starts)
-        first_slots, shapes = _lay_out(lengths)
-        num_slots = sum(rows * width for rows, width in shapes)
-        steps = np.arange(starts[-1], dtype=np.int64)
-        slots = steps + np.repeat(first_slots - starts[:-1], lengths)
-        segments = np.full(num_slots, -1, dtype=np.int32)
-        segments[slots] = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
-        tokens = np.zeros(num_slots, dtype=np.int64)
-        tokens[slots] = steps
-        segments_, slots_, tokens_, empty = map(self._arrange, (segments, slots, tokens, np.flatnonzero(segments < 0)))
-        slot_times = [None] * len(shapes) if self.times is None else _split(self.times.index_select(0, tokens_), shapes)
-        groups = zip(_split(segments_, shapes), slot_times, strict=True)
-        return _Rows(slots_, tokens_, empty, tuple(RowGroup(*group) for group in groups))
 
     def gather(self, tokens: Tensor) -> list[Tensor]:
         """(L, ...) to (R, T, ...) for each group; slots that no token fills are zero."""
@@ -195,16 +178,6 @@ class PackingPlan:
         return tokens
 
 
-@dataclass(frozen=True, eq=False)
-class _Rows:
-    """What PackingPlan shows under these names."""
-
-    slots: Tensor
-    tokens: Tensor
-    empty: Tensor
-    groups: tuple[RowGroup, ...]
-
-
 def check_offsets(offsets: Tensor) -> None:
     """Raise KernelError unless offsets (batch + 1,), whole numbers on the CPU, begin at 0 and never fall."""
     if offsets.ndim != 1 or not len(offsets) or offsets.dtype not in (torch.int64, torch.int32):
@@ -216,6 +189,25 @@ def check_offsets(offsets: Tensor) -> None:
     if len(offsets) > 1 and int(offsets.diff().min()) < 0:
         sequence = int(offsets.diff().argmin())
         raise KernelError(f"offsets fall after sequence {sequence}; each sequence ends where the next begins")
+
+
+def _pack(starts: Integers, device: torch.device, times: Tensor | None) -> Rows:
+    lengths = np.diff(starts)
+    first_slots, shapes = _lay_out(lengths)
+    num_slots = sum(rows * width for rows, width in shapes)
+    steps = np.arange(starts[-1], dtype=np.int64)
+    slots = steps + np.repeat(first_slots - starts[:-1], lengths)
+    segments = np.full(num_slots, -1, dtype=np.int32)
+    segments[slots] = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+    tokens = np.zeros(num_slots, dtype=np.int64)
+    tokens[slots] = steps
+    segments_, slots_, tokens_, empty = (
+        torch.from_numpy(array).to(device, non_blocking=True)
+        for array in (segments, slots, tokens, np.flatnonzero(segments < 0))
+    )
+    slot_times = [None] * len(shapes) if times is None else _split(times.index_select(0, tokens_), shapes)
+    groups = zip(_split(segments_, shapes), slot_times, strict=True)
+    return Rows(tuple(RowGroup(*group) for group in groups), slots_, tokens_, empty)
 
 
 def _split(slots: Tensor, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
