@@ -1,4 +1,4 @@
-"""HSTU attention of long sequences in Triton: the backward pass. With s = alpha q_i . k_j + bias and g the output's grad,
+"""HSTU attention of long sequences in Triton: the backward pass. With s = alpha q_i . k_j + bias and g = d loss / d out,
 
     dv_j = scale sum_i silu(s) g_i          ds = scale (g_i . v_j) silu'(s)
     dk_j = alpha sum_i ds q_i               dq_i = alpha sum_j ds k_j          db, dc: sums of ds by entry
@@ -25,7 +25,7 @@ from .attention_call import AttentionCall
 from .hstu_long_bias_triton import add_bias, bucket_range, load_times
 from .hstu_long_launch import launch_options, rows_contiguous, shipped_kernel, terms, times_arguments
 from .hstu_long_queries_triton import query_gradient
-from .hstu_long_rows_triton import clear_tail, load_rows, place_of, store_rows
+from .hstu_long_rows_triton import VARYING, clear_tail, load_rows, place_of, store_rows
 from .hstu_long_tables import copies_of
 from .hstu_long_tiles import TORCH_DTYPES, Tiles, key_tiles, label, shipped_shapes
 from .hstu_pieces_triton import allowed_pairs, dot, dropout_factor, silu_and_slope
@@ -59,8 +59,8 @@ def long_backward(
     return dq, dk, dv, copies.position_gradient(call), copies.time_gradient(call)
 
 
-@triton.jit
-def backward_keys(
+@triton.jit(do_not_specialize=["groups", "slots", "max_len", "span", *VARYING])
+def backward_keys(  # noqa: PLR0912, PLR0915 (one loop, in the order of the formulas)
     grad, q, k, v, dq, dk, dv, position_copies, time_copies,
     grad_token, grad_head, q_token, q_head, k_token, k_head, v_token, v_head, groups, slots, max_len, span,
     offsets, heads, position_table, position_stride, reach, entries, time_table, time_stride, last_seconds,

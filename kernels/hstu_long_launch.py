@@ -94,11 +94,11 @@ def shipped_kernel(
     shape: tuple[str, int, bool, bool],
     **constexprs: Any,
 ) -> Shipped:
-    """A configuration of `hstu_long_tiles.shipped_shapes` for `kernel`, whose own arguments are tensors: name to type."""
+    """`kernel` for one of `hstu_long_tiles.shipped_shapes`. tensors: types of its own arguments, "?" for the dtype."""
     dtype, dim, position, time = shape
     values = {
-        "DQK": dim, "DV": dim, "WIDTH_QK": dim, "WIDTH_V": dim, "SCALED": False, "CAUSAL": True, "HAS_POSITION": position,
-        "HAS_TIME": time, "DROPOUT": False, "PRECISION": "ieee", "UPCAST": False, "FAST_MATH": dtype == "bf16",
+        "DQK": dim, "DV": dim, "WIDTH_QK": dim, "WIDTH_V": dim, "SCALED": False, "CAUSAL": True,
+        "HAS_POSITION": position, "HAS_TIME": time, "DROPOUT": False, "PRECISION": "ieee", "UPCAST": False, "FAST_MATH": dtype == "bf16",
         "BLOCK_QUERIES": tiles.block_queries, "BLOCK_KEYS": tiles.block_keys, **constexprs,
     }  # fmt: skip
     kinds = {

@@ -14,7 +14,7 @@ from torch import Tensor
 from .attention_call import AttentionCall
 from .hstu_long_bias_triton import add_bias, bucket_range, load_times
 from .hstu_long_launch import launch_options, shipped_kernel, terms, times_arguments
-from .hstu_long_rows_triton import clear_tail, load_rows, place_of, store_rows
+from .hstu_long_rows_triton import VARYING, clear_tail, load_rows, place_of, store_rows
 from .hstu_long_tiles import TORCH_DTYPES, Tiles, label, query_tiles, shipped_shapes
 from .hstu_pieces_triton import allowed_pairs, dot, dropout_factor, silu_and_slope
 from .shipped_kernel import Shipped
@@ -37,8 +37,8 @@ def query_gradient(
     return dq
 
 
-@triton.jit
-def backward_queries(
+@triton.jit(do_not_specialize=["blocks_of_queries", *VARYING])
+def backward_queries(  # noqa: PLR0915 (one loop, in the order of the formulas)
     grad, q, k, v, dq, grad_token, grad_head, q_token, q_head, k_token, k_head, v_token, v_head, blocks_of_queries,
     offsets, heads, position_table, position_stride, reach, entries, time_table, time_stride, last_seconds,
     alpha, scale, seed, kept_levels, query_times, key_times, lows, highs, blocks,

@@ -12,6 +12,7 @@ from torch import Tensor
 from .attention_call import AttentionCall
 from .shipped_kernel import Shipped
 
+VARYING = ["reach", "entries", "kept_levels", "blocks"]  # sizes that no attention kernel is compiled anew for
 PROGRAMS = 64
 ELEMENTS = 1024
 

@@ -18,7 +18,7 @@ from .attention_call import AttentionCall
 from .hstu_long_backward_triton import long_backward
 from .hstu_long_bias_triton import add_bias, bucket_range, load_times
 from .hstu_long_launch import launch_options, rows_contiguous, shipped_kernel, terms, times_arguments
-from .hstu_long_rows_triton import clear_tail, load_rows, place_of, store_rows
+from .hstu_long_rows_triton import VARYING, clear_tail, load_rows, place_of, store_rows
 from .hstu_long_tiles import TORCH_DTYPES, Tiles, forward_tiles, label, shipped_shapes
 from .hstu_pieces_triton import allowed_pairs, dot, dropout_factor, silu
 from .shipped_kernel import Shipped
@@ -41,7 +41,7 @@ def long_forward(q: Tensor, k: Tensor, v: Tensor, call: AttentionCall, tiles: Ti
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["blocks_of_queries", *VARYING])
 def forward_block(
     q, k, v, out, q_token, q_head, k_token, k_head, v_token, v_head, blocks_of_queries,
     offsets, heads, position_table, position_stride, reach, entries, time_table, time_stride, last_seconds,
@@ -51,7 +51,7 @@ def forward_block(
     PRECISION: tl.constexpr, UPCAST: tl.constexpr, FAST_MATH: tl.constexpr,
     BLOCK_QUERIES: tl.constexpr, BLOCK_KEYS: tl.constexpr,
 ):  # fmt: skip
-    """out[i] = scale * sum_j silu(alpha q_i . k_j + bias) v_j for one block of i; the last blocks, the longest, first."""
+    """out[i] = scale * sum_j silu(alpha q_i . k_j + bias) v_j for a block of i; the last blocks, the longest, first."""
     block, head, sequence = place_of(tl.program_id(0), blocks_of_queries, heads)
     block = blocks_of_queries - 1 - block
     start = tl.load(offsets + sequence)
