@@ -9,8 +9,8 @@ it goes, the backward pass computes the tiles once more for the table. Elsewhere
 into both gradients in the forward pass and thrown away. What a step holds does not grow with the catalogue, but for
 the gradient of the table.
 
-The three matrix products are most of the time of a block, so little else passes over it: softmax is divided by its sum on
-the d-wide side of the products, and what smoothing adds is the same for all items and never enters the block.
+The three matrix products are most of the time of a block, so little else passes over it: softmax is divided by its sum
+on the d-wide side of the products, and what smoothing adds is the same for all items and never enters the block.
 
 Not here: temperature and cosine, which the caller folds into states and table.
 
@@ -37,7 +37,7 @@ def linear_cross_entropy(
 
     Differentiable once, in states and table. n may be 0: the loss is then NaN, as the mean of nothing. The Triton form
     returns float32 whatever the dtype, the others the dtype of states. `precision` says how the Triton form multiplies
-    float32: "ieee" exactly, "tf32x3" on the tensor cores with nearly float32's digits, "tf32" with three digits.
+    float32: "ieee" as float32, "tf32" on the tensor cores with three digits.
     LossArgumentError for what does not go together.
     """
     check_loss_arguments(states, table, targets, label_smoothing)

@@ -10,13 +10,13 @@ Tensor dimensions: n positions, V items, d width; B_ are tile sizes, powers of t
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from .loss_tiles import Tiles, kind_of_product, padded, split_evenly, wanted_programs
 from .shipped_kernel import Shipped
 
 LOG2E = tl.constexpr(1.4426950408889634)
@@ -24,7 +24,10 @@ LN2 = tl.constexpr(0.6931471805599453)
 LIFT = tl.constexpr(4096.0)  # a share of one in a million would lose its digits in float16
 
 
-@triton.jit
+SIZES = ["num_rows", "num_items", "num_splits", "per_split"]  # they differ from step to step: one binary for all
+
+
+@triton.jit(do_not_specialize=SIZES)
 def _forward(
     states, table, largest_of, total_of, mean_of, num_rows, num_items, per_split,
     WIDTH: tl.constexpr, B_ROWS: tl.constexpr, B_ITEMS: tl.constexpr, B_WIDTH: tl.constexpr, PRECISION: tl.constexpr,
@@ -59,7 +62,7 @@ def _forward(
     tl.store(mean_of + offset * WIDTH + places, mean, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _finish(
     states, table, targets, centre, largest_of, total_of, mean_of, losses, lse, pull,
     num_rows, num_splits, smoothing,
@@ -93,10 +96,11 @@ def _finish(
     tl.store(pull + places, mean / total[:, None] - wanted, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _table_gradient(
     states, table, targets, lse, state_sum, share, out, num_rows, num_items, per_split, smoothing,
-    WIDTH: tl.constexpr, B_ROWS: tl.constexpr, B_ITEMS: tl.constexpr, B_WIDTH: tl.constexpr, PRECISION: tl.constexpr, SPLIT: tl.constexpr,
+    WIDTH: tl.constexpr, B_ROWS: tl.constexpr, B_ITEMS: tl.constexpr, B_WIDTH: tl.constexpr,
+    PRECISION: tl.constexpr, SPLIT: tl.constexpr,
 ):  # fmt: skip
     """d sum_i loss_i / d w_j = sum_i (softmax_ij - (1 - e) [y_i = j]) s_i - e / V sum_i s_i, for one tile of items.
 
@@ -130,35 +134,21 @@ def _table_gradient(
     tl.store(out + places, gradient.to(out.dtype.element_ty), mask=inside)
 
 
-@dataclass(frozen=True)
-class Tiles:
-    """Sizes of one launch."""
-
-    rows: int
-    items: int
-    num_warps: int
-    num_stages: int
-
-
 # By kernel, kind of product ("half" for 16-bit inputs, else the precision) and padded width. Chosen so that nothing
 # spills on sm_90; not yet tuned by measurement.
 TILES = {
     ("forward", "half"): {16: Tiles(128, 64, 4, 3), 32: Tiles(128, 64, 4, 3), 64: Tiles(128, 64, 4, 3),
                           128: Tiles(128, 64, 8, 3), 256: Tiles(64, 64, 8, 2)},
     ("forward", "tf32"): {16: Tiles(128, 64, 4, 3), 32: Tiles(128, 64, 4, 3), 64: Tiles(64, 64, 4, 3),
-                          128: Tiles(64, 64, 8, 2), 256: Tiles(64, 32, 8, 2)},
-    ("forward", "tf32x3"): {16: Tiles(64, 64, 4, 2), 32: Tiles(64, 64, 4, 2), 64: Tiles(64, 64, 8, 2),
-                            128: Tiles(64, 32, 8, 2), 256: Tiles(64, 32, 8, 1)},
-    ("forward", "ieee"): {16: Tiles(64, 64, 4, 2), 32: Tiles(64, 64, 4, 2), 64: Tiles(64, 64, 8, 2),
-                          128: Tiles(32, 64, 8, 2), 256: Tiles(32, 32, 8, 1)},
+                          128: Tiles(64, 64, 8, 2), 256: Tiles(64, 16, 8, 2)},
+    ("forward", "ieee"): {16: Tiles(64, 64, 4, 2), 32: Tiles(64, 64, 4, 2), 64: Tiles(64, 32, 8, 2),
+                          128: Tiles(32, 64, 8, 2), 256: Tiles(16, 32, 8, 1)},
     ("table", "half"): {16: Tiles(64, 128, 4, 3), 32: Tiles(64, 128, 4, 3), 64: Tiles(64, 128, 8, 3),
                         128: Tiles(64, 128, 8, 3), 256: Tiles(64, 64, 8, 2)},
-    ("table", "tf32"): {16: Tiles(64, 128, 4, 3), 32: Tiles(64, 128, 4, 3), 64: Tiles(64, 64, 4, 3),
-                        128: Tiles(64, 64, 8, 2), 256: Tiles(32, 64, 8, 2)},
-    ("table", "tf32x3"): {16: Tiles(64, 64, 4, 2), 32: Tiles(64, 64, 4, 2), 64: Tiles(64, 64, 8, 2),
-                          128: Tiles(32, 64, 8, 2), 256: Tiles(32, 64, 8, 1)},
-    ("table", "ieee"): {16: Tiles(64, 64, 4, 2), 32: Tiles(64, 64, 4, 2), 64: Tiles(64, 64, 8, 2),
-                        128: Tiles(64, 32, 8, 2), 256: Tiles(32, 32, 8, 1)},
+    ("table", "tf32"): {16: Tiles(64, 128, 4, 3), 32: Tiles(64, 64, 4, 3), 64: Tiles(64, 64, 4, 3),
+                        128: Tiles(64, 64, 8, 2), 256: Tiles(16, 64, 8, 2)},
+    ("table", "ieee"): {16: Tiles(64, 64, 4, 2), 32: Tiles(32, 64, 4, 2), 64: Tiles(32, 64, 8, 2),
+                        128: Tiles(64, 32, 8, 2), 256: Tiles(32, 16, 8, 1)},
 }  # fmt: skip
 FINISH_ROWS = 16
 
@@ -166,7 +156,7 @@ FINISH_ROWS = 16
 def forward(
     states: Tensor, table: Tensor, targets: Tensor, label_smoothing: float, precision: str, programs: int = 0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See the top of the file; states (n, d), table (V, d), targets (n,). `programs`: how many to aim for (0: the GPU's).
+    """See the top of the file; states (n, d), table (V, d), targets (n,); `programs` to aim for (0: the GPU's).
 
     Takes four bytes for each number that states hold, once more for each part that the catalogue is cut into; into so
     many that all processors have work, which is few where there are many rows.
@@ -177,20 +167,20 @@ def forward(
     pull = states.new_empty(count, width, dtype=torch.float32)
     if not count:
         return losses, lse, pull
-    tiles = TILES["forward", _kind(states, precision)][_padded(width)]
+    tiles = TILES["forward", kind_of_product(states, precision)][padded(width)]
     blocks = triton.cdiv(count, tiles.rows)
-    splits, per_split = _split(num_items, tiles.items, blocks, programs or _programs(states))
+    splits, per_split = split_evenly(num_items, tiles.items, blocks, programs or wanted_programs(states))
     largest, total = (losses.new_empty(splits, count) for _ in range(2))
     mean = pull.new_empty(splits, count, width)
     _forward[blocks, splits](
         states, table, largest, total, mean, count, num_items, per_split,
-        WIDTH=width, B_ROWS=tiles.rows, B_ITEMS=tiles.items, B_WIDTH=_padded(width), PRECISION=precision,
+        WIDTH=width, B_ROWS=tiles.rows, B_ITEMS=tiles.items, B_WIDTH=padded(width), PRECISION=precision,
         num_warps=tiles.num_warps, num_stages=tiles.num_stages,
     )  # fmt: skip
     centre = table.mean(0, dtype=torch.float32) if label_smoothing else pull.new_zeros(width)
     _finish[(triton.cdiv(count, FINISH_ROWS),)](
         states, table, targets, centre, largest, total, mean, losses, lse, pull,
-        count, splits, label_smoothing, WIDTH=width, B_ROWS=FINISH_ROWS, B_WIDTH=_padded(width), num_warps=4,
+        count, splits, label_smoothing, WIDTH=width, B_ROWS=FINISH_ROWS, B_WIDTH=padded(width), num_warps=4,
     )  # fmt: skip
     return losses, lse, pull
 
@@ -205,20 +195,20 @@ def backward(
     precision: str,
     programs: int = 0,
 ) -> Tensor:
-    """See the top of the file; the result is made in one pass over the items, or over parts of the rows that are added."""
+    """See the top of the file; made in one pass over the rows, or as the sum over parts of them."""
     states, table = states.contiguous(), table.contiguous()
     (count, width), num_items = states.shape, len(table)
     if not count:
         return torch.zeros_like(table)
-    tiles = TILES["table", _kind(states, precision)][_padded(width)]
+    tiles = TILES["table", kind_of_product(states, precision)][padded(width)]
     blocks = triton.cdiv(num_items, tiles.items)
-    splits, per_split = _split(count, tiles.rows, blocks, programs or _programs(states))
+    splits, per_split = split_evenly(count, tiles.rows, blocks, programs or wanted_programs(states))
     state_sum = states.sum(0, dtype=torch.float32)
     out = torch.empty_like(table) if splits == 1 else lse.new_empty(splits, num_items, width)
     _table_gradient[blocks, splits](
         states, table, targets, lse, state_sum, share, out, count, num_items, per_split, label_smoothing,
-        WIDTH=width, B_ROWS=tiles.rows, B_ITEMS=tiles.items, B_WIDTH=_padded(width), PRECISION=precision, SPLIT=splits > 1,
-        num_warps=tiles.num_warps, num_stages=tiles.num_stages,
+        WIDTH=width, B_ROWS=tiles.rows, B_ITEMS=tiles.items, B_WIDTH=padded(width), PRECISION=precision,
+        SPLIT=splits > 1, num_warps=tiles.num_warps, num_stages=tiles.num_stages,
     )  # fmt: skip
     if splits == 1:
         return out
@@ -257,26 +247,6 @@ def _shipped(name: str, kind: str, width: int, tiles: Tiles, dtype: str) -> Iter
             signature |= {"out": "*fp32" if split else f"*{dtype}"} | sizes | {"smoothing": "fp32"}
         yield Shipped(
             f"{name} {dtype} {kind} d={width} {tiles.rows}x{tiles.items}" + " split" * bool(split),
-            kernel, signature | dict.fromkeys(constants, "constexpr"), dict(constants), tiles.num_warps, tiles.num_stages,
-            expects_wgmma=kind == "half",
+            kernel, signature | dict.fromkeys(constants, "constexpr"), dict(constants),
+            tiles.num_warps, tiles.num_stages, expects_wgmma=kind == "half",
         )  # fmt: skip
-
-
-def _kind(states: Tensor, precision: str) -> str:
-    return precision if states.dtype == torch.float32 else "half"
-
-
-def _padded(width: int) -> int:
-    return max(16, triton.next_power_of_2(width))
-
-
-def _programs(states: Tensor) -> int:
-    """Two for each processor, so that one computes while another waits for memory."""
-    return 2 * torch.cuda.get_device_properties(states.device).multi_processor_count
-
-
-def _split(length: int, tile: int, blocks: int, programs: int) -> tuple[int, int]:
-    """Into how many parts, and how long each, whole tiles; so many that blocks * parts is not far below `programs`."""
-    parts = max(1, min(programs // blocks, triton.cdiv(length, tile)))
-    each = triton.cdiv(triton.cdiv(length, tile), parts) * tile
-    return triton.cdiv(length, each), each

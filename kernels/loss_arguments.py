@@ -1,16 +1,48 @@
 """What both losses over items accept, and which of it the Triton kernels take."""
 
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from ..data.errors import VirtualMLEError
 
 WIDEST = 256  # a wider row of the table leaves no room for tiles
-PRECISIONS = ("ieee", "tf32x3", "tf32")
+PRECISIONS = ("ieee", "tf32")
 
 
 class LossArgumentError(VirtualMLEError):
     """Tensors or numbers that a loss cannot be computed from."""
+
+
+class SampledInputs(NamedTuple):
+    """The tensors of a sampled softmax."""
+
+    states: Tensor  # (n, d)
+    table: Tensor  # (V, d)
+    targets: Tensor  # (n,) int64
+    negatives: Tensor  # (m,) int64 for all positions, or (n, m)
+    log_q: Tensor | None  # (V,) float32
+
+    def contiguous(self) -> "SampledInputs":
+        """The same, each without gaps."""
+        return SampledInputs(*(None if tensor is None else tensor.contiguous() for tensor in self))
+
+    def pointers(self) -> tuple[Tensor, ...]:
+        """For kernels: what is not there points somewhere."""
+        return (*self[:4], self.states if self.log_q is None else self.log_q)
+
+
+@dataclass(frozen=True)
+class SampledTerms:
+    """The numbers and switches of a sampled softmax."""
+
+    temperature: float = 1.0
+    cosine: bool = False
+    label_smoothing: float = 0.0
+    precision: str = "ieee"
+    programs: int = 0  # that a Triton launch aims for; 0: as many as keep the GPU busy
 
 
 def takes_triton(states: Tensor) -> bool:

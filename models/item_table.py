@@ -46,7 +46,11 @@ class ItemTable(nn.Module):
 
     def vectors(self, items: Tensor) -> Tensor:
         """(m,) to (m, hidden_dim): these items as scores see them, without touching the others."""
-        return self._normalised(F.embedding(items, self.output, sparse=self.row_sparse))
+        return self._normalised(self.rows(items))
+
+    def rows(self, items: Tensor) -> Tensor:
+        """(m,) to (m, hidden_dim): these rows of the output table, not normalised."""
+        return F.embedding(items, self.output, sparse=self.row_sparse)
 
     def _normalised(self, vectors: Tensor) -> Tensor:
         return F.normalize(vectors, dim=-1, eps=NORM_EPS) if self.cosine else vectors

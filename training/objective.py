@@ -9,6 +9,7 @@ from torch import Tensor
 from ..data.prepared import PreparedDataset
 from ..kernels.gathered_scores import gathered_scores
 from ..kernels.linear_cross_entropy import linear_cross_entropy
+from ..kernels.sampled_softmax import sampled_softmax_loss
 from ..models.config import TrialConfig
 from ..models.item_table import ItemTable
 from .losses import binary_cross_entropy, corrected_by_logq, gbce_beta, sampled_softmax
@@ -34,6 +35,8 @@ class Objective:
             scaled = items.scaled(states)
             return linear_cross_entropy(scaled, items.catalogue(), targets, config.label_smoothing)
         drawn = self._draw(len(targets))
+        if config.loss == "sampled_softmax" and states.is_cuda:
+            return self.fused_sampled_softmax(items, states, targets, drawn)
         own, negatives = self.scores(items, states, targets, drawn)
         collisions = targets[:, None] == drawn
         if config.loss != "sampled_softmax":
@@ -41,6 +44,23 @@ class Objective:
         if config.logq_correction:
             negatives = corrected_by_logq(negatives, self.sampler.log_q[drawn], config.num_negatives)
         return sampled_softmax(own, negatives, collisions, config.label_smoothing)
+
+    def fused_sampled_softmax(self, items: ItemTable, states: Tensor, targets: Tensor, drawn: Tensor) -> Tensor:
+        """The same loss as one op, on the table as it is: drawn (m,) for all positions, or (n, m).
+
+        The op's gradient covers the table that it is given. Where the catalogue's has to be sparse, that is a copy of
+        the rows that occur, and the gradient of the look-up has these rows alone; their number makes the host wait.
+        """
+        config = self.config
+        table, log_q = items.output, self.sampler.log_q if config.logq_correction else None
+        if items.row_sparse:
+            needed, places = torch.unique(torch.cat((targets, drawn.flatten())), return_inverse=True)
+            table, log_q = items.rows(needed), None if log_q is None else log_q[needed]
+            targets, drawn = places[: len(targets)], places[len(targets) :].view(drawn.shape)
+        return sampled_softmax_loss(
+            states, table, targets, drawn, log_q=log_q, temperature=items.temperature, cosine=items.cosine,
+            label_smoothing=config.label_smoothing,
+        )  # fmt: skip
 
     @staticmethod
     def scores(items: ItemTable, states: Tensor, targets: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
