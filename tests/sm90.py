@@ -40,6 +40,7 @@ class Compiled:
 
     module: str
     name: str
+    kernel: str
     seconds: float
     registers: int
     stack_bytes: int  # local memory per thread: spills
@@ -83,16 +84,16 @@ def chosen(module: str, everything: bool) -> list[str]:
 def compile_one(module: str, name: str) -> Compiled:
     """Compile and read one configuration; an error of the compiler is a fault like the others."""
     found = [shipped for shipped in load(module).shipped() if shipped.name == name]
-    started = time.perf_counter()
+    kernel, started = found[0].kernel.__name__, time.perf_counter()
     try:
         registers, stack, shared, instructions = build(found[0])
     except Exception as error:  # whatever the compiler raises is the finding
         reason = f"does not compile: {type(error).__name__}: {first_line(error)}"
-        return Compiled(module, name, time.perf_counter() - started, 0, 0, 0, {}, (reason,))
+        return Compiled(module, name, kernel, time.perf_counter() - started, 0, 0, 0, {}, (reason,))
     faults = [f"{len(found)} configurations have this name; a name must be unique"] if len(found) > 1 else []
     faults += judge(found[0], stack, shared, instructions)
     seconds = time.perf_counter() - started
-    return Compiled(module, name, seconds, registers, stack, shared, instructions, tuple(faults))
+    return Compiled(module, name, kernel, seconds, registers, stack, shared, instructions, tuple(faults))
 
 
 def build(shipped: Shipped) -> tuple[int, int, int, dict[str, int]]:

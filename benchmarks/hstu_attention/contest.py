@@ -1,5 +1,6 @@
 """The contest on one shape: who may run, gate, times, ratios."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,7 +12,7 @@ from .implementation import Implementation, failure, forward, step
 from .ours import OURS, PACKED
 from .report import Row, row_of
 from .shapes import Shape, draw, forward_flops, step_bytes
-from .timing import Action, captured, interleaved
+from .timing import Action, Clock, captured, interleaved
 
 INPUT_SETS = 4  # of short shapes, whose inputs would stay in the cache
 GRAPH = " graph"
@@ -26,6 +27,7 @@ class Contest:
     ceilings: Ceilings | None
     rounds: int = 5
     turn_ms: float = 20.0
+    clock: Clock = time.perf_counter  # where there is no CUDA
 
     @property
     def yardstick(self) -> Implementation:
@@ -77,7 +79,7 @@ class Contest:
                     actions |= {name: graph for name, graph in graphs.items() if isinstance(graph, list)}
                 else:
                     reasons[each.name] = "no CUDA graph: " + next(g for g in graphs.values() if isinstance(g, str))
-        times = interleaved(actions, self.device, self.rounds, self.turn_ms)
+        times = interleaved(actions, self.device, self.rounds, self.turn_ms, self.clock)
         floor = self._floor_ms(shape, actions)
         flops = sum(forward_flops(shape, problem.offsets) for problem in problems) // sets
         rows = []

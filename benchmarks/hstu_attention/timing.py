@@ -13,6 +13,7 @@ from itertools import cycle, islice
 import torch
 
 Action = Callable[[], object]
+Clock = Callable[[], float]  # seconds
 
 
 @dataclass(frozen=True)
@@ -30,28 +31,32 @@ class Timing:
 
 
 def interleaved(
-    actions: Mapping[str, Sequence[Action]], device: torch.device, rounds: int, turn_ms: float
+    actions: Mapping[str, Sequence[Action]],
+    device: torch.device,
+    rounds: int,
+    turn_ms: float,
+    clock: Clock = time.perf_counter,
 ) -> dict[str, Timing]:
-    """actions: of each contestant one action per set of inputs. Every turn lasts about turn_ms."""
+    """actions: of each contestant one action per set of inputs. Every turn lasts about turn_ms. clock: without CUDA."""
     counts = {}
     for name, each in actions.items():
-        turn(each, len(each), device)  # the first calls compile, allocate and fill caches
-        once = turn(each, len(each), device) / len(each)
+        turn(each, len(each), device, clock)  # the first calls compile, allocate and fill caches
+        once = turn(each, len(each), device, clock) / len(each)
         counts[name] = max(len(each), round(turn_ms / max(once, 1e-3)))
     found: dict[str, list[float]] = {name: [] for name in actions}
     for _ in range(rounds):
         for name, each in actions.items():
-            found[name].append(turn(each, counts[name], device) / counts[name])
+            found[name].append(turn(each, counts[name], device, clock) / counts[name])
     return {name: Timing.of(milliseconds) for name, milliseconds in found.items()}
 
 
-def turn(actions: Sequence[Action], count: int, device: torch.device) -> float:
+def turn(actions: Sequence[Action], count: int, device: torch.device, clock: Clock) -> float:
     """Milliseconds of `count` calls in rotation: by the device's own clock where it has one."""
     if device.type != "cuda":
-        started = time.perf_counter()
+        started = clock()
         for action in islice(cycle(actions), count):
             action()
-        return (time.perf_counter() - started) * 1e3
+        return (clock() - started) * 1e3
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     begin.record()
