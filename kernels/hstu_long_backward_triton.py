@@ -1,4 +1,4 @@
-"""HSTU attention of long sequences in Triton: the backward pass. With s = alpha q_i . k_j + bias and g = d loss / d out,
+"""HSTU attention of long sequences in Triton: the backward pass. With s = alpha q_i . k_j + bias, g = d loss / d out,
 
     dv_j = scale sum_i silu(s) g_i          ds = scale (g_i . v_j) silu'(s)
     dk_j = alpha sum_i ds q_i               dq_i = alpha sum_j ds k_j          db, dc: sums of ds by entry
@@ -50,7 +50,7 @@ def long_backward(
     backward_keys[(copies.groups * q.shape[1] * call.batch,)](
         grad, q, k, v, dq, dk, dv, copies.position, copies.time,
         *grad.stride()[:2], *q.stride()[:2], *k.stride()[:2], *v.stride()[:2],
-        groups=copies.groups, slots=copies.slots, max_len=call.max_len, span=call.num_distances(),
+        groups=copies.groups, slots=copies.slots, span=call.num_distances(),
         **terms(q, v, call), **times_arguments(call, "queries", tiles.block_queries), **launch_options(tiles),
         DETERMINISTIC=call.deterministic,
     )  # fmt: skip
@@ -59,11 +59,11 @@ def long_backward(
     return dq, dk, dv, copies.position_gradient(call), copies.time_gradient(call)
 
 
-@triton.jit(do_not_specialize=["groups", "slots", "max_len", "span", *VARYING])
+@triton.jit(do_not_specialize=["groups", "slots", "span", *VARYING])
 def backward_keys(  # noqa: PLR0912, PLR0915 (one loop, in the order of the formulas)
     grad, q, k, v, dq, dk, dv, position_copies, time_copies,
-    grad_token, grad_head, q_token, q_head, k_token, k_head, v_token, v_head, groups, slots, max_len, span,
-    offsets, heads, position_table, position_stride, reach, entries, time_table, time_stride, last_seconds,
+    grad_token, grad_head, q_token, q_head, k_token, k_head, v_token, v_head, groups, slots, span,
+    offsets, max_len, heads, position_table, position_stride, reach, entries, time_table, time_stride, last_seconds,
     alpha, scale, seed, kept_levels, query_times, key_times, lows, highs, blocks,
     DQK: tl.constexpr, DV: tl.constexpr, WIDTH_QK: tl.constexpr, WIDTH_V: tl.constexpr, SCALED: tl.constexpr,
     CAUSAL: tl.constexpr, HAS_POSITION: tl.constexpr, HAS_TIME: tl.constexpr, DROPOUT: tl.constexpr,
@@ -73,7 +73,7 @@ def backward_keys(  # noqa: PLR0912, PLR0915 (one loop, in the order of the form
     """Blocks group, group + groups, … of keys. Tiles are (N, M). Rows past the end are zero, and so is their ds."""
     group, head, sequence = place_of(tl.program_id(0), groups, heads)
     start = tl.load(offsets + sequence)
-    length = tl.load(offsets + sequence + 1) - start
+    length = tl.minimum(tl.load(offsets + sequence + 1) - start, max_len)
     if group * BLOCK_KEYS >= length:
         return
     token = start.to(tl.int64)
@@ -210,7 +210,7 @@ def shipped() -> Iterator[Shipped]:
         **dict.fromkeys(rows, "*?"), "dq": "*fp32", "dk": "*?", "dv": "*?",
         "position_copies": "*fp32", "time_copies": "*fp32",
         **{f"{row}_{stride}": "i32" for row in rows for stride in ("token", "head")},
-        **dict.fromkeys(("groups", "slots", "max_len", "span"), "i32"),
+        **dict.fromkeys(("groups", "slots", "span"), "i32"),
     }  # fmt: skip
     for shape in shipped_shapes():
         dtype, dim, position, time = shape

@@ -44,21 +44,21 @@ def block_times(call: AttentionCall, times: Tensor, block: int) -> BlockTimes:
     bounds = torch.empty(2, call.batch, blocks, dtype=torch.int32, device=times.device)
     grid = (triton.cdiv(blocks, BLOCKS_PER_PROGRAM), call.batch)
     write_block_times[grid](
-        times, call.times, call.query_times, call.offsets, seconds, bounds[0], bounds[1], blocks,
+        times, call.times, call.query_times, call.offsets, call.max_len, seconds, bounds[0], bounds[1], blocks,
         TWO_SIDES=call.next_times is not None, BLOCK=block, BLOCKS=BLOCKS_PER_PROGRAM, num_warps=TIMES_WARPS,
     )  # fmt: skip
     return BlockTimes(seconds, bounds[0], bounds[1])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["max_len", "blocks"])
 def write_block_times(
-    times, key_times, query_times, offsets, seconds, lows, highs, blocks,
+    times, key_times, query_times, offsets, max_len, seconds, lows, highs, blocks,
     TWO_SIDES: tl.constexpr, BLOCK: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
     """Each program: BLOCKS blocks of one sequence; every program of a sequence finds its earliest time anew."""
     sequence = tl.program_id(1).to(tl.int64)
     start = tl.load(offsets + sequence)
-    length = tl.load(offsets + sequence + 1) - start
+    length = tl.minimum(tl.load(offsets + sequence + 1) - start, max_len)
     first_block = tl.program_id(0) * BLOCKS
     if first_block * BLOCK >= length:
         return
@@ -135,8 +135,8 @@ def shipped() -> Iterator[Shipped]:
                 f"times block={block}{' next times' if two_sides else ''}",
                 write_block_times,
                 {
-                    "times": "*i64", "key_times": "*i64", "query_times": "*i64", "offsets": "*i32", "seconds": "*i32",
-                    "lows": "*i32", "highs": "*i32", "blocks": "i32",
+                    "times": "*i64", "key_times": "*i64", "query_times": "*i64", "offsets": "*i32", "max_len": "i32",
+                    "seconds": "*i32", "lows": "*i32", "highs": "*i32", "blocks": "i32",
                     "TWO_SIDES": "constexpr", "BLOCK": "constexpr", "BLOCKS": "constexpr",
                 },
                 {"TWO_SIDES": two_sides, "BLOCK": block, "BLOCKS": BLOCKS_PER_PROGRAM},

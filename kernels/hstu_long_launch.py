@@ -19,6 +19,7 @@ def terms(q: Tensor, v: Tensor, call: AttentionCall) -> dict[str, Any]:
     position, time = call.position_table, call.time_table
     return {
         "offsets": call.offsets,
+        "max_len": call.max_len,
         "heads": q.shape[1],
         "position_table": position,
         "position_stride": _row_stride(position),
@@ -98,15 +99,16 @@ def shipped_kernel(
     dtype, dim, position, time = shape
     values = {
         "DQK": dim, "DV": dim, "WIDTH_QK": dim, "WIDTH_V": dim, "SCALED": False, "CAUSAL": True,
-        "HAS_POSITION": position, "HAS_TIME": time, "DROPOUT": False, "PRECISION": "ieee", "UPCAST": False, "FAST_MATH": dtype == "bf16",
-        "BLOCK_QUERIES": tiles.block_queries, "BLOCK_KEYS": tiles.block_keys, **constexprs,
+        "HAS_POSITION": position, "HAS_TIME": time, "DROPOUT": False, "PRECISION": "ieee", "UPCAST": False,
+        "FAST_MATH": dtype == "bf16", "BLOCK_QUERIES": tiles.block_queries, "BLOCK_KEYS": tiles.block_keys,
+        **constexprs,
     }  # fmt: skip
     kinds = {
         **{argument: kind.replace("?", dtype) for argument, kind in tensors.items()},
-        "offsets": "*i32", "heads": "i32", "position_table": f"*{dtype}", "position_stride": "i32", "reach": "i32",
-        "entries": "i32", "time_table": f"*{dtype}", "time_stride": "i32", "last_seconds": "*i32", "alpha": "fp32",
-        "scale": "fp32", "seed": "*i64", "kept_levels": "i32", "query_times": "*i32", "key_times": "*i32",
-        "lows": "*i32", "highs": "*i32", "blocks": "i32",
+        "offsets": "*i32", "max_len": "i32", "heads": "i32", "position_table": "*fp32", "position_stride": "i32",
+        "reach": "i32", "entries": "i32", "time_table": "*fp32", "time_stride": "i32", "last_seconds": "*i32",
+        "alpha": "fp32", "scale": "fp32", "seed": "*i64", "kept_levels": "i32", "query_times": "*i32",
+        "key_times": "*i32", "lows": "*i32", "highs": "*i32", "blocks": "i32",
     }  # fmt: skip
     absent = {"seed"}
     if not position:

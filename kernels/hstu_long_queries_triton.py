@@ -40,7 +40,7 @@ def query_gradient(
 @triton.jit(do_not_specialize=["blocks_of_queries", *VARYING])
 def backward_queries(  # noqa: PLR0915 (one loop, in the order of the formulas)
     grad, q, k, v, dq, grad_token, grad_head, q_token, q_head, k_token, k_head, v_token, v_head, blocks_of_queries,
-    offsets, heads, position_table, position_stride, reach, entries, time_table, time_stride, last_seconds,
+    offsets, max_len, heads, position_table, position_stride, reach, entries, time_table, time_stride, last_seconds,
     alpha, scale, seed, kept_levels, query_times, key_times, lows, highs, blocks,
     DQK: tl.constexpr, DV: tl.constexpr, WIDTH_QK: tl.constexpr, WIDTH_V: tl.constexpr, SCALED: tl.constexpr,
     CAUSAL: tl.constexpr, HAS_POSITION: tl.constexpr, HAS_TIME: tl.constexpr, DROPOUT: tl.constexpr,
@@ -51,7 +51,7 @@ def backward_queries(  # noqa: PLR0915 (one loop, in the order of the formulas)
     block, head, sequence = place_of(tl.program_id(0), blocks_of_queries, heads)
     block = blocks_of_queries - 1 - block
     start = tl.load(offsets + sequence)
-    length = tl.load(offsets + sequence + 1) - start
+    length = tl.minimum(tl.load(offsets + sequence + 1) - start, max_len)
     first_query = block * BLOCK_QUERIES
     if first_query >= length:
         return

@@ -12,7 +12,7 @@ from torch import Tensor
 from .attention_call import AttentionCall
 from .shipped_kernel import Shipped
 
-VARYING = ["reach", "entries", "kept_levels", "blocks"]  # sizes that no attention kernel is compiled anew for
+VARYING = ["max_len", "reach", "entries", "kept_levels", "blocks"]  # no kernel is compiled anew for them
 PROGRAMS = 64
 ELEMENTS = 1024
 

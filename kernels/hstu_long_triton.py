@@ -44,7 +44,7 @@ def long_forward(q: Tensor, k: Tensor, v: Tensor, call: AttentionCall, tiles: Ti
 @triton.jit(do_not_specialize=["blocks_of_queries", *VARYING])
 def forward_block(
     q, k, v, out, q_token, q_head, k_token, k_head, v_token, v_head, blocks_of_queries,
-    offsets, heads, position_table, position_stride, reach, entries, time_table, time_stride, last_seconds,
+    offsets, max_len, heads, position_table, position_stride, reach, entries, time_table, time_stride, last_seconds,
     alpha, scale, seed, kept_levels, query_times, key_times, lows, highs, blocks,
     DQK: tl.constexpr, DV: tl.constexpr, WIDTH_QK: tl.constexpr, WIDTH_V: tl.constexpr, SCALED: tl.constexpr,
     CAUSAL: tl.constexpr, HAS_POSITION: tl.constexpr, HAS_TIME: tl.constexpr, DROPOUT: tl.constexpr,
@@ -55,7 +55,7 @@ def forward_block(
     block, head, sequence = place_of(tl.program_id(0), blocks_of_queries, heads)
     block = blocks_of_queries - 1 - block
     start = tl.load(offsets + sequence)
-    length = tl.load(offsets + sequence + 1) - start
+    length = tl.minimum(tl.load(offsets + sequence + 1) - start, max_len)
     first_query = block * BLOCK_QUERIES
     if first_query >= length:
         return

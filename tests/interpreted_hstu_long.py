@@ -75,7 +75,7 @@ def dropped_attention(q: Tensor, k: Tensor, v: Tensor, *, dropout: float, seed: 
     return torch.einsum("hij,jhd->ihd", weights, v)
 
 
-def case(
+def case(  # noqa: PLR0913 (each is a term of the call)
     lengths: list[int], *, heads: int = 1, dqk: int = 16, dv: int = 16, entries: int | None = None, table_rows: int = 1,
     time: bool = True, position: bool = True, tail: int = 0, draws: int = 0, dtype: torch.dtype = torch.float32,
     **terms: object,
@@ -172,6 +172,17 @@ def test_tokens_past_the_last_offset_belong_to_no_sequence() -> None:
     found = case([B + 1, 4], tail=5)
     assert_close(found)
     assert not any(x[-5:].any() for x in found.computed()[:4])
+
+
+def test_a_sequence_longer_than_max_len_is_cut_short_and_nothing_is_written_out_of_place() -> None:
+    found = case([B + 2, 3], deterministic=True)
+    cut = replace(found, call=replace(found.call, max_len=B))
+    short = [torch.cat((x[:B], x[B + 2 :])) for x in (found.q, found.k, found.v, found.grad)]
+    offsets = torch.tensor([0, B, B + 3], dtype=torch.int32)
+    times = torch.cat((found.call.times[:B], found.call.times[B + 2 :]))
+    wanted = Case(replace(cut.call, offsets=offsets, times=times), *short).computed()
+    for got, want in zip(cut.computed()[:4], wanted, strict=False):
+        torch.testing.assert_close(torch.cat((got[:B], got[B + 2 :])), want)
 
 
 def test_a_batch_without_a_token_launches_and_writes_nothing() -> None:

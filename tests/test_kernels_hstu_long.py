@@ -51,7 +51,8 @@ def gpu_case(dtype: torch.dtype, dim: int, deterministic: bool) -> tuple[Attenti
     times = torch.randint(0, 5000, (1257,)).cumsum(0).cuda()
     call = AttentionCall(
         offsets, 1000, 1 / 1000, alpha=dim**-0.5, deterministic=deterministic,
-        position_table=torch.randn(1, 1000).cuda().to(dtype), time_table=torch.randn(1, 128).cuda().to(dtype), times=times,
+        position_table=torch.randn(1, 1000).cuda().to(dtype), time_table=torch.randn(1, 128).cuda().to(dtype),
+        times=times,
     )  # fmt: skip
     return call, [torch.randn(1257, 2, dim).cuda().to(dtype) for _ in range(4)]
 
