@@ -7,7 +7,11 @@ candidates pull, in their order: no float atomics, equal inputs give equal bits.
 m negatives, V items, d width; B_ are tile sizes.
 """
 
+# mypy: allow-untyped-defs, allow-untyped-decorators
+# (a kernel's arguments have no Python type: pointers, and sizes on the device)
+
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import triton
@@ -133,17 +137,17 @@ def _shipped(dtype: str, width: int, count: int, shared: bool) -> Shipped:
     signature = dict.fromkeys(("states", "table"), f"*{dtype}") | dict.fromkeys(("ordered", "order", "begins"), "*i64")
     signature |= float_types("score_of lse even scale_of drawn_pulls share_of_loss") | {"out": f"*{dtype}"}
     signature |= {"num_scored": "i32", "smoothing": "fp32"}
-    constants = {"SCORES": 1 if shared else 129, "SHARED": shared, "WIDTH": width, "B_ROWS": count, "B_WIDTH": width}
-    constants |= {"COSINE": True}
+    constants: dict[str, Any] = {"SCORES": 1 if shared else 129, "SHARED": shared, "WIDTH": width}
+    constants |= {"B_ROWS": count, "B_WIDTH": width, "COSINE": True}
     signature |= dict.fromkeys(constants, "constexpr")
     name = f"collect {dtype} d={width} {'shared' if shared else 'own'}"
     return Shipped(name, _collect, signature, constants, NUM_WARPS, aligned=aligned_pointers(signature))
 
 
 def input_types(dtype: str) -> dict[str, str]:
-    """The types of `SampledInputs.pointers`, for `shipped`."""
+    """Pointers to what every kernel reads, for `shipped`."""
     ids = dict.fromkeys(("targets", "negatives"), "*i64")
-    return dict.fromkeys(("states", "table"), f"*{dtype}") | ids | {"log_q": "*fp32"}
+    return dict.fromkeys(("states", "table"), f"*{dtype}") | ids
 
 
 def float_types(names: str) -> dict[str, str]:
@@ -152,6 +156,6 @@ def float_types(names: str) -> dict[str, str]:
 
 
 def aligned_pointers(signature: dict[str, str]) -> tuple[str, ...]:
-    """Rows of (3, n) begin anywhere; all other pointers are multiples of 16 bytes."""
-    rows = {"lse", "even", "scale_of"}
+    """Later rows of (3, n) and (2, m) begin anywhere; all other pointers are multiples of 16 bytes."""
+    rows = {"lse", "even", "scale_of", "shifts"}
     return tuple(name for name, kind in signature.items() if kind.startswith("*") and name not in rows)

@@ -46,14 +46,14 @@ def linear_cross_entropy(
     return loss
 
 
-LIBRARY = torch.library.Library("virtualmle", "FRAGMENT")
+LIBRARY = torch.library.Library("virtualmle", "FRAGMENT")  # type: ignore[no-untyped-call]
 # The last two results of the first are what its gradient needs: the gradient of the states before it is multiplied by
 # the loss's own, and either that of the table or, from Triton, log2 of each row's sum.
-LIBRARY.define(
+LIBRARY.define(  # type: ignore[no-untyped-call]
     "linear_cross_entropy(Tensor states, Tensor table, Tensor targets, float label_smoothing, str precision)"
     " -> (Tensor, Tensor, Tensor)"
 )
-LIBRARY.define(
+LIBRARY.define(  # type: ignore[no-untyped-call]
     "linear_cross_entropy_backward(Tensor grad, Tensor states, Tensor table, Tensor targets, Tensor pull, Tensor rest,"
     " float label_smoothing, str precision) -> (Tensor, Tensor)"
 )
@@ -84,16 +84,18 @@ def _backward(
     return (pull * share).to(states.dtype), on_gpu.backward(share, states, table, targets, rest, smoothing, precision)
 
 
-@torch.library.register_fake("virtualmle::linear_cross_entropy", lib=LIBRARY)
+@torch.library.register_fake("virtualmle::linear_cross_entropy", lib=LIBRARY)  # type: ignore[untyped-decorator]
 def _fake_forward(
     states: Tensor, table: Tensor, targets: Tensor, smoothing: float, precision: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     if not takes_triton(states):
         return states.new_empty(()), torch.empty_like(states), torch.empty_like(table)
-    return tuple(states.new_empty(shape, dtype=torch.float32) for shape in ((), states.shape, len(states)))
+    shapes = ((), states.shape, (len(states),))
+    loss, pull, lse = (states.new_empty(shape, dtype=torch.float32) for shape in shapes)
+    return loss, pull, lse
 
 
-@torch.library.register_fake("virtualmle::linear_cross_entropy_backward", lib=LIBRARY)
+@torch.library.register_fake("virtualmle::linear_cross_entropy_backward", lib=LIBRARY)  # type: ignore[untyped-decorator]
 def _fake_backward(
     grad: Tensor, states: Tensor, table: Tensor, targets: Tensor, pull: Tensor, rest: Tensor, smoothing: float,
     precision: str,

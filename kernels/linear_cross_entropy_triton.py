@@ -9,7 +9,11 @@ float32) multiplies the gradient of the sum of the losses. No float atomics: equ
 Tensor dimensions: n positions, V items, d width; B_ are tile sizes, powers of two.
 """
 
+# mypy: allow-untyped-defs, allow-untyped-decorators
+# (a kernel's arguments have no Python type: pointers, and sizes on the device)
+
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import triton
@@ -233,7 +237,7 @@ def shipped() -> Iterator[Shipped]:
 
 
 def _shipped(name: str, kind: str, width: int, tiles: Tiles, dtype: str) -> Iterator[Shipped]:
-    constants = {"WIDTH": width, "B_ROWS": tiles.rows, "B_ITEMS": tiles.items, "B_WIDTH": width}
+    constants: dict[str, Any] = {"WIDTH": width, "B_ROWS": tiles.rows, "B_ITEMS": tiles.items, "B_WIDTH": width}
     constants |= {"PRECISION": "ieee" if kind == "half" else kind}
     inputs = dict.fromkeys(("states", "table"), f"*{dtype}")
     sizes = dict.fromkeys(("num_rows", "num_items", "per_split"), "i32")

@@ -29,10 +29,6 @@ class SampledInputs(NamedTuple):
         """The same, each without gaps."""
         return SampledInputs(*(None if tensor is None else tensor.contiguous() for tensor in self))
 
-    def pointers(self) -> tuple[Tensor, ...]:
-        """For kernels: what is not there points somewhere."""
-        return (*self[:4], self.states if self.log_q is None else self.log_q)
-
 
 @dataclass(frozen=True)
 class SampledTerms:

@@ -7,6 +7,9 @@ candidates; nothing but the scores is kept. Scores are in units of log 2. Tensor
 d width; B_ are tile sizes.
 """
 
+# mypy: allow-untyped-defs, allow-untyped-decorators
+# (a kernel's arguments have no Python type: pointers, and sizes on the device)
+
 import math
 from collections.abc import Iterator
 
@@ -96,8 +99,9 @@ def own_forward(
     """Writes losses (n,), rows (3, n), all candidates' scores (n, 1 + m) and pull (n, d); negatives are (n, m)."""
     width, (count, drawn) = inputs.states.shape[1], inputs.negatives.shape
     _forward[(count,)](
-        *inputs.pointers(), losses, *rows, scores, pull, drawn, 1 / terms.temperature, math.log(drawn),
-        terms.label_smoothing, WIDTH=width, B_ITEMS=OWN_ITEMS[padded(width)], B_WIDTH=padded(width),
+        *inputs[:4], losses if inputs.log_q is None else inputs.log_q, losses, *rows, scores, pull,
+        drawn, 1 / terms.temperature, math.log(drawn), terms.label_smoothing,
+        WIDTH=width, B_ITEMS=OWN_ITEMS[padded(width)], B_WIDTH=padded(width),
         COSINE=terms.cosine, LOGQ=inputs.log_q is not None, num_warps=4,
     )  # fmt: skip
 
@@ -106,7 +110,7 @@ def shipped() -> Iterator[Shipped]:
     """Every configuration, with cosine and logQ on, which need most."""
     for dtype in ("bf16", "fp16", "fp32"):
         for width, items in OWN_ITEMS.items():
-            signature = input_types(dtype) | float_types("losses lse even scale_of score_of pull")
+            signature = input_types(dtype) | float_types("log_q losses lse even scale_of score_of pull")
             signature |= {"num_negatives": "i32"}
             signature |= dict.fromkeys(("inverse_temperature", "log_count", "smoothing"), "fp32")
             constants = {"WIDTH": width, "B_ITEMS": items, "B_WIDTH": width, "COSINE": True, "LOGQ": True}

@@ -80,8 +80,10 @@ def _check_sampled(inputs: SampledInputs, temperature: float) -> None:
 # the loss's own; that of the table or, from Triton, three numbers per position; and, from Triton, scores.
 _TENSORS = "Tensor states, Tensor table, Tensor targets, Tensor negatives, Tensor? log_q"
 _TERMS = "float temperature, bool cosine, float label_smoothing, str precision"
-LIBRARY.define(f"sampled_softmax({_TENSORS}, {_TERMS}) -> (Tensor, Tensor, Tensor, Tensor)")
-LIBRARY.define(
+LIBRARY.define(  # type: ignore[no-untyped-call]
+    f"sampled_softmax({_TENSORS}, {_TERMS}) -> (Tensor, Tensor, Tensor, Tensor)"
+)
+LIBRARY.define(  # type: ignore[no-untyped-call]
     f"sampled_softmax_backward(Tensor grad, {_TENSORS}, Tensor pull, Tensor rest, Tensor scores, {_TERMS})"
     " -> (Tensor, Tensor)"
 )
@@ -112,7 +114,7 @@ def _backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
     return (pull * share).to(inputs.states.dtype), table
 
 
-@torch.library.register_fake("virtualmle::sampled_softmax", lib=LIBRARY)
+@torch.library.register_fake("virtualmle::sampled_softmax", lib=LIBRARY)  # type: ignore[untyped-decorator]
 def _fake_forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     states, table, _, negatives = arguments[:4]
     if not takes_triton(states):
@@ -123,7 +125,7 @@ def _fake_forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return loss, pull, rows, kept
 
 
-@torch.library.register_fake("virtualmle::sampled_softmax_backward", lib=LIBRARY)
+@torch.library.register_fake("virtualmle::sampled_softmax_backward", lib=LIBRARY)  # type: ignore[untyped-decorator]
 def _fake_backward(grad: Tensor, states: Tensor, table: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return torch.empty_like(states), torch.empty_like(table)
 

@@ -63,9 +63,9 @@ def _gradients_of_scores(
     collisions = inputs.negatives == inputs.targets[:, None]
     logits = torch.cat((own[:, None], scores.masked_fill(collisions, -torch.inf)), 1)
     log_total = logits.logsumexp(1)
-    even = smoothing / (1 + (~collisions).sum(1))
+    even = smoothing / (1 + (~collisions).sum(1)).to(own.dtype)
     total = own + scores.masked_fill(collisions, 0).sum(1)
-    shares = (logits - log_total[:, None]).exp() - even[:, None].to(own.dtype)
+    shares = (logits - log_total[:, None]).exp() - even[:, None]
     losses = log_total - (1 - smoothing) * own - even * total
     return losses, shares[:, 0] - (1 - smoothing), shares[:, 1:].masked_fill(collisions, 0)
 

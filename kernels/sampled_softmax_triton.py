@@ -14,8 +14,12 @@ atomics: equal inputs give equal bits.
 Scores are in units of log 2. Tensor dimensions: n positions, m negatives, V items, d width; B_ are tile sizes.
 """
 
+# mypy: allow-untyped-defs, allow-untyped-decorators
+# (a kernel's arguments have no Python type: pointers, and sizes on the device)
+
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import triton
@@ -40,12 +44,45 @@ from .shipped_kernel import Shipped
 SIZES = ["num_rows", "num_negatives", "per_split"]  # they differ from step to step: one binary for all
 
 
+@triton.jit
+def _unit_rows(table, items, columns, inside, WIDTH: tl.constexpr, COSINE: tl.constexpr):
+    """(rows, d) float32: these rows of the table, divided by their norms where scores are cosines."""
+    w = tl.load(table + items[:, None] * WIDTH + columns[None, :], mask=inside, other=0.0).to(tl.float32)
+    if COSINE:
+        w *= inverse_norms(w)[:, None]
+    return w
+
+
 @triton.jit(do_not_specialize=SIZES)
-def _forward(  # noqa: PLR0915 (one pass over the candidates is one kernel)
-    states, table, targets, negatives, log_q, losses, lse, even, scale_of, own_of, pull,
-    num_rows, num_negatives, inverse_temperature, log_count, smoothing,
+def _prepare(
+    table, negatives, log_q, weights, shifts, pools, num_negatives, log_count,
+    WIDTH: tl.constexpr, B_ITEMS: tl.constexpr, B_WIDTH: tl.constexpr, COSINE: tl.constexpr, LOGQ: tl.constexpr,
+):  # fmt: skip
+    """What each drawn vector's dot products are multiplied by and lowered by; and the sum of a tile of vectors b."""
+    draws = tl.program_id(0) * B_ITEMS + tl.arange(0, B_ITEMS)
+    columns = tl.arange(0, B_WIDTH)
+    drawn = draws < num_negatives
+    items = tl.load(negatives + draws, mask=drawn, other=0)
+    there = drawn[:, None] & (columns < WIDTH)[None, :]
+    w = tl.load(table + items[:, None] * WIDTH + columns[None, :], mask=there, other=0.0).to(tl.float32)
+    weight = tl.full([B_ITEMS], 1.0, tl.float32)
+    if COSINE:
+        weight = inverse_norms(w)
+    shift = tl.zeros([B_ITEMS], tl.float32)
+    if LOGQ:
+        shift = (tl.load(log_q + items, mask=drawn, other=0.0) + log_count) * LOG2E
+    tl.store(weights + draws, weight, mask=drawn)
+    tl.store(shifts + draws, shift, mask=drawn)
+    pool = tl.sum(w * weight[:, None], 0)
+    tl.store(pools + tl.program_id(0) * WIDTH + columns, pool, mask=columns < WIDTH)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def _forward(
+    states, table, targets, negatives, weights, shifts, pool, losses, lse, even, scale_of, own_of, pull,
+    num_rows, num_negatives, inverse_temperature, smoothing,
     WIDTH: tl.constexpr, B_ROWS: tl.constexpr, B_ITEMS: tl.constexpr, B_WIDTH: tl.constexpr,
-    COSINE: tl.constexpr, LOGQ: tl.constexpr, PRECISION: tl.constexpr,
+    COSINE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Losses of a tile of positions against the same negatives, and their gradients in the states."""
     rows = tl.program_id(0) * B_ROWS + tl.arange(0, B_ROWS)
@@ -55,37 +92,26 @@ def _forward(  # noqa: PLR0915 (one pass over the candidates is one kernel)
     places = rows.to(tl.int64)[:, None] * WIDTH + columns[None, :]
     s = tl.load(states + places, mask=inside, other=0.0)  # (B_ROWS, B_WIDTH)
     y = tl.load(targets + rows, mask=real, other=0)
-    target = tl.load(table + y[:, None] * WIDTH + columns[None, :], mask=inside, other=0.0).to(tl.float32)
+    mean = _unit_rows(table, y, columns, inside, WIDTH, COSINE)  # sum of 2^(score - largest) b, over the target so far
     scale = tl.full([B_ROWS], 1.0, tl.float32) * inverse_temperature
     if COSINE:
-        inverse = inverse_norms(s)
-        scale *= inverse
-        target *= inverse_norms(target)[:, None]
-    own = tl.sum(s.to(tl.float32) * target, 1) * scale * LOG2E
-    largest = own
-    total = tl.full([B_ROWS], 1.0, tl.float32)
-    mean = target  # sum of 2^(score - largest) vector
-    hits = tl.zeros([B_ROWS], tl.float32)
-    sum_scores = own
-    pool = tl.zeros([B_WIDTH], tl.float32)  # sum of all negatives' vectors
+        scale *= inverse_norms(s)
+    own = tl.sum(s.to(tl.float32) * mean, 1) * scale * LOG2E
+    largest, sum_scores = own, own
+    total, count = tl.full([B_ROWS], 1.0, tl.float32), tl.full([B_ROWS], 1.0, tl.float32)
     for start in range(0, num_negatives, B_ITEMS):
         draws = start + tl.arange(0, B_ITEMS)
         drawn = draws < num_negatives
-        items = tl.load(negatives + draws, mask=drawn, other=0)
+        items = tl.load(negatives + draws, mask=drawn, other=-1)
         there = drawn[:, None] & (columns < WIDTH)[None, :]
         w = tl.load(table + items[:, None] * WIDTH + columns[None, :], mask=there, other=0.0)
-        scores = tl.dot(s, tl.trans(w), input_precision=PRECISION) * (scale * LOG2E)[:, None]
-        weight = tl.full([B_ITEMS], 1.0, tl.float32)
-        if COSINE:
-            weight = inverse_norms(w)
-            scores *= weight[None, :]
-        if LOGQ:
-            scores -= ((tl.load(log_q + items, mask=drawn, other=0.0) + log_count) * LOG2E)[None, :]
-        hit = (items[None, :] == y[:, None]) & drawn[None, :]
-        counts = drawn[None, :] & (items[None, :] != y[:, None])
-        hits += tl.sum(hit.to(tl.float32), 1)
+        weight = tl.load(weights + draws, mask=drawn, other=0.0)
+        shift = tl.load(shifts + draws, mask=drawn, other=0.0)
+        scores = tl.dot(s, tl.trans(w), input_precision=PRECISION)
+        scores = scores * (scale * LOG2E)[:, None] * weight[None, :] - shift[None, :]
+        counts = drawn[None, :] & (items.to(tl.int32)[None, :] != y.to(tl.int32)[:, None])
+        count += tl.sum(counts.to(tl.float32), 1)
         sum_scores += tl.sum(tl.where(counts, scores, 0.0), 1)
-        pool += tl.sum(w.to(tl.float32) * tl.where(drawn, weight, 0.0)[:, None], 0)
         scores = tl.where(counts, scores, float("-inf"))
         new = tl.maximum(largest, tl.max(scores, 1))
         p = tl.exp2(scores - new[:, None])
@@ -93,13 +119,15 @@ def _forward(  # noqa: PLR0915 (one pass over the candidates is one kernel)
         total = total * fade + tl.sum(p, 1)
         mean = tl.dot((p * weight[None, :]).to(w.dtype), w, mean * fade[:, None], input_precision=PRECISION)
         largest = new
-    share = smoothing / (1 + num_negatives - hits)  # of each candidate that competes
+    share = smoothing / count  # of each candidate that competes
     log_total = largest + tl.log2(total)
-    all_vectors = pool[None, :] + (1 - hits)[:, None] * target  # whatever collides is the target's vector once more
-    gradient = mean / total[:, None] - (1 - smoothing) * target - share[:, None] * all_vectors
+    target = _unit_rows(table, y, columns, inside, WIDTH, COSINE)  # again: registers are scarce in between
+    everything = tl.load(pool + columns, mask=columns < WIDTH, other=0.0)[None, :]
+    everything += (count - num_negatives)[:, None] * target  # whatever collides is the target's vector once more
+    gradient = mean / total[:, None] - (1 - smoothing) * target - share[:, None] * everything
     gradient *= inverse_temperature
     if COSINE:
-        gradient = through_norm(gradient, s, inverse)
+        gradient = through_norm(gradient, s, inverse_norms(s))
     tl.store(losses + rows, (log_total - (1 - smoothing) * own - share * sum_scores) * LN2, mask=real)
     tl.store(lse + rows, log_total, mask=real)
     tl.store(even + rows, share, mask=real)
@@ -110,9 +138,8 @@ def _forward(  # noqa: PLR0915 (one pass over the candidates is one kernel)
 
 @triton.jit(do_not_specialize=SIZES)
 def _pulls(
-    states, table, targets, negatives, log_q, lse, even, scale_of, out, num_rows, num_negatives, per_split, log_count,
-    WIDTH: tl.constexpr, B_ROWS: tl.constexpr, B_ITEMS: tl.constexpr, B_WIDTH: tl.constexpr,
-    COSINE: tl.constexpr, LOGQ: tl.constexpr, PRECISION: tl.constexpr,
+    states, table, targets, negatives, weights, shifts, lse, even, scale_of, out, num_rows, num_negatives, per_split,
+    WIDTH: tl.constexpr, B_ROWS: tl.constexpr, B_ITEMS: tl.constexpr, B_WIDTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """What the positions of one part pull at each drawn vector: sum_i (softmax_ij - e / |C_i|) a_i / temperature."""
     draws = tl.program_id(0) * B_ITEMS + tl.arange(0, B_ITEMS)
@@ -122,12 +149,8 @@ def _pulls(
     items = tl.load(negatives + draws, mask=drawn, other=0)
     there = drawn[:, None] & (columns < WIDTH)[None, :]
     w = tl.load(table + items[:, None] * WIDTH + columns[None, :], mask=there, other=0.0)  # (B_ITEMS, B_WIDTH)
-    weight = tl.full([B_ITEMS], 1.0, tl.float32) * LOG2E
-    if COSINE:
-        weight *= inverse_norms(w)
-    shift = tl.zeros([B_ITEMS], tl.float32)
-    if LOGQ:
-        shift = (tl.load(log_q + items, mask=drawn, other=0.0) + log_count) * LOG2E
+    weight = tl.load(weights + draws, mask=drawn, other=0.0) * LOG2E
+    shift = tl.load(shifts + draws, mask=drawn, other=0.0)
     gradient = tl.zeros([B_ITEMS, B_WIDTH], tl.float32)
     first = split * per_split
     last = tl.minimum(first + per_split, num_rows)
@@ -142,7 +165,7 @@ def _pulls(
         share = tl.load(even + rows, mask=real, other=0.0)
         scores = tl.dot(w, tl.trans(s), input_precision=PRECISION) * weight[:, None] * scale[None, :] - shift[:, None]
         p = tl.exp2(scores - log_total[None, :]) - share[None, :]
-        p = tl.where(items[:, None] != y[None, :], p * scale[None, :], 0.0)
+        p = tl.where(items.to(tl.int32)[:, None] != y.to(tl.int32)[None, :], p * scale[None, :], 0.0)
         gradient = tl.dot(p.to(s.dtype), s, gradient, input_precision=PRECISION)
     places = draws.to(tl.int64)[:, None] * WIDTH + columns[None, :]
     tl.store(out + split.to(tl.int64) * num_negatives * WIDTH + places, gradient, mask=there)
@@ -151,8 +174,8 @@ def _pulls(
 # By kernel, kind of product and padded width, chosen so that nothing spills on sm_90; not yet tuned by
 # measurement.
 TILES = {
-    ("forward", "half"): {16: Tiles(64, 64, 4, 2), 32: Tiles(64, 64, 4, 2), 64: Tiles(64, 64, 4, 2),
-                          128: Tiles(64, 64, 8, 2), 256: Tiles(64, 32, 8, 2)},
+    ("forward", "half"): {16: Tiles(64, 64, 4, 2), 32: Tiles(64, 64, 4, 2), 64: Tiles(64, 64, 8, 2),
+                          128: Tiles(64, 32, 8, 2), 256: Tiles(64, 16, 8, 2)},
     ("forward", "tf32"): {16: Tiles(64, 64, 4, 2), 32: Tiles(64, 64, 4, 2), 64: Tiles(64, 32, 4, 2),
                           128: Tiles(64, 32, 8, 2), 256: Tiles(64, 32, 8, 1)},
     ("forward", "ieee"): {16: Tiles(32, 64, 4, 2), 32: Tiles(32, 64, 4, 2), 64: Tiles(32, 32, 4, 2),
@@ -164,6 +187,7 @@ TILES = {
     ("pulls", "ieee"): {16: Tiles(64, 32, 4, 2), 32: Tiles(64, 32, 4, 2), 64: Tiles(32, 32, 4, 2),
                         128: Tiles(32, 32, 8, 2), 256: Tiles(32, 16, 8, 1)},
 }  # fmt: skip
+PREPARED = 32  # drawn vectors at once
 
 
 def forward(inputs: SampledInputs, terms: SampledTerms) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -193,11 +217,12 @@ def _shared_forward(
     """Writes losses (n,), rows (3, n), the targets' scores (n, 1) and pull (n, d); negatives are (m,)."""
     count, width, drawn = *inputs.states.shape, len(inputs.negatives)
     tiles = TILES["forward", kind_of_product(inputs.states, terms.precision)][padded(width)]
+    weights, shifts, pools = _prepared(inputs, terms)
     _forward[(triton.cdiv(count, tiles.rows),)](
-        *inputs.pointers(), losses, *rows, scores, pull, count, drawn, 1 / terms.temperature, math.log(drawn),
-        terms.label_smoothing, WIDTH=width, B_ROWS=tiles.rows, B_ITEMS=tiles.items, B_WIDTH=padded(width),
-        COSINE=terms.cosine, LOGQ=inputs.log_q is not None, PRECISION=terms.precision,
-        num_warps=tiles.num_warps, num_stages=tiles.num_stages,
+        *inputs[:4], weights, shifts, pools.sum(0), losses, *rows, scores, pull,
+        count, drawn, 1 / terms.temperature, terms.label_smoothing,
+        WIDTH=width, B_ROWS=tiles.rows, B_ITEMS=tiles.items, B_WIDTH=padded(width), COSINE=terms.cosine,
+        PRECISION=terms.precision, num_warps=tiles.num_warps, num_stages=tiles.num_stages,
     )  # fmt: skip
 
 
@@ -208,13 +233,27 @@ def _shared_pulls(inputs: SampledInputs, terms: SampledTerms, rows: Tensor) -> T
     blocks = triton.cdiv(drawn, tiles.items)
     splits, per_split = split_evenly(count, tiles.rows, blocks, terms.programs or wanted_programs(inputs.states))
     parts = rows.new_empty(splits, drawn, width)
+    weights, shifts, _ = _prepared(inputs, terms)
     _pulls[blocks, splits](
-        *inputs.pointers(), *rows, parts, count, drawn, per_split, math.log(drawn), WIDTH=width,
-        B_ROWS=tiles.rows, B_ITEMS=tiles.items, B_WIDTH=padded(width), COSINE=terms.cosine,
-        LOGQ=inputs.log_q is not None, PRECISION=terms.precision,
+        *inputs[:4], weights, shifts, *rows, parts, count, drawn, per_split, WIDTH=width, B_ROWS=tiles.rows,
+        B_ITEMS=tiles.items, B_WIDTH=padded(width), PRECISION=terms.precision,
         num_warps=tiles.num_warps, num_stages=tiles.num_stages,
     )  # fmt: skip
     return parts[0] if splits == 1 else parts.sum(0)
+
+
+def _prepared(inputs: SampledInputs, terms: SampledTerms) -> tuple[Tensor, Tensor, Tensor]:
+    """Factors (m,) and shifts (m,) of the drawn vectors, and sums (blocks, d) of tiles of them; float32."""
+    width, drawn = inputs.states.shape[1], len(inputs.negatives)
+    blocks = triton.cdiv(drawn, PREPARED)
+    factors, shifts = inputs.states.new_empty(2, drawn, dtype=torch.float32)
+    pools = factors.new_empty(blocks, width)
+    _prepare[(blocks,)](
+        inputs.table, inputs.negatives, factors if inputs.log_q is None else inputs.log_q, factors, shifts, pools,
+        drawn, math.log(drawn), WIDTH=width, B_ITEMS=PREPARED, B_WIDTH=padded(width), COSINE=terms.cosine,
+        LOGQ=inputs.log_q is not None, num_warps=4,
+    )  # fmt: skip
+    return factors, shifts, pools
 
 
 def shipped() -> Iterator[Shipped]:
@@ -223,20 +262,30 @@ def shipped() -> Iterator[Shipped]:
         for width, tiles in sizes.items():
             for dtype in ("bf16", "fp16") if kind == "half" else ("fp32",):
                 yield _shipped(name, kind, width, tiles, dtype)
+    for dtype in ("bf16", "fp16", "fp32"):
+        for width in TILES["forward", "half"]:
+            signature = {"table": f"*{dtype}", "negatives": "*i64"} | float_types("log_q weights shifts pools")
+            signature |= {"num_negatives": "i32", "log_count": "fp32"}
+            constants = {"WIDTH": width, "B_ITEMS": PREPARED, "B_WIDTH": width, "COSINE": True, "LOGQ": True}
+            signature |= dict.fromkeys(constants, "constexpr")
+            aligned = aligned_pointers(signature)
+            yield Shipped(f"prepare {dtype} d={width}", _prepare, signature, constants, aligned=aligned)
 
 
 def _shipped(name: str, kind: str, width: int, tiles: Tiles, dtype: str) -> Shipped:
-    constants = {"WIDTH": width, "B_ROWS": tiles.rows, "B_ITEMS": tiles.items, "B_WIDTH": width, "COSINE": True}
-    constants |= {"LOGQ": True, "PRECISION": "ieee" if kind == "half" else kind}
+    constants: dict[str, Any] = {"WIDTH": width, "B_ROWS": tiles.rows, "B_ITEMS": tiles.items, "B_WIDTH": width}
+    signature = input_types(dtype) | float_types("weights shifts")
     if name == "forward":
-        kernel, signature = _forward, input_types(dtype) | float_types("losses lse even scale_of own_of pull")
+        kernel, signature = _forward, signature | float_types("pool losses lse even scale_of own_of pull")
         signature |= dict.fromkeys(("num_rows", "num_negatives"), "i32")
-        signature |= dict.fromkeys(("inverse_temperature", "log_count", "smoothing"), "fp32")
+        signature |= dict.fromkeys(("inverse_temperature", "smoothing"), "fp32")
+        constants["COSINE"] = True
     else:
-        kernel, signature = _pulls, input_types(dtype) | float_types("lse even scale_of out")
-        signature |= dict.fromkeys(("num_rows", "num_negatives", "per_split"), "i32") | {"log_count": "fp32"}
-    signature |= dict.fromkeys(constants, "constexpr")
+        kernel, signature = _pulls, signature | float_types("lse even scale_of out")
+        signature |= dict.fromkeys(("num_rows", "num_negatives", "per_split"), "i32")
+    constants["PRECISION"] = "ieee" if kind == "half" else kind
     return Shipped(
-        f"{name} {dtype} {kind} d={width} {tiles.rows}x{tiles.items}", kernel, signature, constants,
-        tiles.num_warps, tiles.num_stages, aligned_pointers(signature), expects_wgmma=kind == "half",
+        f"{name} {dtype} {kind} d={width} {tiles.rows}x{tiles.items}", kernel,
+        signature | dict.fromkeys(constants, "constexpr"), constants, tiles.num_warps, tiles.num_stages,
+        aligned_pointers(signature), expects_wgmma=kind == "half",
     )  # fmt: skip

@@ -266,3 +266,34 @@ def test_smoothing_counts_only_candidates_that_compete():
     collisions = torch.tensor([[False, True]])
     expected = math.log(math.e + math.e**2) - 0.8 * 1 - 0.2 * 1.5
     assert sampled_softmax(own, negatives, collisions, 0.2).item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("rows_only", [False, True], ids=["dense", "row-sparse"])
+@pytest.mark.parametrize("drawn", NEGATIVES)
+@pytest.mark.parametrize("knobs", TABLES)
+def test_what_a_gpu_computes_as_one_op_is_what_the_cpu_computes_in_steps(knobs, drawn, rows_only, monkeypatch):
+    model, states, objective = setting(
+        label_smoothing=0.1, logq_correction=True, negative_power=0.5, num_negatives=drawn.shape[-1],
+        negative_sharing="batch" if drawn.dim() == 1 else "position", **knobs,
+    )
+    monkeypatch.setattr(model.items, "row_sparse", rows_only)
+    steps = with_draws(objective, drawn, monkeypatch).loss(model.items, states, TARGETS)
+    fused = objective.fused_sampled_softmax(model.items, states, TARGETS, drawn)
+    assert fused.item() == pytest.approx(steps.item(), rel=1e-9)
+    pairs = zip(*(torch.autograd.grad(loss, (model.items.output, states)) for loss in (fused, steps)), strict=True)
+    for one, other in pairs:
+        assert one.is_sparse == other.is_sparse
+        torch.testing.assert_close(*(g.to_dense() if g.is_sparse else g for g in (one, other)), rtol=1e-8, atol=1e-10)
+
+
+def test_as_one_op_too_a_large_catalogue_is_never_touched_as_a_whole():
+    num_items = 250_000
+    dataset = SimpleNamespace(num_items=num_items, items=np.arange(num_items))
+    config = make_config("sasrec", hidden_dim=8, num_negatives=20, negative_sharing="position")
+    items = build_model(config, num_items, seed=0).items
+    objective = Objective(config, dataset, torch.device("cpu"), torch.Generator().manual_seed(0))
+    states, targets = torch.randn(30, 8, requires_grad=True), torch.randint(num_items, (30,))
+    with LargestResult() as largest:
+        objective.fused_sampled_softmax(items, states, targets, objective.sampler.draw(30, 20)).backward()
+    assert largest.numel < num_items, "some step made a tensor as long as the catalogue"
+    assert items.output.grad.is_sparse and len(items.output.grad.coalesce().indices()[0]) <= 30 * 21

@@ -1,0 +1,276 @@
+"""The fused losses against plain torch and, where they are installed, other people's: seconds and peak memory.
+
+    python benchmarks/bench_losses.py                 # on CUDA; without it, the CPU part alone
+    python benchmarks/bench_losses.py --rounds 9
+
+First the gate: value and both gradients of every contestant against the reference in float64; who is wrong is not
+timed. Then forward plus backward of the mean loss, contestants in turns, median and quartiles of the rounds, all in one
+run. Peak memory is what a call holds at most beside its inputs, gradients included. Tables, then one JSON line last.
+
+    full CE     every item of the catalogue competes; (n, V) scores, if somebody makes them
+    sampled     the same 512 negatives for all positions, cosine scores, logQ
+    own         128 negatives of each position's own
+"""
+
+import argparse
+import importlib
+import json
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from virtualmle.kernels import loss_reference as reference
+from virtualmle.kernels.linear_cross_entropy import linear_cross_entropy
+from virtualmle.kernels.sampled_softmax import sampled_softmax_loss
+
+Loss = Callable[[Tensor, Tensor], Tensor]  # of states and table
+ALLOWED = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # relative error of the norm at the gate
+TERMS = {"cosine": True, "temperature": 0.1}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One case; `drawn` is 0 for the full loss."""
+
+    name: str
+    positions: int
+    items: int
+    width: int
+    drawn: int
+    own: bool
+    dtype: torch.dtype
+
+    def __str__(self) -> str:
+        negatives = f" m={self.drawn}" if self.drawn else ""
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"{self.name}: n={self.positions:,} V={self.items:,} d={self.width}{negatives} {dtype}"
+
+
+POSITIONS = 9_488  # 1,024 users with 9.27 events on average
+CUDA_SHAPES = [
+    Shape(name, POSITIONS, items, 64, drawn, own, dtype)
+    for dtype in (torch.float32, torch.bfloat16)
+    for name, items, drawn, own in (
+        ("sampled", 12_101, 512, False),
+        ("sampled", 1_000_000, 512, False),
+        ("own", 12_101, 128, True),
+        ("full CE", 12_101, 0, False),
+        ("full CE", 1_000_000, 0, False),
+    )
+]
+CPU_SHAPES = [
+    Shape("sampled", 512, 2_000, 64, 128, False, torch.float32),
+    Shape("own", 512, 2_000, 64, 32, True, torch.float32),
+    Shape("full CE", 512, 2_000, 64, 0, False, torch.float32),
+]
+
+
+def contestants(shape: Shape, device: torch.device) -> tuple[Loss, dict[str, Loss]]:
+    """The reference of a case, and everybody who can run it."""
+    generator = torch.Generator(device).manual_seed(1)
+    draw = {"generator": generator, "device": device}
+    targets = torch.randint(shape.items, (shape.positions,), **draw)
+    if not shape.drawn:
+        return full_contestants(targets)
+    size = (shape.positions, shape.drawn) if shape.own else (shape.drawn,)
+    negatives = torch.randint(shape.items, size, **draw)
+    log_q = torch.full((shape.items,), 1 / shape.items, device=device).log()
+
+    def plain(states: Tensor, table: Tensor) -> Tensor:
+        states, rows = F.normalize(states, dim=-1), F.normalize(F.embedding(negatives, table), dim=-1)
+        own = (states * F.normalize(F.embedding(targets, table), dim=-1)).sum(-1) / TERMS["temperature"]
+        scores = torch.einsum("nd,nmd->nm", states, rows) if shape.own else states @ rows.T
+        scores = scores / TERMS["temperature"] - (log_q[negatives] + torch.log(torch.tensor(float(shape.drawn))))
+        scores = scores.masked_fill(negatives == targets[:, None], -torch.inf).to(states.dtype)
+        return F.cross_entropy(torch.cat((own[:, None], scores), 1), torch.zeros_like(targets))
+
+    named: dict[str, Loss] = {
+        "ours": lambda s, w: sampled_softmax_loss(s, w, targets, negatives, log_q=log_q, **TERMS),
+        "plain torch": plain,
+        "compiled": torch.compile(plain),
+    }
+    if device.type == "cuda" and shape.dtype == torch.float32:
+        named["ours tf32"] = lambda s, w: sampled_softmax_loss(
+            s, w, targets, negatives, log_q=log_q, precision="tf32", **TERMS
+        )
+    return lambda s, w: reference.sampled_softmax_loss(s, w, targets, negatives, log_q=log_q, **TERMS), named
+
+
+def full_contestants(targets: Tensor) -> tuple[Loss, dict[str, Loss]]:
+    def plain(states: Tensor, table: Tensor) -> Tensor:
+        return F.cross_entropy(states @ table.T, targets)
+
+    named: dict[str, Loss] = {
+        "ours": lambda s, w: linear_cross_entropy(s, w, targets),
+        "plain torch": plain,
+        "compiled": torch.compile(plain),
+    }
+    if targets.is_cuda:
+        named["ours tf32"] = lambda s, w: linear_cross_entropy(s, w, targets, precision="tf32")
+    if hasattr(F, "linear_cross_entropy"):
+        named["torch F.linear_cross_entropy"] = lambda s, w: F.linear_cross_entropy(s, w, targets)
+    cut = importable("cut_cross_entropy")
+    if cut and targets.is_cuda:
+        named["cut-cross-entropy exact"] = lambda s, w: cut.linear_cross_entropy(s, w, targets, impl="cce_exact")
+    liger = importable("liger_kernel.transformers.functional")
+    if liger and targets.is_cuda:
+        named["liger-kernel"] = lambda s, w: liger.liger_fused_linear_cross_entropy(s, w, targets)
+    return lambda s, w: reference.linear_cross_entropy(s, w, targets), named
+
+
+def importable(name: str):
+    """A peer's module, or None where it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+def leaves_of(shape: Shape, device: torch.device) -> list[Tensor]:
+    generator = torch.Generator(device).manual_seed(0)
+    return [
+        torch.randn(rows, shape.width, generator=generator, device=device).to(shape.dtype).requires_grad_()
+        for rows in (shape.positions, shape.items)
+    ]
+
+
+def step(loss: Loss, leaves: list[Tensor]) -> tuple[Tensor, ...]:
+    value = loss(*leaves)
+    return value.detach(), *torch.autograd.grad(value, leaves)
+
+
+def errors(shape: Shape, device: torch.device) -> dict[str, float]:
+    """Largest relative error of value and gradients on a small case of the same kind, by contestant."""
+    small = Shape(shape.name, 64, 1_000, shape.width, min(shape.drawn, 40), shape.own, shape.dtype)
+    exact_loss, named = contestants(small, device)
+    leaves = leaves_of(small, device)
+    exact = step(exact_loss, [leaf.detach().double().requires_grad_() for leaf in leaves])
+    found = {}
+    for name, loss in named.items():
+        pairs = zip(step(loss, leaves), exact, strict=True)
+        found[name] = max(((one.double() - right).norm() / right.norm()).item() for one, right in pairs)
+    return found
+
+
+def measure(shape: Shape, device: torch.device, rounds: int) -> dict[str, dict[str, object]]:
+    """Seconds and peak bytes of everybody who is right."""
+    wrong = {name: error for name, error in errors(shape, device).items() if not error <= ALLOWED[shape.dtype]}
+    _, named = contestants(shape, device)
+    leaves = leaves_of(shape, device)
+    result: dict[str, dict[str, object]] = {name: {"wrong_by": error} for name, error in wrong.items()}
+    able = {}
+    for name, loss in named.items():
+        if name in wrong:
+            continue
+        try:
+            result[name] = {"seconds": [], "peak_bytes": peak_bytes(loss, leaves, device)}
+            able[name] = loss
+        except torch.OutOfMemoryError:
+            result[name] = {"out_of_memory": True}
+            torch.cuda.empty_cache()
+    for _ in range(rounds):
+        for name, loss in able.items():
+            result[name]["seconds"].append(seconds_of(loss, leaves, device))
+    return result
+
+
+def peak_bytes(loss: Loss, leaves: list[Tensor], device: torch.device) -> int | None:
+    """Two calls to warm up; then the most memory a call takes beside what lies there. None on the CPU, not counted."""
+    for _ in range(2):
+        step(loss, leaves)
+    if device.type != "cuda":
+        return None
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    step(loss, leaves)
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def seconds_of(loss: Loss, leaves: list[Tensor], device: torch.device) -> float:
+    """Of one forward and backward pass, averaged over as many as take a tenth of a second on a GPU."""
+    if device.type != "cuda":
+        started = time.perf_counter()
+        step(loss, leaves)
+        return time.perf_counter() - started
+    calls = 1
+    while True:
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        for _ in range(calls):
+            step(loss, leaves)
+        end.record()
+        torch.cuda.synchronize()
+        taken = begin.elapsed_time(end) / 1e3
+        if taken > 0.1 or calls >= 64:
+            return taken / calls
+        calls *= 4
+
+
+def table(shape: Shape, found: dict[str, dict[str, object]]) -> str:
+    lines = [f"\n{shape}"]
+    ours = statistics.median(found["ours"]["seconds"]) if found["ours"].get("seconds") else float("nan")
+    for name, row in found.items():
+        if "seconds" not in row:
+            lines.append(f"  {name:30} {'out of memory' if 'out_of_memory' in row else f'wrong: {row}'}")
+            continue
+        low, middle, high = statistics.quantiles(row["seconds"], n=4)
+        memory = "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**20:10.1f} MiB"
+        times = f"{1e3 * middle:10.3f} ms  ({1e3 * low:.3f} to {1e3 * high:.3f})"
+        lines.append(f"  {name:30}{times:40}{memory}   {middle / ours:6.2f} x ours")
+    return "\n".join(lines)
+
+
+def versions(device: torch.device) -> dict[str, object]:
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
+    ).stdout.strip()
+    triton = importable("triton")
+    return {
+        "hardware": torch.cuda.get_device_name() if device.type == "cuda" else processor(),
+        "torch": torch.__version__, "triton": triton.__version__ if triton else None, "commit": commit,
+        "python": platform.python_version(), "threads": torch.get_num_threads(),
+    }  # fmt: skip
+
+
+def processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU part")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    parts = [(torch.device("cpu"), CPU_SHAPES)]
+    if torch.cuda.is_available():
+        parts.append((torch.device("cuda"), CUDA_SHAPES))
+    else:
+        print("no CUDA device here: only the CPU part is measured, which runs without Triton")
+    records = []
+    for device, shapes in parts:
+        print(f"\n{device.type}: {versions(device)}")
+        for shape in shapes:
+            torch.compiler.reset()
+            found = measure(shape, device, arguments.rounds)
+            print(table(shape, found), flush=True)
+            records.append({"case": str(shape), "device": device.type, "results": found})
+    record = {"bench": "losses", "cuda": torch.cuda.is_available(), "cases": records}
+    print(json.dumps(record | {"versions": [versions(device) for device, _ in parts]}))
+
+
+if __name__ == "__main__":
+    main()
