@@ -88,7 +88,7 @@ class Contest:
             gemm = self.ceilings.gemm_tflops if self.ceilings else None
             rows.append(replace(row_of(shape.title, name, pair, flops, gemm, floor), reason=reasons.get(name, "")))
         rows += [Row(shape.title, name, reason=why) for name, why in reasons.items() if f"step {name}" not in times]
-        return _compared(rows, {each.name: each.function for each in running})
+        return _compared(rows, {each.name: each.function for each in running}, self.device)
 
     def _floor_ms(self, shape: Shape, actions: dict[str, list[Action]]) -> float | None:
         """Of ours: its launches with nothing in them and its bytes moved once; at long histories also its products."""
@@ -117,10 +117,11 @@ def _captured(actions: Sequence[Action]) -> list[Action] | str:
         return str(error).splitlines()[0][:100]
 
 
-def _compared(rows: Sequence[Row], functions: dict[str, str]) -> list[Row]:
-    """With each one's step over ours: graphs against our graph where there is one."""
+def _compared(rows: Sequence[Row], functions: dict[str, str], device: torch.device) -> list[Row]:
+    """With each one's step over ours: our graph where there is one; on a CPU the packed path, which training takes."""
     steps = {row.implementation: row.step.median for row in rows if row.step}
-    best = steps.get(OURS + GRAPH, steps.get(OURS, steps.get(PACKED)))
+    names = (OURS + GRAPH, OURS, PACKED) if device.type == "cuda" else (PACKED, OURS)
+    best = next((steps[name] for name in names if name in steps), None)
     compared = []
     for row in rows:
         ours = best if row.step else None
