@@ -65,10 +65,11 @@ def hstu_attention(
     deterministic = deterministic or torch.are_deterministic_algorithms_enabled()
     if time_table is None:
         times = next_times = None
-    return hstu_attention_op(
+    out: Tensor = hstu_attention_op(  # type: ignore[no-untyped-call]
         q, k, v, offsets, position_table, time_table, times, next_times, key, max_len, scale, alpha, causal, dropout,
         deterministic,
     )  # fmt: skip
+    return out
 
 
 def _times_of(plan: PackingPlan, next_times: Tensor | None) -> Tensor | None:

@@ -69,7 +69,8 @@ def hstu_attention_op(
         offsets, position_table, time_table, times, next_times, seed, max_len, scale, alpha, causal, dropout,
         deterministic,
     )  # fmt: skip
-    return _families(q, max_len)[0](q, k, v, call)
+    with torch.cuda.device_of(q):  # type: ignore[no-untyped-call]  # Triton launches on the current device
+        return _families(q, max_len)[0](q, k, v, call)
 
 
 @torch.library.custom_op("virtualmle::hstu_attention_backward", mutates_args=())
@@ -99,7 +100,8 @@ def hstu_attention_backward_op(
         offsets, position_table, time_table, times, next_times, seed, max_len, scale, alpha, causal, dropout,
         deterministic,
     )  # fmt: skip
-    dq, dk, dv, dposition, dtime = _families(q, max_len)[1](grad, q, k, v, call)
+    with torch.cuda.device_of(q):  # type: ignore[no-untyped-call]
+        dq, dk, dv, dposition, dtime = _families(q, max_len)[1](grad, q, k, v, call)
     return dq, dk, dv, _present(dposition, q), _present(dtime, q)
 
 
@@ -155,7 +157,8 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     tensors = ctx.saved_tensors
-    dq, dk, dv, dposition, dtime = hstu_attention_backward_op(grad, *tensors, *ctx.terms)
+    gradients = hstu_attention_backward_op(grad, *tensors, *ctx.terms)  # type: ignore[no-untyped-call]
+    dq, dk, dv, dposition, dtime = gradients
     tables = [None if t is None else d for t, d in zip(tensors[4:6], (dposition, dtime), strict=True)]
     return dq, dk, dv, None, *tables, *[None] * 9
 

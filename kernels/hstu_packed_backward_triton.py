@@ -10,6 +10,8 @@ The gradients of the tables go to a line of `partials` per program, (tiles, head
 first by distance j - i, ascending, NUM_LINES tiles of it, then by bucket.
 """
 
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
+
 import triton
 import triton.language as tl
 

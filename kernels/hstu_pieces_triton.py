@@ -4,6 +4,8 @@ Imported only where tensors are on CUDA, or by tests in Triton's interpreter: Tr
 Shapes: rows (M,) and columns (N,) of a block of scores (M, N), rows being queries or keys as the caller has it.
 """
 
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
+
 import torch
 import triton
 import triton.language as tl

@@ -32,7 +32,8 @@ def dropout_factors(seed: Tensor, keys: Tensor, queries: Tensor, heads: Tensor, 
 
 def philox(seed: Tensor, *counters: Tensor) -> tuple[Tensor, ...]:
     """Four draws, int64 holding 32 bits, of the four counters (int64 holding 32 bits, broadcast together)."""
-    c0, c1, c2, c3 = torch.broadcast_tensors(*(counter & WORD for counter in counters))
+    words = (counter & WORD for counter in counters)
+    c0, c1, c2, c3 = torch.broadcast_tensors(*words)  # type: ignore[no-untyped-call]
     k0, k1 = seed & WORD, (seed >> 32) & WORD
     for _ in range(ROUNDS):
         first, second = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]  # 64 bits each; the sign bit is one of them
