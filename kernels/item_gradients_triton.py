@@ -156,6 +156,6 @@ def float_types(names: str) -> dict[str, str]:
 
 
 def aligned_pointers(signature: dict[str, str]) -> tuple[str, ...]:
-    """Later rows of (3, n) and (2, m) begin anywhere; all other pointers are multiples of 16 bytes."""
-    rows = {"lse", "even", "scale_of", "shifts"}
+    """Later rows of (3, n), (4, n) and (2, m) begin anywhere; all other pointers are multiples of 16 bytes."""
+    rows = {"lse", "even", "scale_of", "shifts", "largest_of", "total_of", "count_of", "sum_of"}
     return tuple(name for name, kind in signature.items() if kind.startswith("*") and name not in rows)

@@ -57,9 +57,11 @@ def sampled_softmax_loss(
     logits = torch.cat((own[:, None], scores.masked_fill(collisions, -torch.inf)), 1)  # (n, 1 + m)
     total = own + scores.masked_fill(collisions, 0).sum(1)
     mean = total / (1 + (~collisions).sum(1))
-    return (logits.logsumexp(1) - (1 - label_smoothing) * own - label_smoothing * mean).mean()
+    losses: Tensor = logits.logsumexp(1) - (1 - label_smoothing) * own - label_smoothing * mean
+    return losses.mean()
 
 
 def normalised(vectors: Tensor) -> Tensor:
     """Rows (…, d) divided by their norms, or by NORM_EPS where these are smaller."""
-    return vectors / vectors.norm(dim=-1, keepdim=True).clamp(min=NORM_EPS)
+    norms: Tensor = vectors.norm(dim=-1, keepdim=True)
+    return vectors / norms.clamp(min=NORM_EPS)

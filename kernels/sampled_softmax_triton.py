@@ -41,16 +41,8 @@ from .loss_tiles import Tiles, kind_of_product, padded, split_evenly, wanted_pro
 from .own_negatives_triton import own_forward
 from .shipped_kernel import Shipped
 
+LOWEST = tl.constexpr(-1e30)  # below every score, and finite: 2^(LOWEST - LOWEST) is a number
 SIZES = ["num_rows", "num_negatives", "per_split"]  # they differ from step to step: one binary for all
-
-
-@triton.jit
-def _unit_rows(table, items, columns, inside, WIDTH: tl.constexpr, COSINE: tl.constexpr):
-    """(rows, d) float32: these rows of the table, divided by their norms where scores are cosines."""
-    w = tl.load(table + items[:, None] * WIDTH + columns[None, :], mask=inside, other=0.0).to(tl.float32)
-    if COSINE:
-        w *= inverse_norms(w)[:, None]
-    return w
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -79,26 +71,28 @@ def _prepare(
 
 @triton.jit(do_not_specialize=SIZES)
 def _forward(
-    states, table, targets, negatives, weights, shifts, pool, losses, lse, even, scale_of, own_of, pull,
-    num_rows, num_negatives, inverse_temperature, smoothing,
+    states, table, targets, negatives, weights, shifts, largest_of, total_of, count_of, sum_of, mean_of,
+    num_rows, num_negatives, inverse_temperature,
     WIDTH: tl.constexpr, B_ROWS: tl.constexpr, B_ITEMS: tl.constexpr, B_WIDTH: tl.constexpr,
     COSINE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Losses of a tile of positions against the same negatives, and their gradients in the states."""
+    """Of a tile of positions against the same negatives, those that count: the largest score m, sum 2^(z - m), their
+    number, sum z, sum 2^(z - m) b. The target is for `_finish`, so that registers are left for the loop."""
     rows = tl.program_id(0) * B_ROWS + tl.arange(0, B_ROWS)
     columns = tl.arange(0, B_WIDTH)
     real = rows < num_rows
     inside = real[:, None] & (columns < WIDTH)[None, :]
     places = rows.to(tl.int64)[:, None] * WIDTH + columns[None, :]
     s = tl.load(states + places, mask=inside, other=0.0)  # (B_ROWS, B_WIDTH)
-    y = tl.load(targets + rows, mask=real, other=0)
-    mean = _unit_rows(table, y, columns, inside, WIDTH, COSINE)  # sum of 2^(score - largest) b, over the target so far
-    scale = tl.full([B_ROWS], 1.0, tl.float32) * inverse_temperature
+    y = tl.load(targets + rows, mask=real, other=0).to(tl.int32)
+    scale = tl.full([B_ROWS], LOG2E, tl.float32) * inverse_temperature
     if COSINE:
         scale *= inverse_norms(s)
-    own = tl.sum(s.to(tl.float32) * mean, 1) * scale * LOG2E
-    largest, sum_scores = own, own
-    total, count = tl.full([B_ROWS], 1.0, tl.float32), tl.full([B_ROWS], 1.0, tl.float32)
+    largest = tl.full([B_ROWS], LOWEST, tl.float32)
+    total = tl.zeros([B_ROWS], tl.float32)
+    count = tl.zeros([B_ROWS], tl.float32)
+    sum_scores = tl.zeros([B_ROWS], tl.float32)
+    mean = tl.zeros([B_ROWS, B_WIDTH], tl.float32)
     for start in range(0, num_negatives, B_ITEMS):
         draws = start + tl.arange(0, B_ITEMS)
         drawn = draws < num_negatives
@@ -108,8 +102,8 @@ def _forward(
         weight = tl.load(weights + draws, mask=drawn, other=0.0)
         shift = tl.load(shifts + draws, mask=drawn, other=0.0)
         scores = tl.dot(s, tl.trans(w), input_precision=PRECISION)
-        scores = scores * (scale * LOG2E)[:, None] * weight[None, :] - shift[None, :]
-        counts = drawn[None, :] & (items.to(tl.int32)[None, :] != y.to(tl.int32)[:, None])
+        scores = scores * scale[:, None] * weight[None, :] - shift[None, :]
+        counts = drawn[None, :] & (items.to(tl.int32)[None, :] != y[:, None])
         count += tl.sum(counts.to(tl.float32), 1)
         sum_scores += tl.sum(tl.where(counts, scores, 0.0), 1)
         scores = tl.where(counts, scores, float("-inf"))
@@ -119,11 +113,44 @@ def _forward(
         total = total * fade + tl.sum(p, 1)
         mean = tl.dot((p * weight[None, :]).to(w.dtype), w, mean * fade[:, None], input_precision=PRECISION)
         largest = new
+    tl.store(largest_of + rows, largest, mask=real)
+    tl.store(total_of + rows, total, mask=real)
+    tl.store(count_of + rows, count, mask=real)
+    tl.store(sum_of + rows, sum_scores, mask=real)
+    tl.store(mean_of + places, mean, mask=inside)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def _finish(
+    states, table, targets, pool, largest_of, total_of, count_of, sum_of, losses, lse, even, scale_of, own_of, pull,
+    num_rows, num_negatives, inverse_temperature, smoothing,
+    WIDTH: tl.constexpr, B_ROWS: tl.constexpr, B_WIDTH: tl.constexpr, COSINE: tl.constexpr,
+):  # fmt: skip
+    """Adds the target, and turns `pull` from sum 2^(z - m) b into the gradient of the loss in the state."""
+    rows = tl.program_id(0) * B_ROWS + tl.arange(0, B_ROWS)
+    columns = tl.arange(0, B_WIDTH)
+    real = rows < num_rows
+    inside = real[:, None] & (columns < WIDTH)[None, :]
+    places = rows.to(tl.int64)[:, None] * WIDTH + columns[None, :]
+    s = tl.load(states + places, mask=inside, other=0.0).to(tl.float32)
+    y = tl.load(targets + rows, mask=real, other=0)
+    target = tl.load(table + y[:, None] * WIDTH + columns[None, :], mask=inside, other=0.0).to(tl.float32)
+    scale = tl.full([B_ROWS], 1.0, tl.float32) * inverse_temperature
+    if COSINE:
+        target *= inverse_norms(target)[:, None]
+        scale *= inverse_norms(s)
+    own = tl.sum(s * target, 1) * scale * LOG2E
+    others = tl.load(largest_of + rows, mask=real, other=0.0)
+    largest = tl.maximum(own, others)
+    fade, first = tl.exp2(others - largest), tl.exp2(own - largest)
+    total = first + fade * tl.load(total_of + rows, mask=real, other=0.0)
+    count = 1 + tl.load(count_of + rows, mask=real, other=0.0)
+    sum_scores = own + tl.load(sum_of + rows, mask=real, other=0.0)
     share = smoothing / count  # of each candidate that competes
     log_total = largest + tl.log2(total)
-    target = _unit_rows(table, y, columns, inside, WIDTH, COSINE)  # again: registers are scarce in between
     everything = tl.load(pool + columns, mask=columns < WIDTH, other=0.0)[None, :]
     everything += (count - num_negatives)[:, None] * target  # whatever collides is the target's vector once more
+    mean = fade[:, None] * tl.load(pull + places, mask=inside, other=0.0) + first[:, None] * target
     gradient = mean / total[:, None] - (1 - smoothing) * target - share[:, None] * everything
     gradient *= inverse_temperature
     if COSINE:
@@ -177,17 +204,17 @@ TILES = {
     ("forward", "half"): {16: Tiles(64, 64, 4, 2), 32: Tiles(64, 64, 4, 2), 64: Tiles(64, 64, 8, 2),
                           128: Tiles(64, 32, 8, 2), 256: Tiles(64, 16, 8, 2)},
     ("forward", "tf32"): {16: Tiles(64, 64, 4, 2), 32: Tiles(64, 64, 4, 2), 64: Tiles(64, 32, 4, 2),
-                          128: Tiles(64, 32, 8, 2), 256: Tiles(64, 32, 8, 1)},
+                          128: Tiles(64, 32, 8, 2), 256: Tiles(64, 16, 8, 1)},
     ("forward", "ieee"): {16: Tiles(32, 64, 4, 2), 32: Tiles(32, 64, 4, 2), 64: Tiles(32, 32, 4, 2),
                           128: Tiles(32, 32, 8, 2), 256: Tiles(16, 32, 8, 1)},
     ("pulls", "half"): {16: Tiles(64, 64, 4, 2), 32: Tiles(64, 64, 4, 2), 64: Tiles(64, 64, 4, 2),
                         128: Tiles(64, 64, 8, 2), 256: Tiles(32, 64, 8, 2)},
     ("pulls", "tf32"): {16: Tiles(64, 64, 4, 2), 32: Tiles(64, 64, 4, 2), 64: Tiles(32, 64, 4, 2),
-                        128: Tiles(32, 64, 8, 2), 256: Tiles(32, 64, 8, 1)},
+                        128: Tiles(32, 64, 8, 2), 256: Tiles(16, 64, 8, 1)},
     ("pulls", "ieee"): {16: Tiles(64, 32, 4, 2), 32: Tiles(64, 32, 4, 2), 64: Tiles(32, 32, 4, 2),
                         128: Tiles(32, 32, 8, 2), 256: Tiles(32, 16, 8, 1)},
 }  # fmt: skip
-PREPARED = 32  # drawn vectors at once
+PREPARED, FINISHED = 32, 16  # drawn vectors, and positions, at once
 
 
 def forward(inputs: SampledInputs, terms: SampledTerms) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -218,11 +245,16 @@ def _shared_forward(
     count, width, drawn = *inputs.states.shape, len(inputs.negatives)
     tiles = TILES["forward", kind_of_product(inputs.states, terms.precision)][padded(width)]
     weights, shifts, pools = _prepared(inputs, terms)
+    parts = rows.new_empty(4, count)
     _forward[(triton.cdiv(count, tiles.rows),)](
-        *inputs[:4], weights, shifts, pools.sum(0), losses, *rows, scores, pull,
-        count, drawn, 1 / terms.temperature, terms.label_smoothing,
+        *inputs[:4], weights, shifts, *parts, pull, count, drawn, 1 / terms.temperature,
         WIDTH=width, B_ROWS=tiles.rows, B_ITEMS=tiles.items, B_WIDTH=padded(width), COSINE=terms.cosine,
         PRECISION=terms.precision, num_warps=tiles.num_warps, num_stages=tiles.num_stages,
+    )  # fmt: skip
+    _finish[(triton.cdiv(count, FINISHED),)](
+        *inputs[:3], pools.sum(0), *parts, losses, *rows, scores, pull,
+        count, drawn, 1 / terms.temperature, terms.label_smoothing,
+        WIDTH=width, B_ROWS=FINISHED, B_WIDTH=padded(width), COSINE=terms.cosine, num_warps=4,
     )  # fmt: skip
 
 
@@ -264,21 +296,15 @@ def shipped() -> Iterator[Shipped]:
                 yield _shipped(name, kind, width, tiles, dtype)
     for dtype in ("bf16", "fp16", "fp32"):
         for width in TILES["forward", "half"]:
-            signature = {"table": f"*{dtype}", "negatives": "*i64"} | float_types("log_q weights shifts pools")
-            signature |= {"num_negatives": "i32", "log_count": "fp32"}
-            constants = {"WIDTH": width, "B_ITEMS": PREPARED, "B_WIDTH": width, "COSINE": True, "LOGQ": True}
-            signature |= dict.fromkeys(constants, "constexpr")
-            aligned = aligned_pointers(signature)
-            yield Shipped(f"prepare {dtype} d={width}", _prepare, signature, constants, aligned=aligned)
+            yield from _shipped_ends(dtype, width)
 
 
 def _shipped(name: str, kind: str, width: int, tiles: Tiles, dtype: str) -> Shipped:
     constants: dict[str, Any] = {"WIDTH": width, "B_ROWS": tiles.rows, "B_ITEMS": tiles.items, "B_WIDTH": width}
     signature = input_types(dtype) | float_types("weights shifts")
     if name == "forward":
-        kernel, signature = _forward, signature | float_types("pool losses lse even scale_of own_of pull")
-        signature |= dict.fromkeys(("num_rows", "num_negatives"), "i32")
-        signature |= dict.fromkeys(("inverse_temperature", "smoothing"), "fp32")
+        kernel, signature = _forward, signature | float_types("largest_of total_of count_of sum_of mean_of")
+        signature |= {"num_rows": "i32", "num_negatives": "i32", "inverse_temperature": "fp32"}
         constants["COSINE"] = True
     else:
         kernel, signature = _pulls, signature | float_types("lse even scale_of out")
@@ -289,3 +315,19 @@ def _shipped(name: str, kind: str, width: int, tiles: Tiles, dtype: str) -> Ship
         signature | dict.fromkeys(constants, "constexpr"), constants, tiles.num_warps, tiles.num_stages,
         aligned_pointers(signature), expects_wgmma=kind == "half",
     )  # fmt: skip
+
+
+def _shipped_ends(dtype: str, width: int) -> Iterator[Shipped]:
+    signature = {"table": f"*{dtype}", "negatives": "*i64"} | float_types("log_q weights shifts pools")
+    signature |= {"num_negatives": "i32", "log_count": "fp32"}
+    constants = {"WIDTH": width, "B_ITEMS": PREPARED, "B_WIDTH": width, "COSINE": True, "LOGQ": True}
+    signature |= dict.fromkeys(constants, "constexpr")
+    yield Shipped(f"prepare {dtype} d={width}", _prepare, signature, constants, aligned=aligned_pointers(signature))
+    signature = input_types(dtype)
+    del signature["negatives"]
+    signature |= float_types("pool largest_of total_of count_of sum_of losses lse even scale_of own_of pull")
+    signature |= dict.fromkeys(("num_rows", "num_negatives"), "i32")
+    signature |= dict.fromkeys(("inverse_temperature", "smoothing"), "fp32")
+    constants = {"WIDTH": width, "B_ROWS": FINISHED, "B_WIDTH": width, "COSINE": True}
+    signature |= dict.fromkeys(constants, "constexpr")
+    yield Shipped(f"finish {dtype} d={width}", _finish, signature, constants, aligned=aligned_pointers(signature))

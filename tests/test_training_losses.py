@@ -280,7 +280,8 @@ def test_what_a_gpu_computes_as_one_op_is_what_the_cpu_computes_in_steps(knobs, 
     steps = with_draws(objective, drawn, monkeypatch).loss(model.items, states, TARGETS)
     fused = objective.fused_sampled_softmax(model.items, states, TARGETS, drawn)
     assert fused.item() == pytest.approx(steps.item(), rel=1e-9)
-    pairs = zip(*(torch.autograd.grad(loss, (model.items.output, states)) for loss in (fused, steps)), strict=True)
+    leaves = (model.items.output, states)
+    pairs = zip(*(torch.autograd.grad(loss, leaves, retain_graph=True) for loss in (fused, steps)), strict=True)
     for one, other in pairs:
         assert one.is_sparse == other.is_sparse
         torch.testing.assert_close(*(g.to_dense() if g.is_sparse else g for g in (one, other)), rtol=1e-8, atol=1e-10)

@@ -90,7 +90,8 @@ def assert_close(ours, wanted, leaves, exact_leaves, tolerance=TOLERANCE):
     pairs += zip(torch.autograd.grad(ours, leaves), torch.autograd.grad(wanted, exact_leaves), strict=True)
     for one, exact in pairs:
         assert one.shape == exact.shape and one.isfinite().all()
-        assert (one.double() - exact).norm() <= tolerance * exact.norm() + 1e-7 * (exact.norm() < 1e-2)
+        cancelled = 1e-6 * (exact.norm() < 1e-2)  # of terms of size one nothing but rounding may be left
+        assert (one.double() - exact).norm() <= tolerance * exact.norm() + cancelled
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
