@@ -1,8 +1,8 @@
 """One configuration of a Triton kernel that this package launches, described so that it compiles without a GPU.
 
-Each `kernels/*_triton.py` has `shipped() -> Iterator[Shipped]`: every configuration its table can launch. The first one
-of each kernel is compiled for sm_90 by the quick tests, all of them by the slow ones (`tests/sm90.py`), which read
-registers, spills, shared memory and instructions of the result.
+Each `kernels/*_triton.py` has `shipped() -> Iterator[Shipped]`: every configuration its table can launch. A few of each
+kernel are compiled for sm_90 by the quick tests, all of them by the slow ones (`tests/sm90.py`), which read registers,
+spills, shared memory and instructions of the result.
 """
 
 from collections.abc import Mapping

@@ -1,9 +1,10 @@
 """Runs the kernel tests and compiles every shipped kernel on each supported version of Triton.
 
-    make check-tritons        # or: python -P tests/check_tritons.py [--save] [--only 3.7.1] [--skip-tests]
+    make check-tritons        # or: python -P tests/check_tritons.py [--save] [--all] [--only 3.7.1] [--skip-tests]
 
 Makes `.venv-triton-VERSION` beside the checkout's `.venv`: the one Triton and the numpy that it can live with; all the
-rest comes from the environment that runs this. Some minutes and 1 GB per version. `--save` writes the table to
+rest comes from the environment that runs this. Some minutes and 1 GB per version; with `--all`, which compiles every
+configuration instead of a few of each kernel, some quarters of an hour. `--save` writes the table to
 benchmarks/results/sm90-compile.md.
 """
 
@@ -57,14 +58,15 @@ def run(python: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def check(version: str, processes: int, with_tests: bool) -> tuple[str, list[dict[str, Any]]]:
+def check(version: str, arguments: argparse.Namespace) -> tuple[str, list[dict[str, Any]]]:
     """The last line of the tests, and what `sm90.py` measured."""
     python = make_environment(version)
-    done = run(python, str(ROOT / "tests" / "sm90.py"), "--all", "--json", "--processes", str(processes))
+    which = ["--all"] if arguments.all else []
+    done = run(python, str(ROOT / "tests" / "sm90.py"), "--json", "--processes", str(arguments.processes), *which)
     if done.returncode not in (0, 1):
         raise SystemExit(f"tests/sm90.py failed on triton {version}:\n{done.stderr[-3000:]}")
     compiled = [json.loads(line) for line in done.stdout.splitlines()]
-    if not with_tests:
+    if arguments.skip_tests:
         return "not run", compiled
     files = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(TESTS) if path.stem != "test_kernels_compiled")
     tests = run(python, "-m", "pytest", "-q", "-m", "not slow", *files)
@@ -73,16 +75,16 @@ def check(version: str, processes: int, with_tests: bool) -> tuple[str, list[dic
     return tests.stdout.strip().splitlines()[-1], compiled
 
 
-def report(found: dict[str, tuple[str, list[dict[str, Any]]]]) -> str:
+def report(found: dict[str, tuple[str, list[dict[str, Any]]]], everything: bool) -> str:
     """The page: one row per configuration, one group of columns per version."""
     lines = [
         "# Shipped Triton kernels, compiled for sm_90 without a GPU",
         "",
         f"`make check-tritons`, {datetime.now(UTC):%Y-%m-%d}, commit {commit()}, torch {metadata.version('torch')}, "
-        f"Python {platform.python_version()}.",
+        f"Python {platform.python_version()}: {'every configuration' if everything else 'a few of each kernel'}.",
         "",
         "Registers / stack bytes a thread / shared bytes a block; then the sm_90 tensor-core instruction",
-        "(HGMMA) or the older one (HMMA), as often as it is in the code. Stack is what was spilled. Nothing here says how",
+        "(HGMMA) or the older one (HMMA), as often as it is in the code. Stack is what was spilled. Nothing says how",
         "fast a kernel is.",
         "",
         f"| configuration | {' | '.join(f'triton {version}' for version in found)} |",
@@ -119,15 +121,16 @@ def commit() -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", choices=list(VERSIONS), help="may be repeated; default: all")
+    parser.add_argument("--all", action="store_true", help="every configuration, not a few of each kernel")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--skip-tests", action="store_true", help="compile only")
     parser.add_argument("--save", action="store_true")
     arguments = parser.parse_args()
     found = {}
     for version in arguments.only or VERSIONS:
-        found[version] = check(version, arguments.processes, not arguments.skip_tests)
+        found[version] = check(version, arguments)
         print(f"triton {version}: {len(found[version][1])} configurations; tests: {found[version][0]}", flush=True)
-    page = report(found)
+    page = report(found, arguments.all)
     print(page)
     if arguments.save:
         (ROOT / "benchmarks" / "results" / "sm90-compile.md").write_text(page, encoding="utf-8")

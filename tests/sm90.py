@@ -1,6 +1,6 @@
 """Compiles the shipped Triton kernels for sm_90 (H100, H200) without a GPU and reads what came out.
 
-    python -P tests/sm90.py                 # the first configuration of each kernel
+    python -P tests/sm90.py                 # a few configurations of each kernel
     python -P tests/sm90.py --all           # every shipped configuration
     python -P tests/sm90.py --module virtualmle.kernels.NAME_triton --json
 
@@ -40,6 +40,7 @@ class Compiled:
 
     module: str
     name: str
+    kernel: str
     seconds: float
     registers: int
     stack_bytes: int  # local memory per thread: spills
@@ -49,9 +50,10 @@ class Compiled:
 
 
 def kernel_modules() -> list[str]:
-    """Dotted names of the Triton files of kernels/."""
+    """Dotted names of the Triton files of kernels/ that launch something: the others hold pieces of kernels."""
     folder = Path(__file__).resolve().parents[1] / "kernels"
-    return [f"virtualmle.kernels.{path.stem}" for path in sorted(folder.glob("*_triton.py"))]
+    files = [path for path in sorted(folder.glob("*_triton.py")) if "def shipped(" in path.read_text(encoding="utf-8")]
+    return [f"virtualmle.kernels.{path.stem}" for path in files]
 
 
 def load(module: str) -> ModuleType:
@@ -66,28 +68,32 @@ def load(module: str) -> ModuleType:
     return loaded
 
 
-def chosen(module: str, everything: bool) -> Iterator[str]:
-    """Names of the configurations to compile: all of them, or the first of each kernel."""
-    seen: set[str] = set()
+def chosen(module: str, everything: bool) -> list[str]:
+    """Names of the configurations to compile: all; or, of each kernel, the first without wgmma, first and last with."""
+    picked: dict[tuple[str, bool, bool], str] = {}
+    names = []
     for shipped in load(module).shipped():
-        if everything or shipped.kernel.__name__ not in seen:
-            seen.add(shipped.kernel.__name__)
-            yield shipped.name
+        names.append(shipped.name)
+        kernel = shipped.kernel.__name__
+        picked.setdefault((kernel, shipped.expects_wgmma, True), shipped.name)
+        if shipped.expects_wgmma:
+            picked[kernel, True, False] = shipped.name
+    return names if everything else list(dict.fromkeys(picked.values()))
 
 
 def compile_one(module: str, name: str) -> Compiled:
     """Compile and read one configuration; an error of the compiler is a fault like the others."""
     found = [shipped for shipped in load(module).shipped() if shipped.name == name]
-    started = time.perf_counter()
+    kernel, started = found[0].kernel.__name__, time.perf_counter()
     try:
         registers, stack, shared, instructions = build(found[0])
     except Exception as error:  # whatever the compiler raises is the finding
         reason = f"does not compile: {type(error).__name__}: {first_line(error)}"
-        return Compiled(module, name, time.perf_counter() - started, 0, 0, 0, {}, (reason,))
+        return Compiled(module, name, kernel, time.perf_counter() - started, 0, 0, 0, {}, (reason,))
     faults = [f"{len(found)} configurations have this name; a name must be unique"] if len(found) > 1 else []
     faults += judge(found[0], stack, shared, instructions)
     seconds = time.perf_counter() - started
-    return Compiled(module, name, seconds, registers, stack, shared, instructions, tuple(faults))
+    return Compiled(module, name, kernel, seconds, registers, stack, shared, instructions, tuple(faults))
 
 
 def build(shipped: Shipped) -> tuple[int, int, int, dict[str, int]]:
@@ -156,7 +162,7 @@ def row(compiled: Compiled) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--module", action="append", help="dotted name or path; default: every kernels/*_triton.py")
-    parser.add_argument("--all", action="store_true", help="every configuration, not the first of each kernel alone")
+    parser.add_argument("--all", action="store_true", help="every configuration, not a few of each kernel")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--json", action="store_true", help="one JSON line per configuration instead of the table")
     arguments = parser.parse_args()

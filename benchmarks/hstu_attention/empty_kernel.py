@@ -1,0 +1,8 @@
+"""The kernel that does nothing."""
+
+import triton
+
+
+@triton.jit
+def empty():
+    pass
