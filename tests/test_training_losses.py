@@ -289,3 +289,22 @@ def test_as_one_op_too_a_large_catalogue_is_never_touched_as_a_whole():
         objective.fused_sampled_softmax(items, states, targets, objective.sampler.draw(30, 20)).backward()
     assert largest.numel < num_items, "some step made a tensor as long as the catalogue"
     assert items.output.grad.is_sparse and len(items.output.grad.coalesce().indices()[0]) <= 30 * 21
+
+
+@pytest.mark.parametrize("logq", [False, True], ids=["plain", "logq"])
+@pytest.mark.parametrize("drawn", NEGATIVES)
+@pytest.mark.parametrize("knobs", TABLES)
+def test_rows_that_fill_a_batch_up_have_no_effect_on_the_op(knobs, drawn, logq, monkeypatch):
+    model, states, objective = setting(
+        label_smoothing=0.1, logq_correction=logq, negative_power=0.5, num_negatives=drawn.shape[-1],
+        negative_sharing="batch" if drawn.dim() == 1 else "position", **knobs,
+    )
+    counted = torch.tensor([True, False, True, True, False, True, False])
+    steps = with_draws(objective, drawn, monkeypatch).loss(model.items, states, TARGETS, counted)
+    fused = objective.fused_sampled_softmax(model.items, states, TARGETS, drawn, counted)
+    assert fused.item() == pytest.approx(steps.item(), rel=1e-6)  # log q is float32
+    leaves = (model.items.output, states)
+    gradients_of = [torch.autograd.grad(loss, leaves, retain_graph=True) for loss in (fused, steps)]
+    for one, other in zip(*gradients_of, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-9)
+    assert not gradients_of[0][1][~counted].any()

@@ -42,7 +42,7 @@ class Objective:
             return self._full_softmax(items, states, targets, counted)
         drawn = self._draw(len(targets))
         if config.loss == "sampled_softmax" and states.is_cuda:
-            return self.fused_sampled_softmax(items, states, targets, drawn)
+            return self.fused_sampled_softmax(items, states, targets, drawn, counted)
         own, negatives = self.scores(items, states, targets, drawn)
         collisions = targets[:, None] == drawn
         if config.loss != "sampled_softmax":
@@ -60,12 +60,16 @@ class Objective:
         rows, count = len(counted), counted.sum()
         return (loss * rows - (rows - count) * math.log(len(table))) / count
 
-    def fused_sampled_softmax(self, items: ItemTable, states: Tensor, targets: Tensor, drawn: Tensor) -> Tensor:
+    def fused_sampled_softmax(
+        self, items: ItemTable, states: Tensor, targets: Tensor, drawn: Tensor, counted: Tensor | None = None
+    ) -> Tensor:
         """The same loss as one op, on the table as it is: drawn (m,) for all positions, or (n, m).
 
         The op's gradient covers the table that it is given. Where the catalogue's has to be sparse, that is a copy of
         the rows that occur, and the gradient of the look-up has these rows alone; their number makes the host wait.
         """
+        if counted is not None:
+            return self._fused_over_counted(items, states, targets, drawn, counted)
         config = self.config
         table, log_q = items.output, self.sampler.log_q if config.logq_correction else None
         if items.row_sparse:
@@ -76,6 +80,22 @@ class Objective:
             states, table, targets, drawn, log_q=log_q, temperature=items.temperature, cosine=items.cosine,
             label_smoothing=config.label_smoothing,
         )  # fmt: skip
+
+    def _fused_over_counted(
+        self, items: ItemTable, states: Tensor, targets: Tensor, drawn: Tensor, counted: Tensor
+    ) -> Tensor:
+        """Rows that do not count become copies of one with a state of zeros: it pulls at nothing, its loss is known."""
+        targets = torch.where(counted, targets, targets[:1])
+        if drawn.dim() == 2:
+            drawn = torch.where(counted[:, None], drawn, drawn[:1])
+        loss = self.fused_sampled_softmax(items, states.masked_fill(~counted[:, None], 0), targets, drawn)
+        candidates = drawn.view(-1, drawn.shape[-1])[:1]  # (1, m)
+        own, negatives = states.new_zeros(1), states.new_zeros(candidates.shape)
+        if self.config.logq_correction:
+            negatives = corrected_by_logq(negatives, self.sampler.log_q[candidates], self.config.num_negatives)
+        known = sampled_softmax(own, negatives, targets[:1, None] == candidates, self.config.label_smoothing)
+        rows, count = len(counted), counted.sum()
+        return (loss * rows - (rows - count) * known) / count
 
     @staticmethod
     def scores(items: ItemTable, states: Tensor, targets: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:

@@ -67,7 +67,8 @@ def run(engine: str, python: str, folder: Path, arguments: argparse.Namespace) -
         "num_negatives": arguments.num_negatives,
     }
     (place / "task.json").write_text(json.dumps(task))
-    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}  # protocol.py lies beside
+    # engines import protocol.py, which lies beside them
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
     environment = {**inherited, "OMP_NUM_THREADS": str(arguments.threads), "OMP_WAIT_POLICY": "PASSIVE"}
     before = os.getloadavg()[0]
     with (place / "log.txt").open("w") as log:
