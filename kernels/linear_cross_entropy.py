@@ -25,7 +25,7 @@ from torch.autograd.function import once_differentiable
 
 from .loss_arguments import check_loss_arguments, check_precision, takes_triton
 
-BLOCK_LOGITS = {"cpu": 1 << 21, "cuda": 1 << 27}  # a block that stays in the cache, or half a gigabyte
+BLOCK_LOGITS = {"cpu": 1 << 20, "cuda": 1 << 27}  # a block that stays in the cache, or half a gigabyte
 MIN_BLOCK_ROWS = 64  # fewer make the matrix products slim
 SAFE_LOGIT = 40.0  # e**40 summed over a catalogue, and one over e**-40, are far inside float32
 
