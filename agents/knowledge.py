@@ -22,8 +22,8 @@ CONFIGURATION_GAIN = 0.25
 CROSSOVER_GAIN = 0.06
 """What the knobs gain that a second configuration sets and the first one does not."""
 RULE_GAIN = 0.08
-SECOND_CHOICE = 0.2
-"""A second configuration is tried early only if the first one did not serve."""
+SECOND_CHOICE = 0.02
+"""What a further configuration gains over the default where one has served already: it has to beat that one."""
 BETWEEN_DATASETS = 0.03
 """Spread of a knob's effect from one dataset to another, as a share of NDCG@10."""
 OPINION = 0.05
@@ -85,8 +85,8 @@ class Knowledge:
             changes, trial = self._settings(entry), self._trial_of(entry)
             served = served or (trial is not None and trial.verdict == "keep")
             if changes and trial is None:
-                gain = max(float(entry.get("gain") or 0.0), CONFIGURATION_GAIN) * _similarity(entry)
-                gain *= SECOND_CHOICE if served else self.trust
+                hope = self.trust * max(float(entry.get("gain") or 0.0), CONFIGURATION_GAIN)
+                gain = _similarity(entry) * (SECOND_CHOICE if served else hope)
                 yield Move(changes, gain, f"a configuration that did well on {entry['dataset']}", "default")
 
     def _crossovers(self) -> Iterator[Move]:

@@ -60,6 +60,7 @@ _BOTH = (
     _opening(0.09, "every item as a negative gives the exact gradient of the ranking", loss="full_softmax"),
     _opening(0.055, "items seen in the same histories; costs no training", cooccurrence_weight=4.0),
     _opening(0.035, "item vectors over-fit first when items are rare", embedding_dropout=0.3),
+    _opening(0.03, "few epochs want large steps", lr=2e-3),
     _opening(0.025, "several of the last events, and what followed them within three steps; costs no training",
              transition_window=3, transition_normalisation="sqrt", transition_recent=3, transition_recency=0.5),
     _opening(0.02, "a wider state separates more items", hidden_dim=256),

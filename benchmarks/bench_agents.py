@@ -35,7 +35,6 @@ from virtualmle.examiner.vault import Vault
 from virtualmle.sandbox.protocol import PACKAGED, parse_protocol
 
 HERE = Path(__file__).parent
-RESULTS = HERE / "results"
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {  # name: (agent, settings)
     "random": ("random", {}),
     "engineer": ("engineer", {}),
@@ -50,18 +49,22 @@ RESAMPLES = 4000
 SHORT, MIDDLE = 5, 10  # trials after which the best so far is shown as well
 
 
-def capped(text: str, epochs: int, trials: int) -> str:
+def capped(text: str, epochs: int, trials: int, further: Sequence[str] = ()) -> str:
     """A SANDBOX.md with `epochs` at most, and without a stop before the budget of `trials` is used.
 
-    patience counts trials without a keep in the protocol, epochs in the knob of the same name: both are adjusted.
+    further: other keys, as "lr.default=0.001". All arms tune under this text.
     """
     text = _set(text, "protocol", max_trials=trials, max_train_seconds=1e7, patience=trials)
     text = _set(text, "knobs.epochs", high=epochs, default=epochs)
+    for entry in further:
+        path, _, value = entry.partition("=")
+        knob, _, key = path.partition(".")
+        text = _set(text, f"knobs.{knob}", **{key: value})
     parse_protocol(text)  # refuses what the engine cannot do
     return text
 
 
-def _set(text: str, table: str, **values: float) -> str:
+def _set(text: str, table: str, **values: float | str) -> str:
     """The text with keys of one toml table set."""
     start = text.index(f"\n[{table}]\n") + 1
     end = min(i for i in (text.find("\n[", start), text.find("\n```", start)) if i > 0)
@@ -163,8 +166,9 @@ class Bench:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
         text = capped(
-            (arguments.sandbox or PACKAGED).read_text(encoding="utf-8"), arguments.epochs_cap, arguments.trials
-        )
+            (arguments.sandbox or PACKAGED).read_text(encoding="utf-8"), arguments.epochs_cap, arguments.trials,
+            arguments.set,
+        )  # fmt: skip
         tag = hashlib.sha256(text.encode()).hexdigest()[:8]
         self.base = arguments.home / "base"
         self.folder = arguments.home / tag
@@ -216,7 +220,11 @@ class Bench:
 
     def source_chain(self, backbone: str) -> Callable[[], bool]:
         """The sessions that knowledge is carried from, one after the other in one home; whether all were played."""
-        text = capped(PACKAGED.read_text(encoding="utf-8"), self.arguments.source_epochs, self.arguments.source_trials)
+        arguments = self.arguments
+        text = capped(
+            (arguments.sandbox or PACKAGED).read_text(encoding="utf-8"), arguments.source_epochs,
+            arguments.source_trials, arguments.set,
+        )  # fmt: skip
         sandbox = self.folder / "SANDBOX-sources.md"
         write_bytes(sandbox, text.encode())
         tasks = [
@@ -224,9 +232,9 @@ class Bench:
                 "name": f"source-{name}-{backbone}", "arm": "source", "backbone": backbone, "seed": 0,
                 "agent": "engineer", "settings": {}, "dataset": name,
                 "home": str(self.folder / f"sources-{backbone}"), "sandbox": str(sandbox),
-                "trials": self.arguments.source_trials, "freeze": True,
+                "trials": arguments.source_trials, "freeze": True,
             }
-            for name in (self.register(log) for log in self.arguments.sources)
+            for name in (self.register(log) for log in arguments.sources)
         ]  # fmt: skip
         return lambda: all(self.play(task) for task in tasks)
 
@@ -265,11 +273,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--trials", type=int, default=25)
     parser.add_argument("--epochs-cap", type=int, default=4, help="epochs of a trial at most, for all arms")
+    parser.add_argument("--set", nargs="*", default=[], help="further keys of knobs, e.g. hidden_dim.high=64")
     parser.add_argument("--source-trials", type=int, default=12)
     parser.add_argument("--source-epochs", type=int, default=3)
     parser.add_argument("--sandbox", type=Path, help="a SANDBOX.md to cap, instead of the bundled one")
     parser.add_argument("--jobs", type=int, default=2, help="sessions side by side, one thread each")
     parser.add_argument("--home", type=Path, default=Path("agents-home"))
+    parser.add_argument("--results", type=Path, default=HERE / "results", help="where the result files go")
     parser.add_argument("--name", help="of the result files; default: the log's name")
     arguments = parser.parse_args()
     missing = [str(log) for log in (arguments.log, *arguments.sources) if not log.exists()]
@@ -299,14 +309,16 @@ def write_record(arguments: argparse.Namespace, dataset: str, sessions: list[dic
         "dataset": dataset,
         "date": datetime.date.today().isoformat(),
         "hardware": f"{cpu_model()}, {os.cpu_count()} cores",
-        **{name: getattr(arguments, name) for name in ("seeds", "trials", "epochs_cap", "jobs")},
+        **{name: getattr(arguments, name) for name in ("seeds", "trials", "epochs_cap", "set", "jobs")},
         "sources": [log.name.split(".")[0] for log in arguments.sources],
         "source_trials": arguments.source_trials,
         "source_epochs": arguments.source_epochs,
         "summaries": summaries,
     }
+    narrowed = f" ({', '.join(arguments.set)})" if arguments.set else ""
     settings = (
-        f"{dataset}, {arguments.trials} trials of at most {arguments.epochs_cap} epochs, {arguments.seeds} seeds; "
+        f"{dataset}, {arguments.trials} trials of at most {arguments.epochs_cap} epochs{narrowed}, "
+        f"{arguments.seeds} seeds; "
         f"{record['hardware']}, {arguments.jobs} sessions side by side, one thread each, {record['date']}"
     )
     text = f"{settings}\n\n{table(summaries, arguments.trials)}\n"
@@ -315,8 +327,8 @@ def write_record(arguments: argparse.Namespace, dataset: str, sessions: list[dic
         | {"ndcg@10": [trial["ndcg@10"] for trial in session["trials"]]}
         for session in sessions
     ]
-    target = RESULTS / f"agents-{arguments.name or dataset}.json"
-    RESULTS.mkdir(exist_ok=True)
+    target = arguments.results / f"agents-{arguments.name or dataset}.json"
+    arguments.results.mkdir(exist_ok=True)
     write_bytes(target, (json.dumps({**finite(record), "sessions": curves}, indent=1) + "\n").encode())
     write_bytes(target.with_suffix(".md"), text.encode())
     print(text)
