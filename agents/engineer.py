@@ -3,7 +3,8 @@
 The plain default first, then what earlier sessions recommend, then single moves in the order of what they usually
 gain (`moves.py`: all that it knows by itself). From then on measured effects, of this session and of the backbone's
 history, raise and lower what each next move is expected to gain, and the most promising one runs; every few trials
-the server's surrogate has its turn. It explains every trial by a hypothesis and every outcome by its numbers.
+the server's surrogate has its turn. It explains every trial by a hypothesis and every outcome by its numbers. A trial
+teaches through its reflection only: without reflections it goes down its list, with verdicts for its sole guide.
 """
 
 from typing import Any
@@ -79,7 +80,7 @@ def expected(move: Move, history: History, knowledge: Knowledge) -> float:
         return move.gain
     gain = knowledge.informed(move)
     dimension = dimension_of(move.changes, history.space)
-    tests = [step for step in history.steps() if history.space.dimension(step.knob) == dimension]
+    tests = [step for step in history.lessons() if history.space.dimension(step.knob) == dimension]
     if len(tests) >= FRUITLESS_TESTS and all(step.z < NOTICEABLE_Z for step in tests):
         gain *= DISCOUNT
     if history.tried_change(move.changes) or _ticked_off(move, history):
@@ -110,7 +111,7 @@ def defended(move: Move, history: History) -> bool:
     if len(move.changes) != 1:
         return False
     knob, value = next(iter(move.changes.items()))
-    steps = history.steps(knob)
+    steps = history.lessons(knob)
     if not steps or isinstance(value, (bool, str)):
         return False
     return steps[-1].z >= NOTICEABLE_Z and (value - steps[-1].after) * (steps[-1].after - steps[-1].before) > 0
@@ -120,7 +121,7 @@ def override(move: Move, history: History, knowledge: Knowledge) -> str:
     """Why a discard heuristic does not hold here; empty where none stands against the move."""
     if not knowledge.warns(move.changes, history.settings(move.base)):
         return ""
-    step = history.steps(next(iter(move.changes)))[-1]
+    step = history.lessons(next(iter(move.changes)))[-1]
     return f"here {step.knob} from {step.before} to {step.after} changed NDCG@10 by {step.relative:+.1%} ({step.trial})"
 
 

@@ -35,17 +35,17 @@ def follow(history: History) -> list[Move]:
 
 def _further(history: History) -> Iterator[Move]:
     for knob in history.space.knobs.values():
-        steps = history.steps(knob.name)
+        steps = history.lessons(knob.name)
         if not steps:
             continue
         if knob.numeric:
             yield from (move for way in (1, -1) if (move := _climb(knob, steps, history, way)))
         else:
-            gain = SMALL if any(abs(s.z) >= NOTICEABLE_Z for s in steps) else TINY
+            seen = {value for step in steps for value in (step.before, step.after)}
             yield from (
-                Move({knob.name: choice}, gain, f"another choice of {knob.name}")
+                Move({knob.name: choice}, TINY, f"another choice of {knob.name}")
                 for choice in knob.choices
-                if choice != history.current[knob.name] and not any(s.after == choice for s in steps)
+                if choice not in seen
             )
 
 
@@ -71,7 +71,7 @@ def _pairs(history: History) -> Iterator[Move]:
     """The next steps of two knobs at once, where the last step of each one alone was kept."""
     reach = []
     for knob in history.space.knobs.values():
-        steps = history.steps(knob.name)
+        steps = history.lessons(knob.name)
         if not steps or not knob.numeric or not steps[-1].kept or steps[-1].after != history.current[knob.name]:
             continue
         target = neighbour(knob, steps[-1].after, 1 if steps[-1].after > steps[-1].before else -1)
@@ -98,7 +98,9 @@ def _combine(history: History) -> Iterator[Move]:
 
 def _promising(trial: Tried) -> bool:
     """Not kept, though more likely good than bad; what was kept is in the incumbent, or has been left behind since."""
-    return trial.verdict == "discard" and trial.z is not None and trial.z >= SIGN_Z and 0 < len(trial.changes) <= 2
+    if not trial.reflected or trial.verdict != "discard" or trial.z is None:
+        return False
+    return trial.z >= SIGN_Z and 0 < len(trial.changes) <= 2
 
 
 def _retune(history: History) -> Iterator[Move]:

@@ -22,6 +22,7 @@ class Tried:
     base_delta: float | None
     base_delta_se: float | None
     best_epoch: int | None
+    reflected: bool = True
 
     @classmethod
     def read(cls, row: Mapping[str, Any]) -> "Tried":
@@ -37,6 +38,7 @@ class Tried:
             base_delta=row.get("base_delta"),
             base_delta_se=row.get("base_delta_se"),
             best_epoch=row.get("best_epoch"),
+            reflected=row.get("reflected", False),
         )
 
     @property
@@ -163,6 +165,11 @@ class History:
                 kept = trial.verdict == "keep"
                 found.append(Step(name, before, after, z, trial.relative, trial.trial, trial.relative_se, kept))
         return found
+
+    def lessons(self, knob: str | None = None) -> list[Step]:
+        """The steps that were reflected on: only these teach what to do next, so without reflections none does."""
+        reflected = {trial.trial for trial in self.trials if trial.reflected}
+        return [step for step in self.steps(knob) if step.trial in reflected]
 
     def tried_change(self, changes: Knobs) -> bool:
         """Whether a trial made just this change, over whatever base."""

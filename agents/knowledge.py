@@ -54,7 +54,7 @@ class Knowledge:
     def trust(self) -> float:
         """1 before anything was tried, then the share of recommendations that served here, by Laplace's rule."""
         outcomes = [trial.verdict == "keep" for entry in self._configurations if (trial := self._trial_of(entry))]
-        for step in self._history.steps():
+        for step in self._history.lessons():
             told = [c for _, c in self._rules if c.knob == step.knob and _turns_true(c, step.before, step.after)]
             outcomes += [step.z > 0] if told else []
         return (1 + sum(outcomes)) / (1 + len(outcomes))

@@ -232,3 +232,14 @@ def test_a_dimension_without_a_trial_comes_up_before_the_budget_is_half_used() -
 
     world = World(eager, knobs={"batch_size", "lr", "epochs", "ema_decay", "readout"}, trials_max=12).play(Engineer(0))
     assert any("readout" in change for change in changes(world))
+
+
+def test_without_reflections_no_measured_effect_is_followed_though_verdicts_are() -> None:
+    def deeper(config: TrialConfig) -> float:
+        return 0.05 + 0.01 * config.num_blocks + 0.001 * config.dropout
+
+    reflecting = World(deeper, knobs={"num_blocks", "dropout"}, trials_max=4)
+    assert {"num_blocks": 3} in changes(reflecting.play(Engineer(0)))
+    blind = World(deeper, knobs={"num_blocks", "dropout"}, trials_max=4, reflection=False).play(Engineer(0))
+    assert changes(blind)[:3] == [{}, {"dropout": 0.5}, {"num_blocks": 2}]
+    assert {"num_blocks": 3} not in changes(blind) and blind.incumbent == "t003"
