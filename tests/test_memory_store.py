@@ -245,8 +245,8 @@ def test_a_session_that_is_not_open_takes_no_writes(memory: Memory) -> None:
     for statement in (
         "INSERT INTO trials SELECT * FROM trials",
         "UPDATE trials SET reason = 'other'",
-        "INSERT INTO reflections VALUES (1, 'demo-hstu-1', 't001', '', 'keep', 'yes', '', '[]', '', '', "
-        "'unverified', '', '')",
+        "INSERT INTO reflections VALUES (1, 'demo-hstu-1', 't001', '', 'keep', 'yes', '', NULL, '[]', '', '', '', "
+        "'unsupported', '', NULL, 1, '')",
     ):
         with pytest.raises(sqlite3.IntegrityError), memory.database.writing() as db:
             db.execute(statement)
