@@ -147,8 +147,8 @@ def _from_curve(history: History) -> Iterator[Move]:
     longer = _raised(history, "epochs")
     if longer and incumbent.best_epoch >= history.current["epochs"]:
         yield Move(longer | patience, 0.06, "the last epoch was the best one: train longer, past small dips")
-    if incumbent.best_epoch <= EARLY_EPOCH:
-        if patience:
+    if incumbent.best_epoch <= EARLY_EPOCH and incumbent.best_epoch < history.current["epochs"]:
+        if patience and incumbent.best_epoch + history.current["patience"] < history.current["epochs"]:
             yield Move(patience, 0.04, "stopped after few epochs: that may be a plateau only")
         if higher := _raised(history, "dropout"):
             yield Move(higher, 0.03, "the best epoch came early: regularise more")

@@ -41,7 +41,7 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {  # name: (agent, settings)
     "without reflection": ("engineer", {"with_reflection": False}),
     "without memory": ("engineer", {"with_memory": False}),
     "carried": ("engineer", {}),
-    "placebo": ("engineer", {"placebo_memory": True}),
+    "placebo": ("engineer", {"placebo": True}),
 }
 INFORMED = ("carried", "placebo")
 """Arms whose homes hold the closed sessions of the sources."""
