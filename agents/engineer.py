@@ -18,7 +18,7 @@ from .moves import OPENINGS, Move
 from .reflecting import NOTICEABLE_Z, dimension_of
 
 FRUITLESS_TESTS = 3
-DISCOUNT, REPEATED = 0.4, 0.1
+DISCOUNT, SETTLED, REPEATED = 0.4, 0.2, 0.1
 SURROGATE_AFTER, SURROGATE_EVERY = 8, 4
 """A surrogate needs points before it can be asked; then it has one trial in four."""
 COVERED_BY = 0.4
@@ -85,6 +85,8 @@ def expected(move: Move, history: History, knowledge: Knowledge) -> float:
         gain *= DISCOUNT
     if history.tried_change(move.changes) or _ticked_off(move, history):
         gain *= REPEATED  # it was measured over another incumbent and not kept
+    elif any(knob in history.settings("incumbent") for knob in move.changes):
+        gain *= SETTLED
     elif any(history.touched(knob) for knob in move.changes):
         gain *= DISCOUNT  # what follows from the measurements of this knob is worth more than the table
     elif history.trials_used >= COVERED_BY * history.budget and not _covered(dimension, history):

@@ -11,7 +11,7 @@ from typing import Any
 from ..data.errors import ConfigError
 from ..sandbox.conditions import Condition, parse_condition
 from .base import Knobs
-from .history import History
+from .history import History, Tried
 from .moves import Move, rungs
 from .space import Knob
 
@@ -35,7 +35,9 @@ class Knowledge:
     """The prior of a session, read against its history."""
 
     def __init__(self, history: History) -> None:
-        prior = history.situation.brief.get("prior") or []
+        told = history.situation.brief.get("prior") or []
+        own = history.situation.state["session"]  # its own rules are in the history, and in no prior before it began
+        prior = [entry for entry in told if entry.get("session") != own]
         self._history = history
         self._configurations = [entry for entry in prior if entry.get("type") == "configuration"]
         self._rules = [
@@ -57,13 +59,13 @@ class Knowledge:
         for step in self._history.lessons():
             told = [c for _, c in self._rules if c.knob == step.knob and _turns_true(c, step.before, step.after)]
             outcomes += [step.z > 0] if told else []
-        return (1 + sum(outcomes)) / (1 + len(outcomes))
+        return float(1 + sum(outcomes)) / (1 + len(outcomes))
 
     def informed(self, move: Move) -> float:
         """The gain of a move, weighed against what its knob has shown on other datasets."""
-        if len(move.changes) != 1:
-            return move.gain
         knob, value = next(iter(move.changes.items()))
+        if len(move.changes) != 1 or knob in self._history.settings("incumbent"):
+            return move.gain  # what was measured elsewhere was a step from the default
         found = self._effects.get(knob) or {}
         measured = next((row for row in found.get("values", []) if row["value"] == value), None)
         if measured is None:
@@ -114,15 +116,14 @@ class Knowledge:
     def _values(self) -> Iterator[Move]:
         """Values that clearly helped on other datasets."""
         for name, found in self._effects.items():
-            knob = self._history.space.knobs.get(name)
-            if knob is None:
+            if name not in self._history.space.knobs or name in self._history.settings("incumbent"):
                 continue
             for row in found.get("values", []):
                 error = math.hypot(row["se"] or 0.0, BETWEEN_DATASETS)
-                if row["mean_relative"] >= KNOWN_Z * error and row["value"] != self._history.current[name]:
+                if row["mean_relative"] >= KNOWN_Z * error:
                     gain = row["mean_relative"] * self.trust * OPINION**2 / (OPINION**2 + error**2)
                     datasets = found.get("datasets", 1)
-                    reason = f"{name} there gained {row['mean_relative']:+.1%} on {datasets} other datasets"
+                    reason = f"{name} at this value gained {row['mean_relative']:+.1%} ({datasets} datasets)"
                     yield Move({name: row["value"]}, min(gain, CONFIGURATION_GAIN), reason)
 
     def _settings(self, entry: Entry) -> Knobs:
@@ -134,7 +135,7 @@ class Knowledge:
             if name in knobs and knobs[name].allows(value) and value != knobs[name].default
         }
 
-    def _trial_of(self, entry: Entry) -> Any:
+    def _trial_of(self, entry: Entry) -> Tried | None:
         key = self._history.space.key(self._settings(entry))
         return next((t for t in self._history.finished if t.changes and self._history.key_of(t) == key), None)
 

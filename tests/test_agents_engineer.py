@@ -243,3 +243,17 @@ def test_without_reflections_no_measured_effect_is_followed_though_verdicts_are(
     blind = World(deeper, knobs={"num_blocks", "dropout"}, trials_max=4, reflection=False).play(Engineer(0))
     assert changes(blind)[:3] == [{}, {"dropout": 0.5}, {"num_blocks": 2}]
     assert {"num_blocks": 3} not in changes(blind) and blind.incumbent == "t003"
+
+
+def test_rules_that_the_session_wrote_itself_are_no_news_to_it_when_it_is_resumed() -> None:
+    rule = {"type": "rule", "kind": "prefer", "condition": "num_blocks >= 3", "session": "s", "support": 9}
+    resumed = World(prior=[rule], trials_max=4).play(Engineer(0))
+    assert changes(resumed) == changes(World(trials_max=4).play(Engineer(0)))
+
+
+def test_what_the_incumbent_has_set_is_not_put_back_to_what_helped_from_the_default() -> None:
+    told = [configuration("a", lr=2e-3, transition_weight=16.0)]
+    known = {"history_effects": {"transition_weight": effect(8.0, 0.5), "lr": effect(1e-3, 0.5)}}
+    begun = changes(World(prior=told, known=known, trials_max=20).play(Engineer(0)))[:6]
+    assert begun[1] == {"lr": 2e-3, "transition_weight": 16.0}
+    assert {"lr": 1e-3} not in begun and {"transition_weight": 8.0} not in begun
