@@ -109,6 +109,11 @@ class Memory:
         with self.database.reading() as db:
             return trials.all_trials(db, session)
 
+    def running_trials(self, session: str) -> list[TrialRecord]:
+        """The trial of a session that has not ended: none or one."""
+        with self.database.reading() as db:
+            return trials.running_trials(db, session)
+
     def incumbent(self, session: str) -> TrialRecord | None:
         """The latest trial that was kept, or None."""
         with self.database.reading() as db:

@@ -35,7 +35,7 @@ def computed_summary(
         "selected": selected.handle,
         "settings": ws.settings_of(session, selected),
         "validation": selected.outcome.metrics if selected.outcome else {},
-        "gain": _gain(selected, default_trial(ws, session)),
+        "gain": _gain(selected, default_trial(ws, session, trials)),
         "effects": knob_effects(trials, space.default(session.backbone)),
         "regime": regime(session.profile),
         "coverage": coverage(trials, space, session.backbone),
@@ -50,7 +50,7 @@ def good_configurations(
     ws: Workspace, session: SessionRecord, trials: list[TrialRecord]
 ) -> list[ConfigurationRecord]:
     """The best configurations of a session, for the portfolios of later ones."""
-    default = default_trial(ws, session)
+    default = default_trial(ws, session, trials)
     return [
         ConfigurationRecord(
             session=session.id,

@@ -58,7 +58,7 @@ def _state(ws: Workspace, session: SessionRecord) -> dict[str, Any]:
     trials = ws.memory.trials(session.id)
     running = next((t for t in trials if t.status == "running"), None)
     incumbent = ws.memory.incumbent(session.id)
-    default = default_trial(ws, session)
+    default = default_trial(ws, session, trials)
     decision = stop_of(ws, session, trials)
     return {
         "session": session.id,

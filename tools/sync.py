@@ -5,6 +5,7 @@ and a starting server calls `adopt_all`: that is all that re-adoption takes.
 """
 
 import logging
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -43,9 +44,7 @@ def adopt_all(ws: Workspace) -> list[str]:
 def sync_session(ws: Workspace, session_id: str) -> TrialRecord | None:
     """Record the session's trial if it has ended; returns the trial that is still running, if any."""
     session = ws.memory.session(session_id)
-    for record in ws.memory.trials(session_id):
-        if record.status != "running":
-            continue
+    for record in ws.memory.running_trials(session_id):
         asked_at = datetime.fromisoformat(record.created_at).timestamp()  # its directory may not be there yet
         state = poll(ws.trial_directory(session_id, record.handle), asked_at=asked_at)
         if state.status == "running":
@@ -126,11 +125,13 @@ def _judged(
     )
 
 
-def default_trial(ws: Workspace, session: SessionRecord) -> TrialRecord | None:
-    """The finished trial of the backbone's plain default, if the session has one."""
+def default_trial(
+    ws: Workspace, session: SessionRecord, trials: Sequence[TrialRecord] | None = None
+) -> TrialRecord | None:
+    """The finished trial of the backbone's plain default, if the session has one; `trials` if they are at hand."""
     default = ws.session_protocol(session).space.default(session.backbone).model_dump()
     return next(
-        (t for t in ws.memory.trials(session.id) if t.status == "finished" and t.config == default),
+        (t for t in trials or ws.memory.trials(session.id) if t.status == "finished" and t.config == default),
         None,
     )
 
