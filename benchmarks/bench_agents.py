@@ -1,8 +1,11 @@
 """How many trials a search needs: the engineer against random search, without its parts, and with knowledge of others.
 
     python benchmarks/bench_agents.py office.tsv.gz
-    python benchmarks/bench_agents.py office.tsv.gz --sources beauty.tsv.gz tools.tsv.gz --jobs 2
+    python benchmarks/bench_agents.py office.tsv.gz --sources beauty.tsv.gz tools.tsv.gz \\
+        --set hidden_dim.high=64 hidden_dim.default=64 lr.default=0.001
 
+Few epochs leave the plain default at its cautious learning rate untrained, and any search over it with it: with a low
+--epochs-cap, move that default too (for all arms alike), as the second command does.
 Every session (arm x backbone x seed) has a home of its own, the same budget, the same protocol, one thread and a warm
 worker. Only validation figures exist: the homes hold no key, and no session is finalized. What has been played is
 kept in --home and not repeated. Prints a table and one JSON line; writes benchmarks/results/agents-NAME.json and .md.
@@ -272,7 +275,7 @@ def main() -> None:
     parser.add_argument("--backbones", nargs="*", choices=["sasrec", "hstu"], default=["sasrec", "hstu"])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--trials", type=int, default=25)
-    parser.add_argument("--epochs-cap", type=int, default=4, help="epochs of a trial at most, for all arms")
+    parser.add_argument("--epochs-cap", type=int, default=3, help="epochs of a trial at most, for all arms")
     parser.add_argument("--set", nargs="*", default=[], help="further keys of knobs, e.g. hidden_dim.high=64")
     parser.add_argument("--source-trials", type=int, default=12)
     parser.add_argument("--source-epochs", type=int, default=3)
