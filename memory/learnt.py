@@ -66,23 +66,39 @@ def mean_of(sums: Sums) -> tuple[float, float]:
     return mean, math.sqrt(widening / sums.weight)
 
 
-def good_configurations(
+class Place(NamedTuple):
+    """Where a configuration was run; what it is, is read only once it is chosen."""
+
+    session: str
+    trial: str
+    dataset_id: str
+    config_hash: str
+
+
+def good_places(
     db: Database, backbone: str, similar: Mapping[str, float], datasets: Sequence[str]
-) -> list[ConfigurationRecord]:
+) -> list[Place]:
     """The best configurations of the most similar datasets that have any, best first within each dataset."""
     query = (
-        f"SELECT {CONFIGURATION_COLUMNS} FROM configurations WHERE backbone = ? AND dataset_id = ? "
+        "SELECT session, trial, dataset_id, config_hash FROM configurations WHERE backbone = ? AND dataset_id = ? "
         f"{among(datasets, word='AND')} ORDER BY ndcg DESC, session, trial LIMIT {PER_DATASET}"
     )
-    found: list[ConfigurationRecord] = []
+    found: list[Place] = []
     seen = 0
     for source in sorted(similar, key=lambda key: (-similar[key], key)):
-        rows = list(db.query(query, [backbone, source, *datasets]))
-        found += [ConfigurationRecord.model_validate(from_row(row, ["config"])) for row in rows]
+        rows = db.execute(query, [backbone, source, *datasets]).fetchall()
+        found += [Place(*row) for row in rows]
         seen += bool(rows)
         if seen == NEAREST:
             break
     return found
+
+
+def configuration(db: Database, place: Place) -> ConfigurationRecord:
+    """The configuration that was run there."""
+    query = f"SELECT {CONFIGURATION_COLUMNS} FROM configurations WHERE session = ? AND trial = ?"
+    (row,) = db.query(query, [place.session, place.trial])
+    return ConfigurationRecord.model_validate(from_row(row, ["config"]))
 
 
 def _effect(values: Mapping[str, Sums], places: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from sqlite_utils import Database
 
-from .learnt import good_configurations
+from .learnt import Place, configuration, good_places
 from .records import ConfigurationRecord, RuleKind, RuleRecord
 from .rows import to_json
 from .rules import RETIRED, confidence, get_rule, recounted, sources_of
@@ -21,20 +21,28 @@ QUOTE_LIMIT = 400
 QUERY_WORDS = 32  # more words only slow the search down
 ALL_KINDS: tuple[RuleKind, ...] = get_args(RuleKind)
 BACKBONE_MATCH = {"same": 1.0, "both": 0.9, "other": 0.5}
+MATCHES = 2000  # only so many of the newest matches are ranked: a common word may stand in every text
 SEARCH = """
+    WITH ruled AS (SELECT rowid, rank FROM rules_fts WHERE rules_fts MATCH :words ORDER BY rowid DESC LIMIT :matches),
+         reflected AS (
+             SELECT rowid, rank FROM reflections_fts WHERE reflections_fts MATCH :words
+              ORDER BY rowid DESC LIMIT :matches
+         ),
+         summed AS (
+             SELECT rowid, rank FROM summaries_fts WHERE summaries_fts MATCH :words ORDER BY rowid DESC LIMIT :matches
+         )
     SELECT * FROM (
     SELECT 'rule' AS source, rules.id, session, NULL AS trial, dataset, backbone, kind, condition,
-           "check", rules.statement AS text, rules_fts.rank AS score
-      FROM rules_fts JOIN rules ON rules.id = rules_fts.rowid WHERE rules_fts MATCH :words
+           "check", rules.statement AS text, ruled.rank AS score
+      FROM ruled JOIN rules ON rules.id = ruled.rowid
     UNION ALL
     SELECT 'reflection', reflections.id, reflections.session, trial, dataset, backbone, NULL, NULL,
-           "check", reflections.lesson, reflections_fts.rank
-      FROM reflections_fts JOIN reflections ON reflections.id = reflections_fts.rowid
-      JOIN sessions ON sessions.id = reflections.session WHERE reflections_fts MATCH :words
+           "check", reflections.lesson, reflected.rank
+      FROM reflected JOIN reflections ON reflections.id = reflected.rowid
+      JOIN sessions ON sessions.id = reflections.session
     UNION ALL
-    SELECT 'summary', summaries.id, session, NULL, dataset, backbone, NULL, NULL,
-           NULL, summaries.text, summaries_fts.rank
-      FROM summaries_fts JOIN summaries ON summaries.id = summaries_fts.rowid WHERE summaries_fts MATCH :words
+    SELECT 'summary', summaries.id, session, NULL, dataset, backbone, NULL, NULL, NULL, summaries.text, summed.rank
+      FROM summed JOIN summaries ON summaries.id = summed.rowid
     ) WHERE :datasets = '[]' OR dataset IN (SELECT value FROM json_each(:datasets))
     ORDER BY score, source, id LIMIT :limit
 """
@@ -68,7 +76,8 @@ def search(db: Database, query: str, limit: int, datasets: Sequence[str] = ()) -
     if not words or limit < 1:
         return []
     match = " OR ".join(f'"{word}"' for word in words)  # quoted: never read as FTS5 syntax
-    rows = list(db.query(SEARCH, {"words": match, "limit": limit, "datasets": to_json(list(datasets))}))
+    values = {"words": match, "limit": limit, "matches": MATCHES, "datasets": to_json(list(datasets))}
+    rows = list(db.query(SEARCH, values))
     return [_found(row) for row in rows]
 
 
@@ -119,7 +128,7 @@ def portfolio(
     does well on average, the later ones where the first do not.
     """
     similar = similarities(db, profile, dataset_id)
-    found = good_configurations(db, backbone, similar, datasets)
+    found = good_places(db, backbone, similar, datasets)
     ranks = _ranks(found)
     best = dict.fromkeys((c.dataset_id for c in found), 1.0)
     chosen: list[dict[str, Any]] = []
@@ -131,7 +140,7 @@ def portfolio(
         key = min(loss, key=lambda candidate: loss[candidate])  # the first of equals: of the most similar dataset
         on = ranks.pop(key)
         best = {d: min(rank, on.get(d, 1.0)) for d, rank in best.items()}
-        chosen.append(_entry(next(c for c in found if c.config_hash == key), similar))
+        chosen.append(_entry(configuration(db, next(c for c in found if c.config_hash == key)), similar))
     return chosen
 
 
@@ -143,25 +152,25 @@ def similarities(db: Database, profile: Mapping[str, Any], dataset_id: str) -> d
     }
 
 
-def _ranks(configurations: Sequence[ConfigurationRecord]) -> dict[str, dict[str, float]]:
+def _ranks(places: Sequence[Place]) -> dict[str, dict[str, float]]:
     """Per configuration: its rank in [0, 1) on each dataset where it was run."""
     order: dict[str, list[str]] = {}
-    for configuration in configurations:  # best first within each dataset
-        hashes = order.setdefault(configuration.dataset_id, [])
-        if configuration.config_hash not in hashes:
-            hashes.append(configuration.config_hash)
+    for place in places:  # best first within each dataset
+        hashes = order.setdefault(place.dataset_id, [])
+        if place.config_hash not in hashes:
+            hashes.append(place.config_hash)
     ranks: dict[str, dict[str, float]] = {}
     for dataset, hashes in order.items():
-        for place, key in enumerate(hashes):
-            ranks.setdefault(key, {})[dataset] = place / len(hashes)
+        for rank, key in enumerate(hashes):
+            ranks.setdefault(key, {})[dataset] = rank / len(hashes)
     return ranks
 
 
-def _entry(configuration: ConfigurationRecord, similar: Mapping[str, float]) -> dict[str, Any]:
+def _entry(record: ConfigurationRecord, similar: Mapping[str, float]) -> dict[str, Any]:
     return {
-        **configuration.model_dump(include={"dataset", "session", "trial", "config", "gain"}),
-        "ndcg@10": configuration.ndcg,
-        "similarity": round(similar[configuration.dataset_id], 4),
+        **record.model_dump(include={"dataset", "session", "trial", "config", "gain"}),
+        "ndcg@10": record.ndcg,
+        "similarity": round(similar[record.dataset_id], 4),
     }
 
 

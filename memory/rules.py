@@ -163,8 +163,9 @@ def avoid_rules(
     With `knobs`, those on these knobs; with `datasets`, by the counts of these datasets and of `session` alone.
     """
     narrowed = f"AND knob IN ({', '.join('?' for _ in knobs)})" if knobs is not None else ""
+    trusted = "" if datasets else "AND \"check\" = 'supported' AND support >= 2 * contradiction + 1"  # as TRUSTED says
     query = (
-        f"SELECT {COLUMNS} FROM rules WHERE kind = 'avoid' AND knob IS NOT NULL {narrowed} "
+        f"SELECT {COLUMNS} FROM rules WHERE kind = 'avoid' AND knob IS NOT NULL {narrowed} {trusted} "
         "AND (backbone IS NULL OR backbone = ?) ORDER BY id"
     )
     found = [_record(row) for row in list(db.query(query, [*(knobs or ()), backbone]))]

@@ -21,7 +21,9 @@ def clean_text(text: str, limit: int) -> str:
 
     Newlines and tabs stay. Zero-width and bidirectional characters go: they can make text read other than it is.
     """
-    shown = "".join(LINE_ENDS.get(c, c) for c in text.replace("\r\n", "\n") if _is_shown(c))
+    shown = text
+    if not text.isprintable():  # printable text has none of the hidden characters: no need to look at each
+        shown = "".join(LINE_ENDS.get(c, c) for c in text.replace("\r\n", "\n") if _is_shown(c))
     shown = unicodedata.normalize("NFC", shown).strip()
     return shown if len(shown) <= limit else shown[: limit - 1].rstrip() + ELLIPSIS
 

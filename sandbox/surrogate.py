@@ -92,7 +92,7 @@ class Surrogate:
         gain = self._kernel(new[:, None], trials, of) - self._kernel(old[:, None], trials, of)
         gain -= (self._kernel(new, self._origin[d], d) - self._kernel(old, self._origin[d], d))[:, None]
         gained = self._summed(move, self._scale**2 * gain, len(moves))  # (moves, trials)
-        shift = np.array([self._expected(k, v) - self._expected(k, w) for k, v, w in zip(d, new, old, strict=True)])
+        shift = self._expected(d, new) - self._expected(d, old)
         means = self._summed(move, shift, len(moves)) + gained @ self._weights
         prior = self._summed(move, 2 * self._scale**2 * (1 - self._kernel(new, old, d)), len(moves))
         learnt = (np.linalg.solve(self._lower, gained.T) ** 2).sum(axis=0)
@@ -153,14 +153,19 @@ class Surrogate:
 
     def _mean(self, x: Floats) -> Floats:
         """The prior mean of configurations (n, knobs)."""
-        return np.array([sum(self._expected(d, place) for d, place in enumerate(row)) for row in x])
+        knobs = np.repeat(np.arange(x.shape[1])[None, :], len(x), axis=0)
+        return np.asarray(self._expected(knobs, x).sum(axis=1))
 
-    def _expected(self, d: int, place: float) -> float:
-        """What earlier sessions expect of a position of knob d: interpolated for numbers, 0 for an unknown choice."""
-        places, shifts = self._shifts[d]
-        if self._numeric[d]:
-            return float(np.interp(place, places, shifts)) if len(places) > 1 else 0.0
-        return float(shifts[places == place].sum())
+    def _expected(self, knobs: npt.NDArray[np.int64], positions: Floats) -> Floats:
+        """What earlier sessions expect of positions of knobs: interpolated for numbers, 0 for an unknown choice."""
+        expected = np.zeros(positions.shape)
+        for d, (places, shifts) in enumerate(self._shifts):
+            here = knobs == d
+            if len(places) > 1 and self._numeric[d]:
+                expected[here] = np.interp(positions[here], places, shifts)
+            elif len(places) > 1:
+                expected[here] = ((positions[here][:, None] == places) * shifts).sum(axis=1)
+        return expected
 
 
 def _offers(knob: Knob, value: Any) -> bool:

@@ -9,8 +9,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from ..data.errors import ConfigError
-from ..memory.records import RuleRecord, SessionRecord
-from ..memory.similarity import profile_similarity
+from ..memory.records import SessionRecord
+from ..memory.similarity import UNKNOWN
 from ..memory.text import clean_text, quote
 from ..models.config import TrialConfig
 from ..sandbox.action_space import ActionSpace
@@ -62,21 +62,8 @@ def history_of(ws: Workspace, session: SessionRecord) -> dict[str, dict[str, Any
 
 def heuristics_of(ws: Workspace, session: SessionRecord, knobs: Collection[str]) -> list[Heuristic]:
     """The discard heuristics on any of `knobs` that hold for the session's dataset; none without memory."""
-    if not session.with_memory:
-        return []
-    shuffle = _placebo(ws, session)
-    rules = ws.memory.avoid_rules(
-        session.backbone, None if shuffle else knobs, datasets=session.memory_from, session=session.id
-    )
-    found = []
-    for rule in rules:
-        # What the session itself has learnt is no memory of others: a placebo leaves it as it is
-        untold = shuffle is None or rule.session == session.id
-        condition = rule.condition if shuffle is None or untold else shuffle.condition(rule.condition or "")
-        if condition and condition.split()[0] in knobs and _holds_here(rule, session):
-            text = quote(rule.statement, STATEMENT_LENGTH) if untold else f"“avoid {condition}”"
-            found.append(Heuristic(rule.id, text, condition))
-    return found
+    similar = ws.memory.similarities(session.profile, session.dataset_id) if session.with_memory else {}
+    return _heuristics(ws, session, knobs, similar)
 
 
 class HeuristicCheck:
@@ -85,14 +72,37 @@ class HeuristicCheck:
     def __init__(self, ws: Workspace, session: SessionRecord, incumbent: Mapping[str, Any]) -> None:
         self._ws, self._session = ws, session
         self._base = TrialConfig(**incumbent)
+        self._similar = ws.memory.similarities(session.profile, session.dataset_id)
         self._known: dict[str, list[Heuristic]] = {}
 
     def __call__(self, changes: Mapping[str, Any], config: TrialConfig) -> bool:
         for knob in changes:
             if knob not in self._known:
-                self._known[knob] = heuristics_of(self._ws, self._session, [knob])
+                self._known[knob] = _heuristics(self._ws, self._session, [knob], self._similar)
         heuristics = [h for knob in changes for h in self._known[knob]]
         return applying_heuristic(heuristics, self._base, config) is not None
+
+
+def _heuristics(
+    ws: Workspace, session: SessionRecord, knobs: Collection[str], similar: Mapping[str, float]
+) -> list[Heuristic]:
+    if not session.with_memory:
+        return []
+    shuffle = _placebo(ws, session)
+    rules = ws.memory.avoid_rules(
+        session.backbone, None if shuffle else knobs, datasets=session.memory_from, session=session.id
+    )
+    found = []
+    for rule in rules:
+        if similar.get(rule.dataset_id, UNKNOWN) < HEURISTIC_SIMILARITY:
+            continue
+        # What the session itself has learnt is no memory of others: a placebo leaves it as it is
+        untold = shuffle is None or rule.session == session.id
+        condition = rule.condition if shuffle is None or untold else shuffle.condition(rule.condition or "")
+        if condition and condition.split()[0] in knobs:
+            text = rule.statement if untold else f"avoid {condition}"
+            found.append(Heuristic(rule.id, quote(text, STATEMENT_LENGTH), condition))
+    return found
 
 
 def long_term_of(ws: Workspace, session: SessionRecord, query: str, limit: int) -> dict[str, Any]:
@@ -166,12 +176,6 @@ def _placebo(ws: Workspace, session: SessionRecord) -> Placebo | None:
     if not session.placebo:
         return None
     return Placebo(ws.session_protocol(session).space, session.backbone, session.seed)
-
-
-def _holds_here(rule: RuleRecord, session: SessionRecord) -> bool:
-    if rule.session == session.id or rule.dataset_id == session.dataset_id:
-        return True
-    return profile_similarity(rule.profile, session.profile) >= HEURISTIC_SIMILARITY
 
 
 def _short(computed: Mapping[str, Any]) -> dict[str, Any]:
