@@ -157,13 +157,14 @@ async def test_what_agents_write_changes_no_tool_no_budget_and_no_state(client: 
     with Memory(tmp_path / "memory.db") as memory:
         tables = memory.database.db.table_names()
         for number, text in enumerate(INJECTIONS):
-            for tool, arguments in {
-                "run_trial": {"changes": {"hidden_dim": 8}, "override_reason": text,
-                              "hypothesis": {"dimension": text, "reason": text}},
-                "finalize": {"cognition_summary": text, "confirm": False},
-                "wait_trial": {"trial": text},
-            }.items():  # fmt: skip
-                await refusal(client, tool, session=session, **arguments)
+            here, said = {"session": session}, {"dimension": text, "reason": text}
+            if number == 0:
+                pending = {"changes": {"hidden_dim": 8}, "hypothesis": said, "override_reason": text}
+                await refusal(client, "run_trial", **here, **pending)
+            same = await call(client, "run_trial", **here, changes={}, hypothesis=said, override_reason=text)
+            assert same["duplicate"]
+            await refusal(client, "finalize", **here, cognition_summary=text, confirm=False)
+            await refusal(client, "wait_trial", **here, trial=text)
             rule = {"kind": "insight", "statement": f"{number} {text}"}
             written = {"helped": "unclear", "dimension": "capacity", "lesson": text, "cause": text, "next_step": text}
             result = await client.call_tool(
