@@ -139,7 +139,8 @@ async def test_a_reason_to_override_a_discard_heuristic_reaches_the_server(tmp_p
     result = await drive(home, Insistent(0), seen.append)
     assert [event.reason for event in seen if isinstance(event, TrialRefused)][0].startswith("discard heuristic")
     with Memory(home / "memory.db") as memory:
-        assert memory.trial(result["session"], "t002").override_reason == "wider helped on this catalogue"
+        recorded = memory.trial(result["session"], "t002").override_reason or ""
+    assert recorded.endswith("wider helped on this catalogue")
 
 
 async def test_the_engineers_causes_and_effects_are_accepted_by_the_servers_check(tmp_path: Path) -> None:
