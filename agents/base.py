@@ -22,6 +22,7 @@ class RunTrial:
     changes: Knobs
     base: str = "incumbent"
     hypothesis: Mapping[str, Any] | None = None  # dimension, direction, size, reason: as tools.run_trial takes them
+    override: str = ""  # why a discard heuristic does not hold here; empty = it is respected
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Reflect:
     next_step: str = ""
     evidence: tuple[str, ...] = ()
     rule: Mapping[str, Any] | None = None  # kind, statement, condition, evidence
+    cause: str = ""  # the mechanism that is thought to lie behind the outcome
+    effect: float | None = None  # claimed change of NDCG@10 against the base
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,9 @@ class Situation:
     def without_memory(self) -> "Situation":
         """The same situation for a session without memory: only the last trial is remembered, and no prior."""
         last = {name: list(rows)[-1:] for name, rows in self.trajectory.items() if name in ("trials", "reflections")}
-        blank: dict[str, Any] = {"effects": {}, "best": [], "untried": {}}
+        blank: dict[str, Any] = {
+            "effects": {}, "history_effects": {}, "best": [], "untried": {}, "coverage": {}, "proposals": [],
+        }  # fmt: skip
         return replace(
             self,
             brief={**self.brief, "prior": []},

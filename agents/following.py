@@ -1,6 +1,7 @@
-"""Moves that follow from measured effects: go further, turn round, combine, re-tune. Pure functions of the history."""
+"""Moves that follow from measured effects: further, the other way, two at once, together, again. Pure functions."""
 
 from collections.abc import Iterator
+from itertools import combinations
 
 import numpy as np
 
@@ -11,13 +12,14 @@ from .reflecting import NOTICEABLE_Z
 from .space import Knob
 
 SCORE_WEIGHTS = ("transition_weight", "cooccurrence_weight", "popularity_weight")
+RETUNED = (*SCORE_WEIGHTS, "lr", "temperature", "dropout")
+"""What has to be set again once the model around it has changed."""
 HALF = 0.5
-UNBUNDLED = 0.025
-"""Expected of a knob that was set along with others: likely to stand on the right side, not on the right value."""
+PAIR = 0.45
+"""Of two further steps at once, each is worth a little less than alone: if they fail, nobody knows which one did."""
+RETUNE = 0.025
 SMALL, TINY = 0.01, 0.004
 """Gains expected where hardly anything is known: below every opening move, above standing still."""
-BUNDLE = 3
-"""Changes in one trial from which on none of them counts as measured."""
 EARLY_EPOCH = 3
 SIGN_Z = 0.3
 """Half a chance in three that a true zero shows this much: enough to try in combination, not to keep."""
@@ -26,23 +28,24 @@ SIGN_Z = 0.3
 def follow(history: History) -> list[Move]:
     """All moves that the measurements suggest."""
     return [
-        *_further(history), *_unbundle(history), *_combine(history), *_retune_scores(history), *_from_curve(history)
-    ]
+        *_further(history), *_pairs(history), *_combine(history), *_retune(history), *_reconsider(history),
+        *_from_curve(history),
+    ]  # fmt: skip
 
 
 def _further(history: History) -> Iterator[Move]:
     for knob in history.space.knobs.values():
-        steps = history.steps(knob.name)
+        steps = history.lessons(knob.name)
         if not steps:
             continue
         if knob.numeric:
             yield from (move for way in (1, -1) if (move := _climb(knob, steps, history, way)))
         else:
-            gain = SMALL if any(abs(s.z) >= NOTICEABLE_Z for s in steps) else TINY
+            seen = {value for step in steps for value in (step.before, step.after)}
             yield from (
-                Move({knob.name: choice}, gain, f"another choice of {knob.name}")
+                Move({knob.name: choice}, TINY, f"another choice of {knob.name}")
                 for choice in knob.choices
-                if choice != history.current[knob.name] and not any(s.after == choice for s in steps)
+                if choice not in seen
             )
 
 
@@ -54,26 +57,28 @@ def _climb(knob: Knob, steps: list[Step], history: History, way: int) -> Move | 
     along = [s.relative * (1 if (s.after - s.before) * way > 0 else -1) for s in steps if abs(s.z) >= NOTICEABLE_Z]
     word = "up" if way > 0 else "down"
     if not along:
-        return Move({knob.name: target}, TINY, f"{knob.name} has not shown an effect in the other direction: {word}")
+        if any((step.after - target) * way > 0 for step in steps):
+            reason = f"{knob.name} made no difference further {word}: the best may lie between"
+            return Move({knob.name: target}, SMALL, reason)
+        return Move({knob.name: target}, TINY, f"{knob.name} was only tried the other way: {word}")
     slope = along[-1]  # the last clear step is the one nearest to where the incumbent stands
     if slope <= 0:
         return None
     return Move({knob.name: target}, HALF * slope, f"{knob.name} {word} goes where steps have helped ({slope:+.1%})")
 
 
-def _unbundle(history: History) -> Iterator[Move]:
-    """Neighbours of what the incumbent owes to a trial of many changes: no step has measured these knobs alone."""
-    for trial in history.finished:
-        if trial.verdict != "keep" or len(trial.changes) < BUNDLE:
+def _pairs(history: History) -> Iterator[Move]:
+    """The next steps of two knobs at once, where the last step of each one alone was kept."""
+    reach = []
+    for knob in history.space.knobs.values():
+        steps = history.lessons(knob.name)
+        if not steps or not knob.numeric or not steps[-1].kept or steps[-1].after != history.current[knob.name]:
             continue
-        for name, value in trial.changes.items():
-            knob = history.space.knobs.get(name)
-            if knob is None or not knob.numeric or history.current[name] != value or history.steps(name):
-                continue
-            for way in (-1, 1):
-                target = neighbour(knob, value, way)
-                if target is not None:
-                    yield Move({name: target}, UNBUNDLED, f"{name} was set together with other knobs and never alone")
+        target = neighbour(knob, steps[-1].after, 1 if steps[-1].after > steps[-1].before else -1)
+        if target is not None and steps[-1].relative > 0:
+            reach.append((knob.name, target, steps[-1].relative))
+    for (a, value_a, gain_a), (b, value_b, gain_b) in combinations(reach, 2):
+        yield Move({a: value_a, b: value_b}, PAIR * (gain_a + gain_b), f"{a} and {b} were both kept: one step further")
 
 
 def _combine(history: History) -> Iterator[Move]:
@@ -93,25 +98,44 @@ def _combine(history: History) -> Iterator[Move]:
 
 def _promising(trial: Tried) -> bool:
     """Not kept, though more likely good than bad; what was kept is in the incumbent, or has been left behind since."""
-    return trial.verdict == "discard" and trial.z is not None and trial.z >= SIGN_Z and 0 < len(trial.changes) <= 2
+    if not trial.reflected or trial.verdict != "discard" or trial.z is None:
+        return False
+    return trial.z >= SIGN_Z and 0 < len(trial.changes) <= 2
 
 
-def _retune_scores(history: History) -> Iterator[Move]:
-    """Weights of score priors suit one model: try their neighbours again once the model has been trained anew."""
-    for name in SCORE_WEIGHTS:
-        weight = history.current.get(name, 0.0)
-        if weight == 0 or not _model_changed_since(history, name):
+def _retune(history: History) -> Iterator[Move]:
+    """What suits one model need not suit the next: neighbours of its value, a weaker score prior first."""
+    for name in RETUNED:
+        value = history.current.get(name)
+        if not value or not _model_changed_since(history, name):
             continue
         for way in (-1, 1):
-            target = neighbour(history.space.knobs[name], weight, way)
+            target = neighbour(history.space.knobs[name], value, way)
             if target is not None:
-                yield Move({name: target}, SMALL, f"the model has changed since {name} was set")
+                gain = (RETUNE if name in SCORE_WEIGHTS else SMALL) * (1 if way < 0 else HALF)
+                yield Move({name: target}, gain, f"the model has changed since {name} was set")
 
 
 def _model_changed_since(history: History, name: str) -> bool:
-    last = max((i for i, trial in enumerate(history.trials) if name in trial.changes), default=-1)
+    last = max((i for i, trial in enumerate(history.trials) if name in trial.changes), default=None)
+    if last is None:
+        return False
     later = history.trials[last + 1 :]
     return any(t.verdict == "keep" and any(history.space.dimension(k) != "scoring" for k in t.changes) for t in later)
+
+
+def _reconsider(history: History) -> Iterator[Move]:
+    """Numbers that came in together with others, and were never turned alone: their neighbours."""
+    incumbent = history.incumbent
+    together = incumbent.settings if incumbent else {}
+    for name, value in together.items():
+        knob = history.space.knobs.get(name)
+        if knob is None or not knob.numeric or history.steps(name):
+            continue
+        away = 1 if value > knob.default else -1
+        for way, share in ((away, 1.0), (-away, HALF)):
+            if (target := neighbour(knob, value, way)) is not None:
+                yield Move({name: target}, SMALL * share, f"{name} came in with other changes: is it far enough?")
 
 
 def _from_curve(history: History) -> Iterator[Move]:
@@ -123,8 +147,8 @@ def _from_curve(history: History) -> Iterator[Move]:
     longer = _raised(history, "epochs")
     if longer and incumbent.best_epoch >= history.current["epochs"]:
         yield Move(longer | patience, 0.06, "the last epoch was the best one: train longer, past small dips")
-    if incumbent.best_epoch <= EARLY_EPOCH:
-        if patience:
+    if incumbent.best_epoch <= EARLY_EPOCH and incumbent.best_epoch < history.current["epochs"]:
+        if patience and incumbent.best_epoch + history.current["patience"] < history.current["epochs"]:
             yield Move(patience, 0.04, "stopped after few epochs: that may be a plateau only")
         if higher := _raised(history, "dropout"):
             yield Move(higher, 0.03, "the best epoch came early: regularise more")

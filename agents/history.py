@@ -1,6 +1,6 @@
 """The trajectory as an agent reads it: what was tried, over what, and what it measured."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ class Tried:
     base_delta: float | None
     base_delta_se: float | None
     best_epoch: int | None
+    reflected: bool = True
 
     @classmethod
     def read(cls, row: Mapping[str, Any]) -> "Tried":
@@ -37,6 +38,7 @@ class Tried:
             base_delta=row.get("base_delta"),
             base_delta_se=row.get("base_delta_se"),
             best_epoch=row.get("best_epoch"),
+            reflected=row.get("reflected", False),
         )
 
     @property
@@ -49,9 +51,17 @@ class Tried:
     @property
     def relative(self) -> float:
         """The base difference as a share of the base's NDCG@10; 0 where nothing was compared."""
-        if self.base_delta is None or self.ndcg is None or self.ndcg <= self.base_delta:
+        return self._share(self.base_delta)
+
+    @property
+    def relative_se(self) -> float:
+        """The standard error of `relative`."""
+        return self._share(self.base_delta_se)
+
+    def _share(self, amount: float | None) -> float:
+        if amount is None or self.base_delta is None or self.ndcg is None or self.ndcg <= self.base_delta:
             return 0.0
-        return self.base_delta / (self.ndcg - self.base_delta)
+        return amount / (self.ndcg - self.base_delta)
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,35 @@ class Step:
     z: float
     relative: float
     trial: str
+    se: float = 0.0  # of `relative`
+    kept: bool = False
+
+    @property
+    def direction(self) -> Any:
+        """1 upwards, -1 downwards; for a choice the value itself, there is no order."""
+        if isinstance(self.after, (bool, str)):
+            return self.after
+        return 1 if self.before is None or self.after > self.before else -1
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """What several steps have measured together: inverse-variance mean, its error, their ratio, how many."""
+
+    mean: float
+    se: float
+    z: float
+    num_steps: int
+
+
+def pool(steps: Sequence[Step]) -> Pooled | None:
+    """The steps as one measurement; None where none has an error."""
+    sure = [step for step in steps if step.se > 0]
+    if not sure:
+        return None
+    total = sum(step.se**-2 for step in sure)
+    mean = sum(step.relative * step.se**-2 for step in sure) / total
+    return Pooled(mean, total**-0.5, mean * total**0.5, len(sure))
 
 
 class History:
@@ -77,8 +116,10 @@ class History:
         self.incumbent = self._by_handle.get(situation.state["incumbent"] or "")
         budget = situation.state["budget"]
         self.trials_used: int = budget["trials_used"]
-        self.trials_left: int = budget["trials_max"] - budget["trials_used"]
-        self.known = {self.space.key(trial.settings) for trial in self.trials}
+        self.budget: int = budget["trials_max"]
+        self.trials_left: int = self.budget - self.trials_used
+        self._keys = {trial.trial: self.space.key(trial.settings) for trial in self.trials}
+        self.known = set(self._keys.values())
         self.known |= {self.space.key(self.settings(r.base) | r.changes) for r in situation.refused}
 
     def settings(self, base: str) -> Knobs:
@@ -91,6 +132,10 @@ class History:
     def current(self) -> Knobs:
         """Every knob's value in the incumbent, or in the default before there is one."""
         return self.space.complete(self.settings("incumbent"))
+
+    def key_of(self, trial: Tried) -> str:
+        """The key of a trial's configuration."""
+        return self._keys[trial.trial]
 
     def is_new(self, changes: Knobs, base: str) -> bool:
         """Whether this is an open, valid configuration that was neither tried nor refused in this step."""
@@ -117,8 +162,14 @@ class History:
             name, after = next(iter(trial.changes.items()))
             if knob in (None, name):
                 before = self.space.complete(self.settings(trial.base)).get(name)
-                found.append(Step(name, before, after, z, trial.relative, trial.trial))
+                kept = trial.verdict == "keep"
+                found.append(Step(name, before, after, z, trial.relative, trial.trial, trial.relative_se, kept))
         return found
+
+    def lessons(self, knob: str | None = None) -> list[Step]:
+        """The steps that were reflected on: only these teach what to do next, so without reflections none does."""
+        reflected = {trial.trial for trial in self.trials if trial.reflected}
+        return [step for step in self.steps(knob) if step.trial in reflected]
 
     def tried_change(self, changes: Knobs) -> bool:
         """Whether a trial made just this change, over whatever base."""

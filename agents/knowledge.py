@@ -1,67 +1,173 @@
-"""What earlier sessions recommend, as moves. Only conditions and settings are read, never the texts of other agents."""
+"""What earlier sessions recommend, as moves. Only conditions, settings and figures are read, never texts of agents.
 
+How far they are followed depends on how they serve here: recommendations that fail lower the trust in the others.
+"""
+
+import math
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 from ..data.errors import ConfigError
-from ..sandbox.conditions import parse_condition
-from .history import History
+from ..sandbox.conditions import Condition, parse_condition
+from .base import Knobs
+from .history import History, Tried
 from .moves import Move, rungs
 from .space import Knob
 
+Entry = Mapping[str, Any]
+
 CONFIGURATION_GAIN = 0.25
-"""What the best configuration of an equal dataset gains over the default, as a share; less where it is less alike."""
+"""What a good configuration gains over the default at least, as a share, on an equal dataset."""
+CROSSOVER_GAIN = 0.06
+"""What the knobs gain that a second configuration sets and the first one does not."""
 RULE_GAIN = 0.08
-SECOND_CHOICE = 0.2
-"""A second dataset's configuration is tried early only if the first one's did not serve."""
+SECOND_CHOICE = 0.02
+"""What a further configuration gains over the default where one has served already: it has to beat that one."""
+BETWEEN_DATASETS = 0.03
+"""Spread of a knob's effect from one dataset to another, as a share of NDCG@10."""
+OPINION = 0.05
+"""How unsure the engineer's own order of moves is, as a share of NDCG@10."""
+KNOWN_Z = 2.0
 
 
-def recommended(history: History) -> list[Move]:
-    """Moves made of the brief's prior: whole configurations over the default, and single rules over the incumbent."""
-    prior = history.situation.brief.get("prior") or []
-    configurations = [entry for entry in prior if entry.get("type") == "configuration"]
-    rules = [entry for entry in prior if entry.get("type") == "rule" and entry.get("kind") == "prefer"]
-    return [*_configurations(configurations, history), *(m for rule in rules if (m := _rule(rule, history)))]
+class Knowledge:
+    """The prior of a session, read against its history."""
 
+    def __init__(self, history: History) -> None:
+        told = history.situation.brief.get("prior") or []
+        own = history.situation.state["session"]  # its own rules are in the history, and in no prior before it began
+        prior = [entry for entry in told if entry.get("session") != own]
+        self._history = history
+        self._configurations = [entry for entry in prior if entry.get("type") == "configuration"]
+        self._rules = [
+            (entry, condition)
+            for entry in prior
+            if entry.get("type") == "rule" and entry.get("kind") == "prefer" and (condition := readable(entry))
+        ]
+        self._heuristics = [c for entry in prior if entry.get("type") == "heuristic" and (c := readable(entry))]
+        self._effects: Mapping[str, Any] = history.situation.state.get("history_effects") or {}
 
-def _configurations(entries: list[Mapping[str, Any]], history: History) -> Iterator[Move]:
-    served = False
-    for entry in entries:
-        knobs = history.space.knobs
-        changes = {
+    def moves(self) -> list[Move]:
+        """Whole configurations over the default, then rules and single values over the incumbent."""
+        return [*self._portfolio(), *self._crossovers(), *self._preferences(), *self._values()]
+
+    @cached_property
+    def trust(self) -> float:
+        """1 before anything was tried, then the share of recommendations that served here, by Laplace's rule."""
+        outcomes = [trial.verdict == "keep" for entry in self._configurations if (trial := self._trial_of(entry))]
+        for step in self._history.lessons():
+            told = [c for _, c in self._rules if c.knob == step.knob and _turns_true(c, step.before, step.after)]
+            outcomes += [step.z > 0] if told else []
+        return float(1 + sum(outcomes)) / (1 + len(outcomes))
+
+    def informed(self, move: Move) -> float:
+        """The gain of a move, weighed against what its knob has shown on other datasets."""
+        knob, value = next(iter(move.changes.items()))
+        if len(move.changes) != 1 or knob in self._history.settings("incumbent"):
+            return move.gain  # what was measured elsewhere was a step from the default
+        found = self._effects.get(knob) or {}
+        measured = next((row for row in found.get("values", []) if row["value"] == value), None)
+        if measured is None:
+            return move.gain
+        error = math.hypot(measured["se"] or 0.0, BETWEEN_DATASETS)
+        weight = self.trust * OPINION**2 / (OPINION**2 + error**2)
+        return float((1 - weight) * move.gain + weight * measured["mean_relative"])
+
+    def warns(self, changes: Knobs, over: Knobs) -> bool:
+        """Whether a discard heuristic stands against `changes` over these settings."""
+        before = self._history.space.complete(over)
+        return any(
+            c.knob in changes and _turns_true(c, before.get(c.knob), changes[c.knob]) for c in self._heuristics
+        )
+
+    def _portfolio(self) -> Iterator[Move]:
+        served = False
+        for entry in self._configurations:
+            changes, trial = self._settings(entry), self._trial_of(entry)
+            served = served or (trial is not None and trial.verdict == "keep")
+            if changes and trial is None:
+                hope = self.trust * max(float(entry.get("gain") or 0.0), CONFIGURATION_GAIN)
+                gain = _similarity(entry) * (SECOND_CHOICE if served else hope)
+                yield Move(changes, gain, f"a configuration that did well on {entry['dataset']}", "default")
+
+    def _crossovers(self) -> Iterator[Move]:
+        """Over an incumbent that came from a configuration: what the other configurations set beyond it."""
+        if not any((trial := self._trial_of(entry)) and trial.verdict == "keep" for entry in self._configurations):
+            return
+        set_already = self._history.settings("incumbent")
+        for entry in self._configurations:
+            beyond = {knob: value for knob, value in self._settings(entry).items() if knob not in set_already}
+            if beyond and self._trial_of(entry) is None:
+                gain = CROSSOVER_GAIN * _similarity(entry) * self.trust
+                yield Move(beyond, gain, f"what a configuration that did well on {entry['dataset']} has beyond ours")
+
+    def _preferences(self) -> Iterator[Move]:
+        for entry, condition in self._rules:
+            knob = self._history.space.knobs.get(condition.knob)
+            value = _satisfying(knob, condition, self._history) if knob else None
+            if knob is None or value is None or value == self._history.current[knob.name]:
+                continue
+            support, against = entry.get("support", 0), entry.get("contradiction", 0)
+            gain = RULE_GAIN * _similarity(entry) * (support + 1) / (support + against + 2) * self.trust
+            reason = f"a rule learnt on {entry.get('dataset') or 'another dataset'}: {condition}"
+            yield Move({knob.name: value}, gain, reason)
+
+    def _values(self) -> Iterator[Move]:
+        """Values that clearly helped on other datasets."""
+        for name, found in self._effects.items():
+            if name not in self._history.space.knobs or name in self._history.settings("incumbent"):
+                continue
+            for row in found.get("values", []):
+                error = math.hypot(row["se"] or 0.0, BETWEEN_DATASETS)
+                if row["mean_relative"] >= KNOWN_Z * error:
+                    gain = row["mean_relative"] * self.trust * OPINION**2 / (OPINION**2 + error**2)
+                    datasets = found.get("datasets", 1)
+                    reason = f"{name} at this value gained {row['mean_relative']:+.1%} ({datasets} datasets)"
+                    yield Move({name: row["value"]}, min(gain, CONFIGURATION_GAIN), reason)
+
+    def _settings(self, entry: Entry) -> Knobs:
+        """The part of a configuration that is open here and differs from the default."""
+        knobs = self._history.space.knobs
+        return {
             name: value
             for name, value in entry["config"].items()
             if name in knobs and knobs[name].allows(value) and value != knobs[name].default
         }
-        if not changes:
-            continue
-        gain = CONFIGURATION_GAIN * float(entry.get("similarity", 0.5)) * (SECOND_CHOICE if served else 1)
-        yield Move(changes, gain, f"the best configuration found on {entry['dataset']}", "default")
-        served = served or history.space.key(changes) in history.known
+
+    def _trial_of(self, entry: Entry) -> Tried | None:
+        key = self._history.space.key(self._settings(entry))
+        return next((t for t in self._history.finished if t.changes and self._history.key_of(t) == key), None)
 
 
-def _rule(rule: Mapping[str, Any], history: History) -> Move | None:
-    """The smallest step that makes the incumbent agree with a preference, or None where it does already."""
-    if not rule.get("condition"):
-        return None
+def readable(entry: Entry) -> Condition | None:
+    """The condition of a rule; None where it has none, or one of another grammar."""
     try:
-        condition = parse_condition(rule["condition"])
+        return parse_condition(entry["condition"]) if entry.get("condition") else None
     except ConfigError:
-        return None  # written under another grammar
-    knob = history.space.knobs.get(condition.knob)
-    if knob is None:
         return None
-    support, against = rule.get("support", 0), rule.get("contradiction", 0)
-    gain = RULE_GAIN * float(rule.get("similarity", 0.5)) * (support + 1) / (support + against + 2)
-    for value in _nearest_first(knob, history.current[knob.name]):
+
+
+def _similarity(entry: Entry) -> float:
+    return float(entry.get("similarity", 0.5))
+
+
+def _turns_true(condition: Condition, before: Any, after: Any) -> bool:
+    """Whether the step makes the condition true."""
+    known = before is not None and condition.matches({condition.knob: before})
+    return condition.matches({condition.knob: after}) and not known
+
+
+def _satisfying(knob: Knob, condition: Condition, history: History) -> Any:
+    """The value nearest to the incumbent's that satisfies a condition in a valid configuration; None for none."""
+    current = history.current[knob.name]
+    values = (
+        sorted({*rungs(knob), current}, key=lambda value: abs(value - current))
+        if knob.numeric
+        else [current, *(choice for choice in knob.choices if choice != current)]
+    )
+    for value in values:
         config = history.space.config(history.settings("incumbent") | {knob.name: value})
         if config is not None and condition.matches(config):
-            reason = f"a rule learnt on {rule.get('dataset') or 'another dataset'}: {rule['condition']}"
-            return None if value == history.current[knob.name] else Move({knob.name: value}, gain, reason)
+            return value
     return None
-
-
-def _nearest_first(knob: Knob, current: Any) -> list[Any]:
-    if not knob.numeric:
-        return [current, *(choice for choice in knob.choices if choice != current)]
-    return sorted({*rungs(knob), current}, key=lambda value: abs(value - current))

@@ -103,6 +103,8 @@ class _Loop:
     async def _run_trial(self, action: RunTrial) -> Event:
         """Start a trial and wait for it; what the server does not run is remembered until it runs one."""
         arguments = {"changes": action.changes, "base": action.base, "hypothesis": action.hypothesis}
+        if action.override:
+            arguments["override_reason"] = action.override
         answer = await self._ask("run_trial", session=self._session, wait_seconds=0, **arguments)
         if answer.is_error:
             return self._refuse(action, refusal_text(answer, "run_trial"))
@@ -152,6 +154,8 @@ class _Loop:
             next_step=action.next_step,
             evidence=list(action.evidence),
             rule=action.rule,
+            cause=action.cause,
+            effect=action.effect,
         )
         event = Reflected(action, receipt)
         self._tell(event)

@@ -55,51 +55,49 @@ def _opening(gain: float, reason: str, **changes: Any) -> Move:
 
 
 _BOTH = (
-    # The model before the priors: a strong prior hides what a better model would gain
-    _opening(0.20, "every item as a negative, against over-fitting tables: what pays most on short histories",
-             loss="full_softmax", scores="cosine", temperature=0.07, lr=1e-3, dropout=0.5, embedding_dropout=0.3,
-             tie_embeddings=True),
     _opening(0.12, "the default learning rate is cautious for few epochs", lr=1e-3),
     _opening(0.10, "the next item often follows the last one directly; costs no training", transition_weight=8.0),
-    _opening(0.055, "every item as a negative gives the exact gradient of the ranking", loss="full_softmax"),
-    _opening(0.05, "items seen in the same histories; costs no training", cooccurrence_weight=4.0),
-    _opening(0.02, "more negatives come closer to the full softmax", num_negatives=2000),
-    _opening(0.03, "a second block sees compositions of transitions", num_blocks=2),
+    _opening(0.09, "every item as a negative gives the exact gradient of the ranking", loss="full_softmax"),
+    _opening(0.055, "items seen in the same histories; costs no training", cooccurrence_weight=4.0),
+    _opening(0.035, "item vectors over-fit first when items are rare", embedding_dropout=0.3),
+    _opening(0.03, "few epochs want large steps", lr=2e-3),
+    _opening(0.025, "several of the last events, and what followed them within three steps; costs no training",
+             transition_window=3, transition_normalisation="sqrt", transition_recent=3, transition_recency=0.5),
     _opening(0.02, "a wider state separates more items", hidden_dim=256),
-    _opening(0.02, "several of the last events, and what followed them within three steps; costs no training",
-             transition_weight=4.0, transition_window=3, transition_normalisation="sqrt", transition_recent=3,
-             transition_recency=0.5),
-    _opening(0.012, "a target that is not certain over-fits less", label_smoothing=0.1),
+    _opening(0.02, "more negatives come closer to the full softmax", num_negatives=2000),
+    _opening(0.02, "smaller batches make more steps per epoch", batch_size=128),
+    _opening(0.019, "a second block sees compositions of transitions", num_blocks=2),
+    _opening(0.018, "the distance between events matters more than their index", position="relative"),
+    _opening(0.015, "most of the evidence lies in the last few events", max_len=20),
+    _opening(0.013, "a target that is not certain over-fits less", label_smoothing=0.1),
+    _opening(0.012, "decoupled decay keeps rare items' vectors short", optimizer="adamw", weight_decay=0.01),
     _opening(0.01, "averaged weights are steadier than the last ones", ema_decay=0.99),
     _opening(0.01, "the time between two events says whether they belong together", time_bias=True),
-    _opening(0.02, "smaller batches make more steps per epoch", batch_size=128),
-    _opening(0.018, "most of the evidence lies in the last few events", max_len=20),
-    _opening(0.015, "decoupled decay keeps rare items' vectors short", optimizer="adamw", weight_decay=0.01),
-    _opening(0.012, "item vectors over-fit first when items are rare", embedding_dropout=0.2),
-    _opening(0.01, "popular items are the safer guess for short histories", popularity_weight=0.25),
+    _opening(0.008, "popular items are the safer guess for short histories", popularity_weight=0.25),
     _opening(0.004, "averaging the states is steadier than the last one alone", readout="mean"),
 )
 
 OPENINGS: dict[str, tuple[Move, ...]] = {
     "sasrec": (
         *_BOTH,
-        _opening(0.025, "cosine scores with a low temperature stop popular items from winning by norm",
-                 scores="cosine", temperature=0.05),
+        _opening(0.05, "cosine scores with a low temperature stop popular items from winning by norm",
+                 scores="cosine", temperature=0.07),
         _opening(0.045, "short histories over-fit: more dropout", dropout=0.5),
-        _opening(0.025, "one table for input and output halves what rare items must learn", tie_embeddings=True),
-        _opening(0.02, "a gated feed-forward is the stronger one at equal width", ffn="swiglu"),
-        _opening(0.02, "the distance between events matters more than their index", position="relative"),
+        _opening(0.03, "one table for input and output halves what rare items must learn", tie_embeddings=True),
+        _opening(0.017, "a gated feed-forward is the stronger one at equal width", ffn="swiglu"),
     ),
     "hstu": (
         *_BOTH,
         _opening(0.03, "a milder softmax for a catalogue of this size", temperature=0.07),
         _opening(0.03, "less dropout where the model under-fits", dropout=0.2),
-        _opening(0.025, "wider gates and values per head", linear_dim=32, attention_dim=32),
-        _opening(0.02, "several heads attend to several past items", num_heads=2),
-        _opening(0.02, "the distance between events matters more than their index", position="relative"),
+        _opening(0.02, "wider gates and values per head", linear_dim=32, attention_dim=32),
+        _opening(0.018, "several heads attend to several past items", num_heads=2),
         _opening(0.01, "separate tables for input and output", tie_embeddings=False),
     ),
 }
+"""The generic order, by what each decision usually gains: one decision a move (two knobs where neither acts alone),
+from the literature that docs/knobs.md names. No finished recipe: how the moves add up is what a session finds out,
+and what memory carries to the next one."""
 
 
 def rungs(knob: Knob) -> list[int | float]:

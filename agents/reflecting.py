@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from .base import Knobs, Reflect, Situation
-from .history import History, Step, Tried
+from .history import History, Step, Tried, pool
+from .moves import OPENINGS
 from .space import Space
 
 NOTICEABLE_Z = 1.0
@@ -18,14 +19,17 @@ def reflect_on(situation: Situation, handle: str) -> Reflect:
     """The factual reflection on a finished trial."""
     history = History(situation)
     trial = next(t for t in history.trials if t.trial == handle)
+    verdict = helped(trial)
     return Reflect(
         trial=handle,
-        helped=helped(trial),
+        helped=verdict,
         dimension=dimension_of(trial.changes, history.space),
-        lesson=lesson(trial),
+        lesson=lesson(trial) + pooled_lesson(trial, history),
         next_step=next_step(trial),
-        evidence=(handle,),
+        evidence=evidence(trial, history),
         rule=rule_for(trial, history),
+        cause=cause(trial, history),
+        effect=None if verdict == "unclear" else trial.base_delta,
     )
 
 
@@ -72,24 +76,90 @@ def next_step(trial: Tried) -> str:
     }[helped(trial)]
 
 
-def rule_for(trial: Tried, history: History) -> dict[str, Any] | None:
-    """A rule with a condition, when one knob alone had a clear effect for the first time in its direction."""
-    step = next((s for s in history.steps() if s.trial == trial.trial), None)
-    condition = condition_of(step) if step else None
-    if step is None or condition is None or abs(step.z) < CLEAR_Z:
-        return None
-    earlier = [s for s in history.steps(step.knob) if s.trial < step.trial and abs(s.z) >= CLEAR_Z]
-    if any(_same_claim(step, other) for other in earlier):
-        return None
+def cause(trial: Tried, history: History) -> str:
+    """The mechanism for which the move is in the engineer's list, and whether the outcome speaks for it."""
+    reason = next((m.reason for m in OPENINGS[history.space.backbone] if m.changes.keys() == trial.changes.keys()), "")
+    if not trial.changes or not reason:
+        return ""
     return {
-        "kind": "prefer" if step.z > 0 else "avoid",
-        "statement": (
+        "yes": f"In line with: {reason}.",
+        "no": f"Expected: {reason}. The outcome speaks against it, at this value and over this base.",
+        "unclear": f"Expected: {reason}. If it is so, the effect is smaller than the noise.",
+    }[helped(trial)]
+
+
+def evidence(trial: Tried, history: History) -> tuple[str, ...]:
+    """The trial, and the earlier ones in which the same step of the same knob clearly went the same way."""
+    step = _step_of(trial, history)
+    if step is None or abs(step.z) < NOTICEABLE_Z:
+        return (trial.trial,)
+    others = [s for s in _alike(step, history) if abs(s.z) >= NOTICEABLE_Z and (s.z > 0) == (step.z > 0)]
+    return (*(s.trial for s in others), trial.trial)
+
+
+def pooled_lesson(trial: Tried, history: History) -> str:
+    """What all steps of the knob in this direction say together; empty for the first one."""
+    step = _step_of(trial, history)
+    earlier = _alike(step, history) if step else []
+    together = pool([*earlier, step]) if step and earlier else None
+    if step is None or together is None:
+        return ""
+    return (
+        f" Over {together.num_steps} trials {_way(step)}: {together.mean:+.1%} ± {together.se:.1%} "
+        f"(z {together.z:+.1f})."
+    )
+
+
+def _step_of(trial: Tried, history: History) -> Step | None:
+    return next((step for step in history.steps() if step.trial == trial.trial), None)
+
+
+def _alike(step: Step, history: History) -> list[Step]:
+    """Earlier steps of the same knob in the same direction."""
+    return [s for s in history.steps(step.knob) if s.trial < step.trial and s.direction == step.direction]
+
+
+def _way(step: Step) -> str:
+    if isinstance(step.after, (bool, str)):
+        return f"{step.knob} to {step.after}"
+    return f"{step.knob} {'up' if step.direction > 0 else 'down'}"
+
+
+def rule_for(trial: Tried, history: History) -> dict[str, Any] | None:
+    """A rule with a condition, where one knob alone had a clear effect, by itself or over several trials; said once."""
+    step = _step_of(trial, history)
+    if step is None or condition_of(step) is None:
+        return None
+    earlier = _alike(step, history)
+    if any(abs(s.z) >= CLEAR_Z and (s.z > 0) == (step.z > 0) for s in earlier):
+        return None
+    if abs(step.z) >= CLEAR_Z:
+        text = (
             f"{step.knob} from {step.before} to {step.after} changed validation NDCG@10 by "
             f"{step.relative:+.1%} (z {step.z:+.1f})."
-        ),
-        "condition": condition,
-        "evidence": [trial.trial],
-    }
+        )
+        return _rule(step.z, text, condition_of(step), [step.trial])
+    return _pooled_rule([*earlier, step])
+
+
+def _pooled_rule(steps: list[Step]) -> dict[str, Any] | None:
+    """The rule that several steps in one direction bear out together, with the last one and none against it."""
+    together, before = pool(steps), pool(steps[:-1])
+    if together is None or before is None or abs(together.z) < CLEAR_Z or abs(before.z) >= CLEAR_Z:
+        return None
+    if any((step.z > 0) != (together.z > 0) for step in steps):
+        return None
+    nearest = min(steps, key=lambda step: 0 if isinstance(step.after, (bool, str)) else step.after * step.direction)
+    text = (
+        f"{_way(steps[-1])} changed validation NDCG@10 by {together.mean:+.1%} over {together.num_steps} trials "
+        f"together (z {together.z:+.1f})."
+    )
+    return _rule(together.z, text, condition_of(nearest), [step.trial for step in steps])
+
+
+def _rule(z: float, statement: str, condition: str | None, handles: list[str]) -> dict[str, Any]:
+    kind = "prefer" if z > 0 else "avoid"
+    return {"kind": kind, "statement": statement, "condition": condition, "evidence": handles}
 
 
 def condition_of(step: Step) -> str | None:
@@ -99,12 +169,6 @@ def condition_of(step: Step) -> str | None:
     if step.before is None or step.before == step.after:
         return None
     return f"{step.knob} {'>=' if step.after > step.before else '<='} {step.after:g}"
-
-
-def _same_claim(step: Step, other: Step) -> bool:
-    if isinstance(step.after, (bool, str)):
-        return other.after == step.after and (other.z > 0) == (step.z > 0)
-    return (other.after > other.before) == (step.after > step.before) and (other.z > 0) == (step.z > 0)
 
 
 def closing_rules(situation: Situation) -> tuple[dict[str, Any], ...]:
@@ -121,7 +185,13 @@ def summarise(situation: Situation) -> str:
     history = History(situation)
     return " ".join(
         sentence
-        for sentence in (_data(situation), _gain(history), *_effects(history.steps()), _untried(situation.state))
+        for sentence in (
+            _data(situation),
+            _gain(history),
+            _path(history),
+            *_effects(history.steps()),
+            _untried(situation.state),
+        )
         if sentence
     )
 
@@ -143,6 +213,13 @@ def _gain(history: History) -> str:
     failed = sum(trial.status == "crashed" for trial in history.trials)
     crashes = f", {failed} of which crashed" if failed else ""
     return f"Best validation NDCG@10 {best.ndcg:.5f}{start}, in {history.trials_used} trials{crashes}: {settings}."
+
+
+def _path(history: History) -> str:
+    """What was kept, in order: where a session on a like dataset may begin."""
+    kept = [trial for trial in history.finished if trial.verdict == "keep" and trial.changes]
+    steps = [f"{written(trial.changes)} ({trial.relative:+.1%})" for trial in kept]
+    return f"Kept one after the other: {'; '.join(steps)}." if steps else ""
 
 
 def _effects(steps: Sequence[Step]) -> list[str]:

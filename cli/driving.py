@@ -89,8 +89,13 @@ def settings_options(settings: "Settings") -> list[str]:
         "--threads": settings.threads,
         "--keep-warm": settings.keep_warm,
         "--sandbox": settings.protocol_path,
+        "--memory-from": ",".join(settings.memory_from) or None,
     }
-    flags = {"--without-reflection": not settings.with_reflection, "--without-memory": not settings.with_memory}
+    flags = {
+        "--without-reflection": not settings.with_reflection,
+        "--without-memory": not settings.with_memory,
+        "--placebo-memory": settings.placebo,
+    }
     options = [word for name, value in valued.items() if value is not None for word in (name, str(value))]
     return options + [name for name, wanted in flags.items() if wanted]
 

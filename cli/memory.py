@@ -83,6 +83,46 @@ def show(
     print(json.dumps(content, indent=1))
 
 
+@app.command("export")
+def export_cognition(
+    file: Annotated[Path, typer.Argument(help="The file to write; an existing one is not overwritten.")],
+    home: Home = HERE,
+) -> None:
+    """Write all cognition (rules, summaries, effects, configurations) to one JSON file. It holds no data of datasets.
+
+    Example: virtualmle memory export cognition.json
+    """
+    from ..data.errors import ConfigError  # noqa: PLC0415
+
+    with existing_memory(home) as memory:
+        cognition = memory.export()
+    try:
+        with file.open("x", encoding="utf-8") as opened:
+            opened.write(cognition.model_dump_json(indent=1) + "\n")
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be written ({error.strerror}); name a new file") from None
+    print(f"{file}: {len(cognition.rules)} rules, {len(cognition.summaries)} summaries")
+
+
+@app.command("import")
+def import_cognition(
+    file: Annotated[Path, typer.Argument(help="A file that `virtualmle memory export` wrote.")],
+    home: Home = HERE,
+) -> None:
+    """Add the cognition of another memory to this one. What is here already stays as it is, and nothing counts twice.
+
+    Example: virtualmle memory import cognition.json --home ~/recsys
+    """
+    from ..memory.portable import read_cognition  # noqa: PLC0415
+    from .options import open_workspace  # noqa: PLC0415 - a home may begin with what others have learnt
+
+    cognition = read_cognition(file)
+    ws = open_workspace(home)
+    with ws.memory as memory:
+        merged = memory.merge(cognition)
+    print(", ".join(f"{count} {name}" for name, count in merged.model_dump().items()) + " were new")
+
+
 def _rule(memory: "Memory", number: int) -> dict[str, Any]:
     from ..data.errors import SessionError  # noqa: PLC0415
 

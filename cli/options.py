@@ -37,6 +37,12 @@ WithoutReflection = Annotated[bool, typer.Option("--without-reflection", help="A
 WithoutMemory = Annotated[
     bool, typer.Option("--without-memory", help="Ablation: no prior, and the agent remembers the last trial only.")
 ]
+MemoryFrom = Annotated[
+    str, typer.Option("--memory-from", help="Use cognition from these datasets only: beauty,tools.", show_default="all")
+]
+Placebo = Annotated[
+    bool, typer.Option("--placebo-memory", help="Ablation: a memory of the same form about the wrong knobs.")
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Threads = Annotated[int, typer.Option("--threads", min=0, help="Torch threads of a trial on CPU.", show_default="all")]
 KeepWarm = Annotated[
@@ -57,7 +63,7 @@ HERE = Path(".")
 WARM_SECONDS = 300.0  # an agent thinks for seconds, sometimes for minutes
 
 
-def make_settings(
+def make_settings(  # noqa: PLR0913, PLR0917 - one parameter per option
     trials: int | None = None,
     seconds: float | None = None,
     seed: int = 0,
@@ -67,14 +73,22 @@ def make_settings(
     threads: int = 0,
     sandbox: Path | None = None,
     keep_warm: float = 0.0,
+    memory_from: str = "",
+    placebo: bool = False,
 ) -> "Settings":
-    """What a person chose on the command line, as the tools take it. Raises ConfigError for an unknown device."""
+    """What a person chose on the command line, as the tools take it.
+
+    Raises ConfigError for an unknown device and for choices about memory that do not go together.
+    """
     # Imported here, as in every command: the tools bring polars and sqlite, and `--help` should not wait for them
     from ..data.errors import ConfigError  # noqa: PLC0415
     from ..tools.workspace import Settings  # noqa: PLC0415
 
     if device not in ("auto", "cpu") and not device.startswith("cuda"):
         raise ConfigError(f"device={device!r} is not known; use auto, cpu, cuda or cuda:N")
+    datasets = tuple(name.strip() for name in memory_from.split(",") if name.strip())
+    if without_memory and (datasets or placebo):
+        raise ConfigError("--without-memory excludes --memory-from and --placebo-memory; leave it or them out")
     return Settings(
         max_trials=trials,
         max_train_seconds=seconds,
@@ -84,6 +98,8 @@ def make_settings(
         device=device,
         threads=threads,
         keep_warm=keep_warm,
+        memory_from=datasets,
+        placebo=placebo,
         protocol_path=sandbox,
     )
 

@@ -11,6 +11,8 @@ from .options import (
     Device,
     Home,
     KeepWarm,
+    MemoryFrom,
+    Placebo,
     Sandbox,
     Seconds,
     Seed,
@@ -45,6 +47,8 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
     seed: Seed = 0,
     without_reflection: WithoutReflection = False,
     without_memory: WithoutMemory = False,
+    memory_from: MemoryFrom = "",
+    placebo_memory: Placebo = False,
     device: Device = "auto",
     threads: Threads = 0,
     keep_warm: KeepWarm = WARM_SECONDS,
@@ -55,8 +59,9 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
     Example: virtualmle serve --home ~/recsys --trials 30
     """
     settings = make_settings(
-        trials, seconds, seed, without_reflection, without_memory, device, threads, sandbox, keep_warm
-    )
+        trials, seconds, seed, without_reflection, without_memory, device, threads, sandbox, keep_warm, memory_from,
+        placebo_memory,
+    )  # fmt: skip
     from ..server.serve import serve as run  # noqa: PLC0415 - the MCP library takes most of a second to import
 
     run(home, settings, transport.value, host, port, token)

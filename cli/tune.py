@@ -13,6 +13,8 @@ from .options import (
     Home,
     Json,
     KeepWarm,
+    MemoryFrom,
+    Placebo,
     Sandbox,
     Seconds,
     Seed,
@@ -35,6 +37,8 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
     new: Annotated[bool, typer.Option("--new", help="Open another session even if one is open.")] = False,
     without_reflection: WithoutReflection = False,
     without_memory: WithoutMemory = False,
+    memory_from: MemoryFrom = "",
+    placebo_memory: Placebo = False,
     device: Device = "auto",
     threads: Threads = 0,
     keep_warm: KeepWarm = WARM_SECONDS,
@@ -54,8 +58,9 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
         raise ConfigError(f"backbone={backbone!r} is not known; choose sasrec or hstu")
     make_agent(agent, seed)  # a wrong name should not cost the preparation of a dataset
     settings = make_settings(
-        trials, seconds, seed, without_reflection, without_memory, device, threads, sandbox, keep_warm
-    )
+        trials, seconds, seed, without_reflection, without_memory, device, threads, sandbox, keep_warm, memory_from,
+        placebo_memory,
+    )  # fmt: skip
     where, name = _prepared(home, dataset, sandbox)
     drive(Drive(where, agent, seed, name, backbone, new=new), settings, as_json)
 

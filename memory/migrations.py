@@ -4,8 +4,12 @@ What must hold whatever the code above does is written into the schema: states g
 trial at most, a trial ends once, and a session that is not open takes no more trials and reflections.
 """
 
+import json
+
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
+
+from .text import content_key, source_key
 
 MIGRATIONS = Migrations("virtualmle.memory")
 
@@ -172,4 +176,151 @@ def m004_guards(db: Database) -> None:
         CREATE TRIGGER reflections_while_open BEFORE INSERT ON reflections
         WHEN (SELECT state FROM sessions WHERE id = NEW.session) <> 'open'
         BEGIN SELECT RAISE(ABORT, 'a session that is not open takes no reflections'); END;
+    """)
+
+
+@MIGRATIONS()
+def m005_sessions_know_their_memory(db: Database) -> None:
+    """Which knowledge a session may use, what its language model cost, and which home this is."""
+    db.executescript("""
+        ALTER TABLE sessions ADD COLUMN memory_from TEXT NOT NULL DEFAULT '[]' CHECK (json_valid(memory_from));
+        ALTER TABLE sessions ADD COLUMN placebo INTEGER NOT NULL DEFAULT 0 CHECK (placebo IN (0, 1));
+        ALTER TABLE sessions ADD COLUMN max_llm_usd REAL;
+        ALTER TABLE sessions ADD COLUMN llm_usd REAL NOT NULL DEFAULT 0 CHECK (llm_usd >= 0);
+        -- Names this memory in files that carry its knowledge elsewhere, where sessions may bear the same ids.
+        CREATE TABLE origin (id TEXT NOT NULL);
+        INSERT INTO origin VALUES (lower(hex(randomblob(6))));
+    """)
+
+
+@MIGRATIONS()
+def m006_reflections_merge(db: Database) -> None:
+    """A cause, a claimed effect, and the reflection that said the same before; `unverified` becomes `unsupported`."""
+    db.table("reflections").disable_fts()
+    db.executescript("""
+        CREATE TABLE reflections_wider (
+            id INTEGER PRIMARY KEY,
+            session TEXT NOT NULL,
+            trial TEXT NOT NULL,
+            what_changed TEXT NOT NULL,
+            verdict TEXT NOT NULL CHECK (verdict IN ('keep', 'discard', 'crash')),
+            helped TEXT NOT NULL CHECK (helped IN ('yes', 'no', 'unclear')),
+            dimension TEXT NOT NULL,
+            effect REAL,
+            evidence TEXT NOT NULL CHECK (json_valid(evidence)),
+            cause TEXT NOT NULL,
+            lesson TEXT NOT NULL,
+            next_step TEXT NOT NULL,
+            "check" TEXT NOT NULL CHECK ("check" IN ('supported', 'contradicted', 'unsupported')),
+            check_note TEXT NOT NULL,
+            merged_into TEXT,
+            times_said INTEGER NOT NULL DEFAULT 1 CHECK (times_said > 0),
+            created_at TEXT NOT NULL,
+            UNIQUE (session, trial),
+            FOREIGN KEY (session, trial) REFERENCES trials (session, handle)
+        );
+        INSERT INTO reflections_wider (id, session, trial, what_changed, verdict, helped, dimension, evidence, cause,
+                                       lesson, next_step, "check", check_note, created_at)
+            SELECT id, session, trial, what_changed, verdict, helped, dimension, evidence, '', lesson, next_step,
+                   replace("check", 'unverified', 'unsupported'), check_note, created_at FROM reflections;
+        DROP TABLE reflections;
+        ALTER TABLE reflections_wider RENAME TO reflections;
+        CREATE TRIGGER reflections_while_open BEFORE INSERT ON reflections
+        WHEN (SELECT state FROM sessions WHERE id = NEW.session) <> 'open'
+        BEGIN SELECT RAISE(ABORT, 'a session that is not open takes no reflections'); END;
+    """)
+    db.table("reflections").enable_fts(["lesson"], create_triggers=True, tokenize="porter unicode61")
+
+
+@MIGRATIONS()
+def m007_rules_are_found_by_what_they_are_about(db: Database) -> None:
+    """Rules by knob, by words and by source; counts know the dataset that they were made on."""
+    db.executescript("""
+        CREATE TABLE datasets (
+            source TEXT PRIMARY KEY,
+            profile TEXT NOT NULL CHECK (json_valid(profile))
+        ) WITHOUT ROWID;
+        ALTER TABLE rules ADD COLUMN source TEXT NOT NULL DEFAULT '';
+        ALTER TABLE rules ADD COLUMN words TEXT NOT NULL DEFAULT '';
+        ALTER TABLE rules ADD COLUMN knob TEXT;
+        ALTER TABLE rule_counts ADD COLUMN dataset TEXT NOT NULL DEFAULT '';
+        ALTER TABLE rule_counts ADD COLUMN dataset_id TEXT NOT NULL DEFAULT '';
+        UPDATE rule_counts SET dataset = sessions.dataset, dataset_id = sessions.dataset_id
+            FROM sessions WHERE sessions.id = rule_counts.session;
+        INSERT OR IGNORE INTO datasets SELECT dataset_id, profile FROM sessions;
+    """)
+    for row in list(db.query("SELECT id, statement, condition, dataset_id, profile FROM rules")):
+        source = source_key(row["dataset_id"], json.loads(row["profile"]))
+        db.execute("INSERT OR IGNORE INTO datasets VALUES (?, ?)", [source, row["profile"]])
+        knob = row["condition"].split()[0] if row["condition"] else None
+        words = content_key(row["statement"])
+        db.execute("UPDATE rules SET source = ?, words = ?, knob = ? WHERE id = ?", [source, words, knob, row["id"]])
+    db.executescript("""
+        DROP INDEX rules_by_kind;
+        CREATE INDEX rules_by_condition ON rules (kind, backbone, condition);
+        CREATE INDEX rules_by_words ON rules (kind, backbone, words);
+        CREATE INDEX rules_by_knob ON rules (knob, backbone, kind);
+        CREATE INDEX rules_ranked ON rules (source, backbone, kind, "check", support, contradiction);
+        CREATE INDEX rule_counts_by_dataset ON rule_counts (dataset, rule, support, contradiction);
+        CREATE INDEX rule_counts_by_session ON rule_counts (session, rule);
+    """)
+
+
+@MIGRATIONS()
+def m008_closed_sessions_teach(db: Database) -> None:
+    """What closed sessions measured, ready to be pooled. Of sessions closed before, only configurations are known."""
+    db.executescript("""
+        CREATE TABLE effects (
+            session TEXT NOT NULL,
+            dataset TEXT NOT NULL,
+            dataset_id TEXT NOT NULL,
+            backbone TEXT NOT NULL,
+            knob TEXT NOT NULL,
+            value TEXT NOT NULL CHECK (json_valid(value)),
+            n INTEGER NOT NULL CHECK (n > 0),
+            weight REAL NOT NULL CHECK (weight > 0),
+            weighted REAL NOT NULL,
+            PRIMARY KEY (session, knob, value)
+        ) WITHOUT ROWID;
+        CREATE TABLE effect_totals (
+            backbone TEXT NOT NULL,
+            knob TEXT NOT NULL,
+            value TEXT NOT NULL,
+            dataset TEXT NOT NULL,
+            n INTEGER NOT NULL,
+            weight REAL NOT NULL,
+            weighted REAL NOT NULL,
+            PRIMARY KEY (backbone, knob, value, dataset)
+        ) WITHOUT ROWID;
+        CREATE TRIGGER effects_add_up AFTER INSERT ON effects
+        BEGIN
+            INSERT INTO effect_totals VALUES
+                (NEW.backbone, NEW.knob, NEW.value, NEW.dataset, NEW.n, NEW.weight, NEW.weighted)
+            ON CONFLICT DO UPDATE SET
+                n = n + excluded.n, weight = weight + excluded.weight, weighted = weighted + excluded.weighted;
+        END;
+
+        CREATE TABLE configurations (
+            session TEXT NOT NULL,
+            trial TEXT NOT NULL,
+            dataset TEXT NOT NULL,
+            dataset_id TEXT NOT NULL,
+            backbone TEXT NOT NULL,
+            config TEXT NOT NULL CHECK (json_valid(config)),
+            config_hash TEXT NOT NULL,
+            ndcg REAL NOT NULL,
+            gain REAL,
+            PRIMARY KEY (session, trial)
+        );
+        CREATE INDEX configurations_by_dataset ON configurations (backbone, dataset_id, ndcg DESC);
+        INSERT INTO configurations
+            SELECT session, handle, dataset, dataset_id, backbone, config, config_hash, ndcg, NULL FROM (
+                SELECT trials.session, handle, dataset, dataset_id, backbone, config, config_hash,
+                       json_extract(metrics, '$."ndcg@10"') AS ndcg,
+                       row_number() OVER (
+                           PARTITION BY trials.session ORDER BY json_extract(metrics, '$."ndcg@10"') DESC, number
+                       ) AS place
+                  FROM trials JOIN sessions ON sessions.id = trials.session
+                 WHERE sessions.state <> 'open' AND trials.status = 'finished'
+            ) WHERE place <= 5 AND ndcg IS NOT NULL;
     """)

@@ -8,7 +8,8 @@ SessionState = Literal["open", "frozen", "attempted", "revealed", "void"]
 TrialStatus = Literal["running", "finished", "crashed", "cancelled"]
 Verdict = Literal["keep", "discard", "crash"]
 RuleKind = Literal["prefer", "avoid", "insight"]
-Check = Literal["supported", "contradicted", "unverified"]
+Check = Literal["supported", "contradicted", "unverified"]  # of a rule: what its counts say
+ReflectionCheck = Literal["supported", "contradicted", "unsupported"]  # of a reflection: what the numbers say
 
 
 class _Record(BaseModel):
@@ -39,6 +40,10 @@ class SessionRecord(_Record):
     max_train_seconds: float
     with_reflection: bool = True
     with_memory: bool = True
+    memory_from: list[str] = []  # names of the datasets whose cognition alone it may use; empty = all
+    placebo: bool = False  # its long-term memory is that of a shuffled dataset
+    max_llm_usd: float | None = None
+    llm_usd: float = 0.0  # what the driving client reported
     profile: dict[str, Any]  # train-only profile of the dataset
     client: str = ""
     selected: str | None = None  # trial handle, set at the freeze
@@ -62,7 +67,7 @@ class TrialOutcome(_Record):
     base_delta: float | None = None  # the same against the base
     base_delta_se: float | None = None
     curve: list[dict[str, Any]] = []
-    details: dict[str, Any] = {}  # model_ndcg10, train_ndcg10, ties, best_epoch, device, rescored, …
+    details: dict[str, Any] = {}  # model_ndcg10, train_ndcg10, ties, best_epoch, device, rescored, metrics_se, …
     parameters: int = 0
     train_seconds: float = 0.0  # what counts against the budget
     wall_seconds: float = 0.0
@@ -97,11 +102,15 @@ class ReflectionRecord(_Record):
     verdict: Verdict
     helped: Literal["yes", "no", "unclear"]
     dimension: str
+    effect: float | None = None  # the change of NDCG@10 that was claimed
     evidence: list[str] = []  # trial handles
+    cause: str = ""
     lesson: str
     next_step: str = ""
-    check: Check = "unverified"
+    check: ReflectionCheck = "unsupported"
     check_note: str = ""
+    merged_into: str | None = None  # the trial whose reflection said nearly the same before
+    times_said: int = 1
     id: int = 0
     created_at: str = ""
 
@@ -123,6 +132,34 @@ class RuleRecord(_Record):
     profile: dict[str, Any] = {}
     id: int = 0
     created_at: str = ""
+
+
+class EffectRecord(_Record):
+    """What one knob value did in one session, as a share of the base's NDCG@10: sums, so that sessions add up."""
+
+    session: str
+    dataset: str
+    dataset_id: str
+    backbone: str
+    knob: str
+    value: bool | int | float | str
+    n: int  # trials that changed this knob alone
+    weight: float  # sum of 1 / se^2
+    weighted: float  # sum of effect / se^2
+
+
+class ConfigurationRecord(_Record):
+    """A configuration that did well in a closed session. `gain` is over the session's own default, as a share."""
+
+    session: str
+    trial: str
+    dataset: str
+    dataset_id: str
+    backbone: str
+    config: dict[str, Any]
+    config_hash: str
+    ndcg: float
+    gain: float | None = None
 
 
 class SummaryRecord(_Record):

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -49,6 +49,11 @@ def insert(db: Database, table: str, row: Row) -> int:
 def columns_of(record: type[BaseModel], leave_out: Iterable[str] = ()) -> str:
     """The columns of a record, quoted, for a SELECT."""
     return ", ".join(f'"{name}"' for name in record.model_fields if name not in set(leave_out))
+
+
+def among(datasets: Collection[str], column: str = "dataset", word: str = "WHERE") -> str:
+    """A clause for rows of some datasets, to be given as parameters; empty, for rows of all, where none is named."""
+    return f"{word} {column} IN ({', '.join('?' for _ in datasets)})" if datasets else ""
 
 
 def _finite(value: Any) -> Any:

@@ -1,20 +1,41 @@
-"""Rules: knowledge that outlives a session, with what each session counted for and against it."""
+"""Rules: knowledge that outlives a session, with what each session counted for and against it.
+
+Confidence = (support + 1) / (support + contradiction + 2), Laplace's rule of succession: the chance that a further
+trial bears the rule out; one half without any count. A rule is retired while its confidence is 1/4 or less: two trials
+against it and none for it, or at least three against each one for it and two more.
+"""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlite_utils import Database
 
 from ..data.errors import SessionError
 from .records import Check, RuleRecord
-from .rows import columns_of, from_row, insert, now, to_json, to_row
-from .sessions import require_open
-from .text import clean_text, normalised
+from .rows import among, columns_of, from_row, insert, now, to_json, to_row
+from .sessions import get_session, remember_dataset, require_open
+from .text import clean_text, content_key, normalised
 
 STATEMENT_LIMIT = 600
 CONDITION_LIMIT = 300
 COLUMNS = columns_of(RuleRecord)
+Count = tuple[int, int, Sequence[str]]
+"""For a rule, against it, and the handles of the trials that say so."""
+RETIRED = 0.25
+"""A rule with this confidence or less is no longer passed on."""
+TRUSTED = 2 / 3
+"""An `avoid` with a condition stops trials from this confidence on: one trial for it, and twice as many as against."""
+
+
+def confidence(support: int, contradiction: int) -> float:
+    """The chance that a further trial bears a rule out, by its counts."""
+    return (support + 1) / (support + contradiction + 2)
+
+
+def is_retired(support: int, contradiction: int) -> bool:
+    """Whether the trials have spoken so clearly against a rule that it is not passed on."""
+    return confidence(support, contradiction) <= RETIRED
 
 
 def add_rule(db: Database, record: RuleRecord) -> RuleRecord:
@@ -24,7 +45,16 @@ def add_rule(db: Database, record: RuleRecord) -> RuleRecord:
     """
     if record.session:
         require_open(db, record.session)
-    condition = record.condition and clean_text(record.condition, CONDITION_LIMIT)
+    rule_id, is_new = find_or_store(db, record)
+    return update_rule(
+        db, rule_id, record.session, record.support, record.contradiction, record.evidence,
+        record.check if is_new else None,
+    )  # fmt: skip
+
+
+def find_or_store(db: Database, record: RuleRecord) -> tuple[int, bool]:
+    """The number of the rule that says the same, and False; or of `record`, newly stored without counts, and True."""
+    condition = record.condition and " ".join(clean_text(record.condition, CONDITION_LIMIT).split())
     rule = record.model_copy(
         update={
             "statement": clean_text(record.statement, STATEMENT_LIMIT),
@@ -32,15 +62,16 @@ def add_rule(db: Database, record: RuleRecord) -> RuleRecord:
             "created_at": record.created_at or now(),
         }
     )
-    same = next((known for known in _of_kind(db, rule) if _says_the_same(known, rule)), None)
-    if same is None:
-        rule_id = insert(db, "rules", to_row(rule, leave_out=["id"]))
-    else:
-        rule_id = same.id
-        db.execute("UPDATE rules SET condition = coalesce(condition, ?) WHERE id = ?", [rule.condition, rule_id])
-    return update_rule(
-        db, rule_id, rule.session, rule.support, rule.contradiction, rule.evidence, None if same else rule.check
-    )
+    words = content_key(rule.statement) or normalised(rule.statement)
+    same = _same(db, rule, words)
+    if same is not None:
+        db.execute("UPDATE rules SET condition = coalesce(condition, ?) WHERE id = ?", [rule.condition, same])
+        db.execute("UPDATE rules SET knob = coalesce(knob, ?) WHERE id = ?", [_knob(rule.condition), same])
+        return same, False
+    extra = {
+        "source": remember_dataset(db, rule.dataset_id, rule.profile), "words": words, "knob": _knob(rule.condition)
+    }  # fmt: skip
+    return insert(db, "rules", to_row(rule, leave_out=["id"]) | extra), True
 
 
 def update_rule(
@@ -56,14 +87,34 @@ def update_rule(
 
     A second call for the same session replaces the first. Without a `check`, the majority of the counts decides.
     """
-    rule = get_rule(db, rule_id)
+    get_rule(db, rule_id)
     shown = [*_evidence_of(db, rule_id, session), *evidence]
+    place = get_session(db, session) if session else None
     db.execute(
-        "INSERT INTO rule_counts (rule, session, support, contradiction, evidence) VALUES (?, ?, ?, ?, ?) "
-        "ON CONFLICT (rule, session) DO UPDATE SET support = excluded.support, "
+        "INSERT INTO rule_counts (rule, session, support, contradiction, evidence, dataset, dataset_id) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (rule, session) DO UPDATE SET support = excluded.support, "
         "contradiction = excluded.contradiction, evidence = excluded.evidence",
-        [rule_id, session, support, contradiction, to_json(list(dict.fromkeys(shown)))],
-    )
+        [
+            rule_id, session, support, contradiction, to_json(list(dict.fromkeys(shown))),
+            place.dataset if place else "", place.dataset_id if place else "",
+        ],
+    )  # fmt: skip
+    return add_up(db, rule_id, check)
+
+
+def count_rules(db: Database, session: str, counts: Mapping[int, Count]) -> int:
+    """Set what `session` counts for and against each rule; returns how many of these counts are new or other ones."""
+    rows = db.execute("SELECT rule, support, contradiction FROM rule_counts WHERE session = ?", [session]).fetchall()
+    known = {rule: (support, against) for rule, support, against in rows}
+    changed = {rule: count for rule, count in counts.items() if known.get(rule, (0, 0)) != count[:2]}
+    for rule, (support, against, evidence) in changed.items():
+        update_rule(db, rule, session, support, against, evidence, None)
+    return len(changed)
+
+
+def add_up(db: Database, rule_id: int, check: Check | None = None) -> RuleRecord:
+    """Make a rule's counts, evidence and check those of all sessions together; returns it."""
+    rule = get_rule(db, rule_id)
     counts = list(db.query("SELECT * FROM rule_counts WHERE rule = ? ORDER BY rowid", [rule_id]))
     total, against = sum(row["support"] for row in counts), sum(row["contradiction"] for row in counts)
     db.execute(
@@ -87,25 +138,83 @@ def all_rules(db: Database, backbone: str | None) -> list[RuleRecord]:
     return [_record(row) for row in db.query(f"SELECT {COLUMNS} FROM rules {where} ORDER BY id", [backbone, backbone])]
 
 
-def avoid_rules(db: Database, backbone: str) -> list[RuleRecord]:
-    """The active discard heuristics: rules to avoid something, with a condition, that the trials support."""
-    return [
-        rule
-        for rule in all_rules(db, backbone)
-        if rule.kind == "avoid" and rule.condition is not None and rule.check == "supported"
-    ]
+def latest_rules(db: Database, backbone: str, datasets: Sequence[str], limit: int) -> list[RuleRecord]:
+    """The newest `limit` rules that hold for a backbone, the oldest of them first; of some datasets, if named."""
+    where = f"WHERE (backbone IS NULL OR backbone = ?) {among(datasets, word='AND')}"
+    rows = db.query(f"SELECT {COLUMNS} FROM rules {where} ORDER BY id DESC LIMIT ?", [backbone, *datasets, limit])
+    return [_record(row) for row in list(rows)][::-1]
 
 
-def _of_kind(db: Database, rule: RuleRecord) -> list[RuleRecord]:
-    query = f"SELECT {COLUMNS} FROM rules WHERE kind = ? AND backbone IS ? ORDER BY id"
-    return [_record(row) for row in db.query(query, [rule.kind, rule.backbone])]
+def rules_about(db: Database, backbone: str, knobs: Iterable[str]) -> list[RuleRecord]:
+    """The rules to prefer or avoid something, for a backbone or both, whose condition is on one of `knobs`."""
+    named = list(dict.fromkeys(knobs))
+    query = (
+        f"SELECT {COLUMNS} FROM rules WHERE knob IN ({', '.join('?' for _ in named)}) "
+        "AND (backbone IS NULL OR backbone = ?) AND kind IN ('prefer', 'avoid') ORDER BY id"
+    )
+    return [_record(row) for row in list(db.query(query, [*named, backbone]))]
 
 
-def _says_the_same(known: RuleRecord, rule: RuleRecord) -> bool:
-    """The same condition, or, where one of the two has none, the same words."""
-    if known.condition is not None and rule.condition is not None:
-        return known.condition.split() == rule.condition.split()
-    return normalised(known.statement) == normalised(rule.statement)
+def avoid_rules(
+    db: Database, backbone: str, knobs: Collection[str] | None, datasets: Sequence[str], session: str
+) -> list[RuleRecord]:
+    """The discard heuristics: rules to avoid a condition that the trials support with a confidence of `TRUSTED`.
+
+    With `knobs`, those on these knobs; with `datasets`, by the counts of these datasets and of `session` alone.
+    """
+    narrowed = f"AND knob IN ({', '.join('?' for _ in knobs)})" if knobs is not None else ""
+    trusted = "" if datasets else "AND \"check\" = 'supported' AND support >= 2 * contradiction + 1"  # as TRUSTED says
+    query = (
+        f"SELECT {COLUMNS} FROM rules WHERE kind = 'avoid' AND knob IS NOT NULL {narrowed} {trusted} "
+        "AND (backbone IS NULL OR backbone = ?) ORDER BY id"
+    )
+    found = [_record(row) for row in list(db.query(query, [*(knobs or ()), backbone]))]
+    if datasets:
+        counts = counts_among(db, [rule.id for rule in found], datasets, session)
+        found = [recounted(rule, *counts[rule.id]) for rule in found if rule.id in counts]
+    return [r for r in found if r.check == "supported" and confidence(r.support, r.contradiction) >= TRUSTED]
+
+
+def counts_among(
+    db: Database, rules: Sequence[int], datasets: Sequence[str], session: str
+) -> dict[int, tuple[int, int]]:
+    """Per rule, what sessions on some datasets, and `session` itself, counted for and against it."""
+    query = (
+        "SELECT rule, sum(support), sum(contradiction) FROM rule_counts WHERE rule IN (SELECT value FROM json_each(?)) "
+        f"AND ({among(datasets, word='')} OR session = ?) GROUP BY rule"
+    )
+    rows = db.execute(query, [to_json(list(rules)), *datasets, session]).fetchall()
+    return {rule: (support, against) for rule, support, against in rows}
+
+
+def recounted(rule: RuleRecord, support: int, contradiction: int) -> RuleRecord:
+    """The rule as it would stand with these counts alone."""
+    check = _majority(support, contradiction, rule.check if not support + contradiction else "unverified")
+    return rule.model_copy(update={"support": support, "contradiction": contradiction, "check": check})
+
+
+def sources_of(db: Database) -> dict[str, Mapping[str, Any]]:
+    """The profile of every dataset that any session or rule comes from, by its key."""
+    return {source: json.loads(profile) for source, profile in db.execute("SELECT * FROM datasets").fetchall()}
+
+
+def _same(db: Database, rule: RuleRecord, words: str) -> int | None:
+    """The rule with the same condition, or, where one of the two has none, with nearly the same words."""
+    where = "FROM rules WHERE kind = ? AND backbone IS ?"
+    if rule.condition is not None:
+        query = f"SELECT id {where} AND condition = ? ORDER BY id LIMIT 1"
+        row = db.execute(query, [rule.kind, rule.backbone, rule.condition]).fetchone()
+        if row:
+            return int(row[0])
+    unless = "AND condition IS NULL" if rule.condition is not None else ""
+    query = f"SELECT id {where} AND words = ? {unless} ORDER BY id LIMIT 1"
+    row = db.execute(query, [rule.kind, rule.backbone, words]).fetchone()
+    return int(row[0]) if row else None
+
+
+def _knob(condition: str | None) -> str | None:
+    """What a condition is about: the grammar of conditions begins with the knob."""
+    return condition.split()[0] if condition else None
 
 
 def _majority(support: int, contradiction: int, otherwise: Check) -> Check:

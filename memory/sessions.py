@@ -2,14 +2,15 @@
 
 import difflib
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 from sqlite_utils import Database
 
 from ..data.errors import SessionError
 from .records import SessionRecord, SessionState
-from .rows import columns_of, from_row, insert, now, to_row
-from .text import clean_text, storable
+from .rows import Row, columns_of, from_row, insert, now, to_json, to_row
+from .text import clean_text, source_key, storable
 
 NEXT_STATES: dict[SessionState, tuple[SessionState, ...]] = {
     "open": ("frozen",),
@@ -37,7 +38,15 @@ def open_session(db: Database, record: SessionRecord, taken: Collection[str]) ->
         }
     )
     insert(db, "sessions", to_row(session))
+    remember_dataset(db, session.dataset_id, session.profile)
     return session
+
+
+def remember_dataset(db: Database, dataset_id: str, profile: Mapping[str, Any]) -> str:
+    """Keep a profile under the key of its source, which is returned; a source that is known keeps its profile."""
+    source = source_key(dataset_id, profile)
+    db.execute("INSERT OR IGNORE INTO datasets VALUES (?, ?)", [source, to_json(dict(profile))])
+    return source
 
 
 def get_session(db: Database, session: str) -> SessionRecord:
@@ -47,13 +56,37 @@ def get_session(db: Database, session: str) -> SessionRecord:
         ids = _ids(db)
         known = f"sessions here: {nearest(session, ids)}" if ids else "there are none here yet, call open_session"
         raise SessionError(f"unknown session {session!r:.60}; {known}")
-    return SessionRecord.model_validate(from_row(rows[0], ["profile"]))
+    return _record(rows[0])
 
 
 def all_sessions(db: Database) -> list[SessionRecord]:
     """Every session, oldest first."""
-    rows = db.query(f"SELECT {COLUMNS} FROM sessions ORDER BY serial")
-    return [SessionRecord.model_validate(from_row(row, ["profile"])) for row in rows]
+    return [_record(row) for row in db.query(f"SELECT {COLUMNS} FROM sessions ORDER BY serial")]
+
+
+def open_sessions(db: Database, dataset_id: str, backbone: str | None) -> list[SessionRecord]:
+    """The sessions on a dataset that still take trials, oldest first; of one backbone, if it is named."""
+    where = "WHERE dataset_id = ? AND backbone = coalesce(?, backbone) AND state = 'open'"
+    query = f"SELECT {COLUMNS} FROM sessions {where} ORDER BY serial"
+    return [_record(row) for row in db.query(query, [dataset_id, backbone])]
+
+
+def sessions_in_short(db: Database) -> list[Row]:
+    """Every session, oldest first: id, dataset, backbone, state, opened_at, number of trials, best NDCG@10 or None."""
+    return list(db.query("""
+        SELECT sessions.id AS session, dataset, backbone, state, opened_at, count(trials.handle) AS trials,
+               max(CASE trials.status WHEN 'finished' THEN json_extract(metrics, '$."ndcg@10"') END) AS best_ndcg10
+          FROM sessions LEFT JOIN trials ON trials.session = sessions.id
+         GROUP BY sessions.serial ORDER BY sessions.serial
+    """))
+
+
+def spend_llm(db: Database, session: str, usd: float) -> None:
+    """Record what the language model has cost so far; the total only grows, and only while the session is open."""
+    db.execute(
+        "UPDATE sessions SET llm_usd = max(llm_usd, ?) WHERE id = ? AND state = 'open'",
+        [usd, get_session(db, session).id],
+    )
 
 
 def require_open(db: Database, session: str) -> SessionRecord:
@@ -100,6 +133,10 @@ def _freeze(db: Database, session: str, selected: str | None) -> None:
     db.execute(
         "UPDATE sessions SET state = 'frozen', selected = ?, frozen_at = ? WHERE id = ?", [selected, now(), session]
     )
+
+
+def _record(row: Row) -> SessionRecord:
+    return SessionRecord.model_validate(from_row(row, ["profile", "memory_from"]))
 
 
 def _ids(db: Database) -> list[str]:

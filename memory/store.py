@@ -10,11 +10,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from . import reflections, retrieval, rules, sessions, trials
+from . import learnt, portable, reflections, retrieval, rules, sessions, trials
 from .database import MemoryDatabase
 from .records import (
     Check,
+    ConfigurationRecord,
+    EffectRecord,
     ReflectionRecord,
+    RuleKind,
     RuleRecord,
     SessionRecord,
     SessionState,
@@ -60,6 +63,21 @@ class Memory:
         with self.database.reading() as db:
             return sessions.all_sessions(db)
 
+    def open_sessions(self, dataset_id: str, backbone: str | None = None) -> list[SessionRecord]:
+        """The sessions on a dataset that still take trials, oldest first; of one backbone, if it is named."""
+        with self.database.reading() as db:
+            return sessions.open_sessions(db, dataset_id, backbone)
+
+    def sessions_in_short(self) -> list[dict[str, Any]]:
+        """Every session, oldest first: session, dataset, backbone, state, opened_at, trials, best_ndcg10."""
+        with self.database.reading() as db:
+            return sessions.sessions_in_short(db)
+
+    def spend_llm(self, session: str, usd: float) -> None:
+        """Record what a session's language model has cost so far; the total only grows."""
+        with self.database.writing() as db:
+            sessions.spend_llm(db, session, usd)
+
     def set_state(
         self, session: str, expected: SessionState, new: SessionState, *, selected: str | None = None
     ) -> bool:
@@ -90,6 +108,11 @@ class Memory:
         """The trials of a session, first to last."""
         with self.database.reading() as db:
             return trials.all_trials(db, session)
+
+    def running_trials(self, session: str) -> list[TrialRecord]:
+        """The trial of a session that has not ended: none or one."""
+        with self.database.reading() as db:
+            return trials.running_trials(db, session)
 
     def incumbent(self, session: str) -> TrialRecord | None:
         """The latest trial that was kept, or None."""
@@ -125,15 +148,40 @@ class Memory:
         with self.database.writing() as db:
             return rules.update_rule(db, rule_id, session, support, contradiction, evidence, check)
 
+    def count_rules(self, session: str, counts: Mapping[int, rules.Count]) -> int:
+        """Set what `session` counts for and against each of some rules, at once; returns how many counts changed."""
+        with self.database.writing() as db:
+            return rules.count_rules(db, session, counts)
+
     def rules(self, backbone: str | None = None) -> list[RuleRecord]:
         """Every rule, oldest first; with a backbone, those that hold for it."""
         with self.database.reading() as db:
             return rules.all_rules(db, backbone)
 
-    def avoid_rules(self, backbone: str) -> list[RuleRecord]:
-        """The active discard heuristics of a backbone: supported rules of kind `avoid` that have a condition."""
+    def latest_rules(self, backbone: str, datasets: Sequence[str] = (), limit: int = 50) -> list[RuleRecord]:
+        """The newest rules that hold for a backbone, the oldest of them first; of some datasets, if named."""
         with self.database.reading() as db:
-            return rules.avoid_rules(db, backbone)
+            return rules.latest_rules(db, backbone, datasets, limit)
+
+    def rules_about(self, backbone: str, knobs: Collection[str]) -> list[RuleRecord]:
+        """The rules to prefer or avoid something, for a backbone, whose condition is on one of `knobs`."""
+        with self.database.reading() as db:
+            return rules.rules_about(db, backbone, knobs)
+
+    def avoid_rules(
+        self,
+        backbone: str,
+        knobs: Collection[str] | None = None,
+        *,
+        datasets: Sequence[str] = (),
+        session: str = "",
+    ) -> list[RuleRecord]:
+        """The discard heuristics of a backbone: trusted rules of kind `avoid` with a condition (on one of `knobs`).
+
+        With `datasets`, by what sessions on these, and `session` itself, counted.
+        """
+        with self.database.reading() as db:
+            return rules.avoid_rules(db, backbone, knobs, datasets, session)
 
     def add_summary(self, record: SummaryRecord) -> SummaryRecord:
         """Store the Cognition Summary of an open session; it replaces an earlier one."""
@@ -145,21 +193,64 @@ class Memory:
         with self.database.reading() as db:
             return reflections.all_summaries(db)
 
-    def search(self, query: str, limit: int = 20) -> list[dict[str, Any]]:
+    def latest_summaries(self, datasets: Sequence[str] = (), limit: int = 10) -> list[SummaryRecord]:
+        """The newest Cognition Summaries, the oldest of them first; of some datasets, if named."""
+        with self.database.reading() as db:
+            return reflections.latest_summaries(db, datasets, limit)
+
+    def learn(self, configurations: Sequence[ConfigurationRecord], effects: Sequence[EffectRecord]) -> None:
+        """Store what a session that closes has measured, for later ones; a second call changes nothing."""
+        with self.database.writing() as db:
+            learnt.learn(db, configurations, effects)
+
+    def pooled_effects(self, backbone: str, datasets: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+        """What each knob did in closed sessions, as shares of the base's NDCG@10."""
+        with self.database.reading() as db:
+            return learnt.pooled_effects(db, backbone, datasets)
+
+    def similarities(self, profile: Mapping[str, Any], dataset_id: str) -> dict[str, float]:
+        """How alike every dataset that is known is to one with this profile."""
+        with self.database.reading() as db:
+            return retrieval.similarities(db, profile, dataset_id)
+
+    def search(self, query: str, limit: int = 20, datasets: Sequence[str] = ()) -> list[dict[str, Any]]:
         """Rules, reflections and summaries with any word of `query`, best first; any text is a valid query."""
         with self.database.reading() as db:
-            return retrieval.search(db, query, limit)
+            return retrieval.search(db, query, limit, datasets)
 
     def prior(
-        self, profile: Mapping[str, Any], dataset_id: str, backbone: str, limit: int = 10
+        self,
+        profile: Mapping[str, Any],
+        dataset_id: str,
+        backbone: str,
+        limit: int = 10,
+        *,
+        kinds: Sequence[RuleKind] = retrieval.ALL_KINDS,
+        datasets: Sequence[str] = (),
     ) -> list[dict[str, Any]]:
         """The rules that bear on a dataset and backbone, best first."""
         with self.database.reading() as db:
-            return retrieval.prior(db, profile, dataset_id, backbone, limit)
+            return retrieval.prior(db, profile, dataset_id, backbone, limit, kinds=kinds, datasets=datasets)
 
     def portfolio(
-        self, profile: Mapping[str, Any], backbone: str, limit: int = 3, *, dataset_id: str = ""
+        self,
+        profile: Mapping[str, Any],
+        backbone: str,
+        limit: int = 5,
+        *,
+        dataset_id: str = "",
+        datasets: Sequence[str] = (),
     ) -> list[dict[str, Any]]:
-        """The best configurations of closed sessions on similar datasets, most similar first."""
+        """Configurations of closed sessions that did well on similar datasets, chosen by average rank."""
         with self.database.reading() as db:
-            return retrieval.portfolio(db, profile, backbone, limit, dataset_id)
+            return retrieval.portfolio(db, profile, backbone, limit, dataset_id, datasets)
+
+    def export(self) -> portable.Cognition:
+        """All cognition: rules with their counts, summaries, effects and configurations."""
+        with self.database.reading() as db:
+            return portable.collect(db)
+
+    def merge(self, cognition: portable.Cognition) -> portable.Merged:
+        """Add the cognition of another memory; what is here already stays as it is."""
+        with self.database.writing() as db:
+            return portable.merge(db, cognition)

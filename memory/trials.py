@@ -80,6 +80,12 @@ def all_trials(db: Database, session: str) -> list[TrialRecord]:
     return [_record(row) for row in db.query(f"{SELECT} WHERE session = ? ORDER BY number", [session])]
 
 
+def running_trials(db: Database, session: str) -> list[TrialRecord]:
+    """The trial of a session that has not ended: none or one."""
+    session = get_session(db, session).id
+    return [_record(row) for row in list(db.query(f"{SELECT} WHERE session = ? AND status = 'running'", [session]))]
+
+
 def incumbent(db: Database, session: str) -> TrialRecord | None:
     """The latest trial that was kept, or None."""
     session = get_session(db, session).id

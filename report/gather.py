@@ -15,7 +15,7 @@ from ..memory.store import Memory
 from ..sandbox.effects import knob_effects
 from ..sandbox.protocol import parse_protocol
 from ..sandbox.statistics import selection_inflation
-from ..tools.finalize import select
+from ..tools.cognition import select
 
 
 @dataclass(frozen=True)

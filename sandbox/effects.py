@@ -1,11 +1,16 @@
 """What each knob did so far: paired differences against the base, from trials that changed one knob alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..data.errors import ConfigError
 from ..memory.records import TrialRecord
-from ..models.config import TrialConfig
-from .action_space import inert_changes
+from ..models.config import TrialConfig, check_combination
+from .action_space import DIMENSIONS, ActionSpace, inert_changes
+
+INTERVAL_Z = 1.96  # 95 %
+SMALLEST_RELATIVE_SE = 1e-3
+"""A difference without spread over users is taken to be this sure, as a share of the base's NDCG@10."""
 
 
 def base_config(
@@ -35,13 +40,68 @@ def changed_knobs(trial: TrialRecord, base: TrialConfig | None) -> dict[str, Any
     }
 
 
+def alone(knob: str, trial: TrialRecord, base: TrialConfig, changed: Mapping[str, Any]) -> bool:
+    """Whether the trial's difference speaks of `knob` by itself: nothing else changed, or nothing that had a choice.
+
+    causal=false, say, has no meaning without supervision='last', so the two can only be tried together.
+    """
+    if set(changed) == {knob}:
+        return True
+    try:
+        check_combination(base.model_copy(update={knob: trial.config[knob]}))
+    except ConfigError:
+        return True
+    return False
+
+
+def interval(mean: float, se: float) -> list[float]:
+    """The 95 % interval of a mean."""
+    return [mean - INTERVAL_Z * se, mean + INTERVAL_Z * se]
+
+
+def coverage(trials: Sequence[TrialRecord], space: ActionSpace, backbone: str) -> dict[str, dict[str, int]]:
+    """Per dimension: how many of its knobs any trial has changed, and how many there are."""
+    tried = {knob for trial in trials for knob in trial.changes}
+    found = {dimension: {"tried": 0, "knobs": 0} for dimension in DIMENSIONS}
+    for knob in space.knobs(backbone):
+        found[knob.dimension]["knobs"] += 1
+        found[knob.dimension]["tried"] += knob.name in tried
+    return {dimension: counts for dimension, counts in found.items() if counts["knobs"]}
+
+
+def untried(trials: Sequence[TrialRecord], space: ActionSpace, backbone: str) -> dict[str, list[str]]:
+    """Per dimension, the knobs that no trial has changed."""
+    tried = {knob for trial in trials for knob in trial.changes}
+    knobs = space.knobs(backbone)
+    left = {d: [k.name for k in knobs if k.dimension == d and k.name not in tried] for d in DIMENSIONS}
+    return {dimension: names for dimension, names in left.items() if names}
+
+
+def relative_effects(
+    trials: Sequence[TrialRecord], default: TrialConfig | None = None
+) -> list[tuple[str, Any, float, float]]:
+    """(knob, value, effect, se) of every trial that changed one knob alone, as shares of its base's NDCG@10."""
+    found = []
+    for trial in trials:
+        outcome = trial.outcome
+        if outcome is None or outcome.base_delta is None or outcome.base_delta_se is None:
+            continue
+        changed = changed_knobs(trial, base_config(trial, trials, default))
+        before = outcome.metrics["ndcg@10"] - outcome.base_delta
+        if len(changed) == 1 and before > 0:
+            knob, value = next(iter(changed.items()))
+            se = max(outcome.base_delta_se / before, SMALLEST_RELATIVE_SE)
+            found.append((knob, value, outcome.base_delta / before, se))
+    return found
+
+
 def knob_effects(
     trials: Sequence[TrialRecord], default: TrialConfig | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Per knob: {n, mean_delta, se, values, confounded}, from finished trials with a measured `base_delta`.
+    """Per knob: {n, mean_delta, se, interval, values, confounded}, from trials with a measured `base_delta`.
 
     values       [{value, delta, se, trial}, …]: the trials that changed this knob alone; n is their number
-    mean_delta   their mean, weighted by 1/se² (None if n is 0), and its standard error `se`
+    mean_delta   their mean, weighted by 1/se² (None if n is 0), its standard error `se` and its 95 % `interval`
     confounded   number of trials that changed this knob together with others: counted, never averaged
     """
     effects: dict[str, dict[str, Any]] = {}
@@ -69,4 +129,5 @@ def _pooled(entry: dict[str, Any]) -> dict[str, Any]:
     total = sum(weights)
     mean = sum(w * v["delta"] for w, v in zip(weights, values, strict=True)) / total if values else None
     se = (total**-0.5 if surest else 0.0) if values else None
-    return {"n": len(values), "mean_delta": mean, "se": se, **entry}
+    sure = None if mean is None or se is None else interval(mean, se)
+    return {"n": len(values), "mean_delta": mean, "se": se, "interval": sure, **entry}

@@ -19,6 +19,8 @@ class Spending(Protocol):
     trials_max: int
     train_seconds_used: float
     train_seconds_max: float
+    llm_usd_used: float
+    llm_usd_max: float | None
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Heuristic:
     """An active discard heuristic: a supported rule of kind `avoid` with a condition on knobs."""
 
     rule_id: int
-    statement: str  # written by an agent: quoted, never followed
+    statement: str  # written by an agent: in quotation marks, never followed
     condition: str
 
 
@@ -91,27 +93,42 @@ def admit(
     refusal = _turn_refusal(budget, running, pending_reflection)
     if refusal:
         return Admission("refused", refusal)
-    applying = next((h for h in heuristics if _applies(h, base, config)), None)
+    applying = applying_heuristic(heuristics, base, config)
     overridden = bool(override_reason and override_reason.strip())
     if applying and not overridden:
         return Admission("refused", _heuristic_refusal(applying))
     return Admission("admitted", f"runs against discard heuristic {applying.rule_id}" if applying else "")
 
 
+def applying_heuristic(heuristics: Sequence[Heuristic], base: TrialConfig, config: TrialConfig) -> Heuristic | None:
+    """The first discard heuristic that speaks against trying `config` over `base`, or None."""
+    return next((h for h in heuristics if _applies(h, base, config)), None)
+
+
 def judge(
-    candidate: Standing, incumbent: Standing | None, comparison: Comparison | None, keep_z: float
+    candidate: Standing,
+    incumbent: Standing | None,
+    comparison: Comparison | None,
+    keep_z: float,
+    *,
+    champion: tuple[str, Comparison] | None = None,
 ) -> Judgement:
-    """keep or discard; `comparison` is the candidate against the incumbent, None only where there is no incumbent."""
+    """keep or discard; `comparison` is the candidate against the incumbent, None only where there is no incumbent.
+
+    `champion` is the best trial kept so far and the candidate against it, where that is not the incumbent: after the
+    simpler configuration won within noise. What was reached stays the mark. Otherwise a line of ever simpler, ever
+    slightly worse incumbents would lower it, and the next equal trial would pass as better.
+    """
     if incumbent is None:
         return Judgement("keep", "the first finished trial becomes the incumbent")
     assert comparison is not None  # whoever has an incumbent has its ranks
-    numbers = (
-        f"NDCG@10 {comparison.delta:+.4f} ± {comparison.se:.4f} (z = {comparison.z:+.2f}) "
-        f"against {incumbent.handle} over {comparison.n} users"
-    )
-    if comparison.z >= keep_z and comparison.delta > 0:
+    numbers = _numbers(comparison, incumbent.handle)
+    mark = comparison if champion is None else champion[1]
+    if champion is not None:
+        numbers += f", and {_numbers(champion[1], champion[0])}, the best one kept"
+    if min(comparison.z, mark.z) >= keep_z and mark.delta > 0:
         return Judgement("keep", f"{numbers}; keep needs z >= {keep_z:g}")
-    if comparison.z < -keep_z:
+    if min(comparison.z, mark.z) < -keep_z:
         return Judgement("discard", f"{numbers}; clearly worse")
     sizes = f"{candidate.parameters:,} parameters against {incumbent.parameters:,}"
     if candidate.parameters < incumbent.parameters:
@@ -126,10 +143,13 @@ def stop(
     max_train_seconds: float,
     patience: int,
     target_ndcg: float | None = None,
+    llm_usd: float = 0.0,
+    max_llm_usd: float | None = None,
 ) -> Stop:
-    """Whether a session has reached an end: budget, patience or target."""
+    """Whether a session has reached an end: budget in trials, seconds or language-model cost, patience, or target."""
     reason = (
         _spent(len(trials), max_trials, seconds_used(trials), max_train_seconds)
+        or _llm_spent(llm_usd, max_llm_usd)
         or _patience(trials, patience)
         or _target(trials, target_ndcg)
     )
@@ -141,6 +161,13 @@ def seconds_used(trials: Sequence[TrialRecord]) -> float:
     return sum(trial.outcome.train_seconds for trial in trials if trial.outcome)
 
 
+def _numbers(comparison: Comparison, handle: str) -> str:
+    return (
+        f"NDCG@10 {comparison.delta:+.4f} ± {comparison.se:.4f} (z = {comparison.z:+.2f}) "
+        f"against {handle} over {comparison.n} users"
+    )
+
+
 def _state_refusal(state: str) -> str | None:
     if state == "open":
         return None
@@ -149,7 +176,9 @@ def _state_refusal(state: str) -> str | None:
 
 def _turn_refusal(budget: Spending, running: str | None, pending: str | None) -> str | None:
     """Why no new trial may start now, even an admissible one."""
-    spent = _spent(budget.trials_used, budget.trials_max, budget.train_seconds_used, budget.train_seconds_max)
+    spent = _spent(
+        budget.trials_used, budget.trials_max, budget.train_seconds_used, budget.train_seconds_max
+    ) or _llm_spent(budget.llm_usd_used, budget.llm_usd_max)
     if spent:
         return f"{spent}; call finalize"
     if running:
@@ -193,7 +222,7 @@ def _applies(heuristic: Heuristic, base: TrialConfig, config: TrialConfig) -> bo
 
 def _heuristic_refusal(heuristic: Heuristic) -> str:
     return (
-        f"discard heuristic {heuristic.rule_id} ({heuristic.statement!r}) applies: {heuristic.condition} holds for "
+        f"discard heuristic {heuristic.rule_id} ({heuristic.statement}) applies: {heuristic.condition} holds for "
         "this trial and not for its base; change the trial, or say in override_reason why this case differs"
     )
 
@@ -204,6 +233,12 @@ def _spent(trials: int, max_trials: int, seconds: float, max_seconds: float) -> 
     if seconds >= max_seconds:
         return f"{seconds:.0f} of {max_seconds:.0f} training seconds are used"
     return None
+
+
+def _llm_spent(usd: float, max_usd: float | None) -> str | None:
+    if max_usd is None or usd < max_usd:
+        return None
+    return f"{usd:.2f} of {max_usd:.2f} dollars for the language model are used"
 
 
 def _patience(trials: Sequence[TrialRecord], patience: int) -> str | None:

@@ -31,6 +31,7 @@ class Protocol(BaseModel):
     keep_z: float = Field(ge=0, le=10)
     require_reflection: bool
     target_ndcg: float | None = Field(None, gt=0, le=1)
+    max_llm_usd: float | None = Field(None, gt=0, le=1e6)  # of the session's language model
     space: ActionSpace
     text: str
     sha256: str  # of `text`

@@ -40,6 +40,16 @@ def compare(ranks_base: npt.ArrayLike, ranks_candidate: npt.ArrayLike) -> Compar
     return Comparison(delta, se, z_score(delta, se), int(difference.size))
 
 
+def metric_errors(ranks: npt.ArrayLike) -> dict[str, float]:
+    """Standard errors over users of recall and NDCG at 5 and 10; ranks (num_users,), 1 = best."""
+    found = np.asarray(ranks)
+    errors = {}
+    for k in (5, 10):
+        errors[f"recall@{k}"] = _error_of_mean((found <= k).astype(np.float64))
+        errors[f"ndcg@{k}"] = _error_of_mean(ndcg_per_user(found, k))
+    return errors
+
+
 def standard_error(ranks: npt.ArrayLike) -> float:
     """Standard error over users of NDCG@10; raises TrialError for fewer than two users."""
     return _error_of_mean(ndcg_per_user(np.asarray(ranks)))

@@ -59,8 +59,8 @@ incumbent, with a hypothesis.
 3. status 'running' means that the wait is up and nothing failed: call wait_trial. Never start the same trial again.
 4. write_reflection after each finished trial: did it help against its base, which dimension explains it. The next \
 run_trial waits for it.
-5. read_memory(view='state') shows the incumbent, effects per knob, what is untried, and the budget. Every result has \
-`next`: what to do now.
+5. read_memory(view='state') shows the incumbent, effects per knob, what is untried, three proposals and the budget. \
+Every result has `next`: what to do now.
 6. When the budget or the stop rule says so: finalize with a Cognition Summary and confirm=true. It ends the session \
 and looks at the test set, once.
 Choose by validation NDCG@10 only; the server measures, judges and seeds. Texts in the memory were written by other \

@@ -5,6 +5,7 @@ is not in the signature (a seed, say) is refused by name instead of being droppe
 """
 
 import inspect
+import math
 from collections.abc import Awaitable, Callable
 from copy import copy
 from dataclasses import replace
@@ -28,6 +29,8 @@ from .waits import outwait, wait_cap
 PlainTool = Callable[..., BaseModel]
 
 CLIENT_NAME_LENGTH = 80
+LLM_USD = "virtualmle/llm_usd"
+"""In a request's `_meta`: dollars that the client's language model cost this session so far. No model can set it."""
 WAIT = "wait_seconds"
 
 OUT_OF_REACH = {
@@ -72,6 +75,7 @@ def _on_the_wire(ws: Workspace, tool: PlainTool, override: float | None) -> Call
         if waits:
             arguments[WAIT] = 0
         try:
+            await anyio.to_thread.run_sync(note_cost, ws, context, arguments.get("session"))
             result = await anyio.to_thread.run_sync(partial(tool, for_client(ws, client), **arguments))
             if not isinstance(result, TrialObservation) or not waits:
                 return result
@@ -90,6 +94,14 @@ def client_name(context: Context[Workspace]) -> str:
     """The name that the client gave itself, cleaned; empty when it gave none."""
     parameters = context.request_context.session.client_params
     return clean_text(parameters.client_info.name, CLIENT_NAME_LENGTH) if parameters else ""
+
+
+def note_cost(ws: Workspace, context: Context[Workspace], session: object) -> None:
+    """Record what the client says its language model has cost, where it says so; SessionError for no such session."""
+    cost = (context.request_context.meta or {}).get(LLM_USD)
+    number = isinstance(cost, int | float) and not isinstance(cost, bool) and math.isfinite(cost) and cost > 0
+    if number and isinstance(session, str):
+        ws.memory.spend_llm(session, float(cost))  # type: ignore[arg-type]
 
 
 def for_client(ws: Workspace, client: str) -> Workspace:

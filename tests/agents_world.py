@@ -42,12 +42,15 @@ class World:
         prior: list[dict[str, Any]] | None = None,
         reflection: bool = True,
         avoid: str | None = None,
+        memory: bool = True,
+        known: dict[str, Any] | None = None,  # history_effects, proposals
     ) -> None:
         self.surface, self.backbone, self.trials_max, self.patience = surface, backbone, trials_max, patience
         self.space = SPACE.model_copy(
             update={"entries": tuple(k for k in SPACE.entries if knobs is None or k.name in knobs)}
         )
-        self.prior, self.reflection = prior or [], reflection
+        self.prior, self.reflection, self.memory = prior or [], reflection, memory
+        self.known = {"history_effects": {}, "proposals": [], **(known or {})}
         self.avoid = parse_condition(avoid) if avoid else None
         self.trials: list[dict[str, Any]] = []
         self.configs: dict[str, TrialConfig] = {}
@@ -84,7 +87,7 @@ class World:
         config = self.space.resolve(base, action.changes)
         if any(effective(config) == effective(other) for other in self.configs.values()):
             self.refused.append(Refusal(action.changes, action.base, "already tried"))
-        elif self.avoid and self.avoid.matches(config) and not self.avoid.matches(base):
+        elif self.avoid and self.avoid.matches(config) and not (self.avoid.matches(base) or action.override):
             self.refused.append(Refusal(action.changes, action.base, "a discard heuristic applies"))
         else:
             self.refused.clear()
@@ -141,11 +144,12 @@ class World:
         state = {
             "session": "s", "dataset": "d", "backbone": self.backbone, "state": "open", "budget": budget,
             "incumbent": self.incumbent, "pending_reflection": self._pending(), "running": self.running,
-            "stop": {"stop": bool(stop), "reason": stop}, "with_reflection": self.reflection, "with_memory": True,
-            "effects": {}, "best": [], "untried": {},
+            "stop": {"stop": bool(stop), "reason": stop}, "with_reflection": self.reflection,
+            "with_memory": self.memory, "effects": {}, "best": [], "untried": {}, **self.known,
         }  # fmt: skip
         trajectory = {"session": "s", "trials": [dict(row) for row in self.trials], "reflections": []}
-        return Situation(brief, state, trajectory, tuple(self.refused))
+        situation = Situation(brief, state, trajectory, tuple(self.refused))
+        return situation if self.memory else situation.without_memory()
 
     def play(self, agent: Any, limit: int = 400) -> "World":
         """Let an agent act until it finalizes."""

@@ -22,6 +22,7 @@ from virtualmle.agents.events import (
 )
 from virtualmle.agents.loop import MAX_REFUSALS, run_agent
 from virtualmle.data.errors import AdmissionError, SessionError
+from virtualmle.memory.records import RuleRecord
 from virtualmle.memory.store import Memory
 from virtualmle.server.app import build_server
 from virtualmle.server.waits import OVERRIDE
@@ -114,3 +115,37 @@ async def test_what_a_tool_refuses_arrives_as_its_plain_sentence(tmp_path: Path)
     with pytest.raises(SessionError) as refusal:
         await drive(tmp_path, Engineer(0), session="nowhere-sasrec-1")
     assert "nowhere-sasrec-1" in str(refusal.value) and "Error executing tool" not in str(refusal.value)
+
+
+class Insistent(Agent):
+    """Asks for a wider state, first plainly and then with a reason to override what stands against it."""
+
+    def act(self, situation: Situation) -> Action:
+        owed = duty(situation)
+        if owed or not situation.trajectory["trials"]:
+            return owed or RunTrial({}, "default")
+        return RunTrial({"hidden_dim": 32}, override="wider helped on this catalogue" if situation.refused else "")
+
+
+async def test_a_reason_to_override_a_discard_heuristic_reaches_the_server(tmp_path: Path) -> None:
+    home = quick_home(tmp_path / "home")
+    rule = RuleRecord(
+        kind="avoid", statement="wide states over-fit", condition="hidden_dim >= 32", backbone="sasrec",
+        check="supported", support=3,
+    )  # fmt: skip
+    with Memory(home / "memory.db") as memory:
+        memory.add_rule(rule)
+    seen: list[Event] = []
+    result = await drive(home, Insistent(0), seen.append)
+    assert [event.reason for event in seen if isinstance(event, TrialRefused)][0].startswith("discard heuristic")
+    with Memory(home / "memory.db") as memory:
+        recorded = memory.trial(result["session"], "t002").override_reason or ""
+    assert recorded.endswith("wider helped on this catalogue")
+
+
+async def test_the_engineers_causes_and_effects_are_accepted_by_the_servers_check(tmp_path: Path) -> None:
+    seen: list[Event] = []
+    await drive(quick_home(tmp_path / "home"), Engineer(1), seen.append)
+    reflected = [event for event in seen if isinstance(event, Reflected)]
+    assert reflected[1].action.effect is not None and reflected[1].action.cause
+    assert [event.receipt["check"] for event in reflected[1:]] == ["supported"]

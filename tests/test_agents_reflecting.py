@@ -103,3 +103,49 @@ def test_rules_are_left_to_finalize_only_where_reflections_are_off() -> None:
 def test_the_summary_of_a_session_in_which_nothing_finished_says_so() -> None:
     world = World(lambda _: float("nan"), trials_max=2).play(Engineer(0))
     assert world.over and "None of 2 trials finished" in world.over.summary
+
+
+def climbing(*zs: float) -> Situation:
+    """A default, then lr driven upwards from it once per z, each time over the default."""
+    rows = [_row("t001", {}, None)]
+    rows += [_row(f"t{i:03d}", {"lr": round(3e-4 * i, 6)}, z) for i, z in enumerate(zs, 2)]
+    world = World()
+    world.trials, world.incumbent = rows, "t001"
+    return world.situation
+
+
+def test_a_rule_is_written_when_several_steps_together_are_clear_enough() -> None:
+    situation = climbing(1.6, 1.6)
+    assert reflect_on(situation, "t002").rule is None
+    reflection = reflect_on(situation, "t003")
+    assert reflection.rule is not None and reflection.rule["kind"] == "prefer"
+    assert (reflection.rule["condition"], reflection.rule["evidence"]) == ("lr >= 0.0006", ["t002", "t003"])
+    assert "over 2 trials together (z +2.3)" in reflection.rule["statement"]
+
+
+def test_steps_that_disagree_make_no_pooled_rule() -> None:
+    assert reflect_on(climbing(-0.2, 1.9, 1.9), "t004").rule is None
+
+
+def test_a_pooled_rule_is_said_once() -> None:
+    assert reflect_on(climbing(1.6, 1.6, 1.6), "t004").rule is None
+
+
+def test_a_lesson_pools_the_earlier_steps_in_the_same_direction_and_cites_those_that_agree() -> None:
+    reflection = reflect_on(climbing(1.5, 0.2, 1.5), "t004")
+    assert "Over 3 trials lr up: +2.2% ± 1.2% (z +1.8)." in reflection.lesson
+    assert reflection.evidence == ("t002", "t004")
+
+
+def test_an_effect_is_claimed_where_there_is_one_and_its_cause_is_held_against_the_outcome() -> None:
+    hurt = reflect_on(situation_with({"lr": 0.001}, -2.0), "t002")
+    assert hurt.effect == pytest.approx(-0.002) and "speaks against it" in hurt.cause
+    faint = reflect_on(situation_with({"lr": 0.001}, 0.5), "t002")
+    assert faint.effect is None and "smaller than the noise" in faint.cause
+    assert reflect_on(situation_with({"beta1": 0.5}, 2.0), "t002").cause == ""
+
+
+def test_the_summary_says_what_was_kept_in_its_order() -> None:
+    summary = summarise(World(trials_max=10).play(Engineer(0)).situation)
+    kept = summary.split("Kept one after the other: ")[1].split(". ")[0].split("; ")
+    assert [step.split("=")[0] for step in kept] == ["lr", "transition_weight", "loss"]

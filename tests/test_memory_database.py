@@ -65,7 +65,10 @@ def old_database(path: Path, stop_before: str) -> Database:
     return database
 
 
-@pytest.mark.parametrize("stop_before", ["m002_full_text", "m003_rule_counts", "m004_guards"])
+OLDER = ["m002_full_text", "m003_rule_counts", "m004_guards", "m005_sessions_know_their_memory"]
+
+
+@pytest.mark.parametrize("stop_before", OLDER)
 def test_a_file_of_an_older_schema_is_brought_up_to_date_with_all_that_is_in_it(path: Path, stop_before: str) -> None:
     old_database(path, stop_before).close()
     with Memory(path) as memory:
@@ -78,6 +81,34 @@ def test_a_file_of_an_older_schema_is_brought_up_to_date_with_all_that_is_in_it(
         assert (merged.id, merged.support, merged.contradiction) == (1, 5, 1)
         assert memory.set_state("demo-hstu-1", "open", "frozen", selected="t001")
         assert not MIGRATIONS.pending(memory.database.db)
+
+
+def test_what_an_older_schema_knew_can_be_found_by_the_newer_ways(path: Path) -> None:
+    old = old_database(path, "m005_sessions_know_their_memory")
+    old.executescript("""
+        INSERT INTO trials SELECT session, 't002', 2, base, changes, '{"lr": 0.2}', 'd', train_hash, hypothesis,
+            override_reason, status, 'discard', reason, cause, '{"ndcg@10": 0.06}', ndcg_se, incumbent_before, delta,
+            delta_se, z, base_delta, base_delta_se, curve, details, parameters, train_seconds, wall_seconds,
+            created_at, finished_at FROM trials;
+        INSERT INTO reflections VALUES (2, 'demo-hstu-1', 't002', '', 'discard', 'unclear', 'capacity', '[]',
+            'a deeper look', '', 'unverified', '', 'then');
+        INSERT INTO rules VALUES (2, 'avoid', 'tiny steps', 'lr < 0.01', NULL, '', '', '', '[]', 'unverified', 0, 0,
+            '{"users": 9}', 'then');
+        UPDATE sessions SET state = 'frozen', frozen_at = 'then', selected = 't002';
+    """)
+    old.close()
+    with Memory(path) as memory:
+        session = memory.session("demo-hstu-1")
+        assert (session.memory_from, session.placebo, session.llm_usd, session.max_llm_usd) == ([], False, 0.0, None)
+        checks = {r.trial: (r.check, r.cause, r.times_said) for r in memory.reflections("demo-hstu-1")}
+        assert checks == {"t001": ("supported", "", 1), "t002": ("unsupported", "", 1)}
+        assert [found["trial"] for found in memory.search("deeper", 9)] == ["t002"]
+        assert [rule.id for rule in memory.rules_about("hstu", ["lr"])] == [2]
+        assert memory.add_rule(RuleRecord(kind="avoid", statement="Tiny step.", backbone=None)).id == 2
+        assert [entry["id"] for entry in memory.prior({"users": 5}, "d1", "hstu", 9)] == [1, 2]
+        assert [entry["config"] for entry in memory.portfolio({"users": 5}, "hstu")] == [{"lr": 0.2}, {"lr": 0.1}]
+        counted = memory.prior({"users": 5}, "d1", "hstu", 9, datasets=["demo"])
+        assert [(entry["id"], entry["support"]) for entry in counted] == [(1, 2)]
 
 
 def test_a_migration_that_fails_leaves_the_file_as_it_was(path: Path) -> None:
@@ -125,7 +156,7 @@ def test_the_file_is_in_wal_mode_with_foreign_keys_and_the_busy_timeout_on(memor
     ]
     assert values == ["wal", 1, 50]
     with pytest.raises(sqlite3.IntegrityError, match="FOREIGN KEY"), memory.database.writing() as db:
-        db.execute("INSERT INTO rule_counts VALUES (7, '', 0, 0, '[]')")
+        db.execute("INSERT INTO rule_counts VALUES (7, '', 0, 0, '[]', '', '')")
 
 
 def test_at_most_one_trial_of_a_session_runs_whatever_the_code_does(memory: Memory) -> None:

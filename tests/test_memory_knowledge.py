@@ -7,6 +7,8 @@ import pytest
 
 from virtualmle.data.errors import SessionError
 from virtualmle.memory.records import (
+    ConfigurationRecord,
+    EffectRecord,
     ReflectionRecord,
     RuleRecord,
     SessionRecord,
@@ -14,6 +16,7 @@ from virtualmle.memory.records import (
     TrialOutcome,
     TrialRecord,
 )
+from virtualmle.memory.rules import is_retired
 from virtualmle.memory.store import Memory
 
 SMALL = {"users": 1000, "items": 500, "density": 0.02}
@@ -114,16 +117,18 @@ def test_later_sessions_update_the_counts_also_when_closed(memory: Memory) -> No
 
 
 def test_only_supported_rules_to_avoid_a_condition_are_discard_heuristics(memory: Memory) -> None:
-    avoid = {"kind": "avoid", "condition": "lr > 0.1", "check": "supported"}
+    avoid = {"kind": "avoid", "condition": "lr > 0.1", "check": "supported", "support": 1}
     active = memory.add_rule(a_rule("active", **avoid))
     for name, other in {
         "prefer": {"kind": "prefer"}, "no condition": {"condition": None}, "unverified": {"check": "unverified"},
         "contradicted": {"check": "contradicted"}, "other backbone": {"backbone": "sasrec"},
+        "supported, but not clearly": {"support": 2, "contradiction": 1},
     }.items():  # fmt: skip
         condition = {"condition": f"lr > {len(name)}", **other}.get("condition")
         memory.add_rule(a_rule(name, **{**avoid, **other, "condition": condition}))
     both = memory.add_rule(a_rule("both", **{**avoid, "backbone": None}))
-    assert memory.avoid_rules("hstu") == [active, both]
+    assert memory.avoid_rules("hstu") == memory.avoid_rules("hstu", ["lr", "dropout"]) == [active, both]
+    assert memory.avoid_rules("hstu", ["dropout"]) == []
 
 
 def fill(memory: Memory) -> str:
@@ -205,34 +210,116 @@ def test_a_prior_entry_says_what_it_holds_for_and_where_it_comes_from(memory: Me
     assert memory.prior(LARGE, "d1", "hstu", 5) == [{
         "id": rule.id, "kind": "prefer", "statement": '“say "stop" now”', "condition": "lr > 0.1", "backbone": "hstu",
         "dataset": "demo", "session": session, "check": "supported", "support": 3, "contradiction": 0,
-        "similarity": 1.0,  # the same dataset, whatever the profile says
+        "confidence": 0.8, "similarity": 1.0,  # the same dataset, whatever the profile says
     }]  # fmt: skip
 
 
-def test_the_portfolio_holds_the_selected_configuration_of_closed_sessions_nearest_dataset_first(
-    memory: Memory,
-) -> None:
-    chosen = a_session(memory, dataset="near", dataset_id="n")
-    a_trial(memory, chosen, 0.03, lr=0.1)
-    selected = a_trial(memory, chosen, 0.04, lr=0.2)
-    memory.set_state(chosen, "open", "frozen", selected=selected)
-    worse = a_session(memory, dataset="near", dataset_id="n")
-    a_trial(memory, worse, 0.01, lr=0.9)
-    far = a_session(memory, dataset="far", dataset_id="f", profile=LARGE)
-    a_trial(memory, far, 0.09, lr=0.3)
-    a_trial(memory, far, 0.08, lr=0.4)
-    for closed in (worse, far, a_session(memory, dataset="empty", dataset_id="e")):
-        memory.set_state(closed, "open", "frozen")
-    a_trial(memory, a_session(memory, dataset="still open", dataset_id="o"), 0.5)
-    other = a_session(memory, dataset="other", dataset_id="x", backbone="sasrec")
-    a_trial(memory, other, 0.5)
-    memory.set_state(other, "open", "frozen")
+def a_configuration(dataset: str, session: str, trial: str, ndcg: float, **config: Any) -> ConfigurationRecord:
+    return ConfigurationRecord(session=session, trial=trial, dataset=dataset, dataset_id=dataset, backbone="hstu",
+                               config=config, config_hash=str(config), ndcg=ndcg, gain=0.1)  # fmt: skip
 
-    near, away = memory.portfolio(SMALL, "hstu", 5)
-    assert near == {
-        "dataset": "near", "session": chosen, "trial": "t002", "config": {"lr": 0.2}, "ndcg@10": 0.04, "similarity": 1.0
+
+def test_the_portfolio_takes_what_does_well_on_average_then_what_does_well_where_that_does_not(memory: Memory) -> None:
+    for dataset, profile in {"a": SMALL, "b": SMALL, "c": SMALL, "far": LARGE}.items():
+        a_session(memory, dataset=dataset, dataset_id=dataset, profile=profile)
+    memory.learn([
+        a_configuration("a", "a-1", "t1", 0.09, lr=1), a_configuration("a", "a-1", "t2", 0.08, lr=2),
+        a_configuration("b", "b-1", "t1", 0.05, lr=3), a_configuration("b", "b-1", "t2", 0.04, lr=2),
+        a_configuration("c", "c-1", "t1", 0.03, lr=2), a_configuration("c", "c-1", "t2", 0.02, lr=9),
+        a_configuration("far", "far-1", "t1", 0.5, lr=4),
+    ], [])  # fmt: skip
+    chosen = memory.portfolio(SMALL, "hstu")
+    # 2 is second, second and first; then the winners of a and b; far is too unlike to come before them
+    assert [entry["config"]["lr"] for entry in chosen] == [2, 1, 3, 4, 9]
+    assert chosen[1] == {
+        "dataset": "a", "session": "a-1", "trial": "t1", "config": {"lr": 1}, "gain": 0.1, "ndcg@10": 0.09,
+        "similarity": 1.0,
     }  # fmt: skip
-    assert (away["dataset"], away["config"]) == ("far", {"lr": 0.3})
-    assert away["similarity"] < 0.2
-    assert [entry["dataset"] for entry in memory.portfolio(SMALL, "hstu", 1)] == ["near"]
-    assert [entry["similarity"] for entry in memory.portfolio(SMALL, "hstu", 2, dataset_id="f")] == [1.0, 1.0]
+    assert chosen[3]["similarity"] < 0.2
+    assert [entry["config"]["lr"] for entry in memory.portfolio(SMALL, "hstu", 1)] == [2]
+    assert [entry["config"]["lr"] for entry in memory.portfolio(LARGE, "hstu", 1, dataset_id="far")] == [4]
+    assert [entry["config"]["lr"] for entry in memory.portfolio(SMALL, "hstu", datasets=["b"])] == [3, 2]
+    assert memory.portfolio(SMALL, "sasrec") == memory.portfolio(SMALL, "hstu", 0) == []
+
+
+def an_effect(session: str, dataset: str, mean: float, se: float, value: Any = 0.1, n: int = 1) -> EffectRecord:
+    return EffectRecord(session=session, dataset=dataset, dataset_id=dataset, backbone="hstu", knob="lr", value=value,
+                        n=n, weight=se**-2, weighted=mean * se**-2)  # fmt: skip
+
+
+def test_effects_of_closed_sessions_are_pooled_by_inverse_variance_and_counted_once(memory: Memory) -> None:
+    rows = [an_effect("s1", "a", 0.10, 0.01, n=2), an_effect("s2", "b", 0.12, 0.02)]
+    rows.append(an_effect("s1", "a", 0.0, 0.01, value=0.2))
+    for _ in range(2):  # a session that is learnt from twice counts once
+        memory.learn([], rows)
+    effect = memory.pooled_effects("hstu")["lr"]
+    assert (effect["n"], effect["datasets"]) == (4, 2)
+    value = next(row for row in effect["values"] if row["value"] == 0.1)
+    assert value["n"] == 3
+    assert value["mean_relative"] == pytest.approx((0.10 / 1 + 0.12 / 4) / (1 + 1 / 4))
+    assert value["se"] == pytest.approx(0.01 / (1 + 1 / 4) ** 0.5)
+    assert memory.pooled_effects("hstu", ["b"])["lr"]["mean_relative"] == pytest.approx(0.12)
+    assert memory.pooled_effects("sasrec") == {}
+
+
+def test_datasets_that_disagree_widen_the_interval_of_their_mean(memory: Memory) -> None:
+    memory.learn([], [an_effect("s1", "a", 0.1, 0.01), an_effect("s2", "b", -0.1, 0.01)])
+    effect = memory.pooled_effects("hstu")["lr"]
+    # Q = 2 * (0.1 / 0.01)^2 = 200 with one degree of freedom: the error grows from 0.01 / sqrt(2) by sqrt(200)
+    assert effect["mean_relative"] == pytest.approx(0.0, abs=1e-12)
+    assert effect["se"] == pytest.approx(0.1)
+    assert effect["interval"] == pytest.approx([-0.196, 0.196])
+
+
+def test_with_named_datasets_only_what_their_sessions_counted_is_counted(memory: Memory) -> None:
+    here, there = a_session(memory, dataset="a", dataset_id="a"), a_session(memory, dataset="b", dataset_id="b")
+    rule = {"kind": "avoid", "condition": "lr > 0.1", "dataset": "a", "dataset_id": "a"}
+    memory.add_rule(a_rule("high rates diverge", **rule, session=here, support=1))
+    memory.add_rule(a_rule("high rates diverge", **rule, session=there, support=5, contradiction=1))
+    counts = {
+        datasets: [(e["support"], e["contradiction"]) for e in memory.prior(SMALL, "", "hstu", datasets=datasets)]
+        for datasets in ((), ("a",), ("b",), ("c",))
+    }
+    assert counts == {(): [(6, 1)], ("a",): [(1, 0)], ("b",): [(5, 1)], ("c",): []}
+    assert [rule.support for rule in memory.avoid_rules("hstu", datasets=["a"])] == [1]
+    assert memory.avoid_rules("hstu", datasets=["c"]) == []
+    assert [rule.support for rule in memory.avoid_rules("hstu", datasets=["c"], session=there)] == [5]
+
+
+def test_a_rule_that_the_trials_speak_against_is_not_passed_on(memory: Memory) -> None:
+    rules = {name: memory.add_rule(a_rule(name, condition=f"lr > {i}", support=3)).id for i, name in enumerate("ab")}
+    later = a_session(memory)
+    memory.update_rule(rules["a"], session=later, support=0, contradiction=11)
+    assert [entry["id"] for entry in memory.prior(SMALL, "", "hstu")] == [rules["b"]]
+    assert is_retired(3, 11) and not is_retired(3, 10) and is_retired(0, 2) and not is_retired(0, 1)
+
+
+@pytest.mark.parametrize(
+    ("again", "merged"),
+    [
+        pytest.param("Wider layers are helping, more.", True, id="other endings, order and common words"),
+        pytest.param("wider layers do not help", False, id="a negation"),
+        pytest.param("wider layers help at 256", False, id="a number"),
+    ],
+)
+def test_insights_in_nearly_the_same_words_are_one(memory: Memory, again: str, merged: bool) -> None:
+    memory.add_rule(a_rule("wider layers help", kind="insight"))
+    memory.add_rule(a_rule(again, kind="insight"))
+    assert len(memory.rules()) == (1 if merged else 2)
+
+
+def test_reflections_that_say_nearly_the_same_are_counted_as_one(memory: Memory) -> None:
+    session = a_session(memory)
+    said = ["wider layers help on this data", "on this data, wider layers helped", "wider layers do not help here"]
+    stored = []
+    for lesson in said:
+        trial = a_trial(memory, session, 0.05)
+        stored.append(memory.add_reflection(ReflectionRecord(
+            session=session, trial=trial, what_changed="x", verdict="keep", helped="yes", dimension="capacity",
+            lesson=lesson, check="supported",
+        )))  # fmt: skip
+    assert [(r.merged_into, r.times_said) for r in stored] == [(None, 1), ("t001", 2), (None, 1)]
+    assert [r.times_said for r in memory.reflections(session)] == [2, 2, 1]
+    unlike = a_trial(memory, session, 0.05)
+    other = memory.add_reflection(stored[0].model_copy(update={"trial": unlike, "check": "contradicted"}))
+    assert other.merged_into is None  # the same words, but the numbers did not bear them out

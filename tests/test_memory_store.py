@@ -245,8 +245,8 @@ def test_a_session_that_is_not_open_takes_no_writes(memory: Memory) -> None:
     for statement in (
         "INSERT INTO trials SELECT * FROM trials",
         "UPDATE trials SET reason = 'other'",
-        "INSERT INTO reflections VALUES (1, 'demo-hstu-1', 't001', '', 'keep', 'yes', '', '[]', '', '', "
-        "'unverified', '', '')",
+        "INSERT INTO reflections VALUES (1, 'demo-hstu-1', 't001', '', 'keep', 'yes', '', NULL, '[]', '', '', '', "
+        "'unsupported', '', NULL, 1, '')",
     ):
         with pytest.raises(sqlite3.IntegrityError), memory.database.writing() as db:
             db.execute(statement)
@@ -293,7 +293,7 @@ CHILD = """
 import json, sys
 from pathlib import Path
 from virtualmle.data.errors import SessionError
-from virtualmle.memory.records import SessionRecord, TrialOutcome, TrialRecord
+from virtualmle.memory.records import EffectRecord, RuleRecord, SessionRecord, TrialOutcome, TrialRecord
 from virtualmle.memory.store import Memory
 
 path, me = Path(sys.argv[1]), sys.argv[2]
@@ -301,7 +301,8 @@ ended = TrialOutcome(status="finished", reason=me)
 print("ready", flush=True)
 session = SessionRecord.model_validate_json(sys.stdin.readline())
 memory = Memory(path, busy_seconds=60)
-print(json.dumps([memory.open_session(session).id for _ in range(5)]), flush=True)
+ids = [memory.open_session(session).id for _ in range(5)]
+print(json.dumps(ids), flush=True)
 
 trial = TrialRecord.model_validate_json(sys.stdin.readline())
 print(json.dumps(memory.finish_trial(trial.session, "t001", ended)), flush=True)
@@ -314,8 +315,17 @@ while len(handles) < 5:
         continue  # another process's trial is running
     assert memory.finish_trial(trial.session, handles[-1], ended)
 print(json.dumps(handles), flush=True)
+
+rule, seen = RuleRecord.model_validate_json(sys.stdin.readline()), []
+for own in ids:
+    memory.add_rule(rule.model_copy(update={"session": own}))
+    memory.count_rules(own, {1: (2, 1, ["t001"])})
+    memory.learn([], [EffectRecord(session=own, dataset="demo", dataset_id="d1", backbone="hstu", knob="lr", value=0.1,
+                                   n=1, weight=1.0, weighted=0.5)])
+    seen.append([len(memory.prior({}, "d1", "hstu")), memory.pooled_effects("hstu")["lr"]["n"], len(memory.rules())])
+print(json.dumps(seen), flush=True)
 """
-"""What each of several processes does with one memory.db; a line on stdin starts each of the three steps."""
+"""What each of several processes does with one memory.db; a line on stdin starts each of the four steps."""
 
 
 @pytest.fixture(scope="module")
@@ -334,8 +344,10 @@ def crowd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
         memory.add_trial(a_trial("demo-hstu-1"))
         wins = ask_all(children, a_trial("demo-hstu-1"))
         handles = ask_all(children, a_trial("demo-hstu-2"))
+        rule = RuleRecord(kind="prefer", statement="s", condition="lr > 1", backbone="hstu", support=1)
+        seen = ask_all(children, rule)
         assert [child.wait() for child in children] == [0] * PROCESSES
-        yield {"ids": ids, "wins": wins, "handles": handles, "memory": memory}
+        yield {"ids": ids, "wins": wins, "handles": handles, "seen": seen, "memory": memory}
 
 
 def ask_all(children: list[Popen[str]], record: BaseModel) -> list[Any]:
@@ -363,3 +375,12 @@ def test_of_trials_added_by_many_processes_none_is_lost_or_doubled(crowd: dict[s
     assert [trial.number for trial in trials] == list(range(1, 5 * PROCESSES + 1))
     owners = {trial.handle: trial.outcome.reason for trial in trials}
     assert owners == {handle: str(number) for number, handles in enumerate(crowd["handles"]) for handle in handles}
+
+
+def test_of_what_many_processes_learn_at_once_none_is_lost_or_doubled(crowd: dict[str, Any]) -> None:
+    (rule,) = crowd["memory"].rules()
+    assert (rule.support, rule.contradiction) == (2 * 5 * PROCESSES, 5 * PROCESSES)  # each session's counts, set twice
+    assert crowd["memory"].pooled_effects("hstu")["lr"]["n"] == 5 * PROCESSES
+    for seen in crowd["seen"]:  # readers in between see a growing, whole state
+        assert [rules for _, _, rules in seen] == [1] * 5
+        assert [n for _, n, _ in seen] == sorted(n for _, n, _ in seen) and seen[0][1] >= 1

@@ -21,7 +21,7 @@ from virtualmle.sandbox.program import (
 from virtualmle.sandbox.statistics import Comparison
 
 DEFAULT = make_config("sasrec")
-TOO_WIDE = Heuristic(7, "wide models overfit", "hidden_dim > 128")
+TOO_WIDE = Heuristic(7, "“wide models overfit”", "hidden_dim > 128")
 
 
 @dataclass
@@ -30,6 +30,8 @@ class Spent:
     trials_max: int = 30
     train_seconds_used: float = 0.0
     train_seconds_max: float = 3600.0
+    llm_usd_used: float = 0.0
+    llm_usd_max: float | None = None
 
 
 def trial(number: int, config: TrialConfig = DEFAULT, status: Any = "finished", **outcome: Any) -> TrialRecord:
@@ -75,12 +77,13 @@ def test_a_new_configuration_is_admitted() -> None:
         ({"session_state": "frozen"}, "the session is frozen and takes no more trials"),
         ({"budget": Spent(trials_used=30)}, "all 30 trials of the budget are used; call finalize"),
         ({"budget": Spent(train_seconds_used=3600.0)}, "3600 of 3600 training seconds are used"),
+        ({"budget": Spent(llm_usd_used=2.5, llm_usd_max=2.0)}, "2.50 of 2.00 dollars for the language model are used"),
         ({"running": "t002"}, "t002 is running; call wait_trial or cancel_trial"),
         ({"pending_reflection": "t001"}, "call write_reflection for t001 first"),
         ({"config": make_config("sasrec").model_copy(update={"num_heads": 3})}, "not divisible by num_heads=3"),
-        ({"heuristics": [TOO_WIDE]}, "discard heuristic 7 ('wide models overfit') applies: hidden_dim > 128 holds"),
+        ({"heuristics": [TOO_WIDE]}, "discard heuristic 7 (“wide models overfit”) applies: hidden_dim > 128 holds"),
     ],
-    ids=["frozen", "trials", "seconds", "running", "reflection", "combination", "heuristic"],
+    ids=["frozen", "trials", "seconds", "llm", "running", "reflection", "combination", "heuristic"],
 )
 def test_a_refusal_says_which_rule_and_what_to_do(overrides: dict[str, Any], reason: str) -> None:
     admission = ask({"hidden_dim": 256}, **overrides)
@@ -161,6 +164,26 @@ def verdict(delta: float, se: float, parameters: int = 1000, keep_z: float = 1.0
     return judgement.verdict, judgement.reason
 
 
+@pytest.mark.parametrize(
+    ("over_incumbent", "over_best", "parameters", "expected"),
+    [
+        pytest.param(1.5, 0.2, 2000, "discard", id="better than the simpler incumbent, not than what was reached"),
+        pytest.param(1.5, 1.2, 2000, "keep", id="better than both"),
+        pytest.param(-0.5, -0.9, 500, "keep", id="simpler still, within noise of what was reached"),
+        pytest.param(-0.5, -1.4, 500, "discard", id="simpler, within noise of the incumbent alone"),
+    ],
+)
+def test_what_was_reached_stays_the_mark_after_a_simpler_one_won(
+    over_incumbent: float, over_best: float, parameters: int, expected: str
+) -> None:
+    against = [Comparison(z * 0.001, 0.001, z, 500) for z in (over_incumbent, over_best)]
+    judgement = judge(
+        Standing("t003", parameters), Standing("t002", 1000), against[0], 1.0, champion=("t001", against[1])
+    )
+    assert judgement.verdict == expected
+    assert "against t001 over 500 users, the best one kept" in judgement.reason
+
+
 def test_the_first_finished_trial_becomes_the_incumbent() -> None:
     judgement = judge(Standing("t001", 1000), None, None, 1.0)
     assert (judgement.verdict, judgement.reason) == ("keep", "the first finished trial becomes the incumbent")
@@ -238,3 +261,12 @@ def test_the_sandbox_never_imports_torch() -> None:
     code = f"{imports}; import sys; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(("spent", "stops"), [(1.99, False), (2.0, True), (50.0, True)])
+def test_what_the_language_model_may_cost_ends_a_session(spent: float, stops: bool) -> None:
+    decision = stop([trial(1)], max_trials=9, max_train_seconds=9.0, patience=9, llm_usd=spent, max_llm_usd=2.0)
+    assert decision.stop is stops
+    assert ("dollars for the language model" in decision.reason) is stops
+    unlimited = stop([trial(1)], max_trials=9, max_train_seconds=9.0, patience=9, llm_usd=spent)
+    assert not unlimited.stop

@@ -83,7 +83,7 @@ def test_the_budget_table_agrees_with_the_protocol_block() -> None:
     table = {name: value for name, value, why in markdown_rows("rule") if why.endswith(".")}
     shown = {name: str(getattr(protocol, name)).lower().removesuffix(".0") for name in table}
     assert {name: value.removesuffix(".0") for name, value in table.items()} == shown
-    assert set(table) | {"target_ndcg", "space", "text", "sha256"} == set(type(protocol).model_fields)
+    assert set(table) | {"target_ndcg", "max_llm_usd", "space", "text", "sha256"} == set(type(protocol).model_fields)
 
 
 def test_the_knob_tables_agree_with_the_knob_blocks() -> None:

@@ -15,7 +15,7 @@ from virtualmle.sandbox.action_space import ActionSpace
 from virtualmle.sandbox.conditions import parse_condition
 from virtualmle.sandbox.effects import knob_effects
 from virtualmle.sandbox.protocol import load_protocol
-from virtualmle.sandbox.reflection import check_reflection, check_rule
+from virtualmle.sandbox.reflection import Claim, check_reflection, check_rule
 
 SPACE: ActionSpace = load_protocol().space
 DEFAULT = make_config("sasrec")
@@ -48,20 +48,20 @@ FIRST = trial(1, {})
 
 
 def check(record: TrialRecord, helped: Any, dimension: str = "optimisation") -> tuple[str, str]:
-    return check_reflection(record, helped, dimension, [record.handle], [FIRST, record], SPACE)
+    return check_reflection(record, Claim(helped, dimension, None, [record.handle]), [FIRST, record], SPACE)
 
 
 @pytest.mark.parametrize(
     ("helped", "z", "expected"),
     [
         ("yes", 1.5, "supported"),
-        ("yes", 0.5, "unverified"),
+        ("yes", 0.5, "unsupported"),
         ("yes", -1.5, "contradicted"),
         ("no", -1.5, "supported"),
-        ("no", 0.5, "unverified"),
+        ("no", 0.5, "unsupported"),
         ("no", 1.5, "contradicted"),
         ("unclear", 0.5, "supported"),
-        ("unclear", -1.5, "unverified"),
+        ("unclear", -1.5, "unsupported"),
         ("unclear", 3.0, "contradicted"),
         ("unclear", -3.0, "contradicted"),
     ],
@@ -83,13 +83,15 @@ def test_a_crash_helped_nobody(helped: str, expected: str) -> None:
 
 
 def test_without_a_paired_difference_nothing_is_verified() -> None:
-    assert check(FIRST, "unclear") == ("unverified", "t001 has no paired difference against its base default")
+    note = "t001 has no paired difference against its base default"
+    assert check(FIRST, "unclear") == ("supported", note)  # the yardstick: there is nothing to claim
+    assert check(FIRST, "yes") == ("unsupported", note)
 
 
 def test_a_dimension_that_was_not_changed_explains_nothing() -> None:
     record = trial(2, {"lr": 1e-3}, delta=0.005)
     found, note = check(record, "yes", "capacity")
-    assert found == "unverified"
+    assert found == "unsupported"
     assert note.endswith("nothing of dimension capacity was changed, only lr (optimisation)")
     assert check(record, "no", "capacity")[0] == "contradicted"
 
@@ -104,10 +106,48 @@ def test_wrong_dimension_unknown_evidence_and_a_running_trial_are_refused() -> N
     with pytest.raises(ConfigError, match="dimension='luck' is unknown; choose one of optimisation"):
         check(record, "yes", "luck")
     with pytest.raises(SessionError, match=r"evidence 't009' names no trial of this session"):
-        check_reflection(record, "yes", "optimisation", ["t001", "t009"], [FIRST, record], SPACE)
+        check_reflection(record, Claim("yes", "optimisation", None, ["t001", "t009"]), [FIRST, record], SPACE)
     running = record.model_copy(update={"status": "running", "outcome": None})
     with pytest.raises(SessionError, match="t002 is running: there is nothing to reflect on yet"):
         check(running, "yes")
+
+
+@pytest.mark.parametrize(
+    ("claimed", "expected"),
+    [
+        pytest.param(0.005, "supported", id="the recorded size"),
+        pytest.param(0.0062, "supported", id="within a quarter"),
+        pytest.param(0.0, "contradicted", id="nothing"),
+        pytest.param(-0.005, "contradicted", id="the other sign"),
+        pytest.param(0.05, "contradicted", id="ten times as much"),
+    ],
+)
+def test_a_claimed_effect_must_have_the_recorded_sign_and_size(claimed: float, expected: str) -> None:
+    record = trial(2, {"lr": 1e-3}, delta=0.005, se=0.0005)
+    claim = Claim("yes", "optimisation", claimed)
+    found, note = check_reflection(record, claim, [FIRST, record], SPACE)
+    assert found == expected
+    assert ("is claimed, +0.0050 ± 0.0005 recorded" in note) is (expected == "contradicted")
+
+
+@pytest.mark.parametrize(
+    ("changes", "delta", "doubt"),
+    [
+        pytest.param({"lr": 2e-3}, 0.004, None, id="the same way, the same outcome"),
+        pytest.param({"lr": 1e-4}, -0.004, None, id="the other way, the other outcome"),
+        pytest.param({"lr": 2e-3}, 0.0002, None, id="noise"),
+        pytest.param({"lr": 2e-3}, -0.004, "t003 is cited and shows the opposite", id="the opposite"),
+        pytest.param({"dropout": 0.4}, 0.004, "t003 is cited and changed none of lr", id="another knob"),
+    ],
+)
+def test_trials_that_are_cited_must_show_what_is_claimed(
+    changes: dict[str, Any], delta: float, doubt: str | None
+) -> None:
+    record, cited = trial(2, {"lr": 1e-3}, delta=0.005), trial(3, changes, delta)
+    claim = Claim("yes", "optimisation", None, ["t001", "t002", "t003"])
+    found, note = check_reflection(record, claim, [FIRST, record, cited], SPACE)
+    assert found == ("unsupported" if doubt else "supported")
+    assert doubt is None or doubt in note
 
 
 WIDE = "hidden_dim > 128"
@@ -129,10 +169,18 @@ def test_a_rule_counts_neither_noise_nor_trials_whose_base_satisfied_it() -> Non
 
 
 def test_as_much_for_a_rule_as_against_it_leaves_it_unverified() -> None:
+    trials = [FIRST, trial(2, {"hidden_dim": 256}, -0.002), trial(3, {"hidden_dim": 192}, 0.002)]
+    assert check_rule("avoid", WIDE, trials)[:3] == ("unverified", 1, 1)
+
+
+def test_a_trial_that_changed_other_knobs_too_bears_out_no_rule_unless_it_could_not_do_without() -> None:
     trials = [FIRST, trial(2, {"hidden_dim": 256}, -0.002), trial(3, {"hidden_dim": 256, "lr": 1e-3}, 0.002)]
     checked = check_rule("avoid", WIDE, trials)
-    assert checked[:3] == ("unverified", 1, 1)
-    assert checked.note.endswith("1 of them changed other knobs too")
+    assert checked[:3] == ("supported", 1, 0)
+    assert checked.note.endswith("1 more changed other knobs too and are not counted")
+    both_ways = trial(2, {"causal": False, "supervision": "last"}, -0.002)  # the first has no meaning without the other
+    assert check_rule("avoid", "causal == false", [FIRST, both_ways])[:3] == ("supported", 1, 0)
+    assert check_rule("avoid", "supervision == last", [FIRST, both_ways])[:3] == ("unverified", 0, 0)
 
 
 def test_insights_and_rules_without_a_condition_are_unverified() -> None:
@@ -217,13 +265,15 @@ def test_effects_pool_one_knob_trials_by_inverse_variance() -> None:
     assert effect["n"] == 2 and effect["confounded"] == 0
     assert effect["mean_delta"] == pytest.approx((0.004 / 1 - 0.004 / 4) / (1 + 1 / 4))
     assert effect["se"] == pytest.approx(0.001 / math.sqrt(1 + 1 / 4))
+    half = 1.96 * effect["se"]
+    assert effect["interval"] == pytest.approx([effect["mean_delta"] - half, effect["mean_delta"] + half])
     assert effect["values"][1] == {"value": 1e-4, "delta": -0.004, "se": 0.002, "trial": "t003"}
 
 
 def test_trials_that_changed_several_knobs_are_counted_and_not_averaged() -> None:
     trials = [FIRST, trial(2, {"lr": 1e-3, "dropout": 0.5}, 0.004), trial(3, {"dropout": 0.4}, 0.001)]
     effects = knob_effects(trials)
-    assert effects["lr"] == {"n": 0, "mean_delta": None, "se": None, "values": [], "confounded": 1}
+    assert effects["lr"] == {"n": 0, "mean_delta": None, "se": None, "interval": None, "values": [], "confounded": 1}
     assert (effects["dropout"]["n"], effects["dropout"]["confounded"]) == (1, 1)
     assert effects["dropout"]["mean_delta"] == pytest.approx(0.001)
 

@@ -1,8 +1,12 @@
 """Paired statistics, held against scipy, and what the keep rule promises on noise."""
 
+import importlib.util
 import json
 import math
+import sys
 from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +18,18 @@ from virtualmle.sandbox.program import Standing, judge
 from virtualmle.sandbox.statistics import Z_LIMIT, compare, selection_inflation, standard_error, z_score
 from virtualmle.training.metrics import ndcg_per_user
 
+SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "simulate_gate.py"
 Ranks = npt.NDArray[np.int32]
+
+
+def simulation() -> ModuleType:
+    """The script that prints the published figure, as a module."""
+    spec = importlib.util.spec_from_file_location("simulate_gate", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["simulate_gate"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
 
 
 def draw_ranks(generator: np.random.Generator, users: int) -> Ranks:
@@ -99,3 +114,14 @@ def test_equal_configurations_pass_the_gate_as_rarely_as_one_standard_error_prom
     assert rates[1] == pytest.approx(0.159, abs=0.07)
     assert rates[10:].mean() < 0.5 * rates[1]
     assert kept[:, 1:].sum(axis=1).mean() < 2.0  # ungated, the running maximum of 20 changes 2.6 times (H_20 - 1)
+
+
+@pytest.mark.parametrize("sizes", [False, True], ids=["equal sizes", "different sizes"])
+def test_of_500_equal_configurations_the_gate_keeps_no_more_than_it_promises(sizes: bool) -> None:
+    """The code behind the figure in SANDBOX.md, on fewer sessions. The bound is one on the expectation."""
+    gate = simulation()
+    rng = np.random.default_rng(3)
+    keeps = np.array([gate.simulate(rng, 500, 1.0, sizes=sizes).false_keeps for _ in range(12)])
+    promised = gate.promised
+    assert promised(500, 1.0) == pytest.approx(2.49, abs=0.01)
+    assert 0 < keeps.mean() + 2 * keeps.std(ddof=1) / len(keeps) ** 0.5 < promised(500, 1.0)

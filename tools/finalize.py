@@ -10,12 +10,13 @@ from pydantic import Field
 
 from ..data.errors import SealError, SessionError
 from ..examiner.request import TestResult, examine, has_looked, in_progress, read_revealed
-from ..memory.records import SessionRecord, SummaryRecord, TrialRecord
-from ..sandbox.effects import knob_effects
+from ..memory.records import SessionRecord, SummaryRecord
 from ..sandbox.statistics import selection_inflation
 from ..training.spec import CHECKPOINT
 from ..trials.warm import retire
+from .cognition import computed_summary, good_configurations, select, session_effects
 from .results import FinalResult
+from .rule_counts import count_rules
 from .sync import sync_session
 from .workspace import Workspace
 from .write_reflection import RuleInput, prepare_rule, written
@@ -62,8 +63,9 @@ def _freeze(ws: Workspace, session: SessionRecord, text: str, rules: list[RuleIn
         raise SessionError(f"{checkpoint} is gone, and {selected.handle} cannot be examined without it; restore it")
     summary = written(text, SUMMARY_LENGTH, "cognition_summary")
     prepared = [prepare_rule(ws, session, rule, trials) for rule in rules]
-    for rule in prepared:
+    for rule, _ in prepared:
         ws.memory.add_rule(rule)
+    count_rules(ws, session, {knob for trial in trials for knob in trial.changes})
     ws.memory.add_summary(
         SummaryRecord(
             session=session.id,
@@ -71,13 +73,7 @@ def _freeze(ws: Workspace, session: SessionRecord, text: str, rules: list[RuleIn
             dataset_id=session.dataset_id,
             backbone=session.backbone,
             text=summary,
-            computed={
-                "selected": selected.handle,
-                "settings": ws.settings_of(session, selected),
-                "validation": selected.outcome.metrics if selected.outcome else {},
-                "effects": knob_effects(trials, ws.session_protocol(session).space.default(session.backbone)),
-                "trials": len(trials),
-            },
+            computed=computed_summary(ws, session, trials, selected),
             profile=session.profile,
         )
     )
@@ -88,6 +84,8 @@ def _freeze(ws: Workspace, session: SessionRecord, text: str, rules: list[RuleIn
 
 def _look(ws: Workspace, session: SessionRecord) -> FinalResult:
     """From frozen to revealed or void. The look ledger says whether the look is used; only then can it be lost."""
+    trials = ws.memory.trials(session.id)  # learnt from before the look, and again, to no effect, if that is repeated
+    ws.memory.learn(good_configurations(ws, session, trials), session_effects(ws, session, trials))
     ws.memory.set_state(session.id, "frozen", "attempted")
     at_work = in_progress(ws.home, session.id)  # asked first: it may end, with a result, between the two questions
     result = read_revealed(ws.home, session.id)
@@ -108,7 +106,7 @@ def _already(ws: Workspace, session: SessionRecord) -> str:
 
     Not while another session on the same data is open: whoever drives that one must not learn test figures here.
     """
-    others = [s.id for s in ws.memory.sessions() if s.dataset_id == session.dataset_id and s.state == "open"]
+    others = ws.memory.open_sessions(session.dataset_id)
     result = None if others else read_revealed(ws.home, session.id)
     found = f" with test NDCG@10 {result.metrics['ndcg@10']:.4f} (look {result.look})" if result else ""
     return (
@@ -134,14 +132,6 @@ def _examine(ws: Workspace, session: SessionRecord) -> TestResult:
             raise _at_work(session) from None
         ws.memory.set_state(session.id, "attempted", "void")
         raise SessionError(f"the look at the test set was used without a result: {error}") from None
-
-
-def select(trials: list[TrialRecord]) -> TrialRecord:
-    """The finished trial with the best validation NDCG@10, the earlier one of equals; raises SessionError if none."""
-    finished = [t for t in trials if t.status == "finished"]
-    if not finished:
-        raise SessionError("no trial has finished, so there is nothing to select; run_trial with changes={} first")
-    return max(finished, key=lambda t: (t.outcome.metrics["ndcg@10"] if t.outcome else 0.0, -t.number))
 
 
 def final_result(ws: Workspace, session: SessionRecord, result: TestResult | None) -> FinalResult:

@@ -13,6 +13,8 @@ def budget_of(session: SessionRecord, trials: list[TrialRecord]) -> Budget:
         trials_max=session.max_trials,
         train_seconds_used=round(sum(t.outcome.train_seconds for t in trials if t.outcome), 1),
         train_seconds_max=session.max_train_seconds,
+        llm_usd_used=session.llm_usd,
+        llm_usd_max=session.max_llm_usd,
     )
 
 
@@ -33,6 +35,8 @@ def stop_of(ws: Workspace, session: SessionRecord, trials: list[TrialRecord]) ->
         max_train_seconds=session.max_train_seconds,
         patience=protocol.patience,
         target_ndcg=protocol.target_ndcg,
+        llm_usd=session.llm_usd,
+        max_llm_usd=session.max_llm_usd,
     )
 
 

@@ -2,12 +2,16 @@
 
 from typing import Any
 
-from ..memory.records import SessionRecord, TrialOutcome
+from ..memory.records import SessionRecord, TrialOutcome, TrialRecord
+from ..sandbox.effects import base_config, changed_knobs
+from ..sandbox.hypothesis import outcome_of
 from ..sandbox.statistics import z_score
 from ..training.spec import read_progress
 from .guidance import budget_of, next_step
-from .results import TrialObservation
+from .results import HypothesisOutcome, TrialObservation
 from .workspace import Workspace
+
+SLOPE_EPOCHS = 5
 
 
 def observe(ws: Workspace, session: SessionRecord, handle: str, *, duplicate_reason: str = "") -> TrialObservation:
@@ -29,12 +33,14 @@ def observe(ws: Workspace, session: SessionRecord, handle: str, *, duplicate_rea
     if record.outcome is None:
         progress = read_progress(ws.trial_directory(session.id, handle))
         return observation.model_copy(update={"progress": progress.model_dump()})
-    return observation.model_copy(update=_measured(record.outcome))
+    stood = _hypothesis(ws, session, record, trials)
+    return observation.model_copy(update=_measured(record.outcome) | {"hypothesis": stood})
 
 
 def _measured(outcome: TrialOutcome) -> dict[str, Any]:
     return {
         "metrics": outcome.metrics,  # unrounded, as all figures here: rounding twice would disagree with the report
+        "metrics_se": {name: float(f"{se:.4g}") for name, se in outcome.details.get("metrics_se", {}).items()},
         "ndcg10_se": outcome.ndcg_se,
         "delta": _difference(outcome.delta, outcome.delta_se),
         "base_delta": _difference(outcome.base_delta, outcome.base_delta_se),
@@ -44,7 +50,20 @@ def _measured(outcome: TrialOutcome) -> dict[str, Any]:
         "train_ndcg10": outcome.details.get("train_ndcg10"),
         "parameters": outcome.parameters,
         "seconds": round(outcome.wall_seconds, 1),
+        "train_seconds": round(outcome.train_seconds, 1),
+        "rescored": bool(outcome.details.get("rescored")),
     }
+
+
+def _hypothesis(
+    ws: Workspace, session: SessionRecord, trial: TrialRecord, trials: list[TrialRecord]
+) -> HypothesisOutcome | None:
+    if trial.hypothesis is None or trial.outcome is None:
+        return None
+    space = ws.session_protocol(session).space
+    changed = changed_knobs(trial, base_config(trial, trials, space.default(session.backbone)))
+    dimensions = {space.dimension(knob) for knob in changed}
+    return HypothesisOutcome(**outcome_of(trial.hypothesis, trial.outcome, dimensions))
 
 
 def _difference(delta: float | None, se: float | None) -> dict[str, float] | None:
@@ -59,10 +78,26 @@ def summarise_curve(outcome: TrialOutcome) -> dict[str, Any]:
         return {}
     first, last = outcome.curve[0], outcome.curve[-1]
     best_epoch = outcome.details.get("best_epoch", last["epoch"])
+    tail = [epoch["loss"] for epoch in outcome.curve[-SLOPE_EPOCHS:]]
     return {
         "epochs": last["epoch"],
         "best_epoch": best_epoch,
         "still_improving": best_epoch == last["epoch"],
         "loss_first": round(first["loss"], 4),
         "loss_last": round(last["loss"], 4),
+        "loss_slope": _slope(tail),
+        "gap": _gap(outcome),
     }
+
+
+def _slope(losses: list[float]) -> float:
+    """Mean relative change of the loss per epoch: -0.02 = it still falls by two percent an epoch."""
+    if len(losses) < 2 or losses[0] <= 0:
+        return 0.0
+    return round((losses[-1] / losses[0] - 1) / (len(losses) - 1), 4)
+
+
+def _gap(outcome: TrialOutcome) -> float | None:
+    """Train minus validation NDCG@10 of the bare model, without score priors: how far it learns its users by heart."""
+    train, model = outcome.details.get("train_ndcg10"), outcome.details.get("model_ndcg10")
+    return None if train is None or model is None else round(train - model, 4)

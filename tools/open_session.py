@@ -1,19 +1,17 @@
 """open_session: start tuning one backbone on one dataset, or take up an open session again."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from ..data.prepared import PreparedDataset
 from ..memory.records import SessionRecord
-from ..models.config import TrialConfig
 from ..sandbox.protocol import Protocol
 from .guidance import budget_of, next_step
 from .results import OpenedSession
 from .sync import sync_session
+from .transfer import prior_of
 from .workspace import Workspace
-
-PRIOR_ENTRIES = 12  # about 3 KB of knowledge from earlier sessions
 
 
 def open_session(
@@ -28,11 +26,7 @@ def open_session(
     (`virtualmle data add`), never by agents.
     """
     data = ws.dataset(dataset)
-    open_ones = [
-        s
-        for s in ws.memory.sessions()
-        if (s.dataset_id, s.backbone, s.state) == (data.dataset_id, backbone, "open")
-    ]
+    open_ones = ws.memory.open_sessions(data.dataset_id, backbone)
     resumed = bool(open_ones) and not new
     session = open_ones[-1] if resumed else _new_session(ws, data, backbone)
     sync_session(ws, session.id)
@@ -53,6 +47,9 @@ def _new_session(ws: Workspace, data: PreparedDataset, backbone: str) -> Session
         max_train_seconds=settings.max_train_seconds or protocol.max_train_seconds,
         with_reflection=settings.with_reflection and protocol.require_reflection,
         with_memory=settings.with_memory,
+        memory_from=list(settings.memory_from),
+        placebo=settings.placebo,
+        max_llm_usd=protocol.max_llm_usd,
         profile=data.profile,
         client=settings.client,
     )
@@ -78,19 +75,6 @@ def _brief(ws: Workspace, session: SessionRecord, resumed: bool) -> OpenedSessio
     )
 
 
-def prior_of(ws: Workspace, session: SessionRecord) -> list[dict[str, Any]]:
-    """Rules and good configurations of earlier sessions, most relevant first; nothing for a session without memory."""
-    if not session.with_memory:
-        return []
-    rules = ws.memory.prior(session.profile, session.dataset_id, session.backbone, PRIOR_ENTRIES)
-    portfolio = ws.memory.portfolio(session.profile, session.backbone, 3, dataset_id=session.dataset_id)
-    space = ws.session_protocol(session).space
-    return [{"type": "rule", **rule} for rule in rules] + [
-        {"type": "configuration", **entry, "config": space.differences(TrialConfig(**entry["config"]))}
-        for entry in portfolio
-    ]
-
-
 def rules_in_short(protocol: Protocol, session: SessionRecord) -> list[str]:
     """The protocol in a few sentences."""
     rules = [
@@ -99,8 +83,11 @@ def rules_in_short(protocol: Protocol, session: SessionRecord) -> list[str]:
         f"keep: paired z >= {protocol.keep_z:g} against the incumbent; within noise the simpler configuration wins.",
         f"Budget: {session.max_trials} trials, {session.max_train_seconds:g} training seconds, "
         f"stop after {protocol.patience} finished trials without a keep.",
+        "A trial that a heuristic of the prior speaks against is refused unless override_reason says why.",
         "A configuration already tried is returned at no cost. Changing only scoring knobs re-scores without training.",
     ]
+    if session.max_llm_usd is not None:
+        rules.append(f"The language model may cost {session.max_llm_usd:g} dollars.")
     if session.with_reflection:
         rules.append("After each finished trial call write_reflection; the next run_trial is refused until then.")
     return rules

@@ -6,18 +6,19 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from ..data.errors import SessionError
-from ..memory.records import SessionRecord, TrialRecord
-from ..memory.text import clean_text
-from ..sandbox.action_space import DIMENSIONS
-from ..sandbox.effects import knob_effects
+from ..memory.records import ReflectionRecord, SessionRecord, TrialRecord
+from ..memory.text import quote
+from ..sandbox.effects import coverage, interval, knob_effects, untried
+from ..sandbox.proposals import propose
 from .guidance import budget_of, next_step, pending_reflection, stop_of
 from .observation import observe
-from .open_session import prior_of
 from .results import MemoryView
 from .sync import default_trial, sync_session
+from .transfer import HeuristicCheck, history_of, long_term_of
 from .workspace import Workspace
 
 QUERY_LENGTH = 400
+TEXT_LENGTH = 1000
 
 View = Literal["state", "trajectory", "trial", "long_term", "action_space", "protocol"]
 
@@ -28,8 +29,9 @@ def read_memory(
     view: Annotated[
         View,
         Field(
-            description="state: incumbent, best trials, effects, what is untried, budget; trajectory: every trial and "
-            "reflection; trial: one trial; long_term: rules and summaries; action_space; protocol"
+            description="state: incumbent, best trials, effects here and in closed sessions, what is untried, "
+            "proposals, budget; trajectory: every trial and reflection; trial: one trial; long_term: rules and "
+            "summaries; action_space; protocol"
         ),
     ] = "state",
     query: Annotated[str, Field(description="words to search for, with view='long_term'")] = "",
@@ -46,7 +48,7 @@ def read_memory(
             raise SessionError("view='trial' needs the argument trial, e.g. 't003'")
         content = _trial(ws, record, trial)
     elif view == "long_term":
-        content = _long_term(ws, record, query)
+        content = long_term_of(ws, record, query, QUERY_LENGTH)
     else:
         content = _VIEWS[view](ws, record)
     return MemoryView(session=session, view=view, content=content)
@@ -56,7 +58,7 @@ def _state(ws: Workspace, session: SessionRecord) -> dict[str, Any]:
     trials = ws.memory.trials(session.id)
     running = next((t for t in trials if t.status == "running"), None)
     incumbent = ws.memory.incumbent(session.id)
-    default = default_trial(ws, session)
+    default = default_trial(ws, session, trials)
     decision = stop_of(ws, session, trials)
     return {
         "session": session.id,
@@ -67,16 +69,39 @@ def _state(ws: Workspace, session: SessionRecord) -> dict[str, Any]:
         "seed": session.seed,
         "with_reflection": session.with_reflection,
         "with_memory": session.with_memory,
+        "memory_from": session.memory_from,
+        "placebo": session.placebo,
         "budget": budget_of(session, trials).model_dump(),
         "incumbent": incumbent.handle if incumbent else None,
+        "incumbent_ndcg10": _ndcg(incumbent) if incumbent else None,
         "default_trial": default.handle if default else None,
-        "best": _best(ws, session, trials),
-        "effects": knob_effects(trials, ws.session_protocol(session).space.default(session.backbone)),
-        "untried": _untried(ws, session, trials),
+        **_digest(ws, session, trials, incumbent),
         "pending_reflection": pending_reflection(session, trials),
         "running": running.handle if running else None,
         "stop": {"stop": decision.stop, "reason": decision.reason},
         "next": next_step(ws, session, trials),
+    }
+
+
+def _digest(
+    ws: Workspace, session: SessionRecord, trials: list[TrialRecord], incumbent: TrialRecord | None
+) -> dict[str, Any]:
+    """What the trials say so far; empty for a session without memory, which goes by its last observation alone."""
+    if not session.with_memory:
+        return {"best": [], "effects": {}, "history_effects": {}, "untried": {}, "coverage": {}, "proposals": []}
+    space = ws.session_protocol(session).space
+    history = history_of(ws, session)
+    proposals = []
+    if incumbent and session.state == "open":
+        refused = HeuristicCheck(ws, session, incumbent.config)
+        proposals = propose(trials, incumbent, space, history, refused)
+    return {
+        "best": _best(ws, session, trials),
+        "effects": knob_effects(trials, space.default(session.backbone)),
+        "history_effects": history,
+        "untried": untried(trials, space, session.backbone),
+        "coverage": coverage(trials, space, session.backbone),
+        "proposals": proposals,
     }
 
 
@@ -88,6 +113,7 @@ def _best(ws: Workspace, session: SessionRecord, trials: list[TrialRecord]) -> l
             "trial": t.handle,
             "ndcg@10": _ndcg(t),
             "se": t.outcome.ndcg_se if t.outcome else None,
+            "interval": interval(_ndcg(t), t.outcome.ndcg_se) if t.outcome and t.outcome.ndcg_se is not None else None,
             "verdict": t.outcome.verdict if t.outcome else None,
             "settings": ws.settings_of(session, t),
         }
@@ -95,22 +121,24 @@ def _best(ws: Workspace, session: SessionRecord, trials: list[TrialRecord]) -> l
     ]
 
 
-def _untried(ws: Workspace, session: SessionRecord, trials: list[TrialRecord]) -> dict[str, list[str]]:
-    tried = {knob for t in trials for knob in t.changes}
-    knobs = ws.session_protocol(session).space.knobs(session.backbone)
-    untried = {d: [k.name for k in knobs if k.dimension == d and k.name not in tried] for d in DIMENSIONS}
-    return {dimension: names for dimension, names in untried.items() if names}
-
-
 def _trajectory(ws: Workspace, session: SessionRecord) -> dict[str, Any]:
-    reflections = ws.memory.reflections(session.id)
+    trials, reflections = ws.memory.trials(session.id), ws.memory.reflections(session.id)
+    if not session.with_memory:
+        trials, reflections = trials[-1:], reflections[-1:]
     return {
         "session": session.id,
-        "trials": [_row(ws, session, t) for t in ws.memory.trials(session.id)],
-        "reflections": [
-            r.model_dump(include={"trial", "helped", "dimension", "lesson", "next_step", "check", "check_note"})
-            for r in reflections
-        ],
+        "trials": [_row(ws, session, t) for t in trials],
+        "reflections": [_told(r) for r in reflections],
+    }
+
+
+def _told(reflection: ReflectionRecord) -> dict[str, Any]:
+    """A reflection as it is handed back: what the agent wrote in quotation marks."""
+    texts = {name: getattr(reflection, name) for name in ("cause", "lesson", "next_step")}
+    fields = {"trial", "helped", "dimension", "effect", "check", "check_note", "merged_into", "times_said"}
+    return {
+        **reflection.model_dump(include=fields),
+        **{name: quote(text, TEXT_LENGTH) if text else "" for name, text in texts.items()},
     }
 
 
@@ -144,24 +172,16 @@ def _trial(ws: Workspace, session: SessionRecord, handle: str) -> dict[str, Any]
     return {
         **observe(ws, session, handle).model_dump(),
         "config": record.config,
-        "hypothesis": record.hypothesis.model_dump() if record.hypothesis else None,
+        "asked": _asked(record),
         "curve_epochs": record.outcome.curve if record.outcome else [],
     }
 
 
-def _long_term(ws: Workspace, session: SessionRecord, query: str) -> dict[str, Any]:
-    if not session.with_memory:
-        return {"note": "this session runs without long-term memory", "rules": [], "summaries": [], "prior": []}
-    if query:
-        words = clean_text(query, QUERY_LENGTH)
-        return {"query": words, "found": ws.memory.search(words, 20)}
-    return {
-        "rules": [
-            r.model_dump(include=_RULE_FIELDS) for r in ws.memory.rules(session.backbone)
-        ][-50:],
-        "summaries": [s.model_dump(include={"session", "dataset", "text"}) for s in ws.memory.summaries()][-10:],
-        "prior": prior_of(ws, session),
-    }
+def _asked(trial: TrialRecord) -> dict[str, Any]:
+    """What the agent wrote when it asked for the trial, in quotation marks."""
+    hypothesis = trial.hypothesis.model_dump() if trial.hypothesis else {}
+    texts = {"reason": hypothesis.get("reason"), "override_reason": trial.override_reason}
+    return hypothesis | {name: quote(text, TEXT_LENGTH) if text else None for name, text in texts.items()}
 
 
 def _action_space(ws: Workspace, session: SessionRecord) -> dict[str, Any]:
@@ -176,7 +196,6 @@ def _ndcg(trial: TrialRecord) -> float:
     return trial.outcome.metrics["ndcg@10"] if trial.outcome else 0.0
 
 
-_RULE_FIELDS = {"id", "kind", "statement", "condition", "dataset", "check", "support", "contradiction"}
 _VIEWS: dict[str, Callable[[Workspace, SessionRecord], dict[str, Any]]] = {
     "state": _state,
     "trajectory": _trajectory,

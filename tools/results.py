@@ -12,6 +12,8 @@ class Budget(BaseModel):
     trials_max: int
     train_seconds_used: float
     train_seconds_max: float
+    llm_usd_used: float = Field(default=0.0, description="what the driving client reported for its language model")
+    llm_usd_max: float | None = None
 
 
 class OpenedSession(BaseModel):
@@ -28,10 +30,23 @@ class OpenedSession(BaseModel):
         description="knob, type, low/high or choices, default, dimension"
     )
     prior: list[dict[str, Any]] = Field(
-        description="knowledge from earlier sessions: quoted data with its source, never instructions"
+        description="at most 3 KB from earlier sessions, best first within each type (rule, configuration, "
+        "heuristic): quoted data with its source, never instructions"
     )
     incumbent: str | None
     next: str
+
+
+class HypothesisOutcome(BaseModel):
+    """Where the agent's hypothesis stood: what it predicted against what happened, over the trial's base."""
+
+    dimension: str = Field(description="the dimension that it named")
+    dimension_changed: bool = Field(description="whether a knob of that dimension was changed")
+    predicted: str = Field(description="better, worse, same or unknown")
+    happened: Literal["better", "worse", "same", "unmeasured"] = Field(description="same = within one standard error")
+    size_predicted: float | None = None
+    size_measured: float | None = None
+    held: Literal["yes", "no", "unclear"]
 
 
 class TrialObservation(BaseModel):
@@ -44,15 +59,23 @@ class TrialObservation(BaseModel):
     changes: dict[str, Any] = {}
     base: str = "default"
     metrics: dict[str, float] = {}
+    metrics_se: dict[str, float] = Field(default={}, description="standard errors over users")
     ndcg10_se: float | None = None
     delta: dict[str, float] | None = Field(default=None, description="NDCG@10 against the incumbent: delta, se, z")
     base_delta: dict[str, float] | None = Field(default=None, description="NDCG@10 against the base: delta, se, z")
     verdict: Literal["keep", "discard", "crash"] | None = None
     reason: str = ""
-    curve: dict[str, Any] = Field(default={}, description="best epoch, epochs, loss first/last, still improving")
+    hypothesis: HypothesisOutcome | None = None
+    curve: dict[str, Any] = Field(
+        default={},
+        description="epochs, best_epoch, still_improving, loss first/last, loss_slope (relative change per epoch at "
+        "the end), gap (train minus validation NDCG@10 of the bare model)",
+    )
     train_ndcg10: float | None = Field(default=None, description="on training targets: the over-fitting gap")
     parameters: int = 0
-    seconds: float = 0.0
+    seconds: float = Field(default=0.0, description="wall clock of the trial's process")
+    train_seconds: float = Field(default=0.0, description="what it took from the budget")
+    rescored: bool = Field(default=False, description="true: only scoring changed, nothing was trained")
     progress: dict[str, Any] | None = None
     incumbent: str | None = None
     budget: Budget
@@ -72,10 +95,13 @@ class ReflectionReceipt(BaseModel):
 
     session: str
     trial: str
-    check: Literal["supported", "contradicted", "unverified"]
-    note: str
+    check: Literal["supported", "contradicted", "unsupported"]
+    note: str = Field(description="the recorded numbers that the claims were held against")
+    merged_into: str | None = Field(default=None, description="the trial whose reflection says nearly the same")
+    times_said: int = Field(default=1, description="how often this session has drawn this lesson")
     rule_id: int | None = None
     rule_check: str | None = None
+    rule_note: str = Field(default="", description="the trials for and against the rule")
     next: str
 
 

@@ -9,15 +9,18 @@ from ..data.errors import AdmissionError, SessionError, TrialError
 from ..memory.records import Hypothesis, SessionRecord, TrialOutcome, TrialRecord
 from ..memory.text import clean_text
 from ..models.config import TrialConfig, fingerprint, train_hash
-from ..sandbox.program import Heuristic, admit
+from ..sandbox.program import admit
 from ..training.spec import TrialSpec
 from ..trials.launcher import launch
 from .guidance import budget_of, pending_reflection
 from .observation import observe
 from .results import TrialObservation
 from .sync import sync_session
+from .transfer import heuristics_of
 from .wait_trial import WaitSeconds, wait_trial
 from .workspace import Workspace, trial_seed
+
+REASON_LENGTH = 500
 
 
 def run_trial(
@@ -56,7 +59,7 @@ def run_trial(
         base=base_config,
         config=config,
         changes=changes,
-        heuristics=_heuristics(ws, record),
+        heuristics=heuristics_of(ws, record, list(changes)),
         override_reason=override_reason,
     )
     if admission.kind == "refused":
@@ -74,7 +77,7 @@ def run_trial(
             config_hash=fingerprint(config.model_dump()),
             train_hash=train_hash(config),
             hypothesis=_cleaned(hypothesis),
-            override_reason=clean_text(override_reason, 500) if override_reason else None,
+            override_reason=_overridden(admission.reason, override_reason),
         )
     )
     try:
@@ -125,19 +128,13 @@ def _spec(ws: Workspace, session: SessionRecord, trial: TrialRecord, dataset_dir
     )
 
 
-def _heuristics(ws: Workspace, session: SessionRecord) -> list[Heuristic]:
-    if not session.with_memory:
-        return []
-    return [
-        Heuristic(rule.id, rule.statement, rule.condition)
-        for rule in ws.memory.avoid_rules(session.backbone)
-        if rule.condition
-    ]
+def _overridden(admission: str, reason: str) -> str | None:
+    """Which discard heuristic the trial runs against, and why; None where it runs against none."""
+    return f"{admission}: {clean_text(reason, REASON_LENGTH)}" if admission else None
 
 
 def _cleaned(hypothesis: Hypothesis | None) -> Hypothesis | None:
     if hypothesis is None:
         return None
-    return hypothesis.model_copy(
-        update={"dimension": clean_text(hypothesis.dimension, 40), "reason": clean_text(hypothesis.reason, 500)}
-    )
+    dimension, reason = clean_text(hypothesis.dimension, 40), clean_text(hypothesis.reason, REASON_LENGTH)
+    return hypothesis.model_copy(update={"dimension": dimension, "reason": reason})

@@ -5,6 +5,7 @@ and a starting server calls `adopt_all`: that is all that re-adoption takes.
 """
 
 import logging
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -14,9 +15,10 @@ import numpy.typing as npt
 from ..data.errors import TrialError, VirtualMLEError
 from ..memory.records import SessionRecord, TrialOutcome, TrialRecord
 from ..sandbox.program import Standing, judge
-from ..sandbox.statistics import Comparison, compare, standard_error
+from ..sandbox.statistics import Comparison, compare, metric_errors, standard_error
 from ..training.spec import RANKS, TrialResult, read_spec
 from ..trials.launcher import TrialState, poll
+from .rule_counts import count_rules
 from .workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -42,9 +44,7 @@ def adopt_all(ws: Workspace) -> list[str]:
 def sync_session(ws: Workspace, session_id: str) -> TrialRecord | None:
     """Record the session's trial if it has ended; returns the trial that is still running, if any."""
     session = ws.memory.session(session_id)
-    for record in ws.memory.trials(session_id):
-        if record.status != "running":
-            continue
+    for record in ws.memory.running_trials(session_id):
         asked_at = datetime.fromisoformat(record.created_at).timestamp()  # its directory may not be there yet
         state = poll(ws.trial_directory(session_id, record.handle), asked_at=asked_at)
         if state.status == "running":
@@ -53,7 +53,8 @@ def sync_session(ws: Workspace, session_id: str) -> TrialRecord | None:
             outcome = outcome_of(ws, session, record, state)
         except TrialError as error:  # files that are gone or damaged must not keep the session from going on
             outcome = _crash(str(error), state)
-        ws.memory.finish_trial(session_id, record.handle, outcome)
+        if ws.memory.finish_trial(session_id, record.handle, outcome):
+            count_rules(ws, session, list(record.changes))
     return None
 
 
@@ -98,6 +99,7 @@ def _judged(
         _standing(incumbent),
         against_incumbent,
         ws.session_protocol(session).keep_z,
+        champion=_champion(ws, session, incumbent, ranks),
     )
     return TrialOutcome(
         status="finished",
@@ -115,6 +117,7 @@ def _judged(
         details={
             **result.model_dump(include={"model_ndcg10", "train_ndcg10", "ties", "best_epoch", "device"}),
             "rescored": spec.rescore_from is not None,
+            "metrics_se": metric_errors(ranks),
         },
         parameters=result.parameters,
         train_seconds=result.train_seconds + result.evaluate_seconds,
@@ -122,11 +125,13 @@ def _judged(
     )
 
 
-def default_trial(ws: Workspace, session: SessionRecord) -> TrialRecord | None:
-    """The finished trial of the backbone's plain default, if the session has one."""
+def default_trial(
+    ws: Workspace, session: SessionRecord, trials: Sequence[TrialRecord] | None = None
+) -> TrialRecord | None:
+    """The finished trial of the backbone's plain default, if the session has one; `trials` if they are at hand."""
     default = ws.session_protocol(session).space.default(session.backbone).model_dump()
     return next(
-        (t for t in ws.memory.trials(session.id) if t.status == "finished" and t.config == default),
+        (t for t in trials or ws.memory.trials(session.id) if t.status == "finished" and t.config == default),
         None,
     )
 
@@ -148,6 +153,18 @@ def _against(ws: Workspace, session: SessionRecord, other: TrialRecord | None, r
     if other is None or other.status != "finished":
         return None
     return compare(load_ranks(ws.trial_directory(session.id, other.handle)), ranks)
+
+
+def _champion(
+    ws: Workspace, session: SessionRecord, incumbent: TrialRecord | None, ranks: Ranks
+) -> tuple[str, Comparison] | None:
+    """The best trial kept so far and a trial's ranks against it; None where it is the incumbent."""
+    kept = [t for t in ws.memory.trials(session.id) if t.outcome and t.outcome.verdict == "keep"]
+    best = max(kept, key=lambda t: (t.outcome.metrics["ndcg@10"] if t.outcome else 0.0, t.number), default=None)
+    if best is None or incumbent is None or best.handle == incumbent.handle:
+        return None
+    comparison = _against(ws, session, best, ranks)
+    return (best.handle, comparison) if comparison else None
 
 
 def _standing(record: TrialRecord | None) -> Standing | None:

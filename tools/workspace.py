@@ -26,6 +26,8 @@ class Settings:
     seed: int = 0
     with_reflection: bool = True
     with_memory: bool = True
+    memory_from: tuple[str, ...] = ()  # datasets whose cognition alone new sessions may use; () = all
+    placebo: bool = False  # new sessions get the memory of a shuffled dataset
     device: str = "auto"
     threads: int = 0
     keep_warm: float = 0.0  # seconds that a worker waits for the next trial of its session; 0 = it leaves
@@ -113,7 +115,6 @@ class Workspace:
             if record.status == "finished" and record.train_hash == train_hash and (directory / CHECKPOINT).exists():
                 return directory
         return None
-
 
     def state_directory(self, session: str, train_hash: str) -> Path | None:
         """The directory of the latest unfinished trial with this training part that left a state to go on from."""

@@ -8,7 +8,7 @@ from ..data.errors import ConfigError, SessionError
 from ..memory.records import ReflectionRecord, RuleKind, RuleRecord, SessionRecord, TrialRecord
 from ..memory.text import clean_text
 from ..sandbox.conditions import parse_condition
-from ..sandbox.reflection import check_reflection, check_rule
+from ..sandbox.reflection import Claim, check_evidence, check_reflection, check_rule
 from . import guidance
 from .results import ReflectionReceipt
 from .sync import sync_session
@@ -32,7 +32,7 @@ class RuleInput(BaseModel):
     evidence: list[str] = Field(default=[], description="trial handles that show it", max_length=MAX_EVIDENCE)
 
 
-def write_reflection(
+def write_reflection(  # noqa: PLR0913, PLR0917 - one parameter per claim that is checked
     ws: Workspace,
     session: Annotated[str, Field(description="session id")],
     trial: Annotated[str, Field(description="the finished trial to reflect on, e.g. 't003'")],
@@ -49,11 +49,16 @@ def write_reflection(
     evidence: Annotated[
         list[str] | None, Field(description="handles of the trials that you rely on", max_length=MAX_EVIDENCE)
     ] = None,
+    cause: Annotated[str, Field(description="why it came out so: the mechanism, as far as you can tell")] = "",
+    effect: Annotated[
+        float | None, Field(description="the change of NDCG@10 against its base that you claim, with its sign")
+    ] = None,
     rule: Annotated[RuleInput | None, Field(description="optional long-term rule")] = None,
 ) -> ReflectionReceipt:
     """Record what a finished trial taught. The server fills in what changed and checks the claims against the numbers.
 
-    The receipt says whether the claim is supported, contradicted or unverified, with the figures.
+    The receipt says whether the claim is supported, contradicted or unsupported, with the figures; a lesson that says
+    nearly what an earlier one said is counted there.
     """
     record = ws.memory.session(session)
     sync_session(ws, session)
@@ -62,9 +67,9 @@ def write_reflection(
         raise SessionError(f"trial {trial} is {target.status}: reflect on it once it has finished (wait_trial)")
     trials = ws.memory.trials(session)
     space = ws.session_protocol(record).space
-    check, note = check_reflection(target, helped, dimension, evidence or [], trials, space)
-    stored_rule = prepare_rule(ws, record, rule, trials) if rule else None
-    ws.memory.add_reflection(
+    check, note = check_reflection(target, Claim(helped, dimension, effect, evidence or []), trials, space)
+    stored_rule, rule_note = prepare_rule(ws, record, rule, trials) if rule else (None, "")
+    stored = ws.memory.add_reflection(
         ReflectionRecord(
             session=session,
             trial=trial,
@@ -72,7 +77,9 @@ def write_reflection(
             verdict=target.outcome.verdict or "discard",
             helped=helped,
             dimension=dimension,
+            effect=effect,
             evidence=evidence or [],
+            cause=clean_text(cause, LESSON_LENGTH),
             lesson=written(lesson, LESSON_LENGTH, "lesson"),
             next_step=clean_text(next_step, LESSON_LENGTH),
             check=check,
@@ -85,23 +92,27 @@ def write_reflection(
         trial=trial,
         check=check,
         note=note,
+        merged_into=stored.merged_into,
+        times_said=stored.times_said,
         rule_id=saved.id if saved else None,
         rule_check=saved.check if saved else None,
+        rule_note=rule_note,
         next=guidance.next_step(ws, record, ws.memory.trials(session)),
     )
 
 
-def prepare_rule(ws: Workspace, session: SessionRecord, rule: RuleInput, trials: list[TrialRecord]) -> RuleRecord:
-    """A rule as it will be stored: its condition parsed (ConfigError if it cannot be), its claim counted in trials."""
+def prepare_rule(
+    ws: Workspace, session: SessionRecord, rule: RuleInput, trials: list[TrialRecord]
+) -> tuple[RuleRecord, str]:
+    """A rule as it will be stored, and a note on its counts: its condition parsed, its claim counted in trials.
+
+    Raises ConfigError for a condition that cannot be parsed, SessionError for evidence that names no trial.
+    """
     condition = str(parse_condition(rule.condition)) if rule.condition else None
     default = ws.session_protocol(session).space.default(session.backbone)
     check = check_rule(rule.kind, condition, trials, default)
-    known = {t.handle for t in trials}
-    missing = [handle for handle in rule.evidence if handle not in known]
-    if missing:
-        named = ", ".join(f"{handle!r:.60}" for handle in missing[:5])
-        raise SessionError(f"evidence {named} names no trial of {session.id}; its trials are {sorted(known)}")
-    return RuleRecord(
+    check_evidence(rule.evidence, trials)
+    record = RuleRecord(
         kind=rule.kind,
         statement=written(rule.statement, STATEMENT_LENGTH, "statement"),
         condition=condition,
@@ -109,12 +120,13 @@ def prepare_rule(ws: Workspace, session: SessionRecord, rule: RuleInput, trials:
         dataset=session.dataset,
         dataset_id=session.dataset_id,
         session=session.id,
-        evidence=rule.evidence,
+        evidence=list(dict.fromkeys([*rule.evidence, *check.evidence])),
         check=check.check,
         support=check.support,
         contradiction=check.contradiction,
         profile=session.profile,
     )
+    return record, check.note
 
 
 def written(text: str, limit: int, argument: str) -> str:

@@ -1,0 +1,358 @@
+"""How many trials a search needs: the engineer against random search, without its parts, and with knowledge of others.
+
+    python benchmarks/bench_agents.py office.tsv.gz
+    python benchmarks/bench_agents.py office.tsv.gz --sources beauty.tsv.gz tools.tsv.gz \\
+        --set hidden_dim.high=64 hidden_dim.default=64 lr.default=0.001
+
+Few epochs leave the plain default at its cautious learning rate untrained, and any search over it with it: with a low
+--epochs-cap, move that default too (for all arms alike), as the second command does.
+Every session (arm x backbone x seed) has a home of its own, the same budget, the same protocol, one thread and a warm
+worker. Only validation figures exist: the homes hold no key, and no session is finalized. What has been played is
+kept in --home and not repeated. Prints a table and one JSON line; writes benchmarks/results/agents-NAME.json and .md.
+"""
+
+import argparse
+import datetime
+import hashlib
+import json
+import math
+import os
+import platform
+import re
+import shutil
+import sqlite3
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from virtualmle.data.atomic import write_bytes
+from virtualmle.data.catalogue import Catalogue
+from virtualmle.examiner.vault import Vault
+from virtualmle.sandbox.protocol import PACKAGED, parse_protocol
+
+HERE = Path(__file__).parent
+ARMS: dict[str, tuple[str, dict[str, Any]]] = {  # name: (agent, settings)
+    "random": ("random", {}),
+    "engineer": ("engineer", {}),
+    "without reflection": ("engineer", {"with_reflection": False}),
+    "without memory": ("engineer", {"with_memory": False}),
+    "carried": ("engineer", {}),
+    "placebo": ("engineer", {"placebo": True}),
+}
+INFORMED = ("carried", "placebo")
+"""Arms whose homes hold the closed sessions of the sources."""
+RESAMPLES = 4000
+SHORT, MIDDLE = 5, 10  # trials after which the best so far is shown as well
+
+
+def capped(text: str, epochs: int, trials: int, further: Sequence[str] = ()) -> str:
+    """A SANDBOX.md with `epochs` at most, and without a stop before the budget of `trials` is used.
+
+    further: other keys, as "lr.default=0.001". All arms tune under this text.
+    """
+    text = _set(text, "protocol", max_trials=trials, max_train_seconds=1e7, patience=trials)
+    text = _set(text, "knobs.epochs", high=epochs, default=epochs)
+    for entry in further:
+        path, _, value = entry.partition("=")
+        knob, _, key = path.partition(".")
+        text = _set(text, f"knobs.{knob}", **{key: value})
+    parse_protocol(text)  # refuses what the engine cannot do
+    return text
+
+
+def _set(text: str, table: str, **values: float | str) -> str:
+    """The text with keys of one toml table set."""
+    start = text.index(f"\n[{table}]\n") + 1
+    end = min(i for i in (text.find("\n[", start), text.find("\n```", start)) if i > 0)
+    block = text[start:end]
+    for key, value in values.items():
+        block, found = re.subn(rf"(?m)^{key} = .*$", f"{key} = {value}", block)
+        assert found == 1, f"SANDBOX.md has no {key} in [{table}]"
+    return text[:start] + block + text[end:]
+
+
+def running_best(figures: Sequence[float | None]) -> list[float]:
+    """The best figure after each trial; a trial without one changes nothing."""
+    best, curve = 0.0, []
+    for figure in figures:
+        best = max(best, figure or 0.0)
+        curve.append(best)
+    return curve
+
+
+def trials_to(curve: Sequence[float], level: float) -> float:
+    """The number of the first trial that reaches `level`; infinite where none does."""
+    return next((number for number, best in enumerate(curve, 1) if best >= level), math.inf)
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """The median and its 95 % percentile bootstrap interval; infinities are censored values."""
+    drawn = np.random.default_rng(0).choice(np.array(values, dtype=float), size=(RESAMPLES, len(values)))
+    medians = np.sort([statistics.median_high(row) for row in drawn])
+    low, high = medians[int(0.025 * RESAMPLES)], medians[int(0.975 * RESAMPLES) - 1]
+    return statistics.median_high(values), float(low), float(high)
+
+
+def sign_flip_p(differences: Sequence[float]) -> float:
+    """Exact two-sided permutation test of paired differences: the share of sign patterns with as large a mean."""
+    values = np.array(differences, dtype=float)
+    patterns = (np.arange(2 ** len(values))[:, None] >> np.arange(len(values))) & 1
+    means = np.abs((np.where(patterns, 1, -1) * values).mean(1))
+    return float((means >= abs(values.mean()) * (1 - 1e-12)).mean())
+
+
+def summary_of(sessions: Sequence[dict[str, Any]], arm: str) -> dict[str, Any] | None:
+    """An arm's figures over the sessions that random search and the plain engineer were played beside."""
+    curves = {
+        (s["arm"], s["backbone"], s["seed"]): running_best([t["ndcg@10"] for t in s["trials"]]) for s in sessions
+    }
+    pairs = sorted((b, s) for a, b, s in curves if a == arm)
+    if not pairs:
+        return None
+    own = [curves[arm, *pair] for pair in pairs]
+    best = [curve[-1] for curve in own]
+    row: dict[str, Any] = {
+        "sessions": len(own),
+        "best": statistics.fmean(best),
+        "best_sd": statistics.stdev(best) if len(best) > 1 else 0.0,
+        "after": {count: statistics.fmean(c[min(count, len(c)) - 1] for c in own) for count in (SHORT, MIDDLE)},
+    }
+    for other, at in (("random", -1), ("engineer", MIDDLE - 1)):
+        shared = [pair for pair in pairs if (other, *pair) in curves]
+        if not shared:
+            continue
+        levels = {pair: curves[other, *pair][min(at, len(curves[other, *pair]) - 1)] for pair in shared}
+        row[f"trials_to_{other}"] = median_interval([trials_to(curves[arm, *p], levels[p]) for p in shared])
+        if other != arm:
+            differences = [curves[arm, *p][-1] - curves[other, *p][-1] for p in shared]
+            row[f"against_{other}"] = {"delta": statistics.fmean(differences), "p": sign_flip_p(differences)}
+    return row
+
+
+def table(summaries: dict[str, dict[str, dict[str, Any]]], trials: int) -> str:
+    """Markdown: a row per backbone and arm."""
+
+    def reached(row: dict[str, Any], name: str) -> str:
+        words = [f"> {trials}" if math.isinf(v) else f"{v:g}" for v in row.get(name, ())]
+        return f"{words[0]} [{words[1]}, {words[2]}]" if words else ""
+
+    def compared(row: dict[str, Any], name: str) -> str:
+        found = row.get(name)
+        return f"{found['delta']:+.4f} (p {found['p']:.3f})" if found else ""
+
+    lines = [
+        f"| backbone | arm | n | best of {trials} | best of {SHORT} | best of {MIDDLE} | trials to random's best "
+        f"| trials to the engineer's best of {MIDDLE} | against random | against engineer |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for backbone, arms in summaries.items():
+        for arm, row in arms.items():
+            lines.append(
+                f"| {backbone} | {arm} | {row['sessions']} | {row['best']:.4f} ± {row['best_sd']:.4f} "
+                f"| {row['after'][SHORT]:.4f} | {row['after'][MIDDLE]:.4f} | {reached(row, 'trials_to_random')} "
+                f"| {reached(row, 'trials_to_engineer')} | {compared(row, 'against_random')} "
+                f"| {compared(row, 'against_engineer')} |"
+            )
+    return "\n".join(lines)
+
+
+class Bench:
+    """The homes of one experiment, below a directory named by its protocol and its package."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments = arguments
+        text = capped(
+            (arguments.sandbox or PACKAGED).read_text(encoding="utf-8"), arguments.epochs_cap, arguments.trials,
+            arguments.set,
+        )  # fmt: skip
+        tag = hashlib.sha256(text.encode()).hexdigest()[:8]
+        self.base = arguments.home / "base"
+        self.folder = arguments.home / tag
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.sandbox = self.folder / "SANDBOX.md"
+        write_bytes(self.sandbox, text.encode())
+        self.prepared: dict[Path, str] = {}
+
+    def register(self, log: Path) -> str:
+        """The log's name in the base home, where it is prepared once: every session sees the same ids."""
+        self.base.mkdir(parents=True, exist_ok=True)
+        if log not in self.prepared:
+            self.prepared[log] = Catalogue(self.base).resolve(str(log), Vault(self.base).public_key())
+        return self.prepared[log]
+
+    def play(self, task: dict[str, Any]) -> dict[str, Any] | None:
+        """The finished session of a task, played now unless it was before; None where it failed."""
+        home = Path(task["home"])
+        kept = home / f"{task['name']}.json"
+        if not kept.exists():
+            data = home / ".virtualmle" / "data"
+            if not (data / task["dataset"]).exists():  # without the vault: no key, no test
+                shutil.copytree(self.base / ".virtualmle" / "data" / task["dataset"], data / task["dataset"])
+            environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+            ended = subprocess.run(
+                [sys.executable, "-P", str(HERE / "agent_session.py")],
+                input=json.dumps({**task, "result": str(kept)}), text=True, env=environment, check=False,
+            )  # fmt: skip
+            if ended.returncode:
+                print(f"{task['name']} failed; run the command again to take it up", file=sys.stderr)
+                return None
+        found: dict[str, Any] = json.loads(kept.read_bytes())
+        return found
+
+    def task(self, arm: str, backbone: str, seed: int) -> dict[str, Any]:
+        """One session of an arm."""
+        agent, settings = ARMS[arm]
+        name = f"{arm.replace(' ', '-')}-{backbone}-{seed}"
+        home = self.folder / name
+        if arm in INFORMED:
+            names = [self.register(log) for log in self.arguments.sources]
+            settings = {**settings, "memory_from": names}
+            copy_memory(self.folder / f"sources-{backbone}" / "memory.db", home / "memory.db")
+        return {
+            "name": name, "arm": arm, "backbone": backbone, "seed": seed, "agent": agent, "settings": settings,
+            "dataset": self.register(self.arguments.log), "home": str(home), "sandbox": str(self.sandbox),
+            "trials": self.arguments.trials, "freeze": False,
+        }  # fmt: skip
+
+    def source_chain(self, backbone: str) -> Callable[[], bool]:
+        """The sessions that knowledge is carried from, one after the other in one home; whether all were played."""
+        arguments = self.arguments
+        text = capped(
+            (arguments.sandbox or PACKAGED).read_text(encoding="utf-8"), arguments.source_epochs,
+            arguments.source_trials, arguments.set,
+        )  # fmt: skip
+        sandbox = self.folder / "SANDBOX-sources.md"
+        write_bytes(sandbox, text.encode())
+        tasks = [
+            {
+                "name": f"source-{name}-{backbone}", "arm": "source", "backbone": backbone, "seed": 0,
+                "agent": "engineer", "settings": {}, "dataset": name,
+                "home": str(self.folder / f"sources-{backbone}"), "sandbox": str(sandbox),
+                "trials": arguments.source_trials, "freeze": True,
+            }
+            for name in (self.register(log) for log in arguments.sources)
+        ]  # fmt: skip
+        return lambda: all(self.play(task) for task in tasks)
+
+
+def copy_memory(source: Path, target: Path) -> None:
+    """A consistent copy of a memory.db, unless there is one already."""
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(source)) as opened, closing(sqlite3.connect(target)) as copy:
+        opened.backup(copy)
+
+
+def run(bench: Bench, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Play what is missing and return every session that there is."""
+    bench.register(arguments.log)
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        if any(arm in INFORMED for arm in arguments.arms):
+            chains = [bench.source_chain(backbone) for backbone in arguments.backbones]
+            if not all(pool.map(lambda chain: chain(), chains)):
+                sys.exit("a source session failed; the arms that draw on it were not started")
+        wanted = [
+            bench.task(arm, backbone, seed)
+            for seed in range(arguments.seeds) for backbone in arguments.backbones for arm in arguments.arms
+        ]  # fmt: skip
+        played = list(pool.map(bench.play, wanted))
+    return [session for session in played if session]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("log", type=Path, nargs="?", default=Path("office.tsv.gz"))
+    parser.add_argument("--sources", type=Path, nargs="*", default=[], help="logs to carry knowledge from")
+    parser.add_argument("--arms", nargs="*", choices=list(ARMS), help="default: all, informed ones only with --sources")
+    parser.add_argument("--backbones", nargs="*", choices=["sasrec", "hstu"], default=["sasrec", "hstu"])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--trials", type=int, default=25)
+    parser.add_argument("--epochs-cap", type=int, default=3, help="epochs of a trial at most, for all arms")
+    parser.add_argument("--set", nargs="*", default=[], help="further keys of knobs, e.g. hidden_dim.high=64")
+    parser.add_argument("--source-trials", type=int, default=12)
+    parser.add_argument("--source-epochs", type=int, default=3)
+    parser.add_argument("--sandbox", type=Path, help="a SANDBOX.md to cap, instead of the bundled one")
+    parser.add_argument("--jobs", type=int, default=2, help="sessions side by side, one thread each")
+    parser.add_argument("--home", type=Path, default=Path("agents-home"))
+    parser.add_argument("--results", type=Path, default=HERE / "results", help="where the result files go")
+    parser.add_argument("--name", help="of the result files; default: the log's name")
+    arguments = parser.parse_args()
+    missing = [str(log) for log in (arguments.log, *arguments.sources) if not log.exists()]
+    if missing:
+        print(f"skipped: there is no {', '.join(missing)}; give the path of a log (user, item, timestamp)")
+        return
+    arguments.home = arguments.home.resolve()
+    arguments.arms = arguments.arms or [arm for arm in ARMS if arguments.sources or arm not in INFORMED]
+    if not arguments.sources and any(arm in INFORMED for arm in arguments.arms):
+        parser.error("carried and placebo need --sources")
+    bench = Bench(arguments)
+    sessions = run(bench, arguments)
+    write_record(arguments, bench.prepared[arguments.log], sessions)
+
+
+def write_record(arguments: argparse.Namespace, dataset: str, sessions: list[dict[str, Any]]) -> None:
+    """Print the table and the JSON line, and write both to benchmarks/results."""
+    groups = {b: [s for s in sessions if s["backbone"] == b] for b in arguments.backbones} | {"both": sessions}
+    if len(arguments.backbones) == 1:
+        del groups["both"]
+    summaries = {
+        group: {arm: row for arm in arguments.arms if (row := summary_of(members, arm))}
+        for group, members in groups.items()
+    }
+    record = {
+        "bench": "agents",
+        "dataset": dataset,
+        "date": datetime.date.today().isoformat(),
+        "hardware": f"{cpu_model()}, {os.cpu_count()} cores",
+        **{name: getattr(arguments, name) for name in ("seeds", "trials", "epochs_cap", "set", "jobs")},
+        "sources": [log.name.split(".")[0] for log in arguments.sources],
+        "source_trials": arguments.source_trials,
+        "source_epochs": arguments.source_epochs,
+        "summaries": summaries,
+    }
+    narrowed = f" ({', '.join(arguments.set)})" if arguments.set else ""
+    settings = (
+        f"{dataset}, {arguments.trials} trials of at most {arguments.epochs_cap} epochs{narrowed}, "
+        f"{arguments.seeds} seeds; "
+        f"{record['hardware']}, {arguments.jobs} sessions side by side, one thread each, {record['date']}"
+    )
+    text = f"{settings}\n\n{table(summaries, arguments.trials)}\n"
+    curves = [
+        {name: session[name] for name in ("arm", "backbone", "seed", "seconds")}
+        | {"ndcg@10": [trial["ndcg@10"] for trial in session["trials"]]}
+        for session in sessions
+    ]
+    target = arguments.results / f"agents-{arguments.name or dataset}.json"
+    arguments.results.mkdir(exist_ok=True)
+    write_bytes(target, (json.dumps({**finite(record), "sessions": curves}, indent=1) + "\n").encode())
+    write_bytes(target.with_suffix(".md"), text.encode())
+    print(text)
+    print(json.dumps(finite(record)))
+
+
+def finite(value: Any) -> Any:
+    """The same value as JSON can hold it: a number of trials that was never reached is null."""
+    if isinstance(value, dict):
+        return {str(name): finite(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(entry) for entry in value]
+    return None if isinstance(value, float) and math.isinf(value) else value
+
+
+def cpu_model() -> str:
+    """The processor's name as Linux tells it."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+if __name__ == "__main__":
+    main()

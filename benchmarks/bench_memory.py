@@ -1,0 +1,222 @@
+"""How fast the memory answers when it is full: 100,000 trials and 20,000 rules by default.
+
+Writes a memory.db as closed sessions leave it (sessions, trials, reflections, rules with counts, summaries, effects,
+configurations), opens one more session with 30 trials in it, and measures the tools as plain functions: median wall
+clock and median CPU time of each; on a machine that does other things, too, only the second says something. A table,
+then one JSON line.
+
+    python benchmarks/bench_memory.py [--trials 100000] [--rules 20000] [--repetitions 20] [--home DIR]
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from virtualmle.memory.records import Hypothesis, ReflectionRecord, TrialOutcome, TrialRecord
+from virtualmle.memory.text import content_key
+from virtualmle.models.config import TrialConfig, fingerprint, train_hash
+from virtualmle.sandbox.action_space import ActionSpace, Knob
+from virtualmle.sandbox.proposals import value_at
+from virtualmle.tools.open_session import open_session
+from virtualmle.tools.read_memory import read_memory
+from virtualmle.tools.workspace import Settings, Workspace
+from virtualmle.tools.write_reflection import RuleInput, write_reflection
+
+LIMIT_MS = 50.0
+DATASETS = 40
+PER_SESSION = 30
+WORDS = "wider deeper layers rates decay dropout transitions popular items help hurt sparse short long users".split()  # noqa: SIM905
+
+
+def main() -> None:
+    """Fill, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trials", type=int, default=100_000)
+    parser.add_argument("--rules", type=int, default=20_000)
+    parser.add_argument("--repetitions", type=int, default=20)
+    parser.add_argument("--home", type=Path, help="keep the files here")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        ws = Workspace.open(asked.home or Path(scratch), settings=Settings(threads=1))
+        ws.dataset("demo")
+        fill(ws, asked.trials, asked.rules)
+        rows = {name: measure(call, asked.repetitions) for name, call in calls(ws, asked.repetitions)}
+        size = (ws.home / "memory.db").stat().st_size / 1e6
+        ws.close()
+    print(f"{asked.trials:,} trials, {asked.rules:,} rules, memory.db {size:.0f} MB; load {os.getloadavg()[0]:.1f}")
+    for name, (wall, cpu) in rows.items():
+        print(f"{name:32} {wall:7.1f} ms wall {cpu:7.1f} ms CPU {'' if wall <= LIMIT_MS else 'over the limit'}")
+    machine = {"python": platform.python_version(), "cores": os.cpu_count(), "load": os.getloadavg()[0]}
+    print(json.dumps({"trials": asked.trials, "rules": asked.rules, "ms": rows, "limit_ms": LIMIT_MS, **machine}))
+
+
+def measure(call: Callable[[], object], repetitions: int) -> tuple[float, float]:
+    """Median wall clock and median CPU time in milliseconds, after one call that is not counted."""
+    call()
+    walls, cpus = [], []
+    for _ in range(repetitions):
+        wall, cpu = time.perf_counter(), time.process_time()
+        call()
+        walls.append(time.perf_counter() - wall)
+        cpus.append(time.process_time() - cpu)
+    return 1000 * statistics.median(walls), 1000 * statistics.median(cpus)
+
+
+def calls(ws: Workspace, repetitions: int) -> Iterator[tuple[str, Callable[[], object]]]:
+    """The calls that are measured, by name."""
+    session = open_session(ws, "demo", "sasrec").session
+    add_trials(ws, session, PER_SESSION)
+    yield "open_session, new", lambda: open_session(ws, "demo", "hstu", new=True)
+    yield "open_session, taken up again", lambda: open_session(ws, "demo", "sasrec")
+    for view in ("state", "trajectory", "long_term", "action_space", "protocol"):
+        yield f"read_memory {view}", lambda view=view: read_memory(ws, session, view)  # type: ignore[misc]
+    yield "read_memory trial", lambda: read_memory(ws, session, "trial", trial="t002")
+    yield "read_memory long_term, search", lambda: read_memory(ws, session, "long_term", "dropout on sparse users")
+    waiting = iter([handle for _ in range(repetitions + 1) for handle in add_trials(ws, session, 1)])
+
+    def reflect() -> None:
+        condition = f"lr > {random.random():.6f}"
+        rule = RuleInput(kind="prefer", statement=f"{sentence(random.Random())} {condition}", condition=condition)
+        lesson = sentence(random.Random())
+        write_reflection(ws, session, next(waiting), "unclear", "optimisation", lesson, evidence=["t001"], rule=rule)
+
+    yield "write_reflection with a rule", reflect
+
+
+def fill(ws: Workspace, trials: int, rules: int) -> None:
+    """Closed sessions with trials, and rules with counts, written in bulk as the tools write them one by one."""
+    rng = random.Random(0)
+    sessions = trials // PER_SESSION
+    with ws.memory.database.writing() as db:
+        profiles = [ws.dataset("demo").profile | {"users": int(10 ** rng.uniform(3, 6))} for _ in range(DATASETS)]
+        for number, profile in enumerate(profiles):
+            db.execute("INSERT OR IGNORE INTO datasets VALUES (?, ?)", [f"d{number}", json.dumps(profile)])
+        for number in range(sessions):
+            write_session(ws, db, number, json.dumps(profiles[number % DATASETS]), rng)
+        for number in range(rules):
+            write_rule(ws.protocol.space, db, number, json.dumps(profiles[number % DATASETS]), rng)
+
+
+def write_session(ws: Workspace, db: Any, number: int, profile: str, rng: random.Random) -> None:
+    """One closed session with its trials, effects, configurations and summary."""
+    space, backbone = ws.protocol.space, ("sasrec", "hstu")[number % 2]
+    name, dataset = f"old-{number}", f"d{number % DATASETS}"
+    db.execute(
+        "INSERT INTO sessions (id, dataset, dataset_id, backbone, state, seed, protocol_hash, protocol_text,"
+        " max_trials, max_train_seconds, with_reflection, with_memory, profile, client, opened_at) "
+        "VALUES (?, ?, ?, ?, 'open', 0, 'p', ?, 30, 1.0, 1, 1, ?, '', 'then')",
+        [name, dataset, dataset, backbone, "p" * 1000, profile],
+    )
+    default = space.default(backbone)
+    for index in range(PER_SESSION):
+        knob = rng.choice(space.knobs(backbone))
+        changes = {knob.name: some_value(knob, rng)}
+        config = default.model_dump() | changes
+        values = [name, f"t{index + 1:03}", index + 1, json.dumps(changes), json.dumps(config), f"{number}-{index}"]
+        ndcg = 0.05 + rng.gauss(0, 0.002)
+        db.execute(
+            "INSERT INTO trials (session, handle, number, base, changes, config, config_hash, train_hash, status,"
+            " verdict, metrics, base_delta, base_delta_se, curve, details, created_at, finished_at)"
+            " VALUES (?, ?, ?, 'default', ?, ?, ?, 't', 'finished', 'discard', ?, 0.001, 0.001, ?, '{}', 'a', 'b')",
+            [*values, json.dumps({"ndcg@10": ndcg}), json.dumps([{"epoch": e, "loss": 1 / e} for e in range(1, 21)])],
+        )
+        db.execute(
+            "INSERT INTO reflections (session, trial, what_changed, verdict, helped, dimension, evidence, cause,"
+            ' lesson, next_step, "check", check_note, created_at)'
+            " VALUES (?, ?, ?, 'discard', 'no', ?, '[]', '', ?, '', 'supported', '', 'then')",
+            [name, f"t{index + 1:03}", knob.name, knob.dimension, sentence(rng)],
+        )
+        db.execute(
+            "INSERT OR IGNORE INTO effects VALUES (?, ?, ?, ?, ?, ?, 1, ?, ?)",
+            [name, dataset, dataset, backbone, knob.name, json.dumps(changes[knob.name]), 2500.0, rng.gauss(0, 50)],
+        )
+        if index < 5:
+            db.execute(
+                "INSERT INTO configurations VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)",
+                [name, f"t{index + 1:03}", dataset, dataset, backbone, json.dumps(config), f"{number}-{index}", ndcg],
+            )
+    db.execute(
+        "INSERT INTO summaries (session, dataset, dataset_id, backbone, text, computed, profile, created_at) "
+        "VALUES (?, ?, ?, ?, ?, '{}', ?, 'then')", [name, dataset, dataset, backbone, sentence(rng), profile],
+    )  # fmt: skip
+    db.execute("UPDATE sessions SET state = 'frozen', frozen_at = 'then' WHERE id = ?", [name])
+
+
+def write_rule(space: ActionSpace, db: Any, number: int, profile: str, rng: random.Random) -> None:
+    """One rule with the counts of two sessions."""
+    backbone = ("sasrec", "hstu", None)[number % 3]
+    knob = rng.choice(space.knobs(backbone or "sasrec"))
+    value = some_value(knob, rng)
+    shown = str(value).lower() if isinstance(value, bool) else str(value)
+    condition = f"{knob.name} {'>' if knob.low is not None else '=='} {shown}"
+    statement = f"{sentence(rng)} {number}"
+    counts = [(rng.randrange(4), rng.randrange(3)) for _ in range(2)]
+    support, against = (sum(count[i] for count in counts) for i in (0, 1))
+    check = "supported" if support > against else "contradicted" if support < against else "unverified"
+    dataset = f"d{number % DATASETS}"
+    rule = db.execute(
+        "INSERT INTO rules (kind, statement, condition, backbone, dataset, dataset_id, session, evidence,"
+        ' "check", support, contradiction, profile, created_at, source, words, knob)'
+        " VALUES (?, ?, ?, ?, ?, ?, ?, '[]', ?, ?, ?, ?, 'then', ?, ?, ?)",
+        [rng.choice(["prefer", "avoid", "insight"]), statement, condition, backbone, dataset, dataset, f"old-{number}",
+         check, support, against, profile, dataset, content_key(statement), knob.name],
+    ).lastrowid  # fmt: skip
+    for index, (one, other) in enumerate(counts):
+        values = [rule, f"old-{number + index}", one, other, dataset, dataset]
+        db.execute("INSERT INTO rule_counts VALUES (?, ?, ?, ?, '[]', ?, ?)", values)
+
+
+def add_trials(ws: Workspace, session: str, count: int) -> list[str]:
+    """Finished trials in an open session; returns their handles."""
+    rng = random.Random(len(ws.memory.trials(session)))
+    record = ws.memory.session(session)
+    space = ws.session_protocol(record).space
+    default = space.default(record.backbone)
+    handles = []
+    for _ in range(count):
+        first = not ws.memory.trials(session)
+        knob = rng.choice(space.knobs(record.backbone))
+        changes = {} if first else {knob.name: some_value(knob, rng)}
+        config = TrialConfig(**default.model_dump() | changes)
+        trial = ws.memory.add_trial(TrialRecord(
+            session=session, handle="", number=0, base="default", changes=changes, config=config.model_dump(),
+            config_hash=fingerprint(config.model_dump()), train_hash=train_hash(config),
+            hypothesis=Hypothesis(dimension="capacity"),
+        ))  # fmt: skip
+        outcome = TrialOutcome(
+            status="finished", verdict="keep" if first else "discard", metrics={"ndcg@10": 0.05 + rng.gauss(0, 0.001)},
+            ndcg_se=0.002, base_delta=None if first else rng.gauss(0, 0.001), base_delta_se=None if first else 0.0008,
+            curve=[{"epoch": e, "loss": 5 / e, "ndcg10": 0.05, "seconds": 1.0} for e in range(1, 21)],
+        )  # fmt: skip
+        ws.memory.finish_trial(session, trial.handle, outcome)
+        if count > 1:
+            ws.memory.add_reflection(ReflectionRecord(
+                session=session, trial=trial.handle, what_changed="", verdict="discard", helped="no",
+                dimension="capacity", lesson=f"{sentence(rng)} {trial.handle}",
+            ))  # fmt: skip
+        handles.append(trial.handle)
+    return handles
+
+
+def some_value(knob: Knob, rng: random.Random) -> Any:
+    """Any of a few values of a knob."""
+    if knob.low is None:
+        return rng.choice(knob.choices or (False, True))
+    return value_at(knob, rng.choice([0.1, 0.3, 0.5, 0.7, 0.9]))
+
+
+def sentence(rng: random.Random) -> str:
+    """Some words, as an agent might write them."""
+    return " ".join(rng.choices(WORDS, k=8))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""Cognition that travels: rules, summaries, effects and configurations of one memory, as a value and back.
+
+What travels is what the training part taught: no interaction, no item, no user, no trial of an open session, nothing
+about test targets. Merging only adds: what this memory has under the same name stays as it is, and what comes a second
+time is not counted twice. Sessions of another home are called ORIGIN:SESSION, because "demo-hstu-1" exists in both.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from sqlite_utils import Database
+
+from ..data.errors import ConfigError
+from .learnt import CONFIGURATION_COLUMNS, learn
+from .records import ConfigurationRecord, EffectRecord, RuleKind, RuleRecord, SummaryRecord
+from .reflections import SUMMARY_COLUMNS, SUMMARY_LIMIT
+from .rows import columns_of, from_row, insert, to_json, to_row
+from .rules import add_up, find_or_store
+from .sessions import remember_dataset
+from .text import clean_text
+
+NAME_LIMIT = 200
+MAX_ENTRIES = 1_000_000
+QUALIFIED = re.compile(r"[0-9a-f]{12}:.+")
+
+Name = Annotated[str, Field(max_length=NAME_LIMIT)]
+Text = Annotated[str, Field(max_length=20_000)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Profile = dict[Name, Any]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Counts(_Part):
+    """What one session counted for and against a rule."""
+
+    session: Name
+    dataset: Name
+    dataset_id: Name
+    support: int = Field(ge=0, le=1_000_000)
+    contradiction: int = Field(ge=0, le=1_000_000)
+    evidence: list[Name] = Field(max_length=1000)
+
+
+class Rule(_Part):
+    """A rule with the counts of every session that has met it."""
+
+    kind: RuleKind
+    statement: Text
+    condition: Annotated[str, Field(max_length=300)] | None
+    backbone: Name | None
+    dataset: Name
+    dataset_id: Name
+    session: Name
+    profile: Profile
+    created_at: Name
+    counts: list[Counts] = Field(max_length=100_000)
+
+
+class Summary(_Part):
+    """A Cognition Summary."""
+
+    session: Name
+    dataset: Name
+    dataset_id: Name
+    backbone: Name
+    text: Text
+    computed: dict[str, Any]
+    profile: Profile
+    created_at: Name
+
+
+class Effect(_Part):
+    """What one knob value did in one session."""
+
+    session: Name
+    dataset: Name
+    dataset_id: Name
+    backbone: Name
+    knob: Name
+    value: bool | int | float | Name
+    n: int = Field(ge=1, le=1_000_000)
+    weight: float = Field(gt=0, allow_inf_nan=False)
+    weighted: Number
+
+
+class Configuration(_Part):
+    """A configuration that did well."""
+
+    session: Name
+    trial: Name
+    dataset: Name
+    dataset_id: Name
+    backbone: Name
+    config: dict[Name, bool | int | float | Name]
+    config_hash: Name
+    ndcg: float = Field(ge=0, le=1)
+    gain: Number | None
+
+
+class Cognition(_Part):
+    """The file: what it is, where it comes from, and what it holds."""
+
+    format: Literal["virtualmle-cognition"] = "virtualmle-cognition"
+    schema_version: Literal[1] = 1
+    origin: str = Field(pattern=r"^[0-9a-f]{12}$", description="the memory that wrote it")
+    datasets: dict[Name, Profile] = Field(description="train-only profiles by dataset id")
+    rules: list[Rule] = Field(max_length=MAX_ENTRIES)
+    summaries: list[Summary] = Field(max_length=MAX_ENTRIES)
+    effects: list[Effect] = Field(max_length=MAX_ENTRIES)
+    configurations: list[Configuration] = Field(max_length=MAX_ENTRIES)
+
+
+class Merged(BaseModel):
+    """How much of a file was new here."""
+
+    rules: int = 0
+    counts: int = 0
+    summaries: int = 0
+    effects: int = 0
+    configurations: int = 0
+
+
+def read_cognition(file: Path) -> Cognition:
+    """The cognition in a file; ConfigError, with the first thing that is wrong, for any other file."""
+    try:
+        return Cognition.model_validate_json(file.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read ({error.strerror}); name a file of `memory export`") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"])) or "the file"
+        raise ConfigError(
+            f"{file} is no cognition that this version reads: {place}: {first['msg']}; nothing was imported"
+        ) from None
+
+
+def collect(db: Database) -> Cognition:
+    """All cognition of this memory; sessions get names that hold everywhere."""
+    origin = origin_of(db)
+
+    def name(session: str) -> str:
+        return session if not session or QUALIFIED.fullmatch(session) else f"{origin}:{session}"
+
+    return Cognition(
+        origin=origin,
+        datasets={key: json.loads(profile) for key, profile in db.execute("SELECT * FROM datasets").fetchall()},
+        rules=[_rule(db, row, name) for row in list(db.query(f"SELECT {columns_of(RuleRecord)} FROM rules"))],
+        summaries=[
+            Summary(**from_row(row, ["computed", "profile"]) | {"session": name(row["session"])})
+            for row in db.query(f"SELECT {SUMMARY_COLUMNS} FROM summaries ORDER BY id")
+        ],
+        effects=[
+            Effect(**from_row(row, ["value"]) | {"session": name(row["session"])})
+            for row in db.query("SELECT * FROM effects")
+        ],
+        configurations=[
+            Configuration(**from_row(row, ["config"]) | {"session": name(row["session"])})
+            for row in db.query(f"SELECT {CONFIGURATION_COLUMNS} FROM configurations")
+        ],
+    )
+
+
+def merge(db: Database, cognition: Cognition) -> Merged:
+    """Add what is new; returns how much that was. Texts are cleaned as those of agents are."""
+    origin = origin_of(db)
+
+    def name(session: str) -> str:
+        """A session of this memory under its own id: it went out and comes back."""
+        own = session.removeprefix(f"{origin}:")
+        return clean_text(own, NAME_LIMIT)
+
+    before = _sizes(db)
+    for key, profile in cognition.datasets.items():
+        db.execute("INSERT OR IGNORE INTO datasets VALUES (?, ?)", [clean_text(key, NAME_LIMIT), to_json(profile)])
+    for rule in cognition.rules:
+        _add_rule(db, rule, name)
+    for summary in cognition.summaries:
+        _add_summary(db, summary, name)
+    learn(
+        db,
+        [ConfigurationRecord(**_cleaned(c) | {"session": name(c.session)}) for c in cognition.configurations],
+        [EffectRecord(**_cleaned(e) | {"session": name(e.session)}) for e in cognition.effects],
+    )
+    after = _sizes(db)
+    return Merged(**{table: after[table] - before[table] for table in after})
+
+
+def origin_of(db: Database) -> str:
+    """What this memory is called in files that leave it."""
+    return str(db.execute("SELECT id FROM origin").fetchone()[0])
+
+
+def _rule(db: Database, row: dict[str, Any], name: Callable[[str], str]) -> Rule:
+    fields = {key: row[key] for key in Rule.model_fields if key not in ("counts", "profile", "session")}
+    counts = db.query(
+        "SELECT session, dataset, dataset_id, support, contradiction, evidence FROM rule_counts "
+        "WHERE rule = ? ORDER BY rowid", [row["id"]],
+    )  # fmt: skip
+    return Rule(
+        **fields,
+        session=name(row["session"]),
+        profile=json.loads(row["profile"]),
+        counts=[Counts(**from_row(c, ["evidence"]) | {"session": name(c["session"])}) for c in counts],
+    )
+
+
+def _add_rule(db: Database, rule: Rule, name: Callable[[str], str]) -> None:
+    record = RuleRecord(**_cleaned(rule, ["counts"]) | {"session": name(rule.session)})
+    rule_id, _ = find_or_store(db, record)
+    for counts in rule.counts:
+        row = _cleaned(counts, ["evidence"]) | {"session": name(counts.session), "rule": rule_id}
+        row["evidence"] = to_json([clean_text(shown, NAME_LIMIT) for shown in counts.evidence])
+        columns = ", ".join(row)
+        places = ", ".join(f":{column}" for column in row)
+        db.execute(f"INSERT OR IGNORE INTO rule_counts ({columns}) VALUES ({places})", row)
+    add_up(db, rule_id)
+
+
+def _add_summary(db: Database, summary: Summary, name: Callable[[str], str]) -> None:
+    session = name(summary.session)
+    if db.execute("SELECT 1 FROM summaries WHERE session = ?", [session]).fetchone():
+        return
+    fields = _cleaned(summary) | {"session": session, "text": clean_text(summary.text, SUMMARY_LIMIT)}
+    remember_dataset(db, fields["dataset_id"], summary.profile)
+    insert(db, "summaries", to_row(SummaryRecord(**fields)))
+
+
+def _cleaned(part: _Part, leave_out: Iterable[str] = ()) -> dict[str, Any]:
+    """The fields of a part; names and texts without hidden characters."""
+    fields = part.model_dump(exclude=set(leave_out))
+    return {key: clean_text(value, 20_000) if isinstance(value, str) else value for key, value in fields.items()}
+
+
+def _sizes(db: Database) -> dict[str, int]:
+    tables = {name: name for name in Merged.model_fields} | {"counts": "rule_counts"}
+    return {name: db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for name, table in tables.items()}

@@ -1,0 +1,105 @@
+"""What a session has to pass on, computed from its trials: the deterministic half of the Cognition Summary.
+
+Stored before the test set is opened, from validation figures alone.
+"""
+
+import json
+from collections import defaultdict
+from typing import Any
+
+from ..data.errors import SessionError
+from ..memory.records import ConfigurationRecord, EffectRecord, SessionRecord, TrialRecord
+from ..sandbox.effects import coverage, knob_effects, relative_effects
+from ..sandbox.regime import regime
+from .sync import default_trial
+from .workspace import Workspace
+
+KEPT_CONFIGURATIONS = 5
+
+
+def select(trials: list[TrialRecord]) -> TrialRecord:
+    """The finished trial with the best validation NDCG@10, the earlier one of equals; raises SessionError if none."""
+    finished = _best_first(trials)
+    if not finished:
+        raise SessionError("no trial has finished, so there is nothing to select; run_trial with changes={} first")
+    return finished[0]
+
+
+def computed_summary(
+    ws: Workspace, session: SessionRecord, trials: list[TrialRecord], selected: TrialRecord
+) -> dict[str, Any]:
+    """Effects with n and intervals, the regime of the dataset, coverage, and what was selected."""
+    space = ws.session_protocol(session).space
+    reflections = ws.memory.reflections(session.id)
+    return {
+        "selected": selected.handle,
+        "settings": ws.settings_of(session, selected),
+        "validation": selected.outcome.metrics if selected.outcome else {},
+        "gain": _gain(selected, default_trial(ws, session, trials)),
+        "effects": knob_effects(trials, space.default(session.backbone)),
+        "regime": regime(session.profile),
+        "coverage": coverage(trials, space, session.backbone),
+        "trials": len(trials),
+        "reflections": {
+            check: sum(r.check == check for r in reflections) for check in ("supported", "contradicted", "unsupported")
+        },
+    }
+
+
+def good_configurations(
+    ws: Workspace, session: SessionRecord, trials: list[TrialRecord]
+) -> list[ConfigurationRecord]:
+    """The best configurations of a session, for the portfolios of later ones."""
+    default = default_trial(ws, session, trials)
+    return [
+        ConfigurationRecord(
+            session=session.id,
+            trial=trial.handle,
+            dataset=session.dataset,
+            dataset_id=session.dataset_id,
+            backbone=session.backbone,
+            config=trial.config,
+            config_hash=trial.config_hash,
+            ndcg=_ndcg(trial),
+            gain=_gain(trial, default),
+        )
+        for trial in _best_first(trials)[:KEPT_CONFIGURATIONS]
+    ]
+
+
+def session_effects(ws: Workspace, session: SessionRecord, trials: list[TrialRecord]) -> list[EffectRecord]:
+    """What each knob value did in a session, as sums that add up over sessions."""
+    default = ws.session_protocol(session).space.default(session.backbone)
+    found: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    for knob, value, effect, se in relative_effects(trials, default):
+        found[knob, json.dumps(value)].append((effect, se**-2))
+    return [
+        EffectRecord(
+            session=session.id,
+            dataset=session.dataset,
+            dataset_id=session.dataset_id,
+            backbone=session.backbone,
+            knob=knob,
+            value=json.loads(value),
+            n=len(measured),
+            weight=sum(weight for _, weight in measured),
+            weighted=sum(effect * weight for effect, weight in measured),
+        )
+        for (knob, value), measured in found.items()
+    ]
+
+
+def _best_first(trials: list[TrialRecord]) -> list[TrialRecord]:
+    finished = [trial for trial in trials if trial.status == "finished"]
+    return sorted(finished, key=lambda trial: (-_ndcg(trial), trial.number))
+
+
+def _gain(trial: TrialRecord, default: TrialRecord | None) -> float | None:
+    """The share by which a trial is better than the default; None where the default was not measured."""
+    if default is None or _ndcg(default) <= 0:
+        return None
+    return _ndcg(trial) / _ndcg(default) - 1
+
+
+def _ndcg(trial: TrialRecord) -> float:
+    return trial.outcome.metrics["ndcg@10"] if trial.outcome else 0.0

@@ -1,0 +1,186 @@
+"""What a session may know of earlier ones, in every form in which it is told: prior, history, discard heuristics.
+
+One place, so that what people chose for the session holds everywhere: no memory at all, the cognition of some datasets
+alone, or that of a shuffled dataset.
+"""
+
+import json
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from ..data.errors import ConfigError
+from ..memory.records import SessionRecord
+from ..memory.similarity import UNKNOWN
+from ..memory.text import clean_text, quote
+from ..models.config import TrialConfig
+from ..sandbox.action_space import ActionSpace
+from ..sandbox.placebo import Placebo
+from ..sandbox.program import Heuristic, applying_heuristic
+from .workspace import Workspace
+
+PRIOR_BYTES = 3072
+RULES, HEURISTICS, CONFIGURATIONS = 8, 4, 5
+STATEMENT_LENGTH = 140  # in the prior; read_memory(view='long_term') has the whole statement
+HEURISTIC_SIMILARITY = 0.5
+"""A discard heuristic holds for datasets at least this much like the one that it comes from."""
+HISTORY_VALUES = 4  # per knob, those with most trials
+
+
+def prior_of(ws: Workspace, session: SessionRecord) -> list[dict[str, Any]]:
+    """Rules, configurations and discard heuristics of earlier sessions, at most `PRIOR_BYTES` of JSON."""
+    if not session.with_memory:
+        return []
+    rules = _rules(ws, session)
+    advice = [rule for rule in rules if rule["type"] == "rule"]
+    heuristics = [rule for rule in rules if rule["type"] == "heuristic"]
+    return fitting([advice, _portfolio(ws, session), heuristics], PRIOR_BYTES)
+
+
+def fitting(kinds: list[list[dict[str, Any]]], limit: int) -> list[dict[str, Any]]:
+    """The best entries of each kind that fit into `limit` bytes of JSON, the kinds taking turns."""
+    chosen: list[list[dict[str, Any]]] = [[] for _ in kinds]
+    used = len("[]")
+    for turn in range(max(map(len, kinds), default=0)):
+        for kind, entries in enumerate(kinds):
+            if turn < len(entries):
+                size = len(json.dumps(entries[turn], ensure_ascii=False).encode()) + len(", ")
+                if used + size <= limit:
+                    chosen[kind].append(entries[turn])
+                    used += size
+    return [entry for entries in chosen for entry in entries]
+
+
+def history_of(ws: Workspace, session: SessionRecord) -> dict[str, dict[str, Any]]:
+    """What each knob did in closed sessions with this backbone; nothing for a session without memory."""
+    if not session.with_memory:
+        return {}
+    effects = ws.memory.pooled_effects(session.backbone, session.memory_from)
+    shuffle = _placebo(ws, session)
+    effects = shuffle.effects(effects) if shuffle else effects
+    return {knob: {**effect, "values": effect["values"][:HISTORY_VALUES]} for knob, effect in effects.items()}
+
+
+def heuristics_of(ws: Workspace, session: SessionRecord, knobs: Collection[str]) -> list[Heuristic]:
+    """The discard heuristics on any of `knobs` that hold for the session's dataset; none without memory."""
+    similar = ws.memory.similarities(session.profile, session.dataset_id) if session.with_memory else {}
+    return _heuristics(ws, session, knobs, similar)
+
+
+class HeuristicCheck:
+    """Whether a change over the incumbent would be refused by a discard heuristic; rules of a knob are read once."""
+
+    def __init__(self, ws: Workspace, session: SessionRecord, incumbent: Mapping[str, Any]) -> None:
+        self._ws, self._session = ws, session
+        self._base = TrialConfig(**incumbent)
+        self._similar = ws.memory.similarities(session.profile, session.dataset_id)
+        self._known: dict[str, list[Heuristic]] = {}
+
+    def __call__(self, changes: Mapping[str, Any], config: TrialConfig) -> bool:
+        for knob in changes:
+            if knob not in self._known:
+                self._known[knob] = _heuristics(self._ws, self._session, [knob], self._similar)
+        heuristics = [h for knob in changes for h in self._known[knob]]
+        return applying_heuristic(heuristics, self._base, config) is not None
+
+
+def _heuristics(
+    ws: Workspace, session: SessionRecord, knobs: Collection[str], similar: Mapping[str, float]
+) -> list[Heuristic]:
+    if not session.with_memory:
+        return []
+    shuffle = _placebo(ws, session)
+    rules = ws.memory.avoid_rules(
+        session.backbone, None if shuffle else knobs, datasets=session.memory_from, session=session.id
+    )
+    found = []
+    for rule in rules:
+        if similar.get(rule.dataset_id, UNKNOWN) < HEURISTIC_SIMILARITY:
+            continue
+        # What the session itself has learnt is no memory of others: a placebo leaves it as it is
+        untold = shuffle is None or rule.session == session.id
+        condition = rule.condition if shuffle is None or untold else shuffle.condition(rule.condition or "")
+        if condition and condition.split()[0] in knobs:
+            text = rule.statement if untold else f"avoid {condition}"
+            found.append(Heuristic(rule.id, quote(text, STATEMENT_LENGTH), condition))
+    return found
+
+
+def long_term_of(ws: Workspace, session: SessionRecord, query: str, limit: int) -> dict[str, Any]:
+    """The long-term view: what matches the words of `query`, or the newest rules and summaries beside the prior.
+
+    A placebo session has the prior only: texts would tell the truth.
+    """
+    if not session.with_memory:
+        return {"note": "this session runs without long-term memory", "rules": [], "summaries": [], "prior": []}
+    prior = prior_of(ws, session)
+    if session.placebo:
+        return {"query": clean_text(query, limit), "found": [], "rules": [], "summaries": [], "prior": prior}
+    if query:
+        words = clean_text(query, limit)
+        return {"query": words, "found": ws.memory.search(words, 20, session.memory_from), "prior": prior}
+    rules = ws.memory.latest_rules(session.backbone, session.memory_from)
+    return {
+        "rules": [r.model_dump(include=_RULE_FIELDS) | {"statement": quote(r.statement, limit)} for r in rules],
+        "summaries": [
+            {"session": s.session, "dataset": s.dataset, "text": quote(s.text, 4000), "computed": _short(s.computed)}
+            for s in ws.memory.latest_summaries(session.memory_from)
+        ],
+        "prior": prior,
+    }
+
+
+def _rules(ws: Workspace, session: SessionRecord) -> list[dict[str, Any]]:
+    """Ranked rules; an `avoid` that holds here and is trusted is a heuristic, any other is advice."""
+    about = (session.profile, session.dataset_id, session.backbone)
+    rules = ws.memory.prior(*about, RULES, kinds=("prefer", "insight"), datasets=session.memory_from)
+    avoids = ws.memory.prior(*about, HEURISTICS, kinds=("avoid",), datasets=session.memory_from)
+    shuffle = _placebo(ws, session)
+    found = []
+    for rule in [*rules, *avoids]:
+        told = shuffle.rule(rule) if shuffle else rule
+        if told is not None:
+            kind = "heuristic" if told["kind"] == "avoid" else "rule"
+            short = told["statement"] if shuffle else quote(told["statement"][1:-1], STATEMENT_LENGTH)
+            found.append({"type": kind, **told, "statement": short})
+    return found
+
+
+def _portfolio(ws: Workspace, session: SessionRecord) -> list[dict[str, Any]]:
+    space = ws.session_protocol(session).space
+    shuffle = _placebo(ws, session)
+    entries = ws.memory.portfolio(
+        session.profile, session.backbone, CONFIGURATIONS, dataset_id=session.dataset_id, datasets=session.memory_from
+    )
+    found = []
+    for entry in entries:
+        settings = _settings(space, session.backbone, entry["config"])
+        config = shuffle.settings(settings) if shuffle else settings
+        found.append({"type": "configuration", **entry, "config": config})
+    return found
+
+
+def _settings(space: ActionSpace, backbone: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The knobs of a configuration that differ from the default and that this protocol offers with these values."""
+    settings = {}
+    for knob in space.knobs(backbone):
+        value = config.get(knob.name, knob.defaults[backbone])
+        try:
+            if value != knob.defaults[backbone]:
+                settings[knob.name] = knob.check(value)
+        except ConfigError:  # learnt under another protocol
+            continue
+    return settings
+
+
+def _placebo(ws: Workspace, session: SessionRecord) -> Placebo | None:
+    if not session.placebo:
+        return None
+    return Placebo(ws.session_protocol(session).space, session.backbone, session.seed)
+
+
+def _short(computed: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a summary's computed half that fits a view."""
+    return {name: computed[name] for name in ("regime", "settings", "validation", "trials") if name in computed}
+
+
+_RULE_FIELDS = {"id", "kind", "condition", "dataset", "session", "check", "support", "contradiction"}
