@@ -121,5 +121,5 @@ def shipped_kernel(
     return Shipped(
         name, kernel, signature, {**values, **dict.fromkeys(absent)}, tiles.num_warps, tiles.num_stages,
         aligned=(*(argument for argument, kind in signature.items() if kind.startswith("*")), *strides),
-        expects_wgmma=dtype != "fp32" and dim >= 64,
+        expects_wgmma=dtype != "fp32" and dim >= 64, max_spill_bytes=tiles.spill,
     )  # fmt: skip
