@@ -24,6 +24,7 @@ from .shipped_kernel import Shipped
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
+LOWEST = tl.constexpr(-3e38)  # below every score, and finite: 2^(LOWEST - LOWEST) is a number
 NORM_EPS = tl.constexpr(1e-6)  # as in loss_reference.py
 
 

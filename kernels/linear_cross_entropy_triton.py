@@ -20,11 +20,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .item_gradients_triton import LN2, LOG2E, LOWEST
 from .loss_tiles import Tiles, kind_of_product, padded, split_evenly, wanted_programs
 from .shipped_kernel import Shipped
 
-LOG2E = tl.constexpr(1.4426950408889634)
-LN2 = tl.constexpr(0.6931471805599453)
 LIFT = tl.constexpr(4096.0)  # a share of one in a million would lose its digits in float16
 
 
@@ -43,7 +42,7 @@ def _forward(
     inside = (rows < num_rows)[:, None] & (columns < WIDTH)[None, :]
     places = rows.to(tl.int64)[:, None] * WIDTH + columns[None, :]
     s = tl.load(states + places, mask=inside, other=0.0)  # (B_ROWS, B_WIDTH)
-    largest = tl.full([B_ROWS], float("-inf"), tl.float32)
+    largest = tl.full([B_ROWS], LOWEST, tl.float32)
     total = tl.zeros([B_ROWS], tl.float32)
     mean = tl.zeros([B_ROWS, B_WIDTH], tl.float32)
     first = split * per_split
@@ -78,7 +77,7 @@ def _finish(
     real = rows < num_rows
     inside = real[:, None] & (columns < WIDTH)[None, :]
     places = rows.to(tl.int64)[:, None] * WIDTH + columns[None, :]
-    largest = tl.full([B_ROWS], float("-inf"), tl.float32)
+    largest = tl.full([B_ROWS], LOWEST, tl.float32)
     for split in range(0, num_splits):
         here = tl.load(largest_of + split * num_rows.to(tl.int64) + rows, mask=real, other=0.0)
         largest = tl.maximum(largest, here)

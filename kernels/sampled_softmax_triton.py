@@ -29,6 +29,7 @@ from torch import Tensor
 from .item_gradients_triton import (
     LN2,
     LOG2E,
+    LOWEST,
     aligned_pointers,
     collect,
     float_types,
@@ -41,7 +42,6 @@ from .loss_tiles import Tiles, kind_of_product, padded, split_evenly, wanted_pro
 from .own_negatives_triton import own_forward
 from .shipped_kernel import Shipped
 
-LOWEST = tl.constexpr(-1e30)  # below every score, and finite: 2^(LOWEST - LOWEST) is a number
 SIZES = ["num_rows", "num_negatives", "per_split"]  # they differ from step to step: one binary for all
 
 
@@ -202,11 +202,11 @@ def _pulls(
 # measurement.
 TILES = {
     ("forward", "half"): {16: Tiles(64, 64, 4, 2), 32: Tiles(64, 64, 4, 2), 64: Tiles(64, 64, 8, 2),
-                          128: Tiles(64, 32, 8, 2), 256: Tiles(64, 16, 8, 2)},
+                          128: Tiles(64, 32, 8, 2), 256: Tiles(64, 32, 8, 2)},
     ("forward", "tf32"): {16: Tiles(64, 64, 4, 2), 32: Tiles(64, 64, 4, 2), 64: Tiles(64, 32, 4, 2),
                           128: Tiles(64, 32, 8, 2), 256: Tiles(64, 16, 8, 1)},
     ("forward", "ieee"): {16: Tiles(32, 64, 4, 2), 32: Tiles(32, 64, 4, 2), 64: Tiles(32, 32, 4, 2),
-                          128: Tiles(32, 32, 8, 2), 256: Tiles(16, 32, 8, 1)},
+                          128: Tiles(32, 64, 8, 2), 256: Tiles(16, 32, 8, 1)},
     ("pulls", "half"): {16: Tiles(64, 64, 4, 2), 32: Tiles(64, 64, 4, 2), 64: Tiles(64, 64, 4, 2),
                         128: Tiles(64, 64, 8, 2), 256: Tiles(32, 64, 8, 2)},
     ("pulls", "tf32"): {16: Tiles(64, 64, 4, 2), 32: Tiles(64, 64, 4, 2), 64: Tiles(32, 64, 4, 2),
