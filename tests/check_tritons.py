@@ -130,10 +130,10 @@ def main() -> int:
     for version in arguments.only or VERSIONS:
         found[version] = check(version, arguments)
         print(f"triton {version}: {len(found[version][1])} configurations; tests: {found[version][0]}", flush=True)
-    page = report(found, arguments.all)
-    print(page)
-    if arguments.save:
-        (ROOT / "benchmarks" / "results" / "sm90-compile.md").write_text(page, encoding="utf-8")
+        if arguments.save:  # after each version: the next takes minutes
+            page = ROOT / "benchmarks" / "results" / "sm90-compile.md"
+            page.write_text(report(found, arguments.all), encoding="utf-8")
+    print(report(found, arguments.all))
     passed = [" failed" not in tests and " error" not in tests for tests, _ in found.values()]
     clean = [not c["faults"] for _, compiled in found.values() for c in compiled]
     return 0 if all(passed) and all(clean) else 1
