@@ -14,6 +14,8 @@ the time table one by one. Copies are added up at the end.
 Tensor dimensions of a tile: M queries, N keys; D = dqk and V = dv padded to powers of two of at least 16.
 """
 
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
+
 from collections.abc import Iterator
 
 import torch

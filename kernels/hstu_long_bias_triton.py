@@ -9,6 +9,8 @@ Times become seconds since the earliest time of their sequence, in int32: exact 
 2**31 seconds (68 years), as all nonnegative 32-bit Unix times do; what is later counts as 2**31 - 1.
 """
 
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 

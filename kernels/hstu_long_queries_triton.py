@@ -4,6 +4,8 @@ One program: one block of queries, as in the forward pass; its sum over the bloc
 Tensor dimensions of a tile: M queries, N keys; D = dqk and V = dv padded to powers of two of at least 16.
 """
 
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
+
 from collections.abc import Iterator
 
 import torch

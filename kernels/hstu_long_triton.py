@@ -7,6 +7,8 @@ nothing has to be rescaled). docs/kernels.md has the formula and the numerics.
 Tensor dimensions of a tile: M queries, N keys; D = dqk and V = dv padded to powers of two of at least 16.
 """
 
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
+
 from collections.abc import Iterator
 
 import torch

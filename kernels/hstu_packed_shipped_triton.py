@@ -76,4 +76,4 @@ def _describe(
 
 def _width(dim: int) -> int:
     """The head dimension padded to what a product takes."""
-    return max(16, triton.next_power_of_2(dim))
+    return max(16, int(triton.next_power_of_2(dim)))

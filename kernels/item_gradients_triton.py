@@ -7,7 +7,7 @@ candidates pull, in their order: no float atomics, equal inputs give equal bits.
 m negatives, V items, d width; B_ are tile sizes.
 """
 
-# mypy: allow-untyped-defs, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 # (a kernel's arguments have no Python type: pointers, and sizes on the device)
 
 from collections.abc import Iterator

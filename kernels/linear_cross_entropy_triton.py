@@ -9,7 +9,7 @@ float32) multiplies the gradient of the sum of the losses. No float atomics: equ
 Tensor dimensions: n positions, V items, d width; B_ are tile sizes, powers of two.
 """
 
-# mypy: allow-untyped-defs, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 # (a kernel's arguments have no Python type: pointers, and sizes on the device)
 
 from collections.abc import Iterator

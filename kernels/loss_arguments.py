@@ -27,7 +27,8 @@ class SampledInputs(NamedTuple):
 
     def contiguous(self) -> "SampledInputs":
         """The same, each without gaps."""
-        return SampledInputs(*(None if tensor is None else tensor.contiguous() for tensor in self))
+        states, table, targets, negatives = (tensor.contiguous() for tensor in self[:4])
+        return SampledInputs(states, table, targets, negatives, None if self.log_q is None else self.log_q.contiguous())
 
 
 @dataclass(frozen=True)

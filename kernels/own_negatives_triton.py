@@ -7,7 +7,7 @@ candidates; nothing but the scores is kept. Scores are in units of log 2. Tensor
 d width; B_ are tile sizes.
 """
 
-# mypy: allow-untyped-defs, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 # (a kernel's arguments have no Python type: pointers, and sizes on the device)
 
 import math

@@ -14,7 +14,7 @@ atomics: equal inputs give equal bits.
 Scores are in units of log 2. Tensor dimensions: n positions, m negatives, V items, d width; B_ are tile sizes.
 """
 
-# mypy: allow-untyped-defs, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 # (a kernel's arguments have no Python type: pointers, and sizes on the device)
 
 import math
