@@ -68,8 +68,9 @@ def clipped_columns(columns: Tensor, first: int, entries: int) -> Tensor:
     By slices alone: an index_add would have no fixed order on CUDA.
     """
     n = columns.shape[1]
-    left, right = max(-first, 0), max(first + n - entries, 0)
-    table = F.pad(columns[:, left : n - right], (max(first, 0), max(entries - first - n, 0)))
+    left, right = min(max(-first, 0), n), min(max(first + n - entries, 0), n)  # how many are beyond either end
+    before = min(max(first, 0), entries)
+    table = F.pad(columns[:, left : n - right], (before, entries - before - (n - left - right)))
     table[:, 0] += columns[:, :left].sum(1)
     table[:, -1] += columns[:, n - right :].sum(1)
     return table

@@ -75,7 +75,7 @@ KEYS = {
     256: Tiles(32, 64, 8, 2, spill=640),  # with 64 queries it spills twice as much
 }
 KEYS_BIASED = {
-    16: Tiles(64, 64, 8, 2),
+    16: Tiles(64, 64, 8, 2, spill=64),
     32: Tiles(64, 64, 8, 2),
     64: Tiles(64, 64, 8, 2, spill=128),
     128: Tiles(64, 64, 8, 2, spill=512),
