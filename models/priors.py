@@ -37,9 +37,11 @@ class SparseRows:
         first = self.starts[rows]
         counts = self.starts[rows + 1] - first
         shift = first - (counts.cumsum(0) - counts)
-        entries = torch.arange(int(counts.sum()), device=scores.device) + shift.repeat_interleave(counts)
-        places = (owners * scores.shape[1]).repeat_interleave(counts) + self.columns[entries]
-        scores.view(-1).index_add_(0, places, self.values[entries] * weights.repeat_interleave(counts))
+        # index_select: indexing by brackets takes several times as long on a CPU
+        entries = torch.arange(int(counts.sum()), device=scores.device).add_(shift.repeat_interleave(counts))
+        places = (owners * scores.shape[1]).repeat_interleave(counts).add_(self.columns.index_select(0, entries))
+        values = self.values.index_select(0, entries).mul_(weights.repeat_interleave(counts))
+        scores.view(-1).index_add_(0, places, values)
 
 
 @dataclass(frozen=True)

@@ -74,8 +74,10 @@ def evaluate_targets(
     if standardised:
         scaled, table = _standardised(scaled, table)
 
+    columns = table.T.contiguous()  # a quarter faster than reading the rows across, thousands of times
+
     def score_block(first: int, last: int) -> Tensor:
-        scores = scaled[first:last] @ table.T
+        scores = scaled[first:last] @ columns
         if priors is None:
             return scores
         bounds = offsets[first : last + 1]
