@@ -112,7 +112,8 @@ def servers(home: Path) -> list[psutil.Process]:
 
 def measured(observation: dict[str, Any]) -> dict[str, Any]:
     """An observation without its wall-clock figures."""
-    kept = {name: value for name, value in observation.items() if name not in ("seconds", "train_seconds", "budget", "progress")}
+    clocked = ("seconds", "train_seconds", "budget", "progress")
+    kept = {name: value for name, value in observation.items() if name not in clocked}
     return kept | {"trials_used": observation["budget"]["trials_used"]}
 
 
