@@ -131,7 +131,7 @@ def add_bias(
 
 def shipped() -> Iterator[Shipped]:
     """The times' kernel for each block that the attention kernels ask for."""
-    for block in (32, 64, 128):
+    for block in (16, 32, 64, 128):
         for two_sides in (False, True):
             yield Shipped(
                 f"times block={block}{' next times' if two_sides else ''}",

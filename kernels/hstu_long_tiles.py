@@ -56,17 +56,13 @@ FORWARD = {
     16: Tiles(128, 64, 8, 3),
     32: Tiles(128, 64, 8, 3),
     64: Tiles(128, 64, 8, 3),
-    128: Tiles(128, 64, 8, 3),
+    128: Tiles(128, 64, 8, 3, spill=64),
     256: Tiles(128, 64, 8, 2, spill=256),
 }
 FORWARD_BIASED = FORWARD
-FORWARD_FLOAT32 = {
-    16: Tiles(64, 32, 4, 2),
-    32: Tiles(64, 32, 4, 2),
-    64: Tiles(64, 32, 4, 2),
-    128: Tiles(64, 32, 8, 2),
-    256: Tiles(32, 32, 8, 2),
-}
+# In float32, without tensor cores, pipelined loads cost more registers than there are.
+NARROW = Tiles(32, 32, 8, 1, spill=64)
+FORWARD_FLOAT32 = dict.fromkeys(HEAD_DIMS, Tiles(64, 32, 8, 1, spill=64)) | {128: NARROW, 256: NARROW}
 KEYS = {
     16: Tiles(64, 64, 8, 2),
     32: Tiles(64, 64, 8, 2),
@@ -75,34 +71,22 @@ KEYS = {
     256: Tiles(32, 64, 8, 2, spill=640),  # with 64 queries it spills twice as much
 }
 KEYS_BIASED = {
-    16: Tiles(64, 64, 8, 2, spill=64),
-    32: Tiles(64, 64, 8, 2),
-    64: Tiles(64, 64, 8, 2, spill=128),
+    16: Tiles(64, 64, 8, 2, spill=256),
+    32: Tiles(64, 64, 8, 2, spill=256),
+    64: Tiles(64, 64, 8, 2, spill=256),
     128: Tiles(64, 64, 8, 2, spill=512),
     256: Tiles(32, 64, 8, 2, spill=1152),
 }
-KEYS_FLOAT32 = {
-    16: Tiles(32, 32, 4, 2),
-    32: Tiles(32, 32, 4, 2),
-    64: Tiles(32, 32, 4, 2),
-    128: Tiles(32, 32, 8, 1),
-    256: Tiles(32, 32, 8, 1),
-}
+KEYS_FLOAT32 = dict.fromkeys(HEAD_DIMS, Tiles(32, 32, 8, 1, spill=128)) | {256: Tiles(16, 32, 8, 1)}
 QUERIES = {
     16: Tiles(128, 64, 8, 2),
     32: Tiles(128, 64, 8, 2),
     64: Tiles(128, 64, 8, 2),
     128: Tiles(128, 64, 8, 2),
-    256: Tiles(64, 64, 8, 1, spill=256),
+    256: Tiles(64, 64, 8, 1, spill=384),
 }
 QUERIES_BIASED = QUERIES
-QUERIES_FLOAT32 = {
-    16: Tiles(32, 32, 4, 2),
-    32: Tiles(32, 32, 4, 2),
-    64: Tiles(32, 32, 4, 2),
-    128: Tiles(32, 32, 8, 1),
-    256: Tiles(32, 32, 8, 1),
-}
+QUERIES_FLOAT32 = dict.fromkeys(HEAD_DIMS, Tiles(32, 32, 8, 1)) | {128: Tiles(32, 32, 8, 1, spill=320)}
 
 
 TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}  # by Triton's names
