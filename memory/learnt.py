@@ -16,9 +16,9 @@ from .records import ConfigurationRecord, EffectRecord
 from .rows import among, columns_of, from_row, to_json, to_row
 
 INTERVAL_Z = 1.96  # 95 %
-PER_DATASET = 12
+PER_DATASET = 8
 """Configurations per dataset that a portfolio is chosen from."""
-NEAREST = 24
+NEAREST = 12
 """Datasets, the most similar ones, that a portfolio is chosen from."""
 CONFIGURATION_COLUMNS = columns_of(ConfigurationRecord)
 

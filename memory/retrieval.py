@@ -14,7 +14,7 @@ from .learnt import Place, configuration, good_places
 from .records import ConfigurationRecord, RuleKind, RuleRecord
 from .rows import to_json
 from .rules import RETIRED, confidence, get_rule, recounted, sources_of
-from .similarity import profile_similarity
+from .similarity import text_similarity
 from .text import quote
 
 QUOTE_LIMIT = 400
@@ -146,8 +146,9 @@ def portfolio(
 
 def similarities(db: Database, profile: Mapping[str, Any], dataset_id: str) -> dict[str, float]:
     """How alike every dataset that is known is to one with this profile; the same dataset is 1."""
+    own = to_json(dict(profile))
     return {
-        source: 1.0 if dataset_id and source == dataset_id else profile_similarity(profile, other)
+        source: 1.0 if dataset_id and source == dataset_id else text_similarity(own, other)
         for source, other in sources_of(db).items()
     }
 

@@ -7,7 +7,7 @@ against it and none for it, or at least three against each one for it and two mo
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlite_utils import Database
 
@@ -26,6 +26,19 @@ RETIRED = 0.25
 """A rule with this confidence or less is no longer passed on."""
 TRUSTED = 2 / 3
 """An `avoid` with a condition stops trials from this confidence on: one trial for it, and twice as many as against."""
+TRUSTED_ALREADY = "AND \"check\" = 'supported' AND support >= 2 * contradiction + 1"  # the same in SQL
+
+
+class AvoidRule(NamedTuple):
+    """A discard heuristic; a full memory has hundreds of a knob, so this is all that is read of it."""
+
+    id: int
+    statement: str
+    condition: str
+    dataset_id: str
+    session: str
+    support: int
+    contradiction: int
 
 
 def confidence(support: int, contradiction: int) -> float:
@@ -157,22 +170,26 @@ def rules_about(db: Database, backbone: str, knobs: Iterable[str]) -> list[RuleR
 
 def avoid_rules(
     db: Database, backbone: str, knobs: Collection[str] | None, datasets: Sequence[str], session: str
-) -> list[RuleRecord]:
+) -> list[AvoidRule]:
     """The discard heuristics: rules to avoid a condition that the trials support with a confidence of `TRUSTED`.
 
     With `knobs`, those on these knobs; with `datasets`, by the counts of these datasets and of `session` alone.
     """
     narrowed = f"AND knob IN ({', '.join('?' for _ in knobs)})" if knobs is not None else ""
-    trusted = "" if datasets else "AND \"check\" = 'supported' AND support >= 2 * contradiction + 1"  # as TRUSTED says
     query = (
-        f"SELECT {COLUMNS} FROM rules WHERE kind = 'avoid' AND knob IS NOT NULL {narrowed} {trusted} "
-        "AND (backbone IS NULL OR backbone = ?) ORDER BY id"
+        "SELECT id, statement, condition, dataset_id, session, support, contradiction FROM rules "
+        f"WHERE kind = 'avoid' AND knob IS NOT NULL {narrowed} AND (backbone IS NULL OR backbone = ?) "
+        f"{'' if datasets else TRUSTED_ALREADY} ORDER BY id"
     )
-    found = [_record(row) for row in list(db.query(query, [*(knobs or ()), backbone]))]
+    found = [AvoidRule(*row) for row in db.execute(query, [*(knobs or ()), backbone]).fetchall()]
     if datasets:
         counts = counts_among(db, [rule.id for rule in found], datasets, session)
-        found = [recounted(rule, *counts[rule.id]) for rule in found if rule.id in counts]
-    return [r for r in found if r.check == "supported" and confidence(r.support, r.contradiction) >= TRUSTED]
+        found = [
+            rule._replace(support=counts[rule.id][0], contradiction=counts[rule.id][1])
+            for rule in found
+            if rule.id in counts
+        ]
+    return [rule for rule in found if confidence(rule.support, rule.contradiction) >= TRUSTED]
 
 
 def counts_among(
@@ -193,9 +210,9 @@ def recounted(rule: RuleRecord, support: int, contradiction: int) -> RuleRecord:
     return rule.model_copy(update={"support": support, "contradiction": contradiction, "check": check})
 
 
-def sources_of(db: Database) -> dict[str, Mapping[str, Any]]:
-    """The profile of every dataset that any session or rule comes from, by its key."""
-    return {source: json.loads(profile) for source, profile in db.execute("SELECT * FROM datasets").fetchall()}
+def sources_of(db: Database) -> dict[str, str]:
+    """The profile, as JSON text, of every dataset that any session or rule comes from, by its key."""
+    return dict(db.execute("SELECT source, profile FROM datasets").fetchall())
 
 
 def _same(db: Database, rule: RuleRecord, words: str) -> int | None:

@@ -24,12 +24,11 @@ COLUMNS = columns_of(SessionRecord)
 
 def open_session(db: Database, record: SessionRecord, taken: Collection[str]) -> SessionRecord:
     """Store a new session; an empty id becomes the next free "DATASET-BACKBONE-N", those in `taken` left out."""
-    existing = _ids(db)
-    if record.id in existing:
+    if db.execute("SELECT 1 FROM sessions WHERE id = ?", [record.id]).fetchone():
         raise SessionError(f"session {record.id!r} exists already; leave the id empty to have one chosen")
     session = record.model_copy(
         update={
-            "id": record.id or _next_id(f"{record.dataset}-{record.backbone}", {*existing, *taken}),
+            "id": record.id or _next_id(db, f"{record.dataset}-{record.backbone}", taken),
             "state": "open",
             "selected": None,
             "opened_at": record.opened_at or now(),
@@ -143,7 +142,9 @@ def _ids(db: Database) -> list[str]:
     return [row["id"] for row in db.query("SELECT id FROM sessions ORDER BY serial DESC")]
 
 
-def _next_id(stem: str, used: Collection[str]) -> str:
+def _next_id(db: Database, stem: str, taken: Collection[str]) -> str:
     """One more than the highest number used with this stem: an id never names two sessions."""
+    query = "SELECT id FROM sessions WHERE substr(id, 1, ?) = ?"
+    used = {*taken, *(name for (name,) in db.execute(query, [len(stem) + 1, f"{stem}-"]).fetchall())}
     numbers = [int(match[1]) for name in used if (match := re.fullmatch(re.escape(stem) + r"-(\d{1,9})", name))]
     return f"{stem}-{max(numbers, default=0) + 1}"

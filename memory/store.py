@@ -25,6 +25,7 @@ from .records import (
     TrialOutcome,
     TrialRecord,
 )
+from .rules import AvoidRule, Count
 
 
 class Memory:
@@ -148,7 +149,7 @@ class Memory:
         with self.database.writing() as db:
             return rules.update_rule(db, rule_id, session, support, contradiction, evidence, check)
 
-    def count_rules(self, session: str, counts: Mapping[int, rules.Count]) -> int:
+    def count_rules(self, session: str, counts: Mapping[int, Count]) -> int:
         """Set what `session` counts for and against each of some rules, at once; returns how many counts changed."""
         with self.database.writing() as db:
             return rules.count_rules(db, session, counts)
@@ -175,7 +176,7 @@ class Memory:
         *,
         datasets: Sequence[str] = (),
         session: str = "",
-    ) -> list[RuleRecord]:
+    ) -> list[AvoidRule]:
         """The discard heuristics of a backbone: trusted rules of kind `avoid` with a condition (on one of `knobs`).
 
         With `datasets`, by what sessions on these, and `session` itself, counted.

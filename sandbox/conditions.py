@@ -7,6 +7,7 @@
 Examples: "hidden_dim > 128", "position in {absolute, both}", "causal == false".
 """
 
+import functools
 import math
 import operator
 import re
@@ -53,6 +54,7 @@ class Condition:
         return f"{self.knob} {self.operator} {text}"
 
 
+@functools.lru_cache(maxsize=10_000)  # the same few conditions are asked of every trial
 def parse_condition(text: str) -> Condition:
     """The condition that `text` states; ConfigError for a wrong form, an unknown knob, or a value it cannot have."""
     if len(text) > MAX_LENGTH:

@@ -127,7 +127,8 @@ def test_only_supported_rules_to_avoid_a_condition_are_discard_heuristics(memory
         condition = {"condition": f"lr > {len(name)}", **other}.get("condition")
         memory.add_rule(a_rule(name, **{**avoid, **other, "condition": condition}))
     both = memory.add_rule(a_rule("both", **{**avoid, "backbone": None}))
-    assert memory.avoid_rules("hstu") == memory.avoid_rules("hstu", ["lr", "dropout"]) == [active, both]
+    found = [rule.id for rule in memory.avoid_rules("hstu")]
+    assert found == [rule.id for rule in memory.avoid_rules("hstu", ["lr", "dropout"])] == [active.id, both.id]
     assert memory.avoid_rules("hstu", ["dropout"]) == []
 
 

@@ -5,6 +5,7 @@ alone, or that of a shuffled dataset.
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -63,29 +64,33 @@ def history_of(ws: Workspace, session: SessionRecord) -> dict[str, dict[str, Any
 def heuristics_of(ws: Workspace, session: SessionRecord, knobs: Collection[str]) -> list[Heuristic]:
     """The discard heuristics on any of `knobs` that hold for the session's dataset; none without memory."""
     similar = ws.memory.similarities(session.profile, session.dataset_id) if session.with_memory else {}
-    return _heuristics(ws, session, knobs, similar)
+    return _heuristics(ws, session, knobs, similar, quoted=True)
 
 
 class HeuristicCheck:
-    """Whether a change over the incumbent would be refused by a discard heuristic; rules of a knob are read once."""
+    """Whether a change over the incumbent would be refused by a discard heuristic; all of them are read once."""
 
     def __init__(self, ws: Workspace, session: SessionRecord, incumbent: Mapping[str, Any]) -> None:
-        self._ws, self._session = ws, session
         self._base = TrialConfig(**incumbent)
-        self._similar = ws.memory.similarities(session.profile, session.dataset_id)
-        self._known: dict[str, list[Heuristic]] = {}
+        similar = ws.memory.similarities(session.profile, session.dataset_id)
+        self._by_knob: dict[str, list[Heuristic]] = defaultdict(list)
+        for heuristic in _heuristics(ws, session, None, similar, quoted=False):
+            self._by_knob[heuristic.condition.split()[0]].append(heuristic)
 
     def __call__(self, changes: Mapping[str, Any], config: TrialConfig) -> bool:
-        for knob in changes:
-            if knob not in self._known:
-                self._known[knob] = _heuristics(self._ws, self._session, [knob], self._similar)
-        heuristics = [h for knob in changes for h in self._known[knob]]
+        heuristics = [h for knob in changes for h in self._by_knob.get(knob, [])]
         return applying_heuristic(heuristics, self._base, config) is not None
 
 
 def _heuristics(
-    ws: Workspace, session: SessionRecord, knobs: Collection[str], similar: Mapping[str, float]
+    ws: Workspace,
+    session: SessionRecord,
+    knobs: Collection[str] | None,
+    similar: Mapping[str, float],
+    *,
+    quoted: bool,
 ) -> list[Heuristic]:
+    """Those on any of `knobs`, or all; `quoted` = their texts will be shown."""
     if not session.with_memory:
         return []
     shuffle = _placebo(ws, session)
@@ -99,9 +104,9 @@ def _heuristics(
         # What the session itself has learnt is no memory of others: a placebo leaves it as it is
         untold = shuffle is None or rule.session == session.id
         condition = rule.condition if shuffle is None or untold else shuffle.condition(rule.condition or "")
-        if condition and condition.split()[0] in knobs:
+        if condition and (knobs is None or condition.split()[0] in knobs):
             text = rule.statement if untold else f"avoid {condition}"
-            found.append(Heuristic(rule.id, quote(text, STATEMENT_LENGTH), condition))
+            found.append(Heuristic(rule.id, quote(text, STATEMENT_LENGTH) if quoted else "", condition))
     return found
 
 
@@ -112,12 +117,12 @@ def long_term_of(ws: Workspace, session: SessionRecord, query: str, limit: int) 
     """
     if not session.with_memory:
         return {"note": "this session runs without long-term memory", "rules": [], "summaries": [], "prior": []}
-    prior = prior_of(ws, session)
     if session.placebo:
+        prior = prior_of(ws, session)
         return {"query": clean_text(query, limit), "found": [], "rules": [], "summaries": [], "prior": prior}
     if query:
         words = clean_text(query, limit)
-        return {"query": words, "found": ws.memory.search(words, 20, session.memory_from), "prior": prior}
+        return {"query": words, "found": ws.memory.search(words, 20, session.memory_from)}
     rules = ws.memory.latest_rules(session.backbone, session.memory_from)
     return {
         "rules": [r.model_dump(include=_RULE_FIELDS) | {"statement": quote(r.statement, limit)} for r in rules],
@@ -125,7 +130,7 @@ def long_term_of(ws: Workspace, session: SessionRecord, query: str, limit: int) 
             {"session": s.session, "dataset": s.dataset, "text": quote(s.text, 4000), "computed": _short(s.computed)}
             for s in ws.memory.latest_summaries(session.memory_from)
         ],
-        "prior": prior,
+        "prior": prior_of(ws, session),
     }
 
 
