@@ -119,7 +119,7 @@ def overhead(
     threads: Threads = 0,
     device: Device = "auto",
 ) -> None:
-    """Seconds that a trial takes beside its training: the first, a second by the warm worker, and a re-scoring.
+    """Seconds that a trial takes beside its training: the first, two by the warm worker, and three re-scorings.
 
     Example: virtualmle bench overhead beauty.tsv.gz
     """
@@ -202,17 +202,19 @@ def _overhead(ws: "Workspace", dataset: str, backbone: str, changes: dict[str, A
     def measured(label: str, call: "Callable[[], TrialObservation]") -> None:
         started = time.time()
         trial = call()
-        rows[f"{label}: call to return"] = [time.time() - started]
+        rows.setdefault(f"{label}: call to return", []).append(time.time() - started)
         since = read_progress(ws.trial_directory(session, trial.trial)).training_since
         if since is not None:
-            rows[f"{label}: call to training"] = [since - started]
+            rows.setdefault(f"{label}: call to training", []).append(since - started)
         write_reflection(ws, session, trial.trial, "unclear", "optimisation", "measured, not judged")
 
     try:
         measured("first trial", lambda: run_trial(ws, session, changes, base="default"))
-        measured("second trial", lambda: run_trial(ws, session, {"lr": 2e-3}))
-        measured("third trial", lambda: run_trial(ws, session, {"lr": 3e-3}))
-        measured("scoring only", lambda: run_trial(ws, session, {"transition_weight": 4.0, "cooccurrence_weight": 4.0}))
+        for lr in (2e-3, 3e-3):
+            measured("warm trial", lambda: run_trial(ws, session, {"lr": lr}))  # noqa: B023 - called at once
+        for weight in (4.0, 8.0, 2.0):
+            priors = {"transition_weight": weight, "cooccurrence_weight": weight}
+            measured("scoring only", lambda: run_trial(ws, session, priors))  # noqa: B023
     finally:
         retire(ws.inbox(session))
     return rows

@@ -81,11 +81,12 @@ def _scaled(keys: Ints, values: Floats, num_items: int, normalisation: str) -> F
 
 
 def _strongest(keys: Ints, values: Floats, num_items: int, neighbours: int) -> tuple[Ints, Floats]:
-    """The `neighbours` largest entries of each row, of equal ones the first; all of them if 0."""
+    """The `neighbours` largest entries of each row, of those equal in float32 the first; all of them if 0."""
     if not neighbours:
         return keys, values
     rows = keys // num_items
-    order = np.lexsort((keys, -values, rows))
+    # in float32, or the order in which weights were summed would decide between equals
+    order = np.lexsort((keys, -values.astype(np.float32), rows))
     starts = np.concatenate(([0], np.cumsum(np.bincount(rows, minlength=num_items))))
     places = np.arange(len(keys)) - starts[rows[order]]
     kept = np.sort(order[places < neighbours])
@@ -105,17 +106,26 @@ def _pairs(items: Ints, offsets: Ints, window: int | None) -> Iterable[tuple[int
 
 def _count_pairs(pairs: Iterable[tuple[Ints, Ints, float]], num_items: int) -> tuple[Ints, Floats]:
     """Sum of the weights of equal (first, second) pairs, by ascending key first * num_items + second."""
-    keys, weights = [np.empty(0, np.int64)], [np.empty(0)]
+    total: tuple[Ints, Floats] = np.empty(0, np.int64), np.empty(0)
+    waiting: dict[float, list[Ints]] = {}  # keys by their weight: counting is several times faster than summing
+    held = 0
     for first, second, weight in pairs:
-        keys.append(first * num_items + second)
-        weights.append(np.full(len(first), weight))
-        if sum(map(len, keys)) > MERGE_ABOVE:
-            merged = _merge(np.concatenate(keys), np.concatenate(weights))
-            keys, weights = [merged[0]], [merged[1]]
-    return _merge(np.concatenate(keys), np.concatenate(weights))
+        waiting.setdefault(weight, []).append(first * num_items + second)
+        held += len(first)
+        if held > MERGE_ABOVE:
+            total, waiting, held = _merge(total, waiting), {}, 0
+    return _merge(total, waiting)
 
 
-def _merge(keys: Ints, weights: Floats) -> tuple[Ints, Floats]:
+def _merge(total: tuple[Ints, Floats], waiting: dict[float, list[Ints]]) -> tuple[Ints, Floats]:
+    parts = [total] if len(total[0]) else []
+    for weight, alike in waiting.items():
+        distinct, counts = np.unique(np.concatenate(alike), return_counts=True)
+        parts.append((distinct, np.multiply(counts, weight, dtype=np.float64)))
+    if len(parts) < 2:
+        return parts[0] if parts else total
+    keys = np.concatenate([part for part, _ in parts])
+    weights = np.concatenate([part for _, part in parts])
     order = np.argsort(keys, kind="stable")
     keys, weights = keys[order], weights[order]
     starts = np.flatnonzero(np.diff(keys, prepend=-1))

@@ -36,11 +36,12 @@ class SparseRows:
         """scores[owners[k]] += weights[k] * row rows[k], for every k; an owner may come several times."""
         first = self.starts[rows]
         counts = self.starts[rows + 1] - first
+        added = torch.repeat_interleave(counts)  # of each entry, the k that brings it
         shift = first - (counts.cumsum(0) - counts)
-        # index_select: indexing by brackets takes several times as long on a CPU
-        entries = torch.arange(int(counts.sum()), device=scores.device).add_(shift.repeat_interleave(counts))
-        places = (owners * scores.shape[1]).repeat_interleave(counts).add_(self.columns.index_select(0, entries))
-        values = self.values.index_select(0, entries).mul_(weights.repeat_interleave(counts))
+        # index_select: indexing by brackets takes several times as long on a CPU, and so do further repeat_interleaves
+        entries = torch.arange(len(added), device=scores.device).add_(shift.index_select(0, added))
+        places = (owners * scores.shape[1]).index_select(0, added).add_(self.columns.index_select(0, entries))
+        values = self.values.index_select(0, entries).mul_(weights.index_select(0, added))
         scores.view(-1).index_add_(0, places, values)
 
 

@@ -82,7 +82,7 @@ def scaled(table, normalisation):
 def strongest(table, neighbours):
     if neighbours:
         for row in table:
-            row[np.argsort(-row, kind="stable")[neighbours:]] = 0
+            row[np.argsort(-row.astype(np.float32), kind="stable")[neighbours:]] = 0
     return table
 
 

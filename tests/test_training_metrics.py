@@ -1,6 +1,7 @@
 """Ranking and metrics against a plain float64 implementation, and against scikit-learn where the two overlap."""
 
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -107,3 +108,27 @@ def test_ranks_do_not_depend_on_the_block_size():
     targets = generator.integers(0, 30, 11)
     one, many = rank(scores, histories, targets, 1), rank(scores, histories, targets, 100)
     assert one[0].tolist() == many[0].tolist() and one[1] == many[1]
+
+
+def test_blocks_are_spread_over_the_threads_that_torch_had_and_has_again():
+    scores, seen = torch.rand(12, 30), []
+    together = threading.Barrier(3, timeout=30)  # broken unless three blocks are under way at a time
+
+    def score_block(first, last):
+        together.wait()
+        seen.append((threading.get_ident(), torch.get_num_threads()))
+        return scores[first:last].clone()
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        nothing, offsets = torch.zeros(0, dtype=torch.int32), torch.zeros(13, dtype=torch.int64)
+        spread, _ = rank_targets(score_block, nothing, offsets, torch.arange(12), 1)
+        assert torch.get_num_threads() == 3
+        assert len({thread for thread, _ in seen}) == 3 and {count for _, count in seen} == {1}
+        with pytest.raises(IndexError):
+            rank_targets(lambda first, last: scores[99], nothing, offsets, torch.arange(12), 1)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert spread.tolist() == rank(scores, [[]] * 12, torch.arange(12).tolist())[0].tolist()

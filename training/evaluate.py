@@ -20,7 +20,7 @@ from .metrics import metrics_from_ranks
 from .ranking import rank_targets
 
 ENCODE_USERS = {"cpu": 1024, "cuda": 8192}  # users encoded at once
-BLOCK_SCORES = {"cpu": 1 << 20, "cuda": 1 << 27}  # scores held at once: the cache's share, or half a gigabyte
+BLOCK_SCORES = {"cpu": 3 << 19, "cuda": 1 << 27}  # scores held at once, of a thread
 TRAIN_SAMPLE = 1000
 
 Ranks = tuple[NDArray[np.int32], int]

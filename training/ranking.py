@@ -4,11 +4,12 @@
 
 Candidates are all items but those of the user's history; the target itself is always a candidate, also when the user
 has had it before. Scores stay float32, users go in blocks, no Python runs per user, and what blocks find stays on the
-device until the end.
+device until the end. On a CPU each of torch's threads takes whole blocks: half the steps of one cannot be shared.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -20,7 +21,10 @@ from .errors import TrainingError
 BLOCK_USERS = 256
 
 ScoreBlock = Callable[[int, int], Tensor]
-"""`score_block(first, last)` scores users first..last-1: float32 (last - first, num_items), contiguous, overwritten."""
+"""`score_block(first, last)` scores users first..last-1: float32 (last - first, num_items), contiguous, overwritten.
+
+It is called from several threads at once.
+"""
 
 
 def rank_targets(
@@ -35,15 +39,31 @@ def rank_targets(
     Histories to mask: `items` integer (num_events,) and `targets` integer (num_users,) on the device of the scores,
     `offsets` int64 (num_users + 1,) on the CPU. TrainingError if a candidate's score is NaN or infinite.
     """
-    lengths, found = offsets.diff().to(targets.device), []
-    for first in range(0, len(targets), block_users):
+    lengths = offsets.diff().to(targets.device)
+
+    @torch.inference_mode()  # each thread has to be told
+    def rank_block(first: int) -> tuple[Tensor, ...]:
         last = min(first + block_users, len(targets))
         history = items[int(offsets[first]) : int(offsets[last])].long()
         scores = score_block(first, last)
-        found.append(_rank_block(scores, history, lengths[first:last], targets[first:last].long()))
+        return _rank_block(scores, history, lengths[first:last], targets[first:last].long())
+
+    blocks = range(0, len(targets), block_users)
+    found = _each_on_one_thread(rank_block, blocks) if targets.device.type == "cpu" else map(rank_block, blocks)
     ranks, tied, lowest, highest = (torch.cat(parts).cpu() for parts in zip(*found, strict=True))
     _check_finite(lowest.min().item(), highest.max().item())
     return ranks.numpy(), int(tied.sum())
+
+
+def _each_on_one_thread(work: Callable[[int], tuple[Tensor, ...]], blocks: Sequence[int]) -> list[tuple[Tensor, ...]]:
+    """What `work` says of every block, in order; as many at a time as torch has threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(work, blocks))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _rank_block(scores: Tensor, history: Tensor, lengths: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
