@@ -58,6 +58,12 @@ def pooled_effects(db: Database, backbone: str, datasets: Sequence[str]) -> dict
     return {knob: _effect(of, places[knob]) for knob, of in values.items()}
 
 
+def times_measured(db: Database, backbone: str) -> int:
+    """How many effects of knobs the closed sessions with a backbone have measured."""
+    ((count,),) = db.execute("SELECT coalesce(sum(n), 0) FROM effect_totals WHERE backbone = ?", [backbone]).fetchall()
+    return int(count)
+
+
 def mean_of(sums: Sums) -> tuple[float, float]:
     """The mean and its standard error."""
     mean = sums.weighted / sums.weight

@@ -1,8 +1,11 @@
 """The rows of memory.db as values. No field here, and no column behind it, can hold anything about test targets."""
 
+import functools
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
+
+from ..models.config import TrialConfig
 
 SessionState = Literal["open", "frozen", "attempted", "revealed", "void"]
 TrialStatus = Literal["running", "finished", "crashed", "cancelled"]
@@ -91,6 +94,11 @@ class TrialRecord(_Record):
     reflected: bool = False
     created_at: str = ""
     finished_at: str | None = None
+
+    @functools.cached_property
+    def configuration(self) -> TrialConfig:
+        """`config` as the engine reads it."""
+        return TrialConfig(**self.config)
 
 
 class ReflectionRecord(_Record):

@@ -36,6 +36,7 @@ class Memory:
 
     def __init__(self, path: Path | None, *, busy_seconds: float = 5.0) -> None:
         self.database = MemoryDatabase(path, busy_seconds)
+        self._pooled: dict[tuple[str, ...], tuple[int, dict[str, dict[str, Any]]]] = {}
 
     def __enter__(self) -> "Memory":
         return self
@@ -205,9 +206,13 @@ class Memory:
             learnt.learn(db, configurations, effects)
 
     def pooled_effects(self, backbone: str, datasets: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
-        """What each knob did in closed sessions, as shares of the base's NDCG@10."""
+        """What each knob did in closed sessions, as shares of the base's NDCG@10; not to be changed by the caller."""
+        key = (backbone, *datasets)
         with self.database.reading() as db:
-            return learnt.pooled_effects(db, backbone, datasets)
+            measured = learnt.times_measured(db, backbone)  # grows whenever a session closes
+            if key not in self._pooled or self._pooled[key][0] != measured:
+                self._pooled[key] = measured, learnt.pooled_effects(db, backbone, datasets)
+            return self._pooled[key][1]
 
     def similarities(self, profile: Mapping[str, Any], dataset_id: str) -> dict[str, float]:
         """How alike every dataset that is known is to one with this profile."""

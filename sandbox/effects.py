@@ -25,13 +25,13 @@ def base_config(
     for other in trials:
         is_default = other.base == "default" and not other.changes
         if other.handle == trial.base or (trial.base == "default" and is_default):
-            return TrialConfig(**other.config)
+            return other.configuration
     return None
 
 
 def changed_knobs(trial: TrialRecord, base: TrialConfig | None) -> dict[str, Any]:
     """The changes that made a difference: values unlike the base's (where it is known), and not without effect."""
-    config = TrialConfig(**trial.config)
+    config = trial.configuration
     inert = inert_changes(config, trial.changes)
     return {
         knob: trial.config[knob]

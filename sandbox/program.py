@@ -100,8 +100,10 @@ def admit(
     return Admission("admitted", f"runs against discard heuristic {applying.rule_id}" if applying else "")
 
 
-def applying_heuristic(heuristics: Sequence[Heuristic], base: TrialConfig, config: TrialConfig) -> Heuristic | None:
-    """The first discard heuristic that speaks against trying `config` over `base`, or None."""
+def applying_heuristic(
+    heuristics: Sequence[Heuristic], base: TrialConfig, config: TrialConfig | Mapping[str, Any]
+) -> Heuristic | None:
+    """The first discard heuristic that speaks against trying `config`, or its dump, over `base`; or None."""
     return next((h for h in heuristics if _applies(h, base, config)), None)
 
 
@@ -199,7 +201,7 @@ def _combination_refusal(config: TrialConfig) -> str | None:
 def _twin(trials: Sequence[TrialRecord], config: TrialConfig) -> TrialRecord | None:
     acting = effective(config)
     counting = (trial for trial in trials if trial.status in ("finished", "running"))
-    return next((trial for trial in counting if effective(TrialConfig(**trial.config)) == acting), None)
+    return next((trial for trial in counting if effective(trial.configuration) == acting), None)
 
 
 def _duplicate_reason(twin: TrialRecord, config: TrialConfig, changes: Mapping[str, Any]) -> str:
@@ -211,7 +213,7 @@ def _duplicate_reason(twin: TrialRecord, config: TrialConfig, changes: Mapping[s
     return f"{twin.handle} was the same in effect; nothing was spent" + (f": {why}" if why else "")
 
 
-def _applies(heuristic: Heuristic, base: TrialConfig, config: TrialConfig) -> bool:
+def _applies(heuristic: Heuristic, base: TrialConfig, config: TrialConfig | Mapping[str, Any]) -> bool:
     """Whether the trial makes the condition true that its base did not satisfy."""
     try:
         condition = parse_condition(heuristic.condition)

@@ -23,7 +23,7 @@ MARGIN = 1.15  # a pair must promise this much more than the best single move: i
 PROPOSALS = 3
 DIGITS = 4  # significant digits of expected changes: more would look like knowledge
 
-Refused = Callable[[Mapping[str, Any], TrialConfig], bool]
+Refused = Callable[[Mapping[str, Any]], bool]
 
 
 class Move(NamedTuple):
@@ -51,7 +51,7 @@ def propose(
     """
     if incumbent is None:
         return []
-    now = TrialConfig(**incumbent.config)
+    now = incumbent.configuration
     knobs = space.knobs(now.backbone)
     surrogate = Surrogate(trials, knobs, history)
     allowed = _Allowed(trials, now, space, refused)
@@ -79,17 +79,24 @@ class _Allowed:
         self, trials: Sequence[TrialRecord], incumbent: TrialConfig, space: ActionSpace, refused: Refused
     ) -> None:
         counting = (t for t in trials if t.status in ("finished", "running"))
-        self._tried = [effective(TrialConfig(**t.config)) for t in counting]
+        self._tried = [effective(t.configuration) for t in counting]
         self._incumbent, self._space, self._refused = incumbent, space, refused
+        self._answers: dict[str, bool] = {}
 
     def __call__(self, changes: Mapping[str, Any]) -> bool:
+        key = repr(changes)
+        if key not in self._answers:
+            self._answers[key] = self._asked(changes)
+        return self._answers[key]
+
+    def _asked(self, changes: Mapping[str, Any]) -> bool:
+        if self._refused(changes):
+            return False
         try:
             config = self._space.resolve(self._incumbent, changes)
         except ConfigError:
             return False
-        if inert_changes(config, changes) or effective(config) in self._tried:
-            return False
-        return not self._refused(changes, config)
+        return not inert_changes(config, changes) and effective(config) not in self._tried
 
 
 def _single_changes(

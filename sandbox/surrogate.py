@@ -72,9 +72,9 @@ class Surrogate:
         measured = [(t, t.outcome) for t in trials if t.outcome and t.status == "finished"]
         first, outcome = measured[0]
         self.reference_ndcg = max(outcome.metrics["ndcg@10"], 1e-9)
-        self._origin = self._vector(TrialConfig(**first.config))
+        self._origin = self._vector(first.configuration)
         self._shifts = [self._shift(knob, history.get(knob.name)) for knob in knobs]
-        x = np.array([self._vector(TrialConfig(**t.config)) for t, _ in measured])
+        x = np.array([self._vector(t.configuration) for t, _ in measured])
         y = np.array([o.metrics["ndcg@10"] / self.reference_ndcg - 1 for _, o in measured])
         noises = [o.base_delta_se / self.reference_ndcg for _, o in measured if o.base_delta_se]
         self._fit(x, y - self._mean(x), float(np.median(noises)) if noises else NOISE)

@@ -42,7 +42,7 @@ def measured(changes: list[dict[str, Any]], surface: Callable[[TrialConfig], flo
     return trials
 
 
-def nothing_refused(changes: Mapping[str, Any], config: TrialConfig) -> bool:
+def nothing_refused(changes: Mapping[str, Any]) -> bool:
     return False
 
 
@@ -129,7 +129,7 @@ def test_two_moves_that_both_helped_are_proposed_together() -> None:
 
 def test_what_would_be_refused_is_not_proposed() -> None:
     known = history("window_stride", 10, 0.2)
-    proposed = proposals(measured([]), lambda changes, config: "window_stride" in changes, history=known)
+    proposed = proposals(measured([]), lambda changes: "window_stride" in changes, history=known)
     assert len(proposed) == 3 and not any("window_stride" in entry["changes"] for entry in proposed)
 
 

@@ -93,7 +93,7 @@ def _digest(
     history = history_of(ws, session)
     proposals = []
     if incumbent and session.state == "open":
-        refused = HeuristicCheck(ws, session, incumbent.config)
+        refused = HeuristicCheck(ws, session, incumbent.configuration)
         proposals = propose(trials, incumbent, space, history, refused)
     return {
         "best": _best(ws, session, trials),

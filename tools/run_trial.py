@@ -101,13 +101,13 @@ def resolve_base(ws: Workspace, session: SessionRecord, base: str) -> tuple[str,
         incumbent = ws.memory.incumbent(session.id)
         if incumbent is None:
             return "default", default
-        return incumbent.handle, TrialConfig(**incumbent.config)
+        return incumbent.handle, incumbent.configuration
     if base == "default":
         return "default", default
     record = ws.memory.trial(session.id, base)
     if record.status != "finished":
         raise SessionError(f"base={base!r} is {record.status}; choose 'incumbent', 'default' or a finished trial")
-    return record.handle, TrialConfig(**record.config)
+    return record.handle, record.configuration
 
 
 def _spec(ws: Workspace, session: SessionRecord, trial: TrialRecord, dataset_dir: Path) -> TrialSpec:

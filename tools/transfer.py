@@ -70,16 +70,16 @@ def heuristics_of(ws: Workspace, session: SessionRecord, knobs: Collection[str])
 class HeuristicCheck:
     """Whether a change over the incumbent would be refused by a discard heuristic; all of them are read once."""
 
-    def __init__(self, ws: Workspace, session: SessionRecord, incumbent: Mapping[str, Any]) -> None:
-        self._base = TrialConfig(**incumbent)
+    def __init__(self, ws: Workspace, session: SessionRecord, incumbent: TrialConfig) -> None:
+        self._base, self._settings = incumbent, incumbent.model_dump()
         similar = ws.memory.similarities(session.profile, session.dataset_id)
         self._by_knob: dict[str, list[Heuristic]] = defaultdict(list)
         for heuristic in _heuristics(ws, session, None, similar, quoted=False):
             self._by_knob[heuristic.condition.split()[0]].append(heuristic)
 
-    def __call__(self, changes: Mapping[str, Any], config: TrialConfig) -> bool:
+    def __call__(self, changes: Mapping[str, Any]) -> bool:
         heuristics = [h for knob in changes for h in self._by_knob.get(knob, [])]
-        return applying_heuristic(heuristics, self._base, config) is not None
+        return applying_heuristic(heuristics, self._base, {**self._settings, **changes}) is not None
 
 
 def _heuristics(

@@ -12,7 +12,6 @@ from ..examiner.request import looks
 from ..examiner.vault import Vault
 from ..memory.records import SessionRecord, TrialRecord
 from ..memory.store import Memory
-from ..models.config import TrialConfig
 from ..sandbox.protocol import Protocol, load_protocol, parse_protocol
 from ..training.spec import CHECKPOINT, STATE
 
@@ -88,7 +87,7 @@ class Workspace:
 
     def settings_of(self, session: SessionRecord, trial: TrialRecord) -> dict[str, Any]:
         """The knobs in which a trial differs from the default of the session's protocol."""
-        return self.session_protocol(session).space.differences(TrialConfig(**trial.config))
+        return self.session_protocol(session).space.differences(trial.configuration)
 
     def trial_directory(self, session: str, handle: str) -> Path:
         """Where a trial's files lie."""
