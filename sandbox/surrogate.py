@@ -72,7 +72,8 @@ class Surrogate:
         measured = [(t, t.outcome) for t in trials if t.outcome and t.status == "finished"]
         first, outcome = measured[0]
         self.reference_ndcg = max(outcome.metrics["ndcg@10"], 1e-9)
-        self._origin = self._vector(first.configuration)
+        self._first = first.configuration
+        self._origin = np.array([position(knob, getattr(self._first, knob.name)) for knob in knobs])
         self._shifts = [self._shift(knob, history.get(knob.name)) for knob in knobs]
         x = np.array([self._vector(t.configuration) for t, _ in measured])
         y = np.array([o.metrics["ndcg@10"] / self.reference_ndcg - 1 for _, o in measured])
@@ -100,7 +101,12 @@ class Surrogate:
         return [Guess(float(mean), float(sd)) for mean, sd in zip(means, sds, strict=True)]
 
     def _vector(self, config: TrialConfig) -> Floats:
-        return np.array([position(knob, getattr(config, knob.name)) for knob in self._knobs])
+        vector = self._origin.copy()  # trials differ from the first one in few knobs
+        for d, knob in enumerate(self._knobs):
+            value = getattr(config, knob.name)
+            if value != getattr(self._first, knob.name):
+                vector[d] = position(knob, value)
+        return vector
 
     def _fit(self, x: Floats, residual: Floats, noise: float) -> None:
         """Choose the scale by the marginal likelihood, and factorise."""
@@ -117,10 +123,11 @@ class Surrogate:
 
     def _shape(self, x: Floats) -> Floats:
         """Covariance of the trials' increments over the origin at scale 1, (trials, trials)."""
-        every = np.arange(len(self._knobs))
-        between = self._kernel(x[:, None, :], x[None, :, :], every).sum(axis=-1)
-        origin = self._kernel(x, self._origin, every).sum(axis=-1)
-        shape = between - origin[:, None] - origin[None, :] + len(self._knobs)
+        turned = np.flatnonzero((x != self._origin).any(axis=0))  # the others contribute nothing
+        x = x[:, turned]
+        between = self._kernel(x[:, None, :], x[None, :, :], turned).sum(axis=-1)
+        origin = self._kernel(x, self._origin[turned], turned).sum(axis=-1)
+        shape = between - origin[:, None] - origin[None, :] + len(turned)
         return np.asarray(shape, dtype=np.float64)
 
     def _kernel(self, a: Floats, b: Floats, d: npt.NDArray[np.int64]) -> Floats:
