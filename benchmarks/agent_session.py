@@ -21,10 +21,9 @@ from virtualmle.agents.events import Event, TrialFinished
 from virtualmle.agents.loop import run_agent
 from virtualmle.agents.registry import make_agent
 from virtualmle.data.atomic import write_json
-from virtualmle.memory.records import SessionRecord, TrialRecord
+from virtualmle.memory.records import TrialRecord
 from virtualmle.server.app import build_server
-from virtualmle.tools import finalize as finalizing
-from virtualmle.tools.cognition import good_configurations, session_effects
+from virtualmle.tools.finalize import freeze
 from virtualmle.tools.workspace import Settings, Workspace
 from virtualmle.tools.write_reflection import RuleInput
 from virtualmle.trials.warm import retire
@@ -94,13 +93,6 @@ def trial_row(ws: Workspace, session: str, trial: TrialRecord) -> dict[str, Any]
     }
 
 
-def freeze(ws: Workspace, session: SessionRecord, action: Finalize) -> None:
-    """Close the session and keep what it taught for later ones, as finalize does, but without the look."""
-    finalizing._freeze(ws, session, action.summary, [RuleInput(**rule) for rule in action.rules])
-    trials = ws.memory.trials(session.id)
-    ws.memory.learn(good_configurations(ws, session, trials), session_effects(ws, session, trials))
-
-
 def main() -> None:
     """Play the session of the task on stdin."""
     task = json.load(sys.stdin)
@@ -115,7 +107,7 @@ def main() -> None:
         retire(ws.inbox(session.id))
         trials = [trial_row(ws, session.id, trial) for trial in ws.memory.trials(session.id)]
         if task["freeze"] and session.state == "open":
-            freeze(ws, session, ended.action)
+            freeze(ws, session, ended.action.summary, [RuleInput(**rule) for rule in ended.action.rules])
     seconds = round(time.perf_counter() - started, 1)
     kept = {name: task[name] for name in ("name", "arm", "dataset", "backbone", "agent", "seed")}
     write_json(Path(task["result"]), {**kept, "seconds": seconds, "trials": trials, "summary": ended.action.summary})

@@ -92,13 +92,13 @@ def export_cognition(
 
     Example: virtualmle memory export cognition.json
     """
+    from ..data.atomic import write_bytes  # noqa: PLC0415
     from ..data.errors import ConfigError  # noqa: PLC0415
 
     with existing_memory(home) as memory:
         cognition = memory.export()
     try:
-        with file.open("x", encoding="utf-8") as opened:
-            opened.write(cognition.model_dump_json(indent=1) + "\n")
+        write_bytes(file, (cognition.model_dump_json(indent=1) + "\n").encode(), replace=False)
     except OSError as error:
         raise ConfigError(f"{file} cannot be written ({error.strerror}); name a new file") from None
     print(f"{file}: {len(cognition.rules)} rules, {len(cognition.summaries)} summaries")

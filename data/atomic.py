@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 
-def write_bytes(path: Path, content: bytes, mode: int = 0o644) -> None:
-    """Replace `path` by `content`: written beside it, synced, then renamed over it."""
+def write_bytes(path: Path, content: bytes, mode: int = 0o644, *, replace: bool = True) -> None:
+    """Replace `path` by `content`: written beside it, synced, then renamed over it.
+
+    Without `replace` the path has to be new, else FileExistsError.
+    """
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -16,7 +19,11 @@ def write_bytes(path: Path, content: bytes, mode: int = 0o644) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, mode)
-        os.replace(temporary, path)
+        if replace:
+            os.replace(temporary, path)
+        else:
+            os.link(temporary, path)  # fails where there is one, and is whole from its first moment
+            os.unlink(temporary)
     except BaseException:
         os.unlink(temporary)
         raise

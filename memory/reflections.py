@@ -96,6 +96,12 @@ def all_summaries(db: Database) -> list[SummaryRecord]:
     return [_summary(row) for row in db.query(f"SELECT {SUMMARY_COLUMNS} FROM summaries ORDER BY id")]
 
 
+def teaching_datasets(db: Database) -> list[str]:
+    """The names of the datasets that any rule or summary comes from, in order."""
+    query = "SELECT dataset FROM summaries UNION SELECT dataset FROM rules WHERE dataset <> '' ORDER BY dataset"
+    return [name for (name,) in db.execute(query).fetchall()]
+
+
 def latest_summaries(db: Database, datasets: Sequence[str], limit: int) -> list[SummaryRecord]:
     """The newest `limit` summaries, oldest of them first; of some datasets alone, if any are named."""
     query = f"SELECT {SUMMARY_COLUMNS} FROM summaries {among(datasets)} ORDER BY id DESC LIMIT ?"

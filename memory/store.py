@@ -200,6 +200,11 @@ class Memory:
         with self.database.reading() as db:
             return reflections.latest_summaries(db, datasets, limit)
 
+    def teaching_datasets(self) -> list[str]:
+        """The names of the datasets that any cognition comes from, in order."""
+        with self.database.reading() as db:
+            return reflections.teaching_datasets(db)
+
     def learn(self, configurations: Sequence[ConfigurationRecord], effects: Sequence[EffectRecord]) -> None:
         """Store what a session that closes has measured, for later ones; a second call changes nothing."""
         with self.database.writing() as db:

@@ -51,11 +51,12 @@ def finalize(
     if record.state == "open":
         if running:
             raise SessionError(f"trial {running.handle} is running; wait_trial or cancel_trial first")
-        _freeze(ws, record, cognition_summary, rules or [])
+        freeze(ws, record, cognition_summary, rules or [])
     return _look(ws, ws.memory.session(session))
 
 
-def _freeze(ws: Workspace, session: SessionRecord, text: str, rules: list[RuleInput]) -> None:
+def freeze(ws: Workspace, session: SessionRecord, text: str, rules: list[RuleInput]) -> None:
+    """Close an open session: its selection stands, and what it taught is there for later ones. No look is taken."""
     trials = ws.memory.trials(session.id)
     selected = select(trials)
     checkpoint = ws.trial_directory(session.id, selected.handle) / CHECKPOINT
@@ -80,12 +81,18 @@ def _freeze(ws: Workspace, session: SessionRecord, text: str, rules: list[RuleIn
     if not ws.memory.set_state(session.id, "open", "frozen", selected=selected.handle):
         raise SessionError(f"session {session.id} is being finalized by another process; see list_sessions")
     retire(ws.inbox(session.id))
+    _learn(ws, ws.memory.session(session.id))
+
+
+def _learn(ws: Workspace, session: SessionRecord) -> None:
+    """Keep what a closed session measured; once more is to no effect."""
+    trials = ws.memory.trials(session.id)
+    ws.memory.learn(good_configurations(ws, session, trials), session_effects(ws, session, trials))
 
 
 def _look(ws: Workspace, session: SessionRecord) -> FinalResult:
     """From frozen to revealed or void. The look ledger says whether the look is used; only then can it be lost."""
-    trials = ws.memory.trials(session.id)  # learnt from before the look, and again, to no effect, if that is repeated
-    ws.memory.learn(good_configurations(ws, session, trials), session_effects(ws, session, trials))
+    _learn(ws, session)  # a freeze that was killed may not have come to it
     ws.memory.set_state(session.id, "frozen", "attempted")
     at_work = in_progress(ws.home, session.id)  # asked first: it may end, with a result, between the two questions
     result = read_revealed(ws.home, session.id)

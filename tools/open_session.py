@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from ..data.errors import SessionError
 from ..data.prepared import PreparedDataset
 from ..memory.records import SessionRecord
 from ..sandbox.protocol import Protocol
@@ -35,6 +36,7 @@ def open_session(
 
 def _new_session(ws: Workspace, data: PreparedDataset, backbone: str) -> SessionRecord:
     settings, protocol = ws.settings, ws.protocol
+    _refuse_unknown_sources(ws)
     record = SessionRecord(
         id="",
         dataset=data.name,
@@ -54,6 +56,17 @@ def _new_session(ws: Workspace, data: PreparedDataset, backbone: str) -> Session
         client=settings.client,
     )
     return ws.memory.open_session(record, taken=ws.session_names_on_disk())
+
+
+def _refuse_unknown_sources(ws: Workspace) -> None:
+    """SessionError where memory is to be taken from datasets that taught nothing: likely a slip of the pen."""
+    known = ws.memory.teaching_datasets() if ws.settings.memory_from else []
+    unknown = [name for name in ws.settings.memory_from if name not in known]
+    if unknown:
+        raise SessionError(
+            f"no session on {', '.join(map(repr, unknown))} has left anything in memory, so nothing can be taken from "
+            f"there; memory knows {', '.join(map(repr, known)) or 'no dataset yet'}"
+        )
 
 
 def _brief(ws: Workspace, session: SessionRecord, resumed: bool) -> OpenedSession:
