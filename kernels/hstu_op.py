@@ -4,6 +4,7 @@ Every family is two functions, forward and backward, that take tensors and an At
 device and max_len alone. `hstu_attention.hstu_attention` is the function to call: it checks what it is given.
 """
 
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from . import hstu_packed_torch
 from .attention_call import AttentionCall
 from .attention_checks import check_values
+from .threads import threads_for
 
 PACKED_LONGEST = 256  # max_len up to which one tile's programs see whole sequences; above, the long family
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]
@@ -69,7 +71,7 @@ def hstu_attention_op(
         offsets, position_table, time_table, times, next_times, seed, max_len, scale, alpha, causal, dropout,
         deterministic,
     )  # fmt: skip
-    with torch.cuda.device_of(q):  # type: ignore[no-untyped-call]  # Triton launches on the current device
+    with _where_it_runs(q):
         return _families(q, max_len)[0](q, k, v, call)
 
 
@@ -100,9 +102,16 @@ def hstu_attention_backward_op(
         offsets, position_table, time_table, times, next_times, seed, max_len, scale, alpha, causal, dropout,
         deterministic,
     )  # fmt: skip
-    with torch.cuda.device_of(q):  # type: ignore[no-untyped-call]
+    with _where_it_runs(q):
         dq, dk, dv, dposition, dtime = _families(q, max_len)[1](grad, q, k, v, call)
     return dq, dk, dv, _present(dposition, q), _present(dtime, q)
+
+
+def _where_it_runs(q: Tensor) -> AbstractContextManager[None]:
+    """q's device as the current one, on which Triton launches; on a CPU as many threads as the tokens are worth."""
+    if q.is_cuda:
+        return torch.cuda.device(q.device)
+    return threads_for(q.numel())
 
 
 def _present(gradient: Tensor | None, q: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """What every contestant is: a name, the function that it computes, and how to call it on a problem."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,11 @@ def anything(shape: Shape, device: torch.device) -> str | None:
     return None
 
 
+def as_it_stands(problem: Problem) -> AbstractContextManager[None]:
+    """Nothing is set for a call."""
+    return nullcontext()
+
+
 @dataclass(frozen=True)
 class Implementation:
     """`attend` computes the packed output (L, H, dim) from the leaves; what a batch needs once goes to its cache."""
@@ -31,6 +37,7 @@ class Implementation:
     asks_next: bool = False  # a query's time has to be that of the next event
     forward_only_on_cpu: bool = False
     captures: bool = True  # may be put into a CUDA graph from outside
+    around: Callable[[Problem], AbstractContextManager[None]] = as_it_stands  # what its callers set for a whole step
 
 
 SQUARES = 8  # tensors of all pairs that an eager forward and backward hold at once
@@ -62,8 +69,9 @@ def step(implementation: Implementation, problem: Problem) -> Callable[[], Resul
     """Forward and backward, with the gradient of every leaf."""
 
     def run() -> Result:
-        out = implementation.attend(problem, problem.leaves)
-        return (out.detach(), *torch.autograd.grad(out, problem.leaves, problem.grad))
+        with implementation.around(problem):
+            out = implementation.attend(problem, problem.leaves)
+            return (out.detach(), *torch.autograd.grad(out, problem.leaves, problem.grad))
 
     return run
 
@@ -73,7 +81,7 @@ def forward(implementation: Implementation, problem: Problem) -> Callable[[], Re
     leaves = tuple(leaf.detach() for leaf in problem.leaves)
 
     def run() -> Result:
-        with torch.no_grad():
+        with torch.no_grad(), implementation.around(problem):
             return (implementation.attend(problem, leaves),)
 
     return run

@@ -1,6 +1,7 @@
 """What this repository has: the public op, and C3, the packed path in plain torch that also runs on CPUs."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from virtualmle.kernels.hstu_attention import _packed, hstu_attention
 from virtualmle.kernels.packing import PackingPlan
+from virtualmle.kernels.threads import threads_for
 
 from .implementation import Implementation, Leaves, compiles_slowly, squares_too_large
 from .shapes import Problem
@@ -52,12 +54,17 @@ def _plain(problem: Problem, leaves: Leaves) -> Tensor:
     return _packed(*leaves[:3], plan, problem.scale, *pair, True, 0.0)
 
 
+def _threads_of_training(problem: Problem) -> AbstractContextManager[None]:
+    """As many as `training/trainer.py` gives a step of this size on a CPU; no more than there are."""
+    return nullcontext() if problem.leaves[0].is_cuda else threads_for(problem.leaves[0].numel())
+
+
 def our_implementations(device: torch.device, compiled: bool) -> list[Implementation]:
     """C3 is the gate's yardstick."""
     found = [
         Implementation(OURS, _op()),
         Implementation(DETERMINISTIC, _op(deterministic=True)),
-        Implementation(PACKED, _plain, refuses=squares_too_large),
+        Implementation(PACKED, _plain, refuses=squares_too_large, around=_threads_of_training),
     ]
     if compiled:
         plain = torch.compile(_plain, dynamic=True)
