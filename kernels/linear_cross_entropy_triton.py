@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .item_gradients_triton import LN2, LOG2E, LOWEST
 from .loss_tiles import Tiles, kind_of_product, padded, split_evenly, wanted_programs
-from .shipped_kernel import Shipped
+from .shipped_kernel import FLOAT32_SLACK, Shipped
 
 LIFT = tl.constexpr(4096.0)  # a share of one in a million would lose its digits in float16
 
@@ -252,4 +252,5 @@ def _shipped(name: str, kind: str, width: int, tiles: Tiles, dtype: str) -> Iter
             f"{name} {dtype} {kind} d={width} {tiles.rows}x{tiles.items}" + " split" * bool(split),
             kernel, signature | dict.fromkeys(constants, "constexpr"), dict(constants),
             tiles.num_warps, tiles.num_stages, expects_wgmma=kind == "half",
+            max_spill_bytes=max(tiles.spill, 0 if kind == "half" else FLOAT32_SLACK),
         )  # fmt: skip

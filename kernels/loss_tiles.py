@@ -14,6 +14,7 @@ class Tiles:
     items: int  # rows of the table in a tile
     num_warps: int
     num_stages: int
+    spill: int = 0  # bytes a thread that sm_90's registers cannot hold and that we accept, with slack between compilers
 
 
 def kind_of_product(states: Tensor, precision: str) -> str:
