@@ -8,7 +8,7 @@ import triton
 
 from .hstu_packed_backward_triton import packed_backward_kernel
 from .hstu_packed_triton import packed_configuration, packed_forward_kernel
-from .shipped_kernel import FLOAT32_SLACK, Shipped
+from .shipped_kernel import FLOAT32_SLACK, HALF_SLACK, Shipped
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 DIMS = (8, 16, 25, 32, 64, 128, 256)  # 8 and 25 are padded
@@ -72,8 +72,8 @@ def _describe(
     signature = {a: "constexpr" if a in values else kinds.get(a, "i32") for a in kernel.arg_names}
     label = f"{name} {dtype} d={dim} N={max_len}{' both biases' if bias else ''}{' dropout' if dropout else ''}"
     wgmma = tile >= WGMMA_TILE and dtype != "fp32"
-    spill = FLOAT32_SLACK if dtype == "fp32" else 0
-    if name.startswith("backward") and (wgmma or dim > 128):
+    spill = FLOAT32_SLACK if dtype == "fp32" else HALF_SLACK
+    if name.startswith("backward") and (wgmma or dim >= 128):
         spill = WIDE_BACKWARD_SPILL
     return Shipped(
         label, kernel, signature, values, warps, num_stages=1, expects_wgmma=wgmma, max_spill_bytes=spill
