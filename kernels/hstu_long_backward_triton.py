@@ -16,7 +16,7 @@ Tensor dimensions of a tile: M queries, N keys; D = dqk and V = dv padded to pow
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 import triton
@@ -29,7 +29,7 @@ from .hstu_long_launch import launch_options, rows_contiguous, shipped_kernel, t
 from .hstu_long_queries_triton import query_gradient
 from .hstu_long_rows_triton import VARYING, clear_tail, load_rows, place_of, store_rows
 from .hstu_long_tables import copies_of
-from .hstu_long_tiles import TORCH_DTYPES, Tiles, key_tiles, label, shipped_shapes
+from .hstu_long_tiles import TORCH_DTYPES, Tiles, key_tiles, label, shipped_shapes, variants_of
 from .hstu_pieces_triton import allowed_pairs, dot, dropout_factor, silu_and_slope
 from .shipped_kernel import Shipped
 
@@ -217,11 +217,13 @@ def shipped() -> Iterator[Shipped]:
     for shape in shipped_shapes():
         dtype, dim, position, time = shape
         tiles = key_tiles(TORCH_DTYPES[dtype], dim, dim, position)
-        for deterministic in (False, True):
+        cases: list[tuple[bool, str, Mapping[str, bool]]] = [(False, "", {}), (True, "", {})]
+        cases += [(False, variant, constexprs) for variant, constexprs in variants_of(shape).items()]
+        for deterministic, variant, constexprs in cases:
             absent = {"dq"} if deterministic else set()
             absent |= (set() if position else {"position_copies"}) | (set() if time else {"time_copies"})
             yield shipped_kernel(
-                f"keys {label(shape)}{' deterministic' if deterministic else ''}", backward_keys,
+                f"keys {label(shape)}{variant}{' deterministic' if deterministic else ''}", backward_keys,
                 {name: kind for name, kind in tensors.items() if name not in absent}, tiles, shape,
-                DETERMINISTIC=deterministic, **dict.fromkeys(absent),
+                DETERMINISTIC=deterministic, **constexprs, **dict.fromkeys(absent),
             )  # fmt: skip

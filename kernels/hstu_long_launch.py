@@ -110,7 +110,7 @@ def shipped_kernel(
         "alpha": "fp32", "scale": "fp32", "seed": "*i64", "kept_levels": "i32", "query_times": "*i32",
         "key_times": "*i32", "lows": "*i32", "highs": "*i32", "blocks": "i32",
     }  # fmt: skip
-    absent = {"seed"}
+    absent = set() if values["DROPOUT"] else {"seed"}
     if not position:
         absent |= {"position_table"}
     if not time:

@@ -17,7 +17,7 @@ from .attention_call import AttentionCall
 from .hstu_long_bias_triton import add_bias, bucket_range, load_times
 from .hstu_long_launch import launch_options, shipped_kernel, terms, times_arguments
 from .hstu_long_rows_triton import VARYING, clear_tail, load_rows, place_of, store_rows
-from .hstu_long_tiles import TORCH_DTYPES, Tiles, label, query_tiles, shipped_shapes
+from .hstu_long_tiles import TORCH_DTYPES, Tiles, label, query_tiles, shipped_shapes, variants_of
 from .hstu_pieces_triton import allowed_pairs, dot, dropout_factor, silu_and_slope
 from .shipped_kernel import Shipped
 
@@ -122,4 +122,7 @@ def shipped() -> Iterator[Shipped]:
     for shape in shipped_shapes():
         dtype, dim, position, _ = shape
         tiles = query_tiles(TORCH_DTYPES[dtype], dim, dim, position)
-        yield shipped_kernel(f"queries {label(shape)}", backward_queries, tensors, tiles, shape)
+        for variant, constexprs in {"": {}, **variants_of(shape)}.items():
+            yield shipped_kernel(
+                f"queries {label(shape)}{variant}", backward_queries, tensors, tiles, shape, **constexprs
+            )

@@ -4,7 +4,7 @@ Chosen by compiling for sm_90 (few spilled registers, wgmma in 16 bits, shared m
 measurement. `benchmarks/tune_hstu_long.py` measures on a GPU and prints a new table.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -55,7 +55,7 @@ def query_tiles(dtype: torch.dtype, dqk: int, dv: int, biased: bool) -> Tiles:
 FORWARD = {
     16: Tiles(128, 64, 8, 3),
     32: Tiles(128, 64, 8, 3),
-    64: Tiles(128, 64, 8, 3),
+    64: Tiles(128, 64, 8, 3, spill=32),
     128: Tiles(128, 64, 8, 3, spill=64),
     256: Tiles(128, 64, 8, 2, spill=256),
 }
@@ -109,3 +109,13 @@ def shipped_shapes() -> Iterator[tuple[str, int, bool, bool]]:
             yield "fp32", dim, both, both
     yield "fp16", 64, True, True
     yield "fp16", 128, False, False
+
+
+# What else a launch may ask for, compiled at one width: dropout and alpha, which cost most registers; no causal mask.
+VARIANTS = {" dropout alpha": {"DROPOUT": True, "SCALED": True}, " full": {"CAUSAL": False}}
+
+
+def variants_of(shape: tuple[str, int, bool, bool]) -> Mapping[str, Mapping[str, bool]]:
+    """By what is added to a shape's name, the constexprs that are compiled beside the plain ones."""
+    dtype, dim, position, time = shape
+    return VARIANTS if dim == 64 and position and time and dtype != "fp16" else {}

@@ -21,7 +21,7 @@ from .hstu_long_backward_triton import long_backward
 from .hstu_long_bias_triton import add_bias, bucket_range, load_times
 from .hstu_long_launch import launch_options, rows_contiguous, shipped_kernel, terms, times_arguments
 from .hstu_long_rows_triton import VARYING, clear_tail, load_rows, place_of, store_rows
-from .hstu_long_tiles import TORCH_DTYPES, Tiles, forward_tiles, label, shipped_shapes
+from .hstu_long_tiles import TORCH_DTYPES, Tiles, forward_tiles, label, shipped_shapes, variants_of
 from .hstu_pieces_triton import allowed_pairs, dot, dropout_factor, silu
 from .shipped_kernel import Shipped
 
@@ -119,4 +119,7 @@ def shipped() -> Iterator[Shipped]:
     for shape in shipped_shapes():
         dtype, dim, position, time = shape
         tiles = forward_tiles(TORCH_DTYPES[dtype], dim, dim, position)
-        yield shipped_kernel(f"forward {label(shape)}", forward_block, tensors, tiles, shape)
+        for variant, constexprs in {"": {}, **variants_of(shape)}.items():
+            yield shipped_kernel(
+                f"forward {label(shape)}{variant}", forward_block, tensors, tiles, shape, **constexprs
+            )
