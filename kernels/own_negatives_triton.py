@@ -28,7 +28,7 @@ from .item_gradients_triton import (
 )
 from .loss_arguments import SampledInputs, SampledTerms
 from .loss_tiles import padded
-from .shipped_kernel import Shipped
+from .shipped_kernel import FLOAT32_SLACK, Shipped
 
 
 @triton.jit(do_not_specialize=["num_negatives"])
@@ -115,4 +115,7 @@ def shipped() -> Iterator[Shipped]:
             signature |= dict.fromkeys(("inverse_temperature", "log_count", "smoothing"), "fp32")
             constants = {"WIDTH": width, "B_ITEMS": items, "B_WIDTH": width, "COSINE": True, "LOGQ": True}
             signature |= dict.fromkeys(constants, "constexpr")
-            yield Shipped(f"own {dtype} d={width}", _forward, signature, constants, aligned=aligned_pointers(signature))
+            yield Shipped(
+                f"own {dtype} d={width}", _forward, signature, constants, aligned=aligned_pointers(signature),
+                max_spill_bytes=FLOAT32_SLACK if dtype == "fp32" else 0,
+            )  # fmt: skip
