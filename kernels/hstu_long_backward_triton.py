@@ -206,7 +206,7 @@ def add_rows(head, stride, first, length, tile, ROWS: tl.constexpr, DIM: tl.cons
 
 
 def shipped() -> Iterator[Shipped]:
-    """Every row of the table, without bias, with the position bias, and with both; by atomics and deterministic."""
+    """Each row of the table without bias, with one and both, by atomics and deterministic; at one width, its variants."""
     rows = ("grad", "q", "k", "v")
     tensors = {
         **dict.fromkeys(rows, "*?"), "dq": "*fp32", "dk": "*?", "dv": "*?",

@@ -112,7 +112,7 @@ def backward_queries(  # noqa: PLR0915 (one loop, in the order of the formulas)
 
 
 def shipped() -> Iterator[Shipped]:
-    """Every row of the table, without bias, with the position bias, and with both."""
+    """Every row of the table, without bias, with the position bias, and with both; at one width, its variants."""
     rows = ("grad", "q", "k", "v")
     tensors = {
         **dict.fromkeys((*rows, "dq"), "*?"),

@@ -111,7 +111,7 @@ def forward_block(
 
 
 def shipped() -> Iterator[Shipped]:
-    """Every row of the table, without bias, with the position bias, and with both."""
+    """Every row of the table, without bias, with the position bias, and with both; at one width, its variants."""
     tensors = {
         **dict.fromkeys(("q", "k", "v", "out"), "*?"),
         **dict.fromkeys(("q_token", "q_head", "k_token", "k_head", "v_token", "v_head", "blocks_of_queries"), "i32"),
