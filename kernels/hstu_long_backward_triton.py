@@ -206,7 +206,7 @@ def add_rows(head, stride, first, length, tile, ROWS: tl.constexpr, DIM: tl.cons
 
 
 def shipped() -> Iterator[Shipped]:
-    """Each row of the table without bias, with one and both, by atomics and deterministic; at one width, its variants."""
+    """Each row of the table without bias, with one and both; by atomics and deterministic; variants at one width."""
     rows = ("grad", "q", "k", "v")
     tensors = {
         **dict.fromkeys(rows, "*?"), "dq": "*fp32", "dk": "*?", "dv": "*?",

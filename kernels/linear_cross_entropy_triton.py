@@ -137,7 +137,7 @@ def _table_gradient(
     tl.store(out + places, gradient.to(out.dtype.element_ty), mask=inside)
 
 
-# By kernel, kind of product ("half" for 16-bit inputs, else the precision), padded width. Chosen so that next to nothing
+# By kernel, kind of product ("half" for 16-bit inputs, else the precision), width. Chosen so that next to nothing
 # spills on sm_90; not yet tuned by measurement.
 TILES = {
     ("forward", "half"): {16: Tiles(128, 64, 4, 3), 32: Tiles(128, 64, 4, 3), 64: Tiles(128, 64, 4, 3),
