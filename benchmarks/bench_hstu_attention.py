@@ -4,7 +4,6 @@
     python benchmarks/bench_hstu_attention.py --meta-folder CHECKOUT   # Meta's Triton kernels too
     python benchmarks/bench_hstu_attention.py --cpu --save             # the packed path on a CPU, one and two threads
     python benchmarks/bench_hstu_attention.py --cpu-gate               # no times: every contestant's mathematics
-    python benchmarks/bench_hstu_attention.py --profile-block          # what share of a block its epilogue takes
 
 Order: what the device can do at most (matrix product, copy, empty kernels in a CUDA graph); then for each shape every
 contestant against the reference in float64, and only who is right is timed, in turns, medians of the rounds. Shapes,
@@ -24,18 +23,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is import
 sys.path.insert(0, str(Path(__file__).parent))  # which PYTHONSAFEPATH leaves out
 
 import torch
-from hstu_attention.block import profile_block
 from hstu_attention.ceilings import measure_ceilings
+from hstu_attention.competitors import meta_implementations, padded_implementations, softmax_implementations
 from hstu_attention.contest import Contest, run_contest
-from hstu_attention.gate import line
-from hstu_attention.meta import meta_implementations
-from hstu_attention.ours import DETERMINISTIC, our_implementations
-from hstu_attention.padded import padded_implementations
-from hstu_attention.pair_list import pair_list_implementation
-from hstu_attention.report import Report
+from hstu_attention.implementation import DETERMINISTIC, our_implementations
+from hstu_attention.report import Report, targets_of
 from hstu_attention.shapes import BIASES, Shape, shapes_a, shapes_b, shapes_cpu
-from hstu_attention.softmax import softmax_implementations
-from hstu_attention.targets import cpu_targets_of, targets_of
+from record import environment, parser_of
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 TINY = [
@@ -50,18 +44,17 @@ def on_cuda(arguments: argparse.Namespace) -> Report:
     device, started = torch.device("cuda"), time.monotonic()
     torch.set_float32_matmul_precision("high")  # TF32, as research code trains
     torch._dynamo.config.recompile_limit = 64  # beyond it, torch.compile silently runs a contestant eagerly
-    report = Report("HSTU attention on CUDA", _said(arguments), measure_ceilings(device))
+    report = Report("HSTU attention on CUDA", "cuda", _said(arguments), measure_ceilings(device))
     print(report.ceilings, flush=True)
     implementations = [
-        *our_implementations(device, compiled=True),
+        *our_implementations(compiled=True),
         *padded_implementations(compiled=True),
-        *softmax_implementations(compiled=True),
+        *softmax_implementations(),
         *meta_implementations(arguments.meta_folder),
     ]
     contest = Contest(implementations, device, report.ceilings, arguments.rounds)
     shapes = [*(shapes_a() if "a" in arguments.regime else []), *(shapes_b() if "b" in arguments.regime else [])]
-    report.rows, verdicts = run_contest(contest, shapes, _clock(started, arguments.minutes))
-    report.verdicts = verdicts
+    report.rows, report.verdicts = run_contest(contest, shapes, _clock(started, arguments.minutes))
     report.targets = targets_of(report.rows)
     return report
 
@@ -69,22 +62,19 @@ def on_cuda(arguments: argparse.Namespace) -> Report:
 def on_cpu(arguments: argparse.Namespace) -> Report:
     """The packed path (its plan made before: it serves every layer) against the padded research form; one, two threads.
 
-    `ours` is the op, which on a CPU makes its plan in every call, and again in the backward. The compiled list of pairs
-    needs a C++ compiler; where there is none, it fails in the gate, and the others go on.
+    `ours` is the op, which on a CPU makes its plan in every call, and again in the backward.
     """
-    report = Report("HSTU attention on a CPU", _said(arguments))
-    device = torch.device("cpu")
-    ours = [each for each in our_implementations(device, compiled=False) if each.name != DETERMINISTIC]
-    contestants = [*ours, pair_list_implementation(), *padded_implementations(compiled=False)]
-    clock = CLOCKS[arguments.clock]
-    contest = Contest(contestants, device, None, arguments.rounds, 200, clock)
+    report, device = Report("HSTU attention on a CPU", "cpu", _said(arguments)), torch.device("cpu")
+    ours = [each for each in our_implementations(compiled=False) if each.name != DETERMINISTIC]
+    contestants = [*ours, *padded_implementations(compiled=False)]
+    contest = Contest(contestants, device, None, arguments.rounds, 200, CLOCKS[arguments.clock])
     for threads in (1, 2):
         torch.set_num_threads(threads)
         shapes = [replace(shape, name=f"{shape.name} {threads}t") for shape in shapes_cpu()]
         rows, verdicts = run_contest(contest, shapes, _clock(time.monotonic(), arguments.minutes))
         report.rows += rows
         report.verdicts += verdicts
-    report.targets = cpu_targets_of(report.rows)
+    report.targets = targets_of(report.rows)
     if arguments.clock == "cpu":
         report.notes.append("ms of computing, summed over threads: other work was going on, and wall time meant little")
     return report
@@ -92,18 +82,12 @@ def on_cpu(arguments: argparse.Namespace) -> Report:
 
 def cpu_gate() -> int:
     """Every contestant that can run here, on tiny problems in float64 and float32; 1 if one is wrong."""
-    device = torch.device("cpu")
-    implementations = [
-        *our_implementations(device, compiled=False),
-        *padded_implementations(compiled=False),
-        *softmax_implementations(compiled=False),
-    ]
-    contest, wrong = Contest(implementations, device, None), []
-    for shape in TINY:
-        wrong += [verdict for verdict in contest.gate(shape) if verdict.failed or not (verdict.reason or verdict.green)]
+    groups = our_implementations(compiled=False), padded_implementations(compiled=False), softmax_implementations()
+    contest = Contest([each for group in groups for each in group], torch.device("cpu"), None)
+    wrong = [verdict for shape in TINY for verdict in contest.gate(shape) if verdict.wrong]
     for verdict in wrong:
-        print(f"wrong: {line(verdict)}")
-    print(json.dumps({"bench": "cpu-gate", "shapes": len(TINY), "wrong": len(wrong)}))
+        print(f"wrong: {verdict}")
+    print(json.dumps({"bench": "cpu-gate", **environment(), "shapes": len(TINY), "wrong": len(wrong)}))
     return 1 if wrong else 0
 
 
@@ -118,35 +102,28 @@ def _said(arguments: argparse.Namespace) -> dict[str, object]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--cpu", action="store_true", help="time the packed path on the CPU instead")
     what.add_argument("--cpu-gate", action="store_true", help="check the contestants' mathematics on the CPU; no times")
-    what.add_argument("--profile-block", action="store_true", help="the share of norm(attention) * u and dropout")
     parser.add_argument("--regime", choices=["a", "b", "ab"], default="ab", help="a: short histories, b: long ones")
     parser.add_argument("--rounds", type=int, default=5)
     clock = "with --cpu; cpu: seconds of computing, summed over threads, for a machine that others use too"
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help=clock)
     parser.add_argument("--minutes", type=float, default=8.5, help="no new shape is begun after that")
-    parser.add_argument("--meta-folder", type=Path, help="a checkout of generative-recommenders, for C4 and C5")
+    parser.add_argument("--meta-folder", type=Path, help="a checkout of generative-recommenders, for C4")
     parser.add_argument("--save", action="store_true", help="write the record to benchmarks/results/")
     arguments = parser.parse_args()
     if arguments.cpu_gate:
         return cpu_gate()
-    cuda = torch.cuda.is_available()
-    if not (arguments.cpu or arguments.profile_block or cuda):
+    if not (arguments.cpu or torch.cuda.is_available()):
         print("This needs a CUDA device and there is none: nothing was measured. --cpu and --cpu-gate run without one.")
         print(json.dumps({"bench": "HSTU attention on CUDA", "skipped": "no CUDA device"}))
         return 0
-    if arguments.profile_block:
-        report, name = profile_block(torch.device("cuda" if cuda else "cpu"), arguments.rounds), "hstu-block"
-    elif arguments.cpu:
-        report, name = on_cpu(arguments), "hstu-attention-cpu"
-    else:
-        report, name = on_cuda(arguments), "hstu-attention-cuda"
+    report = on_cpu(arguments) if arguments.cpu else on_cuda(arguments)
     print(report.table())
     if arguments.save:
-        print("written:", *(path.name for path in report.save(name)))
+        report.save(f"hstu-attention-{report.device}")
     print(json.dumps(report.record(), default=str))
     return 0 if report.green else 1
 

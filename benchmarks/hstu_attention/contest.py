@@ -5,17 +5,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from timing import Action, Clock, captured, interleaved
 
-from .ceilings import Ceilings, floor_of
-from .gate import Verdict, judge, line
-from .implementation import Implementation, failure, forward, step
-from .ours import OURS, PACKED
-from .report import Row, row_of
+from .ceilings import Ceilings, floor_ms
+from .gate import Verdict, judge
+from .implementation import OURS, PACKED, Implementation, failure, forward, step
+from .report import GRAPH, Row, row_of
 from .shapes import Shape, draw, forward_flops, step_bytes
-from .timing import Action, Clock, captured, interleaved
 
 INPUT_SETS = 4  # of short shapes, whose inputs would stay in the cache
-GRAPH = " graph"
 
 
 @dataclass(frozen=True)
@@ -29,74 +27,61 @@ class Contest:
     turn_ms: float = 20.0
     clock: Clock = time.perf_counter  # where there is no CUDA
 
-    @property
-    def yardstick(self) -> Implementation:
-        """The packed path in plain torch: the gate's measure in each dtype."""
-        return next(each for each in self.implementations if each.name == PACKED)
-
     def gate(self, shape: Shape) -> list[Verdict]:
-        verdicts = judge(self.implementations, shape, self.device, self.yardstick)
+        verdicts = judge(self.implementations, shape, self.device)
         for verdict in verdicts:
             if verdict.failed or not verdict.reason:
-                print(line(verdict), flush=True)
+                print(verdict, flush=True)
         return verdicts
 
     def measure(self, shape: Shape, verdicts: Sequence[Verdict]) -> list[Row]:
         """The rows of one shape. Who is not green has no times."""
-        rows, running = [], []
         judged = {verdict.implementation: verdict for verdict in verdicts}
-        for each in self.implementations:
-            reason = each.refuses(shape, self.device)
-            if each.needs_full and shape.lengths != "full":
-                reason = "has no jagged batches"
-            if not reason and not judged[each.name].green:
-                reason = judged[each.name].reason or "RED in the gate: not timed"
-            if reason:
-                rows.append(Row(shape.title, each.name, reason=reason))
-            else:
-                running.append(each)
-        return [*self._timed(shape, running), *rows]
+        reasons = {each.name: self._reason(each, shape, judged[each.name]) for each in self.implementations}
+        rows = self._timed(shape, [each for each in self.implementations if not reasons[each.name]])
+        return [*rows, *(Row(shape.title, name, reason=reason) for name, reason in reasons.items() if reason)]
+
+    def _reason(self, implementation: Implementation, shape: Shape, verdict: Verdict) -> str:
+        """Why one is not timed; empty if it is."""
+        if implementation.needs_full and shape.lengths != "full":
+            return "has no jagged batches"
+        return implementation.refuses(shape, self.device) or (
+            "" if verdict.green else verdict.reason or "RED in the gate: not timed"
+        )
 
     def _timed(self, shape: Shape, running: Sequence[Implementation]) -> list[Row]:
-        sets = INPUT_SETS if shape.regime == "a" else 1
-        kinds = {each.asks_next for each in running} | {False}
-        drawn = {kind: [draw(shape, self.device, seed, kind) for seed in range(sets)] for kind in kinds}
-        problems = drawn[False]
+        problems = [draw(shape, self.device, seed) for seed in range(INPUT_SETS if shape.regime == "a" else 1)]
         actions: dict[str, list[Action]] = {}
         reasons: dict[str, str] = {}
         for each in running:
-            forwards = [forward(each, problem) for problem in drawn[each.asks_next]]
-            steps = [step(each, problem) for problem in drawn[each.asks_next]]
-            reasons[each.name] = _tried(steps[0])
+            pair = {f"fwd {each.name}": [forward(each, problem) for problem in problems],
+                    f"step {each.name}": [step(each, problem) for problem in problems]}  # fmt: skip
+            reasons[each.name] = _tried(pair[f"step {each.name}"][0])
             if reasons[each.name]:
                 continue
-            actions |= {f"fwd {each.name}": forwards, f"step {each.name}": steps}
+            actions |= pair
             if shape.regime == "a" and each.captures and self.device.type == "cuda":
-                graphs = {
-                    f"{kind} {each.name}{GRAPH}": _captured(actions[f"{kind} {each.name}"]) for kind in ("fwd", "step")
-                }
-                if all(isinstance(graph, list) for graph in graphs.values()):
-                    actions |= {name: graph for name, graph in graphs.items() if isinstance(graph, list)}
-                else:
-                    reasons[each.name] = "no CUDA graph: " + next(g for g in graphs.values() if isinstance(g, str))
+                try:
+                    actions |= {name + GRAPH: [captured(action) for action in pair[name]] for name in pair}
+                except RuntimeError as error:  # what torch raises where an op waits for the device
+                    torch.cuda.synchronize()
+                    reasons[each.name] = f"no CUDA graph: {str(error).splitlines()[0][:100]}"
         times = interleaved(actions, self.device, self.rounds, self.turn_ms, self.clock)
-        floor = self._floor_ms(shape, actions)
-        flops = sum(forward_flops(shape, problem.offsets) for problem in problems) // sets
-        rows = []
-        for name in (name.removeprefix("step ") for name in times if name.startswith("step ")):
-            pair = times[f"fwd {name}"], times[f"step {name}"]
-            gemm = self.ceilings.gemm_tflops if self.ceilings else None
-            rows.append(replace(row_of(shape.title, name, pair, flops, gemm, floor), reason=reasons.get(name, "")))
+        flops = sum(forward_flops(shape, problem.offsets) for problem in problems) // len(problems)
+        floor = None
+        if self.ceilings and f"step {OURS}" in actions:
+            least = step_bytes(shape, problems[0].offsets), 3.5 * forward_flops(shape, problems[0].offsets)
+            floor = floor_ms(actions[f"step {OURS}"][0], *least, self.ceilings)
+        gemm = self.ceilings.gemm_tflops if self.ceilings else None
+        rows = [
+            replace(
+                row_of(shape.title, name, (times[f"fwd {name}"], timing), flops, gemm, floor),
+                reason=reasons.get(name, ""),
+            )
+            for name, timing in ((name.removeprefix("step "), times[name]) for name in times if name.startswith("step"))
+        ]
         rows += [Row(shape.title, name, reason=why) for name, why in reasons.items() if f"step {name}" not in times]
         return _compared(rows, {each.name: each.function for each in running}, self.device)
-
-    def _floor_ms(self, shape: Shape, actions: dict[str, list[Action]]) -> float | None:
-        """Of ours: its launches with nothing in them and its bytes moved once; at long histories also its products."""
-        if self.ceilings is None or f"step {OURS}" not in actions:
-            return None
-        offsets = draw(shape, self.device, 0).offsets
-        least = floor_of(actions[f"step {OURS}"][0], step_bytes(shape, offsets), self.ceilings, self.device).median
-        return max(least, 3.5 * forward_flops(shape, offsets) / self.ceilings.gemm_tflops / 1e9)
 
 
 def _tried(action: Action) -> str:
@@ -108,15 +93,6 @@ def _tried(action: Action) -> str:
     return ""
 
 
-def _captured(actions: Sequence[Action]) -> list[Action] | str:
-    """Each as a CUDA graph, or why that is not possible."""
-    try:
-        return [captured(action) for action in actions]
-    except RuntimeError as error:  # what torch raises where an op waits for the device
-        torch.cuda.synchronize()
-        return str(error).splitlines()[0][:100]
-
-
 def _compared(rows: Sequence[Row], functions: dict[str, str], device: torch.device) -> list[Row]:
     """With each one's step over ours: our graph where there is one; on a CPU the packed path, which training takes."""
     steps = {row.implementation: row.step.median for row in rows if row.step}
@@ -124,9 +100,8 @@ def _compared(rows: Sequence[Row], functions: dict[str, str], device: torch.devi
     best = next((steps[name] for name in names if name in steps), None)
     compared = []
     for row in rows:
-        ours = best if row.step else None
         other = functions[row.implementation.removesuffix(GRAPH)] != "hstu"
-        ratio = row.step.median / ours if row.step and ours else None
+        ratio = row.step.median / best if row.step and best else None
         compared.append(replace(row, over_ours=ratio, another_function=other))
     return compared
 

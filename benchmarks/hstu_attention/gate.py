@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from .implementation import Implementation, Result, failure, forward, step, truth
+from .implementation import PACKED, Implementation, Result, failure, step, truth
 from .shapes import Problem, Shape, draw, gate_shape
 
 FLOOR = {torch.float64: 1e-10}
@@ -34,6 +34,16 @@ class Verdict:
     def green(self) -> bool:
         return not self.reason and all(self.errors[name] <= self.limits[name] for name in self.errors)
 
+    @property
+    def wrong(self) -> bool:
+        return self.failed or not (self.reason or self.green)
+
+    def __str__(self) -> str:
+        if self.reason:
+            return f"  {'FAILED' if self.failed else '-':6}{self.implementation:26} {self.shape}: {self.reason}"
+        worst = ", ".join(f"{name} {error:.1e}" for name, error in self.errors.items())
+        return f"  {'green' if self.green else 'RED  '} {self.implementation:26} {self.shape}: {worst}"
+
 
 @contextmanager
 def poisoned() -> Iterator[None]:
@@ -48,68 +58,43 @@ def poisoned() -> Iterator[None]:
             torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
-def relative_errors(found: Result, expected: Result, names: Sequence[str]) -> dict[str, float]:
-    """By name; NaN where anything is NaN, which no limit allows."""
-    errors = {}
-    for name, one, other in zip(names, found, expected, strict=False):
-        difference = (one.double().cpu() - other).norm()
-        errors[name] = float(difference / other.norm().clamp(min=1e-30))
-    return errors
-
-
-def judge(
-    implementations: Sequence[Implementation], shape: Shape, device: torch.device, yardstick: Implementation
-) -> list[Verdict]:
-    """Each on a small problem like `shape`. The yardstick is the packed path in plain torch."""
-    kinds = {(each.needs_full, each.asks_next) for each in implementations} | {(False, False)}
-    problems = {kind: _problem(shape, device, *kind) for kind in kinds}
-    truths = {}
-    allowed = _limits(yardstick, problems[False, False], truth(problems[False, False], "hstu"))
+def judge(implementations: Sequence[Implementation], shape: Shape, device: torch.device) -> list[Verdict]:
+    """Each on a small problem like `shape`. The yardstick among them is the packed path in plain torch."""
+    small = gate_shape(shape)
+    full = replace(small, batch=3, lengths="full", mean=small.max_len)  # for those that take no jagged batch
+    problems = {False: draw(small, device, 1), True: draw(full, device, 1)}
+    truths = {("hstu", False): truth(problems[False], "hstu")}
+    yardstick = next(each for each in implementations if each.name == PACKED)
+    allowed = _limits(_errors(yardstick, problems[False], truths["hstu", False]), shape.dtype)
     verdicts = []
-    for implementation in implementations:
-        kind = implementation.needs_full, implementation.asks_next
-        problem = problems[kind]
-        reason = implementation.refuses(shape, device)
+    for each in implementations:
+        problem, key = problems[each.needs_full], (each.function, each.needs_full)
+        reason = each.refuses(shape, device)
         if reason:
-            verdicts.append(Verdict(implementation.name, shape.title, {}, {}, reason))
+            verdicts.append(Verdict(each.name, shape.title, {}, {}, reason))
             continue
-        key = implementation.function, kind
         if key not in truths:
-            truths[key] = truth(problem, implementation.function)
+            truths[key] = truth(problem, each.function)
         try:
-            errors = _errors(implementation, problem, truths[key])
+            errors = _errors(each, problem, truths[key])
         except Exception as error:  # whatever a peer or a compiler raises: the others go on
-            verdicts.append(Verdict(implementation.name, shape.title, {}, {}, failure(error), failed=True))
+            verdicts.append(Verdict(each.name, shape.title, {}, {}, failure(error), failed=True))
             continue
-        verdicts.append(Verdict(implementation.name, shape.title, errors, {name: allowed[name] for name in errors}))
+        verdicts.append(Verdict(each.name, shape.title, errors, {name: allowed[name] for name in errors}))
     return verdicts
 
 
-def _problem(shape: Shape, device: torch.device, full: bool, asks_next: bool) -> Problem:
-    small = gate_shape(shape)
-    if full:  # the contestants that take no jagged batch
-        small = replace(small, batch=3, lengths="full", mean=small.max_len)
-    return draw(small, device, 1, asks_next)
-
-
 def _errors(implementation: Implementation, problem: Problem, expected: Result) -> dict[str, float]:
-    once = forward if problem.times.device.type == "cpu" and implementation.forward_only_on_cpu else step
+    """By name; NaN where anything is NaN, which no limit allows."""
     with poisoned():
-        found = once(implementation, problem)()
-    return relative_errors(found, expected, ("out", *problem.names))
+        found = step(implementation, problem)()
+    errors = {}
+    for name, one, other in zip(("out", *problem.names), found, expected, strict=True):
+        errors[name] = float((one.double().cpu() - other).norm() / other.norm().clamp(min=1e-30))
+    return errors
 
 
-def _limits(yardstick: Implementation, problem: Problem, expected: Result) -> dict[str, float]:
-    floor = FLOOR.get(problem.shape.dtype, 1e-5)
-    errors = _errors(yardstick, problem, expected)
-    factors = {name: OUTPUT_FACTOR if name == "out" else GRADIENT_FACTOR for name in errors}
-    return {name: max(floor, factors[name] * error) for name, error in errors.items()}
-
-
-def line(verdict: Verdict) -> str:
-    """For people."""
-    if verdict.reason:
-        word = "FAILED" if verdict.failed else "-"
-        return f"  {word:6}{verdict.implementation:26} {verdict.shape}: {verdict.reason}"
-    worst = ", ".join(f"{name} {error:.1e}" for name, error in verdict.errors.items())
-    return f"  {'green' if verdict.green else 'RED  '} {verdict.implementation:26} {verdict.shape}: {worst}"
+def _limits(yardstick: dict[str, float], dtype: torch.dtype) -> dict[str, float]:
+    least = FLOOR.get(dtype, 1e-5)
+    factors = {name: OUTPUT_FACTOR if name == "out" else GRADIENT_FACTOR for name in yardstick}
+    return {name: max(least, factors[name] * error) for name, error in yardstick.items()}

@@ -1,16 +1,22 @@
-"""What every contestant is: a name, the function that it computes, and how to call it on a problem."""
+"""What every contestant is, how it is called on a problem, and ours: the public op, and C3, the packed path in torch."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from virtualmle.kernels import reference
+from virtualmle.kernels.hstu_attention import _packed, hstu_attention
+from virtualmle.kernels.packing import PackingPlan
+from virtualmle.kernels.threads import threads_for
 
 from .shapes import Problem, Shape
 
+OURS, DETERMINISTIC, PACKED = "ours", "ours deterministic", "C3 packed torch"
+SQUARES = 8  # tensors of all pairs that an eager forward and backward hold at once
 Leaves = Sequence[Tensor]
 Result = tuple[Tensor, ...]  # the output and the gradients of the leaves
 
@@ -18,11 +24,6 @@ Result = tuple[Tensor, ...]  # the output and the gradients of the leaves
 def anything(shape: Shape, device: torch.device) -> str | None:
     """The contestant takes every shape."""
     return None
-
-
-def as_it_stands(problem: Problem) -> AbstractContextManager[None]:
-    """Nothing is set for a call."""
-    return nullcontext()
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,53 @@ class Implementation:
     function: str = "hstu"  # or "softmax": another function whose work is comparable; its own reference judges it
     refuses: Callable[[Shape, torch.device], str | None] = anything  # a reason not to run
     needs_full: bool = False  # every sequence has to have max_len
-    asks_next: bool = False  # a query's time has to be that of the next event
-    forward_only_on_cpu: bool = False
     captures: bool = True  # may be put into a CUDA graph from outside
-    around: Callable[[Problem], AbstractContextManager[None]] = as_it_stands  # what its callers set for a whole step
+    threads: Callable[[Problem], AbstractContextManager[None]] = lambda problem: nullcontext()
 
 
-SQUARES = 8  # tensors of all pairs that an eager forward and backward hold at once
+def step(implementation: Implementation, problem: Problem) -> Callable[[], Result]:
+    """Forward and backward, with the gradient of every leaf."""
+
+    def run() -> Result:
+        with implementation.threads(problem):
+            out = implementation.attend(problem, problem.leaves)
+            return (out.detach(), *torch.autograd.grad(out, problem.leaves, problem.grad))
+
+    return run
+
+
+def forward(implementation: Implementation, problem: Problem) -> Callable[[], Result]:
+    """Forward alone, as in serving."""
+    leaves = tuple(leaf.detach() for leaf in problem.leaves)
+
+    def run() -> Result:
+        with torch.no_grad(), implementation.threads(problem):
+            return (implementation.attend(problem, leaves),)
+
+    return run
+
+
+def truth(problem: Problem, function: str) -> Result:
+    """Output and gradients by the reference, in float64 on the CPU."""
+    exact = problem.to(torch.float64)
+    leaves = tuple(leaf.detach().cpu().requires_grad_() for leaf in exact.leaves)
+    tables = tables_of(exact, leaves)
+    times = {"times": exact.times.cpu()} if "time_table" in tables else {}
+    attention = reference.hstu_attention if function == "hstu" else reference.softmax_attention
+    scale = problem.scale if function == "hstu" else softmax_scale(problem.shape)
+    out = attention(*leaves[:3], offsets=problem.offsets, scale=scale, **tables, **times)
+    return (out.detach(), *torch.autograd.grad(out, leaves, exact.grad.cpu()))
+
+
+def softmax_scale(shape: Shape) -> float:
+    """With 1 here, as HSTU has it, a softmax over N(0, 1) inputs would be a choice of one key."""
+    return shape.dim**-0.5
+
+
+def failure(error: Exception) -> str:
+    """In one line."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"failed: {type(error).__name__}: {lines[0][:120]}"
 
 
 def squares_too_large(shape: Shape, device: torch.device) -> str | None:
@@ -54,55 +95,59 @@ def squares_too_large(shape: Shape, device: torch.device) -> str | None:
 
 def compiles_slowly(shape: Shape, device: torch.device) -> str | None:
     """What torch.compile has to build anew for each shape is measured at a few: the script has ten minutes."""
-    short = shape.name in ("A1", "A4", "tiny") and shape.dtype != torch.bfloat16
+    short = shape.name in ("A1", "A4") and shape.dtype != torch.bfloat16
     long = shape.name == "B d=128 N=4096 full" and shape.bias == "position+time"
     return None if short or long else "compiles for some seconds a shape: measured at A1, A4 and one long shape alone"
 
 
-def failure(error: Exception) -> str:
-    """In one line."""
-    lines = str(error).strip().splitlines() or [""]
-    return f"failed: {type(error).__name__}: {lines[0][:120]}"
+def plan_of(problem: Problem) -> PackingPlan:
+    """The packing of a batch: made once, it serves every layer."""
+    if "plan" not in problem.cache:
+        problem.cache["plan"] = PackingPlan.build(problem.offsets, problem.times.device, problem.times)
+    plan = problem.cache["plan"]
+    assert isinstance(plan, PackingPlan)
+    return plan
 
 
-def step(implementation: Implementation, problem: Problem) -> Callable[[], Result]:
-    """Forward and backward, with the gradient of every leaf."""
-
-    def run() -> Result:
-        with implementation.around(problem):
-            out = implementation.attend(problem, problem.leaves)
-            return (out.detach(), *torch.autograd.grad(out, problem.leaves, problem.grad))
-
-    return run
+def tables_of(problem: Problem, leaves: Leaves) -> dict[str, Tensor]:
+    return dict(zip(problem.names[3:], leaves[3:], strict=True))
 
 
-def forward(implementation: Implementation, problem: Problem) -> Callable[[], Result]:
-    """Forward alone, as in serving."""
-    leaves = tuple(leaf.detach() for leaf in problem.leaves)
+def _op(**options: Any) -> Callable[[Problem, Leaves], Tensor]:
+    """As any caller with offsets on the device has it: Triton on CUDA."""
 
-    def run() -> Result:
-        with torch.no_grad(), implementation.around(problem):
-            return (implementation.attend(problem, leaves),)
+    def attend(problem: Problem, leaves: Leaves) -> Tensor:
+        times = {} if len(leaves) < 5 else {"times": problem.times}
+        return hstu_attention(
+            *leaves[:3], offsets=problem.offsets_device, max_len=problem.shape.max_len, scale=problem.scale,
+            **tables_of(problem, leaves), **times, **options,
+        )  # fmt: skip
 
-    return run
-
-
-def softmax_scale(shape: Shape) -> float:
-    """With 1 here, as HSTU has it, a softmax over N(0, 1) inputs would be a choice of one key."""
-    return shape.dim**-0.5
+    return attend
 
 
-def truth(problem: Problem, function: str) -> Result:
-    """Output and gradients by the reference, in float64 on the CPU."""
-    exact = problem.to(torch.float64)
-    leaves = tuple(leaf.detach().cpu().requires_grad_() for leaf in exact.leaves)
-    tables = dict(zip(exact.names[3:], leaves[3:], strict=True))
-    attention = reference.hstu_attention if function == "hstu" else reference.softmax_attention
-    times = {}
-    if "time_table" in tables:
-        times = {"times": exact.times.cpu()}
-        if exact.next_times is not None:
-            times["next_times"] = exact.next_times.cpu()
-    scale = problem.scale if function == "hstu" else softmax_scale(problem.shape)
-    out = attention(*leaves[:3], offsets=problem.offsets, scale=scale, **tables, **times)
-    return (out.detach(), *torch.autograd.grad(out, leaves, exact.grad.cpu()))
+def _plain(problem: Problem, leaves: Leaves) -> Tensor:
+    """What training on a CPU runs. On CUDA the public function would choose Triton, so the path itself is called."""
+    tables, plan = tables_of(problem, leaves), plan_of(problem)
+    if not leaves[0].is_cuda:
+        return hstu_attention(*leaves[:3], plan=plan, scale=problem.scale, **tables)
+    pair = tables.get("position_table"), tables.get("time_table")
+    return _packed(*leaves[:3], plan, problem.scale, *pair, True, 0.0)
+
+
+def _threads_of_training(problem: Problem) -> AbstractContextManager[None]:
+    """As many as `training/trainer.py` gives a step of this size on a CPU; no more than there are."""
+    return nullcontext() if problem.leaves[0].is_cuda else threads_for(problem.leaves[0].numel())
+
+
+def our_implementations(compiled: bool) -> list[Implementation]:
+    """C3 is the gate's yardstick."""
+    found = [
+        Implementation(OURS, _op()),
+        Implementation(DETERMINISTIC, _op(deterministic=True)),
+        Implementation(PACKED, _plain, refuses=squares_too_large, threads=_threads_of_training),
+    ]
+    if compiled:
+        plain = torch.compile(_plain, dynamic=True)
+        found.append(Implementation(f"{PACKED} compiled", plain, refuses=compiles_slowly))
+    return found

@@ -1,23 +1,17 @@
-"""The table for people, the targets beside it, and the record: hardware, versions, commit, every figure."""
+"""The table for people, the targets beside it, and the record with every figure."""
 
-import importlib.util
-import json
-import os
-import platform
-import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from importlib import metadata
-from pathlib import Path
 
-import torch
+from record import RESULTS, environment, save
+from timing import Timing
 
 from .ceilings import Ceilings
+from .competitors import RESEARCH
 from .gate import Verdict
-from .timing import Timing
+from .implementation import OURS, PACKED
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
+GRAPH = " graph"
 ROW = "{:46}{:28}{:>9}{:>9}{:>19}{:>8}{:>8}{:>7}{:>8}  {}"
 HEAD = ("shape", "contestant", "fwd ms", "step ms", "low..high", "TF fwd", "TF bwd", "%GEMM", "/floor", "theirs / ours")
 
@@ -38,6 +32,27 @@ class Row:
     another_function: bool = False
     reason: str = ""
 
+    def __str__(self) -> str:
+        if self.step is None or self.forward is None:
+            return ROW.format(self.shape, self.implementation, *[""] * 7, self.reason).rstrip()
+        notes = f"{_number(self.over_ours, 2)}{' (another function)' if self.another_function else ''}"
+        rates = (self.forward_tflops, self.backward_tflops) if self.gemm_share else (None, None)
+        return ROW.format(
+            self.shape,
+            self.implementation,
+            _number(self.forward.median, 3),
+            _number(self.step.median, 3),
+            f"{self.step.low:.3f}..{self.step.high:.3f}",
+            *(_number(rate, 1) for rate in rates),
+            _number(None if self.gemm_share is None else 100 * self.gemm_share, 0),
+            _number(self.over_floor, 2),
+            f"{notes}{'; ' + self.reason if self.reason else ''}",
+        ).rstrip()
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
 
 @dataclass(frozen=True)
 class Target:
@@ -56,12 +71,17 @@ class Target:
         holds = self.found >= self.bound if self.at_least else self.found <= self.bound
         return "met" if holds else "MISSED"
 
+    def __str__(self) -> str:
+        found, sign = "-" if self.found is None else f"{self.found:.2f}", ">=" if self.at_least else "<="
+        return f"  {self.word:13}{self.claim} {sign} {self.bound:g}: {found}   ({self.shape})"
+
 
 @dataclass
 class Report:
     """Everything of one run, in the order of its making."""
 
     bench: str
+    device: str  # cuda or cpu
     arguments: dict[str, object]
     ceilings: Ceilings | None = None
     rows: list[Row] = field(default_factory=list)
@@ -70,63 +90,32 @@ class Report:
     verdicts: list[Verdict] = field(default_factory=list)
 
     def record(self) -> dict[str, object]:
-        rows, targets = [asdict(row) for row in self.rows], [{**asdict(t), "word": t.word} for t in self.targets]
-        ceilings = asdict(self.ceilings) if self.ceilings else None
-        gate = [{**asdict(verdict), "green": verdict.green} for verdict in self.verdicts if not verdict.reason]
-        parts = {"bench": self.bench, **environment(), "arguments": self.arguments, "ceilings": ceilings}
-        return {**parts, "gate": gate, "rows": rows, "targets": targets, "notes": self.notes}
+        return {
+            "bench": self.bench,
+            **environment(self.device),
+            "arguments": self.arguments,
+            "ceilings": asdict(self.ceilings) if self.ceilings else None,
+            "gate": [{**asdict(verdict), "green": verdict.green} for verdict in self.verdicts if not verdict.reason],
+            "rows": [asdict(row) for row in self.rows],
+            "targets": [{**asdict(target), "word": target.word} for target in self.targets],
+            "notes": self.notes,
+        }
 
     @property
     def green(self) -> bool:
         """No contestant that was judged is wrong, and ours did not fail. A peer may."""
         judged = all(verdict.green for verdict in self.verdicts if not verdict.reason)
-        return judged and not any(v.failed and v.implementation.startswith("ours") for v in self.verdicts)
+        return judged and not any(v.failed and v.implementation.startswith(OURS) for v in self.verdicts)
 
     def table(self) -> str:
-        lines = [ROW.format(*HEAD)]
-        lines += [line(row) for row in self.rows if row.step or row.reason]
-        if self.targets:
-            lines += ["", "targets"]
-        for target in self.targets:
-            sign = ">=" if target.at_least else "<="
-            found = "-" if target.found is None else f"{target.found:.2f}"
-            lines.append(f"  {target.word:13}{target.claim} {sign} {target.bound:g}: {found}   ({target.shape})")
-        return "\n".join([*lines, *self.notes])
+        targets = ["", "targets", *map(str, self.targets)] if self.targets else []
+        return "\n".join([ROW.format(*HEAD), *map(str, self.rows), *targets, *self.notes])
 
-    def save(self, name: str) -> list[Path]:
+    def save(self, name: str) -> None:
         """NAME.json and NAME.md among the results."""
-        RESULTS.mkdir(exist_ok=True)
         record = self.record()
-        as_json, as_text = RESULTS / f"{name}.json", RESULTS / f"{name}.md"
-        as_json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        about = ", ".join(f"{key} {record[key]}" for key in ("date", "commit", "device", "cores", "torch", "triton"))
-        text = f"# {self.bench}\n\n{about}.\n\n```\n{self.table()}\n```\n"
-        as_text.write_text(text, encoding="utf-8")
-        return [as_json, as_text]
-
-
-def line(row: Row) -> str:
-    """One line of the table."""
-    if row.step is None:
-        return ROW.format(row.shape, row.implementation, *[""] * 7, row.reason).rstrip()
-    ours = "" if row.over_ours is None else f"{row.over_ours:.2f}"
-    notes = f"{ours}{' (another function)' if row.another_function else ''}{'; ' + row.reason if row.reason else ''}"
-    return ROW.format(
-        row.shape,
-        row.implementation,
-        _number(row.forward.median if row.forward else None, 3),
-        _number(row.step.median, 3),
-        f"{row.step.low:.3f}..{row.step.high:.3f}",
-        _number(row.forward_tflops if row.gemm_share else None, 1),
-        _number(row.backward_tflops if row.gemm_share else None, 1),
-        _number(None if row.gemm_share is None else 100 * row.gemm_share, 0),
-        _number(row.over_floor, 2),
-        notes,
-    ).rstrip()
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
+        about = ", ".join(f"{key} {record[key]}" for key in ("date", "commit", "hardware", "cores", "torch", "triton"))
+        save(RESULTS / name, record, f"# {self.bench}\n\n{about}.\n\n```\n{self.table()}\n```\n")
 
 
 def row_of(
@@ -135,9 +124,9 @@ def row_of(
     times: tuple[Timing, Timing],
     flops: int,
     gemm_tflops: float | None,
-    floor_ms: float | None,
+    floor: float | None,
 ) -> Row:
-    """times: of the forward and of the step; flops: of the forward on valid pairs."""
+    """times: of the forward and of the step; flops: of the forward on valid pairs; floor: milliseconds."""
     forward, step = times
     backward_ms = step.median - forward.median
     return Row(
@@ -148,37 +137,33 @@ def row_of(
         flops / forward.median / 1e9,
         2.5 * flops / backward_ms / 1e9 if backward_ms > 0 else None,
         3.5 * flops / step.median / 1e9 / gemm_tflops if gemm_tflops else None,
-        step.median / floor_ms if floor_ms else None,
+        step.median / floor if floor else None,
     )
 
 
-def step_ms(rows: Sequence[Row], shape: str, implementation: str) -> float | None:
-    """The median of one contestant's step."""
-    found = [row.step.median for row in rows if (row.shape, row.implementation) == (shape, implementation) and row.step]
-    return found[0] if found else None
+def targets_of(rows: Sequence[Row]) -> list[Target]:
+    """Judged from the rows of a run: docs/kernels.md has the table."""
+    timed = {(row.shape, row.implementation): row for row in rows if row.step}
 
+    def over(shape: str, one: str, other_shape: str, other: str) -> float | None:
+        pair = timed.get((shape, one)), timed.get((other_shape, other))
+        return pair[0].step.median / pair[1].step.median if all(pair) else None
 
-def environment() -> dict[str, object]:
-    """Where and with what."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False, cwd=RESULTS.parent
-    )
-    return {
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "commit": commit.stdout.strip() or "unknown",
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else processor(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "triton": metadata.version("triton") if importlib.util.find_spec("triton") else None,
-        "numpy": metadata.version("numpy"),
-    }
-
-
-def processor() -> str:
-    """The processor's own name for itself."""
-    path = Path("/proc/cpuinfo")
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    names = [row.split(":")[1].strip() for row in text.splitlines() if row.startswith("model name")]
-    return (names or [platform.processor() or platform.machine()])[0]
+    found = []
+    for shape in dict.fromkeys(row.shape for row in rows):
+        if shape.startswith("A"):
+            ours = timed.get((shape, OURS + GRAPH))
+            floor = ours and ours.over_floor
+            found.append(Target("step over the floor of launches and bytes", shape, floor, 2, at_least=False))
+            found.append(Target("research eager over ours", shape, over(shape, RESEARCH, shape, OURS + GRAPH), 10))
+        elif shape.startswith("B d=128") and int(shape.split("N=")[1].split()[0]) >= 4096:
+            ours = timed.get((shape, OURS))
+            if shape.endswith("bias=none"):
+                found.append(Target("forward, TFLOP/s", shape, ours and ours.forward_tflops, 450))
+                found.append(Target("backward, TFLOP/s", shape, ours and ours.backward_tflops, 300))
+            elif shape.endswith("bias=position+time"):
+                ratio = over(shape, OURS, shape.replace("position+time", "none"), OURS)
+                found.append(Target("both biases over none", shape, ratio, 1.5, at_least=False))
+        elif shape.startswith("short"):  # the CPU claim is about mean length 9
+            found.append(Target("padded research over packed", shape, over(shape, RESEARCH, shape, PACKED), 5))
+    return found

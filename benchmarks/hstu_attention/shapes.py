@@ -6,6 +6,7 @@ Dimensions: B batch, N max_len, L total tokens, H heads, n one sequence's length
 """
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,22 +52,16 @@ class Problem:
     offsets: Tensor  # (B + 1,) int64 on the CPU
     offsets_device: Tensor  # (B + 1,) int32
     times: Tensor  # (L,) int64 seconds: when each event happened
-    next_times: Tensor | None  # (L,) of the next event, its own for the last: the query's time; None: its own for all
     leaves: tuple[Tensor, ...]  # q, k, v (L, H, dim), then the tables that the shape's bias has
     grad: Tensor  # (L, H, dim), the gradient of the output
     scale: float
-    cache: dict[str, object] = field(default_factory=dict, repr=False)  # what an implementation prepares once per batch
+    cache: dict[str, Any] = field(default_factory=dict, repr=False)  # what an implementation prepares once per batch
 
     @property
     def names(self) -> tuple[str, ...]:
         """Of the leaves."""
         tables = {"none": (), "position": ("position_table",), "position+time": ("position_table", "time_table")}
         return ("q", "k", "v", *tables[self.shape.bias])
-
-    @property
-    def query_times(self) -> Tensor:
-        """(L,): when each query is asked."""
-        return self.times if self.next_times is None else self.next_times
 
     @property
     def lengths(self) -> Tensor:
@@ -138,14 +133,13 @@ def _scaled(spread: np.ndarray, shape: Shape, minimum: int) -> np.ndarray:
     return lengths
 
 
-def draw(shape: Shape, device: torch.device, seed: int, asks_next: bool = False) -> Problem:
+def draw(shape: Shape, device: torch.device, seed: int) -> Problem:
     """N(0, 1) everywhere: with small inputs an absolute tolerance would pass wrong kernels."""
     lengths = draw_lengths(shape, seed)
     offsets = torch.from_numpy(np.concatenate(([0], lengths.cumsum())))
     total = int(offsets[-1])
     random = torch.Generator(device).manual_seed(seed)
     drawn = torch.float64 if shape.dtype == torch.float64 else torch.float32
-    times = _times(total, seed)
 
     def normal(*size: int) -> Tensor:
         return torch.randn(size, generator=random, dtype=drawn, device=device).to(shape.dtype)
@@ -159,8 +153,7 @@ def draw(shape: Shape, device: torch.device, seed: int, asks_next: bool = False)
         shape,
         offsets,
         offsets.to(device, torch.int32),
-        times.to(device),
-        _next_times(times, offsets).to(device) if asks_next else None,
+        _times(total, seed).to(device),
         tuple(leaf.requires_grad_() for leaf in leaves),
         normal(total, shape.heads, shape.dim),
         1 / shape.max_len,
@@ -172,14 +165,6 @@ def _times(total: int, seed: int) -> Tensor:
     random = torch.Generator().manual_seed(seed)
     gaps = torch.exp(torch.rand(total, generator=random, dtype=torch.float64) * 14).long()
     return gaps.cumsum(0)
-
-
-def _next_times(times: Tensor, offsets: Tensor) -> Tensor:
-    """As the research code has it: a query is asked at the time of the event that it has to predict."""
-    following = times.roll(-1)
-    last = offsets[1:][offsets.diff() > 0] - 1
-    following[last] = times[last]
-    return following
 
 
 def valid_pairs(offsets: Tensor) -> int:

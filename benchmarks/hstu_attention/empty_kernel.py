@@ -1,8 +1,0 @@
-"""The kernel that does nothing."""
-
-import triton
-
-
-@triton.jit
-def empty():
-    pass

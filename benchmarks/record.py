@@ -1,0 +1,68 @@
+"""What every record says of where and with what it was measured, and how the records that are kept are written."""
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+
+
+def parser_of(description: str) -> argparse.ArgumentParser:
+    """A parser whose --help is the script's docstring, example included."""
+    return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def environment(device: str = "cpu") -> dict[str, object]:
+    """Date, commit, hardware (of the device's type) and versions."""
+    return {
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "commit": commit(),
+        "hardware": gpu() if device == "cuda" else processor(),
+        "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "triton", "numpy")},
+    }
+
+
+def commit() -> str:
+    """As git describes it; a copy of the tree without its history is unknown."""
+    if not shutil.which("git"):
+        return "unknown"
+    command = ["git", "describe", "--always", "--dirty"]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=HERE).stdout.strip() or "unknown"
+
+
+def version(package: str) -> str | None:
+    return metadata.version(package) if importlib.util.find_spec(package) else None
+
+
+def gpu() -> str:
+    import torch  # noqa: PLC0415 - some benchmarks have no use for it
+
+    return torch.cuda.get_device_name()
+
+
+def processor() -> str:
+    """The processor's name as Linux tells it."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return (names or [platform.processor() or platform.machine()])[0]
+
+
+def save(target: Path, record: Mapping[str, object], text: str) -> None:
+    """TARGET.json for programs and TARGET.md for people."""
+    target.parent.mkdir(exist_ok=True)
+    written = json.dumps(record, indent=1, default=str) + "\n"
+    target.with_suffix(".json").write_text(written, encoding="utf-8")
+    target.with_suffix(".md").write_text(text, encoding="utf-8")
