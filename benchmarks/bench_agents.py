@@ -12,16 +12,13 @@ kept in --home and not repeated. Prints a table and one JSON line; writes benchm
 """
 
 import argparse
-import datetime
 import hashlib
 import json
 import math
 import os
-import platform
 import re
 import shutil
 import sqlite3
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -30,14 +27,16 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+sys.path.insert(0, str(Path(__file__).parent))  # which PYTHONSAFEPATH leaves out
+
+from agent_table import summary_of, table
+from record import HERE, RESULTS, environment, parser_of, save
 
 from virtualmle.data.atomic import write_bytes
 from virtualmle.data.catalogue import Catalogue
 from virtualmle.examiner.vault import Vault
 from virtualmle.sandbox.protocol import PACKAGED, parse_protocol
 
-HERE = Path(__file__).parent
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {  # name: (agent, settings)
     "random": ("random", {}),
     "engineer": ("engineer", {}),
@@ -48,8 +47,6 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {  # name: (agent, settings)
 }
 INFORMED = ("carried", "placebo")
 """Arms whose homes hold the closed sessions of the sources."""
-RESAMPLES = 4000
-SHORT, MIDDLE = 5, 10  # trials after which the best so far is shown as well
 
 
 def capped(text: str, epochs: int, trials: int, further: Sequence[str] = ()) -> str:
@@ -78,107 +75,23 @@ def _set(text: str, table: str, **values: float | str) -> str:
     return text[:start] + block + text[end:]
 
 
-def running_best(figures: Sequence[float | None]) -> list[float]:
-    """The best figure after each trial; a trial without one changes nothing."""
-    best, curve = 0.0, []
-    for figure in figures:
-        best = max(best, figure or 0.0)
-        curve.append(best)
-    return curve
-
-
-def trials_to(curve: Sequence[float], level: float) -> float:
-    """The number of the first trial that reaches `level`; infinite where none does."""
-    return next((number for number, best in enumerate(curve, 1) if best >= level), math.inf)
-
-
-def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """The median and its 95 % percentile bootstrap interval; infinities are censored values."""
-    drawn = np.random.default_rng(0).choice(np.array(values, dtype=float), size=(RESAMPLES, len(values)))
-    medians = np.sort([statistics.median_high(row) for row in drawn])
-    low, high = medians[int(0.025 * RESAMPLES)], medians[int(0.975 * RESAMPLES) - 1]
-    return statistics.median_high(values), float(low), float(high)
-
-
-def sign_flip_p(differences: Sequence[float]) -> float:
-    """Exact two-sided permutation test of paired differences: the share of sign patterns with as large a mean."""
-    values = np.array(differences, dtype=float)
-    patterns = (np.arange(2 ** len(values))[:, None] >> np.arange(len(values))) & 1
-    means = np.abs((np.where(patterns, 1, -1) * values).mean(1))
-    return float((means >= abs(values.mean()) * (1 - 1e-12)).mean())
-
-
-def summary_of(sessions: Sequence[dict[str, Any]], arm: str) -> dict[str, Any] | None:
-    """An arm's figures over the sessions that random search and the plain engineer were played beside."""
-    curves = {
-        (s["arm"], s["backbone"], s["seed"]): running_best([t["ndcg@10"] for t in s["trials"]]) for s in sessions
-    }
-    pairs = sorted((b, s) for a, b, s in curves if a == arm)
-    if not pairs:
-        return None
-    own = [curves[arm, *pair] for pair in pairs]
-    best = [curve[-1] for curve in own]
-    row: dict[str, Any] = {
-        "sessions": len(own),
-        "best": statistics.fmean(best),
-        "best_sd": statistics.stdev(best) if len(best) > 1 else 0.0,
-        "after": {count: statistics.fmean(c[min(count, len(c)) - 1] for c in own) for count in (SHORT, MIDDLE)},
-    }
-    for other, at in (("random", -1), ("engineer", MIDDLE - 1)):
-        shared = [pair for pair in pairs if (other, *pair) in curves]
-        if not shared:
-            continue
-        levels = {pair: curves[other, *pair][min(at, len(curves[other, *pair]) - 1)] for pair in shared}
-        row[f"trials_to_{other}"] = median_interval([trials_to(curves[arm, *p], levels[p]) for p in shared])
-        if other != arm:
-            differences = [curves[arm, *p][-1] - curves[other, *p][-1] for p in shared]
-            row[f"against_{other}"] = {"delta": statistics.fmean(differences), "p": sign_flip_p(differences)}
-    return row
-
-
-def table(summaries: dict[str, dict[str, dict[str, Any]]], trials: int) -> str:
-    """Markdown: a row per backbone and arm."""
-
-    def reached(row: dict[str, Any], name: str) -> str:
-        words = [f"> {trials}" if math.isinf(v) else f"{v:g}" for v in row.get(name, ())]
-        return f"{words[0]} [{words[1]}, {words[2]}]" if words else ""
-
-    def compared(row: dict[str, Any], name: str) -> str:
-        found = row.get(name)
-        return f"{found['delta']:+.4f} (p {found['p']:.3f})" if found else ""
-
-    lines = [
-        f"| backbone | arm | n | best of {trials} | best of {SHORT} | best of {MIDDLE} | trials to random's best "
-        f"| trials to the engineer's best of {MIDDLE} | against random | against engineer |",
-        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
-    ]
-    for backbone, arms in summaries.items():
-        for arm, row in arms.items():
-            lines.append(
-                f"| {backbone} | {arm} | {row['sessions']} | {row['best']:.4f} ± {row['best_sd']:.4f} "
-                f"| {row['after'][SHORT]:.4f} | {row['after'][MIDDLE]:.4f} | {reached(row, 'trials_to_random')} "
-                f"| {reached(row, 'trials_to_engineer')} | {compared(row, 'against_random')} "
-                f"| {compared(row, 'against_engineer')} |"
-            )
-    return "\n".join(lines)
-
-
 class Bench:
     """The homes of one experiment, below a directory named by its protocol and its package."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
-        text = capped(
-            (arguments.sandbox or PACKAGED).read_text(encoding="utf-8"), arguments.epochs_cap, arguments.trials,
-            arguments.set,
-        )  # fmt: skip
-        tag = hashlib.sha256(text.encode()).hexdigest()[:8]
+        text = self.protocol(arguments.epochs_cap, arguments.trials)
         self.base = arguments.home / "base"
-        self.folder = arguments.home / tag
+        self.folder = arguments.home / hashlib.sha256(text.encode()).hexdigest()[:8]
         self.folder.mkdir(parents=True, exist_ok=True)
         self.sandbox = self.folder / "SANDBOX.md"
         write_bytes(self.sandbox, text.encode())
         self.prepared: dict[Path, str] = {}
+
+    def protocol(self, epochs: int, trials: int) -> str:
+        """The SANDBOX.md of this experiment's sessions."""
+        text = (self.arguments.sandbox or PACKAGED).read_text(encoding="utf-8")
+        return capped(text, epochs, trials, self.arguments.set)
 
     def register(self, log: Path) -> str:
         """The log's name in the base home, where it is prepared once: every session sees the same ids."""
@@ -224,12 +137,8 @@ class Bench:
     def source_chain(self, backbone: str) -> Callable[[], bool]:
         """The sessions that knowledge is carried from, one after the other in one home; whether all were played."""
         arguments = self.arguments
-        text = capped(
-            (arguments.sandbox or PACKAGED).read_text(encoding="utf-8"), arguments.source_epochs,
-            arguments.source_trials, arguments.set,
-        )  # fmt: skip
         sandbox = self.folder / "SANDBOX-sources.md"
-        write_bytes(sandbox, text.encode())
+        write_bytes(sandbox, self.protocol(arguments.source_epochs, arguments.source_trials).encode())
         tasks = [
             {
                 "name": f"source-{name}-{backbone}", "arm": "source", "backbone": backbone, "seed": 0,
@@ -268,7 +177,7 @@ def run(bench: Bench, arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("log", type=Path, nargs="?", default=Path("office.tsv.gz"))
     parser.add_argument("--sources", type=Path, nargs="*", default=[], help="logs to carry knowledge from")
     parser.add_argument("--arms", nargs="*", choices=list(ARMS), help="default: all, informed ones only with --sources")
@@ -282,7 +191,7 @@ def main() -> None:
     parser.add_argument("--sandbox", type=Path, help="a SANDBOX.md to cap, instead of the bundled one")
     parser.add_argument("--jobs", type=int, default=2, help="sessions side by side, one thread each")
     parser.add_argument("--home", type=Path, default=Path("agents-home"))
-    parser.add_argument("--results", type=Path, default=HERE / "results", help="where the result files go")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where the result files go")
     parser.add_argument("--name", help="of the result files; default: the log's name")
     arguments = parser.parse_args()
     missing = [str(log) for log in (arguments.log, *arguments.sources) if not log.exists()]
@@ -307,22 +216,17 @@ def write_record(arguments: argparse.Namespace, dataset: str, sessions: list[dic
         group: {arm: row for arm in arguments.arms if (row := summary_of(members, arm))}
         for group, members in groups.items()
     }
-    record = {
-        "bench": "agents",
-        "dataset": dataset,
-        "date": datetime.date.today().isoformat(),
-        "hardware": f"{cpu_model()}, {os.cpu_count()} cores",
-        **{name: getattr(arguments, name) for name in ("seeds", "trials", "epochs_cap", "set", "jobs")},
-        "sources": [log.name.split(".")[0] for log in arguments.sources],
-        "source_trials": arguments.source_trials,
-        "source_epochs": arguments.source_epochs,
-        "summaries": summaries,
-    }
+    asked = {name: getattr(arguments, name) for name in ("seeds", "trials", "epochs_cap", "set", "jobs")}
+    sources = {name: getattr(arguments, name) for name in ("source_trials", "source_epochs")}
+    record = finite({
+        "bench": "agents", "dataset": dataset, **environment(), **asked, **sources,
+        "sources": [log.name.split(".")[0] for log in arguments.sources], "summaries": summaries,
+    })  # fmt: skip
     narrowed = f" ({', '.join(arguments.set)})" if arguments.set else ""
     settings = (
-        f"{dataset}, {arguments.trials} trials of at most {arguments.epochs_cap} epochs{narrowed}, "
-        f"{arguments.seeds} seeds; "
-        f"{record['hardware']}, {arguments.jobs} sessions side by side, one thread each, {record['date']}"
+        f"{dataset}, {arguments.trials} trials of at most {arguments.epochs_cap} epochs{narrowed}, {arguments.seeds} "
+        f"seeds; {record['hardware']}, {record['cores']} cores, {arguments.jobs} sessions side by side, one thread "
+        f"each, {record['date']}, commit {record['commit']}"
     )
     text = f"{settings}\n\n{table(summaries, arguments.trials)}\n"
     curves = [
@@ -330,12 +234,9 @@ def write_record(arguments: argparse.Namespace, dataset: str, sessions: list[dic
         | {"ndcg@10": [trial["ndcg@10"] for trial in session["trials"]]}
         for session in sessions
     ]
-    target = arguments.results / f"agents-{arguments.name or dataset}.json"
-    arguments.results.mkdir(exist_ok=True)
-    write_bytes(target, (json.dumps({**finite(record), "sessions": curves}, indent=1) + "\n").encode())
-    write_bytes(target.with_suffix(".md"), text.encode())
+    save(arguments.results / f"agents-{arguments.name or dataset}", {**record, "sessions": curves}, text)
     print(text)
-    print(json.dumps(finite(record)))
+    print(json.dumps(record))
 
 
 def finite(value: Any) -> Any:
@@ -345,13 +246,6 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(entry) for entry in value]
     return None if isinstance(value, float) and math.isinf(value) else value
-
-
-def cpu_model() -> str:
-    """The processor's name as Linux tells it."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@
 Prints a table with what each figure is to reach, then one JSON line. Without a GPU it says so and ends.
 """
 
-import argparse
 import json
 import statistics
 import sys
@@ -21,7 +20,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 sys.path.insert(0, str(Path(__file__).parent))  # under `python -P` too
 
-from padded import PaddedLoop  # noqa: E402
+from padded_loop import PaddedLoop  # noqa: E402
+from record import environment, parser_of  # noqa: E402
 
 from virtualmle.data.demo import generate_demo  # noqa: E402
 from virtualmle.data.prepare import prepare  # noqa: E402
@@ -152,7 +152,7 @@ def print_table(name: str, row: dict[str, Any], judged: bool) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("log", nargs="?", type=Path)
     parser.add_argument("--cpu-smoke", action="store_true", help="run everything, tiny, on the CPU")
     arguments = parser.parse_args()
@@ -164,8 +164,8 @@ def main() -> None:
     knobs = {"epochs": 2, **SMALL} if arguments.cpu_smoke else {"epochs": EPOCHS, "patience": EPOCHS}
     record: dict[str, Any] = {
         "bench": "gpu",
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu, smoke only",
-        "torch": torch.__version__,
+        "device": device.type,
+        **environment(device.type),
         "log": arguments.log.name if arguments.log else "demo",
     }
     print("  ".join(str(value) for value in record.values()))

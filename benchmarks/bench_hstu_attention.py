@@ -1,9 +1,8 @@
 """HSTU attention, forward and backward with every gradient: ours against its peers and against what the device can do.
 
-    python benchmarks/bench_hstu_attention.py --save                   # a CUDA device; under ten minutes
-    python benchmarks/bench_hstu_attention.py --meta-folder CHECKOUT   # Meta's Triton kernels too
-    python benchmarks/bench_hstu_attention.py --cpu --save             # the packed path on a CPU, one and two threads
-    python benchmarks/bench_hstu_attention.py --cpu-gate               # no times: every contestant's mathematics
+    python benchmarks/bench_hstu_attention.py --save         # a CUDA device; under ten minutes
+    python benchmarks/bench_hstu_attention.py --cpu --save   # the packed path on a CPU, one and two threads
+    python benchmarks/bench_hstu_attention.py --cpu-gate     # no times: every contestant's mathematics
 
 Order: what the device can do at most (matrix product, copy, empty kernels in a CUDA graph); then for each shape every
 contestant against the reference in float64, and only who is right is timed, in turns, medians of the rounds. Shapes,
@@ -24,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # which PYTHONSAFEPATH leaves ou
 
 import torch
 from hstu_attention.ceilings import measure_ceilings
-from hstu_attention.competitors import meta_implementations, padded_implementations, softmax_implementations
+from hstu_attention.competitors import padded_implementations, softmax_implementations
 from hstu_attention.contest import Contest, run_contest
 from hstu_attention.implementation import DETERMINISTIC, our_implementations
 from hstu_attention.report import Report, targets_of
@@ -44,13 +43,12 @@ def on_cuda(arguments: argparse.Namespace) -> Report:
     device, started = torch.device("cuda"), time.monotonic()
     torch.set_float32_matmul_precision("high")  # TF32, as research code trains
     torch._dynamo.config.recompile_limit = 64  # beyond it, torch.compile silently runs a contestant eagerly
-    report = Report("HSTU attention on CUDA", "cuda", _said(arguments), measure_ceilings(device))
+    report = Report("HSTU attention on CUDA", "cuda", vars(arguments), measure_ceilings(device))
     print(report.ceilings, flush=True)
     implementations = [
         *our_implementations(compiled=True),
         *padded_implementations(compiled=True),
         *softmax_implementations(),
-        *meta_implementations(arguments.meta_folder),
     ]
     contest = Contest(implementations, device, report.ceilings, arguments.rounds)
     shapes = [*(shapes_a() if "a" in arguments.regime else []), *(shapes_b() if "b" in arguments.regime else [])]
@@ -64,7 +62,7 @@ def on_cpu(arguments: argparse.Namespace) -> Report:
 
     `ours` is the op, which on a CPU makes its plan in every call, and again in the backward.
     """
-    report, device = Report("HSTU attention on a CPU", "cpu", _said(arguments)), torch.device("cpu")
+    report, device = Report("HSTU attention on a CPU", "cpu", vars(arguments)), torch.device("cpu")
     ours = [each for each in our_implementations(compiled=False) if each.name != DETERMINISTIC]
     contestants = [*ours, *padded_implementations(compiled=False)]
     contest = Contest(contestants, device, None, arguments.rounds, 200, CLOCKS[arguments.clock])
@@ -95,12 +93,6 @@ def _clock(started: float, minutes: float) -> Callable[[], bool]:
     return lambda: time.monotonic() - started > 60 * minutes
 
 
-def _said(arguments: argparse.Namespace) -> dict[str, object]:
-    """For the record: no path of this machine."""
-    folder = arguments.meta_folder
-    return {**vars(arguments), "meta_folder": folder.name if folder else None}
-
-
 def main() -> int:
     parser = parser_of(__doc__)
     what = parser.add_mutually_exclusive_group()
@@ -111,7 +103,6 @@ def main() -> int:
     clock = "with --cpu; cpu: seconds of computing, summed over threads, for a machine that others use too"
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help=clock)
     parser.add_argument("--minutes", type=float, default=8.5, help="no new shape is begun after that")
-    parser.add_argument("--meta-folder", type=Path, help="a checkout of generative-recommenders, for C4")
     parser.add_argument("--save", action="store_true", help="write the record to benchmarks/results/")
     arguments = parser.parse_args()
     if arguments.cpu_gate:

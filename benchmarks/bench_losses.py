@@ -1,10 +1,9 @@
 """The fused losses against plain torch and, where they are installed, other people's: seconds and peak memory.
 
-    python benchmarks/bench_losses.py                 # on CUDA; without it, the CPU part alone
-    python benchmarks/bench_losses.py --rounds 9
+    python benchmarks/bench_losses.py    # on CUDA; without it, the CPU part alone
 
 First the gate: value and both gradients of every contestant against the reference in float64; who is wrong is not
-timed. Then forward plus backward of the mean loss, contestants in turns, median and quartiles of the rounds, all in one
+timed. Then forward plus backward of the mean loss, contestants in turns, median and extremes of the rounds, all in one
 run. Peak memory is what a call holds at most beside its inputs, gradients included. Tables, then one JSON line last.
 
     full CE     every item of the catalogue competes; (n, V) scores, if somebody makes them
@@ -12,19 +11,21 @@ run. Peak memory is what a call holds at most beside its inputs, gradients inclu
     own         128 negatives of each position's own
 """
 
-import argparse
 import importlib
 import json
-import platform
-import statistics
-import subprocess
-import time
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))  # which PYTHONSAFEPATH leaves out
 
 import torch
 import torch.nn.functional as F
+from record import environment, parser_of
+from timing import interleaved
 from torch import Tensor
 
 from virtualmle.kernels import loss_reference as reference
@@ -76,12 +77,11 @@ CPU_SHAPES = [
 def contestants(shape: Shape, device: torch.device) -> tuple[Loss, dict[str, Loss]]:
     """The reference of a case, and everybody who can run it."""
     generator = torch.Generator(device).manual_seed(1)
-    draw = {"generator": generator, "device": device}
-    targets = torch.randint(shape.items, (shape.positions,), **draw)
+    targets = torch.randint(shape.items, (shape.positions,), generator=generator, device=device)
     if not shape.drawn:
         return full_contestants(targets)
     size = (shape.positions, shape.drawn) if shape.own else (shape.drawn,)
-    negatives = torch.randint(shape.items, size, **draw)
+    negatives = torch.randint(shape.items, size, generator=generator, device=device)
     log_q = torch.full((shape.items,), 1 / shape.items, device=device).log()
 
     def plain(states: Tensor, table: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ def full_contestants(targets: Tensor) -> tuple[Loss, dict[str, Loss]]:
     return lambda s, w: reference.linear_cross_entropy(s, w, targets), named
 
 
-def importable(name: str):
+def importable(name: str) -> ModuleType | None:
     """A peer's module, or None where it is not installed."""
     try:
         return importlib.import_module(name)
@@ -147,39 +147,42 @@ def step(loss: Loss, leaves: list[Tensor]) -> tuple[Tensor, ...]:
     return value.detach(), *torch.autograd.grad(value, leaves)
 
 
-def errors(shape: Shape, device: torch.device) -> dict[str, float]:
-    """Largest relative error of value and gradients on a small case of the same kind, by contestant."""
-    small = Shape(shape.name, 64, 1_000, shape.width, min(shape.drawn, 40), shape.own, shape.dtype)
+def errors(shape: Shape, device: torch.device) -> dict[str, float | str]:
+    """Largest relative error of value and gradients on a small case of the same kind, by contestant; or its failure."""
+    small = replace(shape, positions=64, items=1_000, drawn=min(shape.drawn, 40))
     exact_loss, named = contestants(small, device)
     leaves = leaves_of(small, device)
     exact = step(exact_loss, [leaf.detach().double().requires_grad_() for leaf in leaves])
-    found = {}
+    found: dict[str, float | str] = {}
     for name, loss in named.items():
-        pairs = zip(step(loss, leaves), exact, strict=True)
+        try:
+            pairs = zip(step(loss, leaves), exact, strict=True)
+        except Exception as error:  # whatever a peer or a compiler raises: the others go on
+            found[name] = f"failed: {type(error).__name__}: {str(error).strip().partition(chr(10))[0][:120]}"
+            continue
         found[name] = max(((one.double() - right).norm() / right.norm()).item() for one, right in pairs)
     return found
 
 
-def measure(shape: Shape, device: torch.device, rounds: int) -> dict[str, dict[str, object]]:
-    """Seconds and peak bytes of everybody who is right."""
-    wrong = {name: error for name, error in errors(shape, device).items() if not error <= ALLOWED[shape.dtype]}
-    _, named = contestants(shape, device)
-    leaves = leaves_of(shape, device)
-    result: dict[str, dict[str, object]] = {name: {"wrong_by": error} for name, error in wrong.items()}
-    able = {}
-    for name, loss in named.items():
+def measure(shape: Shape, device: torch.device, rounds: int) -> dict[str, dict[str, Any]]:
+    """Milliseconds and peak bytes of everybody who is right; of the others why there are none."""
+    allowed = ALLOWED[shape.dtype]
+    judged = errors(shape, device).items()
+    wrong = {name: error for name, error in judged if isinstance(error, str) or not error <= allowed}
+    found: dict[str, dict[str, Any]] = {name: {"wrong": error} for name, error in wrong.items()}
+    leaves, actions = leaves_of(shape, device), {}
+    for name, loss in contestants(shape, device)[1].items():
         if name in wrong:
             continue
         try:
-            result[name] = {"seconds": [], "peak_bytes": peak_bytes(loss, leaves, device)}
-            able[name] = loss
+            found[name] = {"peak_bytes": peak_bytes(loss, leaves, device)}
+            actions[name] = [lambda loss=loss: step(loss, leaves)]
         except torch.OutOfMemoryError:
-            result[name] = {"out_of_memory": True}
+            found[name] = {"out_of_memory": True}
             torch.cuda.empty_cache()
-    for _ in range(rounds):
-        for name, loss in able.items():
-            result[name]["seconds"].append(seconds_of(loss, leaves, device))
-    return result
+    for name, timing in interleaved(actions, device, rounds, turn_ms=100).items():
+        found[name]["ms"] = asdict(timing)
+    return found
 
 
 def peak_bytes(loss: Loss, leaves: list[Tensor], device: torch.device) -> int | None:
@@ -196,80 +199,40 @@ def peak_bytes(loss: Loss, leaves: list[Tensor], device: torch.device) -> int | 
     return torch.cuda.max_memory_allocated() - before
 
 
-def seconds_of(loss: Loss, leaves: list[Tensor], device: torch.device) -> float:
-    """Of one forward and backward pass, averaged over as many as take a tenth of a second on a GPU."""
-    if device.type != "cuda":
-        started = time.perf_counter()
-        step(loss, leaves)
-        return time.perf_counter() - started
-    calls = 1
-    while True:
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        for _ in range(calls):
-            step(loss, leaves)
-        end.record()
-        torch.cuda.synchronize()
-        taken = begin.elapsed_time(end) / 1e3
-        if taken > 0.1 or calls >= 64:
-            return taken / calls
-        calls *= 4
-
-
-def table(shape: Shape, found: dict[str, dict[str, object]]) -> str:
+def table(shape: Shape, found: dict[str, dict[str, Any]]) -> str:
     lines = [f"\n{shape}"]
-    ours = statistics.median(found["ours"]["seconds"]) if found["ours"].get("seconds") else float("nan")
+    ours = found["ours"]["ms"]["median"] if "ms" in found["ours"] else float("nan")
     for name, row in found.items():
-        if "seconds" not in row:
-            lines.append(f"  {name:30} {'out of memory' if 'out_of_memory' in row else f'wrong: {row}'}")
+        if "ms" not in row:
+            lines.append(f"  {name:30} {'out of memory' if 'out_of_memory' in row else f'wrong: {row["wrong"]}'}")
             continue
-        low, middle, high = statistics.quantiles(row["seconds"], n=4)
+        times = "{median:10.3f} ms  ({low:.3f} to {high:.3f})".format(**row["ms"])
         memory = "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**20:10.1f} MiB"
-        times = f"{1e3 * middle:10.3f} ms  ({1e3 * low:.3f} to {1e3 * high:.3f})"
-        lines.append(f"  {name:30}{times:40}{memory}   {middle / ours:6.2f} x ours")
+        lines.append(f"  {name:30}{times:40}{memory}   {row['ms']['median'] / ours:6.2f} x ours")
     return "\n".join(lines)
 
 
-def versions(device: torch.device) -> dict[str, object]:
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
-    ).stdout.strip()
-    triton = importable("triton")
-    return {
-        "hardware": torch.cuda.get_device_name() if device.type == "cuda" else processor(),
-        "torch": torch.__version__, "triton": triton.__version__ if triton else None, "commit": commit,
-        "python": platform.python_version(), "threads": torch.get_num_threads(),
-    }  # fmt: skip
-
-
-def processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor()
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="of the CPU part")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    parts = [(torch.device("cpu"), CPU_SHAPES)]
+    parts = {"cpu": CPU_SHAPES}
     if torch.cuda.is_available():
-        parts.append((torch.device("cuda"), CUDA_SHAPES))
+        parts["cuda"] = CUDA_SHAPES
     else:
         print("no CUDA device here: only the CPU part is measured, which runs without Triton")
-    records = []
-    for device, shapes in parts:
-        print(f"\n{device.type}: {versions(device)}")
+    cases = []
+    for kind, shapes in parts.items():
+        print(f"\n{kind}: {environment(kind)}")
         for shape in shapes:
             torch.compiler.reset()
-            found = measure(shape, device, arguments.rounds)
+            found = measure(shape, torch.device(kind), arguments.rounds)
             print(table(shape, found), flush=True)
-            records.append({"case": str(shape), "device": device.type, "results": found})
-    record = {"bench": "losses", "cuda": torch.cuda.is_available(), "cases": records}
-    print(json.dumps(record | {"versions": [versions(device) for device, _ in parts]}))
+            cases.append({"case": str(shape), "device": kind, "results": found})
+    record = {"bench": "losses", "threads": arguments.threads, "cases": cases}
+    print(json.dumps(record | {"environments": {kind: environment(kind) for kind in parts}}))
 
 
 if __name__ == "__main__":

@@ -5,20 +5,23 @@ configurations), opens one more session with 30 trials in it, and measures the t
 clock and median CPU time of each; on a machine that does other things, too, only the second says something. A table,
 then one JSON line.
 
-    python benchmarks/bench_memory.py [--trials 100000] [--rules 20000] [--repetitions 20] [--home DIR]
+    python benchmarks/bench_memory.py
+    python benchmarks/bench_memory.py --trials 300 --rules 60 --repetitions 2    # does it run?
 """
 
-import argparse
 import json
-import os
-import platform
 import random
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))  # which PYTHONSAFEPATH leaves out
+
+from record import environment, parser_of
 
 from virtualmle.memory.records import Hypothesis, ReflectionRecord, TrialOutcome, TrialRecord
 from virtualmle.memory.text import content_key
@@ -38,7 +41,7 @@ WORDS = "wider deeper layers rates decay dropout transitions popular items help 
 
 def main() -> None:
     """Fill, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--trials", type=int, default=100_000)
     parser.add_argument("--rules", type=int, default=20_000)
     parser.add_argument("--repetitions", type=int, default=20)
@@ -51,11 +54,11 @@ def main() -> None:
         rows = {name: measure(call, asked.repetitions) for name, call in calls(ws, asked.repetitions)}
         size = (ws.home / "memory.db").stat().st_size / 1e6
         ws.close()
-    print(f"{asked.trials:,} trials, {asked.rules:,} rules, memory.db {size:.0f} MB; load {os.getloadavg()[0]:.1f}")
+    print(f"{asked.trials:,} trials, {asked.rules:,} rules, memory.db {size:.0f} MB")
     for name, (wall, cpu) in rows.items():
         print(f"{name:32} {wall:7.1f} ms wall {cpu:7.1f} ms CPU {'' if wall <= LIMIT_MS else 'over the limit'}")
-    machine = {"python": platform.python_version(), "cores": os.cpu_count(), "load": os.getloadavg()[0]}
-    print(json.dumps({"trials": asked.trials, "rules": asked.rules, "ms": rows, "limit_ms": LIMIT_MS, **machine}))
+    record = {"bench": "memory", **environment(), "trials": asked.trials, "rules": asked.rules}
+    print(json.dumps({**record, "ms": rows, "limit_ms": LIMIT_MS}))
 
 
 def measure(call: Callable[[], object], repetitions: int) -> tuple[float, float]:

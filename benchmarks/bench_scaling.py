@@ -7,19 +7,21 @@ Interleaved in one run, each case in turn: the log; the same log with its users 
 events of a user, max_len 50 against max_len 200. Prints medians, ratios, and one JSON line.
 """
 
-import argparse
 import json
 import os
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
+sys.path.insert(0, str(Path(__file__).parent))  # which PYTHONSAFEPATH leaves out
 
 import polars as pl
 import torch
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from record import environment, parser_of
 
 from virtualmle.data.demo import generate_demo
 from virtualmle.data.prepare import prepare
@@ -36,7 +38,7 @@ def twice(log: Log) -> Log:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("log", nargs="?", type=Path)
     parser.add_argument("--demo", action="store_true", help="the bundled demo instead of a log")
     parser.add_argument("--backbone", choices=["sasrec", "hstu"], default="sasrec")
@@ -81,8 +83,9 @@ def main() -> None:
         print(f"{name:26}{median:9.3f} s   {events[name]:>9,} events   {1e6 * median / events[name]:7.2f} us an event")
     for name, ratio in ratios.items():
         print(f"{name:26}{ratio:9.3f}")
-    record = {"bench": "scaling", "backbone": arguments.backbone, "threads": arguments.threads, "seconds": seconds}
-    print(json.dumps({**record, "events": events, "ratios": ratios, "torch": torch.__version__}))
+    asked = {"backbone": arguments.backbone, "threads": arguments.threads}
+    measured = {"seconds": seconds, "events": events, "ratios": ratios}
+    print(json.dumps({"bench": "scaling", **environment(), **asked, **measured}))
 
 
 if __name__ == "__main__":

@@ -64,5 +64,5 @@ def save(target: Path, record: Mapping[str, object], text: str) -> None:
     """TARGET.json for programs and TARGET.md for people."""
     target.parent.mkdir(exist_ok=True)
     written = json.dumps(record, indent=1, default=str) + "\n"
-    target.with_suffix(".json").write_text(written, encoding="utf-8")
-    target.with_suffix(".md").write_text(text, encoding="utf-8")
+    target.with_name(f"{target.name}.json").write_text(written, encoding="utf-8")
+    target.with_name(f"{target.name}.md").write_text(text, encoding="utf-8")

@@ -11,15 +11,20 @@ standard errors s of one mean, at least; the incumbent can rise from the first m
 sqrt(2 ln K) s above it at most in expectation. So E[false keeps] <= sqrt(2 ln K) / (sqrt(2) keep_z), which is
 sqrt(ln K) / keep_z.
 
-    python benchmarks/simulate_gate.py [--configurations 500] [--sessions 200] [--keep-z 1.0]
+    python benchmarks/simulate_gate.py --configurations 500 --sessions 200 --keep-z 1.0
 """
 
-import argparse
 import json
 import math
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))  # which PYTHONSAFEPATH leaves out
+
+from record import environment, parser_of
 
 from virtualmle.sandbox.program import Standing, judge
 from virtualmle.sandbox.statistics import Comparison, z_score
@@ -70,13 +75,14 @@ def promised(configurations: int, keep_z: float) -> float:
 
 def main() -> None:
     """Simulate, print a table and one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--configurations", type=int, default=500)
     parser.add_argument("--sessions", type=int, default=200)
     parser.add_argument("--keep-z", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    record: dict[str, float] = {**vars(asked), "promised": promised(asked.configurations, asked.keep_z)}
+    bound = promised(asked.configurations, asked.keep_z)
+    record: dict[str, object] = {"bench": "gate", **environment(), **vars(asked), "promised": bound}
     for name, sizes in (("equal sizes", False), ("different sizes", True)):
         rng = np.random.default_rng(asked.seed)
         runs = [simulate(rng, asked.configurations, asked.keep_z, sizes=sizes) for _ in range(asked.sessions)]
@@ -87,7 +93,7 @@ def main() -> None:
         print(f"  best one flatters itself by {np.mean([run.inflation for run in runs]):.2f} standard errors")
         print(f"  last incumbent lies {np.mean([run.drift for run in runs]):.2f} standard errors below it")
         record[f"false_keeps, {name}"] = float(keeps.mean())
-    print(f"promised at most: {record['promised']:.2f}")
+    print(f"promised at most: {bound:.2f}")
     print(json.dumps(record))
 
 

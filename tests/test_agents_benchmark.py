@@ -1,12 +1,10 @@
 """The benchmark of agents: its statistics, its protocol, and a whole small run that is taken up again."""
 
-import importlib.util
 import json
 import math
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -17,15 +15,10 @@ from virtualmle.data.demo import generate_demo
 from virtualmle.sandbox.protocol import PACKAGED, parse_protocol
 
 SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "bench_agents.py"
+sys.path.insert(0, str(SCRIPT.parent))
 
-
-@pytest.fixture(scope="module")
-def bench() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bench_agents", SCRIPT)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from agent_table import median_interval, running_best, sign_flip_p, trials_to  # noqa: E402
+from bench_agents import capped  # noqa: E402
 
 
 def mean_difference(a: np.ndarray, b: np.ndarray, axis: int) -> np.ndarray:
@@ -38,29 +31,29 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=environment(), check=True)
 
 
-def test_trials_are_counted_to_the_first_that_reaches_a_level(bench: ModuleType) -> None:
-    curve = bench.running_best([0.1, None, 0.3, 0.2])
+def test_trials_are_counted_to_the_first_that_reaches_a_level() -> None:
+    curve = running_best([0.1, None, 0.3, 0.2])
     assert curve == [0.1, 0.1, 0.3, 0.3]
-    assert (bench.trials_to(curve, 0.2), bench.trials_to(curve, 0.4)) == (3, math.inf)
+    assert (trials_to(curve, 0.2), trials_to(curve, 0.4)) == (3, math.inf)
 
 
-def test_a_level_that_most_sessions_never_reach_has_an_infinite_median(bench: ModuleType) -> None:
-    median, low, high = bench.median_interval([3, math.inf, math.inf, math.inf, 5])
+def test_a_level_that_most_sessions_never_reach_has_an_infinite_median() -> None:
+    median, low, high = median_interval([3, math.inf, math.inf, math.inf, 5])
     assert (median, low, high) == (math.inf, 3, math.inf)
 
 
-def test_the_paired_test_agrees_with_scipy(bench: ModuleType) -> None:
+def test_the_paired_test_agrees_with_scipy() -> None:
     differences = [0.3, -0.1, 0.2, 0.25, 0.05, -0.02]
     expected = permutation_test((differences, [0.0] * 6), mean_difference, permutation_type="samples", vectorized=True)
-    assert bench.sign_flip_p(differences) == pytest.approx(expected.pvalue)
-    assert bench.sign_flip_p([1, 2, 3, 4, 5]) == 2 / 32  # the smallest that five seeds can give
+    assert sign_flip_p(differences) == pytest.approx(expected.pvalue)
+    assert sign_flip_p([1, 2, 3, 4, 5]) == 2 / 32  # the smallest that five seeds can give
 
 
-def test_a_capped_protocol_has_the_budget_to_use_and_every_other_knob_as_it_was(bench: ModuleType) -> None:
+def test_a_capped_protocol_has_the_budget_to_use_and_every_other_knob_as_it_was() -> None:
     text = PACKAGED.read_text(encoding="utf-8")
     before = parse_protocol(text)
     further = ["hidden_dim.high=64", "hidden_dim.default=64"]
-    after = parse_protocol(bench.capped(text, epochs=3, trials=25, further=further))
+    after = parse_protocol(capped(text, epochs=3, trials=25, further=further))
     assert (after.max_trials, after.patience) == (25, 25)
     changed = [new.name for old, new in zip(before.space.entries, after.space.entries, strict=True) if old != new]
     assert changed == ["epochs", "hidden_dim"]

@@ -3,15 +3,11 @@
 C1, C2: HSTU attention as research code writes it, from the formula: every sequence padded to N + 11, the length that
     the published configurations give their buffers; the square of all pairs computed and masked; the bucket of every
     pair computed anew in every layer.
-C4: Meta's Triton kernels of 2026, which have no bias, where a checkout of generative-recommenders is given.
 C6: softmax attention by torch's own kernels, a different function without bias: what such hardware can do.
 """
 
-import importlib
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +21,6 @@ from .shapes import Problem, Shape
 EXTRA = 11
 LOG_STEP = 0.301
 RESEARCH = "C1 research padded"
-META = "generative_recommenders"
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +70,7 @@ def _padded(function: Callable[..., Tensor]) -> Callable[[Problem, Leaves], Tens
     def attend(problem: Problem, leaves: Leaves) -> Tensor:
         if "grid" not in problem.cache:
             grid = Grid.of(problem)
-            problem.cache |= {"grid": grid, "times": grid.pad(problem.times)}
+            problem.cache.update(grid=grid, times=grid.pad(problem.times))
         return function(tuple(leaves), problem.cache["grid"], problem.cache["times"], problem.scale)
 
     return attend
@@ -92,37 +87,6 @@ def padded_implementations(compiled: bool) -> list[Implementation]:
             Implementation("C2 reduce-overhead", _padded(graphs), refuses=compiles_slowly, captures=False),
         ]
     return found
-
-
-def meta_implementations(folder: Path | None) -> list[Implementation]:
-    """From the root of a checkout, which may hold no more than the files that `triton_hstu_attention.py` imports."""
-    if folder is None:
-        return []
-    if not (folder / META / "ops" / "triton" / "triton_hstu_attention.py").exists():
-        raise SystemExit(f"--meta-folder {folder} holds no {META}/ops/triton/triton_hstu_attention.py")
-    sys.path.insert(0, str(folder))
-    # without this their autotuner keeps what it found for the first length that it met
-    importlib.import_module(f"{META}.common").set_use_runtime_max_seq_len(True)
-    module = importlib.import_module(f"{META}.ops.triton.triton_hstu_attention")
-
-    def of(tma: bool) -> Callable[[Problem, Leaves], Tensor]:
-        def attend(problem: Problem, leaves: Leaves) -> Tensor:
-            (q, k, v), length = leaves, problem.shape.max_len  # theirs divides by N, as we scale
-            out: Tensor = module.triton_hstu_mha(
-                N=length, alpha=1.0, q=q, k=k, v=v, seq_offsets=problem.offsets_device, enable_tma=tma
-            )
-            return out
-
-        return attend
-
-    names = {"C4 Meta 2026": False, "C4 Meta 2026 TMA": True}
-    return [Implementation(name, of(tma), refuses=_plain_powers) for name, tma in names.items()]
-
-
-def _plain_powers(shape: Shape, device: torch.device) -> str | None:
-    if device.type != "cuda" or shape.bias != "none":
-        return "CUDA only" if device.type != "cuda" else "has no bias"
-    return None if shape.dim >= 16 and not shape.dim & (shape.dim - 1) else "takes powers of two from 16 alone"
 
 
 def _sdpa(backend: SDPBackend) -> Callable[[Problem, Leaves], Tensor]:

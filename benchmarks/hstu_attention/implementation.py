@@ -1,4 +1,4 @@
-"""What every contestant is, how it is called on a problem, and ours: the public op, and C3, the packed path in torch."""
+"""What every contestant is, how it is called on a problem, and ours: the op, and C3, the packed path in torch."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext

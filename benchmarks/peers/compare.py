@@ -6,25 +6,26 @@ Prints a table and one JSON line; writes benchmarks/results/peers-NAME.json and 
 """
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from virtualmle.data.atomic import write_bytes
+sys.path.insert(0, str(Path(__file__).parents[1]))  # which PYTHONSAFEPATH leaves out
+
+from record import RESULTS, environment, parser_of, save
+
 from virtualmle.data.prepare import prepare
 from virtualmle.data.prepared import PreparedDataset, PrepareOptions
 from virtualmle.data.readers import Log, read_log
 
 HERE = Path(__file__).parent
-RESULTS = HERE.parent / "results"
 ENGINES = {  # name: (script, loss); ours stands between the others, so that it meets the machine in every mood
     "ours softmax": ("our_engine.py", "softmax"),
     "ours sampled": ("our_engine.py", "sampled"),
@@ -69,22 +70,25 @@ def run(engine: str, python: str, folder: Path, arguments: argparse.Namespace) -
     (place / "task.json").write_text(json.dumps(task))
     # engines import protocol.py, which lies beside them
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
-    environment = {**inherited, "OMP_NUM_THREADS": str(arguments.threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    variables = {**inherited, "OMP_NUM_THREADS": str(arguments.threads), "OMP_WAIT_POLICY": "PASSIVE"}
     before = os.getloadavg()[0]
     with (place / "log.txt").open("w") as log:
         command = [python, str((HERE / script).resolve()), str(place.resolve())]
-        ended = subprocess.run(
-            command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=place, check=False
-        )
+        ended = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=variables, cwd=place, check=False)
     if ended.returncode:
         return {"error": (place / "log.txt").read_text()[-2000:]}
     figures = json.loads((place / "answer.json").read_text())
     return {**figures, "ndcg@10": ndcg(np.load(place / "top.npy"), arrays["valid_items"]), "load_before": before}
 
 
-def table(record: dict) -> str:
-    """The record as a Markdown table, with ratios to our runs of the same loss."""
-    lines = ["| engine | epoch s | ours | evaluation s | ours | peak MB | NDCG@10 |", "|---|--:|--:|--:|--:|--:|--:|"]
+def text_of(record: dict[str, Any]) -> str:
+    """The record as a line and a Markdown table, with ratios to our runs of the same loss."""
+    about = "{dataset}, {hardware}, {cores} cores, {threads} threads, {date}, commit {commit}\n".format(**record)
+    lines = [
+        about,
+        "| engine | epoch s | ours | evaluation s | ours | peak MB | NDCG@10 |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
     for engine, row in record["engines"].items():
         if "error" in row:
             lines.append(f"| {engine} | failed | | | | | |")
@@ -99,11 +103,11 @@ def table(record: dict) -> str:
             f"| {engine} | {row['epoch_seconds']:.2f} | {ratios[0]} | {row['evaluate_seconds']:.2f} | {ratios[1]} "
             f"| {row['peak_mb']:.0f} | {row['ndcg@10']:.4f} |"
         )
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("log", type=Path, help="a log file: user, item, timestamp")
     parser.add_argument("--peers-python", default=sys.executable)
     parser.add_argument("--engines", nargs="*", choices=list(ENGINES), default=list(ENGINES))
@@ -115,17 +119,10 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="measure also what is in the record already")
     arguments = parser.parse_args()
     name = arguments.log.name.split(".")[0] + (f"-{arguments.users}-users" if arguments.users else "")
-    target = RESULTS / f"peers-{name}.json"
-    record = json.loads(target.read_text()) if target.exists() and not arguments.again else {"engines": {}}
-    record |= {
-        "bench": "peers",
-        "dataset": name,
-        "date": datetime.date.today().isoformat(),
-        "epochs": arguments.epochs,
-        "threads": arguments.threads,
-        "hardware": f"{cpu_model()}, {os.cpu_count()} cores",
-        "python": platform.python_version(),
-    }
+    kept = RESULTS / f"peers-{name}.json"
+    record = json.loads(kept.read_text()) if kept.exists() and not arguments.again else {"engines": {}}
+    asked = {"dataset": name, "epochs": arguments.epochs, "threads": arguments.threads}
+    record |= {"bench": "peers", **environment(), **asked}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         key = X25519PrivateKey.generate().public_key().public_bytes_raw()
@@ -147,19 +144,9 @@ def main() -> None:
             row = run(engine, python, folder, arguments)
             record["engines"][engine] = row
             print(engine, {key: value for key, value in row.items() if key != "versions"}, file=sys.stderr, flush=True)
-            RESULTS.mkdir(exist_ok=True)
-            write_bytes(target, (json.dumps(record, indent=1) + "\n").encode())
-    text = f"{name}, {record['hardware']}, {arguments.threads} threads, {record['date']}\n\n{table(record)}\n"
-    write_bytes(target.with_suffix(".md"), text.encode())
-    print(text)
+            save(RESULTS / f"peers-{name}", record, text_of(record))
+    print(text_of(record))
     print(json.dumps(record))
-
-
-def cpu_model() -> str:
-    """The processor's name as Linux tells it."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":
