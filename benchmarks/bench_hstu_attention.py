@@ -23,14 +23,13 @@ sys.path.insert(0, str(Path(__file__).parent))  # which PYTHONSAFEPATH leaves ou
 
 import torch
 from hstu_attention.ceilings import measure_ceilings
-from hstu_attention.competitors import padded_implementations, softmax_implementations
+from hstu_attention.competitors import padded_implementations
 from hstu_attention.contest import Contest, run_contest
 from hstu_attention.implementation import DETERMINISTIC, our_implementations
 from hstu_attention.report import Report, targets_of
 from hstu_attention.shapes import BIASES, Shape, shapes_a, shapes_b, shapes_cpu
 from record import environment, parser_of
 
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 TINY = [
     Shape("tiny", 14, 50, 9, 2, dim, bias, dtype)
     for bias in BIASES
@@ -45,11 +44,7 @@ def on_cuda(arguments: argparse.Namespace) -> Report:
     torch._dynamo.config.recompile_limit = 64  # beyond it, torch.compile silently runs a contestant eagerly
     report = Report("HSTU attention on CUDA", "cuda", vars(arguments), measure_ceilings(device))
     print(report.ceilings, flush=True)
-    implementations = [
-        *our_implementations(compiled=True),
-        *padded_implementations(compiled=True),
-        *softmax_implementations(),
-    ]
+    implementations = [*our_implementations(compiled=True), *padded_implementations(compiled=True)]
     contest = Contest(implementations, device, report.ceilings, arguments.rounds)
     shapes = [*(shapes_a() if "a" in arguments.regime else []), *(shapes_b() if "b" in arguments.regime else [])]
     report.rows, report.verdicts = run_contest(contest, shapes, _clock(started, arguments.minutes))
@@ -65,7 +60,7 @@ def on_cpu(arguments: argparse.Namespace) -> Report:
     report, device = Report("HSTU attention on a CPU", "cpu", vars(arguments)), torch.device("cpu")
     ours = [each for each in our_implementations(compiled=False) if each.name != DETERMINISTIC]
     contestants = [*ours, *padded_implementations(compiled=False)]
-    contest = Contest(contestants, device, None, arguments.rounds, 200, CLOCKS[arguments.clock])
+    contest = Contest(contestants, device, None, arguments.rounds, turn_ms=200)
     for threads in (1, 2):
         torch.set_num_threads(threads)
         shapes = [replace(shape, name=f"{shape.name} {threads}t") for shape in shapes_cpu()]
@@ -73,15 +68,13 @@ def on_cpu(arguments: argparse.Namespace) -> Report:
         report.rows += rows
         report.verdicts += verdicts
     report.targets = targets_of(report.rows)
-    if arguments.clock == "cpu":
-        report.notes.append("ms of computing, summed over threads: other work was going on, and wall time meant little")
     return report
 
 
 def cpu_gate() -> int:
     """Every contestant that can run here, on tiny problems in float64 and float32; 1 if one is wrong."""
-    groups = our_implementations(compiled=False), padded_implementations(compiled=False), softmax_implementations()
-    contest = Contest([each for group in groups for each in group], torch.device("cpu"), None)
+    contestants = [*our_implementations(compiled=False), *padded_implementations(compiled=False)]
+    contest = Contest(contestants, torch.device("cpu"), None)
     wrong = [verdict for shape in TINY for verdict in contest.gate(shape) if verdict.wrong]
     for verdict in wrong:
         print(f"wrong: {verdict}")
@@ -100,8 +93,6 @@ def main() -> int:
     what.add_argument("--cpu-gate", action="store_true", help="check the contestants' mathematics on the CPU; no times")
     parser.add_argument("--regime", choices=["a", "b", "ab"], default="ab", help="a: short histories, b: long ones")
     parser.add_argument("--rounds", type=int, default=5)
-    clock = "with --cpu; cpu: seconds of computing, summed over threads, for a machine that others use too"
-    parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help=clock)
     parser.add_argument("--minutes", type=float, default=8.5, help="no new shape is begun after that")
     parser.add_argument("--save", action="store_true", help="write the record to benchmarks/results/")
     arguments = parser.parse_args()

@@ -169,7 +169,7 @@ def measure(shape: Shape, device: torch.device, rounds: int) -> dict[str, dict[s
     allowed = ALLOWED[shape.dtype]
     judged = errors(shape, device).items()
     wrong = {name: error for name, error in judged if isinstance(error, str) or not error <= allowed}
-    found: dict[str, dict[str, Any]] = {name: {"wrong": error} for name, error in wrong.items()}
+    found: dict[str, dict[str, Any]] = {name: {"wrong": f"wrong: {error}"} for name, error in wrong.items()}
     leaves, actions = leaves_of(shape, device), {}
     for name, loss in contestants(shape, device)[1].items():
         if name in wrong:
@@ -204,7 +204,7 @@ def table(shape: Shape, found: dict[str, dict[str, Any]]) -> str:
     ours = found["ours"]["ms"]["median"] if "ms" in found["ours"] else float("nan")
     for name, row in found.items():
         if "ms" not in row:
-            lines.append(f"  {name:30} {'out of memory' if 'out_of_memory' in row else f'wrong: {row["wrong"]}'}")
+            lines.append(f"  {name:30} {'out of memory' if 'out_of_memory' in row else row['wrong']}")
             continue
         times = "{median:10.3f} ms  ({low:.3f} to {high:.3f})".format(**row["ms"])
         memory = "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**20:10.1f} MiB"

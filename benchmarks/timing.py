@@ -13,7 +13,6 @@ from itertools import cycle, islice
 import torch
 
 Action = Callable[[], object]
-Clock = Callable[[], float]  # seconds
 
 
 @dataclass(frozen=True)
@@ -35,28 +34,27 @@ def interleaved(
     device: torch.device,
     rounds: int,
     turn_ms: float,
-    clock: Clock = time.perf_counter,
 ) -> dict[str, Timing]:
-    """actions: of each contestant one action per set of inputs. Every turn lasts about turn_ms. clock: without CUDA."""
+    """actions: of each contestant one action per set of inputs. Every turn lasts about turn_ms."""
     counts = {}
     for name, each in actions.items():
-        turn(each, len(each), device, clock)  # the first calls compile, allocate and fill caches
-        once = turn(each, len(each), device, clock) / len(each)
+        turn(each, len(each), device)  # the first calls compile, allocate and fill caches
+        once = turn(each, len(each), device) / len(each)
         counts[name] = max(len(each), round(turn_ms / max(once, 1e-3)))
     found: dict[str, list[float]] = {name: [] for name in actions}
     for _ in range(rounds):
         for name, each in actions.items():
-            found[name].append(turn(each, counts[name], device, clock) / counts[name])
+            found[name].append(turn(each, counts[name], device) / counts[name])
     return {name: Timing.of(milliseconds) for name, milliseconds in found.items()}
 
 
-def turn(actions: Sequence[Action], count: int, device: torch.device, clock: Clock) -> float:
+def turn(actions: Sequence[Action], count: int, device: torch.device) -> float:
     """Milliseconds of `count` calls in rotation: by the device's own clock where it has one."""
     if device.type != "cuda":
-        started = clock()
+        started = time.perf_counter()
         for action in islice(cycle(actions), count):
             action()
-        return (clock() - started) * 1e3
+        return (time.perf_counter() - started) * 1e3
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     begin.record()

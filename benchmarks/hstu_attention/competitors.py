@@ -1,9 +1,7 @@
-"""What ours is measured against.
+"""C1 and C2: HSTU attention as research code writes it, from the formula: everything padded, one tensor op at a time.
 
-C1, C2: HSTU attention as research code writes it, from the formula: every sequence padded to N + 11, the length that
-    the published configurations give their buffers; the square of all pairs computed and masked; the bucket of every
-    pair computed anew in every layer.
-C6: softmax attention by torch's own kernels, a different function without bias: what such hardware can do.
+Every sequence is padded to N + 11, the length that the published configurations give their buffers; the square of all
+pairs is computed and masked; the bucket of every pair is computed anew in every layer.
 """
 
 from collections.abc import Callable
@@ -12,11 +10,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.varlen import varlen_attn
 
-from .implementation import Implementation, Leaves, compiles_slowly, softmax_scale, squares_too_large
-from .shapes import Problem, Shape
+from .implementation import Implementation, Leaves, compiles_slowly, squares_too_large
+from .shapes import Problem
 
 EXTRA = 11
 LOG_STEP = 0.301
@@ -87,46 +83,3 @@ def padded_implementations(compiled: bool) -> list[Implementation]:
             Implementation("C2 reduce-overhead", _padded(graphs), refuses=compiles_slowly, captures=False),
         ]
     return found
-
-
-def _sdpa(backend: SDPBackend) -> Callable[[Problem, Leaves], Tensor]:
-    def attend(problem: Problem, leaves: Leaves) -> Tensor:
-        shape = problem.shape
-        q, k, v = (part.view(shape.batch, shape.max_len, shape.heads, shape.dim).transpose(1, 2) for part in leaves[:3])
-        with sdpa_kernel(backend):
-            out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=softmax_scale(shape))
-        return out.transpose(1, 2).reshape(-1, shape.heads, shape.dim)
-
-    return attend
-
-
-def _varlen(problem: Problem, leaves: Leaves) -> Tensor:
-    ends, longest = problem.offsets_device, problem.shape.max_len
-    out = varlen_attn(
-        *leaves[:3], ends, ends, longest, longest, scale=softmax_scale(problem.shape), window_size=(-1, 0)
-    )
-    assert isinstance(out, Tensor)
-    return out
-
-
-def _plain_half(shape: Shape, device: torch.device) -> str | None:
-    """What the fused softmax kernels take."""
-    if device.type != "cuda" or shape.bias != "none":
-        return "CUDA only" if device.type != "cuda" else "has no bias"
-    half = shape.dtype in (torch.float16, torch.bfloat16) and shape.dim % 8 == 0
-    return None if half else "takes 16-bit types and widths that are multiples of 8"
-
-
-def _math(shape: Shape, device: torch.device) -> str | None:
-    if device.type == "cuda":
-        return "the CPU's stand-in for the kernels of CUDA"
-    return None if shape.bias == "none" else "has no bias"
-
-
-def softmax_implementations() -> list[Implementation]:
-    return [
-        Implementation("C6 SDPA cudnn", _sdpa(SDPBackend.CUDNN_ATTENTION), "softmax", _plain_half, needs_full=True),
-        Implementation("C6 SDPA flash", _sdpa(SDPBackend.FLASH_ATTENTION), "softmax", _plain_half, needs_full=True),
-        Implementation("C6 SDPA math", _sdpa(SDPBackend.MATH), "softmax", _math, needs_full=True),
-        Implementation("C6 varlen", _varlen, "softmax", _plain_half),
-    ]

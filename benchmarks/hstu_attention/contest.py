@@ -1,11 +1,10 @@
 """The contest on one shape: who may run, gate, times, ratios."""
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from timing import Action, Clock, captured, interleaved
+from timing import Action, captured, interleaved
 
 from .ceilings import Ceilings, floor_ms
 from .gate import Verdict, judge
@@ -25,7 +24,6 @@ class Contest:
     ceilings: Ceilings | None
     rounds: int = 5
     turn_ms: float = 20.0
-    clock: Clock = time.perf_counter  # where there is no CUDA
 
     def gate(self, shape: Shape) -> list[Verdict]:
         verdicts = judge(self.implementations, shape, self.device)
@@ -43,8 +41,6 @@ class Contest:
 
     def _reason(self, implementation: Implementation, shape: Shape, verdict: Verdict) -> str:
         """Why one is not timed; empty if it is."""
-        if implementation.needs_full and shape.lengths != "full":
-            return "has no jagged batches"
         return implementation.refuses(shape, self.device) or (
             "" if verdict.green else verdict.reason or "RED in the gate: not timed"
         )
@@ -66,7 +62,7 @@ class Contest:
                 except RuntimeError as error:  # what torch raises where an op waits for the device
                     torch.cuda.synchronize()
                     reasons[each.name] = f"no CUDA graph: {str(error).splitlines()[0][:100]}"
-        times = interleaved(actions, self.device, self.rounds, self.turn_ms, self.clock)
+        times = interleaved(actions, self.device, self.rounds, self.turn_ms)
         flops = sum(forward_flops(shape, problem.offsets) for problem in problems) // len(problems)
         floor = None
         if self.ceilings and f"step {OURS}" in actions:
@@ -81,7 +77,7 @@ class Contest:
             for name, timing in ((name.removeprefix("step "), times[name]) for name in times if name.startswith("step"))
         ]
         rows += [Row(shape.title, name, reason=why) for name, why in reasons.items() if f"step {name}" not in times]
-        return _compared(rows, {each.name: each.function for each in running}, self.device)
+        return _compared(rows, self.device)
 
 
 def _tried(action: Action) -> str:
@@ -93,17 +89,12 @@ def _tried(action: Action) -> str:
     return ""
 
 
-def _compared(rows: Sequence[Row], functions: dict[str, str], device: torch.device) -> list[Row]:
+def _compared(rows: Sequence[Row], device: torch.device) -> list[Row]:
     """With each one's step over ours: our graph where there is one; on a CPU the packed path, which training takes."""
     steps = {row.implementation: row.step.median for row in rows if row.step}
     names = (OURS + GRAPH, OURS, PACKED) if device.type == "cuda" else (PACKED, OURS)
     best = next((steps[name] for name in names if name in steps), None)
-    compared = []
-    for row in rows:
-        other = functions[row.implementation.removesuffix(GRAPH)] != "hstu"
-        ratio = row.step.median / best if row.step and best else None
-        compared.append(replace(row, over_ours=ratio, another_function=other))
-    return compared
+    return [replace(row, over_ours=row.step.median / best if row.step and best else None) for row in rows]
 
 
 def run_contest(

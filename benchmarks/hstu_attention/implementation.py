@@ -32,9 +32,7 @@ class Implementation:
 
     name: str
     attend: Callable[[Problem, Leaves], Tensor]
-    function: str = "hstu"  # or "softmax": another function whose work is comparable; its own reference judges it
     refuses: Callable[[Shape, torch.device], str | None] = anything  # a reason not to run
-    needs_full: bool = False  # every sequence has to have max_len
     captures: bool = True  # may be put into a CUDA graph from outside
     threads: Callable[[Problem], AbstractContextManager[None]] = lambda problem: nullcontext()
 
@@ -61,21 +59,14 @@ def forward(implementation: Implementation, problem: Problem) -> Callable[[], Re
     return run
 
 
-def truth(problem: Problem, function: str) -> Result:
+def truth(problem: Problem) -> Result:
     """Output and gradients by the reference, in float64 on the CPU."""
     exact = problem.to(torch.float64)
     leaves = tuple(leaf.detach().cpu().requires_grad_() for leaf in exact.leaves)
     tables = tables_of(exact, leaves)
     times = {"times": exact.times.cpu()} if "time_table" in tables else {}
-    attention = reference.hstu_attention if function == "hstu" else reference.softmax_attention
-    scale = problem.scale if function == "hstu" else softmax_scale(problem.shape)
-    out = attention(*leaves[:3], offsets=problem.offsets, scale=scale, **tables, **times)
+    out = reference.hstu_attention(*leaves[:3], offsets=problem.offsets, scale=problem.scale, **tables, **times)
     return (out.detach(), *torch.autograd.grad(out, leaves, exact.grad.cpu()))
-
-
-def softmax_scale(shape: Shape) -> float:
-    """With 1 here, as HSTU has it, a softmax over N(0, 1) inputs would be a choice of one key."""
-    return shape.dim**-0.5
 
 
 def failure(error: Exception) -> str:

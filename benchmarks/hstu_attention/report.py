@@ -29,13 +29,11 @@ class Row:
     gemm_share: float | None = None  # of the step: its operations a second over the rate of the matrix product
     over_floor: float | None = None
     over_ours: float | None = None
-    another_function: bool = False
     reason: str = ""
 
     def __str__(self) -> str:
         if self.step is None or self.forward is None:
             return ROW.format(self.shape, self.implementation, *[""] * 7, self.reason).rstrip()
-        notes = f"{_number(self.over_ours, 2)}{' (another function)' if self.another_function else ''}"
         rates = (self.forward_tflops, self.backward_tflops) if self.gemm_share else (None, None)
         return ROW.format(
             self.shape,
@@ -46,7 +44,7 @@ class Row:
             *(_number(rate, 1) for rate in rates),
             _number(None if self.gemm_share is None else 100 * self.gemm_share, 0),
             _number(self.over_floor, 2),
-            f"{notes}{'; ' + self.reason if self.reason else ''}",
+            f"{_number(self.over_ours, 2)}{'; ' + self.reason if self.reason else ''}",
         ).rstrip()
 
 
@@ -86,7 +84,6 @@ class Report:
     ceilings: Ceilings | None = None
     rows: list[Row] = field(default_factory=list)
     targets: list[Target] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
 
     def record(self) -> dict[str, object]:
@@ -98,7 +95,6 @@ class Report:
             "gate": [{**asdict(verdict), "green": verdict.green} for verdict in self.verdicts if not verdict.reason],
             "rows": [asdict(row) for row in self.rows],
             "targets": [{**asdict(target), "word": target.word} for target in self.targets],
-            "notes": self.notes,
         }
 
     @property
@@ -109,7 +105,7 @@ class Report:
 
     def table(self) -> str:
         targets = ["", "targets", *map(str, self.targets)] if self.targets else []
-        return "\n".join([ROW.format(*HEAD), *map(str, self.rows), *targets, *self.notes])
+        return "\n".join([ROW.format(*HEAD), *map(str, self.rows), *targets])
 
     def save(self, name: str) -> None:
         """NAME.json and NAME.md among the results."""
