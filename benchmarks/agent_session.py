@@ -74,21 +74,15 @@ async def play(task: Mapping[str, Any], settings: Settings) -> Over:
     return ended
 
 
-def trial_row(ws: Workspace, session: str, trial: TrialRecord) -> dict[str, Any]:
+def trial_row(trial: TrialRecord) -> dict[str, Any]:
     """What the benchmark keeps of a trial."""
     outcome = trial.outcome
     return {
         "trial": trial.handle,
         "base": trial.base,
         "changes": trial.changes,
-        "settings": ws.settings_of(ws.memory.session(session), trial),
-        "status": trial.status,
         "verdict": outcome.verdict if outcome else None,
         "ndcg@10": outcome.metrics.get("ndcg@10") if outcome else None,
-        "se": outcome.ndcg_se if outcome else None,
-        "z": outcome.z if outcome else None,
-        "seconds": outcome.wall_seconds if outcome else 0.0,
-        "rescored": bool(outcome and outcome.details.get("rescored")),
         "reason": trial.hypothesis.reason if trial.hypothesis else "",
     }
 
@@ -105,7 +99,7 @@ def main() -> None:
     with ws.memory:
         session = ws.memory.sessions()[-1]
         retire(ws.inbox(session.id))
-        trials = [trial_row(ws, session.id, trial) for trial in ws.memory.trials(session.id)]
+        trials = [trial_row(trial) for trial in ws.memory.trials(session.id)]
         if task["freeze"] and session.state == "open":
             freeze(ws, session, ended.action.summary, [RuleInput(**rule) for rule in ended.action.rules])
     seconds = round(time.perf_counter() - started, 1)

@@ -43,16 +43,12 @@ TARGETS = {"trial_seconds": ("under", 10.0), "padded_over_ours": ("at least", 5.
 
 def seconds_of(action: Callable[[], object], device: torch.device) -> float:
     """Wall-clock seconds, the device waited for before and after."""
-    _wait(device)
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
     started = time.perf_counter()
     action()
-    _wait(device)
+    wait()
     return time.perf_counter() - started
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def peak_mb(device: torch.device) -> float | None:
@@ -84,18 +80,16 @@ def measure_epochs(config: TrialConfig, dataset: PreparedDataset, device: torch.
     training = Training(config, dataset, 0, device)
     if device.type != "cuda":
         training.fixed = FixedSteps(training.batches, ())
-    padded = PaddedLoop(training)
     actions: dict[str, Callable[[], object]] = {
         "epoch_seconds": training.epoch,
-        "padded_epoch_seconds": padded.epoch,
+        "padded_epoch_seconds": PaddedLoop(training).epoch,
         "evaluate_seconds": lambda: evaluate_validation(training.model, dataset, config, None),
     }
     found: dict[str, list[float]] = {name: [] for name in actions}
-    for number in range(ROUNDS + 3):  # three to warm up: a shape is captured when it comes for the second time
+    for _ in range(ROUNDS + 3):  # three to warm up: a shape is captured when it comes for the second time
         for name, action in actions.items():
-            seconds = seconds_of(action, device)
-            if number >= 3:
-                found[name].append(seconds)
+            found[name].append(seconds_of(action, device))
+    found = {name: values[3:] for name, values in found.items()}
     row: dict[str, Any] = {name: statistics.median(values) for name, values in found.items()}
     row["padded_over_ours"] = row["padded_epoch_seconds"] / row["epoch_seconds"]
     row["captured_shapes"] = len(training.fixed.graphs) if training.fixed else 0
@@ -140,15 +134,13 @@ def prepared(log_path: Path | None, folder: Path) -> PreparedDataset:
 def print_table(name: str, row: dict[str, Any], judged: bool) -> None:
     """One line a figure, with what it is to reach and whether it does."""
     for figure, value in row.items():
-        if figure in {"spread"}:
-            continue
-        told = f"{value:.4f}" if isinstance(value, float) else str(value)
         target = ""
         if figure in TARGETS:
             rule, bound = TARGETS[figure]
             met = value < bound if rule == "under" else value >= bound
             target = f"{rule} {bound:g}" + (f": {'met' if met else 'MISSED'}" if judged else "")
-        print(f"{name:8}{figure:24}{told:>14}  {target}")
+        if figure != "spread":
+            print(f"{name:8}{figure:24}{f'{value:.4f}' if isinstance(value, float) else value!s:>14}  {target}")
 
 
 def main() -> None:
@@ -169,7 +161,7 @@ def main() -> None:
         "log": arguments.log.name if arguments.log else "demo",
     }
     print("  ".join(str(value) for value in record.values()))
-    _wait(device)  # the device's own start-up is no trial's
+    seconds_of(lambda: None, device)  # the device's own start-up is no trial's
     with tempfile.TemporaryDirectory() as folder:
         dataset = prepared(arguments.log, Path(folder))
         for backbone in ("sasrec", "hstu"):

@@ -34,6 +34,7 @@ from virtualmle.kernels.sampled_softmax import sampled_softmax_loss
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # of states and table
 ALLOWED = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # relative error of the norm at the gate
+WIDTH = 64
 TERMS = {"cosine": True, "temperature": 0.1}
 
 
@@ -44,7 +45,6 @@ class Shape:
     name: str
     positions: int
     items: int
-    width: int
     drawn: int
     own: bool
     dtype: torch.dtype
@@ -52,12 +52,11 @@ class Shape:
     def __str__(self) -> str:
         negatives = f" m={self.drawn}" if self.drawn else ""
         dtype = str(self.dtype).removeprefix("torch.")
-        return f"{self.name}: n={self.positions:,} V={self.items:,} d={self.width}{negatives} {dtype}"
+        return f"{self.name}: n={self.positions:,} V={self.items:,} d={WIDTH}{negatives} {dtype}"
 
 
-POSITIONS = 9_488  # 1,024 users with 9.27 events on average
 CUDA_SHAPES = [
-    Shape(name, POSITIONS, items, 64, drawn, own, dtype)
+    Shape(name, 9_488, items, drawn, own, dtype)  # 1,024 users with 9.27 events on average
     for dtype in (torch.float32, torch.bfloat16)
     for name, items, drawn, own in (
         ("sampled", 12_101, 512, False),
@@ -68,9 +67,9 @@ CUDA_SHAPES = [
     )
 ]
 CPU_SHAPES = [
-    Shape("sampled", 512, 2_000, 64, 128, False, torch.float32),
-    Shape("own", 512, 2_000, 64, 32, True, torch.float32),
-    Shape("full CE", 512, 2_000, 64, 0, False, torch.float32),
+    Shape("sampled", 512, 2_000, 128, False, torch.float32),
+    Shape("own", 512, 2_000, 32, True, torch.float32),
+    Shape("full CE", 512, 2_000, 0, False, torch.float32),
 ]
 
 
@@ -137,7 +136,7 @@ def importable(name: str) -> ModuleType | None:
 def leaves_of(shape: Shape, device: torch.device) -> list[Tensor]:
     generator = torch.Generator(device).manual_seed(0)
     return [
-        torch.randn(rows, shape.width, generator=generator, device=device).to(shape.dtype).requires_grad_()
+        torch.randn(rows, WIDTH, generator=generator, device=device).to(shape.dtype).requires_grad_()
         for rows in (shape.positions, shape.items)
     ]
 

@@ -108,48 +108,50 @@ def fill(ws: Workspace, trials: int, rules: int) -> None:
             write_rule(ws.protocol.space, db, number, json.dumps(profiles[number % DATASETS]), rng)
 
 
+def insert(db: Any, table: str, *, twice: str = "ABORT", **values: object) -> int:
+    """One row; returns its number. twice: what SQLite does about a row that is there already."""
+    names, marks = ", ".join(f'"{name}"' for name in values), ", ".join("?" * len(values))
+    sql = f"INSERT OR {twice} INTO {table} ({names}) VALUES ({marks})"
+    return int(db.execute(sql, list(values.values())).lastrowid)
+
+
 def write_session(ws: Workspace, db: Any, number: int, profile: str, rng: random.Random) -> None:
     """One closed session with its trials, effects, configurations and summary."""
     space, backbone = ws.protocol.space, ("sasrec", "hstu")[number % 2]
     name, dataset = f"old-{number}", f"d{number % DATASETS}"
-    db.execute(
-        "INSERT INTO sessions (id, dataset, dataset_id, backbone, state, seed, protocol_hash, protocol_text,"
-        " max_trials, max_train_seconds, with_reflection, with_memory, profile, client, opened_at) "
-        "VALUES (?, ?, ?, ?, 'open', 0, 'p', ?, 30, 1.0, 1, 1, ?, '', 'then')",
-        [name, dataset, dataset, backbone, "p" * 1000, profile],
-    )
-    default = space.default(backbone)
+    data = {"dataset": dataset, "dataset_id": dataset, "backbone": backbone}
+    insert(
+        db, "sessions", id=name, **data, state="open", seed=0, protocol_hash="p", protocol_text="p" * 1000,
+        max_trials=30, max_train_seconds=1.0, with_reflection=1, with_memory=1, profile=profile, client="",
+        opened_at="then",
+    )  # fmt: skip
+    default = space.default(backbone).model_dump()
     for index in range(PER_SESSION):
+        handle, config_hash = f"t{index + 1:03}", f"{number}-{index}"
         knob = rng.choice(space.knobs(backbone))
         changes = {knob.name: some_value(knob, rng)}
-        config = default.model_dump() | changes
-        values = [name, f"t{index + 1:03}", index + 1, json.dumps(changes), json.dumps(config), f"{number}-{index}"]
-        ndcg = 0.05 + rng.gauss(0, 0.002)
-        db.execute(
-            "INSERT INTO trials (session, handle, number, base, changes, config, config_hash, train_hash, status,"
-            " verdict, metrics, base_delta, base_delta_se, curve, details, created_at, finished_at)"
-            " VALUES (?, ?, ?, 'default', ?, ?, ?, 't', 'finished', 'discard', ?, 0.001, 0.001, ?, '{}', 'a', 'b')",
-            [*values, json.dumps({"ndcg@10": ndcg}), json.dumps([{"epoch": e, "loss": 1 / e} for e in range(1, 21)])],
-        )
-        db.execute(
-            "INSERT INTO reflections (session, trial, what_changed, verdict, helped, dimension, evidence, cause,"
-            ' lesson, next_step, "check", check_note, created_at)'
-            " VALUES (?, ?, ?, 'discard', 'no', ?, '[]', '', ?, '', 'supported', '', 'then')",
-            [name, f"t{index + 1:03}", knob.name, knob.dimension, sentence(rng)],
-        )
-        db.execute(
-            "INSERT OR IGNORE INTO effects VALUES (?, ?, ?, ?, ?, ?, 1, ?, ?)",
-            [name, dataset, dataset, backbone, knob.name, json.dumps(changes[knob.name]), 2500.0, rng.gauss(0, 50)],
-        )
+        config, ndcg = json.dumps(default | changes), 0.05 + rng.gauss(0, 0.002)
+        insert(
+            db, "trials", session=name, handle=handle, number=index + 1, base="default", changes=json.dumps(changes),
+            config=config, config_hash=config_hash, train_hash="t", status="finished", verdict="discard",
+            metrics=json.dumps({"ndcg@10": ndcg}), base_delta=0.001, base_delta_se=0.001, details="{}",
+            curve=json.dumps([{"epoch": e, "loss": 1 / e} for e in range(1, 21)]), created_at="a", finished_at="b",
+        )  # fmt: skip
+        insert(
+            db, "reflections", session=name, trial=handle, what_changed=knob.name, verdict="discard", helped="no",
+            dimension=knob.dimension, evidence="[]", cause="", lesson=sentence(rng), next_step="", check="supported",
+            check_note="", created_at="then",
+        )  # fmt: skip
+        insert(
+            db, "effects", twice="IGNORE", session=name, **data, knob=knob.name, value=json.dumps(changes[knob.name]),
+            n=1, weight=2500.0, weighted=rng.gauss(0, 50),
+        )  # fmt: skip
         if index < 5:
-            db.execute(
-                "INSERT INTO configurations VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)",
-                [name, f"t{index + 1:03}", dataset, dataset, backbone, json.dumps(config), f"{number}-{index}", ndcg],
-            )
-    db.execute(
-        "INSERT INTO summaries (session, dataset, dataset_id, backbone, text, computed, profile, created_at) "
-        "VALUES (?, ?, ?, ?, ?, '{}', ?, 'then')", [name, dataset, dataset, backbone, sentence(rng), profile],
-    )  # fmt: skip
+            insert(
+                db, "configurations", session=name, trial=handle, **data, config=config, config_hash=config_hash,
+                ndcg=ndcg,
+            )  # fmt: skip
+    insert(db, "summaries", session=name, **data, text=sentence(rng), computed="{}", profile=profile, created_at="then")
     db.execute("UPDATE sessions SET state = 'frozen', frozen_at = 'then' WHERE id = ?", [name])
 
 
@@ -159,22 +161,20 @@ def write_rule(space: ActionSpace, db: Any, number: int, profile: str, rng: rand
     knob = rng.choice(space.knobs(backbone or "sasrec"))
     value = some_value(knob, rng)
     shown = str(value).lower() if isinstance(value, bool) else str(value)
-    condition = f"{knob.name} {'>' if knob.low is not None else '=='} {shown}"
     statement = f"{sentence(rng)} {number}"
     counts = [(rng.randrange(4), rng.randrange(3)) for _ in range(2)]
     support, against = (sum(count[i] for count in counts) for i in (0, 1))
-    check = "supported" if support > against else "contradicted" if support < against else "unverified"
-    dataset = f"d{number % DATASETS}"
-    rule = db.execute(
-        "INSERT INTO rules (kind, statement, condition, backbone, dataset, dataset_id, session, evidence,"
-        ' "check", support, contradiction, profile, created_at, source, words, knob)'
-        " VALUES (?, ?, ?, ?, ?, ?, ?, '[]', ?, ?, ?, ?, 'then', ?, ?, ?)",
-        [rng.choice(["prefer", "avoid", "insight"]), statement, condition, backbone, dataset, dataset, f"old-{number}",
-         check, support, against, profile, dataset, content_key(statement), knob.name],
-    ).lastrowid  # fmt: skip
+    data = {"dataset": f"d{number % DATASETS}", "dataset_id": f"d{number % DATASETS}"}
+    rule = insert(
+        db, "rules", kind=rng.choice(["prefer", "avoid", "insight"]), statement=statement, **data, evidence="[]",
+        condition=f"{knob.name} {'>' if knob.low is not None else '=='} {shown}", backbone=backbone, profile=profile,
+        session=f"old-{number}", support=support, contradiction=against, created_at="then", source=data["dataset"],
+        check="supported" if support > against else "contradicted" if support < against else "unverified",
+        words=content_key(statement), knob=knob.name,
+    )  # fmt: skip
     for index, (one, other) in enumerate(counts):
-        values = [rule, f"old-{number + index}", one, other, dataset, dataset]
-        db.execute("INSERT INTO rule_counts VALUES (?, ?, ?, ?, '[]', ?, ?)", values)
+        session = f"old-{number + index}"
+        insert(db, "rule_counts", rule=rule, session=session, support=one, contradiction=other, evidence="[]", **data)
 
 
 def add_trials(ws: Workspace, session: str, count: int) -> list[str]:

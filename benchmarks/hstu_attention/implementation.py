@@ -61,12 +61,11 @@ def forward(implementation: Implementation, problem: Problem) -> Callable[[], Re
 
 def truth(problem: Problem) -> Result:
     """Output and gradients by the reference, in float64 on the CPU."""
-    exact = problem.to(torch.float64)
-    leaves = tuple(leaf.detach().cpu().requires_grad_() for leaf in exact.leaves)
-    tables = tables_of(exact, leaves)
-    times = {"times": exact.times.cpu()} if "time_table" in tables else {}
+    leaves = tuple(leaf.detach().cpu().double().requires_grad_() for leaf in problem.leaves)
+    tables = tables_of(problem, leaves)
+    times = {"times": problem.times.cpu()} if "time_table" in tables else {}
     out = reference.hstu_attention(*leaves[:3], offsets=problem.offsets, scale=problem.scale, **tables, **times)
-    return (out.detach(), *torch.autograd.grad(out, leaves, exact.grad.cpu()))
+    return (out.detach(), *torch.autograd.grad(out, leaves, problem.grad.cpu().double()))
 
 
 def failure(error: Exception) -> str:

@@ -67,11 +67,6 @@ class Problem:
     def lengths(self) -> Tensor:
         return self.offsets.diff()
 
-    def to(self, dtype: torch.dtype) -> "Problem":
-        """The same values in another dtype, tables too."""
-        leaves = tuple(leaf.detach().to(dtype).requires_grad_() for leaf in self.leaves)
-        return replace(self, leaves=leaves, grad=self.grad.to(dtype), cache={})
-
 
 def shapes_a() -> list[Shape]:
     """Histories as in Amazon (mean 9 of 50), in MovieLens-1M (mean 165 of 200), and between."""
