@@ -108,10 +108,10 @@ class Bench:
             data = home / ".virtualmle" / "data"
             if not (data / task["dataset"]).exists():  # without the vault: no key, no test
                 shutil.copytree(self.base / ".virtualmle" / "data" / task["dataset"], data / task["dataset"])
-            environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+            variables = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
             ended = subprocess.run(
                 [sys.executable, "-P", str(HERE / "agent_session.py")],
-                input=json.dumps({**task, "result": str(kept)}), text=True, env=environment, check=False,
+                input=json.dumps({**task, "result": str(kept)}), text=True, env=variables, check=False,
             )  # fmt: skip
             if ended.returncode:
                 print(f"{task['name']} failed; run the command again to take it up", file=sys.stderr)

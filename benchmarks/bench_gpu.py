@@ -16,25 +16,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 sys.path.insert(0, str(Path(__file__).parent))  # under `python -P` too
 
-from padded_loop import PaddedLoop  # noqa: E402
-from record import environment, parser_of  # noqa: E402
+from logs import log_of, prepared
+from padded_loop import PaddedLoop
+from record import environment, parser_of
 
-from virtualmle.data.demo import generate_demo  # noqa: E402
-from virtualmle.data.prepare import prepare  # noqa: E402
-from virtualmle.data.prepared import PreparedDataset, PrepareOptions  # noqa: E402
-from virtualmle.data.readers import Log, read_log  # noqa: E402
-from virtualmle.models.batch import make_batch  # noqa: E402
-from virtualmle.models.build import build_model  # noqa: E402
-from virtualmle.models.config import TrialConfig, make_config  # noqa: E402
-from virtualmle.training.captured import FixedSteps  # noqa: E402
-from virtualmle.training.evaluate import evaluate_validation  # noqa: E402
-from virtualmle.training.objective import Objective  # noqa: E402
-from virtualmle.training.optimizer import FusedAdam  # noqa: E402
-from virtualmle.training.trainer import Training, fit  # noqa: E402
+from virtualmle.data.prepared import PreparedDataset, PrepareOptions
+from virtualmle.models.batch import make_batch
+from virtualmle.models.build import build_model
+from virtualmle.models.config import TrialConfig, make_config
+from virtualmle.training.captured import FixedSteps
+from virtualmle.training.evaluate import evaluate_validation
+from virtualmle.training.objective import Objective
+from virtualmle.training.optimizer import FusedAdam
+from virtualmle.training.trainer import Training, fit
 
 EPOCHS, ROUNDS = 20, 5
 SMALL = {"hidden_dim": 16, "num_negatives": 20, "batch_size": 32}  # for the smoke run
@@ -119,18 +116,6 @@ def measure_large_catalogue(device: torch.device, num_items: int) -> dict[str, A
     return {"items": num_items, "step_seconds": statistics.median(found), "step_peak_mb": peak_mb(device)}
 
 
-def prepared(log_path: Path | None, folder: Path) -> PreparedDataset:
-    """The log, or a demo log where there is none, prepared."""
-    if log_path:
-        log = read_log(log_path)
-    else:
-        frame = generate_demo(num_users=150, num_items=60)
-        log = Log(frame, {name: name for name in frame.columns}, len(frame))
-    key = X25519PrivateKey.generate().public_key().public_bytes_raw()
-    prepare(log, "log", folder / "log", PrepareOptions(), key)
-    return PreparedDataset.load(folder / "log")
-
-
 def print_table(name: str, row: dict[str, Any], judged: bool) -> None:
     """One line a figure, with what it is to reach and whether it does."""
     for figure, value in row.items():
@@ -163,7 +148,7 @@ def main() -> None:
     print("  ".join(str(value) for value in record.values()))
     seconds_of(lambda: None, device)  # the device's own start-up is no trial's
     with tempfile.TemporaryDirectory() as folder:
-        dataset = prepared(arguments.log, Path(folder))
+        dataset = prepared(log_of(arguments.log, num_users=150, num_items=60), Path(folder), PrepareOptions())
         for backbone in ("sasrec", "hstu"):
             config = make_config(backbone, **knobs)
             record[backbone] = measure_trial(config, dataset, device) | measure_epochs(config, dataset, device)

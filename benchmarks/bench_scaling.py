@@ -20,13 +20,11 @@ sys.path.insert(0, str(Path(__file__).parent))  # which PYTHONSAFEPATH leaves ou
 
 import polars as pl
 import torch
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from logs import log_of, prepared
 from record import environment, parser_of
 
-from virtualmle.data.demo import generate_demo
-from virtualmle.data.prepare import prepare
-from virtualmle.data.prepared import PreparedDataset, PrepareOptions
-from virtualmle.data.readers import Log, read_log
+from virtualmle.data.prepared import PrepareOptions
+from virtualmle.data.readers import Log
 from virtualmle.models.config import make_config
 from virtualmle.training.trainer import Training
 
@@ -48,8 +46,7 @@ def main() -> None:
     if not arguments.log and not arguments.demo:
         parser.error("give a log, or --demo")
     torch.set_num_threads(arguments.threads)
-    frame = generate_demo() if arguments.demo else None
-    log = Log(frame, {name: name for name in frame.columns}, len(frame)) if arguments.demo else read_log(arguments.log)
+    log = log_of(arguments.log)
     cases = {
         "as it is": (log, 50, 50),
         "users twice": (twice(log), 50, 50),
@@ -58,14 +55,12 @@ def main() -> None:
     }
     runs: dict[str, Training] = {}
     with tempfile.TemporaryDirectory() as folder:
-        key = X25519PrivateKey.generate().public_key().public_bytes_raw()
         for number, (name, (source, max_events, max_len)) in enumerate(cases.items()):
-            place = Path(folder) / str(number)
-            prepare(source, f"case{number}", place, PrepareOptions(max_events=max_events), key)
+            dataset = prepared(source, Path(folder) / str(number), PrepareOptions(max_events=max_events))
             config = make_config(
                 arguments.backbone, hidden_dim=64, num_blocks=2, num_heads=2, max_len=max_len, num_negatives=256
             )
-            runs[name] = Training(config, PreparedDataset.load(place), 0, torch.device("cpu"))
+            runs[name] = Training(config, dataset, 0, torch.device("cpu"))
         seconds: dict[str, list[float]] = {name: [] for name in runs}
         for repeat in range(arguments.repeats + 1):
             for name, training in runs.items():

@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
+from virtualmle.data.atomic import write_bytes
+
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 
@@ -64,5 +66,5 @@ def save(target: Path, record: Mapping[str, object], text: str) -> None:
     """TARGET.json for programs and TARGET.md for people."""
     target.parent.mkdir(exist_ok=True)
     written = json.dumps(record, indent=1, default=str) + "\n"
-    target.with_name(f"{target.name}.json").write_text(written, encoding="utf-8")
-    target.with_name(f"{target.name}.md").write_text(text, encoding="utf-8")
+    write_bytes(target.with_name(f"{target.name}.json"), written.encode())
+    write_bytes(target.with_name(f"{target.name}.md"), text.encode())

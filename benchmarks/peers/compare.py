@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # which PYTHONSAFEPATH leaves out
 
+from logs import prepared
 from record import RESULTS, environment, parser_of, save
 
-from virtualmle.data.prepare import prepare
-from virtualmle.data.prepared import PreparedDataset, PrepareOptions
+from virtualmle.data.prepared import PrepareOptions
 from virtualmle.data.readers import Log, read_log
 
 HERE = Path(__file__).parent
@@ -125,17 +124,10 @@ def main() -> None:
     record |= {"bench": "peers", **environment(), **asked}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        key = X25519PrivateKey.generate().public_key().public_bytes_raw()
-        options = PrepareOptions(k_core=2 if arguments.users else 5)
-        prepare(first_users(read_log(arguments.log), arguments.users), name, folder / "prepared", options, key)
-        dataset = PreparedDataset.load(folder / "prepared")
-        np.savez(
-            folder / "log.npz",
-            items=dataset.items,
-            offsets=dataset.offsets,
-            valid_items=dataset.valid_items,
-            num_items=dataset.num_items,
-        )
+        log = first_users(read_log(arguments.log), arguments.users)
+        dataset = prepared(log, folder / "prepared", PrepareOptions(k_core=2 if arguments.users else 5))
+        parts = {part: getattr(dataset, part) for part in ("items", "offsets", "valid_items", "num_items")}
+        np.savez(folder / "log.npz", **parts)
         for engine in arguments.engines:
             if "epoch_seconds" in record["engines"].get(engine, {}):
                 continue
