@@ -148,7 +148,7 @@ def main() -> None:
     print("  ".join(str(value) for value in record.values()))
     seconds_of(lambda: None, device)  # the device's own start-up is no trial's
     with tempfile.TemporaryDirectory() as folder:
-        dataset = prepared(log_of(arguments.log, num_users=150, num_items=60), Path(folder), PrepareOptions())
+        dataset = prepared(log_of(arguments.log, num_users=150, num_items=60), Path(folder) / "log", PrepareOptions())
         for backbone in ("sasrec", "hstu"):
             config = make_config(backbone, **knobs)
             record[backbone] = measure_trial(config, dataset, device) | measure_epochs(config, dataset, device)
