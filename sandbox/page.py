@@ -16,7 +16,7 @@ from .toml_page import toml_tables
 BACKBONE_COLUMNS = {"sasrec": "SASRec", "hstu": "HSTU"}
 RANGE_COLUMN = "range or choices"
 ABSENT = "–"  # in the column of a backbone that a knob is not offered for
-_RANGE = re.compile(r"(\S+)\s*(?:…|\.{2,3})\s*([^\s,]+)\s*(?:,\s*(\w+))?")
+_RANGE = re.compile(r"([^\s…]+)\s*…\s*([^\s,…]+)\s*(?:,\s*(\w+))?")
 _FENCE = re.compile(r"\s*(```|~~~)")
 
 
@@ -128,7 +128,7 @@ def _extent(row: _Row, kind: str) -> dict[str, Any]:
     """The range of a number, or the choices of another knob."""
     cell = row.cell(RANGE_COLUMN)
     if kind in ("int", "float"):
-        found = _RANGE.fullmatch(cell)
+        found = _RANGE.fullmatch(cell.replace("...", "…").replace("..", "…"))
         if not found:
             raise row.error(f"{cell!r} is not a range; write LOW … HIGH, or LOW … HIGH, log")
         low, high, scale = found.groups()
