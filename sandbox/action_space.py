@@ -136,7 +136,8 @@ class ActionSpace(BaseModel):
         if name not in KNOBS:
             raise ConfigError(unknown_knob(name))
         if backbone not in KNOBS[name].defaults:
-            raise ConfigError(f"{name} has no meaning on {backbone}: it belongs to {[*KNOBS[name].defaults][0]}; leave it out")
+            owner = " and ".join(KNOBS[name].defaults)
+            raise ConfigError(f"{name} has no meaning on {backbone}: it belongs to {owner}; leave it out")
         fixed = getattr(self.default(backbone), name)
         raise ConfigError(f"{name} is fixed at {fixed!r} for {backbone}: SANDBOX.md does not offer it; leave it out")
 

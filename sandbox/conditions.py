@@ -13,7 +13,7 @@ import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 from ..data.errors import ConfigError
 from ..models.config import KNOBS, TrialConfig

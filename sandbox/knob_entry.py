@@ -79,7 +79,8 @@ class _Reader:
     def choices(self) -> tuple[str, ...]:
         choices = self._required("choices")
         if not isinstance(choices, list) or not choices:
-            raise self.entry.error(f"{self.name} has no choices; name at least one of {', '.join(self.declared.choices)}")
+            known = ", ".join(self.declared.choices)
+            raise self.entry.error(f"{self.name} has no choices; name at least one of {known}")
         for choice in choices:
             self._engine_takes("choices", choice)
         if len(set(choices)) < len(choices):

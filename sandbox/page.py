@@ -89,7 +89,7 @@ def _rows(text: str, source: str, first_column: str) -> Iterator[_Row]:
             cells = _cells(line)
             row = _Row(f"{source}:{number}", heading, dict(zip(columns, cells, strict=False)))
             if len(cells) != len(columns):
-                raise row.error(f"the row has {len(cells)} cells and its table {len(columns)} columns; give one for each")
+                raise row.error(f"the row has {len(cells)} cells and its table {len(columns)} columns; make them equal")
             yield row
 
 
@@ -137,7 +137,7 @@ def _extent(row: _Row, kind: str) -> dict[str, Any]:
     if kind == "choice":
         return {"choices": choices}
     if sorted(choices) != ["false", "true"]:
-        raise row.error(f"{cell!r} is not the range of a truth value; write true, false, or remove the row to fix the knob")
+        raise row.error(f"{cell!r} are not both truth values; write true, false, or remove the row to fix the knob")
     return {}
 
 

@@ -6,7 +6,7 @@ What the engine cannot do is refused with the line that asks for it.
 
 import hashlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
