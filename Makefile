@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONSAFEPATH = 1
 
-.PHONY: demo test test-slow lint types bench check-tritons clean
+.PHONY: demo test test-slow lint types tables bench check-tritons clean
 
 demo: .venv/installed
 	$(BIN)/virtualmle tune demo --home demo-home --agent engineer --trials 10
@@ -19,6 +19,9 @@ lint: .venv/installed
 
 types: .venv/installed
 	$(BIN)/mypy
+
+tables: .venv/installed
+	$(BIN)/python -P -m virtualmle.sandbox.tables SANDBOX.md docs/knobs.md
 
 bench: .venv/installed
 	$(BIN)/virtualmle bench train demo

@@ -11,7 +11,7 @@ from .base import Knobs
 from .space import Knob
 
 LADDERS: dict[str, tuple[float, ...]] = {
-    "hidden_dim": (16, 32, 64, 128, 256, 384, 512),
+    "hidden_dim": (16, 32, 64, 128, 256),
     "num_blocks": (1, 2, 3, 4),
     "num_heads": (1, 2, 4, 8),
     "linear_dim": (8, 16, 32, 64, 128),
@@ -22,16 +22,16 @@ LADDERS: dict[str, tuple[float, ...]] = {
     "weight_decay": (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1),
     "lr": (1e-4, 3e-4, 6e-4, 1e-3, 2e-3, 4e-3, 8e-3),
     "batch_size": (32, 64, 128, 256, 512, 1024),
-    "epochs": (10, 20, 40, 80, 160),
+    "epochs": (10, 20, 40, 80),
     "patience": (3, 5, 10),
     "num_negatives": (64, 128, 250, 500, 1000, 2000, 4000),
     "temperature": (0.02, 0.03, 0.05, 0.07, 0.1, 0.2, 0.5, 1.0, 2.0),
     "max_len": (5, 10, 20, 50, 100, 200),
     "readout_k": (2, 3, 5, 10),
     "popularity_weight": (0.0, 0.1, 0.25, 0.5, 1.0, 2.0),
-    "transition_weight": (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0),
+    "transition_weight": (0.0, 1.0, 2.0, 4.0, 8.0, 16.0),
     "transition_window": (1, 2, 3, 5, 10),
-    "cooccurrence_weight": (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0),
+    "cooccurrence_weight": (0.0, 1.0, 2.0, 4.0, 8.0, 16.0),
     "cooccurrence_window": (1, 3, 5, 10, 20),
 }
 """The values of a numeric knob that are far enough apart to tell from noise."""

@@ -1,144 +1,43 @@
-"""The configuration of one trial: every knob that the engine understands, with the engine's own hard bounds.
+"""The configuration of one trial: every knob, made of the groups in `models/knobs/`.
 
-Torch-free, so that the sandbox may read it. `SANDBOX.md` narrows these bounds, says which dimension a knob belongs
-to, and never widens them. Defaults are the plain baselines of VirtualMLE (arXiv 2606.03221) for each backbone.
+Torch-free, so that the sandbox may read it. Defaults are the plain baselines of VirtualMLE (arXiv 2606.03221) for each
+backbone; bounds are the engine's own, which no SANDBOX.md can exceed.
 """
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from ..data.errors import ConfigError
+from .knobs.capacity import Capacity
+from .knobs.declaration import BACKBONES, Backbone, Value, declared_knobs
+from .knobs.optimisation import Optimisation
+from .knobs.regularisation import Regularisation
+from .knobs.scoring import Scoring
+from .knobs.sequence_modelling import SequenceModelling
+from .knobs.supervision import Supervision
 
-Backbone = Literal["sasrec", "hstu"]
+GROUPS = (Optimisation, Regularisation, Capacity, SequenceModelling, Supervision, Scoring)
 
-SCORING_KNOBS = frozenset({
-    "score_normalisation",
-    "fusion",
-    "rerank_top",
-    "popularity_weight",
-    "popularity_window",
-    "transition_weight",
-    "transition_window",
-    "transition_decay",
-    "transition_direction",
-    "transition_recent",
-    "transition_recency",
-    "transition_neighbours",
-    "transition_normalisation",
-    "cooccurrence_weight",
-    "cooccurrence_window",
-    "cooccurrence_recency",
-    "cooccurrence_span",
-    "cooccurrence_neighbours",
-    "cooccurrence_normalisation",
-})
+KNOBS = declared_knobs(GROUPS)
+"""Every knob by name, in the order of SANDBOX.md."""
+
+SCORING_KNOBS = frozenset(name for name, knob in KNOBS.items() if knob.dimension == "scoring")
 """Knobs that act on finished scores only: changing nothing else re-scores the checkpoint instead of training."""
 
+BASELINES: dict[Backbone, dict[str, Value]] = {
+    backbone: {name: knob.defaults[backbone] for name, knob in KNOBS.items() if backbone in knob.defaults}
+    for backbone in BACKBONES
+}
+"""The plain baseline of each backbone: the defaults of the knobs that it reads."""
 
-class TrialConfig(BaseModel):
+
+class TrialConfig(Scoring, Supervision, SequenceModelling, Capacity, Regularisation, Optimisation):
     """One point of the action space; frozen. Knobs of the other backbone are kept but have no effect."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
-
     backbone: Backbone
-    # capacity
-    hidden_dim: int = Field(128, ge=8, le=1024)
-    num_blocks: int = Field(1, ge=1, le=16)
-    shared_blocks: bool = False  # one set of weights for all blocks
-    num_heads: int = Field(1, ge=1, le=16)
-    linear_dim: int = Field(16, ge=4, le=512)  # HSTU: width of u and v, per head
-    attention_dim: int = Field(16, ge=4, le=512)  # HSTU: width of q and k, per head
-    ffn_multiplier: int = Field(1, ge=1, le=16)  # SASRec: inner width of the feed-forward over hidden_dim
-    tie_embeddings: bool = False
-    # regularisation
-    dropout: float = Field(0.2, ge=0, le=0.95)
-    embedding_dropout: float = Field(0.0, ge=0, le=0.95)
-    attention_dropout: float = Field(0.0, ge=0, le=0.95)
-    token_dropout: float = Field(0.0, ge=0, le=0.95)  # share of input items whose whole vector is hidden
-    weight_decay: float = Field(0.0, ge=0, le=1)
-    embedding_l2: float = Field(0.0, ge=0, le=10)  # on the item tables alone, added to their gradient
-    max_norm: float = Field(0.0, ge=0, le=1000)  # longest item vector after a step; 0 = no bound
-    # optimisation
-    optimizer: Literal["adam", "adamw"] = "adam"
-    lr: float = Field(3e-4, gt=0, le=1)
-    schedule: Literal["constant", "cosine", "linear"] = "constant"
-    warmup_epochs: float = Field(0.0, ge=0, le=100)
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.999, ge=0, lt=1)
-    grad_clip: float = Field(0.0, ge=0, le=1e6)  # largest norm of the whole gradient; 0 = no bound
-    ema_decay: float = Field(0.0, ge=0, lt=1)  # averaged weights are evaluated and kept; 0 = the last ones
-    batch_size: int = Field(256, ge=8, le=16384)
-    epochs: int = Field(20, ge=1, le=1000)
-    patience: int = Field(3, ge=1, le=1000)
-    # supervision
-    loss: Literal["full_softmax", "sampled_softmax", "bce", "gbce"] = "sampled_softmax"
-    num_negatives: int = Field(500, ge=1, le=65536)
-    negative_sharing: Literal["batch", "position"] = "batch"
-    negative_power: float = Field(0.0, ge=0, le=2)  # negatives are drawn by popularity ** power; 0 = uniformly
-    logq_correction: bool = False
-    gbce_calibration: float = Field(0.75, ge=0, le=1)
-    temperature: float = Field(1.0, gt=0, le=100)
-    scores: Literal["dot", "cosine"] = "dot"
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    supervision: Literal["all", "last"] = "all"
-    window_stride: int = Field(0, ge=0, le=4096)  # events between the ends of a user's examples; 0 = the last only
-    augmentation: Literal["none", "crop", "mask", "reorder", "mixed"] = "none"
-    augmentation_share: float = Field(0.5, ge=0, le=1)  # of the sequences of a batch
-    augmentation_ratio: float = Field(0.3, gt=0, lt=1)  # of the events of a sequence
-    contrastive_weight: float = Field(0.0, ge=0, le=10)
-    contrastive_temperature: float = Field(0.1, gt=0, le=100)
-    # sequence modelling
-    max_len: int = Field(50, ge=2, le=4096)
-    position: Literal["absolute", "relative", "both", "rotary", "none"] = "absolute"
-    time_bias: bool = False
-    ffn: Literal["relu", "gelu", "swiglu"] = "gelu"  # SASRec
-    norm: Literal["layer", "rms"] = "layer"
-    norm_placement: Literal["pre", "post"] = "pre"
-    hstu_activation: Literal["all", "gate"] = "all"  # HSTU: SiLU on u, v, q, k or on u alone
-    hstu_gating: Literal["product", "concat"] = "product"  # HSTU: u * a, or u, a and u * a side by side
-    conv_kernel: int = Field(0, ge=0, le=64)  # taps of a causal depthwise convolution before attention; 0 = none
-    frequency_filter: bool = False
-    latent_steps: int = Field(0, ge=0, le=16)
-    causal: bool = True
-    readout: Literal["last", "mean", "attention", "last_k"] = "last"
-    readout_k: int = Field(3, ge=1, le=64)
-    # scoring
-    score_normalisation: Literal["none", "zscore", "minmax", "softmax"] = "zscore"
-    fusion: Literal["blend", "rerank"] = "blend"
-    rerank_top: int = Field(100, ge=1, le=100000)
-    popularity_weight: float = Field(0.0, ge=-100, le=100)
-    popularity_window: float = Field(1.0, gt=0, le=1)  # latest share of the train events that are counted
-    transition_weight: float = Field(0.0, ge=-100, le=100)
-    transition_window: int = Field(1, ge=1, le=50)
-    transition_decay: float = Field(1.0, ge=0, le=10)  # a step of s counts s ** -decay
-    transition_direction: Literal["forward", "backward", "both"] = "forward"
-    transition_recent: int = Field(1, ge=1, le=50)  # latest events whose rows are added up
-    transition_recency: float = Field(1.0, gt=0, le=1)  # weight of each such event over the one after it
-    transition_neighbours: int = Field(0, ge=0, le=100000)  # strongest entries kept per row; 0 = all
-    transition_normalisation: Literal["row", "sqrt", "cosine", "none"] = "row"
-    cooccurrence_weight: float = Field(0.0, ge=-100, le=100)
-    cooccurrence_window: int = Field(5, ge=1, le=50)
-    cooccurrence_recency: float = Field(1.0, gt=0, le=1)
-    cooccurrence_span: int = Field(0, ge=0, le=4096)  # events apart at most to count as a pair; 0 = any
-    cooccurrence_neighbours: int = Field(0, ge=0, le=100000)
-    cooccurrence_normalisation: Literal["cosine", "row", "sqrt", "none"] = "cosine"
-
-
-BASELINES: dict[str, dict[str, Any]] = {
-    "sasrec": {},
-    "hstu": {
-        "dropout": 0.5,
-        "optimizer": "adamw",
-        "temperature": 0.05,
-        "scores": "cosine",
-        "position": "both",
-        "tie_embeddings": True,
-    },
-}
-"""Where a backbone's plain baseline differs from the field defaults above."""
 
 
 def make_config(backbone: str, **changes: Any) -> TrialConfig:
@@ -147,8 +46,8 @@ def make_config(backbone: str, **changes: Any) -> TrialConfig:
     Raises ConfigError for an unknown backbone or knob, a value out of range or of the wrong type, NaN, and for
     combinations that have no meaning (`check_combination`).
     """
-    if backbone not in BASELINES:
-        raise ConfigError(f"backbone={backbone!r} is not known; choose one of {sorted(BASELINES)}")
+    if backbone not in BACKBONES:
+        raise ConfigError(f"backbone={backbone!r} is not known; choose one of {sorted(BACKBONES)}")
     try:
         config = TrialConfig(**{"backbone": backbone, **BASELINES[backbone], **changes})
     except ValidationError as error:
@@ -209,7 +108,7 @@ def _rotated_width(config: TrialConfig) -> int:
 
 
 def _explain(error: ValidationError) -> str:
-    known = sorted(set(TrialConfig.model_fields) - {"backbone"})
+    known = sorted(KNOBS)
     lines = []
     for item in error.errors(include_url=False, include_context=False):
         knob = ".".join(str(part) for part in item["loc"])

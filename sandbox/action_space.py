@@ -1,37 +1,22 @@
 """The action space: which knobs an agent may turn, how far, and what each is for.
 
-SANDBOX.md fills it (`protocol.py`); `models/config.py` owns the engine's bounds, which it can only narrow. A knob that
-SANDBOX.md leaves out is fixed at the backbone's plain default.
+SANDBOX.md states it (`protocol.py`) within the engine's bounds, which the knobs' declarations own (`models/knobs/`). A
+knob that SANDBOX.md leaves out is fixed at the backbone's plain default.
 """
 
 import difflib
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, get_args
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from ..data.errors import ConfigError
-from ..models.config import Backbone, TrialConfig, check_combination, make_config
+from ..models.config import KNOBS, TrialConfig, check_combination, make_config
+from ..models.knobs.declaration import Dimension, KnobType, Value
 
-Dimension = Literal["optimisation", "regularisation", "capacity", "sequence_modelling", "supervision", "scoring"]
-DIMENSIONS: tuple[str, ...] = get_args(Dimension)
 MAX_REFUSED = 10  # reasons in one refusal: enough to mend a call, too few to flood a reader
-BACKBONES: tuple[str, ...] = get_args(Backbone)
-KnobType = Literal["int", "float", "bool", "choice"]
-Value = bool | int | float | str
-
-ENGINE_KNOBS = frozenset(TrialConfig.model_fields) - {"backbone"}
-ONLY_BACKBONE = {
-    "linear_dim": "hstu",
-    "attention_dim": "hstu",
-    "hstu_activation": "hstu",
-    "hstu_gating": "hstu",
-    "ffn": "sasrec",
-    "ffn_multiplier": "sasrec",
-}
-"""Knobs that the engine reads for one backbone only."""
-
+_TITLES = {"sasrec": "SASRec", "hstu": "HSTU"}
 _NOT_KNOBS = {
     "seed": "seeds belong to the server: one per configuration and repetition; leave seed out",
     "backbone": "a session tunes one backbone; open another session for the other one",
@@ -100,10 +85,10 @@ class ActionSpace(BaseModel):
         knob without meaning on this backbone or fixed by SANDBOX.md; and then combinations without meaning.
         """
         settings, refused = base.model_dump(), []
-        unknown = [name for name in changes if name not in ENGINE_KNOBS and name not in _NOT_KNOBS]
+        unknown = [name for name in changes if name not in KNOBS and name not in _NOT_KNOBS]
         if len(unknown) > 1:  # otherwise each would list the knobs there are
             refused.append(_unknown_knobs(unknown))
-            changes = {name: changes[name] for name in changes if name in ENGINE_KNOBS or name in _NOT_KNOBS}
+            changes = {name: changes[name] for name in changes if name in KNOBS or name in _NOT_KNOBS}
         for name, value in changes.items():
             try:
                 settings[name] = self._offered(base.backbone, name).check(value)
@@ -121,7 +106,7 @@ class ActionSpace(BaseModel):
         for entry in self.entries:
             if entry.name == knob:
                 return entry.dimension
-        raise ConfigError(unknown_knob(knob) if knob not in ENGINE_KNOBS else f"{knob} is fixed by SANDBOX.md")
+        raise ConfigError(unknown_knob(knob) if knob not in KNOBS else f"{knob} is fixed by SANDBOX.md")
 
     def describe(self, backbone: str) -> list[dict[str, Any]]:
         """The knobs of `backbone` as plain values; keys that say nothing about a knob are None."""
@@ -148,10 +133,11 @@ class ActionSpace(BaseModel):
         entry = next((knob for knob in self.knobs(backbone) if knob.name == name), None)
         if entry is not None:
             return entry
-        if name not in ENGINE_KNOBS:
+        if name not in KNOBS:
             raise ConfigError(unknown_knob(name))
-        if ONLY_BACKBONE.get(name, backbone) != backbone:
-            raise ConfigError(f"{name} has no meaning on {backbone}: it belongs to {ONLY_BACKBONE[name]}; leave it out")
+        if backbone not in KNOBS[name].defaults:
+            owner = " and ".join(KNOBS[name].defaults)
+            raise ConfigError(f"{name} has no meaning on {backbone}: it belongs to {owner}; leave it out")
         fixed = getattr(self.default(backbone), name)
         raise ConfigError(f"{name} is fixed at {fixed!r} for {backbone}: SANDBOX.md does not offer it; leave it out")
 
@@ -160,8 +146,8 @@ def unknown_knob(name: str) -> str:
     """Why `name` is no knob, with the nearest ones there are."""
     if name in _NOT_KNOBS:
         return f"{name} is not a knob: {_NOT_KNOBS[name]}"
-    near = difflib.get_close_matches(name, ENGINE_KNOBS, n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"the knobs are {', '.join(sorted(ENGINE_KNOBS))}"
+    near = difflib.get_close_matches(name, KNOBS, n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"the knobs are {', '.join(sorted(KNOBS))}"
     return f"{name!r:.60} is not a knob; {hint}"
 
 
@@ -169,74 +155,22 @@ def _unknown_knobs(names: list[str]) -> str:
     """Why none of several `names` is a knob; the knobs there are come once, at the end."""
     more = f" and {len(names) - MAX_REFUSED} more" if len(names) > MAX_REFUSED else ""
     named = ", ".join(f"{name!r:.60}" for name in names[:MAX_REFUSED])
-    return f"{named}{more} are not knobs; the knobs are {', '.join(sorted(ENGINE_KNOBS))}"
-
-
-def _priors_are_off(config: TrialConfig) -> bool:
-    return config.popularity_weight == config.transition_weight == config.cooccurrence_weight == 0
-
-
-def _is_full_softmax(config: TrialConfig) -> bool:
-    return config.loss == "full_softmax"
-
-
-def _changes_no_sequence(config: TrialConfig) -> bool:
-    return config.augmentation == "none" or (config.augmentation_share == 0 and config.contrastive_weight == 0)
-
-
-def _has_no_transitions(config: TrialConfig) -> bool:
-    return config.transition_weight == 0
-
-
-def _has_no_cooccurrence(config: TrialConfig) -> bool:
-    return config.cooccurrence_weight == 0
-
-
-_NO_NEGATIVES = (_is_full_softmax, "full_softmax draws no negatives")
-_NO_TRANSITIONS = (_has_no_transitions, "transition_weight is 0")
-_NO_COOCCURRENCE = (_has_no_cooccurrence, "cooccurrence_weight is 0")
-
-_INERT: dict[str, tuple[Callable[[TrialConfig], bool], str]] = {
-    "linear_dim": (lambda c: c.backbone != "hstu", "only HSTU has it"),
-    "attention_dim": (lambda c: c.backbone != "hstu", "only HSTU has it"),
-    "hstu_activation": (lambda c: c.backbone != "hstu", "only HSTU has it"),
-    "hstu_gating": (lambda c: c.backbone != "hstu", "only HSTU has it"),
-    "ffn": (lambda c: c.backbone != "sasrec", "only SASRec has a feed-forward layer"),
-    "ffn_multiplier": (lambda c: c.backbone != "sasrec", "only SASRec has a feed-forward layer"),
-    "shared_blocks": (lambda c: c.num_blocks == 1, "there is one block"),
-    "readout_k": (lambda c: c.readout != "last_k", "it acts only with readout='last_k'"),
-    "num_negatives": _NO_NEGATIVES,
-    "negative_sharing": _NO_NEGATIVES,
-    "negative_power": _NO_NEGATIVES,
-    "logq_correction": (lambda c: c.loss != "sampled_softmax", "it acts only with loss='sampled_softmax'"),
-    "gbce_calibration": (lambda c: c.loss != "gbce", "it acts only with loss='gbce'"),
-    "label_smoothing": (lambda c: c.loss in ("bce", "gbce"), "only the softmax losses are smoothed"),
-    "augmentation_share": (lambda c: c.augmentation == "none", "augmentation is 'none'"),
-    "augmentation_ratio": (_changes_no_sequence, "no sequence is changed"),
-    "contrastive_temperature": (lambda c: c.contrastive_weight == 0, "contrastive_weight is 0"),
-    "optimizer": (lambda c: c.weight_decay == 0, "adam and adamw differ only in how they apply weight_decay, here 0"),
-    "score_normalisation": (_priors_are_off, "scores are normalised only to be mixed with a prior of non-zero weight"),
-    "fusion": (_priors_are_off, "there is no prior of non-zero weight"),
-    "rerank_top": (lambda c: c.fusion != "rerank" or _priors_are_off(c), "no prior re-ranks"),
-    "popularity_window": (lambda c: c.popularity_weight == 0, "popularity_weight is 0"),
-    "transition_window": _NO_TRANSITIONS,
-    "transition_decay": (lambda c: _has_no_transitions(c) or c.transition_window == 1, "all transitions are one step"),
-    "transition_direction": _NO_TRANSITIONS,
-    "transition_recent": _NO_TRANSITIONS,
-    "transition_recency": (lambda c: _has_no_transitions(c) or c.transition_recent == 1, "one event counts"),
-    "transition_neighbours": _NO_TRANSITIONS,
-    "transition_normalisation": _NO_TRANSITIONS,
-    "cooccurrence_window": _NO_COOCCURRENCE,
-    "cooccurrence_recency": (lambda c: _has_no_cooccurrence(c) or c.cooccurrence_window == 1, "one event counts"),
-    "cooccurrence_span": _NO_COOCCURRENCE,
-    "cooccurrence_neighbours": _NO_COOCCURRENCE,
-    "cooccurrence_normalisation": _NO_COOCCURRENCE,
-}
+    return f"{named}{more} are not knobs; the knobs are {', '.join(sorted(KNOBS))}"
 
 
 def inert_changes(config: TrialConfig, changes: Mapping[str, Any]) -> dict[str, str]:
     """Those of `changes` whose value makes no difference to `config`, each with the reason."""
-    return {knob: _INERT[knob][1] for knob in changes if knob in _INERT and _INERT[knob][0](config)}
+    return {knob: reason for knob in changes if (reason := _why_inert(config, knob))}
+
+
+def _why_inert(config: TrialConfig, knob: str) -> str:
+    """Why `knob` makes no difference to `config`; empty where it acts."""
+    declared = KNOBS.get(knob)
+    if declared is None:
+        return ""
+    if config.backbone not in declared.defaults:
+        return f"only {' and '.join(_TITLES[backbone] for backbone in declared.defaults)} has it"
+    return declared.inert.reason if declared.inert and declared.inert.holds(config) else ""
 
 
 def effective(config: TrialConfig) -> dict[str, Any]:

@@ -13,11 +13,12 @@ import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 from ..data.errors import ConfigError
-from ..models.config import TrialConfig
-from .action_space import ENGINE_KNOBS, Value, unknown_knob
+from ..models.config import KNOBS, TrialConfig
+from ..models.knobs.declaration import Value
+from .action_space import unknown_knob
 
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "==": operator.eq,
@@ -65,7 +66,7 @@ def parse_condition(text: str) -> Condition:
         knob, op, words = match[1], match[2], [match[3]]
     else:
         raise ConfigError(f"condition {text!r} is not KNOB OPERATOR VALUE; {_EXAMPLES}")
-    if knob not in ENGINE_KNOBS:
+    if knob not in KNOBS:
         raise ConfigError(f"condition {text!r}: {unknown_knob(knob)}")
     values = tuple(_value(knob, word) for word in words)
     if op not in ("==", "!=", "in") and isinstance(values[0], bool | str):
@@ -73,19 +74,19 @@ def parse_condition(text: str) -> Condition:
     return Condition(knob, op, tuple(dict.fromkeys(values)))
 
 
-def _value(knob: str, word: str) -> Value:
-    field = TrialConfig.model_fields[knob]
-    if isinstance(field.default, bool):
-        return _one_of(knob, word.lower(), {"true": True, "false": False})
-    if isinstance(field.default, str):
-        return _one_of(knob, word.strip("\"'"), {choice: choice for choice in get_args(field.annotation)})
+def _value(name: str, word: str) -> Value:
+    knob = KNOBS[name]
+    if knob.type == "bool":
+        return _one_of(name, word.lower(), {"true": True, "false": False})
+    if knob.type == "choice":
+        return _one_of(name, word.strip("\"'"), {choice: choice for choice in knob.choices})
     try:
         number = float(word)
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise ConfigError(f"condition on {knob}: {word!r} is not a finite number; {_EXAMPLES}")
-    return int(number) if isinstance(field.default, int) and number.is_integer() else number
+        raise ConfigError(f"condition on {name}: {word!r} is not a finite number; {_EXAMPLES}")
+    return int(number) if knob.type == "int" and number.is_integer() else number
 
 
 def _one_of(knob: str, word: str, choices: Mapping[str, Value]) -> Value:

@@ -6,7 +6,8 @@ from typing import Any
 from ..data.errors import ConfigError
 from ..memory.records import TrialRecord
 from ..models.config import TrialConfig, check_combination
-from .action_space import DIMENSIONS, ActionSpace, inert_changes
+from ..models.knobs.declaration import DIMENSIONS
+from .action_space import ActionSpace, inert_changes
 
 INTERVAL_Z = 1.96  # 95 %
 SMALLEST_RELATIVE_SE = 1e-3

@@ -1,19 +1,20 @@
 """The protocol of a session, read from SANDBOX.md: budgets, the keep rule, and the action space.
 
-Prose is for people and agents; only the fenced toml blocks count here. What the engine cannot do is refused with the
-line of the key that asks for it.
+The tables of the page are what counts: the table of rules, and a table of knobs under the heading of each dimension.
+What the engine cannot do is refused with the line that asks for it.
 """
 
 import hashlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..data.errors import ConfigError, ProtocolError
-from .action_space import BACKBONES, ActionSpace, Knob
-from .blocks import Block, toml_blocks
-from .knob_table import read_knob
+from ..models.knobs.declaration import BACKBONES
+from .action_space import ActionSpace
+from .knob_entry import read_knob
+from .page import Entry, Page, read_page
 
 PACKAGED = Path(__file__).resolve().parents[1] / "SANDBOX.md"
 
@@ -54,60 +55,49 @@ def load_protocol(path: Path | None = None) -> Protocol:
 
 def parse_protocol(text: str, source: str = "SANDBOX.md") -> Protocol:
     """The protocol that `text` states; `source` names it in errors ("SANDBOX.md:12: …")."""
-    rules: tuple[Block, dict[str, Any]] | None = None
-    knobs: dict[str, tuple[Block, Knob]] = {}
-    for block in toml_blocks(text, source):
-        for section, content in block.parse().items():
-            if section not in ("protocol", "knobs") or not isinstance(content, dict):
-                raise block.error(section, None, f"[{section}] is unknown; use [protocol] and [knobs.NAME]")
-            if section == "knobs":
-                _add_knobs(knobs, block, content)
-            elif rules is not None:
-                raise block.error("protocol", None, "[protocol] stands here a second time; merge the two")
-            else:
-                rules = block, content
-    end = text.count("\n") + 1
-    if rules is None:
-        raise ProtocolError(f"{source}:{end}: no [protocol] in any fenced toml block; add one")
-    if not knobs:
-        raise ProtocolError(f"{source}:{end}: no [knobs.NAME] in any fenced toml block; offer one knob at least")
-    return _protocol(*rules, _space(knobs), text)
+    page = read_page(text, source)
+    if not page.rules:
+        raise ProtocolError(f"{page.end}: the page has no table of rules (| rule | value |); add one")
+    if not page.knobs:
+        raise ProtocolError(f"{page.end}: the page has no table of knobs (| knob | …); offer one knob at least")
+    _refuse_repetition(page.rules)
+    _refuse_repetition(page.knobs)
+    return _protocol(page, _space(page.knobs), text)
 
 
-def _add_knobs(knobs: dict[str, tuple[Block, Knob]], block: Block, tables: dict[str, Any]) -> None:
-    for name, table in tables.items():
-        if name in knobs:
-            first, _ = knobs[name]
-            line = first.line_of(f"knobs.{name}")
-            raise block.error(f"knobs.{name}", None, f"{name} stands already in line {line}; remove one of the two")
-        if not isinstance(table, dict):
-            raise block.error("knobs", name, f"knobs.{name}={table!r} is not a table; write [knobs.{name}]")
-        knobs[name] = block, read_knob(block, name, table)
+def _refuse_repetition(entries: tuple[Entry, ...]) -> None:
+    first: dict[str, Entry] = {}
+    for entry in entries:
+        if entry.name in first:
+            line = first[entry.name].where.rpartition(":")[2]
+            raise entry.error(f"{entry.name} stands already in line {line}; remove one of the two")
+        first[entry.name] = entry
 
 
-def _space(knobs: dict[str, tuple[Block, Knob]]) -> ActionSpace:
-    space = ActionSpace(entries=tuple(knob for _, knob in knobs.values()))
+def _space(entries: tuple[Entry, ...]) -> ActionSpace:
+    space = ActionSpace(entries=tuple(read_knob(entry) for entry in entries))
     for backbone in BACKBONES:
         try:
             space.default(backbone)
         except ConfigError as error:  # each default is fine by itself; together they have no meaning
-            name = next((n for n in knobs if str(error).startswith(n)), next(iter(knobs)))
-            block = knobs[name][0]
-            raise block.error(f"knobs.{name}", "default", f"the defaults of {backbone} do not fit: {error}") from None
+            entry = next((entry for entry in entries if str(error).startswith(entry.name)), entries[0])
+            raise entry.error(f"the defaults of {backbone} do not fit: {error}") from None
     return space
 
 
-def _protocol(block: Block, rules: dict[str, Any], space: ActionSpace, text: str) -> Protocol:
+def _protocol(page: Page, space: ActionSpace, text: str) -> Protocol:
+    rules = {entry.name: entry for entry in page.rules}
     own = {"space", "text", "sha256"}
     known = [name for name in Protocol.model_fields if name not in own]
-    for key in rules:
-        if key not in known:
-            raise block.error("protocol", key, f"{key} is not a rule of the protocol; the rules are {', '.join(known)}")
+    for name, entry in rules.items():
+        if name not in known:
+            raise entry.error(f"{name} is not a rule of the protocol; the rules are {', '.join(known)}")
+    values = {name: entry.values["value"] for name, entry in rules.items()}
     try:
-        return Protocol(**rules, space=space, text=text, sha256=hashlib.sha256(text.encode()).hexdigest())
+        return Protocol(**values, space=space, text=text, sha256=hashlib.sha256(text.encode()).hexdigest())
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        key = str(first["loc"][0])
+        name = str(first["loc"][0])
         if first["type"] == "missing":
-            raise block.error("protocol", None, f"[protocol] lacks {key}; add it") from None
-        raise block.error("protocol", key, f"{key}={first['input']!r} is refused: {first['msg']}") from None
+            raise page.rules[0].error(f"the rules lack {name}; add it") from None
+        raise rules[name].error(f"{name}={first['input']!r} is refused: {first['msg']}") from None

@@ -6,7 +6,8 @@ from typing import Any, Literal, NamedTuple
 from ..data.errors import ConfigError, SessionError
 from ..memory.records import Check, ReflectionCheck, RuleKind, TrialOutcome, TrialRecord
 from ..models.config import TrialConfig
-from .action_space import DIMENSIONS, ActionSpace
+from ..models.knobs.declaration import DIMENSIONS
+from .action_space import ActionSpace
 from .conditions import Condition, parse_condition
 from .effects import alone, base_config, changed_knobs
 from .statistics import z_score

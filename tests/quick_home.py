@@ -7,44 +7,34 @@ from pathlib import Path
 QUICK_SANDBOX = """\
 # Quick
 
-```toml
-[protocol]
-metric = "ndcg@10"
-max_trials = 2
-max_train_seconds = 600.0
-trial_seconds = 300.0
-patience = 10
-keep_z = 1.0
-require_reflection = true
+| rule | value |
+|---|---|
+| `metric` | ndcg@10 |
+| `max_trials` | 2 |
+| `max_train_seconds` | 600 |
+| `trial_seconds` | 300 |
+| `patience` | 10 |
+| `keep_z` | 1.0 |
+| `require_reflection` | true |
 
-[knobs.hidden_dim]
-type = "int"
-dimension = "capacity"
-low = 8
-high = 32
-default = 16
+## optimisation
 
-[knobs.batch_size]
-type = "int"
-dimension = "optimisation"
-low = 256
-high = 512
-default = 512
+| knob | range or choices | SASRec | HSTU |
+|---|---|---|---|
+| `batch_size` | 256 … 512 | 512 | 512 |
+| `epochs` | 1 … 1 | 1 | 1 |
 
-[knobs.epochs]
-type = "int"
-dimension = "optimisation"
-low = 1
-high = 1
-default = 1
+## capacity
 
-[knobs.transition_weight]
-type = "float"
-dimension = "scoring"
-low = 0.0
-high = 20.0
-default = 0.0
-```
+| knob | range or choices | SASRec | HSTU |
+|---|---|---|---|
+| `hidden_dim` | 8 … 32 | 16 | 16 |
+
+## scoring
+
+| knob | range or choices | SASRec | HSTU |
+|---|---|---|---|
+| `transition_weight` | 0 … 20 | 0 | 0 |
 """
 
 

@@ -61,7 +61,7 @@ def test_a_vault_that_others_can_read_is_found(home: Path, name: str) -> None:
 
 
 def test_a_malformed_protocol_fails_with_its_line(tmp_path: Path) -> None:
-    (tmp_path / "SANDBOX.md").write_text(QUICK_SANDBOX.replace("patience = 10", "patience = 0"))
+    (tmp_path / "SANDBOX.md").write_text(QUICK_SANDBOX.replace("| `patience` | 10 |", "| `patience` | 0 |"))
     finding = found(tmp_path, "protocol")
     assert finding.status == "fail" and "SANDBOX.md:" in finding.detail
 

@@ -173,9 +173,9 @@ def test_looking_into_a_home_without_memory_creates_none(run: Run, tmp_path: Pat
 
 @pytest.mark.parametrize("words", [("tune", "demo"), ("serve",), ("call", "list_sessions")], ids=" ".join)
 def test_a_malformed_protocol_is_refused_with_its_line(run: Run, tmp_path: Path, words: tuple[str, ...]) -> None:
-    broken = QUICK_SANDBOX.replace("keep_z = 1.0", "keep_z = -1.0")
+    broken = QUICK_SANDBOX.replace("| `keep_z` | 1.0 |", "| `keep_z` | -1.0 |")
     (tmp_path / "SANDBOX.md").write_text(broken)
-    line = broken.splitlines().index("keep_z = -1.0") + 1
+    line = broken.splitlines().index("| `keep_z` | -1.0 |") + 1
     refused(run(*words), f"SANDBOX.md:{line}: ")
 
 

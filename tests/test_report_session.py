@@ -34,25 +34,38 @@ from virtualmle.report.tables import result_table, trials_table
 from virtualmle.sandbox.protocol import parse_protocol
 
 PROTOCOL = parse_protocol("""# A small protocol
-```toml
-[protocol]
-metric = "ndcg@10"
-max_trials = 20
-max_train_seconds = 3600.0
-trial_seconds = 600.0
-patience = 8
-keep_z = 1.0
-require_reflection = true
+| rule | value |
+|---|---|
+| metric | ndcg@10 |
+| max_trials | 20 |
+| max_train_seconds | 3600 |
+| trial_seconds | 600 |
+| patience | 8 |
+| keep_z | 1.0 |
+| require_reflection | true |
 
-[knobs]
-lr = {type = "float", low = 1e-5, high = 1e-2, scale = "log", dimension = "optimisation", default = 3e-4}
-hidden_dim = {type = "int", low = 16, high = 256, dimension = "capacity", default = 128}
-num_blocks = {type = "int", low = 1, high = 4, dimension = "capacity", default = 1}
-dropout = {type = "float", low = 0.0, high = 0.9, dimension = "regularisation", default = 0.2}
-transition_weight = {type = "float", low = 0.0, high = 20.0, dimension = "scoring", default = 0.0}
-cooccurrence_weight = {type = "float", low = 0.0, high = 20.0, dimension = "scoring", default = 0.0}
-cooccurrence_window = {type = "int", low = 1, high = 20, dimension = "scoring", default = 5}
-```
+### optimisation
+| knob | range or choices | SASRec | HSTU |
+|---|---|---|---|
+| lr | 1e-5 … 1e-2, log | 3e-4 | 3e-4 |
+
+### capacity
+| knob | range or choices | SASRec | HSTU |
+|---|---|---|---|
+| hidden_dim | 16 … 256 | 128 | 128 |
+| num_blocks | 1 … 4 | 1 | 1 |
+
+### regularisation
+| knob | range or choices | SASRec | HSTU |
+|---|---|---|---|
+| dropout | 0.0 … 0.9 | 0.2 | 0.2 |
+
+### scoring
+| knob | range or choices | SASRec | HSTU |
+|---|---|---|---|
+| transition_weight | 0.0 … 20.0 | 0.0 | 0.0 |
+| cooccurrence_weight | 0.0 … 20.0 | 0.0 | 0.0 |
+| cooccurrence_window | 1 … 20 | 5 | 5 |
 """)
 PROFILE = {
     "users": 4905, "items": 2420, "interactions": 43448, "density": 0.00366, "length_mean": 8.858,

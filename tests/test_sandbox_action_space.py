@@ -7,7 +7,8 @@ import pytest
 
 from virtualmle.data.errors import ConfigError
 from virtualmle.models.config import TrialConfig, fingerprint, make_config
-from virtualmle.sandbox.action_space import DIMENSIONS, ActionSpace, effective, inert_changes
+from virtualmle.models.knobs.declaration import DIMENSIONS
+from virtualmle.sandbox.action_space import ActionSpace, effective, inert_changes
 from virtualmle.sandbox.protocol import load_protocol
 
 

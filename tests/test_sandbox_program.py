@@ -256,7 +256,7 @@ def test_a_session_stops_at_its_target() -> None:
 
 
 def test_the_sandbox_never_imports_torch() -> None:
-    rooms = "action_space blocks conditions effects knob_table program protocol reflection statistics"
+    rooms = "action_space conditions effects knob_entry page program protocol reflection statistics tables toml_page"
     imports = "; ".join(f"import virtualmle.sandbox.{room}" for room in rooms.split())
     code = f"{imports}; import sys; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)

@@ -7,7 +7,8 @@ import pytest
 
 from virtualmle.memory.records import Hypothesis, TrialOutcome, TrialRecord
 from virtualmle.models.config import TrialConfig
-from virtualmle.sandbox.action_space import DIMENSIONS, effective
+from virtualmle.models.knobs.declaration import DIMENSIONS
+from virtualmle.sandbox.action_space import effective
 from virtualmle.sandbox.hypothesis import outcome_of
 from virtualmle.sandbox.proposals import propose, value_at
 from virtualmle.sandbox.protocol import load_protocol

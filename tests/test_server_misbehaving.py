@@ -46,7 +46,7 @@ def quick_home(home: Path) -> Path:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    text = module.QUICK_SANDBOX.replace("max_trials = 2", "max_trials = 3\nmax_llm_usd = 5.0")
+    text = module.QUICK_SANDBOX.replace("| `max_trials` | 2 |", "| `max_trials` | 3 |\n| `max_llm_usd` | 5.0 |")
     (home / "SANDBOX.md").write_text(text, encoding="utf-8")
     return home
 

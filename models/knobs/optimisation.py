@@ -1,0 +1,99 @@
+"""The knobs of optimisation: how the weights are found."""
+
+from typing import ClassVar, Literal
+
+from .declaration import Dimension, Inert, KnobGroup, knob
+
+
+class Optimisation(KnobGroup):
+    """How the weights are found."""
+
+    dimension: ClassVar[Dimension] = "optimisation"
+
+    optimizer: Literal["adam", "adamw"] = knob(
+        "adam",
+        "how `weight_decay` is applied; without weight decay the two are identical",
+        hstu="adamw",
+        inert=Inert(lambda c: c.weight_decay == 0, "adam and adamw differ only in how they apply weight_decay, here 0"),
+        source="Adam (Kingma & Ba 2015), AdamW (Loshchilov & Hutter 2019)",
+        helps="AdamW with a large `weight_decay`",
+    )
+    lr: float = knob(
+        3e-4,
+        "learning rate",
+        low=1e-5, high=1e-2, log=True, gt=0, le=1,
+        helps="measured: 1e-3 over 3e-4 where 20 epochs are too few",
+    )
+    schedule: Literal["constant", "cosine", "linear"] = knob(
+        "constant",
+        "learning rate after warm-up: constant, or decaying to 0 at the end of `epochs`",
+        source="SGDR without restarts (Loshchilov & Hutter 2017)",
+        helps="long training without early stopping",
+        note="decays over `epochs`, also where early stopping ends training sooner",
+    )
+    warmup_epochs: float = knob(
+        0.0,
+        "epochs of linear warm-up to `lr`; at most `epochs`",
+        high=10, ge=0, le=100,
+        source="Goyal et al. 2017",
+        helps="large batches, post-norm",
+        note="at most `epochs`",
+    )
+    beta1: float = knob(
+        0.9,
+        "first-moment decay of Adam",
+        high=0.99, ge=0, lt=1,
+        source="Kingma & Ba 2015",
+        helps="none known",
+    )
+    beta2: float = knob(
+        0.999,
+        "second-moment decay of Adam",
+        low=0.9, high=0.9999, ge=0, lt=1,
+        source="Kingma & Ba 2015",
+        helps="none known; a lower value should suit the spiky gradients of rare items",
+    )
+    weight_decay: float = knob(
+        0.0,
+        "weight decay: added to the gradient (adam) or decoupled from it (adamw)",
+        high=0.2, ge=0, le=1,
+        source="see `optimizer`",
+        helps="small catalogues that overfit",
+    )
+    grad_clip: float = knob(
+        0.0,
+        "global gradient-norm clip; 0 = off",
+        high=10, ge=0, le=1e6,
+        source="Pascanu et al. 2013",
+        helps="high `lr`, low `temperature`",
+        cost="one pass over the gradients",
+    )
+    ema_decay: float = knob(
+        0.0,
+        "decay of the exponential moving average of the weights, which is what is evaluated and kept; 0 = off",
+        high=0.9999, ge=0, lt=1,
+        source="Polyak & Juditsky 1992",
+        helps="noisy last epochs",
+        cost="one pass over the weights per step, and a copy of them in memory",
+    )
+    batch_size: int = knob(
+        256,
+        "users per step",
+        low=32, high=2048, log=True, ge=8, le=16384,
+        helps="smaller batches make more steps per epoch",
+        cost="smaller batches are slower",
+    )
+    epochs: int = knob(
+        20,
+        "maximum number of epochs",
+        high=100, ge=1, le=1000,
+        helps="where the loss still falls in the last epoch",
+        cost="proportional",
+    )
+    patience: int = knob(
+        3,
+        "early stopping: epochs without an improvement of validation NDCG@10 before training stops",
+        high=20, ge=1, le=1000,
+        helps="where the validation curve has plateaus",
+        cost="at most as many epochs",
+    )

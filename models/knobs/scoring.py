@@ -1,0 +1,172 @@
+"""The knobs of scoring: statistics of the train split that are fused into finished scores.
+
+They act on finished scores only: a trial that changes nothing else re-scores a checkpoint instead of training again.
+"""
+
+from typing import Any, ClassVar, Literal
+
+from .declaration import Dimension, Inert, KnobGroup, knob
+
+
+def _no_prior(config: Any) -> bool:
+    return bool(config.popularity_weight == config.transition_weight == config.cooccurrence_weight == 0)
+
+
+def _no_transitions(config: Any) -> bool:
+    return bool(config.transition_weight == 0)
+
+
+def _no_cooccurrence(config: Any) -> bool:
+    return bool(config.cooccurrence_weight == 0)
+
+
+_NO_TRANSITIONS = Inert(_no_transitions, "transition_weight is 0")
+_NO_COOCCURRENCE = Inert(_no_cooccurrence, "cooccurrence_weight is 0")
+_KNN = "item-kNN (Sarwar et al. 2001)"
+
+
+class Scoring(KnobGroup):
+    """Score priors and how they are fused with the model's scores."""
+
+    dimension: ClassVar[Dimension] = "scoring"
+
+    score_normalisation: Literal["none", "zscore", "minmax", "softmax"] = knob(
+        "zscore",
+        "normalisation of the model's scores before a prior is added; only with a prior",
+        inert=Inert(_no_prior, "scores are normalised only to be mixed with a prior of non-zero weight"),
+        helps="makes weights comparable between models",
+    )
+    fusion: Literal["blend", "rerank"] = knob(
+        "blend",
+        "priors act on the whole catalogue (blend), or only reorder the model's best items (rerank)",
+        inert=Inert(_no_prior, "there is no prior of non-zero weight"),
+        source="two-stage ranking",
+        helps="none known",
+        cost="rerank: one selection per user",
+    )
+    rerank_top: int = knob(
+        100,
+        "number of best items that `fusion = rerank` reorders",
+        low=10, high=1000, log=True, ge=1, le=100000,
+        inert=Inert(lambda c: c.fusion != "rerank" or _no_prior(c), "no prior re-ranks"),
+        source="two-stage ranking",
+        helps="none known",
+    )
+    popularity_weight: float = knob(
+        0.0,
+        "weight of the popularity prior",
+        low=0, high=20, ge=-100, le=100,
+        helps="short histories",
+    )
+    popularity_window: float = knob(
+        1.0,
+        "most recent share of the train events that the popularity prior counts",
+        low=0.01, high=1, log=True, gt=0, le=1,
+        inert=Inert(lambda c: c.popularity_weight == 0, "popularity_weight is 0"),
+        helps="drifting tastes",
+    )
+    transition_weight: float = knob(
+        0.0,
+        "weight of the item-transition prior",
+        low=0, high=20, ge=-100, le=100,
+        source="first-order Markov chain (Rendle et al. 2010, FPMC)",
+        helps="measured: on Beauty and Office",
+        cost="seconds, no training",
+    )
+    transition_window: int = knob(
+        1,
+        "largest distance in events that counts as a transition",
+        high=10, ge=1, le=50,
+        inert=_NO_TRANSITIONS,
+        source="skip-grams",
+        helps="measured: 3 on Beauty, with `transition_normalisation = sqrt`",
+    )
+    transition_decay: float = knob(
+        1.0,
+        "a transition over a distance of s events counts s^-`transition_decay`",
+        high=3, ge=0, le=10,
+        inert=Inert(lambda c: _no_transitions(c) or c.transition_window == 1, "all transitions are one step"),
+        source="skip-grams",
+    )
+    transition_direction: Literal["forward", "backward", "both"] = knob(
+        "forward",
+        "count what followed an item, what preceded it, or both",
+        inert=_NO_TRANSITIONS,
+        helps="purchases within one day, which have no order",
+    )
+    transition_recent: int = knob(
+        1,
+        "number of most recent events whose transitions are summed",
+        high=20, ge=1, le=50,
+        inert=_NO_TRANSITIONS,
+        helps="measured: the last 3 events at .5 on Beauty",
+        cost="more table rows per user",
+    )
+    transition_recency: float = knob(
+        1.0,
+        "weight of each such event relative to the one after it",
+        low=0.1, gt=0, le=1,
+        inert=Inert(lambda c: _no_transitions(c) or c.transition_recent == 1, "one event counts"),
+        helps="measured: the last 3 events at .5 on Beauty",
+    )
+    transition_neighbours: int = knob(
+        0,
+        "number of strongest transitions kept per item; 0 = all",
+        high=500, ge=0, le=100000,
+        inert=_NO_TRANSITIONS,
+        source=_KNN,
+        helps="noisy counts: none known",
+        cost="faster",
+    )
+    transition_normalisation: Literal["row", "sqrt", "cosine", "none"] = knob(
+        "row",
+        "normalisation of the transition counts",
+        inert=_NO_TRANSITIONS,
+        source=_KNN,
+        helps="measured: `sqrt`",
+    )
+    cooccurrence_weight: float = knob(
+        0.0,
+        "weight of the item co-occurrence prior",
+        low=0, high=20, ge=-100, le=100,
+        source=_KNN,
+        helps="measured: on Beauty and Office",
+        cost="seconds, no training",
+    )
+    cooccurrence_window: int = knob(
+        5,
+        "number of most recent events whose co-occurrences are summed",
+        high=50, ge=1, le=50,
+        inert=_NO_COOCCURRENCE,
+        source=_KNN,
+    )
+    cooccurrence_recency: float = knob(
+        1.0,
+        "weight of each such event relative to the one after it",
+        low=0.1, gt=0, le=1,
+        inert=Inert(lambda c: _no_cooccurrence(c) or c.cooccurrence_window == 1, "one event counts"),
+        source=_KNN,
+    )
+    cooccurrence_span: int = knob(
+        0,
+        "largest distance in events at which two items co-occur; 0 = anywhere in the history",
+        high=50, ge=0, le=4096,
+        inert=_NO_COOCCURRENCE,
+        source=_KNN,
+    )
+    cooccurrence_neighbours: int = knob(
+        0,
+        "number of strongest co-occurrences kept per item; 0 = all",
+        high=500, ge=0, le=100000,
+        inert=_NO_COOCCURRENCE,
+        source=_KNN,
+        helps="noisy counts: none known",
+        cost="faster",
+    )
+    cooccurrence_normalisation: Literal["cosine", "row", "sqrt", "none"] = knob(
+        "cosine",
+        "normalisation of the co-occurrence counts",
+        inert=_NO_COOCCURRENCE,
+        source=_KNN,
+        helps="measured: `cosine`",
+    )

@@ -1,0 +1,112 @@
+"""The knobs of sequence modelling: how a history becomes a state."""
+
+from typing import ClassVar, Literal
+
+from .declaration import Dimension, Inert, KnobGroup, knob
+
+
+class SequenceModelling(KnobGroup):
+    """What the model sees of a history, in which order, and which states are read."""
+
+    dimension: ClassVar[Dimension] = "sequence_modelling"
+
+    max_len: int = knob(
+        50,
+        "number of most recent events that the model sees",
+        low=5, high=200, ge=2, le=4096,
+        helps="long histories",
+        cost="follows the number of events that it admits, not its value",
+    )
+    position: Literal["absolute", "relative", "both", "rotary", "none"] = knob(
+        "absolute",
+        "positional encoding",
+        hstu="both",
+        source="absolute (Vaswani et al. 2017), relative (Raffel et al. 2020, HSTU), rotary (Su et al. 2021)",
+        helps="relative: where the order of events matters and their absolute position does not",
+        cost="relative and rotary small",
+        note="rotary needs an even width per head",
+    )
+    time_bias: bool = knob(
+        False,
+        "attention bias by the time between two events; useless where timestamps encode only an order",
+        source="HSTU; on SASRec in the spirit of TiSASRec (Li et al. 2020)",
+        helps="real timestamps with sessions and gaps",
+        cost="one table look-up per pair",
+        note="useless where timestamps encode only an order",
+    )
+    ffn: Literal["relu", "gelu", "swiglu"] = knob(
+        "gelu",
+        "SASRec: activation of the feed-forward layer",
+        only="sasrec",
+        source="GELU (Hendrycks & Gimpel 2016), SwiGLU (Shazeer 2020)",
+        cost="SwiGLU: half as much again in the feed-forward layer",
+    )
+    norm: Literal["layer", "rms"] = knob(
+        "layer",
+        "normalisation layer",
+        source="Ba et al. 2016, RMS (Zhang & Sennrich 2019)",
+    )
+    norm_placement: Literal["pre", "post"] = knob(
+        "pre",
+        "normalisation before each residual branch (pre) or after the residual sum (post)",
+        source="Xiong et al. 2020",
+        helps="pre trains without warm-up",
+    )
+    hstu_activation: Literal["all", "gate"] = knob(
+        "all",
+        "HSTU: SiLU on u, v, q and k, or on the gate u alone",
+        only="hstu",
+        source="gate: the authors' later production code",
+        helps="none known",
+    )
+    hstu_gating: Literal["product", "concat"] = knob(
+        "product",
+        "HSTU: the output projection reads u·a, or the concatenation of u, a and u·a",
+        only="hstu",
+        source="the research code's `concat_ua`",
+        cost="output projection three times as wide",
+    )
+    conv_kernel: int = knob(
+        0,
+        "kernel width of a causal depthwise convolution before attention; 0 = none",
+        high=8, ge=0, le=64,
+        source="Primer (So et al. 2021)",
+        helps="local order",
+        cost="small",
+        note="causal also with `causal = false`",
+    )
+    frequency_filter: bool = knob(
+        False,
+        "a learned causal filter over the whole history before attention (FMLP)",
+        source="FMLP-Rec (Zhou et al. 2022), here causal",
+        helps="noisy histories, according to its paper",
+        cost="up to one attention layer",
+        note="causal also with `causal = false`",
+    )
+    latent_steps: int = knob(
+        0,
+        "additional passes of the states through the blocks, averaged (ReaRec)",
+        high=3, ge=0, le=16,
+        source="ReaRec (Tang et al. 2025), here for every position",
+        helps="long-tail users, according to its paper",
+        cost="the encoder once more per step",
+    )
+    causal: bool = knob(
+        True,
+        "causal attention mask; `false` needs `supervision = last`",
+        source="SASRec against BERT4Rec (Sun et al. 2019)",
+        note="`false` needs `supervision = last`",
+    )
+    readout: Literal["last", "mean", "attention", "last_k"] = knob(
+        "last",
+        "how the states are pooled into the user vector",
+        helps="`mean` where the last event is noisy",
+        cost="small",
+    )
+    readout_k: int = knob(
+        3,
+        "number of last states that are averaged; only with `readout = last_k`",
+        high=20, ge=1, le=64,
+        inert=Inert(lambda c: c.readout != "last_k", "it acts only with readout='last_k'"),
+        cost="small",
+    )

@@ -1,0 +1,140 @@
+"""The knobs of supervision: what a model is asked during training, and how its scores are shaped."""
+
+from typing import Any, ClassVar, Literal
+
+from .declaration import Dimension, Inert, KnobGroup, knob
+
+_NO_NEGATIVES = Inert(lambda c: c.loss == "full_softmax", "full_softmax draws no negatives")
+
+
+def _changes_no_sequence(config: Any) -> bool:
+    return config.augmentation == "none" or (config.augmentation_share == 0 and config.contrastive_weight == 0)
+
+
+class Supervision(KnobGroup):
+    """What the model is asked during training."""
+
+    dimension: ClassVar[Dimension] = "supervision"
+
+    loss: Literal["full_softmax", "sampled_softmax", "bce", "gbce"] = knob(
+        "sampled_softmax",
+        "cross-entropy over the catalogue (full) or over the target and sampled negatives (sampled), "
+        "binary cross-entropy, or its calibrated form gBCE",
+        source="full softmax for SASRec: Klenitskiy & Vasilev 2023; gBCE: Petrov & Macdonald 2023",
+        helps="measured: full softmax, the largest gain of all",
+        cost="full softmax follows the catalogue: about three times a sampled epoch at 12,000 items",
+    )
+    num_negatives: int = knob(
+        500,
+        "negatives per batch or per position; unused by `full_softmax`",
+        high=8192, log=True, ge=1, le=65536,
+        inert=_NO_NEGATIVES,
+        helps="more come closer to the full softmax",
+        cost="linear",
+    )
+    negative_sharing: Literal["batch", "position"] = knob(
+        "batch",
+        "one set of negatives per batch, or one per position (slow)",
+        inert=_NO_NEGATIVES,
+        source="`position`: as most libraries draw them",
+        helps="measured: a faster first epoch, for several times its cost",
+        cost="3-5 times the step",
+    )
+    negative_power: float = knob(
+        0.0,
+        "negatives are drawn in proportion to popularity to this power; 0 = uniformly",
+        high=1, ge=0, le=2,
+        inert=_NO_NEGATIVES,
+        source="word2vec (Mikolov et al. 2013)",
+        helps="measured: a faster first epoch, together with `logq_correction`",
+    )
+    logq_correction: bool = knob(
+        False,
+        "correct the logits of sampled negatives by their log-probability of being drawn (logQ)",
+        inert=Inert(lambda c: c.loss != "sampled_softmax", "it acts only with loss='sampled_softmax'"),
+        source="Bengio & Senecal 2008; Yi et al. 2019",
+        helps="popularity-drawn negatives",
+    )
+    gbce_calibration: float = knob(
+        0.75,
+        "calibration t of gBCE: 0 = plain BCE, 1 = overconfidence from few negatives fully undone",
+        ge=0, le=1,
+        inert=Inert(lambda c: c.loss != "gbce", "it acts only with loss='gbce'"),
+        source="Petrov & Macdonald 2023",
+        helps="few negatives",
+    )
+    temperature: float = knob(
+        1.0,
+        "softmax temperature: logits are divided by it",
+        low=1e-2, high=2, log=True, gt=0, le=100, hstu=0.05,
+        source="HSTU's research configurations: a low temperature with cosine scores",
+        helps="measured: cosine at .07-.1",
+    )
+    scores: Literal["dot", "cosine"] = knob(
+        "dot",
+        "similarity of user and item vectors; cosine needs a temperature well below 1",
+        hstu="cosine",
+        source="HSTU's research configurations",
+        helps="measured: cosine at .07-.1",
+        note="cosine needs a temperature well below 1",
+    )
+    label_smoothing: float = knob(
+        0.0,
+        "label smoothing over all candidates; softmax losses only",
+        high=0.5, ge=0, lt=1,
+        inert=Inert(lambda c: c.loss in ("bce", "gbce"), "only the softmax losses are smoothed"),
+        source="Szegedy et al. 2016",
+        helps="measured: .1 at width 64",
+    )
+    supervision: Literal["all", "last"] = knob(
+        "all",
+        "training targets: every position of a sequence, or the last one only",
+        source="all: SASRec; last: the evaluation task of BERT4Rec",
+        helps="all",
+        cost="last is cheaper in the loss",
+    )
+    window_stride: int = knob(
+        0,
+        "sliding training windows: each ends this many events before the next; 0 = the last window only",
+        high=50, ge=0, le=4096,
+        source="sliding windows (Tang & Wang 2018, Caser)",
+        helps="histories longer than `max_len`; prefixes with `supervision = last`",
+        cost="as many examples as windows",
+        note="adds nothing with `supervision = all` where histories fit into `max_len`",
+    )
+    augmentation: Literal["none", "crop", "mask", "reorder", "mixed"] = knob(
+        "none",
+        "augmentation of training sequences",
+        source="CL4SRec (Xie et al. 2022)",
+        helps="none known for the main loss",
+        cost="small",
+    )
+    augmentation_share: float = knob(
+        0.5,
+        "share of the sequences of a batch that are augmented",
+        ge=0, le=1,
+        inert=Inert(lambda c: c.augmentation == "none", "augmentation is 'none'"),
+        source="CL4SRec (Xie et al. 2022)",
+    )
+    augmentation_ratio: float = knob(
+        0.3,
+        "share of the events of an augmented sequence that are changed",
+        low=0.05, high=0.9, gt=0, lt=1,
+        inert=Inert(_changes_no_sequence, "no sequence is changed"),
+        source="CL4SRec (Xie et al. 2022)",
+    )
+    contrastive_weight: float = knob(
+        0.0,
+        "weight of a contrastive loss between two views of each sequence",
+        high=1, ge=0, le=10,
+        source="CL4SRec; DuoRec (Qiu et al. 2022) with `augmentation = none`",
+        helps="sparse data, according to their papers",
+        cost="two more passes of the encoder",
+    )
+    contrastive_temperature: float = knob(
+        0.1,
+        "temperature of the contrastive loss",
+        low=0.02, high=1, log=True, gt=0, le=100,
+        inert=Inert(lambda c: c.contrastive_weight == 0, "contrastive_weight is 0"),
+        source="CL4SRec; DuoRec (Qiu et al. 2022)",
+    )

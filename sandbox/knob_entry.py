@@ -1,0 +1,124 @@
+"""From an entry of SANDBOX.md to a Knob, held against the bounds of the engine."""
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from ..data.errors import ConfigError
+from ..models.config import KNOBS, TrialConfig
+from ..models.knobs.declaration import BACKBONES, DIMENSIONS, DeclaredKnob, KnobType
+from .action_space import Knob, unknown_knob
+from .page import Entry
+
+_COMMON = ("type", "dimension", "default", "backbones")
+_NUMBER = (*_COMMON, "low", "high", "scale")
+KEYS: dict[KnobType, tuple[str, ...]] = {
+    "int": _NUMBER,
+    "float": _NUMBER,
+    "bool": _COMMON,
+    "choice": (*_COMMON, "choices"),
+}
+"""What an entry may state, by the knob's type."""
+
+
+def read_knob(entry: Entry) -> Knob:
+    """The knob that `entry` states; raises ProtocolError with its line for the first rule that it breaks."""
+    if entry.name not in KNOBS:
+        raise entry.error(unknown_knob(entry.name))
+    reader = _Reader(entry, KNOBS[entry.name])
+    reader.check_keys()
+    knob = Knob(
+        name=entry.name,
+        type=reader.kind(),
+        dimension=reader.dimension(),
+        defaults={},
+        **(reader.bounds() if reader.declared.type in ("int", "float") else {}),
+        **({"choices": reader.choices()} if reader.declared.type == "choice" else {}),
+    )
+    return reader.with_defaults(knob)
+
+
+class _Reader:
+    """Reads the values of one entry; every refusal names its line."""
+
+    def __init__(self, entry: Entry, declared: DeclaredKnob) -> None:
+        self.entry = entry
+        self.name = entry.name
+        self.declared = declared
+
+    def check_keys(self) -> None:
+        for key in self.entry.values:
+            if key not in KEYS[self.declared.type]:
+                known = ", ".join(KEYS[self.declared.type])
+                raise self.entry.error(f"{key} is no key of a knob of type {self.declared.type}; the keys are {known}")
+
+    def kind(self) -> KnobType:
+        given = self.entry.values.get("type", self.declared.type)
+        if given != self.declared.type:
+            raise self.entry.error(f"type {given!r} is wrong for {self.name}; write {self.declared.type}")
+        return self.declared.type
+
+    def dimension(self) -> Any:
+        dimension = self._required("dimension")
+        if dimension not in DIMENSIONS:
+            raise self.entry.error(f"dimension {dimension!r} is unknown; choose one of {', '.join(DIMENSIONS)}")
+        return dimension
+
+    def bounds(self) -> dict[str, Any]:
+        low, high = (self._engine_takes(key, self._required(key)) for key in ("low", "high"))
+        if low > high:
+            raise self.entry.error(f"low={low!r} lies above high={high!r}; exchange them")
+        scale = self.entry.values.get("scale", "linear")
+        if scale not in ("linear", "log"):
+            raise self.entry.error(f"scale {scale!r} is unknown; choose linear or log")
+        if scale == "log" and low <= 0:
+            raise self.entry.error(f"a log scale needs low > 0, and low={low!r}; use a linear scale or raise low")
+        number = int if self.declared.type == "int" else float
+        return {"low": number(low), "high": number(high), "scale": scale}
+
+    def choices(self) -> tuple[str, ...]:
+        choices = self._required("choices")
+        if not isinstance(choices, list) or not choices:
+            known = ", ".join(self.declared.choices)
+            raise self.entry.error(f"{self.name} has no choices; name at least one of {known}")
+        for choice in choices:
+            self._engine_takes("choices", choice)
+        if len(set(choices)) < len(choices):
+            raise self.entry.error(f"choices={choices!r} names one twice; remove it")
+        return tuple(choices)
+
+    def with_defaults(self, knob: Knob) -> Knob:
+        backbones = self._backbones()
+        default = self._required("default")
+        if not isinstance(default, dict):
+            default = dict.fromkeys(backbones, default)
+        if sorted(default) != sorted(backbones):
+            raise self.entry.error(f"default has values for {sorted(default)}, and {self.name} is for {backbones}")
+        try:
+            checked = {backbone: knob.check(default[backbone]) for backbone in backbones}
+        except ConfigError as error:
+            raise self.entry.error(f"the default does not fit: {error}") from None
+        return knob.model_copy(update={"defaults": checked})
+
+    def _backbones(self) -> list[str]:
+        possible = [*self.declared.defaults]
+        given = self.entry.values.get("backbones", list(BACKBONES))
+        if not isinstance(given, list) or not given or len(given) != len({*map(str, given)}):
+            raise self.entry.error(f"{self.name} is offered for no backbone; give a default for one of {possible}")
+        for backbone in given:
+            if backbone not in possible:
+                raise self.entry.error(f"{self.name} has no effect on {backbone!r}; offer it for {possible} only")
+        return given
+
+    def _required(self, key: str) -> Any:
+        if key not in self.entry.values:
+            raise self.entry.error(f"{self.name} lacks {key}; add it")
+        return self.entry.values[key]
+
+    def _engine_takes(self, key: str, value: Any) -> Any:
+        try:
+            TrialConfig.model_validate({"backbone": "sasrec", self.name: value})
+        except ValidationError as error:
+            message = error.errors(include_url=False)[0]["msg"]
+            raise self.entry.error(f"{key}: {self.name}={value!r} is beyond the engine: {message}") from None
+        return value

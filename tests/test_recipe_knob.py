@@ -1,0 +1,78 @@
+"""docs/recipes/add-a-knob.md, followed to the letter on a copy of the package."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import virtualmle
+from virtualmle.models.config import make_config, train_hash
+
+ROOT = Path(virtualmle.__file__).parent
+RECIPE = ROOT / "docs" / "recipes" / "add-a-knob.md"
+
+CHECK = """
+import torch
+from virtualmle.models.batch import make_batch
+from virtualmle.models.build import build_model
+from virtualmle.models.config import SCORING_KNOBS, make_config, train_hash
+from virtualmle.sandbox.protocol import load_protocol
+
+space = load_protocol().space
+for backbone in ("sasrec", "hstu"):
+    config = space.resolve(space.default(backbone), {"embedding_noise": 0.5})
+    assert config == make_config(backbone, embedding_noise=0.5)
+    assert space.dimension("embedding_noise") == "regularisation" and "embedding_noise" not in SCORING_KNOBS
+    batch = lambda c: make_batch(torch.tensor([1, 2, 3]), torch.tensor([0, 3]), c, times=torch.arange(3))
+    noisy, plain = build_model(config, 9, 0), build_model(make_config(backbone), 9, 0)
+    for model in (noisy, plain):
+        torch.manual_seed(0)
+    assert torch.equal(noisy.eval()(batch(noisy.config)), plain.eval()(batch(plain.config)))
+    calm = [make_config(backbone, dropout=0.0, embedding_noise=noise) for noise in (0.0, 0.5)]
+    states = [build_model(c, 9, 0).train()(batch(c)) for c in calm]
+    assert not torch.allclose(*states)
+    print(train_hash(make_config(backbone)))
+"""
+
+
+def run(copy: Path, *words: str) -> str:
+    """What a Python command prints in the copy, imported from there alone."""
+    done = subprocess.run(
+        [sys.executable, "-P", *words],
+        cwd=copy,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(copy / ".typing"), *sys.path])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def diffs() -> list[str]:
+    fenced = re.findall(r"^( *)```diff\n(.*?)^ *```$", RECIPE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [textwrap.dedent(body) for _, body in fenced]
+
+
+def test_the_recipe_adds_a_knob_in_three_steps(tmp_path: Path) -> None:
+    copy = tmp_path / "package"
+    left_out = shutil.ignore_patterns(".*", "__pycache__", "build", "tests", "benchmarks", "demo-home", "*.egg-info")
+    shutil.copytree(ROOT, copy, ignore=left_out)
+    (copy / ".typing").mkdir()
+    (copy / ".typing" / "virtualmle").symlink_to("..")
+
+    found = diffs()
+    assert len(found) == 2, "the recipe declares the knob and reads it where it acts: two diffs"
+    for diff in found:
+        done = subprocess.run(["git", "apply", "-"], cwd=copy, input=diff, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"the recipe's diff does not apply any more: {done.stderr}\n{diff}"
+    run(copy, "-m", "virtualmle.sandbox.tables", "SANDBOX.md", "docs/knobs.md")
+
+    row = "| `embedding_noise` | float | 0.0 … 0.5 | 0.0 | 0.0 | standard deviation of Gaussian noise added"
+    assert row in (copy / "SANDBOX.md").read_text(encoding="utf-8")
+    assert "| `embedding_noise` | [0, 10] | Bishop 1995 |" in (copy / "docs" / "knobs.md").read_text(encoding="utf-8")
+    identities = run(copy, "-c", CHECK).split()
+    assert identities == [train_hash(make_config(backbone)) for backbone in ("sasrec", "hstu")]
