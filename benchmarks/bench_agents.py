@@ -35,6 +35,7 @@ from record import HERE, RESULTS, environment, parser_of, save
 from virtualmle.data.atomic import write_bytes
 from virtualmle.data.catalogue import Catalogue
 from virtualmle.examiner.vault import Vault
+from virtualmle.sandbox.page import ABSENT, RANGE_COLUMN
 from virtualmle.sandbox.protocol import PACKAGED, parse_protocol
 
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {  # name: (agent, settings)
@@ -52,27 +53,37 @@ INFORMED = ("carried", "placebo")
 def capped(text: str, epochs: int, trials: int, further: Sequence[str] = ()) -> str:
     """A SANDBOX.md with `epochs` at most, and without a stop before the budget of `trials` is used.
 
-    further: other keys, as "lr.default=0.001". All arms tune under this text.
+    further: other low, high or default values, as "lr.default=0.001". All arms tune under this text.
     """
-    text = _set(text, "protocol", max_trials=trials, max_train_seconds=1e7, patience=trials)
-    text = _set(text, "knobs.epochs", high=epochs, default=epochs)
-    for entry in further:
+    for rule, value in {"max_trials": trials, "max_train_seconds": 10_000_000, "patience": trials}.items():
+        text = _with_cells(text, rule, lambda cells, value=value: {"value": str(value)})
+    for entry in (f"epochs.high={epochs}", f"epochs.default={epochs}", *further):
         path, _, value = entry.partition("=")
         knob, _, key = path.partition(".")
-        text = _set(text, f"knobs.{knob}", **{key: value})
+        text = _with_cells(text, knob, lambda cells, key=key, value=value: _narrowed(cells, key, value))
     parse_protocol(text)  # refuses what the engine cannot do
     return text
 
 
-def _set(text: str, table: str, **values: float | str) -> str:
-    """The text with keys of one toml table set."""
-    start = text.index(f"\n[{table}]\n") + 1
-    end = min(i for i in (text.find("\n[", start), text.find("\n```", start)) if i > 0)
-    block = text[start:end]
-    for key, value in values.items():
-        block, found = re.subn(rf"(?m)^{key} = .*$", f"{key} = {value}", block)
-        assert found == 1, f"SANDBOX.md has no {key} in [{table}]"
-    return text[:start] + block + text[end:]
+def _narrowed(cells: dict[str, str], key: str, value: str) -> dict[str, str]:
+    """The cells of a knob that change with its low, high or default."""
+    if key == "default":
+        return {column: value for column in ("SASRec", "HSTU") if cells[column] != ABSENT}
+    low, separator, high = re.split(r"( … )", cells[RANGE_COLUMN])
+    scale = ", log" if high.endswith(", log") else ""
+    ends = {"low": low, "high": high.removesuffix(scale), key: value}
+    return {RANGE_COLUMN: f"{ends['low']}{separator}{ends['high']}{scale}"}
+
+
+def _with_cells(text: str, name: str, changed: Callable[[dict[str, str]], dict[str, str]]) -> str:
+    """The page with some cells of the row of a rule or a knob changed."""
+    lines = text.split("\n")
+    number = next(n for n, line in enumerate(lines) if line.startswith(f"| `{name}` |"))
+    header = max(n for n in range(number) if lines[n].startswith("|---")) - 1
+    columns, row = ([cell.strip() for cell in lines[n].strip("| ").split("|")] for n in (header, number))
+    cells = dict(zip(columns, row, strict=False))
+    lines[number] = f"| {' | '.join((cells | changed(cells)).values())} |"
+    return "\n".join(lines)
 
 
 class Bench:
