@@ -118,7 +118,7 @@ def _knob(row: _Row) -> Entry:
     name = _plain(row.cell("knob"))
     kind = KNOBS[name].type if name in KNOBS else "choice"  # an unknown name is refused later, with the nearest ones
     defaults = {backbone: _plain(row.cell(column)) for backbone, column in BACKBONE_COLUMNS.items()}
-    offered = {backbone: READ[kind](cell) for backbone, cell in defaults.items() if cell not in (ABSENT, "-", "")}
+    offered = {backbone: _READ[kind](cell) for backbone, cell in defaults.items() if cell not in (ABSENT, "-", "")}
     values: dict[str, Any] = {"dimension": row.heading, "default": offered, "backbones": list(offered)}
     values |= {"type": row.cells["type"]} if "type" in row.cells else {}
     return Entry(row.where, name, values | _extent(row, kind))
@@ -132,7 +132,7 @@ def _extent(row: _Row, kind: str) -> dict[str, Any]:
         if not found:
             raise row.error(f"{cell!r} is not a range; write LOW … HIGH, or LOW … HIGH, log")
         low, high, scale = found.groups()
-        return {"low": READ[kind](low), "high": READ[kind](high), "scale": scale or "linear"}
+        return {"low": _READ[kind](low), "high": _READ[kind](high), "scale": scale or "linear"}
     choices = [_plain(choice) for choice in cell.split(",") if choice.strip()]
     if kind == "choice":
         return {"choices": choices}
@@ -155,7 +155,7 @@ def _or_text(read: Callable[[str], Any]) -> Callable[[str], Any]:
     return reader
 
 
-READ: Mapping[str, Callable[[str], Any]] = {
+_READ: Mapping[str, Callable[[str], Any]] = {
     "int": _or_text(int),
     "float": _or_text(float),
     "bool": _or_text(lambda cell: {"true": True, "false": False}[cell]),

@@ -35,8 +35,8 @@ def extent(knob: DeclaredKnob) -> str:
     return f"{shown(knob.low)} … {shown(knob.high)}" + (", log" if knob.about.scale == "log" else "")
 
 
-def acts_when(knob: DeclaredKnob) -> str:
-    """What else to mind about a knob: its backbone, what makes it inert, its note."""
+def notes(knob: DeclaredKnob) -> str:
+    """The backbone that reads the knob if only one does, when the knob has no effect, and the declared note."""
     only = [f"{BACKBONE_COLUMNS[backbone]} only" for backbone in knob.defaults if len(knob.defaults) == 1]
     inert = [f"no effect: {knob.inert.reason}"] if knob.inert else []
     return "; ".join([*only, *inert, *([knob.about.note] if knob.about.note else [])])
@@ -62,7 +62,7 @@ KNOBS_PAGE: Columns = {
     "source": lambda knob: knob.about.source or ABSENT,
     "known to help": lambda knob: knob.about.helps or ABSENT,
     "cost": lambda knob: knob.about.cost or "none",
-    "mind": acts_when,
+    "notes": notes,
 }
 
 

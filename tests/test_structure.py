@@ -85,7 +85,7 @@ def house_files() -> Iterator[Path]:
             n for n in names
             if n not in IGNORED and not n.endswith(".egg-info") and (n == ".ci" or not n.startswith("."))
         ]
-        ours = [name for name in files if Path(name).suffix in TEXT and not name.startswith("memory.db")]
+        ours = [n for n in files if Path(n).suffix in TEXT and not n.startswith("memory.db") and n != ".git"]
         yield from (Path(folder, name) for name in ours)
 
 
