@@ -81,7 +81,7 @@ def trial_row(ws: Workspace, session: str, trial: TrialRecord) -> dict[str, Any]
         "trial": trial.handle,
         "base": trial.base,
         "changes": trial.changes,
-        "settings": ws.settings_of(ws.memory.session(session), trial),
+        "settings": ws.settings_of(ws.memory.sessions.get(session), trial),
         "status": trial.status,
         "verdict": outcome.verdict if outcome else None,
         "ndcg@10": outcome.metrics.get("ndcg@10") if outcome else None,
@@ -103,9 +103,9 @@ def main() -> None:
     ended = asyncio.run(play(task, settings))
     ws = Workspace.open(home, settings=settings)
     with ws.memory:
-        session = ws.memory.sessions()[-1]
+        session = ws.memory.sessions.all()[-1]
         retire(ws.inbox(session.id))
-        trials = [trial_row(ws, session.id, trial) for trial in ws.memory.trials(session.id)]
+        trials = [trial_row(ws, session.id, trial) for trial in ws.memory.trials.all(session.id)]
         if task["freeze"] and session.state == "open":
             freeze(ws, session, ended.action.summary, [RuleInput(**rule) for rule in ended.action.rules])
     seconds = round(time.perf_counter() - started, 1)

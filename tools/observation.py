@@ -16,9 +16,9 @@ SLOPE_EPOCHS = 5
 
 def observe(ws: Workspace, session: SessionRecord, handle: str, *, duplicate_reason: str = "") -> TrialObservation:
     """The observation of one trial as memory and disk know it now; `duplicate_reason` if it answers another request."""
-    trials = ws.memory.trials(session.id)
-    record = ws.memory.trial(session.id, handle)
-    incumbent = ws.memory.incumbent(session.id)
+    trials = ws.memory.trials.all(session.id)
+    record = ws.memory.trials.get(session.id, handle)
+    incumbent = ws.memory.trials.incumbent(session.id)
     observation = TrialObservation(
         session=session.id,
         trial=handle,
