@@ -8,7 +8,6 @@ marked `@reads` or `@writes` and is one transaction; a method that calls another
 """
 
 import functools
-
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator

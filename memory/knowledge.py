@@ -173,7 +173,7 @@ class Knowledge(Part):
 
     @reads
     def similarities(self, profile: Mapping[str, Any], dataset_id: str) -> dict[str, float]:
-        """How alike every dataset that is known, in scope or not, is to one with this profile; the same dataset is 1."""
+        """How alike each known dataset (in scope or not) is to one with this profile; the same dataset is 1."""
         own = to_json(dict(profile))
         return {
             source: 1.0 if dataset_id and source == dataset_id else text_similarity(own, other)

@@ -9,7 +9,6 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ..data.errors import SessionError
 from .database import MemoryDatabase, Part, reads, writes
 from .records import Check, RuleRecord
 from .rows import Row, columns_of, from_row, insert, now, to_json, to_row

@@ -73,7 +73,8 @@ def test_a_file_of_an_older_schema_is_brought_up_to_date_with_all_that_is_in_it(
     old_database(path, stop_before).close()
     with Memory(path) as memory:
         assert memory.trials.get("demo-hstu-1", "t001").config == {"lr": 0.1}
-        assert {found["source"] for found in memory.knowledge().search("wider wide", 9)} == {"rule", "reflection", "summary"}
+        found = memory.knowledge().search("wider wide", 9)
+        assert {entry["source"] for entry in found} == {"rule", "reflection", "summary"}
         repeated = RuleRecord(
             kind="prefer", statement="wide!", condition="hidden_dim > 128", backbone="hstu", support=3
         )

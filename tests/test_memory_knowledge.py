@@ -121,9 +121,10 @@ def test_only_supported_rules_to_avoid_a_condition_are_discard_heuristics(memory
         condition = {"condition": f"lr > {len(name)}", **other}.get("condition")
         memory.rules.add(a_rule(name, **{**avoid, **other, "condition": condition}))
     both = memory.rules.add(a_rule("both", **{**avoid, "backbone": None}))
-    found = [rule.id for rule in memory.knowledge().avoid_rules("hstu")]
-    assert found == [rule.id for rule in memory.knowledge().avoid_rules("hstu", ["lr", "dropout"])] == [active.id, both.id]
-    assert memory.knowledge().avoid_rules("hstu", ["dropout"]) == []
+    avoid_rules = memory.knowledge().avoid_rules
+    found = [rule.id for rule in avoid_rules("hstu")]
+    assert found == [rule.id for rule in avoid_rules("hstu", ["lr", "dropout"])] == [active.id, both.id]
+    assert avoid_rules("hstu", ["dropout"]) == []
 
 
 def fill(memory: Memory) -> str:

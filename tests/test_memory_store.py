@@ -321,9 +321,11 @@ rule, seen = RuleRecord.model_validate_json(sys.stdin.readline()), []
 for own in ids:
     memory.rules.add(rule.model_copy(update={"session": own}))
     memory.rules.count(own, {1: (2, 1, ["t001"])})
-    memory.measurements.add([], [EffectRecord(session=own, dataset="demo", dataset_id="d1", backbone="hstu", knob="lr", value=0.1,
-                                   n=1, weight=1.0, weighted=0.5)])
-    seen.append([len(knowledge.prior({}, "d1", "hstu")), knowledge.pooled_effects("hstu")["lr"]["n"], len(memory.rules.all())])
+    effect = EffectRecord(session=own, dataset="demo", dataset_id="d1", backbone="hstu", knob="lr", value=0.1,
+                          n=1, weight=1.0, weighted=0.5)
+    memory.measurements.add([], [effect])
+    effects = knowledge.pooled_effects("hstu")
+    seen.append([len(knowledge.prior({}, "d1", "hstu")), effects["lr"]["n"], len(memory.rules.all())])
 print(json.dumps(seen), flush=True)
 """
 """What each of several processes does with one memory.db; a line on stdin starts each of the four steps."""

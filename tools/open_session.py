@@ -79,7 +79,7 @@ def _brief(ws: Workspace, session: SessionRecord, resumed: bool) -> OpenedSessio
         dataset=session.dataset,
         backbone=session.backbone,
         budget=budget_of(session, trials),
-        rules=rules_in_short(protocol, session),
+        rules=protocol_summary(protocol, session),
         profile=session.profile,
         action_space=protocol.space.describe(session.backbone),
         prior=prior_of(ws, session),
@@ -88,7 +88,7 @@ def _brief(ws: Workspace, session: SessionRecord, resumed: bool) -> OpenedSessio
     )
 
 
-def rules_in_short(protocol: Protocol, session: SessionRecord) -> list[str]:
+def protocol_summary(protocol: Protocol, session: SessionRecord) -> list[str]:
     """The protocol in a few sentences."""
     rules = [
         "Choices are made on validation NDCG@10 only; the test set is sealed until finalize, which looks once.",
