@@ -167,7 +167,7 @@ def reads(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P],
     """A method that runs while no other thread uses the connection."""
 
     @functools.wraps(method)
-    def in_turn(self: S, *args: P.args, **kwargs: P.kwargs) -> R:
+    def in_turn(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
         with self.database.reading():
             return method(self, *args, **kwargs)
 
@@ -178,7 +178,7 @@ def writes(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P]
     """A method that runs in a transaction with the write lock."""
 
     @functools.wraps(method)
-    def in_transaction(self: S, *args: P.args, **kwargs: P.kwargs) -> R:
+    def in_transaction(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
         with self.database.writing():
             return method(self, *args, **kwargs)
 
