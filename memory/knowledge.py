@@ -110,10 +110,9 @@ class Knowledge(Part):
     def __init__(self, database: MemoryDatabase, rules: Rules, datasets: Iterable[str]) -> None:
         super().__init__(database)
         self._rules = rules
-        names = list(datasets)
-        self._is_limited = bool(names)
-        self._datasets = to_json(names)
-        self._scope = "dataset IN (SELECT value FROM json_each(:datasets))" if names else "TRUE"
+        self._datasets = {f"dataset{number}": name for number, name in enumerate(datasets)}
+        places = ", ".join(f":{place}" for place in self._datasets)
+        self._scope = f"dataset IN ({places})" if self._datasets else "TRUE"
         self._pooled: dict[str, tuple[int, dict[str, dict[str, Any]]]] = {}
 
     @reads
@@ -149,7 +148,7 @@ class Knowledge(Part):
         scope.
         """
         rows = self._execute(
-            RANKED.replace("{counted}", SCOPED_COUNTS if self._is_limited else ALL_COUNTS),
+            RANKED.replace("{counted}", SCOPED_COUNTS if self._datasets else ALL_COUNTS),
             similar=to_json(self.similarities(profile, dataset_id)),
             backbone=backbone,
             **BACKBONE_MATCH,
@@ -217,10 +216,10 @@ class Knowledge(Part):
         With `knobs`, those on these knobs. With datasets named, by the counts of these and of `session` itself.
         """
         narrowed = "" if knobs is None else "AND knob IN (SELECT value FROM json_each(:knobs))"
-        narrowed += "" if self._is_limited else TRUSTED_ALREADY
+        narrowed += "" if self._datasets else f" {TRUSTED_ALREADY}"
         query = AVOID.replace("{narrowed}", narrowed)
         found = [AvoidRule(*row) for row in self._execute(query, backbone=backbone, knobs=to_json(list(knobs or ())))]
-        if self._is_limited:
+        if self._datasets:
             rows = self._execute(AVOID_COUNTS, rules=to_json([rule.id for rule in found]), session=session)
             counts = {rule: {"support": support, "contradiction": against} for rule, support, against in rows}
             found = [rule._replace(**counts[rule.id]) for rule in found if rule.id in counts]
@@ -228,14 +227,11 @@ class Knowledge(Part):
 
     def _execute(self, query: str, **values: Any) -> list[tuple[Any, ...]]:
         """The rows of a query in which {scope} stands for the condition on the datasets."""
-        return self.db.execute(query.replace("{scope}", self._scope), self._values(values)).fetchall()
+        return self.db.execute(query.replace("{scope}", self._scope), values | self._datasets).fetchall()
 
     def _rows(self, query: str, **values: Any) -> list[Row]:
         """The same with the names of the columns."""
-        return list(self.db.query(query.replace("{scope}", self._scope), self._values(values)))
-
-    def _values(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        return {**values, "datasets": self._datasets}
+        return list(self.db.query(query.replace("{scope}", self._scope), values | self._datasets))
 
     def _pool(self, backbone: str) -> dict[str, dict[str, Any]]:
         values: dict[str, dict[str, Sums]] = defaultdict(dict)
