@@ -97,9 +97,9 @@ def main() -> None:
     ended = asyncio.run(play(task, settings))
     ws = Workspace.open(home, settings=settings)
     with ws.memory:
-        session = ws.memory.sessions()[-1]
+        session = ws.memory.sessions.all()[-1]
         retire(ws.inbox(session.id))
-        trials = [trial_row(trial) for trial in ws.memory.trials(session.id)]
+        trials = [trial_row(trial) for trial in ws.memory.trials.all(session.id)]
         if task["freeze"] and session.state == "open":
             freeze(ws, session, ended.action.summary, [RuleInput(**rule) for rule in ended.action.rules])
     seconds = round(time.perf_counter() - started, 1)

@@ -179,17 +179,17 @@ def write_rule(space: ActionSpace, db: Any, number: int, profile: str, rng: rand
 
 def add_trials(ws: Workspace, session: str, count: int) -> list[str]:
     """Finished trials in an open session; returns their handles."""
-    rng = random.Random(len(ws.memory.trials(session)))
-    record = ws.memory.session(session)
+    rng = random.Random(len(ws.memory.trials.all(session)))
+    record = ws.memory.sessions.get(session)
     space = ws.session_protocol(record).space
     default = space.default(record.backbone)
     handles = []
     for _ in range(count):
-        first = not ws.memory.trials(session)
+        first = not ws.memory.trials.all(session)
         knob = rng.choice(space.knobs(record.backbone))
         changes = {} if first else {knob.name: some_value(knob, rng)}
         config = TrialConfig(**default.model_dump() | changes)
-        trial = ws.memory.add_trial(TrialRecord(
+        trial = ws.memory.trials.start(TrialRecord(
             session=session, handle="", number=0, base="default", changes=changes, config=config.model_dump(),
             config_hash=fingerprint(config.model_dump()), train_hash=train_hash(config),
             hypothesis=Hypothesis(dimension="capacity"),
@@ -199,9 +199,9 @@ def add_trials(ws: Workspace, session: str, count: int) -> list[str]:
             ndcg_se=0.002, base_delta=None if first else rng.gauss(0, 0.001), base_delta_se=None if first else 0.0008,
             curve=[{"epoch": e, "loss": 5 / e, "ndcg10": 0.05, "seconds": 1.0} for e in range(1, 21)],
         )  # fmt: skip
-        ws.memory.finish_trial(session, trial.handle, outcome)
+        ws.memory.trials.finish(session, trial.handle, outcome)
         if count > 1:
-            ws.memory.add_reflection(ReflectionRecord(
+            ws.memory.reflections.add(ReflectionRecord(
                 session=session, trial=trial.handle, what_changed="", verdict="discard", helped="no",
                 dimension="capacity", lesson=f"{sentence(rng)} {trial.handle}",
             ))  # fmt: skip

@@ -117,7 +117,7 @@ def _memory(home: Path) -> Finding:
     if not path.exists():
         return Finding("memory", "ok", "no memory.db yet; it is created on first use")
     with Memory(path) as memory:
-        sessions, rules = len(memory.sessions()), len(memory.rules())
+        sessions, rules = len(memory.sessions.all()), len(memory.rules.all())
     return Finding("memory", "ok", f"{sessions} sessions, {rules} rules")
 
 

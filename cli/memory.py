@@ -27,7 +27,7 @@ def list_rules(
     Example: virtualmle memory list --backbone hstu
     """
     with existing_memory(home) as memory:
-        rules, summaries = memory.rules(backbone), memory.summaries()
+        rules, summaries = memory.rules.all(backbone), memory.summaries.all()
     if as_json:
         rows = [rule.model_dump(exclude={"profile"}) for rule in rules]
         print(json.dumps({"rules": rows, "summaries": [s.session for s in summaries]}, indent=1))
@@ -58,7 +58,7 @@ def search(
     Example: virtualmle memory search learning rate
     """
     with existing_memory(home) as memory:
-        found = memory.search(" ".join(words), limit)
+        found = memory.knowledge().search(" ".join(words), limit)
     if as_json:
         print(json.dumps(found, indent=1))
         return
@@ -94,9 +94,10 @@ def export_cognition(
     """
     from ..data.atomic import write_bytes  # noqa: PLC0415
     from ..data.errors import ConfigError  # noqa: PLC0415
+    from ..memory.portable import collect  # noqa: PLC0415
 
     with existing_memory(home) as memory:
-        cognition = memory.export()
+        cognition = collect(memory)
     try:
         write_bytes(file, (cognition.model_dump_json(indent=1) + "\n").encode(), replace=False)
     except OSError as error:
@@ -113,32 +114,32 @@ def import_cognition(
 
     Example: virtualmle memory import cognition.json --home ~/recsys
     """
-    from ..memory.portable import read_cognition  # noqa: PLC0415
+    from ..memory.portable import merge, read_cognition  # noqa: PLC0415
     from .options import open_workspace  # noqa: PLC0415 - a home may begin with what others have learnt
 
     cognition = read_cognition(file)
     ws = open_workspace(home)
     with ws.memory as memory:
-        merged = memory.merge(cognition)
+        merged = merge(memory, cognition)
     print(", ".join(f"{count} {name}" for name, count in merged.model_dump().items()) + " were new")
 
 
 def _rule(memory: "Memory", number: int) -> dict[str, Any]:
     from ..data.errors import SessionError  # noqa: PLC0415
 
-    rules = {rule.id: rule for rule in memory.rules()}
+    rules = {rule.id: rule for rule in memory.rules.all()}
     if number not in rules:
         raise SessionError(f"there is no rule {number}; `virtualmle memory list` shows the {len(rules)} there are")
     return rules[number].model_dump()
 
 
 def _session(memory: "Memory", session: str) -> dict[str, Any]:
-    record = memory.session(session)
-    summary = next((s for s in memory.summaries() if s.session == session), None)
+    record = memory.sessions.get(session)
+    summary = next((s for s in memory.summaries.all() if s.session == session), None)
     return {
         "session": record.model_dump(include={"id", "dataset", "backbone", "state"}),
         "summary": summary.model_dump(include={"text", "computed"}) if summary else None,
-        "reflections": [r.model_dump(exclude={"session"}) for r in memory.reflections(session)],
+        "reflections": [r.model_dump(exclude={"session"}) for r in memory.reflections.all(session)],
     }
 
 

@@ -89,7 +89,7 @@ def resume(
     from .driving import Drive, drive  # noqa: PLC0415 - brings the MCP library
 
     with existing_memory(home) as memory:
-        record = memory.session(session)
+        record = memory.sessions.get(session)
     plan = Drive(
         home, agent or agent_of(record), record.seed, record.dataset, record.backbone, session
     )

@@ -2,13 +2,18 @@
 
 Every process has its own connection; within a process the threads take turns on one, for milliseconds each. Writers
 begin with the write lock (BEGIN IMMEDIATE), so that what they read cannot change before they write.
+
+`Part` is the base of the classes that query it (`Sessions`, `Trials`, `Rules`, ...). Each of their public methods is
+marked `@reads` or `@writes` and is one transaction; a method that calls another one shares its own with it.
 """
 
+import functools
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
 
 from sqlite_utils import Database
 
@@ -63,8 +68,14 @@ class MemoryDatabase:
 
     @contextmanager
     def writing(self) -> Iterator[Database]:
-        """The database in a transaction that holds the write lock: all of it is stored, or nothing."""
+        """The database in a transaction that holds the write lock: all of it is stored, or nothing.
+
+        Within another `writing` of the same thread, it is part of that transaction.
+        """
         with self._lock, self._explained():
+            if self.db.conn.in_transaction:
+                yield self.db
+                return
             self._refuse_replaced()
             self.db.execute("BEGIN IMMEDIATE")
             try:
@@ -137,3 +148,38 @@ class MemoryDatabase:
             if advice is None:
                 raise
             raise MemoryStoreError(f"{self.path or 'the memory database'}: {error}: {advice}") from error
+
+
+class Part:
+    """Queries over one kind of rows. Only methods marked `@reads` or `@writes`, and what they call, may use `db`."""
+
+    def __init__(self, database: MemoryDatabase) -> None:
+        self.database = database
+        self.db = database.db
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S", bound=Part)
+
+
+def reads(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+    """A method that runs while no other thread uses the connection."""
+
+    @functools.wraps(method)
+    def in_turn(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self.database.reading():
+            return method(self, *args, **kwargs)
+
+    return in_turn
+
+
+def writes(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+    """A method that runs in a transaction with the write lock."""
+
+    @functools.wraps(method)
+    def in_transaction(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self.database.writing():
+            return method(self, *args, **kwargs)
+
+    return in_transaction

@@ -15,12 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlite_utils import Database
 
 from ..data.errors import ConfigError
-from .learnt import CONFIGURATION_COLUMNS, learn
+from .measurements import CONFIGURATION_COLUMNS
 from .records import ConfigurationRecord, EffectRecord, RuleKind, RuleRecord, SummaryRecord
-from .reflections import SUMMARY_COLUMNS, SUMMARY_LIMIT
-from .rows import columns_of, from_row, insert, to_json, to_row
-from .rules import add_up, find_or_store
+from .rows import from_row, insert, insert_new, to_json, to_row
+from .rules import RULE_COLUMNS
 from .sessions import remember_dataset
+from .store import Memory
+from .summaries import SUMMARY_COLUMNS, SUMMARY_LIMIT
 from .text import clean_text
 
 NAME_LIMIT = 200
@@ -141,58 +142,59 @@ def read_cognition(file: Path) -> Cognition:
         ) from None
 
 
-def collect(db: Database) -> Cognition:
-    """All cognition of this memory; sessions get names that hold everywhere."""
-    origin = origin_of(db)
+def collect(memory: Memory) -> Cognition:
+    """All cognition of a memory; sessions get names that hold everywhere."""
+    with memory.database.reading() as db:
+        origin = _origin(db)
 
-    def name(session: str) -> str:
-        return session if not session or QUALIFIED.fullmatch(session) else f"{origin}:{session}"
+        def name(session: str) -> str:
+            return session if not session or QUALIFIED.fullmatch(session) else f"{origin}:{session}"
 
-    return Cognition(
-        origin=origin,
-        datasets={key: json.loads(profile) for key, profile in db.execute("SELECT * FROM datasets").fetchall()},
-        rules=[_rule(db, row, name) for row in list(db.query(f"SELECT {columns_of(RuleRecord)} FROM rules"))],
-        summaries=[
-            Summary(**from_row(row, ["computed", "profile"]) | {"session": name(row["session"])})
-            for row in db.query(f"SELECT {SUMMARY_COLUMNS} FROM summaries ORDER BY id")
-        ],
-        effects=[
-            Effect(**from_row(row, ["value"]) | {"session": name(row["session"])})
-            for row in db.query("SELECT * FROM effects")
-        ],
-        configurations=[
-            Configuration(**from_row(row, ["config"]) | {"session": name(row["session"])})
-            for row in db.query(f"SELECT {CONFIGURATION_COLUMNS} FROM configurations")
-        ],
-    )
-
-
-def merge(db: Database, cognition: Cognition) -> Merged:
-    """Add what is new; returns how much that was. Texts are cleaned as those of agents are."""
-    origin = origin_of(db)
-
-    def name(session: str) -> str:
-        """A session of this memory under its own id: it went out and comes back."""
-        own = session.removeprefix(f"{origin}:")
-        return clean_text(own, NAME_LIMIT)
-
-    before = _sizes(db)
-    for key, profile in cognition.datasets.items():
-        db.execute("INSERT OR IGNORE INTO datasets VALUES (?, ?)", [clean_text(key, NAME_LIMIT), to_json(profile)])
-    for rule in cognition.rules:
-        _add_rule(db, rule, name)
-    for summary in cognition.summaries:
-        _add_summary(db, summary, name)
-    learn(
-        db,
-        [ConfigurationRecord(**_cleaned(c) | {"session": name(c.session)}) for c in cognition.configurations],
-        [EffectRecord(**_cleaned(e) | {"session": name(e.session)}) for e in cognition.effects],
-    )
-    after = _sizes(db)
-    return Merged(**{table: after[table] - before[table] for table in after})
+        return Cognition(
+            origin=origin,
+            datasets={key: json.loads(profile) for key, profile in db.execute("SELECT * FROM datasets").fetchall()},
+            rules=[_rule(db, row, name) for row in list(db.query(f"SELECT {RULE_COLUMNS} FROM rules"))],
+            summaries=[
+                Summary(**from_row(row, ["computed", "profile"]) | {"session": name(row["session"])})
+                for row in db.query(f"SELECT {SUMMARY_COLUMNS} FROM summaries ORDER BY id")
+            ],
+            effects=[
+                Effect(**from_row(row, ["value"]) | {"session": name(row["session"])})
+                for row in db.query("SELECT * FROM effects")
+            ],
+            configurations=[
+                Configuration(**from_row(row, ["config"]) | {"session": name(row["session"])})
+                for row in db.query(f"SELECT {CONFIGURATION_COLUMNS} FROM configurations")
+            ],
+        )
 
 
-def origin_of(db: Database) -> str:
+def merge(memory: Memory, cognition: Cognition) -> Merged:
+    """Add what is new, in one transaction; returns how much that was. Texts are cleaned as those of agents are."""
+    with memory.database.writing() as db:
+        origin = _origin(db)
+
+        def name(session: str) -> str:
+            """A session of this memory under its own id: it went out and comes back."""
+            own = session.removeprefix(f"{origin}:")
+            return clean_text(own, NAME_LIMIT)
+
+        before = _sizes(db)
+        for key, profile in cognition.datasets.items():
+            db.execute("INSERT OR IGNORE INTO datasets VALUES (?, ?)", [clean_text(key, NAME_LIMIT), to_json(profile)])
+        for rule in cognition.rules:
+            _add_rule(memory, rule, name)
+        for summary in cognition.summaries:
+            _add_summary(db, summary, name)
+        memory.measurements.add(
+            [ConfigurationRecord(**_cleaned(c) | {"session": name(c.session)}) for c in cognition.configurations],
+            [EffectRecord(**_cleaned(e) | {"session": name(e.session)}) for e in cognition.effects],
+        )
+        after = _sizes(db)
+        return Merged(**{table: after[table] - before[table] for table in after})
+
+
+def _origin(db: Database) -> str:
     """What this memory is called in files that leave it."""
     return str(db.execute("SELECT id FROM origin").fetchone()[0])
 
@@ -211,16 +213,14 @@ def _rule(db: Database, row: dict[str, Any], name: Callable[[str], str]) -> Rule
     )
 
 
-def _add_rule(db: Database, rule: Rule, name: Callable[[str], str]) -> None:
+def _add_rule(memory: Memory, rule: Rule, name: Callable[[str], str]) -> None:
     record = RuleRecord(**_cleaned(rule, ["counts"]) | {"session": name(rule.session)})
-    rule_id, _ = find_or_store(db, record)
+    rule_id, _ = memory.rules.find_or_store(record)
     for counts in rule.counts:
         row = _cleaned(counts, ["evidence"]) | {"session": name(counts.session), "rule": rule_id}
         row["evidence"] = to_json([clean_text(shown, NAME_LIMIT) for shown in counts.evidence])
-        columns = ", ".join(row)
-        places = ", ".join(f":{column}" for column in row)
-        db.execute(f"INSERT OR IGNORE INTO rule_counts ({columns}) VALUES ({places})", row)
-    add_up(db, rule_id)
+        insert_new(memory.database.db, "rule_counts", row)
+    memory.rules.add_up(rule_id)
 
 
 def _add_summary(db: Database, summary: Summary, name: Callable[[str], str]) -> None:

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Collection, Iterable, Mapping
+import sqlite3
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -39,11 +40,14 @@ def to_json(value: Any) -> str:
 
 def insert(db: Database, table: str, row: Row) -> int:
     """Insert a row, whose column names are ours; returns its rowid."""
-    columns = ", ".join(f'"{name}"' for name in row)
-    places = ", ".join("?" for _ in row)
-    rowid = db.execute(f"INSERT INTO {table} ({columns}) VALUES ({places})", list(row.values())).lastrowid
+    rowid = _insert(db, "INSERT", table, row).lastrowid
     assert rowid is not None  # it is set by every INSERT
     return rowid
+
+
+def insert_new(db: Database, table: str, row: Row) -> None:
+    """Insert a row unless there is one with its key already."""
+    _insert(db, "INSERT OR IGNORE", table, row)
 
 
 def columns_of(record: type[BaseModel], leave_out: Iterable[str] = ()) -> str:
@@ -51,9 +55,10 @@ def columns_of(record: type[BaseModel], leave_out: Iterable[str] = ()) -> str:
     return ", ".join(f'"{name}"' for name in record.model_fields if name not in set(leave_out))
 
 
-def among(datasets: Collection[str], column: str = "dataset", word: str = "WHERE") -> str:
-    """A clause for rows of some datasets, to be given as parameters; empty, for rows of all, where none is named."""
-    return f"{word} {column} IN ({', '.join('?' for _ in datasets)})" if datasets else ""
+def _insert(db: Database, command: str, table: str, row: Row) -> sqlite3.Cursor:
+    columns = ", ".join(f'"{name}"' for name in row)
+    places = ", ".join("?" for _ in row)
+    return db.execute(f"{command} INTO {table} ({columns}) VALUES ({places})", list(row.values()))
 
 
 def _finite(value: Any) -> Any:

@@ -78,11 +78,11 @@ def gather(home: Path, session: str) -> ReportData:
     if not database.exists():
         raise HomeError(f"home={str(home)!r} holds no memory.db; name the directory the session was run in with --home")
     with Memory(database) as memory:
-        record = memory.session(session)
-        trials = memory.trials(record.id)
-        reflections = memory.reflections(record.id)
-        rules = [rule for rule in memory.rules() if _bears_on(rule, record.id)]
-        summaries = [summary for summary in memory.summaries() if summary.session == record.id]
+        record = memory.sessions.get(session)
+        trials = memory.trials.all(record.id)
+        reflections = memory.reflections.all(record.id)
+        rules = [rule for rule in memory.rules.all() if _bears_on(rule, record.id)]
+        summaries = [summary for summary in memory.summaries.all() if summary.session == record.id]
     space = parse_protocol(record.protocol_text, source=f"SANDBOX.md of session {record.id}").space
     return ReportData(
         session=record,

@@ -46,7 +46,7 @@ class Placebo:
         return str(Condition(target.name, self._operator(condition, target, moved[0][1]), tuple(v for _, v in moved)))
 
     def effects(self, effects: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-        """Pooled effects (`Memory.pooled_effects`) under the names of other knobs."""
+        """Pooled effects (`Knowledge.pooled_effects`) under the names of other knobs."""
         shuffled = {}
         for name, effect in effects.items():
             if name in self._becomes:

@@ -47,7 +47,7 @@ def propose(
 ) -> list[dict[str, Any]]:
     """Up to three of {changes, base, dimension, expected_delta, sd, source, reason}; none before a finished trial.
 
-    `history` is `Memory.pooled_effects`; `refused` says whether a change over the incumbent would be refused.
+    `history` is `Knowledge.pooled_effects`; `refused` says whether a change over the incumbent would be refused.
     """
     if incumbent is None:
         return []

@@ -58,7 +58,7 @@ def position(knob: Knob, value: Any) -> float:
 
 
 class Surrogate:
-    """Fitted to the finished trials of a session; `history` is `Memory.pooled_effects` or {}.
+    """Fitted to the finished trials of a session; `history` is `Knowledge.pooled_effects` or {}.
 
     Needs one finished trial at least (the caller's care).
     """

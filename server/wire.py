@@ -101,7 +101,7 @@ def note_cost(ws: Workspace, context: Context[Workspace], session: object) -> No
     cost = (context.request_context.meta or {}).get(LLM_USD)
     number = isinstance(cost, int | float) and not isinstance(cost, bool) and math.isfinite(cost) and cost > 0
     if number and isinstance(session, str):
-        ws.memory.spend_llm(session, float(cost))  # type: ignore[arg-type]
+        ws.memory.sessions.record_llm_cost(session, float(cost))  # type: ignore[arg-type]
 
 
 def for_client(ws: Workspace, client: str) -> Workspace:

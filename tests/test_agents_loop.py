@@ -62,8 +62,8 @@ async def drive(home: Path, agent: Agent, on_event: Any = lambda _: None, **opti
 def story(home: Path, session: str) -> list[Any]:
     """What a session came to, without times."""
     with Memory(home / "memory.db") as memory:
-        trials = memory.trials(session)
-        lessons = [(r.trial, r.helped, r.lesson) for r in memory.reflections(session)]
+        trials = memory.trials.all(session)
+        lessons = [(r.trial, r.helped, r.lesson) for r in memory.reflections.all(session)]
     return [[(t.base, t.changes, t.outcome.metrics if t.outcome else None) for t in trials], lessons]
 
 
@@ -134,12 +134,12 @@ async def test_a_reason_to_override_a_discard_heuristic_reaches_the_server(tmp_p
         check="supported", support=3,
     )  # fmt: skip
     with Memory(home / "memory.db") as memory:
-        memory.add_rule(rule)
+        memory.rules.add(rule)
     seen: list[Event] = []
     result = await drive(home, Insistent(0), seen.append)
     assert [event.reason for event in seen if isinstance(event, TrialRefused)][0].startswith("discard heuristic")
     with Memory(home / "memory.db") as memory:
-        recorded = memory.trial(result["session"], "t002").override_reason or ""
+        recorded = memory.trials.get(result["session"], "t002").override_reason or ""
     assert recorded.endswith("wider helped on this catalogue")
 
 

@@ -72,14 +72,15 @@ OLDER = ["m002_full_text", "m003_rule_counts", "m004_guards", "m005_sessions_kno
 def test_a_file_of_an_older_schema_is_brought_up_to_date_with_all_that_is_in_it(path: Path, stop_before: str) -> None:
     old_database(path, stop_before).close()
     with Memory(path) as memory:
-        assert memory.trial("demo-hstu-1", "t001").config == {"lr": 0.1}
-        assert {found["source"] for found in memory.search("wider wide", 9)} == {"rule", "reflection", "summary"}
+        assert memory.trials.get("demo-hstu-1", "t001").config == {"lr": 0.1}
+        found = memory.knowledge().search("wider wide", 9)
+        assert {entry["source"] for entry in found} == {"rule", "reflection", "summary"}
         repeated = RuleRecord(
             kind="prefer", statement="wide!", condition="hidden_dim > 128", backbone="hstu", support=3
         )
-        merged = memory.add_rule(repeated)
+        merged = memory.rules.add(repeated)
         assert (merged.id, merged.support, merged.contradiction) == (1, 5, 1)
-        assert memory.set_state("demo-hstu-1", "open", "frozen", selected="t001")
+        assert memory.sessions.set_state("demo-hstu-1", "open", "frozen", selected="t001")
         assert not MIGRATIONS.pending(memory.database.db)
 
 
@@ -98,16 +99,17 @@ def test_what_an_older_schema_knew_can_be_found_by_the_newer_ways(path: Path) ->
     """)
     old.close()
     with Memory(path) as memory:
-        session = memory.session("demo-hstu-1")
+        session = memory.sessions.get("demo-hstu-1")
         assert (session.memory_from, session.placebo, session.llm_usd, session.max_llm_usd) == ([], False, 0.0, None)
-        checks = {r.trial: (r.check, r.cause, r.times_said) for r in memory.reflections("demo-hstu-1")}
+        checks = {r.trial: (r.check, r.cause, r.times_said) for r in memory.reflections.all("demo-hstu-1")}
         assert checks == {"t001": ("supported", "", 1), "t002": ("unsupported", "", 1)}
-        assert [found["trial"] for found in memory.search("deeper", 9)] == ["t002"]
-        assert [rule.id for rule in memory.rules_about("hstu", ["lr"])] == [2]
-        assert memory.add_rule(RuleRecord(kind="avoid", statement="Tiny step.", backbone=None)).id == 2
-        assert [entry["id"] for entry in memory.prior({"users": 5}, "d1", "hstu", 9)] == [1, 2]
-        assert [entry["config"] for entry in memory.portfolio({"users": 5}, "hstu")] == [{"lr": 0.2}, {"lr": 0.1}]
-        counted = memory.prior({"users": 5}, "d1", "hstu", 9, datasets=["demo"])
+        assert [found["trial"] for found in memory.knowledge().search("deeper", 9)] == ["t002"]
+        assert [rule.id for rule in memory.rules.about("hstu", ["lr"])] == [2]
+        assert memory.rules.add(RuleRecord(kind="avoid", statement="Tiny step.", backbone=None)).id == 2
+        assert [entry["id"] for entry in memory.knowledge().prior({"users": 5}, "d1", "hstu", 9)] == [1, 2]
+        portfolio = memory.knowledge().portfolio({"users": 5}, "", "hstu")
+        assert [entry["config"] for entry in portfolio] == [{"lr": 0.2}, {"lr": 0.1}]
+        counted = memory.knowledge(["demo"]).prior({"users": 5}, "d1", "hstu", 9)
         assert [(entry["id"], entry["support"]) for entry in counted] == [(1, 2)]
 
 
@@ -160,8 +162,8 @@ def test_the_file_is_in_wal_mode_with_foreign_keys_and_the_busy_timeout_on(memor
 
 
 def test_at_most_one_trial_of_a_session_runs_whatever_the_code_does(memory: Memory) -> None:
-    memory.open_session(SESSION)
-    memory.add_trial(TRIAL)
+    memory.sessions.open(SESSION)
+    memory.trials.start(TRIAL)
     copy = "INSERT INTO trials SELECT session, 't002', 2, " + ", ".join(
         column.name for column in memory.database.db.table("trials").columns[3:]
     )
@@ -174,22 +176,22 @@ def test_at_most_one_trial_of_a_session_runs_whatever_the_code_does(memory: Memo
     [("state", "finished"), ("state", None), ("profile", "{not json"), ("profile", None), ("selected", "t009")],
 )
 def test_values_outside_the_vocabulary_are_refused_by_the_schema(memory: Memory, column: str, value: Any) -> None:
-    memory.open_session(SESSION)
+    memory.sessions.open(SESSION)
     with pytest.raises(sqlite3.IntegrityError), memory.database.writing() as db:
         db.execute(f"UPDATE sessions SET {column} = ?", [value])
 
 
 def test_a_locked_file_is_reported_while_reads_go_on(memory: Memory, path: Path) -> None:
-    memory.open_session(SESSION)
+    memory.sessions.open(SESSION)
     with Database(path) as other:
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(
             MemoryStoreError, match="memory.db: database is locked: .*; wait for that process to finish"
         ):
-            memory.add_trial(TRIAL)
-        assert memory.trials("demo-hstu-1") == []
+            memory.trials.start(TRIAL)
+        assert memory.trials.all("demo-hstu-1") == []
         other.execute("ROLLBACK")
-    assert memory.add_trial(TRIAL).handle == "t001"
+    assert memory.trials.start(TRIAL).handle == "t001"
 
 
 def test_a_file_locked_while_it_is_opened_for_the_first_time_is_reported(path: Path) -> None:
@@ -200,22 +202,22 @@ def test_a_file_locked_while_it_is_opened_for_the_first_time_is_reported(path: P
 
 
 def test_a_full_disk_is_reported_and_nothing_of_the_call_is_stored(memory: Memory) -> None:
-    memory.open_session(SESSION)
+    memory.sessions.open(SESSION)
     db = memory.database.db
     pages = db.execute("PRAGMA page_count").fetchone()[0]
     db.execute(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(MemoryStoreError, match="full: the disk is full; free some space"):
-        memory.open_session(SESSION.model_copy(update={"protocol_text": "x" * 100_000}))
+        memory.sessions.open(SESSION.model_copy(update={"protocol_text": "x" * 100_000}))
     db.execute("PRAGMA max_page_count = 1000000")
-    assert memory.open_session(SESSION).id == "demo-hstu-2"
+    assert memory.sessions.open(SESSION).id == "demo-hstu-2"
 
 
 def test_a_read_only_file_is_reported_and_can_still_be_read(memory: Memory) -> None:
-    memory.open_session(SESSION)
+    memory.sessions.open(SESSION)
     memory.database.db.execute("PRAGMA query_only = ON")  # what a read-only file answers, also to root
     with pytest.raises(MemoryStoreError, match="it is read-only; give this user write access"):
-        memory.add_trial(TRIAL)
-    assert len(memory.sessions()) == 1
+        memory.trials.start(TRIAL)
+    assert len(memory.sessions.all()) == 1
 
 
 def test_a_file_that_is_no_database_is_reported_and_left_alone(path: Path) -> None:
@@ -227,11 +229,11 @@ def test_a_file_that_is_no_database_is_reported_and_left_alone(path: Path) -> No
 
 def test_a_damaged_file_is_reported(path: Path) -> None:
     with Memory(path) as memory:
-        memory.open_session(SESSION)
+        memory.sessions.open(SESSION)
     content = path.read_bytes()
     path.write_bytes(content[:4096] + b"\xff" * (len(content) - 4096))
     with pytest.raises(MemoryStoreError, match="malformed: it is damaged; move it away"), Memory(path) as memory:
-        memory.open_session(SESSION)
+        memory.sessions.open(SESSION)
 
 
 def test_a_missing_directory_and_a_directory_in_the_place_of_the_file_are_reported(tmp_path: Path) -> None:
@@ -247,7 +249,7 @@ def test_a_failed_call_leaves_no_transaction_open_and_closing_leaves_no_connecti
             with pytest.raises(sqlite3.IntegrityError), memory.database.writing() as db:
                 db.execute("INSERT INTO sessions DEFAULT VALUES")
             assert not memory.database.db.conn.in_transaction
-            memory.open_session(SESSION)
+            memory.sessions.open(SESSION)
     assert not path.with_name("memory.db-wal").exists()
 
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from virtualmle.data.errors import SessionError
 from virtualmle.memory.records import (
     ConfigurationRecord,
     EffectRecord,
@@ -16,7 +15,6 @@ from virtualmle.memory.records import (
     TrialOutcome,
     TrialRecord,
 )
-from virtualmle.memory.rules import is_retired
 from virtualmle.memory.store import Memory
 
 SMALL = {"users": 1000, "items": 500, "density": 0.02}
@@ -32,15 +30,15 @@ def memory() -> Iterator[Memory]:
 def a_session(memory: Memory, **fields: Any) -> str:
     values = {"dataset": "demo", "dataset_id": "d1", "backbone": "hstu", "profile": SMALL, **fields}
     rest = {"id": "", "protocol_hash": "p", "protocol_text": "r", "max_trials": 9, "max_train_seconds": 60.0}
-    return memory.open_session(SessionRecord(**{**rest, **values})).id
+    return memory.sessions.open(SessionRecord(**{**rest, **values})).id
 
 
 def a_trial(memory: Memory, session: str, ndcg: float, **config: Any) -> str:
-    handle = memory.add_trial(
+    handle = memory.trials.start(
         TrialRecord(session=session, handle="", number=0, base="default", changes={}, config=config, config_hash="c",
                     train_hash="t")
     ).handle  # fmt: skip
-    memory.finish_trial(session, handle, TrialOutcome(status="finished", metrics={"ndcg@10": ndcg}))
+    memory.trials.finish(session, handle, TrialOutcome(status="finished", metrics={"ndcg@10": ndcg}))
     return handle
 
 
@@ -54,16 +52,16 @@ def test_a_rule_reads_back_as_it_was_stored(memory: Memory) -> None:
         condition="hidden_dim > 128", dataset="demo", dataset_id="d1", session=session, evidence=["t001", "t002"],
         check="supported", support=2, contradiction=1,
     )  # fmt: skip
-    stored = memory.add_rule(rule)
+    stored = memory.rules.add(rule)
     assert stored == rule.model_copy(update={"id": stored.id, "created_at": stored.created_at})
-    assert memory.rules() == [stored]
+    assert memory.rules.all() == [stored]
 
 
 def test_rules_of_a_backbone_include_those_for_both(memory: Memory) -> None:
     for name, backbone in (("a", "hstu"), ("b", "sasrec"), ("c", None)):
-        memory.add_rule(a_rule(name, backbone=backbone))
-    assert [rule.statement for rule in memory.rules("hstu")] == ["a", "c"]
-    assert [rule.statement for rule in memory.rules()] == ["a", "b", "c"]
+        memory.rules.add(a_rule(name, backbone=backbone))
+    assert [rule.statement for rule in memory.rules.all("hstu")] == ["a", "c"]
+    assert [rule.statement for rule in memory.rules.all()] == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(
@@ -81,15 +79,15 @@ def test_rules_of_a_backbone_include_those_for_both(memory: Memory) -> None:
 def test_a_rule_that_says_the_same_is_merged_and_any_other_kept_apart(
     memory: Memory, again: dict[str, Any], merged: bool
 ) -> None:
-    memory.add_rule(a_rule(condition="lr > 0.1"))
-    memory.add_rule(a_rule(**{"statement": "wide layers help", **again}))
-    assert len(memory.rules()) == (1 if merged else 2)
+    memory.rules.add(a_rule(condition="lr > 0.1"))
+    memory.rules.add(a_rule(**{"statement": "wide layers help", **again}))
+    assert len(memory.rules.all()) == (1 if merged else 2)
 
 
 def test_merging_adds_the_counts_and_evidence_of_another_session(memory: Memory) -> None:
     first, second = a_session(memory), a_session(memory)
-    memory.add_rule(a_rule(session=first, evidence=["t001"], check="supported", support=2))
-    merged = memory.add_rule(a_rule(session=second, evidence=["t001"], support=1, contradiction=4, condition="lr > 1"))
+    memory.rules.add(a_rule(session=first, evidence=["t001"], check="supported", support=2))
+    merged = memory.rules.add(a_rule(session=second, evidence=["t001"], support=1, contradiction=4, condition="lr > 1"))
     assert (merged.support, merged.contradiction, merged.check) == (3, 4, "contradicted")
     assert merged.evidence == ["t001", "demo-hstu-2:t001"]
     assert (merged.session, merged.condition) == (first, "lr > 1")
@@ -97,51 +95,48 @@ def test_merging_adds_the_counts_and_evidence_of_another_session(memory: Memory)
 
 def test_a_session_that_repeats_its_rule_is_counted_once_with_its_latest_counts(memory: Memory) -> None:
     session = a_session(memory)
-    memory.add_rule(a_rule(session=session, evidence=["t001"], support=1))
-    rule = memory.add_rule(a_rule(session=session, evidence=["t001", "t003"], support=3, contradiction=1))
+    memory.rules.add(a_rule(session=session, evidence=["t001"], support=1))
+    rule = memory.rules.add(a_rule(session=session, evidence=["t001", "t003"], support=3, contradiction=1))
     assert (rule.support, rule.contradiction, rule.evidence) == (3, 1, ["t001", "t003"])
 
 
 def test_later_sessions_update_the_counts_also_when_closed(memory: Memory) -> None:
     session, later = a_session(memory), a_session(memory)
-    rule = memory.add_rule(a_rule(session=session, check="supported", support=1))
-    memory.set_state(later, "open", "frozen")
+    rule = memory.rules.add(a_rule(session=session, check="supported", support=1))
+    memory.sessions.set_state(later, "open", "frozen")
     for _ in range(2):
-        rule = memory.update_rule(rule.id, session=later, support=0, contradiction=1, evidence=["t002"])
+        memory.rules.count(later, {rule.id: (0, 1, ["t002"])})
+        rule = memory.rules.get(rule.id)
         assert (rule.support, rule.contradiction, rule.check) == (1, 1, "unverified")
-    assert (
-        memory.update_rule(rule.id, session=later, support=0, contradiction=1, check="supported").check == "supported"
-    )
-    with pytest.raises(SessionError, match="unknown rule 99"):
-        memory.update_rule(99, session=later, support=1, contradiction=0)
 
 
 def test_only_supported_rules_to_avoid_a_condition_are_discard_heuristics(memory: Memory) -> None:
     avoid = {"kind": "avoid", "condition": "lr > 0.1", "check": "supported", "support": 1}
-    active = memory.add_rule(a_rule("active", **avoid))
+    active = memory.rules.add(a_rule("active", **avoid))
     for name, other in {
         "prefer": {"kind": "prefer"}, "no condition": {"condition": None}, "unverified": {"check": "unverified"},
         "contradicted": {"check": "contradicted"}, "other backbone": {"backbone": "sasrec"},
         "supported, but not clearly": {"support": 2, "contradiction": 1},
     }.items():  # fmt: skip
         condition = {"condition": f"lr > {len(name)}", **other}.get("condition")
-        memory.add_rule(a_rule(name, **{**avoid, **other, "condition": condition}))
-    both = memory.add_rule(a_rule("both", **{**avoid, "backbone": None}))
-    found = [rule.id for rule in memory.avoid_rules("hstu")]
-    assert found == [rule.id for rule in memory.avoid_rules("hstu", ["lr", "dropout"])] == [active.id, both.id]
-    assert memory.avoid_rules("hstu", ["dropout"]) == []
+        memory.rules.add(a_rule(name, **{**avoid, **other, "condition": condition}))
+    both = memory.rules.add(a_rule("both", **{**avoid, "backbone": None}))
+    avoid_rules = memory.knowledge().avoid_rules
+    found = [rule.id for rule in avoid_rules("hstu")]
+    assert found == [rule.id for rule in avoid_rules("hstu", ["lr", "dropout"])] == [active.id, both.id]
+    assert avoid_rules("hstu", ["dropout"]) == []
 
 
 def fill(memory: Memory) -> str:
     """A session with a rule, a reflection and a summary."""
     session = a_session(memory)
     a_trial(memory, session, 0.05)
-    memory.add_reflection(
+    memory.reflections.add(
         ReflectionRecord(session=session, trial="t001", what_changed="", verdict="keep", helped="yes",
                          dimension="capacity", lesson="Dropout above 0.5 hurts; größere Modelle 模型 helfen")
     )  # fmt: skip
-    memory.add_rule(a_rule("prefer dropouts of 0.2", session=session, dataset="demo"))
-    memory.add_summary(
+    memory.rules.add(a_rule("prefer dropouts of 0.2", session=session, dataset="demo"))
+    memory.summaries.add(
         SummaryRecord(session=session, dataset="demo", dataset_id="d1", backbone="hstu", text='set "hidden_dim" to 256')
     )
     return session
@@ -149,16 +144,16 @@ def fill(memory: Memory) -> str:
 
 def test_search_finds_words_and_their_forms_in_rules_reflections_and_summaries(memory: Memory) -> None:
     session = fill(memory)
-    assert {entry["source"] for entry in memory.search("dropout")} == {"rule", "reflection"}
-    assert {entry["source"] for entry in memory.search("hidden_dim")} == {"summary"}
-    assert {entry["source"] for entry in memory.search("GRÖSSERE größere")} == {"reflection"}
-    assert memory.search("模型") and not memory.search("absent")
-    [found] = memory.search("hidden_dim")
+    assert {entry["source"] for entry in memory.knowledge().search("dropout")} == {"rule", "reflection"}
+    assert {entry["source"] for entry in memory.knowledge().search("hidden_dim")} == {"summary"}
+    assert {entry["source"] for entry in memory.knowledge().search("GRÖSSERE größere")} == {"reflection"}
+    assert memory.knowledge().search("模型") and not memory.knowledge().search("absent")
+    [found] = memory.knowledge().search("hidden_dim")
     assert found == {
         "source": "summary", "id": 1, "session": session, "dataset": "demo", "backbone": "hstu",
         "text": '“set "hidden_dim" to 256”',
     }  # fmt: skip
-    assert len(memory.search("dropout", 1)) == 1
+    assert len(memory.knowledge().search("dropout", 1)) == 1
 
 
 HOSTILE = [
@@ -170,17 +165,17 @@ HOSTILE = [
 @pytest.mark.parametrize("query", HOSTILE)
 def test_no_query_breaks_the_search(memory: Memory, query: str) -> None:
     fill(memory)
-    found = memory.search(query)
+    found = memory.knowledge().search(query)
     assert bool(found) == ("dropout" in query)
-    assert len(memory.rules()) == 1
+    assert len(memory.rules.all()) == 1
 
 
 def test_a_search_follows_changes_and_deletions_of_the_text(memory: Memory) -> None:
     session = fill(memory)
-    memory.add_summary(
+    memory.summaries.add(
         SummaryRecord(session=session, dataset="demo", dataset_id="d1", backbone="hstu", text="a wholly new conclusion")
     )
-    assert memory.search("conclusion") and not memory.search("hidden_dim")
+    assert memory.knowledge().search("conclusion") and not memory.knowledge().search("hidden_dim")
 
 
 def test_the_prior_leaves_out_contradicted_rules_and_ranks_by_backbone_similarity_and_confidence(
@@ -195,20 +190,20 @@ def test_the_prior_leaves_out_contradicted_rules_and_ranks_by_backbone_similarit
         "for both": {**best, "backbone": None},
         "contradicted": {"check": "contradicted", "support": 9, "contradiction": 10},
     }.items():
-        memory.add_rule(a_rule(statement, **fields))
-    ranked = [entry["statement"] for entry in memory.prior(SMALL, "new", "hstu", 10)]
+        memory.rules.add(a_rule(statement, **fields))
+    ranked = [entry["statement"] for entry in memory.knowledge().prior(SMALL, "new", "hstu", 10)]
     assert ranked == ["“best”", "“for both”", "“untried”", "“other backbone”", "“unlike dataset”"]
-    assert [entry["statement"] for entry in memory.prior(SMALL, "new", "hstu", 2)] == ranked[:2]
-    assert memory.prior(SMALL, "new", "hstu", 0) == []
+    assert [entry["statement"] for entry in memory.knowledge().prior(SMALL, "new", "hstu", 2)] == ranked[:2]
+    assert memory.knowledge().prior(SMALL, "new", "hstu", 0) == []
 
 
 def test_a_prior_entry_says_what_it_holds_for_and_where_it_comes_from(memory: Memory) -> None:
     session = a_session(memory)
-    rule = memory.add_rule(
+    rule = memory.rules.add(
         a_rule("say “stop”\nnow", condition="lr > 0.1", session=session, dataset="demo", dataset_id="d1", support=3,
                check="supported")
     )  # fmt: skip
-    assert memory.prior(LARGE, "d1", "hstu", 5) == [{
+    assert memory.knowledge().prior(LARGE, "d1", "hstu", 5) == [{
         "id": rule.id, "kind": "prefer", "statement": '“say "stop" now”', "condition": "lr > 0.1", "backbone": "hstu",
         "dataset": "demo", "session": session, "check": "supported", "support": 3, "contradiction": 0,
         "confidence": 0.8, "similarity": 1.0,  # the same dataset, whatever the profile says
@@ -223,13 +218,14 @@ def a_configuration(dataset: str, session: str, trial: str, ndcg: float, **confi
 def test_the_portfolio_takes_what_does_well_on_average_then_what_does_well_where_that_does_not(memory: Memory) -> None:
     for dataset, profile in {"a": SMALL, "b": SMALL, "c": SMALL, "far": LARGE}.items():
         a_session(memory, dataset=dataset, dataset_id=dataset, profile=profile)
-    memory.learn([
+    memory.measurements.add([
         a_configuration("a", "a-1", "t1", 0.09, lr=1), a_configuration("a", "a-1", "t2", 0.08, lr=2),
         a_configuration("b", "b-1", "t1", 0.05, lr=3), a_configuration("b", "b-1", "t2", 0.04, lr=2),
         a_configuration("c", "c-1", "t1", 0.03, lr=2), a_configuration("c", "c-1", "t2", 0.02, lr=9),
         a_configuration("far", "far-1", "t1", 0.5, lr=4),
     ], [])  # fmt: skip
-    chosen = memory.portfolio(SMALL, "hstu")
+    portfolio = memory.knowledge().portfolio
+    chosen = portfolio(SMALL, "", "hstu")
     # 2 is second, second and first; then the winners of a and b; far is too unlike to come before them
     assert [entry["config"]["lr"] for entry in chosen] == [2, 1, 3, 4, 9]
     assert chosen[1] == {
@@ -237,10 +233,10 @@ def test_the_portfolio_takes_what_does_well_on_average_then_what_does_well_where
         "similarity": 1.0,
     }  # fmt: skip
     assert chosen[3]["similarity"] < 0.2
-    assert [entry["config"]["lr"] for entry in memory.portfolio(SMALL, "hstu", 1)] == [2]
-    assert [entry["config"]["lr"] for entry in memory.portfolio(LARGE, "hstu", 1, dataset_id="far")] == [4]
-    assert [entry["config"]["lr"] for entry in memory.portfolio(SMALL, "hstu", datasets=["b"])] == [3, 2]
-    assert memory.portfolio(SMALL, "sasrec") == memory.portfolio(SMALL, "hstu", 0) == []
+    assert [entry["config"]["lr"] for entry in portfolio(SMALL, "", "hstu", 1)] == [2]
+    assert [entry["config"]["lr"] for entry in portfolio(LARGE, "far", "hstu", 1)] == [4]
+    assert [entry["config"]["lr"] for entry in memory.knowledge(["b"]).portfolio(SMALL, "", "hstu")] == [3, 2]
+    assert portfolio(SMALL, "", "sasrec") == portfolio(SMALL, "", "hstu", 0) == []
 
 
 def an_effect(session: str, dataset: str, mean: float, se: float, value: Any = 0.1, n: int = 1) -> EffectRecord:
@@ -252,20 +248,20 @@ def test_effects_of_closed_sessions_are_pooled_by_inverse_variance_and_counted_o
     rows = [an_effect("s1", "a", 0.10, 0.01, n=2), an_effect("s2", "b", 0.12, 0.02)]
     rows.append(an_effect("s1", "a", 0.0, 0.01, value=0.2))
     for _ in range(2):  # a session that is learnt from twice counts once
-        memory.learn([], rows)
-    effect = memory.pooled_effects("hstu")["lr"]
+        memory.measurements.add([], rows)
+    effect = memory.knowledge().pooled_effects("hstu")["lr"]
     assert (effect["n"], effect["datasets"]) == (4, 2)
     value = next(row for row in effect["values"] if row["value"] == 0.1)
     assert value["n"] == 3
     assert value["mean_relative"] == pytest.approx((0.10 / 1 + 0.12 / 4) / (1 + 1 / 4))
     assert value["se"] == pytest.approx(0.01 / (1 + 1 / 4) ** 0.5)
-    assert memory.pooled_effects("hstu", ["b"])["lr"]["mean_relative"] == pytest.approx(0.12)
-    assert memory.pooled_effects("sasrec") == {}
+    assert memory.knowledge(["b"]).pooled_effects("hstu")["lr"]["mean_relative"] == pytest.approx(0.12)
+    assert memory.knowledge().pooled_effects("sasrec") == {}
 
 
 def test_datasets_that_disagree_widen_the_interval_of_their_mean(memory: Memory) -> None:
-    memory.learn([], [an_effect("s1", "a", 0.1, 0.01), an_effect("s2", "b", -0.1, 0.01)])
-    effect = memory.pooled_effects("hstu")["lr"]
+    memory.measurements.add([], [an_effect("s1", "a", 0.1, 0.01), an_effect("s2", "b", -0.1, 0.01)])
+    effect = memory.knowledge().pooled_effects("hstu")["lr"]
     # Q = 2 * (0.1 / 0.01)^2 = 200 with one degree of freedom: the error grows from 0.01 / sqrt(2) by sqrt(200)
     assert effect["mean_relative"] == pytest.approx(0.0, abs=1e-12)
     assert effect["se"] == pytest.approx(0.1)
@@ -275,24 +271,23 @@ def test_datasets_that_disagree_widen_the_interval_of_their_mean(memory: Memory)
 def test_with_named_datasets_only_what_their_sessions_counted_is_counted(memory: Memory) -> None:
     here, there = a_session(memory, dataset="a", dataset_id="a"), a_session(memory, dataset="b", dataset_id="b")
     rule = {"kind": "avoid", "condition": "lr > 0.1", "dataset": "a", "dataset_id": "a"}
-    memory.add_rule(a_rule("high rates diverge", **rule, session=here, support=1))
-    memory.add_rule(a_rule("high rates diverge", **rule, session=there, support=5, contradiction=1))
+    memory.rules.add(a_rule("high rates diverge", **rule, session=here, support=1))
+    memory.rules.add(a_rule("high rates diverge", **rule, session=there, support=5, contradiction=1))
     counts = {
-        datasets: [(e["support"], e["contradiction"]) for e in memory.prior(SMALL, "", "hstu", datasets=datasets)]
+        datasets: [(e["support"], e["contradiction"]) for e in memory.knowledge(datasets).prior(SMALL, "", "hstu")]
         for datasets in ((), ("a",), ("b",), ("c",))
     }
     assert counts == {(): [(6, 1)], ("a",): [(1, 0)], ("b",): [(5, 1)], ("c",): []}
-    assert [rule.support for rule in memory.avoid_rules("hstu", datasets=["a"])] == [1]
-    assert memory.avoid_rules("hstu", datasets=["c"]) == []
-    assert [rule.support for rule in memory.avoid_rules("hstu", datasets=["c"], session=there)] == [5]
+    assert [rule.support for rule in memory.knowledge(["a"]).avoid_rules("hstu")] == [1]
+    assert memory.knowledge(["c"]).avoid_rules("hstu") == []
+    assert [rule.support for rule in memory.knowledge(["c"]).avoid_rules("hstu", session=there)] == [5]
 
 
 def test_a_rule_that_the_trials_speak_against_is_not_passed_on(memory: Memory) -> None:
-    rules = {name: memory.add_rule(a_rule(name, condition=f"lr > {i}", support=3)).id for i, name in enumerate("ab")}
+    rules = {name: memory.rules.add(a_rule(name, condition=f"lr > {i}", support=3)).id for i, name in enumerate("ab")}
     later = a_session(memory)
-    memory.update_rule(rules["a"], session=later, support=0, contradiction=11)
-    assert [entry["id"] for entry in memory.prior(SMALL, "", "hstu")] == [rules["b"]]
-    assert is_retired(3, 11) and not is_retired(3, 10) and is_retired(0, 2) and not is_retired(0, 1)
+    memory.rules.count(later, {rules["a"]: (0, 11, [])})
+    assert [entry["id"] for entry in memory.knowledge().prior(SMALL, "", "hstu")] == [rules["b"]]
 
 
 @pytest.mark.parametrize(
@@ -304,9 +299,9 @@ def test_a_rule_that_the_trials_speak_against_is_not_passed_on(memory: Memory) -
     ],
 )
 def test_insights_in_nearly_the_same_words_are_one(memory: Memory, again: str, merged: bool) -> None:
-    memory.add_rule(a_rule("wider layers help", kind="insight"))
-    memory.add_rule(a_rule(again, kind="insight"))
-    assert len(memory.rules()) == (1 if merged else 2)
+    memory.rules.add(a_rule("wider layers help", kind="insight"))
+    memory.rules.add(a_rule(again, kind="insight"))
+    assert len(memory.rules.all()) == (1 if merged else 2)
 
 
 def test_reflections_that_say_nearly_the_same_are_counted_as_one(memory: Memory) -> None:
@@ -315,12 +310,12 @@ def test_reflections_that_say_nearly_the_same_are_counted_as_one(memory: Memory)
     stored = []
     for lesson in said:
         trial = a_trial(memory, session, 0.05)
-        stored.append(memory.add_reflection(ReflectionRecord(
+        stored.append(memory.reflections.add(ReflectionRecord(
             session=session, trial=trial, what_changed="x", verdict="keep", helped="yes", dimension="capacity",
             lesson=lesson, check="supported",
         )))  # fmt: skip
     assert [(r.merged_into, r.times_said) for r in stored] == [(None, 1), ("t001", 2), (None, 1)]
-    assert [r.times_said for r in memory.reflections(session)] == [2, 2, 1]
+    assert [r.times_said for r in memory.reflections.all(session)] == [2, 2, 1]
     unlike = a_trial(memory, session, 0.05)
-    other = memory.add_reflection(stored[0].model_copy(update={"trial": unlike, "check": "contradicted"}))
+    other = memory.reflections.add(stored[0].model_copy(update={"trial": unlike, "check": "contradicted"}))
     assert other.merged_into is None  # the same words, but the numbers did not bear them out

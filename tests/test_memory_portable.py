@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from virtualmle.data.errors import ConfigError
-from virtualmle.memory.portable import read_cognition
+from virtualmle.memory.portable import collect, merge, read_cognition
 from virtualmle.memory.records import ConfigurationRecord, EffectRecord, RuleRecord, SessionRecord, SummaryRecord
 from virtualmle.memory.store import Memory
 
@@ -17,63 +17,64 @@ PROFILE = {"users": 1000, "items": 500}
 def taught(path: Path | None = None, *, support: int = 2, statement: str = "wide layers help") -> Memory:
     """A memory with a session that has learnt one thing of each kind."""
     memory = Memory(path)
-    session = memory.open_session(SessionRecord(
+    session = memory.sessions.open(SessionRecord(
         id="", dataset="demo", dataset_id="d1", backbone="hstu", protocol_hash="p", protocol_text="r", max_trials=9,
         max_train_seconds=60.0, profile=PROFILE,
     )).id  # fmt: skip
     place = {"session": session, "dataset": "demo", "dataset_id": "d1", "backbone": "hstu"}
-    memory.add_rule(RuleRecord(
+    memory.rules.add(RuleRecord(
         kind="prefer", statement=statement, condition="hidden_dim > 128", support=support, evidence=["t001"],
         profile=PROFILE, **place,
     ))  # fmt: skip
-    memory.add_summary(SummaryRecord(text="wide wins", computed={"trials": 3}, profile=PROFILE, **place))
+    memory.summaries.add(SummaryRecord(text="wide wins", computed={"trials": 3}, profile=PROFILE, **place))
     config = ConfigurationRecord(trial="t001", config={"lr": 0.1}, config_hash="c", ndcg=0.05, **place)
-    memory.learn([config], [EffectRecord(knob="lr", value=0.1, n=1, weight=1e4, weighted=500.0, **place)])
+    memory.measurements.add([config], [EffectRecord(knob="lr", value=0.1, n=1, weight=1e4, weighted=500.0, **place)])
     return memory
 
 
-def told(memory: Memory) -> dict[str, Any]:
-    """What a later session would be told."""
-    rules = memory.prior(PROFILE, "d1", "hstu")
+def passed_on(memory: Memory) -> dict[str, Any]:
+    """What a later session would be given."""
+    knowledge = memory.knowledge()
+    rules = knowledge.prior(PROFILE, "d1", "hstu")
     return {
         "rules": [{**rule, "session": None} for rule in rules],
-        "effects": memory.pooled_effects("hstu"),
-        "portfolio": [{**entry, "session": None} for entry in memory.portfolio(PROFILE, "hstu")],
-        "summaries": [summary.text for summary in memory.summaries()],
+        "effects": knowledge.pooled_effects("hstu"),
+        "portfolio": [{**entry, "session": None} for entry in knowledge.portfolio(PROFILE, "", "hstu")],
+        "summaries": [summary.text for summary in memory.summaries.all()],
     }
 
 
 def test_an_empty_memory_that_imports_a_file_tells_what_the_first_one_tells(tmp_path: Path) -> None:
     file = tmp_path / "cognition.json"
     with taught() as first, Memory(None) as second:
-        file.write_text(first.export().model_dump_json())
-        merged = second.merge(read_cognition(file))
+        file.write_text(collect(first).model_dump_json())
+        merged = merge(second, read_cognition(file))
         assert merged.model_dump() == {"rules": 1, "counts": 1, "summaries": 1, "effects": 1, "configurations": 1}
-        assert told(second) == told(first)
+        assert passed_on(second) == passed_on(first)
 
 
 def test_a_file_that_comes_a_second_time_or_comes_home_changes_nothing() -> None:
     with taught() as first, Memory(None) as second:
-        before, sessions = told(first), first.rules()[0].session
-        second.merge(first.export())
-        for cognition in (first.export(), second.export()):  # its own, and its own by way of another
-            assert not any(first.merge(cognition).model_dump().values())
-        assert told(first) == before and first.rules()[0].session == sessions
-        assert not any(second.merge(first.export()).model_dump().values())
+        before, sessions = passed_on(first), first.rules.all()[0].session
+        merge(second, collect(first))
+        for cognition in (collect(first), collect(second)):  # its own, and its own by way of another
+            assert not any(merge(first, cognition).model_dump().values())
+        assert passed_on(first) == before and first.rules.all()[0].session == sessions
+        assert not any(merge(second, collect(first)).model_dump().values())
 
 
 def test_homes_whose_sessions_bear_the_same_name_add_up_and_neither_is_overwritten() -> None:
     with taught(support=2) as first, taught(support=5, statement="broad layers help") as second:
-        merged = first.merge(second.export())
+        merged = merge(first, collect(second))
         assert (merged.rules, merged.counts, merged.summaries) == (0, 1, 1)
-        rule = first.rules()[0]
+        rule = first.rules.all()[0]
         assert (rule.support, rule.statement) == (7, "wide layers help")
-        assert first.pooled_effects("hstu")["lr"]["n"] == 2
+        assert first.knowledge().pooled_effects("hstu")["lr"]["n"] == 2
 
 
 def test_a_file_holds_no_data_of_datasets_and_says_where_it_comes_from() -> None:
     with taught() as memory:
-        content = json.loads(memory.export().model_dump_json())
+        content = json.loads(collect(memory).model_dump_json())
     assert content["format"] == "virtualmle-cognition" and content["schema_version"] == 1
     assert content["rules"][0]["counts"][0]["session"] == f"{content['origin']}:demo-hstu-1"
     assert set(content) == {
@@ -98,7 +99,7 @@ def test_a_file_that_is_not_as_it_should_be_is_refused_whole(
 ) -> None:
     file = tmp_path / "cognition.json"
     with taught() as memory:
-        file.write_text(json.dumps(json.loads(memory.export().model_dump_json()) | change))
+        file.write_text(json.dumps(json.loads(collect(memory).model_dump_json()) | change))
     with pytest.raises(ConfigError, match=rf"{place}.*nothing was imported"):
         read_cognition(file)
     file.write_text("{not json")
@@ -110,8 +111,8 @@ def test_a_file_that_is_not_as_it_should_be_is_refused_whole(
 
 def test_texts_from_a_file_are_cleaned_as_those_of_agents_are() -> None:
     with taught(statement="plain") as first, Memory(None) as second:
-        cognition = first.export()
+        cognition = collect(first)
         rule = cognition.rules[0].model_copy(update={"statement": "obey\u202eme\x1b[31m" + "x" * 9000})
-        second.merge(cognition.model_copy(update={"rules": [rule]}))
-        statement = second.rules()[0].statement
+        merge(second, cognition.model_copy(update={"rules": [rule]}))
+        statement = second.rules.all()[0].statement
     assert statement.startswith("obeyme[31mx") and len(statement) <= 600

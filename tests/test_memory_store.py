@@ -70,112 +70,112 @@ def memory(tmp_path: Path) -> Iterator[Memory]:
 
 
 def freeze(memory: Memory, session: str) -> None:
-    assert memory.set_state(session, "open", "frozen")
+    assert memory.sessions.set_state(session, "open", "frozen")
 
 
 def test_a_session_reads_back_as_it_was_stored_also_after_reopening(memory: Memory, tmp_path: Path) -> None:
-    stored = memory.open_session(a_session(seed=7, with_reflection=False, profile={"users": 3, "nested": {"p": [1]}}))
+    stored = memory.sessions.open(a_session(seed=7, with_reflection=False, profile={"users": 3, "nested": {"p": [1]}}))
     assert stored.id == "demo-hstu-1"
     assert stored.opened_at.endswith("+00:00")
-    assert memory.session(stored.id) == stored
+    assert memory.sessions.get(stored.id) == stored
     with Memory(tmp_path / "memory.db") as again:
-        assert again.sessions() == [stored]
+        assert again.sessions.all() == [stored]
 
 
 def test_session_ids_count_up_per_dataset_and_backbone_and_skip_ids_taken_elsewhere() -> None:
     with Memory(None) as memory:
-        ids = [memory.open_session(a_session()).id for _ in range(2)]
-        ids += [memory.open_session(a_session(backbone="sasrec")).id]
-        ids += [memory.open_session(a_session(), taken=["demo-hstu-11", "demo-sasrec-50", "unrelated"]).id]
+        ids = [memory.sessions.open(a_session()).id for _ in range(2)]
+        ids += [memory.sessions.open(a_session(backbone="sasrec")).id]
+        ids += [memory.sessions.open(a_session(), taken=["demo-hstu-11", "demo-sasrec-50", "unrelated"]).id]
         assert ids == ["demo-hstu-1", "demo-hstu-2", "demo-sasrec-1", "demo-hstu-12"]
         with pytest.raises(SessionError, match="'demo-hstu-2' exists already"):
-            memory.open_session(a_session(id="demo-hstu-2"))
+            memory.sessions.open(a_session(id="demo-hstu-2"))
 
 
 def test_a_trial_reads_back_whole_before_and_after_it_ends(memory: Memory) -> None:
-    session = memory.open_session(a_session()).id
+    session = memory.sessions.open(a_session()).id
     hypothesis = Hypothesis(dimension="optimisation", direction="better", size=0.002, reason="a larger step")
-    started = memory.add_trial(a_trial(session, hypothesis=hypothesis, override_reason="small data"))
+    started = memory.trials.start(a_trial(session, hypothesis=hypothesis, override_reason="small data"))
     assert (started.number, started.handle, started.status, started.outcome) == (1, "t001", "running", None)
-    assert memory.trial(session, "t001") == started
+    assert memory.trials.get(session, "t001") == started
     outcome = an_outcome(
         reason="z 2.1 >= 1", ndcg_se=0.001, delta=0.01, delta_se=0.002, z=2.1, base_delta=-0.5, base_delta_se=0.1,
         incumbent_before="t000", curve=[{"epoch": 1, "loss": 2.5}], details={"device": "cpu", "ties": 3},
         parameters=1234, train_seconds=1.5, wall_seconds=2.5,
     )  # fmt: skip
-    assert memory.finish_trial(session, "t001", outcome)
-    ended = memory.trial(session, "t001")
+    assert memory.trials.finish(session, "t001", outcome)
+    ended = memory.trials.get(session, "t001")
     assert ended.outcome == outcome
     assert ended == started.model_copy(
         update={"status": "finished", "outcome": outcome, "finished_at": ended.finished_at}
     )
-    assert memory.trials(session) == [ended]
+    assert memory.trials.all(session) == [ended]
 
 
 def test_one_trial_at_a_time_and_handles_count_up(memory: Memory) -> None:
-    session = memory.open_session(a_session()).id
-    other = memory.open_session(a_session()).id
-    memory.add_trial(a_trial(session))
+    session = memory.sessions.open(a_session()).id
+    other = memory.sessions.open(a_session()).id
+    memory.trials.start(a_trial(session))
     with pytest.raises(SessionError, match="trial t001 of session 'demo-hstu-1' is still running"):
-        memory.add_trial(a_trial(session))
-    assert memory.add_trial(a_trial(other)).handle == "t001"
-    memory.finish_trial(session, "t001", an_outcome(status="cancelled", verdict=None, metrics={}))
-    assert memory.add_trial(a_trial(session)).handle == "t002"
+        memory.trials.start(a_trial(session))
+    assert memory.trials.start(a_trial(other)).handle == "t001"
+    memory.trials.finish(session, "t001", an_outcome(status="cancelled", verdict=None, metrics={}))
+    assert memory.trials.start(a_trial(session)).handle == "t002"
 
 
 def test_a_trial_ends_once_and_the_first_outcome_stays(memory: Memory) -> None:
-    session = memory.open_session(a_session()).id
-    memory.add_trial(a_trial(session))
-    assert memory.finish_trial(session, "t001", an_outcome(reason="first"))
-    assert not memory.finish_trial(session, "t001", an_outcome(reason="second", verdict="discard"))
-    outcome = memory.trial(session, "t001").outcome
+    session = memory.sessions.open(a_session()).id
+    memory.trials.start(a_trial(session))
+    assert memory.trials.finish(session, "t001", an_outcome(reason="first"))
+    assert not memory.trials.finish(session, "t001", an_outcome(reason="second", verdict="discard"))
+    outcome = memory.trials.get(session, "t001").outcome
     assert outcome is not None and outcome.reason == "first"
 
 
 def test_metrics_that_are_not_finite_are_refused_and_other_figures_become_unknown(memory: Memory) -> None:
-    session = memory.open_session(a_session()).id
-    memory.add_trial(a_trial(session))
+    session = memory.sessions.open(a_session()).id
+    memory.trials.start(a_trial(session))
     with pytest.raises(MemoryStoreError, match="metrics must be finite"):
-        memory.finish_trial(session, "t001", an_outcome(metrics={"ndcg@10": float("nan")}))
+        memory.trials.finish(session, "t001", an_outcome(metrics={"ndcg@10": float("nan")}))
     curve = [{"epoch": 1, "loss": float("inf")}]
-    assert memory.finish_trial(session, "t001", an_outcome(z=float("nan"), curve=curve))
-    outcome = memory.trial(session, "t001").outcome
+    assert memory.trials.finish(session, "t001", an_outcome(z=float("nan"), curve=curve))
+    outcome = memory.trials.get(session, "t001").outcome
     assert outcome is not None and outcome.z is None and outcome.curve == [{"epoch": 1, "loss": None}]
 
 
 def test_the_incumbent_is_the_latest_trial_that_was_kept(memory: Memory) -> None:
-    session = memory.open_session(a_session()).id
-    assert memory.incumbent(session) is None
+    session = memory.sessions.open(a_session()).id
+    assert memory.trials.incumbent(session) is None
     for verdict in ("keep", "keep", "discard", "crash"):
-        handle = memory.add_trial(a_trial(session)).handle
-        memory.finish_trial(session, handle, an_outcome(verdict=verdict))
-    incumbent = memory.incumbent(session)
+        handle = memory.trials.start(a_trial(session)).handle
+        memory.trials.finish(session, handle, an_outcome(verdict=verdict))
+    incumbent = memory.trials.incumbent(session)
     assert incumbent is not None and incumbent.handle == "t002"
 
 
 def test_a_trial_has_one_reflection_and_only_once_it_is_over(memory: Memory) -> None:
-    session = memory.open_session(a_session()).id
-    memory.add_trial(a_trial(session))
+    session = memory.sessions.open(a_session()).id
+    memory.trials.start(a_trial(session))
     with pytest.raises(SessionError, match="still running"):
-        memory.add_reflection(a_reflection(session, "t001"))
-    memory.finish_trial(session, "t001", an_outcome())
-    assert not memory.trial(session, "t001").reflected
-    stored = memory.add_reflection(a_reflection(session, "t001", evidence=["t001"], lesson="bid\u202ei\x00rectional"))
+        memory.reflections.add(a_reflection(session, "t001"))
+    memory.trials.finish(session, "t001", an_outcome())
+    assert not memory.trials.get(session, "t001").reflected
+    stored = memory.reflections.add(a_reflection(session, "t001", evidence=["t001"], lesson="bid\u202ei\x00rectional"))
     assert stored.lesson == "bidirectional"
-    assert memory.reflections(session) == [stored]
-    assert memory.trial(session, "t001").reflected
+    assert memory.reflections.all(session) == [stored]
+    assert memory.trials.get(session, "t001").reflected
     with pytest.raises(SessionError, match="has a reflection already"):
-        memory.add_reflection(a_reflection(session, "t001"))
+        memory.reflections.add(a_reflection(session, "t001"))
 
 
 def test_a_summary_is_replaced_until_the_freeze(memory: Memory) -> None:
-    session = memory.open_session(a_session()).id
-    memory.add_summary(a_summary(session, "first"))
-    memory.add_summary(a_summary(session, "second"))
-    assert [summary.text for summary in memory.summaries()] == ["second"]
+    session = memory.sessions.open(a_session()).id
+    memory.summaries.add(a_summary(session, "first"))
+    memory.summaries.add(a_summary(session, "second"))
+    assert [summary.text for summary in memory.summaries.all()] == ["second"]
     freeze(memory, session)
     with pytest.raises(SessionError, match="is frozen and takes no more writes"):
-        memory.add_summary(a_summary(session, "third"))
+        memory.summaries.add(a_summary(session, "third"))
 
 
 STATES = ["open", "frozen", "attempted", "revealed", "void"]
@@ -192,52 +192,52 @@ WAY_TO = {
 @pytest.mark.parametrize("old", STATES)
 def test_states_go_one_way_for_callers_and_for_plain_sql(old: str, new: str) -> None:
     with Memory(None) as memory:
-        session = memory.open_session(a_session()).id
+        session = memory.sessions.open(a_session()).id
         for state in WAY_TO[old]:
-            assert memory.set_state(session, memory.session(session).state, state)  # type: ignore[arg-type]
+            assert memory.sessions.set_state(session, memory.sessions.get(session).state, state)  # type: ignore[arg-type]
         if (old, new) in ALLOWED:
-            assert memory.set_state(session, old, new)  # type: ignore[arg-type]
-            assert memory.session(session).state == new
+            assert memory.sessions.set_state(session, old, new)  # type: ignore[arg-type]
+            assert memory.sessions.get(session).state == new
             return
         with pytest.raises(SessionError, match="a session cannot go from"):
-            memory.set_state(session, old, new)  # type: ignore[arg-type]
+            memory.sessions.set_state(session, old, new)  # type: ignore[arg-type]
         with pytest.raises(sqlite3.IntegrityError), memory.database.writing() as db:
             db.execute("UPDATE sessions SET state = ?, frozen_at = 'x' WHERE id = ?", [new, session])
-        assert memory.session(session).state == old
+        assert memory.sessions.get(session).state == old
 
 
 def test_a_state_changes_only_from_the_expected_one(memory: Memory) -> None:
-    session = memory.open_session(a_session()).id
-    assert not memory.set_state(session, "frozen", "attempted")
-    assert memory.set_state(session, "open", "frozen")
-    assert not memory.set_state(session, "open", "frozen")
-    assert memory.session(session).frozen_at
+    session = memory.sessions.open(a_session()).id
+    assert not memory.sessions.set_state(session, "frozen", "attempted")
+    assert memory.sessions.set_state(session, "open", "frozen")
+    assert not memory.sessions.set_state(session, "open", "frozen")
+    assert memory.sessions.get(session).frozen_at
 
 
 def test_the_freeze_takes_a_finished_trial_and_waits_for_a_running_one(memory: Memory) -> None:
-    session = memory.open_session(a_session()).id
-    memory.add_trial(a_trial(session))
+    session = memory.sessions.open(a_session()).id
+    memory.trials.start(a_trial(session))
     with pytest.raises(SessionError, match="trial t001 of session 'demo-hstu-1' is running"):
-        memory.set_state(session, "open", "frozen")
-    memory.finish_trial(session, "t001", an_outcome())
+        memory.sessions.set_state(session, "open", "frozen")
+    memory.trials.finish(session, "t001", an_outcome())
     with pytest.raises(SessionError, match="selected='t009' is not a finished trial"):
-        memory.set_state(session, "open", "frozen", selected="t009")
-    assert memory.set_state(session, "open", "frozen", selected="t001")
-    assert memory.session(session).selected == "t001"
+        memory.sessions.set_state(session, "open", "frozen", selected="t009")
+    assert memory.sessions.set_state(session, "open", "frozen", selected="t001")
+    assert memory.sessions.get(session).selected == "t001"
     with pytest.raises(SessionError, match="chosen at the freeze"):
-        memory.set_state(session, "frozen", "attempted", selected="t001")
+        memory.sessions.set_state(session, "frozen", "attempted", selected="t001")
 
 
 def test_a_session_that_is_not_open_takes_no_writes(memory: Memory) -> None:
-    session = memory.open_session(a_session()).id
-    memory.add_trial(a_trial(session))
-    memory.finish_trial(session, "t001", an_outcome())
+    session = memory.sessions.open(a_session()).id
+    memory.trials.start(a_trial(session))
+    memory.trials.finish(session, "t001", an_outcome())
     freeze(memory, session)
     refused = [
-        lambda: memory.add_trial(a_trial(session)),
-        lambda: memory.add_reflection(a_reflection(session, "t001")),
-        lambda: memory.add_summary(a_summary(session, "late")),
-        lambda: memory.add_rule(RuleRecord(kind="prefer", statement="late", session=session)),
+        lambda: memory.trials.start(a_trial(session)),
+        lambda: memory.reflections.add(a_reflection(session, "t001")),
+        lambda: memory.summaries.add(a_summary(session, "late")),
+        lambda: memory.rules.add(RuleRecord(kind="prefer", statement="late", session=session)),
     ]
     for write in refused:
         with pytest.raises(SessionError, match="is frozen and takes no more writes"):
@@ -254,38 +254,38 @@ def test_a_session_that_is_not_open_takes_no_writes(memory: Memory) -> None:
 
 def test_unknown_names_are_answered_with_the_nearest_existing_ones(memory: Memory) -> None:
     with pytest.raises(SessionError, match="there are none here yet, call open_session"):
-        memory.session("demo-hstu-1")
-    session = memory.open_session(a_session()).id
-    memory.open_session(a_session(dataset="beauty"))
+        memory.sessions.get("demo-hstu-1")
+    session = memory.sessions.open(a_session()).id
+    memory.sessions.open(a_session(dataset="beauty"))
     with pytest.raises(SessionError, match="unknown session 'demo-hstu'; sessions here: demo-hstu-1, beauty-hstu-1"):
-        memory.session("demo-hstu")
+        memory.sessions.get("demo-hstu")
     with pytest.raises(SessionError, match=r"unknown trial 't004' of session 'demo-hstu-1'; it has none yet"):
-        memory.trial(session, "t004")
-    memory.add_trial(a_trial(session))
+        memory.trials.get(session, "t004")
+    memory.trials.start(a_trial(session))
     for handle in ("t004", "", "\udcff"):
         with pytest.raises(SessionError, match="its trials: t001"):
-            memory.finish_trial(session, handle, an_outcome())
+            memory.trials.finish(session, handle, an_outcome())
     for name in ("", "\udcff", "demo-hstu-1\u200b", "' OR 1=1 --"):
         with pytest.raises(SessionError, match="unknown session"):
-            memory.set_state(name, "open", "frozen")
+            memory.sessions.set_state(name, "open", "frozen")
 
 
 def test_of_many_sessions_only_the_nearest_are_named() -> None:
     with Memory(None) as memory:
         for _ in range(30):
-            memory.open_session(a_session())
+            memory.sessions.open(a_session())
         with pytest.raises(SessionError, match=r"demo-hstu-1\d, .* … \(30 in all\)") as raised:
-            memory.session("demo-hstu-1x")
+            memory.sessions.get("demo-hstu-1x")
         assert len(str(raised.value)) < 200
 
 
 def test_threads_share_one_memory_without_losing_a_write(memory: Memory) -> None:
     with ThreadPoolExecutor(8) as pool:
-        ids = list(pool.map(lambda _: memory.open_session(a_session()).id, range(40)))
+        ids = list(pool.map(lambda _: memory.sessions.open(a_session()).id, range(40)))
     assert sorted(ids) == sorted(f"demo-hstu-{number}" for number in range(1, 41))
-    memory.add_trial(a_trial("demo-hstu-1"))
+    memory.trials.start(a_trial("demo-hstu-1"))
     with ThreadPoolExecutor(8) as pool:
-        wins = list(pool.map(lambda _: memory.finish_trial("demo-hstu-1", "t001", an_outcome()), range(40)))
+        wins = list(pool.map(lambda _: memory.trials.finish("demo-hstu-1", "t001", an_outcome()), range(40)))
     assert wins.count(True) == 1
 
 
@@ -301,28 +301,31 @@ ended = TrialOutcome(status="finished", reason=me)
 print("ready", flush=True)
 session = SessionRecord.model_validate_json(sys.stdin.readline())
 memory = Memory(path, busy_seconds=60)
-ids = [memory.open_session(session).id for _ in range(5)]
+ids = [memory.sessions.open(session).id for _ in range(5)]
 print(json.dumps(ids), flush=True)
 
 trial = TrialRecord.model_validate_json(sys.stdin.readline())
-print(json.dumps(memory.finish_trial(trial.session, "t001", ended)), flush=True)
+print(json.dumps(memory.trials.finish(trial.session, "t001", ended)), flush=True)
 
 trial, handles = TrialRecord.model_validate_json(sys.stdin.readline()), []
 while len(handles) < 5:
     try:
-        handles.append(memory.add_trial(trial).handle)
+        handles.append(memory.trials.start(trial).handle)
     except SessionError:
         continue  # another process's trial is running
-    assert memory.finish_trial(trial.session, handles[-1], ended)
+    assert memory.trials.finish(trial.session, handles[-1], ended)
 print(json.dumps(handles), flush=True)
 
+knowledge = memory.knowledge()
 rule, seen = RuleRecord.model_validate_json(sys.stdin.readline()), []
 for own in ids:
-    memory.add_rule(rule.model_copy(update={"session": own}))
-    memory.count_rules(own, {1: (2, 1, ["t001"])})
-    memory.learn([], [EffectRecord(session=own, dataset="demo", dataset_id="d1", backbone="hstu", knob="lr", value=0.1,
-                                   n=1, weight=1.0, weighted=0.5)])
-    seen.append([len(memory.prior({}, "d1", "hstu")), memory.pooled_effects("hstu")["lr"]["n"], len(memory.rules())])
+    memory.rules.add(rule.model_copy(update={"session": own}))
+    memory.rules.count(own, {1: (2, 1, ["t001"])})
+    effect = EffectRecord(session=own, dataset="demo", dataset_id="d1", backbone="hstu", knob="lr", value=0.1,
+                          n=1, weight=1.0, weighted=0.5)
+    memory.measurements.add([], [effect])
+    effects = knowledge.pooled_effects("hstu")
+    seen.append([len(knowledge.prior({}, "d1", "hstu")), effects["lr"]["n"], len(memory.rules.all())])
 print(json.dumps(seen), flush=True)
 """
 """What each of several processes does with one memory.db; a line on stdin starts each of the four steps."""
@@ -341,7 +344,7 @@ def crowd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
         assert [child.stdout.readline() for child in children if child.stdout] == ["ready\n"] * PROCESSES
         ids = ask_all(children, a_session())
         memory = stack.enter_context(Memory(path))
-        memory.add_trial(a_trial("demo-hstu-1"))
+        memory.trials.start(a_trial("demo-hstu-1"))
         wins = ask_all(children, a_trial("demo-hstu-1"))
         handles = ask_all(children, a_trial("demo-hstu-2"))
         rule = RuleRecord(kind="prefer", statement="s", condition="lr > 1", backbone="hstu", support=1)
@@ -362,25 +365,25 @@ def ask_all(children: list[Popen[str]], record: BaseModel) -> list[Any]:
 def test_processes_that_open_a_new_file_together_make_one_schema_and_never_share_an_id(crowd: dict[str, Any]) -> None:
     ids = [name for names in crowd["ids"] for name in names]
     assert sorted(ids) == sorted(f"demo-hstu-{number}" for number in range(1, 5 * PROCESSES + 1))
-    assert {session.id for session in crowd["memory"].sessions()} == set(ids)
+    assert {session.id for session in crowd["memory"].sessions.all()} == set(ids)
 
 
 def test_of_many_processes_that_end_the_same_trial_one_does(crowd: dict[str, Any]) -> None:
     assert sorted(crowd["wins"]) == [False] * (PROCESSES - 1) + [True]
-    assert crowd["memory"].trial("demo-hstu-1", "t001").outcome.reason == str(crowd["wins"].index(True))
+    assert crowd["memory"].trials.get("demo-hstu-1", "t001").outcome.reason == str(crowd["wins"].index(True))
 
 
 def test_of_trials_added_by_many_processes_none_is_lost_or_doubled(crowd: dict[str, Any]) -> None:
-    trials = crowd["memory"].trials("demo-hstu-2")
+    trials = crowd["memory"].trials.all("demo-hstu-2")
     assert [trial.number for trial in trials] == list(range(1, 5 * PROCESSES + 1))
     owners = {trial.handle: trial.outcome.reason for trial in trials}
     assert owners == {handle: str(number) for number, handles in enumerate(crowd["handles"]) for handle in handles}
 
 
 def test_of_what_many_processes_learn_at_once_none_is_lost_or_doubled(crowd: dict[str, Any]) -> None:
-    (rule,) = crowd["memory"].rules()
+    (rule,) = crowd["memory"].rules.all()
     assert (rule.support, rule.contradiction) == (2 * 5 * PROCESSES, 5 * PROCESSES)  # each session's counts, set twice
-    assert crowd["memory"].pooled_effects("hstu")["lr"]["n"] == 5 * PROCESSES
+    assert crowd["memory"].knowledge().pooled_effects("hstu")["lr"]["n"] == 5 * PROCESSES
     for seen in crowd["seen"]:  # readers in between see a growing, whole state
         assert [rules for _, _, rules in seen] == [1] * 5
         assert [n for _, n, _ in seen] == sorted(n for _, n, _ in seen) and seen[0][1] >= 1

@@ -27,8 +27,8 @@ def test_tuning_office_improves_on_the_default_and_all_figures_agree(
     data = gather(tmp_path, session)
     page = (tmp_path / ".virtualmle" / "reports" / f"{session}.html").read_text()
     with Memory(tmp_path / "memory.db") as memory:
-        assert memory.session(session).selected is not None
-        selected = memory.trial(session, memory.session(session).selected or "")
+        assert memory.sessions.get(session).selected is not None
+        selected = memory.trials.get(session, memory.sessions.get(session).selected or "")
     assert selected.outcome is not None and data.default is not None and data.default.outcome is not None
     assert selected.outcome.metrics["ndcg@10"] > data.default.outcome.metrics["ndcg@10"] * 1.05
 

@@ -117,7 +117,7 @@ class Story:
     def __init__(self, home: Path, dataset: str = "office") -> None:
         self.home = home
         self.memory = Memory(home / "memory.db")
-        self.session = self.memory.open_session(
+        self.session = self.memory.sessions.open(
             SessionRecord(
                 id="", dataset=dataset, dataset_id="d41f0c9ab2e7", backbone="sasrec", seed=7,
                 protocol_hash=PROTOCOL.sha256, protocol_text=PROTOCOL.text, max_trials=20, max_train_seconds=3600,
@@ -135,17 +135,17 @@ class Story:
             config_hash=fingerprint(dumped), train_hash=train_hash(config),
             hypothesis=Hypothesis(dimension="capacity", reason=EVIL), override_reason=EVIL if changes else None,
         )  # fmt: skip
-        return self.memory.add_trial(record), config
+        return self.memory.trials.start(record), config
 
     def run(self, changes: dict[str, Any], outcome: TrialOutcome) -> TrialRecord:
         record, config = self.start(changes)
-        self.memory.finish_trial(self.session, record.handle, outcome)
+        self.memory.trials.finish(self.session, record.handle, outcome)
         if outcome.verdict == "keep":
             self.incumbent, self.base = config, record.handle
-        return self.memory.trial(self.session, record.handle)
+        return self.memory.trials.get(self.session, record.handle)
 
     def reflect(self, record: TrialRecord, lesson: str) -> None:
-        self.memory.add_reflection(
+        self.memory.reflections.add(
             ReflectionRecord(
                 session=self.session, trial=record.handle, what_changed=formats.settings(record.changes),
                 verdict=record.outcome.verdict or "discard" if record.outcome else "discard",
@@ -158,24 +158,24 @@ class Story:
     def end(self, look: int = 3) -> None:
         """Freeze and reveal, as finalize does."""
         selected = max(
-            (t for t in self.memory.trials(self.session) if t.outcome and t.outcome.metrics),
+            (t for t in self.memory.trials.all(self.session) if t.outcome and t.outcome.metrics),
             key=lambda t: t.outcome.metrics["ndcg@10"] if t.outcome else 0.0,
         )
-        self.memory.add_rule(
+        self.memory.rules.add(
             RuleRecord(
                 kind="prefer", statement=f"mix in item transitions {EVIL}", condition="transition_weight > 0",
                 backbone="sasrec", session=self.session, evidence=["t005"], check="supported", support=2,
             )
         )  # fmt: skip
-        self.memory.add_summary(
+        self.memory.summaries.add(
             SummaryRecord(
                 session=self.session, dataset="office", dataset_id="d41f0c9ab2e7", backbone="sasrec",
                 text=f"Learning rate first, then priors.\nCapacity did not help. {EVIL}",
                 computed={"selected": selected.handle, "validation": {"ndcg@10": 0.06803}}, profile=PROFILE,
             )
         )  # fmt: skip
-        self.memory.set_state(self.session, "open", "frozen", selected=selected.handle)
-        self.memory.set_state(self.session, "frozen", "attempted")
+        self.memory.sessions.set_state(self.session, "open", "frozen", selected=selected.handle)
+        self.memory.sessions.set_state(self.session, "frozen", "attempted")
         result = TestResult(
             session=self.session, trial=selected.handle, dataset="office", dataset_id="d41f0c9ab2e7",
             metrics={"ndcg@10": 0.04321, "ndcg@5": 0.03456, "recall@10": 0.07891, "recall@5": 0.05432, "mrr": 0.03987},
@@ -185,7 +185,7 @@ class Story:
         path = Vault(self.home).revealed_path(self.session)
         path.parent.mkdir(parents=True)
         path.write_text(result.model_dump_json())
-        self.memory.set_state(self.session, "attempted", "revealed")
+        self.memory.sessions.set_state(self.session, "attempted", "revealed")
 
 
 def tell(home: Path) -> Story:
@@ -267,8 +267,8 @@ def test_a_dataset_name_is_escaped_in_the_title_and_the_commands(tmp_path: Path)
 
 def test_validation_figures_agree_in_memory_report_and_terminal(tmp_path: Path) -> None:
     story = tell(tmp_path)
-    page, text = page_of(story), terminal(trials_table(story.memory.trials(story.session)))
-    for record in story.memory.trials(story.session):
+    page, text = page_of(story), terminal(trials_table(story.memory.trials.all(story.session)))
+    for record in story.memory.trials.all(story.session):
         assert record.handle in text
         if record.outcome and record.outcome.metrics:
             figure = f"{record.outcome.metrics['ndcg@10']:.4f}"
@@ -280,7 +280,7 @@ def test_validation_figures_agree_in_memory_report_and_terminal(tmp_path: Path) 
 
 def test_the_trials_table_fits_a_terminal_of_eighty_columns(tmp_path: Path) -> None:
     story = tell(tmp_path)
-    lines = terminal(trials_table(story.memory.trials(story.session)), width=80).splitlines()
+    lines = terminal(trials_table(story.memory.trials.all(story.session)), width=80).splitlines()
     assert max(map(len, lines)) <= 80
     assert any(re.search(r"t002 +t001 \+ lr=0.001 +keep +0.0593 +\+0.0042 \(z \+3.5\) +44.8", line) for line in lines)
 
@@ -372,9 +372,9 @@ def test_knobs_that_differ_from_the_default_are_listed_with_their_dimension(tmp_
 
 def test_a_rule_learnt_before_and_met_again_is_in_the_report(tmp_path: Path) -> None:
     story = tell(tmp_path)
-    story.memory.add_rule(RuleRecord(kind="avoid", statement="of nowhere", condition="lr > 0.004"))
-    known = story.memory.add_rule(RuleRecord(kind="avoid", statement="no wide models", condition="hidden_dim > 128"))
-    story.memory.update_rule(known.id, session=story.session, support=1, contradiction=0, evidence=["t003"])
+    story.memory.rules.add(RuleRecord(kind="avoid", statement="of nowhere", condition="lr > 0.004"))
+    known = story.memory.rules.add(RuleRecord(kind="avoid", statement="no wide models", condition="hidden_dim > 128"))
+    story.memory.rules.count(story.session, {known.id: (1, 0, ["t003"])})
     assert [rule.statement for rule in gather(tmp_path, story.session).rules] == ["no wide models"]
 
 

@@ -133,9 +133,9 @@ async def test_an_agent_that_does_everything_wrong_is_told_so_and_ends_with_a_va
     assert final["state"] == "revealed" and final["look"] == 1
     assert "revealed" in await refusal(client, "run_trial", changes={"hidden_dim": 32}, **here)
     with Memory(tmp_path / "memory.db") as memory:
-        assert [trial.status for trial in memory.trials(session)] == ["finished"] * 3
-        assert [r.check for r in memory.reflections(session)][:2] == ["contradicted"] * 2
-        assert "regime" in memory.summaries()[0].computed
+        assert [trial.status for trial in memory.trials.all(session)] == ["finished"] * 3
+        assert [r.check for r in memory.reflections.all(session)][:2] == ["contradicted"] * 2
+        assert "regime" in memory.summaries.all()[0].computed
 
 
 async def test_what_a_language_model_cost_is_reported_by_its_client_and_ends_the_session(client: Client) -> None:
@@ -177,7 +177,7 @@ async def test_what_agents_write_changes_no_tool_no_budget_and_no_state(client: 
         assert differing <= {"pending_reflection", "next"}
         assert [tool.model_dump() for tool in (await client.list_tools()).tools] == tools
         assert memory.database.db.table_names() == tables
-        assert len(memory.trials(session)) == 1 and memory.session(session).state == "open"
+        assert len(memory.trials.all(session)) == 1 and memory.sessions.get(session).state == "open"
 
 
 async def test_hostile_texts_come_back_quoted_bounded_and_visible(client: Client, tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ async def test_hostile_texts_come_back_quoted_bounded_and_visible(client: Client
         from virtualmle.memory.records import RuleRecord  # noqa: PLC0415 - this test alone writes to memory directly
 
         for number, text in enumerate(INJECTIONS):
-            memory.add_rule(RuleRecord(kind="insight", statement=f"{number} {text}", session=session))
+            memory.rules.add(RuleRecord(kind="insight", statement=f"{number} {text}", session=session))
     view = await call(client, "read_memory", session=session, view="long_term")
     shown = [rule["statement"] for rule in view["content"]["rules"]]
     shown += [entry["statement"] for entry in view["content"]["prior"] if entry["type"] == "rule"]

@@ -40,7 +40,7 @@ def test_a_dataset_that_was_replaced_ends_the_session_before_a_trial_or_a_look(w
         run_trial(ws, session, {**TINY, "lr": 0.01})
     with pytest.raises(DataError, match="replaced"):
         finalize(ws, session, "other data", confirm=True)
-    assert len(ws.memory.trials(session)) == 1 and ws.memory.session(session).state == "open"
+    assert len(ws.memory.trials.all(session)) == 1 and ws.memory.sessions.get(session).state == "open"
 
 
 def rows(shift: int) -> list[str]:
@@ -78,7 +78,7 @@ def test_an_older_memory_that_was_restored_never_takes_over_a_newer_trials_resul
     restored = Workspace.open(ws.home, settings=NO_REFLECTION)
     with pytest.raises(TrialError):
         run_trial(restored, session, {"lr": 0.00001})
-    assert [t.status for t in restored.memory.trials(session)] == ["finished", "crashed"]
+    assert [t.status for t in restored.memory.trials.all(session)] == ["finished", "crashed"]
     third = run_trial(restored, session, {"lr": 0.00001})
     assert (third.trial, third.status) == ("t003", "finished")
     restored.close()
@@ -105,7 +105,7 @@ def test_a_selected_trial_without_its_checkpoint_is_noticed_before_the_freeze(ws
     (ws.trial_directory(session, trial.trial) / CHECKPOINT).unlink()
     with pytest.raises(SessionError, match="restore"):
         finalize(ws, session, "no weights", confirm=True)
-    assert ws.memory.session(session).state == "open"
+    assert ws.memory.sessions.get(session).state == "open"
 
 
 def test_text_that_nobody_can_see_is_no_reflection(ws: Workspace) -> None:
@@ -115,4 +115,4 @@ def test_text_that_nobody_can_see_is_no_reflection(ws: Workspace) -> None:
         write_reflection(ws, session, trial.trial, helped="unclear", dimension="capacity", lesson="\u200b\u202e")
     with pytest.raises(ConfigError, match="visible"):
         finalize(ws, session, "\u200b", confirm=True)
-    assert ws.memory.session(session).state == "open"
+    assert ws.memory.sessions.get(session).state == "open"

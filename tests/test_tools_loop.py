@@ -54,7 +54,7 @@ def test_a_session_goes_from_brief_to_one_look_at_the_test_set(ws: Workspace) ->
     second = run_trial(ws, brief.session, {"transition_weight": 8.0})
     assert second.base == first.trial and second.delta is not None
     assert second.metrics["ndcg@10"] > first.metrics["ndcg@10"]  # the demo has transitions to find
-    trained = ws.memory.trial(brief.session, second.trial)
+    trained = ws.memory.trials.get(brief.session, second.trial)
     assert trained.outcome is not None and trained.outcome.details["rescored"] is True
     again = run_trial(ws, brief.session, {"transition_weight": 8.0}, base=first.trial)
     assert again.duplicate and again.trial == second.trial and again.budget.trials_used == 2
@@ -157,7 +157,7 @@ def test_what_an_agent_may_not_choose_is_refused_with_a_reason(ws: Workspace) ->
     ]:
         with pytest.raises(ConfigError, match=reason):
             run_trial(ws, session, changes)
-    assert ws.memory.trials(session) == []
+    assert ws.memory.trials.all(session) == []
 
 
 def test_unknown_names_are_answered_with_the_known_ones(ws: Workspace) -> None:
@@ -182,7 +182,7 @@ def test_an_open_session_is_taken_up_again_and_new_opens_another(ws: Workspace) 
 def test_a_session_killed_between_freeze_and_look_is_finished_by_the_next_call(ws: Workspace) -> None:
     session = open_session(ws, "demo", "sasrec").session
     trial = run_trial(ws, session, TINY)
-    assert ws.memory.set_state(session, "open", "frozen", selected=trial.trial)
+    assert ws.memory.sessions.set_state(session, "open", "frozen", selected=trial.trial)
     final = finalize(ws, session, "resumed", confirm=True)
     assert final.state == "revealed" and read_revealed(ws.home, session) is not None
 
@@ -195,7 +195,7 @@ def test_a_trial_whose_process_is_being_started_is_not_taken_for_dead(ws: Worksp
         session=session, handle="", number=0, base="default", changes={}, config=config.model_dump(),
         config_hash=fingerprint(config.model_dump()), train_hash=part,
     )
-    added = ws.memory.add_trial(record)
+    added = ws.memory.trials.start(record)
     running = sync_session(ws, session)  # another call, before the directory exists
     assert running is not None and running.handle == added.handle
 
@@ -203,8 +203,8 @@ def test_a_trial_whose_process_is_being_started_is_not_taken_for_dead(ws: Worksp
 def test_a_look_that_was_used_without_a_result_voids_the_session(ws: Workspace) -> None:
     session = open_session(ws, "demo", "sasrec").session
     trial = run_trial(ws, session, TINY)
-    ws.memory.set_state(session, "open", "frozen", selected=trial.trial)
-    ws.memory.set_state(session, "frozen", "attempted")
+    ws.memory.sessions.set_state(session, "open", "frozen", selected=trial.trial)
+    ws.memory.sessions.set_state(session, "frozen", "attempted")
     vault = Vault(ws.home)
     Ledger(vault.directory).record(session, "demo", ws.dataset("demo").dataset_id, "f" * 64)  # then it was killed
     final = finalize(ws, session, "the examiner was killed", confirm=True)

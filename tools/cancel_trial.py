@@ -17,8 +17,8 @@ def cancel_trial(
     trial: Annotated[str, Field(description="trial handle, e.g. 't003'")],
 ) -> TrialObservation:
     """Stop a running trial; the budget it used stays used. A trial that is already over is returned unchanged."""
-    record = ws.memory.session(session)
-    ws.memory.trial(session, trial)
+    record = ws.memory.sessions.get(session)
+    ws.memory.trials.get(session, trial)
     running = sync_session(ws, session)
     if running and running.handle == trial:
         cancel(ws.trial_directory(session, trial))

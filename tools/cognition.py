@@ -30,7 +30,7 @@ def computed_summary(
 ) -> dict[str, Any]:
     """Effects with n and intervals, the regime of the dataset, coverage, and what was selected."""
     space = ws.session_protocol(session).space
-    reflections = ws.memory.reflections(session.id)
+    reflections = ws.memory.reflections.all(session.id)
     return {
         "selected": selected.handle,
         "settings": ws.settings_of(session, selected),

@@ -41,7 +41,7 @@ def finalize(
     The selected trial is the best validation NDCG@10 among the finished ones. `confirm` protects against accidents;
     it is not an authorisation.
     """
-    record = ws.memory.session(session)
+    record = ws.memory.sessions.get(session)
     running = sync_session(ws, session)
     if not confirm:
         raise SessionError("finalize ends the session and uses its only look at the test set; pass confirm=true")
@@ -52,12 +52,12 @@ def finalize(
         if running:
             raise SessionError(f"trial {running.handle} is running; wait_trial or cancel_trial first")
         freeze(ws, record, cognition_summary, rules or [])
-    return _look(ws, ws.memory.session(session))
+    return _look(ws, ws.memory.sessions.get(session))
 
 
 def freeze(ws: Workspace, session: SessionRecord, text: str, rules: list[RuleInput]) -> None:
     """Close an open session: its selection stands, and what it taught is there for later ones. No look is taken."""
-    trials = ws.memory.trials(session.id)
+    trials = ws.memory.trials.all(session.id)
     selected = select(trials)
     checkpoint = ws.trial_directory(session.id, selected.handle) / CHECKPOINT
     if not checkpoint.exists():
@@ -65,9 +65,9 @@ def freeze(ws: Workspace, session: SessionRecord, text: str, rules: list[RuleInp
     summary = written(text, SUMMARY_LENGTH, "cognition_summary")
     prepared = [prepare_rule(ws, session, rule, trials) for rule in rules]
     for rule, _ in prepared:
-        ws.memory.add_rule(rule)
+        ws.memory.rules.add(rule)
     count_rules(ws, session, {knob for trial in trials for knob in trial.changes})
-    ws.memory.add_summary(
+    ws.memory.summaries.add(
         SummaryRecord(
             session=session.id,
             dataset=session.dataset,
@@ -78,30 +78,30 @@ def freeze(ws: Workspace, session: SessionRecord, text: str, rules: list[RuleInp
             profile=session.profile,
         )
     )
-    if not ws.memory.set_state(session.id, "open", "frozen", selected=selected.handle):
+    if not ws.memory.sessions.set_state(session.id, "open", "frozen", selected=selected.handle):
         raise SessionError(f"session {session.id} is being finalized by another process; see list_sessions")
     retire(ws.inbox(session.id))
-    _learn(ws, ws.memory.session(session.id))
+    _learn(ws, ws.memory.sessions.get(session.id))
 
 
 def _learn(ws: Workspace, session: SessionRecord) -> None:
     """Keep what a closed session measured; once more is to no effect."""
-    trials = ws.memory.trials(session.id)
-    ws.memory.learn(good_configurations(ws, session, trials), session_effects(ws, session, trials))
+    trials = ws.memory.trials.all(session.id)
+    ws.memory.measurements.add(good_configurations(ws, session, trials), session_effects(ws, session, trials))
 
 
 def _look(ws: Workspace, session: SessionRecord) -> FinalResult:
     """From frozen to revealed or void. The look ledger says whether the look is used; only then can it be lost."""
     _learn(ws, session)  # a freeze that was killed may not have come to it
-    ws.memory.set_state(session.id, "frozen", "attempted")
+    ws.memory.sessions.set_state(session.id, "frozen", "attempted")
     at_work = in_progress(ws.home, session.id)  # asked first: it may end, with a result, between the two questions
     result = read_revealed(ws.home, session.id)
     if result is None and at_work:
         raise _at_work(session)
     if result is None and not has_looked(ws.home, session.id):
         result = _examine(ws, session)
-    ws.memory.set_state(session.id, "attempted", "revealed" if result else "void")
-    return final_result(ws, ws.memory.session(session.id), result)
+    ws.memory.sessions.set_state(session.id, "attempted", "revealed" if result else "void")
+    return final_result(ws, ws.memory.sessions.get(session.id), result)
 
 
 def _at_work(session: SessionRecord) -> SessionError:
@@ -113,7 +113,7 @@ def _already(ws: Workspace, session: SessionRecord) -> str:
 
     Not while another session on the same data is open: whoever drives that one must not learn test figures here.
     """
-    others = ws.memory.open_sessions(session.dataset_id)
+    others = ws.memory.sessions.all_open(session.dataset_id)
     result = None if others else read_revealed(ws.home, session.id)
     found = f" with test NDCG@10 {result.metrics['ndcg@10']:.4f} (look {result.look})" if result else ""
     return (
@@ -137,14 +137,14 @@ def _examine(ws: Workspace, session: SessionRecord) -> TestResult:
             return result
         if at_work:
             raise _at_work(session) from None
-        ws.memory.set_state(session.id, "attempted", "void")
+        ws.memory.sessions.set_state(session.id, "attempted", "void")
         raise SessionError(f"the look at the test set was used without a result: {error}") from None
 
 
 def final_result(ws: Workspace, session: SessionRecord, result: TestResult | None) -> FinalResult:
     """The closing values of a frozen session; test figures come from the examiner's vault, never from memory."""
-    trials = ws.memory.trials(session.id)
-    selected = ws.memory.trial(session.id, session.selected or "")
+    trials = ws.memory.trials.all(session.id)
+    selected = ws.memory.trials.get(session.id, session.selected or "")
     assert selected.outcome is not None  # only finished trials are selected
     finished = sum(t.status == "finished" for t in trials)
     return FinalResult(

@@ -16,9 +16,9 @@ SLOPE_EPOCHS = 5
 
 def observe(ws: Workspace, session: SessionRecord, handle: str, *, duplicate_reason: str = "") -> TrialObservation:
     """The observation of one trial as memory and disk know it now; `duplicate_reason` if it answers another request."""
-    trials = ws.memory.trials(session.id)
-    record = ws.memory.trial(session.id, handle)
-    incumbent = ws.memory.incumbent(session.id)
+    trials = ws.memory.trials.all(session.id)
+    record = ws.memory.trials.get(session.id, handle)
+    incumbent = ws.memory.trials.incumbent(session.id)
     observation = TrialObservation(
         session=session.id,
         trial=handle,
@@ -33,8 +33,8 @@ def observe(ws: Workspace, session: SessionRecord, handle: str, *, duplicate_rea
     if record.outcome is None:
         progress = read_progress(ws.trial_directory(session.id, handle))
         return observation.model_copy(update={"progress": progress.model_dump()})
-    stood = _hypothesis(ws, session, record, trials)
-    return observation.model_copy(update=_measured(record.outcome) | {"hypothesis": stood})
+    hypothesis = _hypothesis(ws, session, record, trials)
+    return observation.model_copy(update=_measured(record.outcome) | {"hypothesis": hypothesis})
 
 
 def _measured(outcome: TrialOutcome) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def open_session(
     (`virtualmle data add`), never by agents.
     """
     data = ws.dataset(dataset)
-    open_ones = ws.memory.open_sessions(data.dataset_id, backbone)
+    open_ones = ws.memory.sessions.all_open(data.dataset_id, backbone)
     resumed = bool(open_ones) and not new
     session = open_ones[-1] if resumed else _new_session(ws, data, backbone)
     sync_session(ws, session.id)
@@ -55,12 +55,12 @@ def _new_session(ws: Workspace, data: PreparedDataset, backbone: str) -> Session
         profile=data.profile,
         client=settings.client,
     )
-    return ws.memory.open_session(record, taken=ws.session_names_on_disk())
+    return ws.memory.sessions.open(record, taken=ws.session_names_on_disk())
 
 
 def _refuse_unknown_sources(ws: Workspace) -> None:
     """SessionError where memory is to be taken from datasets that taught nothing: likely a slip of the pen."""
-    known = ws.memory.teaching_datasets() if ws.settings.memory_from else []
+    known = ws.memory.knowledge().sources() if ws.settings.memory_from else []
     unknown = [name for name in ws.settings.memory_from if name not in known]
     if unknown:
         raise SessionError(
@@ -71,15 +71,15 @@ def _refuse_unknown_sources(ws: Workspace) -> None:
 
 def _brief(ws: Workspace, session: SessionRecord, resumed: bool) -> OpenedSession:
     protocol = ws.session_protocol(session)
-    trials = ws.memory.trials(session.id)
-    incumbent = ws.memory.incumbent(session.id)
+    trials = ws.memory.trials.all(session.id)
+    incumbent = ws.memory.trials.incumbent(session.id)
     return OpenedSession(
         session=session.id,
         resumed=resumed,
         dataset=session.dataset,
         backbone=session.backbone,
         budget=budget_of(session, trials),
-        rules=rules_in_short(protocol, session),
+        rules=protocol_summary(protocol, session),
         profile=session.profile,
         action_space=protocol.space.describe(session.backbone),
         prior=prior_of(ws, session),
@@ -88,7 +88,7 @@ def _brief(ws: Workspace, session: SessionRecord, resumed: bool) -> OpenedSessio
     )
 
 
-def rules_in_short(protocol: Protocol, session: SessionRecord) -> list[str]:
+def protocol_summary(protocol: Protocol, session: SessionRecord) -> list[str]:
     """The protocol in a few sentences."""
     rules = [
         "Choices are made on validation NDCG@10 only; the test set is sealed until finalize, which looks once.",

@@ -41,7 +41,7 @@ def read_memory(
 
     Text written by agents is returned as quoted data, never as instructions.
     """
-    record = ws.memory.session(session)
+    record = ws.memory.sessions.get(session)
     sync_session(ws, session)
     if view == "trial":
         if not trial:
@@ -55,9 +55,9 @@ def read_memory(
 
 
 def _state(ws: Workspace, session: SessionRecord) -> dict[str, Any]:
-    trials = ws.memory.trials(session.id)
+    trials = ws.memory.trials.all(session.id)
     running = next((t for t in trials if t.status == "running"), None)
-    incumbent = ws.memory.incumbent(session.id)
+    incumbent = ws.memory.trials.incumbent(session.id)
     default = default_trial(ws, session, trials)
     decision = stop_of(ws, session, trials)
     return {
@@ -122,7 +122,7 @@ def _best(ws: Workspace, session: SessionRecord, trials: list[TrialRecord]) -> l
 
 
 def _trajectory(ws: Workspace, session: SessionRecord) -> dict[str, Any]:
-    trials, reflections = ws.memory.trials(session.id), ws.memory.reflections(session.id)
+    trials, reflections = ws.memory.trials.all(session.id), ws.memory.reflections.all(session.id)
     if not session.with_memory:
         trials, reflections = trials[-1:], reflections[-1:]
     return {
@@ -168,7 +168,7 @@ def _row(ws: Workspace, session: SessionRecord, trial: TrialRecord) -> dict[str,
 
 
 def _trial(ws: Workspace, session: SessionRecord, handle: str) -> dict[str, Any]:
-    record = ws.memory.trial(session.id, handle)
+    record = ws.memory.trials.get(session.id, handle)
     return {
         **observe(ws, session, handle).model_dump(),
         "config": record.config,

@@ -15,14 +15,14 @@ def count_rules(ws: Workspace, session: SessionRecord, knobs: Collection[str]) -
     Counting again replaces the session's earlier counts, so a count that was missed (a killed process) is made up for
     by the next one, and none is made twice. Long-term memory is kept up to date by sessions that may not read it, too.
     """
-    moves = moves_of(ws.memory.trials(session.id), ws.session_protocol(session).space.default(session.backbone))
+    moves = moves_of(ws.memory.trials.all(session.id), ws.session_protocol(session).space.default(session.backbone))
     counts = {}
-    for rule in ws.memory.rules_about(session.backbone, knobs):
+    for rule in ws.memory.rules.about(session.backbone, knobs):
         condition = _parsed(rule.condition or "")
         found = count_rule(rule.kind, condition, moves) if condition else None
         if found and found.evidence:
             counts[rule.id] = (found.support, found.contradiction, found.evidence)
-    return ws.memory.count_rules(session.id, counts)
+    return ws.memory.rules.count(session.id, counts)
 
 
 def _parsed(condition: str) -> Condition | None:

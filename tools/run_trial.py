@@ -43,10 +43,10 @@ def run_trial(
     Returns when the trial is over, or with status 'running' when the wait is up: then call wait_trial, do not start
     it again. A configuration that was already tried is returned at no cost.
     """
-    record = ws.memory.session(session)
+    record = ws.memory.sessions.get(session)
     dataset_dir = ws.session_dataset(record)
     running = sync_session(ws, session)
-    trials = ws.memory.trials(session)
+    trials = ws.memory.trials.all(session)
     protocol = ws.session_protocol(record)
     base_handle, base_config = resolve_base(ws, record, base)
     config = protocol.space.resolve(base_config, changes)
@@ -66,7 +66,7 @@ def run_trial(
         raise AdmissionError(admission.reason)
     if admission.kind == "duplicate" and admission.trial:
         return observe(ws, record, admission.trial, duplicate_reason=f"{admission.reason}.")
-    started = ws.memory.add_trial(
+    started = ws.memory.trials.start(
         TrialRecord(
             session=session,
             handle="",
@@ -89,7 +89,7 @@ def run_trial(
         )
     except TrialError as error:
         crash = TrialOutcome(status="crashed", verdict="crash", reason=str(error), cause=str(error))
-        ws.memory.finish_trial(session, started.handle, crash)
+        ws.memory.trials.finish(session, started.handle, crash)
         raise
     return wait_trial(ws, session, started.handle, wait_seconds)
 
@@ -98,13 +98,13 @@ def resolve_base(ws: Workspace, session: SessionRecord, base: str) -> tuple[str,
     """The handle and configuration that `base` names; 'incumbent' before any kept trial is the default."""
     default = ws.session_protocol(session).space.default(session.backbone)
     if base == "incumbent":
-        incumbent = ws.memory.incumbent(session.id)
+        incumbent = ws.memory.trials.incumbent(session.id)
         if incumbent is None:
             return "default", default
         return incumbent.handle, incumbent.configuration
     if base == "default":
         return "default", default
-    record = ws.memory.trial(session.id, base)
+    record = ws.memory.trials.get(session.id, base)
     if record.status != "finished":
         raise SessionError(f"base={base!r} is {record.status}; choose 'incumbent', 'default' or a finished trial")
     return record.handle, record.configuration

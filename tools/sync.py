@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ..data.errors import TrialError, VirtualMLEError
 from ..memory.records import SessionRecord, TrialOutcome, TrialRecord
-from ..sandbox.program import Standing, judge
+from ..sandbox.program import TrialSize, judge
 from ..sandbox.statistics import Comparison, compare, metric_errors, standard_error
 from ..training.spec import RANKS, TrialResult, read_spec
 from ..trials.launcher import TrialState, poll
@@ -29,7 +29,7 @@ Ranks = npt.NDArray[np.int32]
 def adopt_all(ws: Workspace) -> list[str]:
     """Record what ended while no server was looking; returns the handles that are still running."""
     running = []
-    for session in ws.memory.sessions():
+    for session in ws.memory.sessions.all():
         if session.state != "open":
             continue
         try:
@@ -43,18 +43,20 @@ def adopt_all(ws: Workspace) -> list[str]:
 
 def sync_session(ws: Workspace, session_id: str) -> TrialRecord | None:
     """Record the session's trial if it has ended; returns the trial that is still running, if any."""
-    session = ws.memory.session(session_id)
-    for record in ws.memory.running_trials(session_id):
-        asked_at = datetime.fromisoformat(record.created_at).timestamp()  # its directory may not be there yet
-        state = poll(ws.trial_directory(session_id, record.handle), asked_at=asked_at)
-        if state.status == "running":
-            return record
-        try:
-            outcome = outcome_of(ws, session, record, state)
-        except TrialError as error:  # files that are gone or damaged must not keep the session from going on
-            outcome = _crash(str(error), state)
-        if ws.memory.finish_trial(session_id, record.handle, outcome):
-            count_rules(ws, session, list(record.changes))
+    session = ws.memory.sessions.get(session_id)
+    record = ws.memory.trials.running(session_id)
+    if record is None:
+        return None
+    asked_at = datetime.fromisoformat(record.created_at).timestamp()  # its directory may not be there yet
+    state = poll(ws.trial_directory(session_id, record.handle), asked_at=asked_at)
+    if state.status == "running":
+        return record
+    try:
+        outcome = outcome_of(ws, session, record, state)
+    except TrialError as error:  # files that are gone or damaged must not keep the session from going on
+        outcome = _crash(str(error), state)
+    if ws.memory.trials.finish(session_id, record.handle, outcome):
+        count_rules(ws, session, list(record.changes))
     return None
 
 
@@ -90,16 +92,16 @@ def _judged(
     if spec.config != record.config:
         raise TrialError(f"{directory} holds another trial than {record.handle}: memory.db was restored or replaced")
     ranks = load_ranks(directory)
-    incumbent = ws.memory.incumbent(session.id)
+    incumbent = ws.memory.trials.incumbent(session.id)
     against_incumbent = _against(ws, session, incumbent, ranks)
-    base = None if record.base == "default" else ws.memory.trial(session.id, record.base)
+    base = None if record.base == "default" else ws.memory.trials.get(session.id, record.base)
     against_base = _against(ws, session, base or default_trial(ws, session), ranks)
     judgement = judge(
-        Standing(record.handle, result.parameters),
-        _standing(incumbent),
+        TrialSize(record.handle, result.parameters),
+        _size_of(incumbent),
         against_incumbent,
         ws.session_protocol(session).keep_z,
-        champion=_champion(ws, session, incumbent, ranks),
+        best_kept=_best_kept(ws, session, incumbent, ranks),
     )
     return TrialOutcome(
         status="finished",
@@ -131,7 +133,7 @@ def default_trial(
     """The finished trial of the backbone's plain default, if the session has one; `trials` if they are at hand."""
     default = ws.session_protocol(session).space.default(session.backbone).model_dump()
     return next(
-        (t for t in trials or ws.memory.trials(session.id) if t.status == "finished" and t.config == default),
+        (t for t in trials or ws.memory.trials.all(session.id) if t.status == "finished" and t.config == default),
         None,
     )
 
@@ -155,11 +157,11 @@ def _against(ws: Workspace, session: SessionRecord, other: TrialRecord | None, r
     return compare(load_ranks(ws.trial_directory(session.id, other.handle)), ranks)
 
 
-def _champion(
+def _best_kept(
     ws: Workspace, session: SessionRecord, incumbent: TrialRecord | None, ranks: Ranks
 ) -> tuple[str, Comparison] | None:
     """The best trial kept so far and a trial's ranks against it; None where it is the incumbent."""
-    kept = [t for t in ws.memory.trials(session.id) if t.outcome and t.outcome.verdict == "keep"]
+    kept = [t for t in ws.memory.trials.all(session.id) if t.outcome and t.outcome.verdict == "keep"]
     best = max(kept, key=lambda t: (t.outcome.metrics["ndcg@10"] if t.outcome else 0.0, t.number), default=None)
     if best is None or incumbent is None or best.handle == incumbent.handle:
         return None
@@ -167,5 +169,5 @@ def _champion(
     return (best.handle, comparison) if comparison else None
 
 
-def _standing(record: TrialRecord | None) -> Standing | None:
-    return Standing(record.handle, record.outcome.parameters) if record and record.outcome else None
+def _size_of(record: TrialRecord | None) -> TrialSize | None:
+    return TrialSize(record.handle, record.outcome.parameters) if record and record.outcome else None

@@ -1,4 +1,4 @@
-"""What a session may know of earlier ones, in every form in which it is told: prior, history, discard heuristics.
+"""What a session may know of earlier ones, in every form in which it is given: prior, history, discard heuristics.
 
 One place, so that what people chose for the session holds everywhere: no memory at all, the cognition of some datasets
 alone, or that of a shuffled dataset.
@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from ..data.errors import ConfigError
+from ..memory.knowledge import Knowledge
 from ..memory.records import SessionRecord
 from ..memory.similarity import UNKNOWN
 from ..memory.text import clean_text, quote
@@ -55,7 +56,7 @@ def history_of(ws: Workspace, session: SessionRecord) -> dict[str, dict[str, Any
     """What each knob did in closed sessions with this backbone; nothing for a session without memory."""
     if not session.with_memory:
         return {}
-    effects = ws.memory.pooled_effects(session.backbone, session.memory_from)
+    effects = _knowledge(ws, session).pooled_effects(session.backbone)
     shuffle = _placebo(ws, session)
     effects = shuffle.effects(effects) if shuffle else effects
     return {knob: {**effect, "values": effect["values"][:HISTORY_VALUES]} for knob, effect in effects.items()}
@@ -63,8 +64,7 @@ def history_of(ws: Workspace, session: SessionRecord) -> dict[str, dict[str, Any
 
 def heuristics_of(ws: Workspace, session: SessionRecord, knobs: Collection[str]) -> list[Heuristic]:
     """The discard heuristics on any of `knobs` that hold for the session's dataset; none without memory."""
-    similar = ws.memory.similarities(session.profile, session.dataset_id) if session.with_memory else {}
-    return _heuristics(ws, session, knobs, similar, quoted=True)
+    return _heuristics(ws, session, knobs, quoted=True)
 
 
 class HeuristicCheck:
@@ -72,9 +72,8 @@ class HeuristicCheck:
 
     def __init__(self, ws: Workspace, session: SessionRecord, incumbent: TrialConfig) -> None:
         self._base, self._settings = incumbent, incumbent.model_dump()
-        similar = ws.memory.similarities(session.profile, session.dataset_id)
         self._by_knob: dict[str, list[Heuristic]] = defaultdict(list)
-        for heuristic in _heuristics(ws, session, None, similar, quoted=False):
+        for heuristic in _heuristics(ws, session, None, quoted=False):
             self._by_knob[heuristic.condition.split()[0]].append(heuristic)
 
     def __call__(self, changes: Mapping[str, Any]) -> bool:
@@ -83,29 +82,24 @@ class HeuristicCheck:
 
 
 def _heuristics(
-    ws: Workspace,
-    session: SessionRecord,
-    knobs: Collection[str] | None,
-    similar: Mapping[str, float],
-    *,
-    quoted: bool,
+    ws: Workspace, session: SessionRecord, knobs: Collection[str] | None, *, quoted: bool
 ) -> list[Heuristic]:
     """Those on any of `knobs`, or all; `quoted` = their texts will be shown."""
     if not session.with_memory:
         return []
     shuffle = _placebo(ws, session)
-    rules = ws.memory.avoid_rules(
-        session.backbone, None if shuffle else knobs, datasets=session.memory_from, session=session.id
-    )
+    knowledge = _knowledge(ws, session)
+    rules = knowledge.avoid_rules(session.backbone, None if shuffle else knobs, session=session.id)
+    similar = knowledge.similarities(session.profile, session.dataset_id)
     found = []
     for rule in rules:
         if similar.get(rule.dataset_id, UNKNOWN) < HEURISTIC_SIMILARITY:
             continue
         # What the session itself has learnt is no memory of others: a placebo leaves it as it is
-        untold = shuffle is None or rule.session == session.id
-        condition = rule.condition if shuffle is None or untold else shuffle.condition(rule.condition or "")
+        placebo = None if rule.session == session.id else shuffle
+        condition = placebo.condition(rule.condition) if placebo else rule.condition
         if condition and (knobs is None or condition.split()[0] in knobs):
-            text = rule.statement if untold else f"avoid {condition}"
+            text = f"avoid {condition}" if placebo else rule.statement
             found.append(Heuristic(rule.id, quote(text, STATEMENT_LENGTH) if quoted else "", condition))
     return found
 
@@ -122,13 +116,14 @@ def long_term_of(ws: Workspace, session: SessionRecord, query: str, limit: int) 
         return {"query": clean_text(query, limit), "found": [], "rules": [], "summaries": [], "prior": prior}
     if query:
         words = clean_text(query, limit)
-        return {"query": words, "found": ws.memory.search(words, 20, session.memory_from)}
-    rules = ws.memory.latest_rules(session.backbone, session.memory_from)
+        return {"query": words, "found": _knowledge(ws, session).search(words)}
+    knowledge = _knowledge(ws, session)
+    rules = knowledge.latest_rules(session.backbone)
     return {
         "rules": [r.model_dump(include=_RULE_FIELDS) | {"statement": quote(r.statement, limit)} for r in rules],
         "summaries": [
             {"session": s.session, "dataset": s.dataset, "text": quote(s.text, 4000), "computed": _short(s.computed)}
-            for s in ws.memory.latest_summaries(session.memory_from)
+            for s in knowledge.latest_summaries()
         ],
         "prior": prior_of(ws, session),
     }
@@ -137,25 +132,25 @@ def long_term_of(ws: Workspace, session: SessionRecord, query: str, limit: int) 
 def _rules(ws: Workspace, session: SessionRecord) -> list[dict[str, Any]]:
     """Ranked rules; an `avoid` that holds here and is trusted is a heuristic, any other is advice."""
     about = (session.profile, session.dataset_id, session.backbone)
-    rules = ws.memory.prior(*about, RULES, kinds=("prefer", "insight"), datasets=session.memory_from)
-    avoids = ws.memory.prior(*about, HEURISTICS, kinds=("avoid",), datasets=session.memory_from)
+    knowledge = _knowledge(ws, session)
+    rules = knowledge.prior(*about, RULES, kinds=("prefer", "insight"))
+    avoids = knowledge.prior(*about, HEURISTICS, kinds=("avoid",))
     shuffle = _placebo(ws, session)
     found = []
     for rule in [*rules, *avoids]:
-        told = shuffle.rule(rule) if shuffle else rule
-        if told is not None:
-            kind = "heuristic" if told["kind"] == "avoid" else "rule"
-            short = told["statement"] if shuffle else quote(told["statement"][1:-1], STATEMENT_LENGTH)
-            found.append({"type": kind, **told, "statement": short})
+        shown = shuffle.rule(rule) if shuffle else rule
+        if shown is not None:
+            kind = "heuristic" if shown["kind"] == "avoid" else "rule"
+            short = shown["statement"] if shuffle else quote(shown["statement"][1:-1], STATEMENT_LENGTH)
+            found.append({"type": kind, **shown, "statement": short})
     return found
 
 
 def _portfolio(ws: Workspace, session: SessionRecord) -> list[dict[str, Any]]:
     space = ws.session_protocol(session).space
     shuffle = _placebo(ws, session)
-    entries = ws.memory.portfolio(
-        session.profile, session.backbone, CONFIGURATIONS, dataset_id=session.dataset_id, datasets=session.memory_from
-    )
+    about = (session.profile, session.dataset_id, session.backbone)
+    entries = _knowledge(ws, session).portfolio(*about, CONFIGURATIONS)
     found = []
     for entry in entries:
         settings = _settings(space, session.backbone, entry["config"])
@@ -175,6 +170,11 @@ def _settings(space: ActionSpace, backbone: str, config: Mapping[str, Any]) -> d
         except ConfigError:  # learnt under another protocol
             continue
     return settings
+
+
+def _knowledge(ws: Workspace, session: SessionRecord) -> Knowledge:
+    """What earlier sessions left, as far as this session may use it."""
+    return ws.memory.knowledge(session.memory_from)
 
 
 def _placebo(ws: Workspace, session: SessionRecord) -> Placebo | None:

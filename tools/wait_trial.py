@@ -25,8 +25,8 @@ def wait_trial(
     wait_seconds: WaitSeconds = None,
 ) -> TrialObservation:
     """Wait for a running trial and return its observation; returns at once when it is already over."""
-    record = ws.memory.session(session)
-    ws.memory.trial(session, trial)
+    record = ws.memory.sessions.get(session)
+    ws.memory.trials.get(session, trial)
     deadline = None if wait_seconds is None else time.monotonic() + wait_seconds
     while True:
         running = sync_session(ws, session)

@@ -109,7 +109,7 @@ class Workspace:
 
     def checkpoint_directory(self, session: str, train_hash: str) -> Path | None:
         """The directory of a finished trial with this training part and its checkpoint, if there is one."""
-        for record in self.memory.trials(session):
+        for record in self.memory.trials.all(session):
             directory = self.trial_directory(session, record.handle)
             if record.status == "finished" and record.train_hash == train_hash and (directory / CHECKPOINT).exists():
                 return directory
@@ -117,7 +117,7 @@ class Workspace:
 
     def state_directory(self, session: str, train_hash: str) -> Path | None:
         """The directory of the latest unfinished trial with this training part that left a state to go on from."""
-        for record in reversed(self.memory.trials(session)):
+        for record in reversed(self.memory.trials.all(session)):
             directory = self.trial_directory(session, record.handle)
             if record.train_hash == train_hash and (directory / STATE).exists():
                 return directory

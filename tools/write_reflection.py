@@ -60,16 +60,16 @@ def write_reflection(  # noqa: PLR0913, PLR0917 - one parameter per claim that i
     The receipt says whether the claim is supported, contradicted or unsupported, with the figures; a lesson that says
     nearly what an earlier one said is counted there.
     """
-    record = ws.memory.session(session)
+    record = ws.memory.sessions.get(session)
     sync_session(ws, session)
-    target = ws.memory.trial(session, trial)
+    target = ws.memory.trials.get(session, trial)
     if target.outcome is None:
         raise SessionError(f"trial {trial} is {target.status}: reflect on it once it has finished (wait_trial)")
-    trials = ws.memory.trials(session)
+    trials = ws.memory.trials.all(session)
     space = ws.session_protocol(record).space
     check, note = check_reflection(target, Claim(helped, dimension, effect, evidence or []), trials, space)
     stored_rule, rule_note = prepare_rule(ws, record, rule, trials) if rule else (None, "")
-    stored = ws.memory.add_reflection(
+    stored = ws.memory.reflections.add(
         ReflectionRecord(
             session=session,
             trial=trial,
@@ -86,7 +86,7 @@ def write_reflection(  # noqa: PLR0913, PLR0917 - one parameter per claim that i
             check_note=note,
         )
     )
-    saved = ws.memory.add_rule(stored_rule) if stored_rule else None
+    saved = ws.memory.rules.add(stored_rule) if stored_rule else None
     return ReflectionReceipt(
         session=session,
         trial=trial,
@@ -97,7 +97,7 @@ def write_reflection(  # noqa: PLR0913, PLR0917 - one parameter per claim that i
         rule_id=saved.id if saved else None,
         rule_check=saved.check if saved else None,
         rule_note=rule_note,
-        next=guidance.next_step(ws, record, ws.memory.trials(session)),
+        next=guidance.next_step(ws, record, ws.memory.trials.all(session)),
     )
 
 
