@@ -134,8 +134,8 @@ def overhead(
 
 def write_zipf_log(path: Path, interactions: int, seed: int) -> None:
     """A Parquet log of user, item, timestamp: twenty events per user on average, items by Zipf's law of exponent 1."""
-    import numpy as np  # noqa: PLC0415 - as in every command: --help should not wait for them
-    import polars as pl  # noqa: PLC0415
+    import numpy as np
+    import polars as pl
 
     generator = np.random.default_rng(seed)
     num_users, num_items = max(10, interactions // 20), max(100, interactions // 100)
@@ -158,8 +158,8 @@ def _engine(
     device: str,
     home: Path,
 ) -> None:
-    from ..data.errors import ConfigError  # noqa: PLC0415
-    from ..models.config import make_config  # noqa: PLC0415
+    from ..data.errors import ConfigError
+    from ..models.config import make_config
 
     given = _parsed(knobs)
     make_config(backbone, **given)  # refused here, in words, not by a process of its own
@@ -182,7 +182,7 @@ def _engine(
 
 
 def _resolved(ws: "Workspace", dataset: str) -> str:
-    from ..examiner.vault import Vault  # noqa: PLC0415
+    from ..examiner.vault import Vault
 
     name = ws.catalogue.resolve(dataset, Vault(ws.home).public_key())
     ws.dataset(name)
@@ -190,11 +190,11 @@ def _resolved(ws: "Workspace", dataset: str) -> str:
 
 
 def _overhead(ws: "Workspace", dataset: str, backbone: str, changes: dict[str, Any]) -> dict[str, list[float]]:
-    from ..tools.open_session import open_session  # noqa: PLC0415
-    from ..tools.run_trial import run_trial  # noqa: PLC0415
-    from ..tools.write_reflection import write_reflection  # noqa: PLC0415
-    from ..training.spec import read_progress  # noqa: PLC0415
-    from ..trials.warm import retire  # noqa: PLC0415
+    from ..tools.open_session import open_session
+    from ..tools.run_trial import run_trial
+    from ..tools.write_reflection import write_reflection
+    from ..training.spec import read_progress
+    from ..trials.warm import retire
 
     session = open_session(ws, _resolved(ws, dataset), "hstu" if backbone == "hstu" else "sasrec").session
     rows: dict[str, list[float]] = {}
@@ -221,7 +221,7 @@ def _overhead(ws: "Workspace", dataset: str, backbone: str, changes: dict[str, A
 
 
 def _parsed(knobs: list[str] | None) -> dict[str, Any]:
-    from ..data.errors import ConfigError  # noqa: PLC0415
+    from ..data.errors import ConfigError
 
     found: dict[str, Any] = {}
     for text in knobs or []:
