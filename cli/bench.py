@@ -128,8 +128,8 @@ def overhead(
         settings = make_settings(device=device, threads=threads, keep_warm=WARM_SECONDS)
         ws = open_workspace(Path(folder), settings)
         with ws.memory:
-            rows = _overhead(ws, dataset, backbone, changes)
-    _show("overhead", rows, {"dataset": dataset, "backbone": backbone, "knobs": changes})
+            rows, workers = _overhead(ws, dataset, backbone, changes)
+    _show("overhead", rows, {"dataset": dataset, "backbone": backbone, "knobs": changes, "workers": workers})
 
 
 def write_zipf_log(path: Path, interactions: int, seed: int) -> None:
@@ -189,21 +189,29 @@ def _resolved(ws: "Workspace", dataset: str) -> str:
     return name
 
 
-def _overhead(ws: "Workspace", dataset: str, backbone: str, changes: dict[str, Any]) -> dict[str, list[float]]:
+def _overhead(
+    ws: "Workspace", dataset: str, backbone: str, changes: dict[str, Any]
+) -> tuple[dict[str, list[float]], int]:
+    """Seconds by what they were spent on, and how many worker processes ran the trials: 1 if all but one were warm."""
     from ..tools.open_session import open_session
     from ..tools.run_trial import run_trial
     from ..tools.write_reflection import write_reflection
     from ..training.spec import read_progress
+    from ..trials.lease import read_lease
     from ..trials.warm import retire
 
     session = open_session(ws, _resolved(ws, dataset), "hstu" if backbone == "hstu" else "sasrec").session
     rows: dict[str, list[float]] = {}
+    workers = set()
 
     def measured(label: str, call: "Callable[[], TrialObservation]") -> None:
         started = time.time()
         trial = call()
         rows.setdefault(f"{label}: call to return", []).append(time.time() - started)
-        since = read_progress(ws.trial_directory(session, trial.trial)).training_since
+        directory = ws.trial_directory(session, trial.trial)
+        lease = read_lease(directory)
+        workers.add(lease.pid if lease else None)
+        since = read_progress(directory).training_since
         if since is not None:
             rows.setdefault(f"{label}: call to training", []).append(since - started)
         write_reflection(ws, session, trial.trial, "unclear", "optimisation", "measured, not judged")
@@ -217,7 +225,7 @@ def _overhead(ws: "Workspace", dataset: str, backbone: str, changes: dict[str, A
             measured("scoring only", lambda: run_trial(ws, session, priors))  # noqa: B023
     finally:
         retire(ws.inbox(session))
-    return rows
+    return rows, len(workers)
 
 
 def _parsed(knobs: list[str] | None) -> dict[str, Any]:
