@@ -128,14 +128,14 @@ def overhead(
         settings = make_settings(device=device, threads=threads, keep_warm=WARM_SECONDS)
         ws = open_workspace(Path(folder), settings)
         with ws.memory:
-            rows = _overhead(ws, dataset, backbone, changes)
-    _show("overhead", rows, {"dataset": dataset, "backbone": backbone, "knobs": changes})
+            rows, workers = _overhead(ws, dataset, backbone, changes)
+    _show("overhead", rows, {"dataset": dataset, "backbone": backbone, "knobs": changes, "workers": workers})
 
 
 def write_zipf_log(path: Path, interactions: int, seed: int) -> None:
     """A Parquet log of user, item, timestamp: twenty events per user on average, items by Zipf's law of exponent 1."""
-    import numpy as np  # noqa: PLC0415 - as in every command: --help should not wait for them
-    import polars as pl  # noqa: PLC0415
+    import numpy as np
+    import polars as pl
 
     generator = np.random.default_rng(seed)
     num_users, num_items = max(10, interactions // 20), max(100, interactions // 100)
@@ -158,8 +158,8 @@ def _engine(
     device: str,
     home: Path,
 ) -> None:
-    from ..data.errors import ConfigError  # noqa: PLC0415
-    from ..models.config import make_config  # noqa: PLC0415
+    from ..data.errors import ConfigError
+    from ..models.config import make_config
 
     given = _parsed(knobs)
     make_config(backbone, **given)  # refused here, in words, not by a process of its own
@@ -182,28 +182,36 @@ def _engine(
 
 
 def _resolved(ws: "Workspace", dataset: str) -> str:
-    from ..examiner.vault import Vault  # noqa: PLC0415
+    from ..examiner.vault import Vault
 
     name = ws.catalogue.resolve(dataset, Vault(ws.home).public_key())
     ws.dataset(name)
     return name
 
 
-def _overhead(ws: "Workspace", dataset: str, backbone: str, changes: dict[str, Any]) -> dict[str, list[float]]:
-    from ..tools.open_session import open_session  # noqa: PLC0415
-    from ..tools.run_trial import run_trial  # noqa: PLC0415
-    from ..tools.write_reflection import write_reflection  # noqa: PLC0415
-    from ..training.spec import read_progress  # noqa: PLC0415
-    from ..trials.warm import retire  # noqa: PLC0415
+def _overhead(
+    ws: "Workspace", dataset: str, backbone: str, changes: dict[str, Any]
+) -> tuple[dict[str, list[float]], int]:
+    """Seconds by what they were spent on, and how many worker processes ran the trials: 1 if all but one were warm."""
+    from ..tools.open_session import open_session
+    from ..tools.run_trial import run_trial
+    from ..tools.write_reflection import write_reflection
+    from ..training.spec import read_progress
+    from ..trials.lease import read_lease
+    from ..trials.warm import retire
 
     session = open_session(ws, _resolved(ws, dataset), "hstu" if backbone == "hstu" else "sasrec").session
     rows: dict[str, list[float]] = {}
+    workers = set()
 
     def measured(label: str, call: "Callable[[], TrialObservation]") -> None:
         started = time.time()
         trial = call()
         rows.setdefault(f"{label}: call to return", []).append(time.time() - started)
-        since = read_progress(ws.trial_directory(session, trial.trial)).training_since
+        directory = ws.trial_directory(session, trial.trial)
+        lease = read_lease(directory)
+        workers.add(lease.pid if lease else None)
+        since = read_progress(directory).training_since
         if since is not None:
             rows.setdefault(f"{label}: call to training", []).append(since - started)
         write_reflection(ws, session, trial.trial, "unclear", "optimisation", "measured, not judged")
@@ -217,11 +225,11 @@ def _overhead(ws: "Workspace", dataset: str, backbone: str, changes: dict[str, A
             measured("scoring only", lambda: run_trial(ws, session, priors))  # noqa: B023
     finally:
         retire(ws.inbox(session))
-    return rows
+    return rows, len(workers)
 
 
 def _parsed(knobs: list[str] | None) -> dict[str, Any]:
-    from ..data.errors import ConfigError  # noqa: PLC0415
+    from ..data.errors import ConfigError
 
     found: dict[str, Any] = {}
     for text in knobs or []:

@@ -4,6 +4,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
@@ -50,18 +51,15 @@ def _parse(text: str) -> dict[str, Any]:
 
 
 def _function(tool: str) -> Callable[..., Any]:
-    from importlib import import_module  # noqa: PLC0415
-
     function: Callable[..., Any] = getattr(import_module(f"..tools.{tool}", __package__), tool)
     return function
 
 
 def _invoke(function: Callable[..., Any], ws: Any, given: dict[str, Any]) -> Any:
     """Call `function` with arguments checked against its signature, as the server does. Raises ConfigError."""
-    # Imported here: `--help` should not wait for it
-    from pydantic import ConfigDict, ValidationError, validate_call  # noqa: PLC0415
+    from pydantic import ConfigDict, ValidationError, validate_call
 
-    from ..data.errors import ConfigError  # noqa: PLC0415
+    from ..data.errors import ConfigError
 
     known = [name for name in inspect.signature(function).parameters if name != "ws"]
     unknown = sorted(set(given) - set(known))

@@ -132,7 +132,7 @@ def _protocol(home: Path) -> Finding:
 def _environment(home: Path) -> Finding:
     """An MCP client passes a stdio server a handful of variables only: what is set here may be missing there."""
     del home  # the same for every home
-    from mcp.client.stdio import get_default_environment  # noqa: PLC0415 - the MCP library takes a while to import
+    from mcp.client.stdio import get_default_environment  # brings the MCP library
 
     passed = get_default_environment()
     lost = [name for name in TRAINING_ENVIRONMENT if name in os.environ and name not in passed]

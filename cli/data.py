@@ -34,9 +34,9 @@ def add(
 
     Example: virtualmle data add office ~/logs/office.tsv.gz --user customer --item product --timestamp time
     """
-    from ..data.errors import DataError  # noqa: PLC0415 - these bring polars, which --help should not wait for
-    from ..data.prepared import PrepareOptions  # noqa: PLC0415
-    from ..examiner.vault import Vault  # noqa: PLC0415
+    from ..data.errors import DataError  # these bring polars
+    from ..data.prepared import PrepareOptions
+    from ..examiner.vault import Vault
 
     if format not in (None, "csv", "tsv", "jsonl", "parquet"):
         raise DataError(f"format={format!r} is not known; use csv, tsv, jsonl or parquet")
@@ -58,8 +58,8 @@ def prepare(
 
     Example: virtualmle data prepare amazon-beauty
     """
-    from ..examiner.vault import Vault  # noqa: PLC0415 - see add
-    from .live import download_bar  # noqa: PLC0415
+    from ..examiner.vault import Vault
+    from .live import download_bar
 
     catalogue = _catalogue(home)
     with download_bar(name) as progress:
@@ -80,8 +80,8 @@ def list_datasets(home: Home = HERE, as_json: Json = False) -> None:
         rows = [m.model_dump(include=shown) for m in manifests]
         print(json.dumps({"datasets": rows, "available": catalogue.available()}, indent=1))
         return
-    from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
+    from rich.console import Console
+    from rich.table import Table
 
     table = Table()
     table.add_column("name", no_wrap=True)
@@ -105,7 +105,7 @@ def show(
 
 
 def _catalogue(home: Path) -> "Catalogue":
-    from ..data.catalogue import Catalogue  # noqa: PLC0415 - brings polars
+    from ..data.catalogue import Catalogue  # brings polars
 
     return Catalogue(home)
 

@@ -15,7 +15,7 @@ def doctor(home: Home = HERE, as_json: Json = False) -> None:
 
     Example: virtualmle doctor --home ~/recsys
     """
-    from .checks import run_checks  # noqa: PLC0415 - brings polars, cryptography and sqlite-utils
+    from .checks import run_checks  # brings polars, cryptography and sqlite-utils
 
     findings = run_checks(home)
     if as_json:
@@ -27,9 +27,9 @@ def doctor(home: Home = HERE, as_json: Json = False) -> None:
 
 
 def _print_table(rows: list[tuple[str, str, str]]) -> None:
-    from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
     table = Table("check", "status", "what was found")
     for check, status, detail in rows:

@@ -102,9 +102,9 @@ def settings_options(settings: "Settings") -> list[str]:
 
 def _show(home: Path, result: dict[str, Any], as_json: bool) -> None:
     # Imported when the session is over: matplotlib takes a second, and the first trial should not wait for it
-    from ..report.gather import gather  # noqa: PLC0415
-    from ..report.html import write_report  # noqa: PLC0415
-    from ..report.tables import result_table, trials_table  # noqa: PLC0415
+    from ..report.gather import gather
+    from ..report.html import write_report
+    from ..report.tables import result_table, trials_table
 
     path = write_report(home, result["session"])
     if as_json:

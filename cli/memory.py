@@ -32,9 +32,9 @@ def list_rules(
         rows = [rule.model_dump(exclude={"profile"}) for rule in rules]
         print(json.dumps({"rules": rows, "summaries": [s.session for s in summaries]}, indent=1))
         return
-    from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
     table = Table("id", "kind", "backbone", "condition", "check", "for/against", "statement")
     for rule in rules:
@@ -92,9 +92,9 @@ def export_cognition(
 
     Example: virtualmle memory export cognition.json
     """
-    from ..data.atomic import write_bytes  # noqa: PLC0415
-    from ..data.errors import ConfigError  # noqa: PLC0415
-    from ..memory.portable import collect  # noqa: PLC0415
+    from ..data.atomic import write_bytes
+    from ..data.errors import ConfigError
+    from ..memory.portable import collect
 
     with existing_memory(home) as memory:
         cognition = collect(memory)
@@ -114,8 +114,8 @@ def import_cognition(
 
     Example: virtualmle memory import cognition.json --home ~/recsys
     """
-    from ..memory.portable import merge, read_cognition  # noqa: PLC0415
-    from .options import open_workspace  # noqa: PLC0415 - a home may begin with what others have learnt
+    from ..memory.portable import merge, read_cognition
+    from .options import open_workspace  # a home may begin with what others have learnt
 
     cognition = read_cognition(file)
     ws = open_workspace(home)
@@ -125,7 +125,7 @@ def import_cognition(
 
 
 def _rule(memory: "Memory", number: int) -> dict[str, Any]:
-    from ..data.errors import SessionError  # noqa: PLC0415
+    from ..data.errors import SessionError
 
     rules = {rule.id: rule for rule in memory.rules.all()}
     if number not in rules:
@@ -145,8 +145,8 @@ def _session(memory: "Memory", session: str) -> dict[str, Any]:
 
 def existing_memory(home: Path) -> "Memory":
     """memory.db of a home, which must exist: looking creates nothing."""
-    from ..data.errors import HomeError  # noqa: PLC0415
-    from ..memory.store import Memory  # noqa: PLC0415 - brings sqlite-utils
+    from ..data.errors import HomeError
+    from ..memory.store import Memory  # brings sqlite-utils
 
     path = home / "memory.db"
     if not path.exists():

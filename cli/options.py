@@ -80,9 +80,8 @@ def make_settings(  # noqa: PLR0913, PLR0917 - one parameter per option
 
     Raises ConfigError for an unknown device and for choices about memory that do not go together.
     """
-    # Imported here, as in every command: the tools bring polars and sqlite, and `--help` should not wait for them
-    from ..data.errors import ConfigError  # noqa: PLC0415
-    from ..tools.workspace import Settings  # noqa: PLC0415
+    from ..data.errors import ConfigError
+    from ..tools.workspace import Settings
 
     if device not in ("auto", "cpu") and not device.startswith("cuda"):
         raise ConfigError(f"device={device!r} is not known; use auto, cpu, cuda or cuda:N")
@@ -106,6 +105,6 @@ def make_settings(  # noqa: PLR0913, PLR0917 - one parameter per option
 
 def open_workspace(home: Path, settings: "Settings | None" = None) -> "Workspace":
     """The workspace of `home`, created if need be."""
-    from ..tools.workspace import Workspace  # noqa: PLC0415 - see make_settings
+    from ..tools.workspace import Workspace
 
     return Workspace.open(home, settings=settings)

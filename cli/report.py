@@ -17,7 +17,7 @@ def report(
 
     Example: virtualmle report demo-sasrec-1
     """
-    from ..report.html import write_report  # noqa: PLC0415 - brings matplotlib
+    from ..report.html import write_report  # brings matplotlib
 
     path = write_report(home, session)
     print(json.dumps({"session": session, "report": str(path)}) if as_json else path)

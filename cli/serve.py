@@ -62,6 +62,6 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
         trials, seconds, seed, without_reflection, without_memory, device, threads, sandbox, keep_warm, memory_from,
         placebo_memory,
     )  # fmt: skip
-    from ..server.serve import serve as run  # noqa: PLC0415 - the MCP library takes most of a second to import
+    from ..server.serve import serve as run  # brings the MCP library: most of a second
 
     run(home, settings, transport.value, host, port, token)

@@ -24,7 +24,7 @@ def list_all(home: Home = HERE, as_json: Json = False) -> None:
 
     Example: virtualmle sessions list
     """
-    from ..tools.list_sessions import list_sessions  # noqa: PLC0415 - brings polars
+    from ..tools.list_sessions import list_sessions  # brings polars
 
     existing_memory(home).close()
     ws = open_workspace(home)
@@ -33,8 +33,8 @@ def list_all(home: Home = HERE, as_json: Json = False) -> None:
     if as_json:
         print(listed.model_dump_json(indent=1))
         return
-    from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
+    from rich.console import Console
+    from rich.table import Table
 
     table = Table(box=None)  # no frame: seven columns must fit a terminal of 80
     table.add_column("session", no_wrap=True)  # it is there to be copied: never cut
@@ -52,7 +52,7 @@ def show(session: Session, home: Home = HERE, as_json: Json = False) -> None:
 
     Example: virtualmle sessions show demo-sasrec-1
     """
-    from ..report.gather import gather  # noqa: PLC0415
+    from ..report.gather import gather
 
     data = gather(home, session)
     if as_json:
@@ -63,9 +63,9 @@ def show(session: Session, home: Home = HERE, as_json: Json = False) -> None:
         }
         print(json.dumps(content, indent=1))
         return
-    from rich.console import Console  # noqa: PLC0415
+    from rich.console import Console
 
-    from ..report.tables import result_table, trials_table  # noqa: PLC0415
+    from ..report.tables import result_table, trials_table
 
     console = Console()
     console.print(trials_table(data.trials))
@@ -86,7 +86,7 @@ def resume(
 
     Example: virtualmle sessions resume demo-sasrec-1
     """
-    from .driving import Drive, drive  # noqa: PLC0415 - brings the MCP library
+    from .driving import Drive, drive  # brings the MCP library
 
     with existing_memory(home) as memory:
         record = memory.sessions.get(session)
@@ -98,8 +98,8 @@ def resume(
 
 def agent_of(record: "SessionRecord") -> str:
     """The agent that a session was opened by; the engineer for one that another client opened."""
-    from ..agents.registry import AGENTS  # noqa: PLC0415
-    from .driving import CLIENT_PREFIX  # noqa: PLC0415
+    from ..agents.registry import AGENTS
+    from .driving import CLIENT_PREFIX
 
     name = record.client.removeprefix(CLIENT_PREFIX)
     return name if name in AGENTS else "engineer"

@@ -50,9 +50,9 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
 
     Example: virtualmle tune demo --backbone hstu --trials 12
     """
-    from ..agents.registry import make_agent  # noqa: PLC0415 - with the tools, half a second that --help does not wait
-    from ..data.errors import ConfigError  # noqa: PLC0415
-    from .driving import Drive, drive  # noqa: PLC0415
+    from ..agents.registry import make_agent  # brings the tools: half a second
+    from ..data.errors import ConfigError
+    from .driving import Drive, drive
 
     if backbone not in ("sasrec", "hstu"):
         raise ConfigError(f"backbone={backbone!r} is not known; choose sasrec or hstu")
@@ -67,8 +67,8 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
 
 def _prepared(home: Path, dataset: str, sandbox: Path | None) -> tuple[Path, str]:
     """The home, checked, and the dataset's name, registered if it was not yet; what was guessed is said on stderr."""
-    from ..examiner.vault import Vault  # noqa: PLC0415 - see tune
-    from .live import download_bar  # noqa: PLC0415
+    from ..examiner.vault import Vault
+    from .live import download_bar
 
     # Opened here before any server is started: what is wrong with it becomes one line, not a lost connection
     ws = open_workspace(home, make_settings(sandbox=sandbox))

@@ -1,4 +1,4 @@
-"""Serving over stdio or HTTP until told to stop. The wire is stdout or the socket; every log line goes to stderr."""
+"""Serving over stdio or HTTP until it is stopped. The wire is stdout or the socket; every log line goes to stderr."""
 
 import logging
 import sys

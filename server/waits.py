@@ -1,7 +1,7 @@
 """How long one call may wait for a trial, and what the client hears meanwhile.
 
-A trial runs in its own process; waiting for it is only looking. So a wait that is cut short, cancelled or never
-answered stops nothing, and the overrun text says so: models that were told less started the same trial twice.
+A trial runs in its own process; waiting for it only polls its state. So a wait that is cut short, cancelled or never
+answered stops nothing, and the overrun text says so: after a shorter text, models started the same trial twice.
 """
 
 import math
@@ -32,7 +32,7 @@ CAPS = {
 
 UNKNOWN_CAP = 25.0  # the shortest documented limit is JetBrains Copilot's 30 s
 
-LOOK_SECONDS = 0.25  # a look costs a few file reads; a re-scored trial takes about a second
+POLL_SECONDS = 0.25  # polling costs a few file reads; a re-scored trial takes about a second
 BUSY_SECONDS = 60.0  # another process may hold memory.db for a while, not for good
 HEARTBEAT_SECONDS = 5.0  # clients that extend their limit on progress want some well within 60 s
 HALF_EPOCH_SECONDS = 60.0  # an epoch of unknown length shows as half done after this long
@@ -63,22 +63,22 @@ def wait_cap(client: str, override: float | None = None) -> float:
     return CAPS[max(matches, key=len)] if matches else UNKNOWN_CAP
 
 
-async def outwait(
+async def wait_until_over(
     ws: Workspace, observation: TrialObservation, context: Context[Workspace], seconds: float
 ) -> TrialObservation:
-    """Look at a trial until it is over or `seconds` have passed; its last observation."""
+    """Poll a trial until it is over or `seconds` have passed; its last observation."""
     seen = anyio.current_time()
     deadline = seen + seconds
-    news = ProgressNews(context)
-    look = partial(wait_trial, ws, observation.session, observation.trial, 0)
+    progress = ProgressMessages(context)
+    poll = partial(wait_trial, ws, observation.session, observation.trial, 0)
     while observation.status == "running":
-        await news.tell(observation)
+        await progress.send(observation)
         left = deadline - anyio.current_time()
         if left <= 0:
             return observation.model_copy(update={"next": overrun(observation)})
-        await anyio.sleep(min(LOOK_SECONDS, left))
+        await anyio.sleep(min(POLL_SECONDS, left))
         try:
-            observation = await anyio.to_thread.run_sync(look)
+            observation = await anyio.to_thread.run_sync(poll)
             seen = anyio.current_time()
         except MemoryStoreError:  # memory.db is busy: the trial goes on without it, and so may the wait
             if anyio.current_time() - seen > BUSY_SECONDS:
@@ -95,7 +95,7 @@ def overrun(observation: TrialObservation) -> str:
     )
 
 
-class ProgressNews:
+class ProgressMessages:
     """Progress messages about one trial: epochs done, strictly increasing, with a heartbeat inside long epochs."""
 
     def __init__(self, context: Context[Workspace]) -> None:
@@ -103,8 +103,8 @@ class ProgressNews:
         self._epoch = -1
         self._epoch_since = self._sent_at = 0.0
 
-    async def tell(self, observation: TrialObservation) -> None:
-        """Send what is new, if anything is."""
+    async def send(self, observation: TrialObservation) -> None:
+        """Send a message if an epoch has ended since the last one, or a heartbeat is due."""
         progress = observation.progress or {}
         epoch, epochs = progress.get("epoch", 0), progress.get("epochs", 0)
         now = anyio.current_time()

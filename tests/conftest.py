@@ -23,12 +23,12 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def tiny_dataset_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prepared dataset of about 150 users and 60 items, from the demo generator; sealed with a key nobody keeps."""
-    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey  # noqa: PLC0415 (few tests need it)
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-    from virtualmle.data.demo import generate_demo  # noqa: PLC0415
-    from virtualmle.data.prepare import prepare  # noqa: PLC0415
-    from virtualmle.data.prepared import PrepareOptions  # noqa: PLC0415
-    from virtualmle.data.readers import Log  # noqa: PLC0415
+    from virtualmle.data.demo import generate_demo
+    from virtualmle.data.prepare import prepare
+    from virtualmle.data.prepared import PrepareOptions
+    from virtualmle.data.readers import Log
 
     frame = generate_demo(num_users=150, num_items=60)
     directory = tmp_path_factory.mktemp("data") / "tiny"

@@ -98,9 +98,9 @@ def compile_one(module: str, name: str) -> Compiled:
 
 def build(shipped: Shipped) -> tuple[int, int, int, dict[str, int]]:
     """Registers, stack bytes and shared bytes of the kernel, and how often each opcode of interest is in it."""
-    import triton  # noqa: PLC0415 (in the child only, and only where it is installed)
-    from triton.backends.compiler import GPUTarget  # noqa: PLC0415
-    from triton.compiler import ASTSource  # noqa: PLC0415
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
 
     source = ASTSource(shipped.kernel, dict(shipped.signature), dict(shipped.constexprs), shipped.attrs)
     options = {"num_warps": shipped.num_warps, "num_stages": shipped.num_stages}

@@ -46,8 +46,7 @@ def test_each_bench_prints_a_table_and_one_json_line(arguments: list[str], measu
     assert all(seconds > 0 for seconds in record["median"].values())
     assert all(any(name in line for line in table) for name in measured)
     if arguments[0] == "overhead":
-        seconds = record["median"]
-        assert seconds["warm trial: call to training"] < seconds["first trial: call to training"]
+        assert record["workers"] < 6, "none of the six trials was run by a warm worker"
 
 
 def test_a_wrong_knob_is_one_line_and_exit_1() -> None:

@@ -90,7 +90,7 @@ def test_a_torch_that_cannot_be_imported_fails_without_ending_the_doctor(
     assert found(tmp_path, "memory").status == "ok"
 
 
-def test_variables_that_a_stdio_server_would_not_get_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_that_a_stdio_server_would_not_get_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     finding = found(tmp_path, "environment")
     assert finding.status == "warn" and '"CUDA_VISIBLE_DEVICES": "1"' in finding.detail

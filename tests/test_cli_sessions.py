@@ -114,9 +114,9 @@ def test_an_interrupted_tune_says_how_to_resume_and_resuming_ends_it(tmp_path: P
             if line.startswith("t001/"):
                 tuning.send_signal(signal.SIGINT)
                 break
-        told = tuning.stderr.read()
-        assert tuning.wait(timeout=120) == 130, told
-    assert f"virtualmle sessions resume demo-sasrec-1 --home {home}" in told and "Traceback" not in told
+        messages = tuning.stderr.read()
+        assert tuning.wait(timeout=120) == 130, messages
+    assert f"virtualmle sessions resume demo-sasrec-1 --home {home}" in messages and "Traceback" not in messages
 
     resumed = virtualmle("sessions", "resume", "demo-sasrec-1", "--threads", "1", "--home", str(home))
     assert resumed.returncode == 0, resumed.stderr

@@ -16,6 +16,8 @@ from tests.quick_home import QUICK_SANDBOX, environment
 from virtualmle import __version__
 from virtualmle.cli import call
 from virtualmle.cli.app import app, main
+from virtualmle.cli.call import _invoke
+from virtualmle.cli.sessions import agent_of
 from virtualmle.data.errors import ConfigError
 from virtualmle.memory.records import SessionRecord
 from virtualmle.memory.store import Memory
@@ -230,8 +232,6 @@ def test_an_own_log_is_registered_with_the_columns_that_were_guessed(run: Run, t
 
 
 def test_an_agent_is_remembered_by_the_name_of_the_client() -> None:
-    from virtualmle.cli.sessions import agent_of  # noqa: PLC0415
-
     record = SessionRecord(
         id="s", dataset="d", dataset_id="i", backbone="hstu", protocol_hash="h", protocol_text="t", max_trials=1,
         max_train_seconds=1, profile={}, client="virtualmle-random",
@@ -257,8 +257,6 @@ def faulty_tool(ws: object, number: int) -> Row:
 
 
 def test_a_value_that_fails_inside_a_tool_is_not_blamed_on_its_arguments() -> None:
-    from virtualmle.cli.call import _invoke  # noqa: PLC0415
-
     with pytest.raises(ConfigError, match="refuses its arguments: number"):
         _invoke(faulty_tool, None, {"number": "x"})
     with pytest.raises(ValidationError, match="Row"):

@@ -14,6 +14,7 @@ import pytest
 from mcp import Client
 from mcp.types import CallToolResult, Implementation
 
+from virtualmle.memory.records import RuleRecord
 from virtualmle.memory.store import Memory
 from virtualmle.server.app import build_server
 from virtualmle.server.wire import LLM_USD
@@ -183,8 +184,6 @@ async def test_what_agents_write_changes_no_tool_no_budget_and_no_state(client: 
 async def test_hostile_texts_come_back_quoted_bounded_and_visible(client: Client, tmp_path: Path) -> None:
     session = (await call(client, "open_session", dataset="demo", backbone="sasrec"))["session"]
     with Memory(tmp_path / "memory.db") as memory:
-        from virtualmle.memory.records import RuleRecord  # noqa: PLC0415 - this test alone writes to memory directly
-
         for number, text in enumerate(INJECTIONS):
             memory.rules.add(RuleRecord(kind="insight", statement=f"{number} {text}", session=session))
     view = await call(client, "read_memory", session=session, view="long_term")

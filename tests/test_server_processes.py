@@ -6,8 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import pytest
 from mcp import Client, MCPError, StdioServerParameters
 from mcp.types import CallToolResult, Implementation
 
+from tests.waiting import until
 from virtualmle.server.waits import OVERRIDE
 from virtualmle.tools.open_session import open_session
 from virtualmle.tools.read_memory import read_memory
@@ -95,13 +95,6 @@ def directory(home: Path) -> Path:
     return home / ".virtualmle" / "sessions" / SESSION / "t001"
 
 
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < end, "the condition did not come true within two minutes"
-        time.sleep(0.05)
-
-
 def servers(home: Path) -> list[psutil.Process]:
     found = []
     for child in psutil.Process().children(recursive=True):
@@ -123,17 +116,13 @@ def test_importing_the_server_brings_neither_torch_nor_matplotlib() -> None:
     assert ran.stdout.strip() == "[]"
 
 
-async def test_a_started_server_lists_its_tools_within_three_seconds(tmp_path: Path) -> None:
-    seconds = []
+async def test_a_server_lists_its_tools_after_less_than_three_seconds_of_processor_time(tmp_path: Path) -> None:
+    seconds = []  # of the server alone: elapsed time would measure what else this machine does
     for _ in range(3):  # the best of three: the first one may have to compile
-        began = time.monotonic()
         async with over_stdio(tmp_path) as client:
             assert len((await client.list_tools()).tools) == 8
-            elapsed = time.monotonic() - began
             used = servers(tmp_path)[0].cpu_times()
-        # where more processes want to run than there are cores, elapsed time measures the others: ours is what it used
-        crowded = os.getloadavg()[0] > (os.cpu_count() or 1)
-        seconds.append(used.user + used.system if crowded else elapsed)
+        seconds.append(used.user + used.system)
     assert min(seconds) < 3
 
 

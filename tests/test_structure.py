@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import graphlib
 import os
 import re
 import subprocess
@@ -150,6 +151,19 @@ def test_imports_inside_the_package_are_relative() -> None:
         if target.split(".")[0] == "virtualmle" and not getattr(node, "level", 0)
     ]
     report(wrong, "inside the package imports are relative:")
+
+
+def test_no_module_imports_itself_by_a_detour() -> None:
+    names = {dotted(path) for path in modules()}
+    graph: dict[str, set[str]] = {name: set() for name in names}
+    for path in modules():
+        for _, target in imports(path):  # those inside functions and under TYPE_CHECKING, too
+            module = target if target in names else target.rpartition(".")[0]
+            graph[dotted(path)] |= {module} & names
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(f"imports run in a circle: {' -> '.join(error.args[1])}")
 
 
 def test_only_the_examiner_reaches_the_opening_half_of_the_seal() -> None:

@@ -52,10 +52,10 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(knobs, epoch, dataset, 
     with pytest.raises(KilledError):
         fit(config, dataset, 7, CPU, stop_after(epoch), save_to=state, save_every=0)
     torch.manual_seed(99)  # another process
-    told = []
-    resumed = fit(config, dataset, 7, CPU, told.append, resume_from=state)
+    reported = []
+    resumed = fit(config, dataset, 7, CPU, reported.append, resume_from=state)
     assert without_seconds(resumed.curve) == without_seconds(whole.curve)
-    assert [record.epoch for record in told] == list(range(epoch + 1, 6)), "only new epochs are told of"
+    assert [record.epoch for record in reported] == list(range(epoch + 1, 6)), "only new epochs are reported"
     one, other = copy_weights(whole.model), copy_weights(resumed.model)
     assert resumed.best_epoch == whole.best_epoch and all(torch.equal(one[name], other[name]) for name in one)
 

@@ -85,14 +85,14 @@ def test_a_loss_that_stops_being_finite_is_an_error_that_names_epoch_and_lr(data
 
 
 def test_a_later_divergence_names_its_epoch_and_what_is_likely_to_blame(dataset, monkeypatch):
-    whole, told = Objective.loss, []
+    whole, reported = Objective.loss, []
 
     def diverging(self, items, states, *rest):
-        return whole(self, items, states, *rest) * (math.nan if told else 1)
+        return whole(self, items, states, *rest) * (math.nan if reported else 1)
 
     monkeypatch.setattr(Objective, "loss", diverging)
     with pytest.raises(TrainingError, match=r"steps of epoch 2: temperature=0\.1 may be too low for dot scores"):
-        fit(small(temperature=0.1), dataset, 0, CPU, told.append)
+        fit(small(temperature=0.1), dataset, 0, CPU, reported.append)
 
 
 def test_a_score_that_is_not_finite_names_the_epoch(dataset, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from virtualmle.models.config import make_config
-from virtualmle.training import worker
+from virtualmle.training import pipeline
 from virtualmle.training.metrics import metrics_from_ranks
 from virtualmle.training.spec import (
     CHECKPOINT,
@@ -140,7 +140,7 @@ def test_a_missing_dataset_is_a_failed_trial_with_one_sentence(make_trial, tmp_p
 
 
 def test_what_a_failed_trial_has_trained_is_in_its_result(make_trial, monkeypatch):
-    monkeypatch.setattr(worker, "train_sample_ndcg", lambda *_: torch.empty(1 << 60))
+    monkeypatch.setattr(pipeline, "train_sample_ndcg", lambda *_: torch.empty(1 << 60))
     result = run(make_trial("late"))
     assert result.status == "failed" and len(result.curve) == 2
     assert result.train_seconds == pytest.approx(sum(record.train_seconds for record in result.curve))

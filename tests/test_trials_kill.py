@@ -3,13 +3,13 @@
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.waiting import until
 from virtualmle.data.catalogue import Catalogue
 from virtualmle.examiner.vault import Vault
 from virtualmle.models.config import make_config
@@ -53,13 +53,6 @@ def start(directory: Path, dataset: Path, *, epochs: int = 1000, wall_seconds: f
     )
 
 
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < end, "the condition did not come true within two minutes"
-        time.sleep(0.05)
-
-
 def training(directory: Path) -> bool:
     state = poll(directory)
     assert state.status == "running", state.cause
@@ -88,7 +81,7 @@ def test_a_worker_killed_while_training_is_a_crash_without_result(directory: Pat
     assert state.status == "crashed" and "signal SIGKILL" in (state.cause or "")
     assert not (directory / RESULT).exists()
     assert state.progress.epoch >= 2
-    assert 0 < state.seconds < 120
+    assert state.seconds > 0
 
 
 def test_a_worker_cancelled_while_training_is_cancelled_and_gone(directory: Path, dataset: Path) -> None:

@@ -1,7 +1,7 @@
 """Training batches of fixed shape, put together on the device: what a captured step reads.
 
-The order of an epoch is drawn on the host, as ever, and sent once, with the rates of its steps. A step finds its own
-row of these tables by a counter on the device, so that the same kernels with the same arguments do every step: only
+The order of an epoch is drawn on the host and sent once, with the rates of its steps. A step finds its own row of
+these tables by a counter on the device, so that the same kernels with the same arguments do every step: only
 the number of tokens has a few sizes, each of which is a shape of its own.
 
 Tensor dimensions: S steps of an epoch, B sequences of a batch, C tokens with those that pad.

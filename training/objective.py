@@ -55,7 +55,7 @@ class Objective:
         scaled, table, smoothing = items.scaled(states), items.catalogue(), self.config.label_smoothing
         if counted is None:
             return linear_cross_entropy(scaled, table, targets, smoothing)
-        # a state of zeros loses log V against any target and pulls at no item: the kernel need not know of `counted`
+        # a state of zeros has the loss log V and gives no item a gradient: the kernel need not know of `counted`
         loss = linear_cross_entropy(scaled.masked_fill(~counted[:, None], 0), table, targets, smoothing)
         rows, count = len(counted), counted.sum()
         return (loss * rows - (rows - count) * math.log(len(table))) / count
@@ -84,7 +84,7 @@ class Objective:
     def _fused_over_counted(
         self, items: ItemTable, states: Tensor, targets: Tensor, drawn: Tensor, counted: Tensor
     ) -> Tensor:
-        """Rows that do not count become copies of one with a state of zeros: it pulls at nothing, its loss is known."""
+        """Rows that do not count become copies of one with a state of zeros: a known loss, and no gradient."""
         targets = torch.where(counted, targets, targets[:1])
         if drawn.dim() == 2:
             drawn = torch.where(counted[:, None], drawn, drawn[:1])

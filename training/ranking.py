@@ -41,7 +41,7 @@ def rank_targets(
     """
     lengths = offsets.diff().to(targets.device)
 
-    @torch.inference_mode()  # each thread has to be told
+    @torch.inference_mode()  # the mode is set for each thread on its own
     def rank_block(first: int) -> tuple[Tensor, ...]:
         last = min(first + block_users, len(targets))
         history = items[int(offsets[first]) : int(offsets[last])].long()

@@ -2,10 +2,11 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ from .objective import Objective
 from .optimizer import FusedAdam
 from .schedule import lr_factor
 from .spec import EpochRecord
-from .state import load_state, save_state
+from .state import TrainingState, read_state, write_state
 
 OnEpoch = Callable[[EpochRecord], None]
 SAVE_EVERY_SECONDS = 20.0  # a state is written in a fraction of a second; a killed trial loses no more than this
@@ -56,14 +57,16 @@ def fit(
     """Train until `epochs` or until `patience` epochs in a row brought no better validation NDCG@10.
 
     save_to: where the training state goes, after an epoch that ends `save_every` seconds or more after the last write.
-    resume_from: a state to go on from; `on_epoch` is told of new epochs only, the result's curve has them all.
+    resume_from: a state to continue; `on_epoch` is called for new epochs only, the result's curve has them all.
     TrainingError when the loss or a score stops being finite, and for a state of another run.
     """
     training = Training(config, dataset, seed, device)
     curve: list[EpochRecord] = []
     best, weights = 0, dict[str, Tensor]()
     if resume_from:
-        curve, best, weights = load_state(resume_from, training)
+        state = read_state(resume_from, training.identity)
+        training.load_state_dict(state.training)
+        curve, best, weights = state.curve, state.best_epoch, state.best_weights
     saved_at = time.monotonic()
     while len(curve) < config.epochs and len(curve) - best < config.patience:
         curve.append(_run_epoch(len(curve) + 1, training, dataset))
@@ -73,7 +76,7 @@ def fit(
             with training.evaluated_weights():
                 weights = copy_weights(training.model)
         if save_to and time.monotonic() - saved_at >= save_every:
-            save_state(save_to, training, curve, best, weights)
+            write_state(save_to, TrainingState(training.identity, curve, best, weights, training.state_dict()))
             saved_at = time.monotonic()
     restore_weights(training.model, weights)
     return FitResult(training.model, curve, best)
@@ -102,6 +105,50 @@ class Training:
         self.step = 0
         self.total = torch.zeros((), dtype=torch.float64, device=device)  # of the epoch's losses, over all positions
         torch.manual_seed(seeds[3])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that an epoch changes, by name: tensors (the live ones, not copies) and one number.
+
+        Loaded into a new `Training` of the same identity it makes the next epoch equal, bit for bit on a CPU, to that
+        of a run which was not interrupted.
+        """
+        random = {f"random.{name}": generator.get_state() for name, generator in self._generators().items()}
+        random["random.default"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            random["random.cuda"] = torch.cuda.get_rng_state(self.device)
+        return {**self._tensors(), **random, "average_step": self.average.step if self.average else 0}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue after the epoch at whose end `state_dict` returned `state`; torch's global generator is set, too."""
+        for name, tensor in self._tensors().items():
+            tensor.copy_(state[name])
+        for name, generator in self._generators().items():
+            generator.set_state(state[f"random.{name}"])
+        torch.set_rng_state(state["random.default"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["random.cuda"], self.device)
+        if self.average:
+            self.average.step = state["average_step"]
+        self.step = int(self.optimizer.steps[0])  # the optimizer counts the same steps, one for each batch
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """The live tensors that a step changes; those that do not have a name of their own are numbered."""
+        groups = {
+            "weight": [parameter.detach() for parameter in self.optimizer.parameters],
+            "mean": self.optimizer.means,
+            "square": self.optimizer.squares,
+            "step": self.optimizer.steps,
+            "average": self.average.averages if self.average else [],
+        }
+        return {f"{group}.{place}": tensor for group, tensors in groups.items() for place, tensor in enumerate(tensors)}
+
+    def _generators(self) -> dict[str, torch.Generator]:
+        return {
+            "order": self.batches.generator,
+            "augmentation": self.batches.augmentation,
+            "negatives": self.negatives,
+        }
 
     def epoch(self) -> float:
         """One pass over the examples; the mean loss per supervised position. TrainingError if it is not finite."""

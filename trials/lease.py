@@ -20,7 +20,7 @@ START_TOLERANCE_SECONDS = 5.0  # start times are derived from the wall clock, wh
 WALL_SLACK_SECONDS = 30.0  # the worker's own watchdog acts first: it starts only after torch is imported
 TERM_SECONDS = 3.0  # from SIGTERM to SIGKILL: enough to write a last line, short enough to wait for
 KILL_SECONDS = 5.0  # for SIGKILL to act; a process stuck inside a driver may outlast it
-WATCH_SECONDS = 0.05  # how often a dying process is looked at
+POLL_SECONDS = 0.05  # between two looks at a dying process
 
 WORKER_OPTIONS = ["-P", "-m"]  # how a worker's command line begins after the interpreter
 
@@ -110,17 +110,17 @@ def end_group(lease: Lease) -> bool:
     if not is_held(lease):
         return True
     _signal_group(lease.pid, signal.SIGTERM)
-    _outlast(lease, TERM_SECONDS)
+    _wait_until_gone(lease, TERM_SECONDS)
     _signal_group(lease.pid, signal.SIGKILL)
-    return _outlast(lease, KILL_SECONDS)
+    return _wait_until_gone(lease, KILL_SECONDS)
 
 
-def _outlast(lease: Lease, seconds: float) -> bool:
+def _wait_until_gone(lease: Lease, seconds: float) -> bool:
     end = time.monotonic() + seconds
     while is_held(lease):
         if time.monotonic() > end:
             return False
-        time.sleep(WATCH_SECONDS)
+        time.sleep(POLL_SECONDS)
     return True
 
 

@@ -22,8 +22,8 @@ from ..training.spec import ORDER_PATTERN, TrialSpec, write_model
 from .lease import LEASE, WALL_SLACK_SECONDS, Lease, end_group, is_held, share_child
 
 WORKER_FILE = "worker.json"
-CLAIM_SECONDS = 1.0  # a waiting worker looks every few milliseconds; one that does not answer is stuck
-LOOK_SECONDS = 0.003
+CLAIM_SECONDS = 1.0  # a waiting worker polls every few milliseconds; one that does not answer is stuck
+POLL_SECONDS = 0.003
 
 
 class Order(Lease):
@@ -95,7 +95,7 @@ def _claimed(directory: Path, order: Order) -> bool:
     while time.monotonic() < end and is_held(order):
         if (directory / LEASE).exists():
             return True
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
     return (directory / LEASE).exists()
 
 

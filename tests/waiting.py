@@ -1,0 +1,18 @@
+"""Waiting in tests for what another process brings about, however long a loaded machine takes for it."""
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+GIVE_UP_SECONDS = 240.0  # below the timeout of a test: a condition that never holds is then named by a failure
+POLL_SECONDS = 0.01
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Return as soon as `condition` holds."""
+    end = time.monotonic() + GIVE_UP_SECONDS
+    while not condition():
+        if time.monotonic() > end:
+            pytest.fail(f"the condition did not hold within {GIVE_UP_SECONDS:.0f} s")
+        time.sleep(POLL_SECONDS)

@@ -1,0 +1,135 @@
+"""What a trial does, from the spec to the files that it leaves: load, train or re-use, score.
+
+Nothing here reads a test target or opens a seal.
+"""
+
+import time
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..data.atomic import write_bytes
+from ..data.prepared import PreparedDataset
+from ..models.build import num_parameters
+from ..models.config import TrialConfig
+from ..models.priors import ScorePriors
+from .checkpoint import save_checkpoint
+from .errors import StateError, TrainingError
+from .evaluate import encode_users, evaluate_targets, train_histories, train_sample_ndcg
+from .metrics import metrics_from_ranks
+from .rescoring import load_trained, load_user_states
+from .spec import CHECKPOINT, RANKS, STATE, USERS, TrialSpec
+from .trainer import FitResult, fit
+from .trial import Trial
+
+DEFAULT_THREADS = torch.get_num_threads()
+
+
+def run(trial: Trial, spec: TrialSpec) -> None:
+    """Train or re-use, score, and leave ranks and checkpoint in the trial's directory; the result is in `trial`."""
+    device = _device(spec)
+    config = TrialConfig(**spec.config)
+    trial.record(device=_name(device))
+    trial.report(stage="loading", epochs=config.epochs)
+    dataset = _dataset(Path(spec.dataset_dir))
+    trial.report(stage="training", training_since=time.time())
+    fitted = _reuse(trial, spec, config, device) if spec.rescore_from else _train(trial, spec, config, dataset, device)
+    trial.report(stage="scoring")
+    started = time.perf_counter()
+    states = _user_states(spec, fitted, config, dataset)
+    ranks, ties = evaluate_targets(
+        fitted.model,
+        config,
+        train_histories(dataset),
+        dataset.valid_items,
+        ScorePriors.from_dataset(dataset, config, device),
+        dataset.num_items,
+        states,
+    )
+    trial.record(
+        metrics=metrics_from_ranks(ranks),
+        ties=ties,
+        parameters=num_parameters(fitted.model),
+        evaluate_seconds=trial.result.evaluate_seconds + time.perf_counter() - started,
+    )
+    save_checkpoint(trial.directory / CHECKPOINT, fitted.model, config, dataset.num_items)
+    _write_array(trial.directory / USERS, states.cpu().numpy())
+    _write_array(trial.directory / RANKS, ranks)
+    (trial.directory / STATE).unlink(missing_ok=True)
+
+
+def _train(
+    trial: Trial, spec: TrialSpec, config: TrialConfig, dataset: PreparedDataset, device: torch.device
+) -> FitResult:
+    before = Path(spec.resume_from) / STATE if spec.resume_from else None
+    try:
+        fitted = fit(config, dataset, spec.seed, device, trial.add_epoch, trial.directory / STATE, before)
+    except StateError as error:
+        print(f"training starts afresh: {error}", flush=True)
+        fitted = fit(config, dataset, spec.seed, device, trial.add_epoch, trial.directory / STATE)
+    trial.record(
+        curve=fitted.curve,
+        best_epoch=fitted.best_epoch,
+        model_ndcg10=fitted.curve[fitted.best_epoch - 1].ndcg10,
+        train_ndcg10=train_sample_ndcg(fitted.model, dataset, config),
+    )
+    return fitted
+
+
+def _reuse(trial: Trial, spec: TrialSpec, config: TrialConfig, device: torch.device) -> FitResult:
+    """The model of the trial `rescore_from`, at no training seconds; what is known of its training is recorded."""
+    fitted, before = load_trained(Path(spec.rescore_from or ""), config, spec.seed, device)
+    kept = ("curve", "best_epoch", "model_ndcg10", "train_ndcg10")
+    trial.record(**{name: getattr(before, name) for name in kept})
+    return fitted
+
+
+def _user_states(spec: TrialSpec, fitted: FitResult, config: TrialConfig, dataset: PreparedDataset) -> Tensor:
+    """The users' states (num_users, hidden_dim): those that the re-scored trial left, or from the model."""
+    states = None
+    if spec.rescore_from:
+        states = load_user_states(Path(spec.rescore_from), dataset.num_users, config.hidden_dim)
+    if states is None:
+        return encode_users(fitted.model, config, train_histories(dataset))
+    return states.to(fitted.model.item_table().device)
+
+
+def _device(spec: TrialSpec) -> torch.device:
+    torch.set_num_threads(spec.threads or DEFAULT_THREADS)
+    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if spec.device == "auto" else spec.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise TrainingError(f"device={spec.device!r} needs a CUDA device and torch sees none; choose 'cpu' or 'auto'")
+    if device.type == "cpu":
+        # equal specs give equal bits (use_deterministic_algorithms says the same, but imports the compiler, seconds);
+        # without filling new tensors by NaN, which is for debugging
+        torch.set_deterministic_debug_mode("error")
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    return device
+
+
+def _name(device: torch.device) -> str:
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "cpu"
+
+
+_loaded: dict[tuple[str, int], PreparedDataset] = {}
+
+
+def _dataset(directory: Path) -> PreparedDataset:
+    """The dataset, loaded and verified once per process; another one under the same name is loaded anew."""
+    manifest = directory / "manifest.json"
+    identity = (str(directory), manifest.stat().st_mtime_ns if manifest.exists() else 0)
+    if identity not in _loaded:
+        _loaded.clear()
+        _loaded[identity] = PreparedDataset.load(directory)
+    return _loaded[identity]
+
+
+def _write_array(path: Path, array: NDArray[Any]) -> None:
+    buffer = BytesIO()
+    np.save(buffer, array)
+    write_bytes(path, buffer.getvalue())

@@ -1,0 +1,40 @@
+"""Scoring a finished trial again under other scoring knobs: its model and its users' states are read, not computed."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..models.config import TrialConfig, train_part
+from .checkpoint import load_checkpoint
+from .errors import TrainingError
+from .spec import CHECKPOINT, USERS, TrialResult, read_result, read_spec
+from .trainer import FitResult
+
+
+def load_trained(source: Path, config: TrialConfig, seed: int, device: torch.device) -> tuple[FitResult, TrialResult]:
+    """The model of the finished trial in `source`, which training would give again, and that trial's result.
+
+    TrainingError where it is not finished, or `config` and `seed` differ from it in more than scoring knobs.
+    """
+    result = read_result(source)
+    if result is None or result.status != "finished":
+        raise TrainingError(f"rescore_from={str(source)!r} is not a finished trial; leave it out to train")
+    model, trained = load_checkpoint(source / CHECKPOINT)
+    differing = [knob for knob, value in train_part(config).items() if train_part(trained)[knob] != value]
+    if differing or read_spec(source).seed != seed:
+        raise TrainingError(
+            f"only scoring knobs may differ from the trial that is scored again; {', '.join(differing) or 'seed'} "
+            "differs too: leave rescore_from out to train"
+        )
+    return FitResult(model.to(device), result.curve, result.best_epoch), result
+
+
+def load_user_states(source: Path, num_users: int, hidden_dim: int) -> Tensor | None:
+    """The states that the trial in `source` scored, (num_users, hidden_dim); None where it left none of this shape."""
+    path = source / USERS
+    if not path.exists():
+        return None
+    states = torch.from_numpy(np.load(path))
+    return states if states.shape == (num_users, hidden_dim) else None
