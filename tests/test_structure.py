@@ -85,7 +85,9 @@ def house_files() -> Iterator[Path]:
             n for n in names
             if n not in IGNORED and not n.endswith(".egg-info") and (n == ".ci" or not n.startswith("."))
         ]
-        ours = [name for name in files if Path(name).suffix in TEXT and not name.startswith("memory.db")]
+        text = [name for name in files if Path(name).suffix in TEXT]
+        # a worktree's .git is a file
+        ours = [name for name in text if name != ".git" and not name.startswith("memory.db")]
         yield from (Path(folder, name) for name in ours)
 
 

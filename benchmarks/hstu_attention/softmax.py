@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-from torch.nn.attention.varlen import varlen_attn
 
 from .implementation import Implementation, Leaves, softmax_scale
 from .padded import LOG_STEP
@@ -33,13 +32,14 @@ def _sdpa(backend: SDPBackend) -> Callable[[Problem, Leaves], Tensor]:
     return attend
 
 
-def _varlen(problem: Problem, leaves: Leaves) -> Tensor:
-    ends, longest = problem.offsets_device, problem.shape.max_len
-    out = varlen_attn(
-        *leaves[:3], ends, ends, longest, longest, scale=softmax_scale(problem.shape), window_size=(-1, 0)
-    )
-    assert isinstance(out, Tensor)
-    return out
+def _varlen(function: Callable[..., Any]) -> Callable[[Problem, Leaves], Tensor]:
+    def attend(problem: Problem, leaves: Leaves) -> Tensor:
+        ends, longest, scale = problem.offsets_device, problem.shape.max_len, softmax_scale(problem.shape)
+        out = function(*leaves[:3], ends, ends, longest, longest, scale=scale, window_size=(-1, 0))
+        assert isinstance(out, Tensor)
+        return out
+
+    return attend
 
 
 def _flex(function: Callable[..., Any]) -> Callable[[Problem, Leaves], Tensor]:
@@ -112,11 +112,13 @@ def _flexible(shape: Shape, device: torch.device) -> str | None:
 
 def softmax_implementations(compiled: bool) -> list[Implementation]:
     """`compiled`: FlexAttention without its compiler computes all squares, which shows its mathematics alone."""
+    from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415 (loads TorchDynamo: two seconds)
+
     flex = torch.compile(flex_attention, dynamic=False) if compiled else flex_attention
     return [
         Implementation("C6 SDPA cudnn", _sdpa(SDPBackend.CUDNN_ATTENTION), "softmax", _plain_half, needs_full=True),
         Implementation("C6 SDPA flash", _sdpa(SDPBackend.FLASH_ATTENTION), "softmax", _plain_half, needs_full=True),
         Implementation("C6 SDPA math", _sdpa(SDPBackend.MATH), "softmax", _math, needs_full=True),
-        Implementation("C6 varlen", _varlen, "softmax", _plain_half),
+        Implementation("C6 varlen", _varlen(varlen_attn), "softmax", _plain_half),
         Implementation("C7 FlexAttention", _flex(flex), "softmax", _flexible, forward_only_on_cpu=True),
     ]
