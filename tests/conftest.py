@@ -1,14 +1,33 @@
-"""Fixtures shared by all rooms."""
+"""Fixtures and settings shared by all rooms."""
 
+import gc
 import os
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
-# Two cores serve every test process: one torch thread each, and the same sums in the same order everywhere.
+# `make test` runs a pytest process per core, and tests start processes of their own. One torch thread each: nothing
+# fights for a core, and sums run in the same order everywhere. Two polars threads each: parallel, not cores squared.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("POLARS_MAX_THREADS", "2")
 # Commands started by tests leave no worker behind; tests of warm workers ask for them.
 os.environ["VIRTUALMLE_KEEP_WARM"] = "0"
+# An example takes as long as the other processes let it: seconds on the clock say nothing about the code.
+settings.register_profile("shared cores", deadline=None)
+settings.load_profile("shared cores")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Imports make millions of objects that stay: the garbage collector would look at them again and again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import permutation_test
 
 from tests.quick_home import QUICK_SANDBOX, environment
 from virtualmle.data.demo import generate_demo
@@ -43,6 +42,8 @@ def test_a_level_that_most_sessions_never_reach_has_an_infinite_median() -> None
 
 
 def test_the_paired_test_agrees_with_scipy() -> None:
+    from scipy.stats import permutation_test  # noqa: PLC0415 (slow to load)
+
     differences = [0.3, -0.1, 0.2, 0.25, 0.05, -0.02]
     expected = permutation_test((differences, [0.0] * 6), mean_difference, permutation_type="samples", vectorized=True)
     assert sign_flip_p(differences) == pytest.approx(expected.pvalue)

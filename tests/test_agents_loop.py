@@ -50,7 +50,7 @@ async def drive(home: Path, agent: Agent, on_event: Any = lambda _: None, **opti
     """One run over an in-memory connection; what it raises is raised outside of the client's task groups."""
     failure: BaseException
     async with Client(
-        build_server(home, Settings(threads=1, **options.pop("settings", {}))), client_info=CLIENT
+        build_server(home, Settings(threads=1, **options.pop("settings", {"keep_warm": 60.0}))), client_info=CLIENT
     ) as client:
         try:
             return await run_agent(client, agent, "demo", "sasrec", on_event=on_event, **options)

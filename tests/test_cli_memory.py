@@ -1,15 +1,20 @@
 """What was learnt, from the command line: carried to another home by a file, and left out or shuffled for ablations."""
 
+import io
 import json
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.quick_home import environment, quick_home
+from virtualmle.cli.app import main
+
+TUNE = ["tune", "demo", "--threads", 1, "--keep-warm", 60]  # the second trial need not load torch again
 
 
 def virtualmle(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -17,11 +22,19 @@ def virtualmle(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=240, check=False)
 
 
+def told_here(*arguments: object) -> str:
+    """What a command prints that only reads, without the start of a process."""
+    with redirect_stdout(io.StringIO()) as printed, pytest.raises(SystemExit) as left:
+        main([*map(str, arguments)])
+    assert left.value.code in (0, None)
+    return printed.getvalue()
+
+
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home where the engineer has finalized one session, and learnt that transition_weight helps."""
     home = quick_home(tmp_path_factory.mktemp("taught"))
-    done = virtualmle("tune", "demo", "--threads", 1, "--home", home)
+    done = virtualmle(*TUNE, "--home", home)
     assert done.returncode == 0, done.stderr
     return home
 
@@ -33,7 +46,7 @@ def home(taught: Path, tmp_path: Path) -> Path:
 
 
 def rules_of(home: Path) -> list[dict[str, Any]]:
-    rules = json.loads(virtualmle("memory", "list", "--json", "--home", home).stdout)["rules"]
+    rules = json.loads(told_here("memory", "list", "--json", "--home", home))["rules"]
     return [{name: rule[name] for name in ("statement", "condition", "support", "dataset")} for rule in rules]
 
 
@@ -70,10 +83,10 @@ def test_a_file_that_is_no_cognition_is_refused_in_one_line(
 
 def opened(home: Path, *flags: str) -> tuple[dict[str, Any], list[str]]:
     """The record of a new session that was tuned with these flags, and the knobs that its prior spoke of."""
-    tuned = virtualmle("tune", "demo", "--new", "--trials", 2, "--threads", 1, "--home", home, "--json", *flags)
+    tuned = virtualmle(*TUNE, "--new", "--trials", 2, "--home", home, "--json", *flags)
     assert tuned.returncode == 0, tuned.stderr
     name = json.loads(tuned.stdout)["session"]
-    record = json.loads(virtualmle("sessions", "show", name, "--home", home, "--json").stdout)
+    record = json.loads(told_here("sessions", "show", name, "--home", home, "--json"))
     changed = [knob for trial in record["trials"] for knob in trial["changes"]]
     return record["session"], changed
 
@@ -110,4 +123,4 @@ def test_flags_that_make_no_sense_are_refused_before_anything_is_opened(
 ) -> None:
     refused = virtualmle("tune", "demo", "--new", "--home", home, *flags)
     assert refused.returncode in (1, 2) and said in refused.stderr and "Traceback" not in refused.stderr
-    assert len(json.loads(virtualmle("sessions", "list", "--json", "--home", home).stdout)["sessions"]) == 1
+    assert len(json.loads(told_here("sessions", "list", "--json", "--home", home))["sessions"]) == 1

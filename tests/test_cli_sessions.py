@@ -27,7 +27,8 @@ def virtualmle(*arguments: str) -> subprocess.CompletedProcess[str]:
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], str]:
     """A home with one finalized session, its result, and what tune wrote on stderr."""
     home = quick_home(tmp_path_factory.mktemp("tuned"))
-    done = virtualmle("tune", "demo", "--agent", "random", "--threads", "1", "--home", str(home), "--json")
+    options = ["--threads", "1", "--keep-warm", "60"]  # the second trial need not load torch again
+    done = virtualmle("tune", "demo", "--agent", "random", *options, "--home", str(home), "--json")
     assert done.returncode == 0, done.stderr
     return home, json.loads(done.stdout), done.stderr
 

@@ -11,7 +11,6 @@ from types import ModuleType
 import numpy as np
 import numpy.typing as npt
 import pytest
-from scipy import stats
 
 from virtualmle.data.errors import TrialError
 from virtualmle.sandbox.program import TrialSize, judge
@@ -39,10 +38,12 @@ def draw_ranks(generator: np.random.Generator, users: int) -> Ranks:
 
 @pytest.mark.parametrize("users", [2, 3, 50, 2000])
 def test_z_is_the_statistic_of_the_paired_t_test(users: int) -> None:
+    from scipy.stats import ttest_rel  # noqa: PLC0415 (slow to load)
+
     generator = np.random.default_rng(users)
     base, candidate = draw_ranks(generator, users), np.maximum(1, draw_ranks(generator, users) // 3)
     base[0], candidate[0] = 1, 4  # two users suffice only if one of them moves
-    expected = stats.ttest_rel(ndcg_per_user(candidate), ndcg_per_user(base))
+    expected = ttest_rel(ndcg_per_user(candidate), ndcg_per_user(base))
     comparison = compare(base, candidate)
     assert comparison.z == pytest.approx(expected.statistic, rel=1e-9)
     assert comparison.delta == pytest.approx(np.mean(ndcg_per_user(candidate) - ndcg_per_user(base)))
@@ -69,8 +70,10 @@ def test_a_difference_without_spread_has_a_finite_z_that_json_can_carry() -> Non
 
 
 def test_the_standard_error_of_one_trial_is_scipys() -> None:
+    from scipy.stats import sem  # noqa: PLC0415 (slow to load)
+
     ranks = draw_ranks(np.random.default_rng(3), 500)
-    assert standard_error(ranks) == pytest.approx(stats.sem(ndcg_per_user(ranks)))
+    assert standard_error(ranks) == pytest.approx(sem(ndcg_per_user(ranks)))
 
 
 @pytest.mark.parametrize("users", [0, 1])

@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import ndcg_score
 
 from virtualmle.training.errors import TrainingError
 from virtualmle.training.metrics import metrics_from_ranks, ndcg_per_user
@@ -62,6 +61,8 @@ def test_metrics_equal_their_definitions(ranks):
 
 
 def test_ndcg_equals_scikit_learn_where_no_score_ties():
+    from sklearn.metrics import ndcg_score  # noqa: PLC0415 (slow to load)
+
     generator = np.random.default_rng(0)
     scores = generator.permuted(np.tile(np.arange(50.0), (40, 1)), axis=1)
     targets = generator.integers(0, 50, 40)
