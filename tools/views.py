@@ -1,7 +1,7 @@
 """The views of read_memory and the rows of the brief as typed values: the tools build them, agents read them back.
 
 On the wire a view is the plain dictionary `MemoryView.content`, so the schema of read_memory does not grow with the
-views. `content()` gives that dictionary and `model_validate` takes it back; a name that a view does not have is an error.
+views. `content()` gives that dictionary and `model_validate` takes it back; an unknown name is an error.
 """
 
 from typing import Annotated, Any, Literal
@@ -25,7 +25,7 @@ class View(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     def content(self) -> dict[str, Any]:
-        """The plain values that go over the wire; a field that was never set (the verdict of a running trial) is not."""
+        """The plain values that go over the wire, without fields that were not set (a running trial has no verdict)."""
         return self.model_dump(by_alias=True, exclude_unset=True)
 
 
@@ -244,7 +244,7 @@ class TrajectoryView(View):
 
 
 class AskedRow(View):
-    """What the agent wrote when it asked for a trial, its texts in quotation marks; the first three with a hypothesis."""
+    """What the agent wrote when it asked for a trial, its texts in quotation marks."""
 
     dimension: str | None = None
     direction: Literal["better", "worse", "same", "unknown"] | None = None
