@@ -19,9 +19,9 @@ from ..tools.results import Budget, OpenedSession
 from ..tools.views import (
     ActionSpaceView,
     KnobRow,
+    KnobValues,
     LongTermView,
     PriorEntry,
-    Settings,
     StateView,
     TrajectoryView,
 )
@@ -35,7 +35,7 @@ _PRIOR = TypeAdapter(list[PriorEntry])
 class RunTrial:
     """Run `changes` over `base` ('incumbent', 'default' or a trial handle)."""
 
-    changes: Settings
+    changes: KnobValues
     base: str = "incumbent"
     hypothesis: Hypothesis | None = None
     override: str = ""  # why a discard heuristic does not hold here; empty = it is respected
@@ -78,7 +78,7 @@ Action = RunTrial | WaitTrial | Reflect | Finalize
 class Refusal:
     """A trial that the server did not run since the last trial that it ran, and why."""
 
-    changes: Settings
+    changes: KnobValues
     base: str
     reason: str
 

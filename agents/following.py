@@ -6,7 +6,7 @@ from itertools import combinations
 import numpy as np
 
 from ..sandbox.action_space import Value
-from ..tools.views import Settings
+from ..tools.views import KnobValues
 from .drawing import choices_of, draw
 from .history import History, Step, Tried
 from .moves import Move, neighbour
@@ -84,7 +84,7 @@ def _pairs(history: History) -> Iterator[Move]:
 
 def _combine(history: History) -> Iterator[Move]:
     """Changes that came out positive but are not in the incumbent: each one over it, and all of them together."""
-    current, best = history.current, dict[str, tuple[float, Settings]]()
+    current, best = history.current, dict[str, tuple[float, KnobValues]]()
     for trial in history.finished:
         if _promising(trial) and any(current.get(knob) != value for knob, value in trial.changes.items()):
             name = next(iter(trial.changes))
@@ -155,7 +155,7 @@ def _from_curve(history: History) -> Iterator[Move]:
             yield Move(higher, 0.03, "the best epoch came early: regularise more")
 
 
-def _raised(history: History, name: str) -> Settings:
+def _raised(history: History, name: str) -> KnobValues:
     """The knob one rung up, or nothing where it is closed or at its end."""
     is_open = name in history.space.knobs
     value = neighbour(name, history.current[name], 1, history.space) if is_open else None

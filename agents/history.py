@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..tools.views import NDCG10, Settings, TrialRow
+from ..tools.views import NDCG10, KnobValues, TrialRow
 from .base import Situation
 from .space import Space
 
@@ -45,7 +45,7 @@ class Step:
     """What turning one knob alone from one value to another has measured."""
 
     knob: str
-    before: Any
+    before: Any  # values of this knob: numbers for a number, so that they can be subtracted
     after: Any
     z: float
     relative: float
@@ -97,14 +97,14 @@ class History:
         self.known = set(self._keys.values())
         self.known |= {self.space.key(self.settings(r.base) | r.changes) for r in situation.refused}
 
-    def settings(self, base: str) -> Settings:
+    def settings(self, base: str) -> KnobValues:
         """The knobs that differ from the default in `base`; empty for a trial that is not remembered."""
         if base == "incumbent":
             return self.incumbent.settings if self.incumbent else {}
         return self._by_handle[base].settings if base in self._by_handle else {}
 
     @property
-    def current(self) -> Settings:
+    def current(self) -> KnobValues:
         """Every knob's value in the incumbent, or in the default before there is one."""
         return self.space.complete(self.settings("incumbent"))
 
@@ -112,7 +112,7 @@ class History:
         """The key of a trial's configuration."""
         return self._keys[trial.trial]
 
-    def is_new(self, changes: Settings, base: str) -> bool:
+    def is_new(self, changes: KnobValues, base: str) -> bool:
         """Whether this is an open, valid configuration that was neither tried nor refused in this step."""
         over = self.settings(base)
         return self.space.allows(changes, over) and self.space.key(over | changes) not in self.known
@@ -146,7 +146,7 @@ class History:
         reflected = {trial.trial for trial in self.trials if trial.reflected}
         return [step for step in self.steps(knob) if step.trial in reflected]
 
-    def tried_change(self, changes: Settings) -> bool:
+    def tried_change(self, changes: KnobValues) -> bool:
         """Whether a trial made just this change, over whatever base."""
         return any(trial.changes == changes for trial in self.trials)
 

@@ -6,12 +6,11 @@ How far they are followed depends on how they serve here: recommendations that f
 import math
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any
 
 from ..data.errors import ConfigError
 from ..sandbox.action_space import Value
 from ..sandbox.conditions import Condition, parse_condition
-from ..tools.views import PriorConfiguration, PriorRule, Settings
+from ..tools.views import KnobValues, PriorConfiguration, PriorRule
 from .drawing import choices_of
 from .history import History, Tried
 from .moves import Move, rungs
@@ -69,7 +68,7 @@ class Knowledge:
         weight = self.trust * OPINION**2 / (OPINION**2 + error**2)
         return float((1 - weight) * move.gain + weight * measured.mean_relative)
 
-    def warns(self, changes: Settings, over: Settings) -> bool:
+    def warns(self, changes: KnobValues, over: KnobValues) -> bool:
         """Whether a discard heuristic stands against `changes` over these settings."""
         before = self._history.space.complete(over)
         return any(
@@ -119,7 +118,7 @@ class Knowledge:
                     reason = f"{name} at this value gained {row.mean_relative:+.1%} ({found.datasets} datasets)"
                     yield Move({name: row.value}, min(gain, CONFIGURATION_GAIN), reason)
 
-    def _settings(self, entry: PriorConfiguration) -> Settings:
+    def _settings(self, entry: PriorConfiguration) -> KnobValues:
         """The part of a configuration that is open here and differs from the default."""
         space = self._history.space
         return {
@@ -141,7 +140,7 @@ def readable(rule: PriorRule) -> Condition | None:
         return None
 
 
-def _turns_true(condition: Condition, before: Any, after: Any) -> bool:
+def _turns_true(condition: Condition, before: Value | None, after: Value) -> bool:
     """Whether the step makes the condition true."""
     known = before is not None and condition.matches({condition.knob: before})
     return condition.matches({condition.knob: after}) and not known

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..sandbox.action_space import Knob
-from ..tools.views import Settings
+from ..tools.views import KnobValues
 from .drawing import bounds, tidy
 from .space import Space
 
@@ -45,7 +45,7 @@ GENERIC_RUNGS = 7
 class Move:
     """A trial worth running: `gain` is the expected change of NDCG@10 as a share of the incumbent's."""
 
-    changes: Settings
+    changes: KnobValues
     gain: float
     reason: str
     base: str = "incumbent"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ..memory.records import RuleKind
 from ..sandbox.reflection import Helped
-from ..tools.views import Settings
+from ..tools.views import KnobValues
 from ..tools.write_reflection import RuleInput
 from .base import Reflect, Situation
 from .history import History, Step, Tried, pool
@@ -43,7 +43,7 @@ def helped(trial: Tried) -> Helped:
     return "yes" if trial.base_z >= NOTICEABLE_Z else "no" if trial.base_z <= -NOTICEABLE_Z else "unclear"
 
 
-def dimension_of(changes: Settings, space: Space) -> str:
+def dimension_of(changes: KnobValues, space: Space) -> str:
     """The dimension most of the changed knobs belong to, the first of equals."""
     dimensions = [space.dimension(knob) for knob in changes] or ["optimisation"]
     return max(dict.fromkeys(dimensions), key=dimensions.count)
@@ -243,6 +243,6 @@ def _untried(situation: Situation) -> str:
     return f"Never tried: {', '.join(untried)}." if untried else ""
 
 
-def written(settings: Settings) -> str:
+def written(settings: KnobValues) -> str:
     """knob=value, knob=value."""
     return ", ".join(f"{knob}={value}" for knob, value in settings.items())

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from ..data.errors import ConfigError
 from ..models.config import TrialConfig, fingerprint, make_config
 from ..sandbox.action_space import Knob, effective, inert_changes
-from ..tools.views import Settings
+from ..tools.views import KnobValues
 
 
 class Space:
@@ -14,20 +14,20 @@ class Space:
     def __init__(self, backbone: str, knobs: Iterable[Knob]) -> None:
         self.backbone = backbone
         self.knobs = {knob.name: knob for knob in knobs}
-        self.defaults: Settings = {name: knob.defaults[backbone] for name, knob in self.knobs.items()}
+        self.defaults: KnobValues = {name: knob.defaults[backbone] for name, knob in self.knobs.items()}
 
-    def complete(self, settings: Settings) -> Settings:
+    def complete(self, settings: KnobValues) -> KnobValues:
         """Every knob's value under `settings`, the knobs that differ from the default."""
         return self.defaults | settings
 
-    def config(self, settings: Settings) -> TrialConfig | None:
+    def config(self, settings: KnobValues) -> TrialConfig | None:
         """The whole configuration, or None where the engine does not take the combination."""
         try:
             return make_config(self.backbone, **self.complete(settings))
         except ConfigError:
             return None
 
-    def key(self, settings: Settings) -> str:
+    def key(self, settings: KnobValues) -> str:
         """One text per configuration: equal keys train and rank alike. Empty for a combination that is not valid."""
         config = self.config(settings)
         return fingerprint(effective(config)) if config else ""
@@ -43,7 +43,7 @@ class Space:
         except ConfigError:
             return False
 
-    def allows(self, changes: Settings, over: Settings) -> bool:
+    def allows(self, changes: KnobValues, over: KnobValues) -> bool:
         """Whether `changes` over the settings `over` use open knobs only, all act, and make a valid configuration."""
         if not all(self.offers(name, value) for name, value in changes.items()):
             return False

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from virtualmle.sandbox.program import Standing, judge
+from virtualmle.sandbox.program import TrialSize, judge
 from virtualmle.sandbox.statistics import Comparison, z_score
 
 USERS = 500
@@ -42,16 +42,16 @@ def simulate(rng: np.random.Generator, configurations: int, keep_z: float, *, si
     luck = rng.standard_normal((configurations, USERS))  # what is the same for all trials cancels in the pairing
     parameters = rng.permutation(configurations) + 1 if sizes else np.ones(configurations, dtype=int)
     means = luck.mean(axis=1) * math.sqrt(USERS)
-    standing, now, best, better, simpler = None, 0, 0, 0, 0
+    incumbent, now, best, better, simpler = None, 0, 0, 0, 0
     for number in range(configurations):
-        candidate = Standing(f"t{number:03}", int(parameters[number]))
-        comparison = compared(luck[now], luck[number]) if standing else None
-        champion = (f"t{best:03}", compared(luck[best], luck[number])) if best != now else None
-        judgement = judge(candidate, standing, comparison, keep_z, champion=champion)
+        candidate = TrialSize(f"t{number:03}", int(parameters[number]))
+        comparison = compared(luck[now], luck[number]) if incumbent else None
+        best_trial = (f"t{best:03}", compared(luck[best], luck[number])) if best != now else None
+        judgement = judge(candidate, incumbent, comparison, keep_z, best_trial=best_trial)
         if judgement.verdict == "keep":
             by_size = "simpler" in judgement.reason
             better, simpler = better + (not by_size and number > 0), simpler + by_size
-            standing, now = candidate, number
+            incumbent, now = candidate, number
             best = number if means[number] >= means[best] else best
     return Outcome(better, simpler, float(means.max()), float(means.max() - means[now]))
 

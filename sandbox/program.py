@@ -12,7 +12,7 @@ from .conditions import parse_condition
 from .statistics import Comparison
 
 
-class Spending(Protocol):
+class BudgetUse(Protocol):
     """What a session has spent and may spend."""
 
     trials_used: int
@@ -42,7 +42,7 @@ class Admission:
 
 
 @dataclass(frozen=True)
-class Standing:
+class TrialSize:
     """What a trial brings to a comparison beside its ranks. Seconds do not count: noisy, and 0 if re-scored."""
 
     handle: str
@@ -69,7 +69,7 @@ def admit(
     *,
     session_state: str,
     trials: Sequence[TrialRecord],
-    budget: Spending,
+    budget: BudgetUse,
     running: str | None,
     pending_reflection: str | None,
     base: TrialConfig,
@@ -108,16 +108,16 @@ def applying_heuristic(
 
 
 def judge(
-    candidate: Standing,
-    incumbent: Standing | None,
+    candidate: TrialSize,
+    incumbent: TrialSize | None,
     comparison: Comparison | None,
     keep_z: float,
     *,
-    champion: tuple[str, Comparison] | None = None,
+    best_trial: tuple[str, Comparison] | None = None,
 ) -> Judgement:
     """keep or discard; `comparison` is the candidate against the incumbent, None only where there is no incumbent.
 
-    `champion` is the best trial kept so far and the candidate against it, where that is not the incumbent: after the
+    `best_trial` is the best trial kept so far and the candidate against it, where that is not the incumbent: after the
     simpler configuration won within noise. What was reached stays the mark. Otherwise a line of ever simpler, ever
     slightly worse incumbents would lower it, and the next equal trial would pass as better.
     """
@@ -125,9 +125,9 @@ def judge(
         return Judgement("keep", "the first finished trial becomes the incumbent")
     assert comparison is not None  # whoever has an incumbent has its ranks
     numbers = _numbers(comparison, incumbent.handle)
-    mark = comparison if champion is None else champion[1]
-    if champion is not None:
-        numbers += f", and {_numbers(champion[1], champion[0])}, the best one kept"
+    mark = comparison if best_trial is None else best_trial[1]
+    if best_trial is not None:
+        numbers += f", and {_numbers(best_trial[1], best_trial[0])}, the best one kept"
     if min(comparison.z, mark.z) >= keep_z and mark.delta > 0:
         return Judgement("keep", f"{numbers}; keep needs z >= {keep_z:g}")
     if min(comparison.z, mark.z) < -keep_z:
@@ -176,7 +176,7 @@ def _state_refusal(state: str) -> str | None:
     return f"the session is {state} and takes no more trials; open_session(new=true) starts another"
 
 
-def _turn_refusal(budget: Spending, running: str | None, pending: str | None) -> str | None:
+def _turn_refusal(budget: BudgetUse, running: str | None, pending: str | None) -> str | None:
     """Why no new trial may start now, even an admissible one."""
     spent = _spent(
         budget.trials_used, budget.trials_max, budget.train_seconds_used, budget.train_seconds_max

@@ -63,7 +63,7 @@ def wait_cap(client: str, override: float | None = None) -> float:
     return CAPS[max(matches, key=len)] if matches else UNKNOWN_CAP
 
 
-async def outwait(
+async def wait_until_over(
     ws: Workspace, observation: TrialObservation, context: Context[Workspace], seconds: float
 ) -> TrialObservation:
     """Look at a trial until it is over or `seconds` have passed; its last observation."""

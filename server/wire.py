@@ -24,7 +24,7 @@ from ..memory.text import clean_text
 from ..models.config import TrialConfig
 from ..tools.results import TrialObservation
 from ..tools.workspace import Workspace
-from .waits import outwait, wait_cap
+from .waits import wait_cap, wait_until_over
 
 PlainTool = Callable[..., BaseModel]
 
@@ -80,7 +80,7 @@ def _on_the_wire(ws: Workspace, tool: PlainTool, override: float | None) -> Call
             if not isinstance(result, TrialObservation) or not waits:
                 return result
             cap = wait_cap(client, override)
-            return await outwait(ws, result, context, cap if asked is None else min(asked, cap))
+            return await wait_until_over(ws, result, context, cap if asked is None else min(asked, cap))
         except VirtualMLEError as error:
             raise ToolError(str(error)) from error
 

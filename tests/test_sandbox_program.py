@@ -12,7 +12,7 @@ from virtualmle.models.config import TrialConfig, fingerprint, make_config
 from virtualmle.sandbox.program import (
     Admission,
     Heuristic,
-    Standing,
+    TrialSize,
     admit,
     judge,
     seconds_used,
@@ -156,8 +156,8 @@ def test_an_imported_rule_about_an_unknown_knob_refuses_nothing() -> None:
 def verdict(delta: float, se: float, parameters: int = 1000, keep_z: float = 1.0) -> tuple[str, str]:
     z = delta / se if se else 0.0
     judgement = judge(
-        Standing("t002", parameters),
-        Standing("t001", 1000),
+        TrialSize("t002", parameters),
+        TrialSize("t001", 1000),
         Comparison(delta, se, z, 500),
         keep_z,
     )
@@ -178,14 +178,14 @@ def test_what_was_reached_stays_the_mark_after_a_simpler_one_won(
 ) -> None:
     against = [Comparison(z * 0.001, 0.001, z, 500) for z in (over_incumbent, over_best)]
     judgement = judge(
-        Standing("t003", parameters), Standing("t002", 1000), against[0], 1.0, champion=("t001", against[1])
+        TrialSize("t003", parameters), TrialSize("t002", 1000), against[0], 1.0, best_trial=("t001", against[1])
     )
     assert judgement.verdict == expected
     assert "against t001 over 500 users, the best one kept" in judgement.reason
 
 
 def test_the_first_finished_trial_becomes_the_incumbent() -> None:
-    judgement = judge(Standing("t001", 1000), None, None, 1.0)
+    judgement = judge(TrialSize("t001", 1000), None, None, 1.0)
     assert (judgement.verdict, judgement.reason) == ("keep", "the first finished trial becomes the incumbent")
 
 

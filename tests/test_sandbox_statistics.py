@@ -14,7 +14,7 @@ import pytest
 from scipy import stats
 
 from virtualmle.data.errors import TrialError
-from virtualmle.sandbox.program import Standing, judge
+from virtualmle.sandbox.program import TrialSize, judge
 from virtualmle.sandbox.statistics import Z_LIMIT, compare, selection_inflation, standard_error, z_score
 from virtualmle.training.metrics import ndcg_per_user
 
@@ -104,11 +104,11 @@ def test_equal_configurations_pass_the_gate_as_rarely_as_one_standard_error_prom
         incumbent, ranks = None, draw_ranks(generator, 200)
         for number in range(20):
             candidate = draw_ranks(generator, 200)
-            standing = Standing(f"t{number:03}", parameters=1000)
+            size = TrialSize(f"t{number:03}", parameters=1000)
             comparison = compare(ranks, candidate) if incumbent else None
-            verdict = judge(standing, incumbent, comparison, keep_z=1.0).verdict
+            verdict = judge(size, incumbent, comparison, keep_z=1.0).verdict
             if verdict == "keep":
-                kept[session, number], incumbent, ranks = True, standing, candidate
+                kept[session, number], incumbent, ranks = True, size, candidate
     rates = kept.mean(axis=0)
     assert rates[0] == 1.0
     assert rates[1] == pytest.approx(0.159, abs=0.07)

@@ -33,8 +33,8 @@ def observe(ws: Workspace, session: SessionRecord, handle: str, *, duplicate_rea
     if record.outcome is None:
         progress = read_progress(ws.trial_directory(session.id, handle))
         return observation.model_copy(update={"progress": progress.model_dump()})
-    stood = _hypothesis(ws, session, record, trials)
-    return observation.model_copy(update=_measured(record.outcome) | {"hypothesis": stood})
+    hypothesis = _hypothesis(ws, session, record, trials)
+    return observation.model_copy(update=_measured(record.outcome) | {"hypothesis": hypothesis})
 
 
 def _measured(outcome: TrialOutcome) -> dict[str, Any]:

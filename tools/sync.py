@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ..data.errors import TrialError, VirtualMLEError
 from ..memory.records import SessionRecord, TrialOutcome, TrialRecord
-from ..sandbox.program import Standing, judge
+from ..sandbox.program import TrialSize, judge
 from ..sandbox.statistics import Comparison, compare, metric_errors, standard_error
 from ..training.spec import RANKS, TrialResult, read_spec
 from ..trials.launcher import TrialState, poll
@@ -95,11 +95,11 @@ def _judged(
     base = None if record.base == "default" else ws.memory.trial(session.id, record.base)
     against_base = _against(ws, session, base or default_trial(ws, session), ranks)
     judgement = judge(
-        Standing(record.handle, result.parameters),
-        _standing(incumbent),
+        TrialSize(record.handle, result.parameters),
+        _size_of(incumbent),
         against_incumbent,
         ws.session_protocol(session).keep_z,
-        champion=_champion(ws, session, incumbent, ranks),
+        best_trial=_best_trial(ws, session, incumbent, ranks),
     )
     return TrialOutcome(
         status="finished",
@@ -155,7 +155,7 @@ def _against(ws: Workspace, session: SessionRecord, other: TrialRecord | None, r
     return compare(load_ranks(ws.trial_directory(session.id, other.handle)), ranks)
 
 
-def _champion(
+def _best_trial(
     ws: Workspace, session: SessionRecord, incumbent: TrialRecord | None, ranks: Ranks
 ) -> tuple[str, Comparison] | None:
     """The best trial kept so far and a trial's ranks against it; None where it is the incumbent."""
@@ -167,5 +167,5 @@ def _champion(
     return (best.handle, comparison) if comparison else None
 
 
-def _standing(record: TrialRecord | None) -> Standing | None:
-    return Standing(record.handle, record.outcome.parameters) if record and record.outcome else None
+def _size_of(record: TrialRecord | None) -> TrialSize | None:
+    return TrialSize(record.handle, record.outcome.parameters) if record and record.outcome else None

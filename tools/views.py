@@ -13,7 +13,7 @@ from ..sandbox.action_space import ActionSpace, Dimension, Knob, KnobType, Value
 from ..sandbox.program import Stop
 from .results import Budget, TrialObservation
 
-Settings = dict[str, Any]
+KnobValues = dict[str, Any]
 """Knob name -> value: a part of a configuration, such as the changes of a trial."""
 
 NDCG10 = "ndcg@10"
@@ -85,7 +85,7 @@ class PriorConfiguration(View):
     session: str
     trial: str
     dataset: str
-    config: Settings
+    config: KnobValues
     gain: float | None
     ndcg: float = Field(validation_alias=NDCG10, serialization_alias=NDCG10)
     similarity: float
@@ -144,7 +144,7 @@ class Coverage(View):
 class Proposal(View):
     """A trial that the surrogate advises; see `sandbox.proposals.propose`."""
 
-    changes: Settings
+    changes: KnobValues
     base: str
     dimension: Dimension
     expected_delta: float
@@ -161,7 +161,7 @@ class BestTrial(View):
     se: float | None
     interval: list[float] | None
     verdict: Verdict | None
-    settings: Settings
+    settings: KnobValues
 
 
 class StateView(View):
@@ -199,8 +199,8 @@ class TrialRow(View):
     trial: str
     number: int
     base: str
-    changes: Settings
-    settings: Settings  # the knobs that differ from the backbone's default
+    changes: KnobValues
+    settings: KnobValues  # the knobs that differ from the backbone's default
     status: TrialStatus
     reflected: bool
     verdict: Verdict | None = None
@@ -256,7 +256,7 @@ class AskedRow(View):
 class TrialView(View, TrialObservation):
     """view='trial'."""
 
-    config: Settings
+    config: KnobValues
     asked: AskedRow
     curve_epochs: list[dict[str, Any]]
 
