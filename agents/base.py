@@ -5,23 +5,39 @@ a generator seeded by (seed, number of trials). A session that is resumed in ano
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
-Knobs = dict[str, Any]
-"""Knob name → value: a partial configuration."""
+from ..memory.records import Hypothesis
+from ..sandbox.action_space import Knob
+from ..sandbox.reflection import Helped
+from ..tools.results import Budget, OpenedSession
+from ..tools.views import (
+    ActionSpaceView,
+    KnobRow,
+    KnobValues,
+    LongTermView,
+    PriorEntry,
+    StateView,
+    TrajectoryView,
+)
+from ..tools.write_reflection import RuleInput
+
+_KNOBS = TypeAdapter(list[KnobRow])
+_PRIOR = TypeAdapter(list[PriorEntry])
 
 
 @dataclass(frozen=True)
 class RunTrial:
     """Run `changes` over `base` ('incumbent', 'default' or a trial handle)."""
 
-    changes: Knobs
+    changes: KnobValues
     base: str = "incumbent"
-    hypothesis: Mapping[str, Any] | None = None  # dimension, direction, size, reason: as tools.run_trial takes them
+    hypothesis: Hypothesis | None = None
     override: str = ""  # why a discard heuristic does not hold here; empty = it is respected
 
 
@@ -37,12 +53,12 @@ class Reflect:
     """Write the reflection that a finished trial still needs."""
 
     trial: str
-    helped: Literal["yes", "no", "unclear"]
+    helped: Helped
     dimension: str
     lesson: str
     next_step: str = ""
     evidence: tuple[str, ...] = ()
-    rule: Mapping[str, Any] | None = None  # kind, statement, condition, evidence
+    rule: RuleInput | None = None
     cause: str = ""  # the mechanism that is thought to lie behind the outcome
     effect: float | None = None  # claimed change of NDCG@10 against the base
 
@@ -52,7 +68,7 @@ class Finalize:
     """End the session."""
 
     summary: str
-    rules: tuple[Mapping[str, Any], ...] = ()
+    rules: tuple[RuleInput, ...] = ()
 
 
 Action = RunTrial | WaitTrial | Reflect | Finalize
@@ -62,32 +78,60 @@ Action = RunTrial | WaitTrial | Reflect | Finalize
 class Refusal:
     """A trial that the server did not run since the last trial that it ran, and why."""
 
-    changes: Knobs
+    changes: KnobValues
     base: str
     reason: str
 
 
 @dataclass(frozen=True)
-class Situation:
-    """All that an agent knows: dicts exactly as the tools return them."""
+class Brief:
+    """What a session starts from: the answer of open_session, or the same from the views of one that is taken up."""
 
-    brief: Mapping[str, Any]  # open_session
-    state: Mapping[str, Any]  # read_memory(view="state").content
-    trajectory: Mapping[str, Any]  # read_memory(view="trajectory").content
-    refused: tuple[Refusal, ...] = ()
+    session: str
+    resumed: bool
+    dataset: str
+    backbone: str
+    budget: Budget
+    knobs: Sequence[Knob]
+    prior: Sequence[PriorEntry] = ()
+    profile: Mapping[str, Any] = field(default_factory=dict)  # train-only statistics; the views do not have them
 
-    def without_memory(self) -> "Situation":
-        """The same situation for a session without memory: only the last trial is remembered, and no prior."""
-        last = {name: list(rows)[-1:] for name, rows in self.trajectory.items() if name in ("trials", "reflections")}
-        blank: dict[str, Any] = {
-            "effects": {}, "history_effects": {}, "best": [], "untried": {}, "coverage": {}, "proposals": [],
-        }  # fmt: skip
-        return replace(
-            self,
-            brief={**self.brief, "prior": []},
-            state={**self.state, **blank},
-            trajectory={**self.trajectory, **last},
+    @classmethod
+    def of(cls, opened: OpenedSession) -> "Brief":
+        """The brief of a session that open_session has opened."""
+        return cls(
+            session=opened.session,
+            resumed=opened.resumed,
+            dataset=opened.dataset,
+            backbone=opened.backbone,
+            budget=opened.budget,
+            knobs=[row.offered(opened.backbone) for row in _KNOBS.validate_python(opened.action_space)],
+            prior=_PRIOR.validate_python(opened.prior),
+            profile=opened.profile,
         )
+
+    @classmethod
+    def from_views(cls, state: StateView, space: ActionSpaceView, long_term: LongTermView) -> "Brief":
+        """The brief of a session that is taken up by its id."""
+        return cls(
+            session=state.session,
+            resumed=True,
+            dataset=state.dataset,
+            backbone=state.backbone,
+            budget=state.budget,
+            knobs=[row.offered(space.backbone) for row in space.knobs],
+            prior=long_term.prior,
+        )
+
+
+@dataclass(frozen=True)
+class Situation:
+    """All that an agent knows: the brief, two views of read_memory, and what was refused since the last trial ran."""
+
+    brief: Brief
+    state: StateView
+    trajectory: TrajectoryView
+    refused: tuple[Refusal, ...] = ()
 
 
 class Agent(ABC):
@@ -102,4 +146,4 @@ class Agent(ABC):
 
     def generator(self, situation: Situation) -> np.random.Generator:
         """The randomness of this step: the same again when the step is taken again."""
-        return np.random.default_rng([self.seed, situation.state["budget"]["trials_used"]])
+        return np.random.default_rng([self.seed, situation.state.budget.trials_used])

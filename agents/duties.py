@@ -7,13 +7,13 @@ from .reflecting import closing_rules, reflect_on, summarise
 def duty(situation: Situation) -> Action | None:
     """The action that comes before any planning, or None when a trial may be planned."""
     state = situation.state
-    if state["state"] != "open":
+    if state.state != "open":
         return close(situation)
-    if state["running"]:
-        return WaitTrial(state["running"])
-    if state["pending_reflection"]:
-        return reflect_on(situation, state["pending_reflection"])
-    return close(situation) if state["stop"]["stop"] else None
+    if state.running:
+        return WaitTrial(state.running)
+    if state.pending_reflection:
+        return reflect_on(situation, state.pending_reflection)
+    return close(situation) if state.stop.stop else None
 
 
 def close(situation: Situation) -> Finalize:

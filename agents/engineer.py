@@ -7,8 +7,7 @@ the server's surrogate has its turn. It explains every trial by a hypothesis and
 teaches through its reflection only: without reflections it goes down its list, with verdicts for its sole guide.
 """
 
-from typing import Any
-
+from ..memory.records import Hypothesis
 from .base import Action, Agent, RunTrial, Situation
 from .duties import close, duty
 from .following import around, follow
@@ -36,7 +35,8 @@ class Engineer(Agent):
     def _plan(self, situation: Situation) -> Action:
         history = History(situation)
         if history.trials_used == 0 and history.is_new({}, "default"):
-            return RunTrial({}, "default", _hypothesis(0.0, "same", "the yardstick", "optimisation"))
+            yardstick = Hypothesis(dimension="optimisation", direction="same", size=0.0, reason="the yardstick")
+            return RunTrial({}, "default", yardstick)
         knowledge = Knowledge(history)
         moves = self._moves(history, knowledge)
         if not moves:
@@ -66,10 +66,9 @@ class Engineer(Agent):
 def proposals(history: History) -> list[Move]:
     """What the server's surrogate advises, as moves; half of what it expects is believed."""
     base = history.incumbent.ndcg if history.incumbent and history.incumbent.ndcg else 0.0
-    rows = history.situation.state.get("proposals") or []
     return [
-        Move(row["changes"], 0.5 * row["expected_delta"] / base, f"{row['source']}: {row['reason']}", row["base"])
-        for row in rows
+        Move(row.changes, 0.5 * row.expected_delta / base, f"{row.source}: {row.reason}", row.base)
+        for row in history.situation.state.proposals
         if base
     ]
 
@@ -102,7 +101,7 @@ def _covered(dimension: str, history: History) -> bool:
 
 def _ticked_off(move: Move, history: History) -> bool:
     """Without memory, only the number of the trial says how far down the generic order it has come."""
-    if history.situation.state["with_memory"]:
+    if history.situation.state.with_memory:
         return False
     order = sorted(OPENINGS[history.space.backbone], key=lambda one: -one.gain)
     return move in order[: max(0, history.trials_used - 1)]
@@ -127,13 +126,12 @@ def override(move: Move, history: History, knowledge: Knowledge) -> str:
     return f"here {step.knob} from {step.before} to {step.after} changed NDCG@10 by {step.relative:+.1%} ({step.trial})"
 
 
-def explain(move: Move, history: History) -> dict[str, Any]:
+def explain(move: Move, history: History) -> Hypothesis:
     """The hypothesis of a move: which dimension, which way, how much, and why."""
     base = history.incumbent.ndcg if history.incumbent and history.incumbent.ndcg else 0.0
-    return _hypothesis(
-        round(move.gain * base, 5), "better", move.reason, dimension_of(move.changes, history.space)
+    return Hypothesis(
+        dimension=dimension_of(move.changes, history.space),
+        direction="better",
+        size=round(move.gain * base, 5),
+        reason=move.reason,
     )
-
-
-def _hypothesis(size: float, direction: str, reason: str, dimension: str) -> dict[str, Any]:
-    return {"dimension": dimension, "direction": direction, "size": size, "reason": reason}

@@ -1,19 +1,17 @@
 """What happens in a session, as values for whoever displays it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from .base import Reflect, RunTrial
+from ..tools.results import FinalResult, ReflectionReceipt, TrialObservation
+from .base import Brief, Reflect, RunTrial
 
 
 @dataclass(frozen=True)
 class SessionOpened:
-    """The session is open; `brief` as open_session returned it."""
+    """The session is open."""
 
-    session: str
-    resumed: bool
-    brief: Mapping[str, Any]
+    brief: Brief
 
 
 @dataclass(frozen=True)
@@ -36,9 +34,9 @@ class TrialProgress:
 
 @dataclass(frozen=True)
 class TrialFinished:
-    """A trial is over; `observation` as run_trial or wait_trial returned it."""
+    """A trial is over."""
 
-    observation: Mapping[str, Any]
+    observation: TrialObservation
 
 
 @dataclass(frozen=True)
@@ -54,14 +52,14 @@ class Reflected:
     """A reflection is stored; `receipt` says whether the numbers support it."""
 
     action: Reflect
-    receipt: Mapping[str, Any]
+    receipt: ReflectionReceipt
 
 
 @dataclass(frozen=True)
 class Finalized:
     """The session is over."""
 
-    result: Mapping[str, Any]
+    result: FinalResult
 
 
 Event = SessionOpened | TrialStarted | TrialProgress | TrialFinished | TrialRefused | Reflected | Finalized

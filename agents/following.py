@@ -5,11 +5,12 @@ from itertools import combinations
 
 import numpy as np
 
-from .base import Knobs
+from ..models.knobs.declaration import Value
+from ..tools.views import KnobValues
+from .drawing import choices_of, draw
 from .history import History, Step, Tried
 from .moves import Move, neighbour
 from .reflecting import NOTICEABLE_Z
-from .space import Knob
 
 SCORE_WEIGHTS = ("transition_weight", "cooccurrence_weight", "popularity_weight")
 RETUNED = (*SCORE_WEIGHTS, "lr", "temperature", "dropout")
@@ -38,33 +39,32 @@ def _further(history: History) -> Iterator[Move]:
         steps = history.lessons(knob.name)
         if not steps:
             continue
-        if knob.numeric:
-            yield from (move for way in (1, -1) if (move := _climb(knob, steps, history, way)))
-        else:
+        if choices := choices_of(knob):
             seen = {value for step in steps for value in (step.before, step.after)}
             yield from (
                 Move({knob.name: choice}, TINY, f"another choice of {knob.name}")
-                for choice in knob.choices
+                for choice in choices
                 if choice not in seen
             )
+        else:
+            yield from (move for way in (1, -1) if (move := _climb(knob.name, steps, history, way)))
 
 
-def _climb(knob: Knob, steps: list[Step], history: History, way: int) -> Move | None:
+def _climb(name: str, steps: list[Step], history: History, way: int) -> Move | None:
     """The next rung upwards or downwards, valued by what steps of this knob have shown so far."""
-    target = neighbour(knob, history.current[knob.name], way)
+    target = neighbour(name, history.current[name], way, history.space)
     if target is None or any(s.after == target and s.z < NOTICEABLE_Z for s in steps):
         return None
     along = [s.relative * (1 if (s.after - s.before) * way > 0 else -1) for s in steps if abs(s.z) >= NOTICEABLE_Z]
     word = "up" if way > 0 else "down"
     if not along:
         if any((step.after - target) * way > 0 for step in steps):
-            reason = f"{knob.name} made no difference further {word}: the best may lie between"
-            return Move({knob.name: target}, SMALL, reason)
-        return Move({knob.name: target}, TINY, f"{knob.name} was only tried the other way: {word}")
+            return Move({name: target}, SMALL, f"{name} made no difference further {word}: the best may lie between")
+        return Move({name: target}, TINY, f"{name} was only tried the other way: {word}")
     slope = along[-1]  # the last clear step is the one nearest to where the incumbent stands
     if slope <= 0:
         return None
-    return Move({knob.name: target}, HALF * slope, f"{knob.name} {word} goes where steps have helped ({slope:+.1%})")
+    return Move({name: target}, HALF * slope, f"{name} {word} goes where steps have helped ({slope:+.1%})")
 
 
 def _pairs(history: History) -> Iterator[Move]:
@@ -72,9 +72,10 @@ def _pairs(history: History) -> Iterator[Move]:
     reach = []
     for knob in history.space.knobs.values():
         steps = history.lessons(knob.name)
-        if not steps or not knob.numeric or not steps[-1].kept or steps[-1].after != history.current[knob.name]:
+        if not steps or choices_of(knob) or not steps[-1].kept or steps[-1].after != history.current[knob.name]:
             continue
-        target = neighbour(knob, steps[-1].after, 1 if steps[-1].after > steps[-1].before else -1)
+        way = 1 if steps[-1].after > steps[-1].before else -1
+        target = neighbour(knob.name, steps[-1].after, way, history.space)
         if target is not None and steps[-1].relative > 0:
             reach.append((knob.name, target, steps[-1].relative))
     for (a, value_a, gain_a), (b, value_b, gain_b) in combinations(reach, 2):
@@ -83,7 +84,7 @@ def _pairs(history: History) -> Iterator[Move]:
 
 def _combine(history: History) -> Iterator[Move]:
     """Changes that came out positive but are not in the incumbent: each one over it, and all of them together."""
-    current, best = history.current, dict[str, tuple[float, Knobs]]()
+    current, best = history.current, dict[str, tuple[float, KnobValues]]()
     for trial in history.finished:
         if _promising(trial) and any(current.get(knob) != value for knob, value in trial.changes.items()):
             name = next(iter(trial.changes))
@@ -98,9 +99,9 @@ def _combine(history: History) -> Iterator[Move]:
 
 def _promising(trial: Tried) -> bool:
     """Not kept, though more likely good than bad; what was kept is in the incumbent, or has been left behind since."""
-    if not trial.reflected or trial.verdict != "discard" or trial.z is None:
+    if not trial.reflected or trial.verdict != "discard" or trial.base_z is None:
         return False
-    return trial.z >= SIGN_Z and 0 < len(trial.changes) <= 2
+    return trial.base_z >= SIGN_Z and 0 < len(trial.changes) <= 2
 
 
 def _retune(history: History) -> Iterator[Move]:
@@ -110,7 +111,7 @@ def _retune(history: History) -> Iterator[Move]:
         if not value or not _model_changed_since(history, name):
             continue
         for way in (-1, 1):
-            target = neighbour(history.space.knobs[name], value, way)
+            target = neighbour(name, value, way, history.space)
             if target is not None:
                 gain = (RETUNE if name in SCORE_WEIGHTS else SMALL) * (1 if way < 0 else HALF)
                 yield Move({name: target}, gain, f"the model has changed since {name} was set")
@@ -130,11 +131,11 @@ def _reconsider(history: History) -> Iterator[Move]:
     together = incumbent.settings if incumbent else {}
     for name, value in together.items():
         knob = history.space.knobs.get(name)
-        if knob is None or not knob.numeric or history.steps(name):
+        if knob is None or choices_of(knob) or history.steps(name):
             continue
-        away = 1 if value > knob.default else -1
+        away = 1 if value > history.space.defaults[name] else -1
         for way, share in ((away, 1.0), (-away, HALF)):
-            if (target := neighbour(knob, value, way)) is not None:
+            if (target := neighbour(name, value, way, history.space)) is not None:
                 yield Move({name: target}, SMALL * share, f"{name} came in with other changes: is it far enough?")
 
 
@@ -154,10 +155,10 @@ def _from_curve(history: History) -> Iterator[Move]:
             yield Move(higher, 0.03, "the best epoch came early: regularise more")
 
 
-def _raised(history: History, name: str) -> Knobs:
+def _raised(history: History, name: str) -> KnobValues:
     """The knob one rung up, or nothing where it is closed or at its end."""
-    knob = history.space.knobs.get(name)
-    value = neighbour(knob, history.current[name], 1) if knob else None
+    is_open = name in history.space.knobs
+    value = neighbour(name, history.current[name], 1, history.space) if is_open else None
     return {} if value is None else {name: value}
 
 
@@ -167,14 +168,15 @@ def around(history: History, generator: np.random.Generator, draws: int = 60) ->
     moves = []
     for _ in range(draws if names else 0):
         chosen = generator.choice(len(names), size=min(len(names), int(generator.integers(1, 3))), replace=False)
-        changes = {names[i]: _beside(history.space.knobs[names[i]], history.current, generator) for i in chosen}
+        changes = {names[i]: _beside(names[i], history, generator) for i in chosen}
         moves.append(Move(changes, TINY, "a neighbour of the incumbent that was not tried yet"))
     return moves
 
 
-def _beside(knob: Knob, current: Knobs, generator: np.random.Generator) -> object:
-    if not knob.numeric:
-        return knob.draw(generator)
+def _beside(name: str, history: History, generator: np.random.Generator) -> Value:
+    knob, current = history.space.knobs[name], history.current[name]
+    if choices_of(knob):
+        return draw(knob, generator)
     way = 1 if generator.random() < HALF else -1
-    value = neighbour(knob, current[knob.name], way)
-    return current[knob.name] if value is None else value
+    value = neighbour(name, current, way, history.space)
+    return current if value is None else value

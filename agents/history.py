@@ -1,48 +1,24 @@
 """The trajectory as an agent reads it: what was tried, over what, and what it measured."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .base import Knobs, Situation
+from ..tools.views import NDCG10, KnobValues, TrialRow
+from .base import Situation
 from .space import Space
 
 
-@dataclass(frozen=True)
-class Tried:
-    """One trial of the trajectory; the figures are validation NDCG@10 and its paired difference to the base."""
-
-    trial: str
-    base: str
-    changes: Knobs
-    settings: Knobs  # knobs that differ from the default
-    status: str
-    verdict: str | None
-    ndcg: float | None
-    base_delta: float | None
-    base_delta_se: float | None
-    best_epoch: int | None
-    reflected: bool = True
-
-    @classmethod
-    def read(cls, row: Mapping[str, Any]) -> "Tried":
-        """From a row of the trajectory view."""
-        return cls(
-            trial=row["trial"],
-            base=row["base"],
-            changes=dict(row["changes"]),
-            settings=dict(row["settings"]),
-            status=row["status"],
-            verdict=row.get("verdict"),
-            ndcg=(row.get("metrics") or {}).get("ndcg@10"),
-            base_delta=row.get("base_delta"),
-            base_delta_se=row.get("base_delta_se"),
-            best_epoch=row.get("best_epoch"),
-            reflected=row.get("reflected", False),
-        )
+class Tried(TrialRow):
+    """One trial of the trajectory, and its paired difference of NDCG@10 to the base in errors and as a share."""
 
     @property
-    def z(self) -> float | None:
+    def ndcg(self) -> float | None:
+        """Validation NDCG@10; None where the trial has none."""
+        return self.metrics.get(NDCG10)
+
+    @property
+    def base_z(self) -> float | None:
         """The base difference in standard errors; None where nothing was compared."""
         if self.base_delta is None or self.base_delta_se is None:
             return None
@@ -69,7 +45,7 @@ class Step:
     """What turning one knob alone from one value to another has measured."""
 
     knob: str
-    before: Any
+    before: Any  # values of this knob: numbers for a number, so that they can be subtracted
     after: Any
     z: float
     relative: float
@@ -110,26 +86,25 @@ class History:
 
     def __init__(self, situation: Situation) -> None:
         self.situation = situation
-        self.space = Space.read(situation.brief)
-        self.trials = [Tried.read(row) for row in situation.trajectory["trials"]]
+        self.space = Space(situation.brief.backbone, situation.brief.knobs)
+        self.trials = [Tried(**dict(row)) for row in situation.trajectory.trials]
         self._by_handle = {trial.trial: trial for trial in self.trials}
-        self.incumbent = self._by_handle.get(situation.state["incumbent"] or "")
-        budget = situation.state["budget"]
-        self.trials_used: int = budget["trials_used"]
-        self.budget: int = budget["trials_max"]
-        self.trials_left: int = self.budget - self.trials_used
+        self.incumbent = self._by_handle.get(situation.state.incumbent or "")
+        self.trials_used = situation.state.budget.trials_used
+        self.budget = situation.state.budget.trials_max
+        self.trials_left = self.budget - self.trials_used
         self._keys = {trial.trial: self.space.key(trial.settings) for trial in self.trials}
         self.known = set(self._keys.values())
         self.known |= {self.space.key(self.settings(r.base) | r.changes) for r in situation.refused}
 
-    def settings(self, base: str) -> Knobs:
+    def settings(self, base: str) -> KnobValues:
         """The knobs that differ from the default in `base`; empty for a trial that is not remembered."""
         if base == "incumbent":
             return self.incumbent.settings if self.incumbent else {}
         return self._by_handle[base].settings if base in self._by_handle else {}
 
     @property
-    def current(self) -> Knobs:
+    def current(self) -> KnobValues:
         """Every knob's value in the incumbent, or in the default before there is one."""
         return self.space.complete(self.settings("incumbent"))
 
@@ -137,7 +112,7 @@ class History:
         """The key of a trial's configuration."""
         return self._keys[trial.trial]
 
-    def is_new(self, changes: Knobs, base: str) -> bool:
+    def is_new(self, changes: KnobValues, base: str) -> bool:
         """Whether this is an open, valid configuration that was neither tried nor refused in this step."""
         over = self.settings(base)
         return self.space.allows(changes, over) and self.space.key(over | changes) not in self.known
@@ -156,7 +131,7 @@ class History:
         """Every measured change of a single knob, oldest first; of one knob if it is named."""
         found = []
         for trial in self.finished:
-            z = trial.z
+            z = trial.base_z
             if z is None or len(trial.changes) != 1:
                 continue
             name, after = next(iter(trial.changes.items()))
@@ -171,7 +146,7 @@ class History:
         reflected = {trial.trial for trial in self.trials if trial.reflected}
         return [step for step in self.steps(knob) if step.trial in reflected]
 
-    def tried_change(self, changes: Knobs) -> bool:
+    def tried_change(self, changes: KnobValues) -> bool:
         """Whether a trial made just this change, over whatever base."""
         return any(trial.changes == changes for trial in self.trials)
 

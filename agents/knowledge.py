@@ -4,18 +4,16 @@ How far they are followed depends on how they serve here: recommendations that f
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cached_property
-from typing import Any
 
 from ..data.errors import ConfigError
+from ..models.knobs.declaration import Value
 from ..sandbox.conditions import Condition, parse_condition
-from .base import Knobs
+from ..tools.views import KnobValues, PriorConfiguration, PriorRule
+from .drawing import choices_of
 from .history import History, Tried
 from .moves import Move, rungs
-from .space import Knob
-
-Entry = Mapping[str, Any]
 
 CONFIGURATION_GAIN = 0.25
 """What a good configuration gains over the default at least, as a share, on an equal dataset."""
@@ -35,18 +33,14 @@ class Knowledge:
     """The prior of a session, read against its history."""
 
     def __init__(self, history: History) -> None:
-        told = history.situation.brief.get("prior") or []
-        own = history.situation.state["session"]  # its own rules are in the history, and in no prior before it began
-        prior = [entry for entry in told if entry.get("session") != own]
+        own = history.situation.state.session  # its own rules are in the history, and in no prior before it began
+        prior = [entry for entry in history.situation.brief.prior if entry.session != own]
+        rules = [(entry, c) for entry in prior if isinstance(entry, PriorRule) and (c := readable(entry))]
         self._history = history
-        self._configurations = [entry for entry in prior if entry.get("type") == "configuration"]
-        self._rules = [
-            (entry, condition)
-            for entry in prior
-            if entry.get("type") == "rule" and entry.get("kind") == "prefer" and (condition := readable(entry))
-        ]
-        self._heuristics = [c for entry in prior if entry.get("type") == "heuristic" and (c := readable(entry))]
-        self._effects: Mapping[str, Any] = history.situation.state.get("history_effects") or {}
+        self._configurations = [entry for entry in prior if isinstance(entry, PriorConfiguration)]
+        self._rules = [(entry, c) for entry, c in rules if entry.type == "rule" and entry.kind == "prefer"]
+        self._heuristics = [c for entry, c in rules if entry.type == "heuristic"]
+        self._effects = history.situation.state.history_effects
 
     def moves(self) -> list[Move]:
         """Whole configurations over the default, then rules and single values over the incumbent."""
@@ -57,8 +51,8 @@ class Knowledge:
         """1 before anything was tried, then the share of recommendations that served here, by Laplace's rule."""
         outcomes = [trial.verdict == "keep" for entry in self._configurations if (trial := self._trial_of(entry))]
         for step in self._history.lessons():
-            told = [c for _, c in self._rules if c.knob == step.knob and _turns_true(c, step.before, step.after)]
-            outcomes += [step.z > 0] if told else []
+            advised = any(c.knob == step.knob and _turns_true(c, step.before, step.after) for _, c in self._rules)
+            outcomes += [step.z > 0] if advised else []
         return float(1 + sum(outcomes)) / (1 + len(outcomes))
 
     def informed(self, move: Move) -> float:
@@ -66,15 +60,15 @@ class Knowledge:
         knob, value = next(iter(move.changes.items()))
         if len(move.changes) != 1 or knob in self._history.settings("incumbent"):
             return move.gain  # what was measured elsewhere was a step from the default
-        found = self._effects.get(knob) or {}
-        measured = next((row for row in found.get("values", []) if row["value"] == value), None)
+        found = self._effects.get(knob)
+        measured = next((row for row in found.values if row.value == value), None) if found else None
         if measured is None:
             return move.gain
-        error = math.hypot(measured["se"] or 0.0, BETWEEN_DATASETS)
+        error = math.hypot(measured.se, BETWEEN_DATASETS)
         weight = self.trust * OPINION**2 / (OPINION**2 + error**2)
-        return float((1 - weight) * move.gain + weight * measured["mean_relative"])
+        return float((1 - weight) * move.gain + weight * measured.mean_relative)
 
-    def warns(self, changes: Knobs, over: Knobs) -> bool:
+    def warns(self, changes: KnobValues, over: KnobValues) -> bool:
         """Whether a discard heuristic stands against `changes` over these settings."""
         before = self._history.space.complete(over)
         return any(
@@ -87,9 +81,9 @@ class Knowledge:
             changes, trial = self._settings(entry), self._trial_of(entry)
             served = served or (trial is not None and trial.verdict == "keep")
             if changes and trial is None:
-                hope = self.trust * max(float(entry.get("gain") or 0.0), CONFIGURATION_GAIN)
-                gain = _similarity(entry) * (SECOND_CHOICE if served else hope)
-                yield Move(changes, gain, f"a configuration that did well on {entry['dataset']}", "default")
+                hope = self.trust * max(entry.gain or 0.0, CONFIGURATION_GAIN)
+                gain = entry.similarity * (SECOND_CHOICE if served else hope)
+                yield Move(changes, gain, f"a configuration that did well on {entry.dataset}", "default")
 
     def _crossovers(self) -> Iterator[Move]:
         """Over an incumbent that came from a configuration: what the other configurations set beyond it."""
@@ -99,72 +93,69 @@ class Knowledge:
         for entry in self._configurations:
             beyond = {knob: value for knob, value in self._settings(entry).items() if knob not in set_already}
             if beyond and self._trial_of(entry) is None:
-                gain = CROSSOVER_GAIN * _similarity(entry) * self.trust
-                yield Move(beyond, gain, f"what a configuration that did well on {entry['dataset']} has beyond ours")
+                gain = CROSSOVER_GAIN * entry.similarity * self.trust
+                yield Move(beyond, gain, f"what a configuration that did well on {entry.dataset} has beyond ours")
 
     def _preferences(self) -> Iterator[Move]:
         for entry, condition in self._rules:
-            knob = self._history.space.knobs.get(condition.knob)
-            value = _satisfying(knob, condition, self._history) if knob else None
-            if knob is None or value is None or value == self._history.current[knob.name]:
+            value = _satisfying(condition, self._history)
+            if value is None or value == self._history.current[condition.knob]:
                 continue
-            support, against = entry.get("support", 0), entry.get("contradiction", 0)
-            gain = RULE_GAIN * _similarity(entry) * (support + 1) / (support + against + 2) * self.trust
-            reason = f"a rule learnt on {entry.get('dataset') or 'another dataset'}: {condition}"
-            yield Move({knob.name: value}, gain, reason)
+            confidence = (entry.support + 1) / (entry.support + entry.contradiction + 2)
+            gain = RULE_GAIN * entry.similarity * confidence * self.trust
+            reason = f"a rule learnt on {entry.dataset or 'another dataset'}: {condition}"
+            yield Move({condition.knob: value}, gain, reason)
 
     def _values(self) -> Iterator[Move]:
         """Values that clearly helped on other datasets."""
         for name, found in self._effects.items():
             if name not in self._history.space.knobs or name in self._history.settings("incumbent"):
                 continue
-            for row in found.get("values", []):
-                error = math.hypot(row["se"] or 0.0, BETWEEN_DATASETS)
-                if row["mean_relative"] >= KNOWN_Z * error:
-                    gain = row["mean_relative"] * self.trust * OPINION**2 / (OPINION**2 + error**2)
-                    datasets = found.get("datasets", 1)
-                    reason = f"{name} at this value gained {row['mean_relative']:+.1%} ({datasets} datasets)"
-                    yield Move({name: row["value"]}, min(gain, CONFIGURATION_GAIN), reason)
+            for row in found.values:
+                error = math.hypot(row.se, BETWEEN_DATASETS)
+                if row.mean_relative >= KNOWN_Z * error:
+                    gain = row.mean_relative * self.trust * OPINION**2 / (OPINION**2 + error**2)
+                    reason = f"{name} at this value gained {row.mean_relative:+.1%} ({found.datasets} datasets)"
+                    yield Move({name: row.value}, min(gain, CONFIGURATION_GAIN), reason)
 
-    def _settings(self, entry: Entry) -> Knobs:
+    def _settings(self, entry: PriorConfiguration) -> KnobValues:
         """The part of a configuration that is open here and differs from the default."""
-        knobs = self._history.space.knobs
+        space = self._history.space
         return {
             name: value
-            for name, value in entry["config"].items()
-            if name in knobs and knobs[name].allows(value) and value != knobs[name].default
+            for name, value in entry.config.items()
+            if space.offers(name, value) and value != space.defaults[name]
         }
 
-    def _trial_of(self, entry: Entry) -> Tried | None:
+    def _trial_of(self, entry: PriorConfiguration) -> Tried | None:
         key = self._history.space.key(self._settings(entry))
         return next((t for t in self._history.finished if t.changes and self._history.key_of(t) == key), None)
 
 
-def readable(entry: Entry) -> Condition | None:
+def readable(rule: PriorRule) -> Condition | None:
     """The condition of a rule; None where it has none, or one of another grammar."""
     try:
-        return parse_condition(entry["condition"]) if entry.get("condition") else None
+        return parse_condition(rule.condition) if rule.condition else None
     except ConfigError:
         return None
 
 
-def _similarity(entry: Entry) -> float:
-    return float(entry.get("similarity", 0.5))
-
-
-def _turns_true(condition: Condition, before: Any, after: Any) -> bool:
+def _turns_true(condition: Condition, before: Value | None, after: Value) -> bool:
     """Whether the step makes the condition true."""
     known = before is not None and condition.matches({condition.knob: before})
     return condition.matches({condition.knob: after}) and not known
 
 
-def _satisfying(knob: Knob, condition: Condition, history: History) -> Any:
+def _satisfying(condition: Condition, history: History) -> Value | None:
     """The value nearest to the incumbent's that satisfies a condition in a valid configuration; None for none."""
+    knob = history.space.knobs.get(condition.knob)
+    if knob is None:
+        return None
     current = history.current[knob.name]
-    values = (
-        sorted({*rungs(knob), current}, key=lambda value: abs(value - current))
-        if knob.numeric
-        else [current, *(choice for choice in knob.choices if choice != current)]
+    values: list[Value] = (
+        [current, *(choice for choice in choices if choice != current)]
+        if (choices := choices_of(knob))
+        else sorted({*rungs(knob.name, history.space), current}, key=lambda value: abs(value - current))
     )
     for value in values:
         config = history.space.config(history.settings("incumbent") | {knob.name: value})

@@ -4,13 +4,16 @@ It drives a real `mcp.Client`, whatever that is connected to: a server on stdio,
 process. It holds no state that a session needs: killed anywhere, it is started again with the session's id.
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 from mcp import Client
 from mcp.types import CallToolResult, TextContent
+from pydantic import BaseModel
 
 from ..data.errors import AdmissionError, SessionError
-from .base import Action, Agent, Finalize, Reflect, Refusal, RunTrial, Situation, WaitTrial
+from ..tools.results import FinalResult, MemoryView, OpenedSession, ReflectionReceipt, TrialObservation
+from ..tools.views import ActionSpaceView, LongTermView, StateView, TrajectoryView, View
+from .base import Action, Agent, Brief, Finalize, Reflect, Refusal, RunTrial, Situation, WaitTrial
 from .events import (
     Event,
     Finalized,
@@ -28,6 +31,10 @@ MAX_REFUSALS = 40
 """Refusals in a row after which an agent is taken to have no way on: more than the engineer's whole opening list."""
 
 
+Result = TypeVar("Result", bound=BaseModel)
+Viewed = TypeVar("Viewed", bound=View)
+
+
 class ToolCrashed(RuntimeError):
     """The server failed in a way that is not the caller's mistake; its own stderr has the traceback."""
 
@@ -41,8 +48,8 @@ async def run_agent(
     session: str | None = None,
     new: bool = False,
     on_event: OnEvent = ignore,
-) -> dict[str, Any]:
-    """Tune until the agent finalizes; returns the FinalResult.
+) -> FinalResult:
+    """Tune until the agent finalizes.
 
     session: take up this one instead of opening one. new: open another session even if one is open. Raises
     SessionError for what a tool refuses, AdmissionError when trial after trial is refused, ToolCrashed.
@@ -57,36 +64,32 @@ class _Loop:
         self._tell = on_event
         self._refused: list[Refusal] = []
         self._session = ""
-        self._announced = ""  # the handle last told as started
+        self._announced = ""  # the trial whose start was reported last
 
-    async def run(self, dataset: str, backbone: str, session: str | None, new: bool) -> dict[str, Any]:
+    async def run(self, dataset: str, backbone: str, session: str | None, new: bool) -> FinalResult:
         brief = await (self._reopen(session) if session else self._open(dataset, backbone, new))
-        self._session = brief["session"]
-        self._tell(SessionOpened(self._session, brief["resumed"], brief))
+        self._session = brief.session
+        self._tell(SessionOpened(brief))
         while True:
             event = await self._perform(self._agent.act(await self._look(brief)))
             if isinstance(event, Finalized):
-                return dict(event.result)
+                return event.result
 
-    async def _open(self, dataset: str, backbone: str, new: bool) -> dict[str, Any]:
-        return await self._call("open_session", dataset=dataset, backbone=backbone, new=new)
+    async def _open(self, dataset: str, backbone: str, new: bool) -> Brief:
+        return Brief.of(await self._call(OpenedSession, "open_session", dataset=dataset, backbone=backbone, new=new))
 
-    async def _reopen(self, session: str) -> dict[str, Any]:
+    async def _reopen(self, session: str) -> Brief:
         """The brief of a session by its id: open_session would take the latest of its dataset and backbone."""
         self._session = session
-        state = await self._view("state")
-        space = await self._view("action_space")
-        long_term = await self._view("long_term")
-        return {
-            **{name: state[name] for name in ("session", "dataset", "backbone", "budget", "incumbent")},
-            "resumed": True,
-            "action_space": space["knobs"],
-            "prior": long_term["prior"],
-        }
+        state = await self._view(StateView, "state")
+        space = await self._view(ActionSpaceView, "action_space")
+        long_term = await self._view(LongTermView, "long_term")
+        return Brief.from_views(state, space, long_term)
 
-    async def _look(self, brief: dict[str, Any]) -> Situation:
-        situation = Situation(brief, await self._view("state"), await self._view("trajectory"), tuple(self._refused))
-        return situation if situation.state["with_memory"] else situation.without_memory()
+    async def _look(self, brief: Brief) -> Situation:
+        state = await self._view(StateView, "state")
+        trajectory = await self._view(TrajectoryView, "trajectory")
+        return Situation(brief, state, trajectory, tuple(self._refused))
 
     async def _perform(self, action: Action) -> Event:
         match action:
@@ -102,18 +105,19 @@ class _Loop:
 
     async def _run_trial(self, action: RunTrial) -> Event:
         """Start a trial and wait for it; what the server does not run is remembered until it runs one."""
-        arguments = {"changes": action.changes, "base": action.base, "hypothesis": action.hypothesis}
+        hypothesis = action.hypothesis.model_dump() if action.hypothesis else None
+        arguments: dict[str, Any] = {"changes": action.changes, "base": action.base, "hypothesis": hypothesis}
         if action.override:
             arguments["override_reason"] = action.override
         answer = await self._ask("run_trial", session=self._session, wait_seconds=0, **arguments)
         if answer.is_error:
             return self._refuse(action, refusal_text(answer, "run_trial"))
-        observation = structure(answer)
-        if observation["duplicate"]:
-            return self._refuse(action, f"already tried as {observation['trial']}")
+        observation = TrialObservation.model_validate(answer.structured_content)
+        if observation.duplicate:
+            return self._refuse(action, f"already tried as {observation.trial}")
         self._refused.clear()
-        self._started(observation["trial"], action)
-        return await self._wait(observation["trial"])
+        self._started(observation.trial, action)
+        return await self._wait(observation.trial)
 
     def _refuse(self, action: RunTrial, reason: str) -> TrialRefused:
         self._refused.append(Refusal(action.changes, action.base, reason))
@@ -134,17 +138,19 @@ class _Loop:
         async def news(progress: float, total: float | None, message: str | None) -> None:
             self._tell(TrialProgress(trial, progress, total, message or ""))
 
-        observation: dict[str, Any] = {"status": "running"}
-        while observation["status"] == "running":
-            arguments = {"session": self._session, "trial": trial}
+        arguments = {"session": self._session, "trial": trial}
+        while True:
             answer = await self._client.call_tool("wait_trial", arguments, progress_callback=news)
-            observation = _checked(answer, "wait_trial")
+            observation = _read(TrialObservation, answer, "wait_trial")
+            if observation.status != "running":
+                break
         event = TrialFinished(observation)
         self._tell(event)
         return event
 
     async def _reflect(self, action: Reflect) -> Reflected:
         receipt = await self._call(
+            ReflectionReceipt,
             "write_reflection",
             session=self._session,
             trial=action.trial,
@@ -153,7 +159,7 @@ class _Loop:
             lesson=action.lesson,
             next_step=action.next_step,
             evidence=list(action.evidence),
-            rule=action.rule,
+            rule=action.rule.model_dump() if action.rule else None,
             cause=action.cause,
             effect=action.effect,
         )
@@ -162,27 +168,21 @@ class _Loop:
         return event
 
     async def _finalize(self, action: Finalize) -> Finalized:
-        arguments = {"cognition_summary": action.summary, "rules": list(action.rules), "confirm": True}
-        event = Finalized(await self._call("finalize", session=self._session, **arguments))
+        rules = [rule.model_dump() for rule in action.rules]
+        arguments = {"cognition_summary": action.summary, "rules": rules, "confirm": True}
+        event = Finalized(await self._call(FinalResult, "finalize", session=self._session, **arguments))
         self._tell(event)
         return event
 
-    async def _view(self, view: str) -> dict[str, Any]:
-        content: dict[str, Any] = (await self._call("read_memory", session=self._session, view=view))["content"]
-        return content
+    async def _view(self, kind: type[Viewed], view: str) -> Viewed:
+        answer = await self._call(MemoryView, "read_memory", session=self._session, view=view)
+        return kind.model_validate(answer.content)
 
     async def _ask(self, tool: str, **arguments: Any) -> CallToolResult:
         return await self._client.call_tool(tool, arguments)
 
-    async def _call(self, tool: str, **arguments: Any) -> dict[str, Any]:
-        return _checked(await self._ask(tool, **arguments), tool)
-
-
-def structure(answer: CallToolResult) -> dict[str, Any]:
-    """The structured content of a tool's answer."""
-    assert answer.structured_content is not None  # every tool of ours returns a model
-    content: dict[str, Any] = answer.structured_content
-    return content
+    async def _call(self, result: type[Result], tool: str, **arguments: Any) -> Result:
+        return _read(result, await self._ask(tool, **arguments), tool)
 
 
 def refusal_text(answer: CallToolResult, tool: str) -> str:
@@ -194,7 +194,8 @@ def refusal_text(answer: CallToolResult, tool: str) -> str:
     return text.removeprefix(f"{prefix}: ")
 
 
-def _checked(answer: CallToolResult, tool: str) -> dict[str, Any]:
+def _read(result: type[Result], answer: CallToolResult, tool: str) -> Result:
+    """The structured answer of a tool as its result model; SessionError for a refusal."""
     if answer.is_error:
         raise SessionError(refusal_text(answer, tool))
-    return structure(answer)
+    return result.model_validate(answer.structured_content)

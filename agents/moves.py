@@ -7,8 +7,10 @@ the first trials only: from then on measured effects decide (`following.py`).
 from dataclasses import dataclass, field
 from typing import Any
 
-from .base import Knobs
-from .space import Knob
+from ..sandbox.action_space import Knob
+from ..tools.views import KnobValues
+from .drawing import bounds, tidy
+from .space import Space
 
 LADDERS: dict[str, tuple[float, ...]] = {
     "hidden_dim": (16, 32, 64, 128, 256),
@@ -43,7 +45,7 @@ GENERIC_RUNGS = 7
 class Move:
     """A trial worth running: `gain` is the expected change of NDCG@10 as a share of the incumbent's."""
 
-    changes: Knobs
+    changes: KnobValues
     gain: float
     reason: str
     base: str = "incumbent"
@@ -100,24 +102,25 @@ from the literature that docs/knobs.md names. No finished recipe: how the moves 
 and what memory carries to the next one."""
 
 
-def rungs(knob: Knob) -> list[int | float]:
+def rungs(name: str, space: Space) -> list[int | float]:
     """The values of a numeric knob worth trying within its bounds, ascending."""
-    assert knob.low is not None and knob.high is not None
-    values = LADDERS.get(knob.name) or _generic(knob)
-    typed = {int(v) if knob.type == "int" else float(v) for v in values if knob.low <= v <= knob.high}
-    return sorted(typed | {knob.default})
+    knob = space.knobs[name]
+    low, high = bounds(knob)
+    values = LADDERS.get(name) or _generic(knob)
+    typed = {int(v) if knob.type == "int" else float(v) for v in values if low <= v <= high}
+    return sorted(typed | {space.defaults[name]})
 
 
-def neighbour(knob: Knob, value: float, direction: int) -> int | float | None:
+def neighbour(name: str, value: float, direction: int, space: Space) -> int | float | None:
     """The next rung above (+1) or below (-1) `value`, or None at the end of the ladder."""
-    beyond = [rung for rung in rungs(knob) if (rung - value) * direction > 0]
+    beyond = [rung for rung in rungs(name, space) if (rung - value) * direction > 0]
     return (min(beyond) if direction > 0 else max(beyond)) if beyond else None
 
 
 def _generic(knob: Knob) -> tuple[float, ...]:
     """Evenly spaced rungs on the knob's scale, for knobs that the table does not know."""
-    assert knob.low is not None and knob.high is not None
+    low, high = bounds(knob)
     parts = [step / (GENERIC_RUNGS - 1) for step in range(GENERIC_RUNGS)]
-    if knob.scale == "log" and knob.low > 0:
-        return tuple(knob.tidy(knob.low * (knob.high / knob.low) ** part) for part in parts)
-    return tuple(knob.tidy(knob.low + (knob.high - knob.low) * part) for part in parts)
+    if knob.scale == "log" and low > 0:
+        return tuple(tidy(knob, low * (high / low) ** part) for part in parts)
+    return tuple(tidy(knob, low + (high - low) * part) for part in parts)

@@ -1,6 +1,8 @@
 """Random search: the yardstick that an engineer has to beat at the same budget."""
 
+from ..memory.records import Hypothesis
 from .base import Action, Agent, RunTrial, Situation
+from .drawing import draw
 from .duties import close, duty
 from .history import History
 from .reflecting import dimension_of
@@ -25,11 +27,9 @@ class RandomSearch(Agent):
         for _ in range(DRAWS if names else 0):
             size = min(len(names), int(generator.integers(2, MAX_CHANGES + 1)))
             chosen = sorted(generator.choice(len(names), size=size, replace=False))
-            changes = {names[i]: history.space.knobs[names[i]].draw(generator) for i in chosen}
+            changes = {names[i]: draw(history.space.knobs[names[i]], generator) for i in chosen}
             if history.is_new(changes, "default"):
                 dimension = dimension_of(changes, history.space)
                 reason = "drawn at random from the whole action space"
-                return RunTrial(
-                    changes, "default", {"dimension": dimension, "direction": "unknown", "size": None, "reason": reason}
-                )
+                return RunTrial(changes, "default", Hypothesis(dimension=dimension, reason=reason))
         return close(situation)

@@ -1,9 +1,12 @@
 """Reflections, rules and the Cognition Summary, from the numbers alone: nothing is claimed that was not measured."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
 
-from .base import Knobs, Reflect, Situation
+from ..memory.records import RuleKind
+from ..sandbox.reflection import Helped
+from ..tools.views import KnobValues
+from ..tools.write_reflection import RuleInput
+from .base import Reflect, Situation
 from .history import History, Step, Tried, pool
 from .moves import OPENINGS
 from .space import Space
@@ -33,14 +36,14 @@ def reflect_on(situation: Situation, handle: str) -> Reflect:
     )
 
 
-def helped(trial: Tried) -> Literal["yes", "no", "unclear"]:
+def helped(trial: Tried) -> Helped:
     """yes or no from one standard error of the difference to the base on, unclear below."""
-    if trial.z is None or not trial.changes:
+    if trial.base_z is None or not trial.changes:
         return "unclear"
-    return "yes" if trial.z >= NOTICEABLE_Z else "no" if trial.z <= -NOTICEABLE_Z else "unclear"
+    return "yes" if trial.base_z >= NOTICEABLE_Z else "no" if trial.base_z <= -NOTICEABLE_Z else "unclear"
 
 
-def dimension_of(changes: Knobs, space: Space) -> str:
+def dimension_of(changes: KnobValues, space: Space) -> str:
     """The dimension most of the changed knobs belong to, the first of equals."""
     dimensions = [space.dimension(knob) for knob in changes] or ["optimisation"]
     return max(dict.fromkeys(dimensions), key=dimensions.count)
@@ -58,9 +61,9 @@ def lesson(trial: Tried) -> str:
 
 def measured(trial: Tried) -> str:
     """The difference to the base with its error, or that there is none."""
-    if trial.z is None or trial.base_delta is None:
+    if trial.base_z is None or trial.base_delta is None:
         return f"NDCG@10 {trial.ndcg:.5f}, with nothing to compare it with"
-    difference = f"NDCG@10 {trial.base_delta:+.5f} ± {trial.base_delta_se:.5f} (z {trial.z:+.1f})"
+    difference = f"NDCG@10 {trial.base_delta:+.5f} ± {trial.base_delta_se:.5f} (z {trial.base_z:+.1f})"
     word = {"yes": "it helped", "no": "it hurt", "unclear": "not distinguishable from noise"}[helped(trial)]
     return f"{difference}, {word}"
 
@@ -125,7 +128,7 @@ def _way(step: Step) -> str:
     return f"{step.knob} {'up' if step.direction > 0 else 'down'}"
 
 
-def rule_for(trial: Tried, history: History) -> dict[str, Any] | None:
+def rule_for(trial: Tried, history: History) -> RuleInput | None:
     """A rule with a condition, where one knob alone had a clear effect, by itself or over several trials; said once."""
     step = _step_of(trial, history)
     if step is None or condition_of(step) is None:
@@ -142,7 +145,7 @@ def rule_for(trial: Tried, history: History) -> dict[str, Any] | None:
     return _pooled_rule([*earlier, step])
 
 
-def _pooled_rule(steps: list[Step]) -> dict[str, Any] | None:
+def _pooled_rule(steps: list[Step]) -> RuleInput | None:
     """The rule that several steps in one direction bear out together, with the last one and none against it."""
     together, before = pool(steps), pool(steps[:-1])
     if together is None or before is None or abs(together.z) < CLEAR_Z or abs(before.z) >= CLEAR_Z:
@@ -157,9 +160,9 @@ def _pooled_rule(steps: list[Step]) -> dict[str, Any] | None:
     return _rule(together.z, text, condition_of(nearest), [step.trial for step in steps])
 
 
-def _rule(z: float, statement: str, condition: str | None, handles: list[str]) -> dict[str, Any]:
-    kind = "prefer" if z > 0 else "avoid"
-    return {"kind": kind, "statement": statement, "condition": condition, "evidence": handles}
+def _rule(z: float, statement: str, condition: str | None, handles: list[str]) -> RuleInput:
+    kind: RuleKind = "prefer" if z > 0 else "avoid"
+    return RuleInput(kind=kind, statement=statement, condition=condition, evidence=handles)
 
 
 def condition_of(step: Step) -> str | None:
@@ -171,9 +174,9 @@ def condition_of(step: Step) -> str | None:
     return f"{step.knob} {'>=' if step.after > step.before else '<='} {step.after:g}"
 
 
-def closing_rules(situation: Situation) -> tuple[dict[str, Any], ...]:
+def closing_rules(situation: Situation) -> tuple[RuleInput, ...]:
     """Rules for finalize: the clear effects that no reflection has recorded as a rule."""
-    if situation.state["with_reflection"]:
+    if situation.state.with_reflection:
         return ()
     history = History(situation)
     rules = [rule for trial in history.finished if (rule := rule_for(trial, history))]
@@ -190,17 +193,17 @@ def summarise(situation: Situation) -> str:
             _gain(history),
             _path(history),
             *_effects(history.steps()),
-            _untried(situation.state),
+            _untried(situation),
         )
         if sentence
     )
 
 
 def _data(situation: Situation) -> str:
-    profile: Mapping[str, Any] = situation.brief.get("profile") or {}
+    profile = situation.brief.profile
     facts = [f"{name} {profile[name]}" for name in ("users", "items", "length_mean", "density") if name in profile]
     of = f" ({', '.join(facts)})" if facts else ""
-    return f"{situation.state['backbone']} on {situation.state['dataset']}{of}."
+    return f"{situation.state.backbone} on {situation.state.dataset}{of}."
 
 
 def _gain(history: History) -> str:
@@ -235,11 +238,11 @@ def _effects(steps: Sequence[Step]) -> list[str]:
     return [f"{title}: {listed(chosen)}." for title, chosen in groups.items() if chosen]
 
 
-def _untried(state: Mapping[str, Any]) -> str:
-    untried = [knob for knobs in (state.get("untried") or {}).values() for knob in knobs]
+def _untried(situation: Situation) -> str:
+    untried = [knob for knobs in situation.state.untried.values() for knob in knobs]
     return f"Never tried: {', '.join(untried)}." if untried else ""
 
 
-def written(settings: Knobs) -> str:
+def written(settings: KnobValues) -> str:
     """knob=value, knob=value."""
     return ", ".join(f"{knob}={value}" for knob, value in settings.items())

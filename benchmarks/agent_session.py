@@ -25,7 +25,6 @@ from virtualmle.memory.records import TrialRecord
 from virtualmle.server.app import build_server
 from virtualmle.tools.finalize import freeze
 from virtualmle.tools.workspace import Settings, Workspace
-from virtualmle.tools.write_reflection import RuleInput
 from virtualmle.trials.warm import retire
 
 WARM_SECONDS = 60.0
@@ -60,8 +59,8 @@ async def play(task: Mapping[str, Any], settings: Settings) -> Over:
     def tell(event: Event) -> None:
         if isinstance(event, TrialFinished):
             seen = event.observation
-            figure = seen["metrics"].get("ndcg@10", 0.0)
-            line = f"{task['name']} {seen['trial']} {figure:.5f} {seen['verdict']} {seen['changes']}"
+            figure = seen.metrics.get("ndcg@10", 0.0)
+            line = f"{task['name']} {seen.trial} {figure:.5f} {seen.verdict} {seen.changes}"
             print(line, file=sys.stderr, flush=True)
 
     server = build_server(Path(task["home"]), settings)
@@ -101,7 +100,7 @@ def main() -> None:
         retire(ws.inbox(session.id))
         trials = [trial_row(trial) for trial in ws.memory.trials.all(session.id)]
         if task["freeze"] and session.state == "open":
-            freeze(ws, session, ended.action.summary, [RuleInput(**rule) for rule in ended.action.rules])
+            freeze(ws, session, ended.action.summary, list(ended.action.rules))
     seconds = round(time.perf_counter() - started, 1)
     kept = {name: task[name] for name in ("name", "arm", "dataset", "backbone", "agent", "seed")}
     write_json(Path(task["result"]), {**kept, "seconds": seconds, "trials": trials, "summary": ended.action.summary})

@@ -9,7 +9,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 from mcp import Client, StdioServerParameters
@@ -20,6 +20,7 @@ from .. import __version__
 from ..agents.loop import run_agent
 from ..agents.registry import make_agent
 from ..data.errors import VirtualMLEError
+from ..tools.results import FinalResult
 from .live import Display
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def drive(plan: Drive, settings: "Settings", as_json: bool) -> None:
     _show(plan.home, result, as_json)
 
 
-async def _connected(plan: Drive, settings: "Settings", display: Display) -> dict[str, Any]:
+async def _connected(plan: Drive, settings: "Settings", display: Display) -> FinalResult:
     agent = make_agent(plan.agent, plan.seed)
     client_info = Implementation(name=f"{CLIENT_PREFIX}{plan.agent}", version=__version__)
     async with Client(server_parameters(plan.home, settings), client_info=client_info) as client:
@@ -100,17 +101,17 @@ def settings_options(settings: "Settings") -> list[str]:
     return options + [name for name, wanted in flags.items() if wanted]
 
 
-def _show(home: Path, result: dict[str, Any], as_json: bool) -> None:
+def _show(home: Path, result: FinalResult, as_json: bool) -> None:
     # Imported when the session is over: matplotlib takes a second, and the first trial should not wait for it
     from ..report.gather import gather
     from ..report.html import write_report
     from ..report.tables import result_table, trials_table
 
-    path = write_report(home, result["session"])
+    path = write_report(home, result.session)
     if as_json:
-        print(json.dumps({**result, "report": str(path)}, indent=1))
+        print(json.dumps({**result.model_dump(), "report": str(path)}, indent=1))
         return
-    data = gather(home, result["session"])
+    data = gather(home, result.session)
     console = Console()
     console.print(trials_table(data.trials))
     console.print(result_table(data))

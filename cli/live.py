@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from ..agents.base import Brief
 from ..agents.events import (
     Event,
     Finalized,
@@ -19,6 +19,7 @@ from ..agents.events import (
     TrialStarted,
 )
 from ..report import formats
+from ..tools.results import TrialObservation
 
 STYLES = {"keep": "green", "discard": "dim", "crash": "red"}
 
@@ -46,9 +47,9 @@ class Display:
     def __call__(self, event: Event) -> None:
         """Show one event."""
         match event:
-            case SessionOpened(session, resumed, brief):
-                self.session, self._trials_max = session, brief["budget"]["trials_max"]
-                self._line(_opened(session, resumed, brief))
+            case SessionOpened(brief):
+                self.session, self._trials_max = brief.session, brief.budget.trials_max
+                self._line(_opened(brief))
             case TrialStarted(trial, action):
                 asked = formats.settings(action.changes, empty="the default") if action else "taken up again"
                 self._start(f"{trial} {asked}")
@@ -56,13 +57,13 @@ class Display:
                 self._advance(done, total, message)
             case TrialFinished(observation):
                 self._stop()
-                self._line(_finished(observation, self._trials_max), STYLES.get(observation.get("verdict") or "", ""))
+                self._line(_finished(observation, self._trials_max), STYLES.get(observation.verdict or "", ""))
             case TrialRefused(action, reason):
                 self._line(f"     not run: {formats.settings(action.changes)} ({reason})", "dim")
             case Reflected(action, receipt):
-                self._line(f"     reflection: {action.helped}, {action.dimension} ({receipt['check']})", "dim")
+                self._line(f"     reflection: {action.helped}, {action.dimension} ({receipt.check})", "dim")
             case Finalized(result):
-                self._line(f"finalized {result['session']}: {result['selected']} selected, state {result['state']}")
+                self._line(f"finalized {result.session}: {result.selected} selected, state {result.state}")
 
     def _line(self, text: str, style: str = "") -> None:
         # Text: markup that an agent wrote is shown, not obeyed; soft_wrap: one event, one line in a log file
@@ -82,26 +83,26 @@ class Display:
             self._trial = None
 
 
-def _opened(session: str, resumed: bool, brief: Any) -> str:
-    budget = brief["budget"]
-    verb = "resumed" if resumed else "opened"
-    seconds = budget["train_seconds_max"] - budget["train_seconds_used"]
+def _opened(brief: Brief) -> str:
+    budget = brief.budget
+    verb = "resumed" if brief.resumed else "opened"
+    seconds = budget.train_seconds_max - budget.train_seconds_used
     return (
-        f"{verb} {session}: {brief['backbone']} on {brief['dataset']}; {budget['trials_used']} of "
-        f"{budget['trials_max']} trials used, {formats.duration(seconds)} of training left"
+        f"{verb} {brief.session}: {brief.backbone} on {brief.dataset}; {budget.trials_used} of "
+        f"{budget.trials_max} trials used, {formats.duration(seconds)} of training left"
     )
 
 
-def _finished(observation: Any, trials_max: int) -> str:
+def _finished(observation: TrialObservation, trials_max: int) -> str:
     """`t003/12 keep     0.0612 ± 0.0011  +0.0031 ± 0.0012 (z +2.6)  lr=0.001  8.4 s`."""
-    head = f"{observation['trial']}/{trials_max} {observation.get('verdict') or observation['status']:<9}"
-    asked = formats.settings(observation["changes"], empty="the default")
-    seconds = formats.duration(observation["seconds"])
-    if not observation["metrics"]:
-        return f"{head} {observation['reason']}  {asked}  {seconds}"
-    figures = formats.with_error(observation["metrics"]["ndcg@10"], observation["ndcg10_se"])
-    delta = observation.get("delta") or {}
-    change = formats.change(delta.get("delta"), delta.get("se"), delta.get("z")) if delta else ""
+    head = f"{observation.trial}/{trials_max} {observation.verdict or observation.status:<9}"
+    asked = formats.settings(observation.changes, empty="the default")
+    seconds = formats.duration(observation.seconds)
+    if not observation.metrics:
+        return f"{head} {observation.reason}  {asked}  {seconds}"
+    figures = formats.with_error(observation.metrics["ndcg@10"], observation.ndcg10_se)
+    delta = observation.delta
+    change = formats.change(delta["delta"], delta["se"], delta["z"]) if delta else ""
     return "  ".join(part for part in (f"{head} {figures}", change, asked, seconds) if part)
 
 

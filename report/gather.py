@@ -16,6 +16,7 @@ from ..sandbox.effects import knob_effects
 from ..sandbox.protocol import parse_protocol
 from ..sandbox.statistics import selection_inflation
 from ..tools.cognition import select
+from ..tools.views import KnobEffect
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class ReportData:
     test: TestResult | None
     default_config: Mapping[str, Any]
     dimensions: Mapping[str, str]
-    effects: Mapping[str, Mapping[str, Any]]
+    effects: Mapping[str, KnobEffect]
 
     @property
     def finished(self) -> list[TrialRecord]:
@@ -84,6 +85,7 @@ def gather(home: Path, session: str) -> ReportData:
         rules = [rule for rule in memory.rules.all() if _bears_on(rule, record.id)]
         summaries = [summary for summary in memory.summaries.all() if summary.session == record.id]
     space = parse_protocol(record.protocol_text, source=f"SANDBOX.md of session {record.id}").space
+    effects = knob_effects(trials, space.default(record.backbone))
     return ReportData(
         session=record,
         trials=trials,
@@ -93,7 +95,7 @@ def gather(home: Path, session: str) -> ReportData:
         test=read_revealed(home, record.id),
         default_config=space.default(record.backbone).model_dump(),
         dimensions={knob.name: knob.dimension for knob in space.knobs(record.backbone)},
-        effects=knob_effects(trials, space.default(record.backbone)),
+        effects={knob: KnobEffect.model_validate(effect) for knob, effect in effects.items()},
     )
 
 

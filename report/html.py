@@ -116,17 +116,15 @@ def _results(data: ReportData) -> list[list[str]]:
 
 def _effects(data: ReportData) -> list[list[str]]:
     """Knob, dimension, mean effect, number of trials, what was tried, together with others; most helpful first."""
-    measured_first = sorted(
-        data.effects.items(), key=lambda entry: (not entry[1]["n"], -(entry[1]["mean_delta"] or 0.0))
-    )
+    measured_first = sorted(data.effects.items(), key=lambda entry: (not entry[1].n, -(entry[1].mean_delta or 0.0)))
     return [
         [
             knob,
             data.dimensions.get(knob, formats.MISSING),
-            formats.change(effect["mean_delta"], effect["se"]),
-            str(effect["n"]),
-            "; ".join(f"{formats.value(one['value'])}: {formats.signed(one['delta'])}" for one in effect["values"]),
-            str(effect["confounded"]),
+            formats.change(effect.mean_delta, effect.se),
+            str(effect.n),
+            "; ".join(f"{formats.value(one.value)}: {formats.signed(one.delta)}" for one in effect.values),
+            str(effect.confounded),
         ]
         for knob, effect in measured_first
     ]

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ..memory.records import TrialRecord
+from ..tools.views import KnobEffect
 from .gather import ndcg
 from .tables import outcome_word
 
@@ -96,9 +97,11 @@ def _crashes(axes: Axes, numbers: Sequence[int]) -> None:
         )
 
 
-def knob_effects(effects: Mapping[str, Mapping[str, Any]]) -> str:
+def knob_effects(effects: Mapping[str, KnobEffect]) -> str:
     """Mean effect of changing each knob, with its standard error, strongest first; "" without effects."""
-    measured = [(knob, effect["mean_delta"], effect["se"] or 0.0) for knob, effect in effects.items() if effect["n"]]
+    measured = [
+        (knob, effect.mean_delta, effect.se or 0.0) for knob, effect in effects.items() if effect.mean_delta is not None
+    ]
     if not measured:
         return ""
     measured.sort(key=lambda row: row[1])

@@ -32,8 +32,7 @@ def read_knob(entry: Entry) -> Knob:
         type=reader.kind(),
         dimension=reader.dimension(),
         defaults={},
-        **(reader.bounds() if reader.declared.type in ("int", "float") else {}),
-        **({"choices": reader.choices()} if reader.declared.type == "choice" else {}),
+        **reader.extent(),
     )
     return reader.with_defaults(knob)
 
@@ -63,6 +62,12 @@ class _Reader:
         if dimension not in DIMENSIONS:
             raise self.entry.error(f"dimension {dimension!r} is unknown; choose one of {', '.join(DIMENSIONS)}")
         return dimension
+
+    def extent(self) -> dict[str, Any]:
+        """The range of a number, the choices of a choice knob."""
+        if self.declared.type == "choice":
+            return {"choices": self.choices()}
+        return {} if self.declared.type == "bool" else self.bounds()
 
     def bounds(self) -> dict[str, Any]:
         low, high = (self._engine_takes(key, self._required(key)) for key in ("low", "high"))

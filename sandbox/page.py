@@ -77,7 +77,8 @@ class _Row:
 
 def _rows(text: str, source: str, first_column: str) -> Iterator[_Row]:
     """The rows of all tables whose first column is `first_column`, outside fenced blocks."""
-    heading, columns, fenced = "", [], False
+    heading, fenced = "", False
+    columns: list[str] = []
     for number, line in enumerate(text.split("\n"), 1):
         fenced ^= bool(_FENCE.match(line))
         if fenced or not line.lstrip().startswith("|"):

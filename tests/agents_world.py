@@ -8,14 +8,20 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from virtualmle.agents.base import Action, Finalize, Reflect, Refusal, RunTrial, Situation, WaitTrial
+from pydantic import TypeAdapter
+
+from virtualmle.agents.base import Action, Brief, Finalize, Reflect, Refusal, RunTrial, Situation, WaitTrial
 from virtualmle.models.config import TrialConfig
 from virtualmle.sandbox.action_space import effective
 from virtualmle.sandbox.conditions import parse_condition
+from virtualmle.sandbox.program import Stop
 from virtualmle.sandbox.protocol import load_protocol
+from virtualmle.tools.results import Budget
+from virtualmle.tools.views import PriorEntry, StateView, TrajectoryView, knob_rows
 
 SPACE = load_protocol().space
 SE = 0.0005
+PRIOR = TypeAdapter(list[PriorEntry])
 Surface = Callable[[TrialConfig], float]
 
 
@@ -49,7 +55,7 @@ class World:
         self.space = SPACE.model_copy(
             update={"entries": tuple(k for k in SPACE.entries if knobs is None or k.name in knobs)}
         )
-        self.prior, self.reflection, self.memory = prior or [], reflection, memory
+        self.prior, self.reflection, self.memory = PRIOR.validate_python(prior or []), reflection, memory
         self.known = {"history_effects": {}, "proposals": [], **(known or {})}
         self.avoid = parse_condition(avoid) if avoid else None
         self.trials: list[dict[str, Any]] = []
@@ -132,24 +138,26 @@ class World:
     @property
     def situation(self) -> Situation:
         """What an agent is given now."""
-        budget = {
-            "trials_used": len(self.trials), "trials_max": self.trials_max,
-            "train_seconds_used": 0.0, "train_seconds_max": 1e6,
-        }  # fmt: skip
-        brief = {
-            "session": "s", "dataset": "d", "backbone": self.backbone, "budget": budget, "prior": self.prior,
-            "action_space": self.space.describe(self.backbone), "profile": {"users": 100}, "incumbent": self.incumbent,
-        }  # fmt: skip
+        budget = Budget(
+            trials_used=len(self.trials), trials_max=self.trials_max, train_seconds_used=0.0, train_seconds_max=1e6
+        )
+        rows = knob_rows(self.space, self.backbone)
+        knobs = [row.offered(self.backbone) for row in rows]
+        brief = Brief("s", False, "d", self.backbone, budget, knobs, self.prior, {"users": 100})
         stop = self._stop()
         state = {
-            "session": "s", "dataset": "d", "backbone": self.backbone, "state": "open", "budget": budget,
-            "incumbent": self.incumbent, "pending_reflection": self._pending(), "running": self.running,
-            "stop": {"stop": bool(stop), "reason": stop}, "with_reflection": self.reflection,
-            "with_memory": self.memory, "effects": {}, "best": [], "untried": {}, **self.known,
+            "session": "s", "dataset": "d", "dataset_id": "d1", "backbone": self.backbone, "state": "open", "seed": 0,
+            "with_reflection": self.reflection, "with_memory": self.memory, "memory_from": [], "placebo": False,
+            "budget": budget, "incumbent": self.incumbent, "incumbent_ndcg10": None, "default_trial": None,
+            "best": [], "effects": {}, "untried": {}, "coverage": {}, **self.known,
+            "pending_reflection": self._pending(), "running": self.running,
+            "stop": {"stop": bool(stop), "reason": stop}, "next": "",
         }  # fmt: skip
-        trajectory = {"session": "s", "trials": [dict(row) for row in self.trials], "reflections": []}
-        situation = Situation(brief, state, trajectory, tuple(self.refused))
-        return situation if self.memory else situation.without_memory()
+        trajectory = {"session": "s", "trials": self.trials, "reflections": []}
+        situation = Situation(
+            brief, StateView.model_validate(state), TrajectoryView.model_validate(trajectory), tuple(self.refused)
+        )
+        return situation if self.memory else without_memory(situation)
 
     def play(self, agent: Any, limit: int = 400) -> "World":
         """Let an agent act until it finalizes."""
@@ -165,6 +173,19 @@ class World:
         return max(row["metrics"]["ndcg@10"] for row in self.trials if row["metrics"])
 
 
+def without_memory(situation: Situation) -> Situation:
+    """What the tools would say in a session without memory: no prior, no digest, and the last trial alone."""
+    blank = {"best": [], "effects": {}, "history_effects": {}, "untried": {}, "coverage": {}, "proposals": []}
+    trajectory = situation.trajectory
+    last = {"trials": trajectory.trials[-1:], "reflections": trajectory.reflections[-1:]}
+    return replace(
+        situation,
+        brief=replace(situation.brief, prior=[]),
+        state=situation.state.model_copy(update=blank),
+        trajectory=trajectory.model_copy(update=last),
+    )
+
+
 def stopped(situation: Situation) -> Situation:
     """The same situation after a stop rule has spoken."""
-    return replace(situation, state={**situation.state, "stop": {"stop": True, "reason": "patience"}})
+    return replace(situation, state=situation.state.model_copy(update={"stop": Stop(True, "patience")}))

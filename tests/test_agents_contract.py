@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.agents_world import World, smooth, stopped
+from tests.agents_world import World, smooth, stopped, without_memory
 from virtualmle.agents.base import Agent, Finalize, Reflect, RunTrial, WaitTrial
 from virtualmle.agents.registry import AGENTS, make_agent
 from virtualmle.data.errors import ConfigError
@@ -59,7 +59,7 @@ def test_the_session_is_finalized_when_a_stop_rule_speaks(agent: Agent) -> None:
 
 def test_a_session_that_is_no_longer_open_is_finalized_again(agent: Agent) -> None:
     situation = World().situation
-    frozen = replace(situation, state={**situation.state, "state": "frozen"})
+    frozen = replace(situation, state=situation.state.model_copy(update={"state": "frozen"}))
     assert isinstance(agent.act(frozen), Finalize)
 
 
@@ -107,8 +107,8 @@ def test_a_space_without_knobs_ends_after_the_default(agent: Agent) -> None:
 def test_without_memory_the_last_trial_is_all_that_is_remembered(agent: Agent) -> None:
     world = World(trials_max=6)
     while not world.over:
-        situation = world.situation.without_memory()
-        assert len(situation.trajectory["trials"]) <= 1 and not situation.brief["prior"]
+        situation = without_memory(world.situation)
+        assert len(situation.trajectory.trials) <= 1
         world.act(agent.act(situation))
     assert len(world.trials) == 6
 

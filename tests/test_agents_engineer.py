@@ -81,33 +81,31 @@ def test_a_run_that_stopped_after_few_epochs_is_given_more_patience() -> None:
 
 def test_the_best_configuration_of_a_similar_dataset_runs_second() -> None:
     config = TrialConfig(backbone="sasrec", lr=2e-3, dropout=0.35, epochs=40).model_dump()
-    entry = {"type": "configuration", "dataset": "office", "config": config, "similarity": 0.9}
-    world = World(prior=[entry], trials_max=2).play(Engineer(0))
+    world = World(prior=[configuration("office", gain=None, **config)], trials_max=2).play(Engineer(0))
     assert changes(world)[1] == {"lr": 2e-3, "dropout": 0.35, "epochs": 40}
     assert world.trials[1]["base"] == "default"
 
 
 def test_a_preference_from_memory_comes_before_the_usual_openings() -> None:
-    rule = {"type": "rule", "kind": "prefer", "condition": "num_blocks >= 3", "support": 9, "contradiction": 0,
-            "similarity": 1.0, "dataset": "office", "statement": "ignored"}  # fmt: skip
-    world = World(knobs={"num_blocks", "dropout"}, prior=[rule], trials_max=2).play(Engineer(0))
+    told = [rule("prefer", "num_blocks >= 3", support=9, similarity=1.0)]
+    world = World(knobs={"num_blocks", "dropout"}, prior=told, trials_max=2).play(Engineer(0))
     assert changes(world)[1] == {"num_blocks": 3}
 
 
 @pytest.mark.parametrize(
-    "rule",
+    ("kind", "condition"),
     [
-        {"kind": "avoid", "condition": "num_blocks >= 3"},
-        {"kind": "prefer", "condition": "no grammar at all"},
-        {"kind": "prefer", "condition": "hidden_dim > 4096"},
-        {"kind": "prefer", "condition": "causal == false"},  # alone it is not a valid combination
-        {"kind": "prefer", "condition": None},
-        {"kind": "insight", "condition": None},
+        ("avoid", "num_blocks >= 3"),
+        ("prefer", "no grammar at all"),
+        ("prefer", "hidden_dim > 4096"),
+        ("prefer", "causal == false"),  # alone it is not a valid combination
+        ("prefer", None),
+        ("insight", None),
     ],
     ids=["avoid", "unreadable", "out of reach", "invalid", "no condition", "insight"],
 )
-def test_rules_that_recommend_nothing_possible_change_nothing(rule: dict[str, Any]) -> None:
-    told = World(prior=[{"type": "rule", "statement": "", "support": 3, **rule}], trials_max=4).play(Engineer(0))
+def test_rules_that_recommend_nothing_possible_change_nothing(kind: str, condition: str | None) -> None:
+    told = World(prior=[rule(kind, condition, similarity=0.5)], trials_max=4).play(Engineer(0))
     assert changes(told) == changes(World(trials_max=4).play(Engineer(0)))
 
 
@@ -122,8 +120,8 @@ def test_each_trial_after_the_default_carries_a_hypothesis_with_a_reason() -> No
     while not world.over:
         action = Engineer(0).act(world.situation)
         if isinstance(action, RunTrial) and world.trials:
-            assert action.hypothesis and action.hypothesis["size"] > 0 and action.hypothesis["reason"]
-            assert action.hypothesis["dimension"] in {knob.dimension for knob in world.space.entries}
+            assert action.hypothesis and action.hypothesis.size > 0 and action.hypothesis.reason
+            assert action.hypothesis.dimension in {knob.dimension for knob in world.space.entries}
         world.act(action)
 
 
@@ -157,9 +155,14 @@ def test_two_knobs_that_were_kept_one_by_one_are_driven_further_together() -> No
     assert Engineer(0).act(world.situation).changes == {"num_blocks": 3, "num_heads": 4}  # type: ignore[union-attr]
 
 
+def rule(kind: str, condition: str | None, **fields: Any) -> dict[str, Any]:
+    return {"type": "rule", "kind": kind, "condition": condition, "backbone": "sasrec", "dataset": "office",
+            "session": "office-sasrec-1", "check": "supported", "id": 1, "statement": "quoted", "support": 3,
+            "contradiction": 0, "confidence": 0.8, "similarity": 0.9, **fields}  # fmt: skip
+
+
 def heuristic(condition: str) -> dict[str, Any]:
-    return {"type": "heuristic", "kind": "avoid", "condition": condition, "dataset": "office", "support": 3,
-            "contradiction": 0, "similarity": 0.9, "statement": "quoted"}  # fmt: skip
+    return rule("avoid", condition, type="heuristic")
 
 
 def test_a_discard_heuristic_of_the_prior_is_respected() -> None:
@@ -182,8 +185,11 @@ def test_a_discard_heuristic_is_overridden_only_by_what_this_session_has_measure
     assert seen[2].override.startswith("here num_blocks from 1 to 2 changed NDCG@10 by +16.7%") and not seen[1].override
 
 
-def configuration(dataset: str, similarity: float = 0.9, **config: Any) -> dict[str, Any]:
-    return {"type": "configuration", "dataset": dataset, "config": config, "similarity": similarity, "gain": 0.5}
+def configuration(
+    dataset: str, similarity: float = 0.9, gain: float | None = 0.5, **config: Any
+) -> dict[str, Any]:
+    return {"type": "configuration", "session": f"{dataset}-sasrec-1", "trial": "t001", "dataset": dataset,
+            "config": config, "gain": gain, "ndcg@10": 0.05, "similarity": similarity}  # fmt: skip
 
 
 def test_a_recommendation_that_fails_lowers_the_trust_in_the_others() -> None:
@@ -202,7 +208,7 @@ def test_after_a_configuration_has_served_the_others_lend_what_it_does_not_set()
 
 def effect(value: Any, relative: float) -> dict[str, Any]:
     row = {"value": value, "n": 3, "mean_relative": relative, "se": 0.01}
-    return {"n": 3, "datasets": 2, "mean_relative": relative, "se": 0.01, "interval": None, "values": [row]}
+    return {"n": 3, "datasets": 2, "mean_relative": relative, "se": 0.01, "interval": [-1.0, 1.0], "values": [row]}
 
 
 def test_what_a_knob_did_on_other_datasets_moves_its_opening_up_or_down() -> None:
@@ -246,8 +252,8 @@ def test_without_reflections_no_measured_effect_is_followed_though_verdicts_are(
 
 
 def test_rules_that_the_session_wrote_itself_are_no_news_to_it_when_it_is_resumed() -> None:
-    rule = {"type": "rule", "kind": "prefer", "condition": "num_blocks >= 3", "session": "s", "support": 9}
-    resumed = World(prior=[rule], trials_max=4).play(Engineer(0))
+    own = rule("prefer", "num_blocks >= 3", session="s", support=9)
+    resumed = World(prior=[own], trials_max=4).play(Engineer(0))
     assert changes(resumed) == changes(World(trials_max=4).play(Engineer(0)))
 
 

@@ -26,6 +26,7 @@ from virtualmle.memory.records import RuleRecord
 from virtualmle.memory.store import Memory
 from virtualmle.server.app import build_server
 from virtualmle.server.waits import OVERRIDE
+from virtualmle.tools.results import FinalResult
 from virtualmle.tools.workspace import Settings
 
 pytestmark = pytest.mark.anyio
@@ -46,7 +47,7 @@ class Stopped(Exception):
     """Stands for whatever ends a process in the middle."""
 
 
-async def drive(home: Path, agent: Agent, on_event: Any = lambda _: None, **options: Any) -> dict[str, Any]:
+async def drive(home: Path, agent: Agent, on_event: Any = lambda _: None, **options: Any) -> FinalResult:
     """One run over an in-memory connection; what it raises is raised outside of the client's task groups."""
     failure: BaseException
     async with Client(
@@ -73,8 +74,8 @@ async def test_an_interrupted_session_goes_on_to_the_same_end_as_an_uninterrupte
     seen: list[Event] = []
     whole = quick_home(tmp_path / "whole")
     result = await drive(whole, Engineer(5), seen.append)
-    assert (result["state"], result["look"]) == ("revealed", 1)
-    assert 0 < result["test"]["ndcg@10"] < 1
+    assert (result.state, result.look) == ("revealed", 1)
+    assert result.test and 0 < result.test["ndcg@10"] < 1
     kinds = [type(event) for event in seen if type(event) in (SessionOpened, TrialStarted, TrialFinished, Reflected)]
     assert kinds == [SessionOpened, *[TrialStarted, TrialFinished, Reflected] * 2]
     assert isinstance(seen[-1], Finalized)
@@ -88,13 +89,13 @@ async def test_an_interrupted_session_goes_on_to_the_same_end_as_an_uninterrupte
     with pytest.raises(Stopped):
         await drive(broken, Engineer(5), stop_at_second)
     resumed: list[Event] = []
-    again = await drive(broken, Engineer(5), resumed.append, session=result["session"])
-    assert story(broken, again["session"]) == story(whole, result["session"])
-    assert next(event.resumed for event in resumed if isinstance(event, SessionOpened))
-    assert again["test"] == result["test"]
+    again = await drive(broken, Engineer(5), resumed.append, session=result.session)
+    assert story(broken, again.session) == story(whole, result.session)
+    assert next(event.brief.resumed for event in resumed if isinstance(event, SessionOpened))
+    assert again.test == result.test
 
     with pytest.raises(SessionError, match="has been finalized"):
-        await drive(broken, Engineer(5), session=result["session"])
+        await drive(broken, Engineer(5), session=result.session)
 
 
 class Stubborn(Agent):
@@ -122,7 +123,7 @@ class Insistent(Agent):
 
     def act(self, situation: Situation) -> Action:
         owed = duty(situation)
-        if owed or not situation.trajectory["trials"]:
+        if owed or not situation.trajectory.trials:
             return owed or RunTrial({}, "default")
         return RunTrial({"hidden_dim": 32}, override="wider helped on this catalogue" if situation.refused else "")
 
@@ -139,7 +140,7 @@ async def test_a_reason_to_override_a_discard_heuristic_reaches_the_server(tmp_p
     result = await drive(home, Insistent(0), seen.append)
     assert [event.reason for event in seen if isinstance(event, TrialRefused)][0].startswith("discard heuristic")
     with Memory(home / "memory.db") as memory:
-        recorded = memory.trials.get(result["session"], "t002").override_reason or ""
+        recorded = memory.trials.get(result.session, "t002").override_reason or ""
     assert recorded.endswith("wider helped on this catalogue")
 
 
@@ -148,4 +149,4 @@ async def test_the_engineers_causes_and_effects_are_accepted_by_the_servers_chec
     await drive(quick_home(tmp_path / "home"), Engineer(1), seen.append)
     reflected = [event for event in seen if isinstance(event, Reflected)]
     assert reflected[1].action.effect is not None and reflected[1].action.cause
-    assert [event.receipt["check"] for event in reflected[1:]] == ["supported"]
+    assert [event.receipt.check for event in reflected[1:]] == ["supported"]

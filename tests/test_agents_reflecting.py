@@ -73,8 +73,8 @@ def test_a_clear_effect_becomes_a_rule_with_a_condition_that_parses(
 ) -> None:
     rule = reflect_on(situation_with(changes, z), "t002").rule
     assert rule is not None
-    assert (rule["kind"], rule["condition"]) == (kind, condition)
-    assert str(parse_condition(rule["condition"])) == condition
+    assert (rule.kind, rule.condition) == (kind, condition)
+    assert str(parse_condition(rule.condition or "")) == condition
 
 
 def test_an_effect_below_two_standard_errors_is_no_rule() -> None:
@@ -97,7 +97,7 @@ def test_the_summary_tells_what_helped_what_hurt_and_what_did_not_matter() -> No
 def test_rules_are_left_to_finalize_only_where_reflections_are_off() -> None:
     assert not close(situation_with({"lr": 0.001}, 3.0)).rules
     rules = close(situation_with({"lr": 0.001}, 3.0, reflection=False)).rules
-    assert [rule["condition"] for rule in rules] == ["lr >= 0.001"]
+    assert [rule.condition for rule in rules] == ["lr >= 0.001"]
 
 
 def test_the_summary_of_a_session_in_which_nothing_finished_says_so() -> None:
@@ -118,9 +118,9 @@ def test_a_rule_is_written_when_several_steps_together_are_clear_enough() -> Non
     situation = climbing(1.6, 1.6)
     assert reflect_on(situation, "t002").rule is None
     reflection = reflect_on(situation, "t003")
-    assert reflection.rule is not None and reflection.rule["kind"] == "prefer"
-    assert (reflection.rule["condition"], reflection.rule["evidence"]) == ("lr >= 0.0006", ["t002", "t003"])
-    assert "over 2 trials together (z +2.3)" in reflection.rule["statement"]
+    assert reflection.rule is not None and reflection.rule.kind == "prefer"
+    assert (reflection.rule.condition, reflection.rule.evidence) == ("lr >= 0.0006", ["t002", "t003"])
+    assert "over 2 trials together (z +2.3)" in reflection.rule.statement
 
 
 def test_steps_that_disagree_make_no_pooled_rule() -> None:

@@ -12,6 +12,7 @@ from .guidance import budget_of, next_step
 from .results import OpenedSession
 from .sync import sync_session
 from .transfer import prior_of
+from .views import knob_rows
 from .workspace import Workspace
 
 
@@ -81,8 +82,8 @@ def _brief(ws: Workspace, session: SessionRecord, resumed: bool) -> OpenedSessio
         budget=budget_of(session, trials),
         rules=protocol_summary(protocol, session),
         profile=session.profile,
-        action_space=protocol.space.describe(session.backbone),
-        prior=prior_of(ws, session),
+        action_space=[row.content() for row in knob_rows(protocol.space, session.backbone)],
+        prior=[entry.content() for entry in prior_of(ws, session)],
         incumbent=incumbent.handle if incumbent else None,
         next=next_step(ws, session, trials),
     )

@@ -6,7 +6,7 @@ alone, or that of a shuffled dataset.
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ..data.errors import ConfigError
@@ -18,6 +18,7 @@ from ..models.config import TrialConfig
 from ..sandbox.action_space import ActionSpace
 from ..sandbox.placebo import Placebo
 from ..sandbox.program import Heuristic, applying_heuristic
+from .views import FoundRow, LongTermView, PriorConfiguration, PriorEntry, PriorRule, RuleRow, SummaryRow
 from .workspace import Workspace
 
 PRIOR_BYTES = 3072
@@ -28,24 +29,24 @@ HEURISTIC_SIMILARITY = 0.5
 HISTORY_VALUES = 4  # per knob, those with most trials
 
 
-def prior_of(ws: Workspace, session: SessionRecord) -> list[dict[str, Any]]:
+def prior_of(ws: Workspace, session: SessionRecord) -> list[PriorEntry]:
     """Rules, configurations and discard heuristics of earlier sessions, at most `PRIOR_BYTES` of JSON."""
     if not session.with_memory:
         return []
     rules = _rules(ws, session)
-    advice = [rule for rule in rules if rule["type"] == "rule"]
-    heuristics = [rule for rule in rules if rule["type"] == "heuristic"]
+    advice = [rule for rule in rules if rule.type == "rule"]
+    heuristics = [rule for rule in rules if rule.type == "heuristic"]
     return fitting([advice, _portfolio(ws, session), heuristics], PRIOR_BYTES)
 
 
-def fitting(kinds: list[list[dict[str, Any]]], limit: int) -> list[dict[str, Any]]:
+def fitting(kinds: Sequence[Sequence[PriorEntry]], limit: int) -> list[PriorEntry]:
     """The best entries of each kind that fit into `limit` bytes of JSON, the kinds taking turns."""
-    chosen: list[list[dict[str, Any]]] = [[] for _ in kinds]
+    chosen: list[list[PriorEntry]] = [[] for _ in kinds]
     used = len("[]")
     for turn in range(max(map(len, kinds), default=0)):
         for kind, entries in enumerate(kinds):
             if turn < len(entries):
-                size = len(json.dumps(entries[turn], ensure_ascii=False).encode()) + len(", ")
+                size = len(json.dumps(entries[turn].content(), ensure_ascii=False).encode()) + len(", ")
                 if used + size <= limit:
                     chosen[kind].append(entries[turn])
                     used += size
@@ -104,32 +105,35 @@ def _heuristics(
     return found
 
 
-def long_term_of(ws: Workspace, session: SessionRecord, query: str, limit: int) -> dict[str, Any]:
+def long_term_of(ws: Workspace, session: SessionRecord, query: str, limit: int) -> LongTermView:
     """The long-term view: what matches the words of `query`, or the newest rules and summaries beside the prior.
 
     A placebo session has the prior only: texts would tell the truth.
     """
     if not session.with_memory:
-        return {"note": "this session runs without long-term memory", "rules": [], "summaries": [], "prior": []}
+        return LongTermView(note="this session runs without long-term memory", rules=[], summaries=[], prior=[])
     if session.placebo:
         prior = prior_of(ws, session)
-        return {"query": clean_text(query, limit), "found": [], "rules": [], "summaries": [], "prior": prior}
+        return LongTermView(query=clean_text(query, limit), found=[], rules=[], summaries=[], prior=prior)
     if query:
         words = clean_text(query, limit)
-        return {"query": words, "found": _knowledge(ws, session).search(words)}
+        found = _knowledge(ws, session).search(words)
+        return LongTermView(query=words, found=[FoundRow.model_validate(row) for row in found])
     knowledge = _knowledge(ws, session)
     rules = knowledge.latest_rules(session.backbone)
-    return {
-        "rules": [r.model_dump(include=_RULE_FIELDS) | {"statement": quote(r.statement, limit)} for r in rules],
-        "summaries": [
-            {"session": s.session, "dataset": s.dataset, "text": quote(s.text, 4000), "computed": _short(s.computed)}
+    return LongTermView(
+        rules=[
+            RuleRow(**r.model_dump(include=_RULE_FIELDS), statement=quote(r.statement, limit)) for r in rules
+        ],
+        summaries=[
+            SummaryRow(session=s.session, dataset=s.dataset, text=quote(s.text, 4000), computed=_short(s.computed))
             for s in knowledge.latest_summaries()
         ],
-        "prior": prior_of(ws, session),
-    }
+        prior=prior_of(ws, session),
+    )
 
 
-def _rules(ws: Workspace, session: SessionRecord) -> list[dict[str, Any]]:
+def _rules(ws: Workspace, session: SessionRecord) -> list[PriorRule]:
     """Ranked rules; an `avoid` that holds here and is trusted is a heuristic, any other is advice."""
     about = (session.profile, session.dataset_id, session.backbone)
     knowledge = _knowledge(ws, session)
@@ -142,11 +146,11 @@ def _rules(ws: Workspace, session: SessionRecord) -> list[dict[str, Any]]:
         if shown is not None:
             kind = "heuristic" if shown["kind"] == "avoid" else "rule"
             short = shown["statement"] if shuffle else quote(shown["statement"][1:-1], STATEMENT_LENGTH)
-            found.append({"type": kind, **shown, "statement": short})
+            found.append(PriorRule.model_validate({**shown, "type": kind, "statement": short}))
     return found
 
 
-def _portfolio(ws: Workspace, session: SessionRecord) -> list[dict[str, Any]]:
+def _portfolio(ws: Workspace, session: SessionRecord) -> list[PriorConfiguration]:
     space = ws.session_protocol(session).space
     shuffle = _placebo(ws, session)
     about = (session.profile, session.dataset_id, session.backbone)
@@ -155,7 +159,7 @@ def _portfolio(ws: Workspace, session: SessionRecord) -> list[dict[str, Any]]:
     for entry in entries:
         settings = _settings(space, session.backbone, entry["config"])
         config = shuffle.settings(settings) if shuffle else settings
-        found.append({"type": "configuration", **entry, "config": config})
+        found.append(PriorConfiguration.model_validate({**entry, "type": "configuration", "config": config}))
     return found
 
 
@@ -188,4 +192,4 @@ def _short(computed: Mapping[str, Any]) -> dict[str, Any]:
     return {name: computed[name] for name in ("regime", "settings", "validation", "trials") if name in computed}
 
 
-_RULE_FIELDS = {"id", "kind", "condition", "dataset", "session", "check", "support", "contradiction"}
+_RULE_FIELDS = set(RuleRow.model_fields) - {"statement"}

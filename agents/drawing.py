@@ -1,0 +1,41 @@
+"""Values of a knob for a search: all choices, one at random, a short number. `Knob.check` decides what is valid."""
+
+import math
+
+import numpy as np
+
+from ..models.knobs.declaration import Value
+from ..sandbox.action_space import Knob
+
+SIGNIFICANT_DIGITS = 3
+
+
+def choices_of(knob: Knob) -> tuple[Value, ...]:
+    """The values of a knob that has a list of them; empty for a number."""
+    return (False, True) if knob.type == "bool" else knob.choices
+
+
+def bounds(knob: Knob) -> tuple[float, float]:
+    """The lowest and the highest value of a number."""
+    assert knob.low is not None and knob.high is not None  # only numbers have bounds, and all have
+    return knob.low, knob.high
+
+
+def draw(knob: Knob, generator: np.random.Generator) -> Value:
+    """A value from the whole range, uniform on the knob's own scale."""
+    if choices := choices_of(knob):
+        return choices[int(generator.integers(len(choices)))]
+    low, high = bounds(knob)
+    if knob.scale == "log" and low > 0:
+        return tidy(knob, math.exp(generator.uniform(math.log(low), math.log(high))))
+    return tidy(knob, float(generator.uniform(low, high)))
+
+
+def tidy(knob: Knob, value: float) -> int | float:
+    """Few digits, the knob's type, inside the bounds."""
+    low, high = bounds(knob)
+    bounded = min(max(value, low), high)
+    if knob.type == "int":
+        return int(min(max(round(bounded), math.ceil(low)), math.floor(high)))
+    short = float(f"{bounded:.{SIGNIFICANT_DIGITS}g}")
+    return short if low <= short <= high else bounded
