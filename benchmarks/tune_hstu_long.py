@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from virtualmle.kernels.attention_call import AttentionCall
+from virtualmle.kernels.hstu.attention_call import AttentionCall
 
 TOKENS, HEADS = 32_768, 4
 ROUNDS = 7
@@ -54,10 +54,10 @@ def measure(length: int, dtype: torch.dtype, dim: int, biased: bool) -> None:
     from triton.compiler.errors import CompilationError  # noqa: PLC0415 (Triton is only where a GPU can be)
     from triton.runtime.errors import OutOfResources  # noqa: PLC0415
 
-    from virtualmle.kernels.hstu_long_backward_triton import long_backward  # noqa: PLC0415
-    from virtualmle.kernels.hstu_long_queries_triton import query_gradient  # noqa: PLC0415
-    from virtualmle.kernels.hstu_long_tiles import Tiles  # noqa: PLC0415
-    from virtualmle.kernels.hstu_long_triton import long_forward  # noqa: PLC0415
+    from virtualmle.kernels.hstu.long_backward_triton import long_backward  # noqa: PLC0415
+    from virtualmle.kernels.hstu.long_forward_triton import long_forward  # noqa: PLC0415
+    from virtualmle.kernels.hstu.long_queries_triton import query_gradient  # noqa: PLC0415
+    from virtualmle.kernels.hstu.long_tiles import Tiles  # noqa: PLC0415
 
     call = call_of(length, dtype, dim, biased)
     grad, q, k, v = (torch.randn(TOKENS, HEADS, dim, device="cuda", dtype=dtype) for _ in range(4))

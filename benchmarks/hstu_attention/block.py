@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from virtualmle.kernels.dropout import dropout
+from virtualmle.kernels.jagged.dropout import dropout
 from virtualmle.models.batch import make_batch
 from virtualmle.models.config import make_config
 from virtualmle.models.hstu import HSTUBlock

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from virtualmle.kernels import reference
+from virtualmle.kernels.hstu.reference import hstu_attention
+from virtualmle.kernels.jagged.reference import softmax_attention
 
 from .shapes import Problem, Shape
 
@@ -97,7 +98,7 @@ def truth(problem: Problem, function: str) -> Result:
     exact = problem.to(torch.float64)
     leaves = tuple(leaf.detach().cpu().requires_grad_() for leaf in exact.leaves)
     tables = dict(zip(exact.names[3:], leaves[3:], strict=True))
-    attention = reference.hstu_attention if function == "hstu" else reference.softmax_attention
+    attention = hstu_attention if function == "hstu" else softmax_attention
     times = {}
     if "time_table" in tables:
         times = {"times": exact.times.cpu()}

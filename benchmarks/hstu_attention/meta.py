@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from virtualmle.kernels.time_buckets import NUM_TIME_BUCKETS
+from virtualmle.kernels.jagged.time_buckets import NUM_TIME_BUCKETS
 
 from .implementation import Implementation, Leaves
 from .padded import LOG_STEP, Grid

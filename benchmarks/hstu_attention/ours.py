@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from virtualmle.kernels.hstu_attention import _packed, hstu_attention
-from virtualmle.kernels.packing import PackingPlan
-from virtualmle.kernels.threads import threads_for
+from virtualmle.kernels.hstu.attention import _packed, hstu_attention
+from virtualmle.kernels.jagged.packing import PackingPlan
+from virtualmle.kernels.jagged.threads import threads_for
 
 from .implementation import Implementation, Leaves, compiles_slowly, squares_too_large
 from .shapes import Problem

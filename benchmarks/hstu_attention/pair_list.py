@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from virtualmle.kernels.threads import threads_for
-from virtualmle.kernels.time_buckets import time_buckets
+from virtualmle.kernels.jagged.threads import threads_for
+from virtualmle.kernels.jagged.time_buckets import time_buckets
 
 from .implementation import Implementation, Leaves
 from .ours import tables_of
