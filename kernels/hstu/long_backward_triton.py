@@ -23,7 +23,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .attention_call import AttentionCall
-from .long_bias_triton import add_bias, bucket_range, load_times
+from .long_bias_triton import biased_scores, load_times
 from .long_launch import launch_options, rows_contiguous, terms, times_arguments
 from .long_queries_triton import query_gradient
 from .long_rows_triton import VARYING, clear_tail, load_rows, place_of, store_rows
@@ -103,6 +103,8 @@ def backward_keys(  # noqa: PLR0912, PLR0915 (one loop, in the order of the form
         if SCALED:
             keys = (keys * alpha).to(k.dtype.element_ty)
         key_seconds = rows
+        earliest = 0
+        latest = 0
         if HAS_TIME:
             key_seconds, earliest, latest = load_times(key_times + start, rows, length)
         dkeys = tl.zeros((BLOCK_KEYS, WIDTH_QK), tl.float32)
@@ -116,19 +118,10 @@ def backward_keys(  # noqa: PLR0912, PLR0915 (one loop, in the order of the form
                 columns = first_query + tl.arange(0, BLOCK_QUERIES)[None, :]
                 queries = load_rows(q, q_token, first_query, length, BLOCK_QUERIES, DQK, WIDTH_QK, True)
                 grads = load_rows(grad, grad_token, first_query, length, BLOCK_QUERIES, DV, WIDTH_V, True)
-                scores = tl.zeros((BLOCK_KEYS, BLOCK_QUERIES), tl.float32)
-                scores = dot(keys, tl.trans(queries), scores, PRECISION, UPCAST)
-                query_seconds = columns
-                first = 0
-                last = 0
-                if HAS_TIME:
-                    query_seconds = tl.load(query_times + start + columns, columns < length, other=0)
-                    first, last = bucket_range(
-                        earliest, latest, lows, highs, first_query // BLOCK_QUERIES, last_seconds, FAST_MATH
-                    )
-                scores = add_bias(
-                    scores, columns, rows, query_seconds, key_seconds, first, last, position_row, reach, entries,
-                    time_row, last_seconds, HAS_POSITION, HAS_TIME,
+                scores, query_seconds, first, last = biased_scores(
+                    keys, queries, rows, columns, key_seconds, earliest, latest, query_times, start, length, lows,
+                    highs, first_query // BLOCK_QUERIES, position_row, reach, entries, time_row, last_seconds,
+                    True, True, HAS_POSITION, HAS_TIME, PRECISION, UPCAST, FAST_MATH,
                 )  # fmt: skip
                 weights, slopes = silu_and_slope(scores, FAST_MATH)
                 if not BELOW:

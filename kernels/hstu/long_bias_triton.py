@@ -1,4 +1,4 @@
-"""Position and time bias of long sequences, computed inside the attention kernels, tile by tile.
+"""Scores of long sequences with their position and time bias, computed inside the attention kernels, tile by tile.
 
 A tile of queries and keys that are far apart holds few distinct time buckets. `block_times` therefore writes, next to
 int32 times, the earliest and the latest time of every block of tokens; from those a kernel knows the buckets
@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .attention_call import AttentionCall
-from .pieces_triton import position_column, time_bucket
+from .pieces_triton import dot, position_column, time_bucket
 
 LATEST = tl.constexpr(2**31 - 1)
 FAR = tl.constexpr(2**63 - 1)
@@ -107,22 +107,38 @@ def bucket_range(earliest, latest, lows, highs, block, last_seconds, FAST_MATH: 
 
 
 @triton.jit
-def add_bias(
-    scores, queries, keys, query_times, key_times, first, last, position_row, reach, entries, time_row, last_seconds,
-    HAS_POSITION: tl.constexpr, HAS_TIME: tl.constexpr,
+def biased_scores(
+    own, walked, rows, columns, own_seconds, earliest, latest, walked_times, start, length, lows, highs, block,
+    position_row, reach, entries, time_row, last_seconds,
+    OWN_KEYS: tl.constexpr, MASKED: tl.constexpr, HAS_POSITION: tl.constexpr, HAS_TIME: tl.constexpr,
+    PRECISION: tl.constexpr, UPCAST: tl.constexpr, FAST_MATH: tl.constexpr,
 ):  # fmt: skip
-    """scores + b[j - i] + c[bucket(t_i - t_j)]; queries and keys (places in the sequence) broadcast to the tile."""
+    """q_i . k_j + b[j - i] + c[bucket(t_i - t_j)] for a program's own block and the one that it has walked to.
+
+    own, walked: their vectors, keys and queries if OWN_KEYS, else queries and keys; rows and columns: their places in
+    the sequence; own_seconds, earliest, latest: as `load_times` returns them. `walked_times` at `start` are the
+    sequence's first; lows and highs, at `block`, bound those of the walked block. Not MASKED: it ends before `length`.
+
+    Returns the scores, the walked block's times, and the first and the last bucket that the tile can hold.
+    """
+    scores = tl.zeros((own.shape[0], walked.shape[0]), tl.float32)
+    scores = dot(own, tl.trans(walked), scores, PRECISION, UPCAST)
+    seconds = columns
+    first = block * 0
+    last = first
+    if HAS_TIME:
+        seconds = tl.load(walked_times + start + columns, (columns < length) | (not MASKED), other=0)
+        first, last = bucket_range(earliest, latest, lows, highs, block, last_seconds, FAST_MATH)
     if HAS_POSITION:
-        columns = position_column(keys - queries, reach, entries)
-        scores += tl.load(position_row + columns).to(tl.float32)
+        distances = rows - columns if OWN_KEYS else columns - rows  # j - i
+        scores += tl.load(position_row + position_column(distances, reach, entries)).to(tl.float32)
     if HAS_TIME:
         here = tl.load(time_row + first).to(tl.float32)
         scores += here
         if last > first:
-            seconds = tl.abs(query_times - key_times)
+            between = tl.abs(own_seconds - seconds)
             for bucket in tl.range(first, last, num_stages=1):
                 above = tl.load(time_row + bucket + 1).to(tl.float32)
-                scores += tl.where(seconds > tl.load(last_seconds + bucket), above - here, 0.0)
+                scores += tl.where(between > tl.load(last_seconds + bucket), above - here, 0.0)
                 here = above
-    return scores
-
+    return scores, seconds, first, last

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .attention_call import AttentionCall
 from .long_backward_triton import long_backward
-from .long_bias_triton import add_bias, bucket_range, load_times
+from .long_bias_triton import biased_scores, load_times
 from .long_launch import launch_options, rows_contiguous, terms, times_arguments
 from .long_rows_triton import VARYING, clear_tail, load_rows, place_of, store_rows
 from .long_tiles import Tiles, forward_tiles
@@ -70,6 +70,8 @@ def forward_block(
     if HAS_POSITION:
         position_row += head * position_stride
     query_seconds = rows
+    earliest = 0
+    latest = 0
     if HAS_TIME:
         time_row += head * time_stride
         lows += sequence * blocks
@@ -83,19 +85,10 @@ def forward_block(
             columns = first_key + tl.arange(0, BLOCK_KEYS)[None, :]
             keys = load_rows(k, k_token, first_key, length, BLOCK_KEYS, DQK, WIDTH_QK, MASKED)
             values = load_rows(v, v_token, first_key, length, BLOCK_KEYS, DV, WIDTH_V, MASKED)
-            scores = tl.zeros((BLOCK_QUERIES, BLOCK_KEYS), tl.float32)
-            scores = dot(queries, tl.trans(keys), scores, PRECISION, UPCAST)
-            key_seconds = columns
-            first = 0
-            last = 0
-            if HAS_TIME:
-                key_seconds = tl.load(key_times + start + columns, (columns < length) | (not MASKED), other=0)
-                first, last = bucket_range(
-                    earliest, latest, lows, highs, first_key // BLOCK_KEYS, last_seconds, FAST_MATH
-                )
-            scores = add_bias(
-                scores, rows, columns, query_seconds, key_seconds, first, last, position_row, reach, entries, time_row,
-                last_seconds, HAS_POSITION, HAS_TIME,
+            scores, _, _, _ = biased_scores(
+                queries, keys, rows, columns, query_seconds, earliest, latest, key_times, start, length, lows, highs,
+                first_key // BLOCK_KEYS, position_row, reach, entries, time_row, last_seconds,
+                False, MASKED, HAS_POSITION, HAS_TIME, PRECISION, UPCAST, FAST_MATH,
             )  # fmt: skip
             weights = silu(scores, FAST_MATH)
             if MASKED:

@@ -1,4 +1,4 @@
-"""Gradients of the table from what its rows' candidates pull, item by item; and the norms that cosines go through.
+"""The gradient of the table from what its rows' candidates pull, item by item.
 
     collect(share, inputs, terms, rows, scores, pulls) -> gradient of the table, like table
 
@@ -17,27 +17,8 @@ import triton.language as tl
 from torch import Tensor
 
 from .arguments import SampledInputs, SampledTerms
+from .norms_triton import inverse_norms, through_norm
 from .tiles import padded
-
-LOG2E = tl.constexpr(1.4426950408889634)
-LN2 = tl.constexpr(0.6931471805599453)
-LOWEST = tl.constexpr(-3e38)  # below every score, and finite: 2^(LOWEST - LOWEST) is a number
-NORM_EPS = tl.constexpr(1e-6)  # as in loss_reference.py
-
-
-@triton.jit
-def inverse_norms(vectors):
-    """(rows, d) to (rows,): 1 / max(|v|, eps)."""
-    wide = vectors.to(tl.float32)
-    return 1.0 / tl.maximum(tl.sqrt(tl.sum(wide * wide, 1)), NORM_EPS)
-
-
-@triton.jit
-def through_norm(gradient, vectors, inverse):
-    """Gradient in v of a function of v / |v|: (g - v^ (v^ . g)) / |v|, without the projection where eps is the norm."""
-    unit = vectors.to(tl.float32) * inverse[:, None]
-    along = tl.where(inverse < 0.9999 / NORM_EPS, tl.sum(unit * gradient, 1), 0.0)  # the GPU's division is not exact
-    return (gradient - unit * along[:, None]) * inverse[:, None]
 
 
 @triton.jit(do_not_specialize=["num_scored"])  # a size differs from step to step: one binary for all

@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .item_gradients_triton import LN2, LOG2E, LOWEST
+from .score_units_triton import LN2, LOG2E, LOWEST
 from .tiles import Tiles, kind_of_product, padded, split_evenly, wanted_programs
 
 LIFT = tl.constexpr(4096.0)  # a share of one in a million would lose its digits in float16

@@ -17,12 +17,8 @@ import triton.language as tl
 from torch import Tensor
 
 from .arguments import SampledInputs, SampledTerms
-from .item_gradients_triton import (
-    LN2,
-    LOG2E,
-    inverse_norms,
-    through_norm,
-)
+from .norms_triton import inverse_norms, through_norm
+from .score_units_triton import LN2, LOG2E
 from .tiles import padded
 
 

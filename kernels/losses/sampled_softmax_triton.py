@@ -25,15 +25,10 @@ import triton.language as tl
 from torch import Tensor
 
 from .arguments import SampledInputs, SampledTerms
-from .item_gradients_triton import (
-    LN2,
-    LOG2E,
-    LOWEST,
-    collect,
-    inverse_norms,
-    through_norm,
-)
+from .item_gradients_triton import collect
+from .norms_triton import inverse_norms, through_norm
 from .own_negatives_triton import own_forward
+from .score_units_triton import LN2, LOG2E, LOWEST
 from .tiles import Tiles, kind_of_product, padded, split_evenly, wanted_programs
 
 SIZES = ["num_rows", "num_negatives", "per_split"]  # they differ from step to step: one binary for all
