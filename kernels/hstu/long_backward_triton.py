@@ -16,12 +16,12 @@ Tensor dimensions of a tile: M queries, N keys; D = dqk and V = dv padded to pow
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from .arithmetic_triton import allowed_pairs, dot, dropout_factor, silu_and_slope
 from .attention_call import AttentionCall
 from .long_bias_triton import biased_scores, load_times
 from .long_launch import launch_options, rows_contiguous, terms, times_arguments
@@ -29,7 +29,6 @@ from .long_queries_triton import query_gradient
 from .long_rows_triton import VARYING, clear_tail, load_rows, place_of, store_rows
 from .long_tables import copies_of
 from .long_tiles import Tiles, key_tiles
-from .pieces_triton import allowed_pairs, dot, dropout_factor, silu_and_slope
 
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]
 
@@ -194,4 +193,3 @@ def add_rows(head, stride, first, length, tile, ROWS: tl.constexpr, DIM: tl.cons
     rows, columns = tl.arange(0, ROWS)[:, None], tl.arange(0, WIDTH)[None, :]
     places = head + (first + rows).to(tl.int64) * stride + columns
     tl.atomic_add(places, tile, (first + rows < length) & (columns < DIM), sem="relaxed")
-

@@ -18,8 +18,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .arithmetic_triton import dot, position_column, time_bucket
 from .attention_call import AttentionCall
-from .pieces_triton import dot, position_column, time_bucket
 
 LATEST = tl.constexpr(2**31 - 1)
 FAR = tl.constexpr(2**63 - 1)

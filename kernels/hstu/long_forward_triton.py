@@ -9,19 +9,18 @@ Tensor dimensions of a tile: M queries, N keys; D = dqk and V = dv padded to pow
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from .arithmetic_triton import allowed_pairs, dot, dropout_factor, silu
 from .attention_call import AttentionCall
 from .long_backward_triton import long_backward
 from .long_bias_triton import biased_scores, load_times
 from .long_launch import launch_options, rows_contiguous, terms, times_arguments
 from .long_rows_triton import VARYING, clear_tail, load_rows, place_of, store_rows
 from .long_tiles import Tiles, forward_tiles
-from .pieces_triton import allowed_pairs, dot, dropout_factor, silu
 
 __all__ = ["long_backward", "long_forward"]
 
@@ -98,4 +97,3 @@ def forward_block(
             total = dot(weights.to(v.dtype.element_ty), values, total, PRECISION, UPCAST)
     out += start.to(tl.int64) * heads * DV + head * DV
     store_rows(out, heads * DV, first_query, length, total * scale, BLOCK_QUERIES, DV, WIDTH_V)
-

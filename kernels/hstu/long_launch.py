@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from ..jagged.time_buckets import last_seconds
+from .arithmetic_triton import INTERPRETED, precision
 from .attention_call import AttentionCall, fast_math
 from .long_bias_triton import BlockTimes, block_times
 from .long_tiles import Tiles, padded
-from .pieces_triton import INTERPRETED, precision
 
 
 def terms(q: Tensor, v: Tensor, call: AttentionCall) -> dict[str, Any]:
@@ -83,4 +83,3 @@ def rows_contiguous(tensor: Tensor) -> Tensor:
 def _row_stride(table: Tensor | None) -> int:
     """Elements from one head's entries to the next's: none where all heads share a table."""
     return table.stride(0) if table is not None and table.shape[0] > 1 else 0
-

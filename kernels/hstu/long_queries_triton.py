@@ -6,18 +6,17 @@ Tensor dimensions of a tile: M queries, N keys; D = dqk and V = dv padded to pow
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from .arithmetic_triton import allowed_pairs, dot, dropout_factor, silu_and_slope
 from .attention_call import AttentionCall
 from .long_bias_triton import biased_scores, load_times
 from .long_launch import launch_options, terms, times_arguments
 from .long_rows_triton import VARYING, clear_tail, load_rows, place_of, store_rows
 from .long_tiles import Tiles, query_tiles
-from .pieces_triton import allowed_pairs, dot, dropout_factor, silu_and_slope
 
 
 def query_gradient(
@@ -99,4 +98,3 @@ def backward_queries(  # noqa: PLR0915 (one loop, in the order of the formulas)
             dqueries = dot(dscores.to(k.dtype.element_ty), keys, dqueries, PRECISION, UPCAST)
     dq += (token * heads + head) * DQK
     store_rows(dq, heads * DQK, first_query, length, dqueries * (scale * alpha), BLOCK_QUERIES, DQK, WIDTH_QK)
-

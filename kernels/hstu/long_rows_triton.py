@@ -5,7 +5,6 @@ Tokens past the last offset belong to no sequence; zeros are written there alone
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 
-
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -67,4 +66,3 @@ def write_zeros(rows, offsets, batch, end, elements, PROGRAMS: tl.constexpr, ELE
     for place in range(begin, last, PROGRAMS * ELEMENTS):
         places = place + tl.arange(0, ELEMENTS)
         tl.store(rows + places, tl.zeros((ELEMENTS,), rows.dtype.element_ty), places < last)
-

@@ -16,18 +16,8 @@ import triton
 import triton.language as tl
 
 from ..jagged.time_buckets import NUM_TIME_BUCKETS
-from .pieces_triton import (
-    VARYING,
-    add_biases,
-    allowed_pairs,
-    dot,
-    dropout_factor,
-    load_tile,
-    sequence_bounds,
-    silu_and_slope,
-    store_tile,
-    tiles_in_reach,
-)
+from .arithmetic_triton import allowed_pairs, dot, dropout_factor, silu_and_slope
+from .packed_tiles_triton import VARYING, add_biases, load_tile, sequence_bounds, store_tile, tiles_in_reach
 
 BUCKETS = tl.constexpr(NUM_TIME_BUCKETS)
 

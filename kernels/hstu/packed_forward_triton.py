@@ -23,22 +23,10 @@ import triton.language as tl
 from torch import Tensor
 
 from ..jagged.time_buckets import NUM_TIME_BUCKETS
+from .arithmetic_triton import INTERPRETED, allowed_pairs, dot, dropout_factor, precision, silu
 from .attention_call import AttentionCall, fast_math
 from .packed_backward_triton import packed_backward_kernel
-from .pieces_triton import (
-    INTERPRETED,
-    VARYING,
-    add_biases,
-    allowed_pairs,
-    dot,
-    dropout_factor,
-    load_tile,
-    precision,
-    sequence_bounds,
-    silu,
-    store_tile,
-    tiles_in_reach,
-)
+from .packed_tiles_triton import VARYING, add_biases, load_tile, sequence_bounds, store_tile, tiles_in_reach
 
 
 @triton.jit(do_not_specialize=VARYING)

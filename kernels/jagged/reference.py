@@ -26,7 +26,7 @@ def softmax_attention(
 ) -> Tensor:
     """Vaswani et al. 2017 on jagged sequences, with the biases of `attend_per_sequence`:
 
-        out_i = sum_j softmax_j(scale * q_i . k_j + b[j - i] + c[bucket(t_i - t_j)]) v_j
+    out_i = sum_j softmax_j(scale * q_i . k_j + b[j - i] + c[bucket(t_i - t_j)]) v_j
     """
 
     def weigh(scores: Tensor, allowed: Tensor) -> Tensor:

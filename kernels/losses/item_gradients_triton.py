@@ -10,7 +10,6 @@ m negatives, V items, d width; B_ are tile sizes.
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 # (a kernel's arguments have no Python type: pointers, and sizes on the device)
 
-
 import torch
 import triton
 import triton.language as tl
@@ -102,4 +101,3 @@ def by_item(candidates: Tensor, num_items: int) -> tuple[Tensor, Tensor, Tensor]
     most = min(num_items, len(candidates))
     begins = torch.searchsorted(number, torch.arange(most + 1, device=number.device))
     return ordered, order, begins
-

@@ -12,7 +12,6 @@ Tensor dimensions: n positions, V items, d width; B_ are tile sizes, powers of t
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 # (a kernel's arguments have no Python type: pointers, and sizes on the device)
 
-
 import torch
 import triton
 import triton.language as tl
@@ -213,4 +212,3 @@ def backward(
     if splits == 1:
         return out
     return ((out.sum(0) - state_sum * (label_smoothing / num_items)) * share).to(table.dtype)
-

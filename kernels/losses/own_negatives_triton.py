@@ -95,4 +95,3 @@ def own_forward(
         WIDTH=width, B_ITEMS=OWN_ITEMS[padded(width)], B_WIDTH=padded(width),
         COSINE=terms.cosine, LOGQ=inputs.log_q is not None, num_warps=4,
     )  # fmt: skip
-

@@ -55,9 +55,7 @@ def sampled_softmax_loss(
     check_loss_arguments(states, table, targets, label_smoothing)
     check_precision(precision)
     _check_sampled(SampledInputs(states, table, targets, negatives, log_q), temperature)
-    loss: Tensor = _op(
-        states, table, targets, negatives, log_q, temperature, cosine, label_smoothing, precision
-    )[0]
+    loss: Tensor = _op(states, table, targets, negatives, log_q, temperature, cosine, label_smoothing, precision)[0]
     return loss
 
 
@@ -130,9 +128,7 @@ def _gradients(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:
     return (*gradients, *(None,) * (NUM_TENSORS - 2 + len(ctx.terms)))
 
 
-_op = register_op(
-    f"sampled_softmax({_TENSORS}, {_TERMS}) -> (Tensor, Tensor, Tensor, Tensor)", _forward, _fake_forward
-)
+_op = register_op(f"sampled_softmax({_TENSORS}, {_TERMS}) -> (Tensor, Tensor, Tensor, Tensor)", _forward, _fake_forward)
 _backward_op = register_op(
     f"sampled_softmax_backward(Tensor grad, {_TENSORS}, Tensor pull, Tensor rest, Tensor scores, {_TERMS})"
     " -> (Tensor, Tensor)",

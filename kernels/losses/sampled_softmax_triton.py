@@ -275,4 +275,3 @@ def _prepared(inputs: SampledInputs, terms: SampledTerms) -> tuple[Tensor, Tenso
         LOGQ=inputs.log_q is not None, num_warps=4,
     )  # fmt: skip
     return factors, shifts, pools
-

@@ -75,9 +75,7 @@ def _describe(
     spill = FLOAT32_SLACK if dtype == "fp32" else HALF_SLACK
     if name.startswith("backward") and (wgmma or dim >= 128):
         spill = WIDE_BACKWARD_SPILL
-    return Shipped(
-        label, kernel, signature, values, warps, num_stages=1, expects_wgmma=wgmma, max_spill_bytes=spill
-    )
+    return Shipped(label, kernel, signature, values, warps, num_stages=1, expects_wgmma=wgmma, max_spill_bytes=spill)
 
 
 def _width(dim: int) -> int:
