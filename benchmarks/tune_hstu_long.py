@@ -1,4 +1,4 @@
-"""Measures tile sizes of the long HSTU kernels on a GPU and prints, per kernel, the fastest: for hstu_long_tiles.py.
+"""Measures tile sizes of the long HSTU kernels on a GPU and prints, per kernel, the fastest: for long_tiles.py.
 
     python -P benchmarks/tune_hstu_long.py --dtype bfloat16 --dim 64 128 --length 4096
 

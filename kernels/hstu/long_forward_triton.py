@@ -1,4 +1,4 @@
-"""HSTU attention of long sequences in Triton: the forward pass. hstu_long_backward_triton has the backward pass.
+"""HSTU attention of long sequences in Triton: the forward pass. long_backward_triton has the backward pass.
 
 One program: one block of queries of one sequence and head. It walks over the blocks of keys, those wholly before its
 queries without a mask, then those on the diagonal with one (Dao 2023, FlashAttention-2, section 3.2; without softmax

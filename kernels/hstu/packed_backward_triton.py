@@ -1,4 +1,4 @@
-"""The gradients of HSTU attention of short sequences: one launch, on which hstu_packed_triton sums the tables' parts.
+"""The gradients of HSTU attention of short sequences: one launch, then packed_forward_triton sums the tables' parts.
 
 Programs that own queries sum dq and the gradients of the tables, programs that own keys sum dk and dv; so each weight
 is computed twice, and nothing is added to across programs. With P the weights and D the dropout:

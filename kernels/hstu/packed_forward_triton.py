@@ -2,7 +2,7 @@
 
 A tile holds many short sequences; the keys that its queries see are the tile itself and what reaches into it from
 before (after, too, if not causal). No two programs write to one place, the grid follows from sizes that the host knows,
-and nothing waits for the device. The backward kernel is in hstu_packed_backward_triton.
+and nothing waits for the device. The backward kernel is in packed_backward_triton.
 
 packed_forward(q: Tensor, k: Tensor, v: Tensor, call: AttentionCall) -> Tensor
     q, k (total_tokens, heads, dqk), v (total_tokens, heads, dv), of one dtype (float32, float16, bfloat16), any

@@ -1,7 +1,7 @@
 """HSTU attention and its gradients in plain torch, on the rows of a packing plan: the registered op on a CPU.
 
-The same two functions as in hstu_packed_triton. The gradients are written out, since an op's implementation runs where
-autograd does not look. Dimensions: R rows of width T; tables are 1, shared by the heads, or as many as heads.
+The same two functions as in packed_forward_triton. The gradients are written out, since an op's implementation runs
+where autograd does not look. Dimensions: R rows of width T; tables are 1, shared by the heads, or as many as heads.
 """
 
 from collections.abc import Iterator
