@@ -28,9 +28,9 @@ from record import environment, parser_of
 from timing import interleaved
 from torch import Tensor
 
-from virtualmle.kernels import loss_reference as reference
-from virtualmle.kernels.linear_cross_entropy import linear_cross_entropy
-from virtualmle.kernels.sampled_softmax import sampled_softmax_loss
+from virtualmle.kernels.losses import reference
+from virtualmle.kernels.losses.linear_cross_entropy import linear_cross_entropy
+from virtualmle.kernels.losses.sampled_softmax import sampled_softmax_loss
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # of states and table
 ALLOWED = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # relative error of the norm at the gate

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..data.errors import DataError
-from ..kernels.packing import PackingPlan
+from ..kernels.jagged.packing import PackingPlan
 from .config import TrialConfig
 
 

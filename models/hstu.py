@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..kernels.dropout import dropout
-from ..kernels.hstu_attention import hstu_attention
-from ..kernels.packing import PackingPlan
+from ..kernels.hstu.attention import hstu_attention
+from ..kernels.jagged.dropout import dropout
+from ..kernels.jagged.packing import PackingPlan
 from .config import TrialConfig
 from .local_mixing import build_local_mixing
 from .norms import PLAIN_EPSILON, build_norm, plain_norm

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..kernels.look_up import look_up
+from ..kernels.jagged.look_up import look_up
 from .config import TrialConfig
 
 NORM_EPS = 1e-6  # a zero vector has cosine 0 with everything, and a finite gradient

@@ -6,9 +6,9 @@ Both look back only, so that a state still knows nothing of later items, and bot
 import torch
 from torch import Tensor, nn
 
-from ..kernels.causal_convolution import causal_convolution
-from ..kernels.dropout import dropout
-from ..kernels.packing import PackingPlan
+from ..kernels.jagged.causal_convolution import causal_convolution
+from ..kernels.jagged.dropout import dropout
+from ..kernels.jagged.packing import PackingPlan
 from .config import TrialConfig
 from .norms import build_norm
 

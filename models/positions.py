@@ -5,9 +5,9 @@ by distance or by time), or queries and keys turned by their place (rotary).
 import torch
 from torch import Tensor, nn
 
-from ..kernels.look_up import look_up
-from ..kernels.packing import PackingPlan, num_distances
-from ..kernels.time_buckets import NUM_TIME_BUCKETS
+from ..kernels.jagged.look_up import look_up
+from ..kernels.jagged.packing import PackingPlan, num_distances
+from ..kernels.jagged.time_buckets import NUM_TIME_BUCKETS
 from .config import TrialConfig
 
 ROTARY_BASE = 10_000.0

@@ -5,8 +5,8 @@ That holds with causal=False too: there, only the state of a sequence's last tok
 
 from torch import Tensor, nn
 
-from ..kernels.packing import PackingPlan
-from ..kernels.softmax_attention import softmax_attention
+from ..kernels.jagged.packing import PackingPlan
+from ..kernels.jagged.softmax_attention import softmax_attention
 from .config import TrialConfig
 
 

@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from ..kernels.dropout import dropout
-from ..kernels.packing import PackingPlan
-from ..kernels.softmax_attention import softmax_attention
+from ..kernels.jagged.dropout import dropout
+from ..kernels.jagged.packing import PackingPlan
+from ..kernels.jagged.softmax_attention import softmax_attention
 from .config import TrialConfig
 from .feed_forward import FeedForward
 from .local_mixing import build_local_mixing

@@ -12,8 +12,8 @@ Dimension L: total tokens of the jagged batch.
 import torch
 from torch import Tensor, nn
 
-from ..kernels.dropout import dropout
-from ..kernels.packing import PackingPlan
+from ..kernels.jagged.dropout import dropout
+from ..kernels.jagged.packing import PackingPlan
 from .batch import JaggedBatch
 from .config import TrialConfig
 from .item_table import ItemTable

@@ -93,7 +93,7 @@ def report(found: dict[str, tuple[str, list[dict[str, Any]]]], everything: bool)
     names = {(c["module"], c["name"]): None for _, compiled in found.values() for c in compiled}
     for module, name in names:
         cells = [cell(compiled, module, name) for _, compiled in found.values()]
-        lines.append(f"| {module.rpartition('.')[2].removesuffix('_triton')}: {name} | {' | '.join(cells)} |")
+        lines.append(f"| {module.rpartition('.')[2]}: {name} | {' | '.join(cells)} |")
     lines += ["", "| triton | configurations | with a fault | kernel tests in the interpreter |", "|---|--:|--:|---|"]
     for version, (tests, compiled) in found.items():
         lines.append(f"| {version} | {len(compiled)} | {sum(bool(c['faults']) for c in compiled)} | {tests} |")

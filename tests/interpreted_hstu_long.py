@@ -14,13 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from virtualmle.kernels import hstu_long_tables, reference
-from virtualmle.kernels.attention_call import AttentionCall
-from virtualmle.kernels.hstu_long_tiles import Tiles
-from virtualmle.kernels.hstu_long_triton import long_backward, long_forward
-from virtualmle.kernels.packing import num_distances
-from virtualmle.kernels.philox import dropout_factors
-from virtualmle.kernels.time_buckets import time_buckets
+from virtualmle.kernels.hstu import long_tables as hstu_long_tables
+from virtualmle.kernels.hstu import reference
+from virtualmle.kernels.hstu.attention_call import AttentionCall
+from virtualmle.kernels.hstu.long_forward_triton import long_backward, long_forward
+from virtualmle.kernels.hstu.long_tiles import Tiles
+from virtualmle.kernels.hstu.philox import dropout_factors
+from virtualmle.kernels.jagged.packing import num_distances
+from virtualmle.kernels.jagged.time_buckets import time_buckets
 
 B = 16  # the block of most tests
 SQUARE, WIDE = Tiles(B, B, 1, 1), Tiles(B, 2 * B, 1, 1)

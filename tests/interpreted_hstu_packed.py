@@ -12,11 +12,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from virtualmle.kernels import hstu_packed_triton, reference
-from virtualmle.kernels.attention_call import AttentionCall
-from virtualmle.kernels.hstu_packed_triton import packed_backward, packed_forward
-from virtualmle.kernels.packing import num_distances
-from virtualmle.kernels.philox import dropout_factors
+from virtualmle.kernels.hstu import packed_forward_triton as hstu_packed_triton
+from virtualmle.kernels.hstu import reference
+from virtualmle.kernels.hstu.attention_call import AttentionCall
+from virtualmle.kernels.hstu.packed_forward_triton import packed_backward, packed_forward
+from virtualmle.kernels.hstu.philox import dropout_factors
+from virtualmle.kernels.jagged.packing import num_distances
 
 torch.set_num_threads(1)
 NAMES = ("out", "dq", "dk", "dv", "position", "time")

@@ -2,13 +2,14 @@
 
     python -P tests/sm90.py                 # a few configurations of each kernel
     python -P tests/sm90.py --all           # every shipped configuration
-    python -P tests/sm90.py --module virtualmle.kernels.NAME_triton --json
+    python -P tests/sm90.py --module shipped_kernels.hstu_long --json
 
 Finds: syntax and type errors, constructs that a version of Triton lacks, spilled registers, shared memory beyond the
 device's, and tensor-core instructions that were lost. Does not find: races, wrong results, slowness.
 
-Runs as a process of its own, because TRITON_INTERPRET, which other tests set, replaces the compiler. A module may be
-a dotted name or a path. Exit status 1 if any configuration has a fault.
+What is shipped stands in `tests/shipped_kernels/`. Runs as a process of its own, because TRITON_INTERPRET, which other
+tests set, replaces the compiler. A module may be a dotted name or a path. Exit status 1 if any
+configuration has a fault.
 """
 
 import argparse
@@ -28,8 +29,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 
-from virtualmle.kernels.shipped_kernel import Shipped
+sys.path.append(str(Path(__file__).resolve().parent))  # this folder, which python -P leaves out
 
+from shipped_kernels.shipped_kernel import Shipped
+
+HERE = Path(__file__).resolve().parent
 SHARED_LIMIT = 232_448  # bytes a block may have on sm_90: 227 KiB
 OPCODES = ("HGMMA", "HMMA", "UTMALDG", "LDGSTS", "MUFU", "LDL", "STL", "RED", "ATOMG")
 
@@ -50,10 +54,9 @@ class Compiled:
 
 
 def kernel_modules() -> list[str]:
-    """Dotted names of the Triton files of kernels/ that launch something: the others hold pieces of kernels."""
-    folder = Path(__file__).resolve().parents[1] / "kernels"
-    files = [path for path in sorted(folder.glob("*_triton.py")) if "def shipped(" in path.read_text(encoding="utf-8")]
-    return [f"virtualmle.kernels.{path.stem}" for path in files]
+    """Dotted names of the files that describe what is shipped."""
+    files = sorted((HERE / "shipped_kernels").glob("*.py"))
+    return [f"shipped_kernels.{path.stem}" for path in files if path.stem != "shipped_kernel"]
 
 
 def load(module: str) -> ModuleType:
@@ -70,14 +73,13 @@ def load(module: str) -> ModuleType:
 
 def chosen(module: str, everything: bool) -> list[str]:
     """Names of the configurations to compile: all; or, of each kernel, the first without wgmma, first and last with."""
-    picked: dict[tuple[str, bool, bool], str] = {}
+    picked: dict[tuple[object, bool, bool], str] = {}
     names = []
     for shipped in load(module).shipped():
         names.append(shipped.name)
-        kernel = shipped.kernel.__name__
-        picked.setdefault((kernel, shipped.expects_wgmma, True), shipped.name)
+        picked.setdefault((shipped.kernel, shipped.expects_wgmma, True), shipped.name)
         if shipped.expects_wgmma:
-            picked[kernel, True, False] = shipped.name
+            picked[shipped.kernel, True, False] = shipped.name
     return names if everything else list(dict.fromkeys(picked.values()))
 
 
@@ -154,14 +156,14 @@ def compile_all(modules: list[str], everything: bool, processes: int) -> Iterato
 def row(compiled: Compiled) -> str:
     """One line of the table for people."""
     seen = " ".join(f"{opcode}:{count}" for opcode, count in compiled.instructions.items())
-    where = f"{compiled.module.removeprefix('virtualmle.kernels.')} {compiled.name}"
+    where = f"{compiled.module.removeprefix('shipped_kernels.')} {compiled.name}"
     measured = f"{compiled.registers:4} reg {compiled.stack_bytes:5} stack {compiled.shared_bytes:7} shared"
     return f"{where:80} {measured} {compiled.seconds:5.1f} s  {seen}  {'; '.join(compiled.faults)}"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--module", action="append", help="dotted name or path; default: every kernels/*_triton.py")
+    parser.add_argument("--module", action="append", help="dotted name or path; default: all of shipped_kernels/")
     parser.add_argument("--all", action="store_true", help="every configuration, not a few of each kernel")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--json", action="store_true", help="one JSON line per configuration instead of the table")

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 
 import triton
 import triton.language as tl
-
-from virtualmle.kernels.shipped_kernel import Shipped
+from shipped_kernels.shipped_kernel import Shipped
 
 
 @triton.jit

@@ -6,16 +6,17 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from virtualmle.kernels import reference
-from virtualmle.kernels.hstu_attention import hstu_attention
-from virtualmle.kernels.packing import PackingPlan, num_distances
-from virtualmle.kernels.softmax_attention import softmax_attention
+from virtualmle.kernels.hstu import reference as hstu_reference
+from virtualmle.kernels.hstu.attention import hstu_attention
+from virtualmle.kernels.jagged import reference as softmax_reference
+from virtualmle.kernels.jagged.packing import PackingPlan, num_distances
+from virtualmle.kernels.jagged.softmax_attention import softmax_attention
 
 torch.set_num_threads(1)
 
 OPS = {
-    "hstu": (hstu_attention, reference.hstu_attention),
-    "softmax": (softmax_attention, reference.softmax_attention),
+    "hstu": (hstu_attention, hstu_reference.hstu_attention),
+    "softmax": (softmax_attention, softmax_reference.softmax_attention),
 }
 SHAPES = [
     pytest.param([1], id="one token"),

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from virtualmle.kernels.causal_convolution import causal_convolution
-from virtualmle.kernels.packing import PackingPlan
+from virtualmle.kernels.jagged.causal_convolution import causal_convolution
+from virtualmle.kernels.jagged.packing import PackingPlan
 
 torch.set_num_threads(1)
 

@@ -53,7 +53,7 @@ def test_the_harness_finds_spills_too_much_shared_memory_lost_wgmma_and_what_doe
 def test_a_few_configurations_of_each_kernel_compile_for_sm_90(tmp_path: Path) -> None:
     results = compiled(tmp_path)
     assert not faults(results), "\n".join(faults(results))
-    sources = [path.read_text(encoding="utf-8") for path in (HERE.parent / "kernels").glob("*.py")]
+    sources = [path.read_text(encoding="utf-8") for path in (HERE.parent / "kernels").rglob("*.py")]
     launched = {name for source in sources for name in LAUNCH.findall(source)}
     assert launched == {result["kernel"] for result in results}, "what is launched has to be shipped, and the other way"
 

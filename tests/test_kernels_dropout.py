@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from virtualmle.kernels.dropout import dropout
+from virtualmle.kernels.jagged.dropout import dropout
 
 torch.set_num_threads(1)
 

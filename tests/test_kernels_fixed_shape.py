@@ -7,13 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from virtualmle.kernels import reference
-from virtualmle.kernels.fixed_shape import fixed_plan, row_width, token_places
-from virtualmle.kernels.hstu_attention import hstu_attention
-from virtualmle.kernels.look_up import look_up
-from virtualmle.kernels.packing import num_distances
-from virtualmle.kernels.softmax_attention import softmax_attention
-from virtualmle.kernels.time_buckets import NUM_TIME_BUCKETS
+from virtualmle.kernels.hstu import reference as hstu_reference
+from virtualmle.kernels.hstu.attention import hstu_attention
+from virtualmle.kernels.jagged import reference as softmax_reference
+from virtualmle.kernels.jagged.fixed_shape import fixed_plan, row_width, token_places
+from virtualmle.kernels.jagged.look_up import look_up
+from virtualmle.kernels.jagged.packing import num_distances
+from virtualmle.kernels.jagged.softmax_attention import softmax_attention
+from virtualmle.kernels.jagged.time_buckets import NUM_TIME_BUCKETS
 
 torch.set_num_threads(1)
 MAX_LEN, HEADS, WIDTH = 11, 2, 4
@@ -67,8 +68,8 @@ def test_attention_over_a_fixed_plan_is_the_loop_and_padding_is_without_effect(
     if biased:
         tables["position_table"] = numbers(5, HEADS, num_distances(MAX_LEN, causal)).requires_grad_()
         tables["time_table"] = numbers(6, HEADS, NUM_TIME_BUCKETS).requires_grad_()
-    fast, plain = {"softmax": (softmax_attention, reference.softmax_attention),
-                   "hstu": (hstu_attention, reference.hstu_attention)}[kind]  # fmt: skip
+    fast, plain = {"softmax": (softmax_attention, softmax_reference.softmax_attention),
+                   "hstu": (hstu_attention, hstu_reference.hstu_attention)}[kind]  # fmt: skip
     ours = [padded(part, num_padding) for part in parts]
     plan_times = torch.cat((times, times.new_full((num_padding,), 1 << 40)))
     plan = fixed_plan(offsets, token_places(offsets, count + num_padding), MAX_LEN, plan_times)

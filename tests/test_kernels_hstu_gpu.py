@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from virtualmle.data.errors import KernelError
-from virtualmle.kernels import reference
-from virtualmle.kernels.hstu_attention import hstu_attention
-from virtualmle.kernels.packing import PackingPlan, num_distances
-from virtualmle.kernels.philox import dropout_factors
+from virtualmle.kernels.hstu import reference
+from virtualmle.kernels.hstu.attention import hstu_attention
+from virtualmle.kernels.hstu.philox import dropout_factors
+from virtualmle.kernels.jagged.packing import PackingPlan, num_distances
 
 pytestmark = [
     pytest.mark.gpu,

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from virtualmle.kernels import reference
-from virtualmle.kernels.attention_call import AttentionCall
-from virtualmle.kernels.hstu_long_tables import clipped_columns
+from virtualmle.kernels.hstu import reference
+from virtualmle.kernels.hstu.attention_call import AttentionCall
+from virtualmle.kernels.hstu.long_tables import clipped_columns
 
 HERE = Path(__file__).parent
 needs_triton = pytest.mark.skipif(
@@ -72,7 +72,7 @@ def by_autograd(call: AttentionCall, tensors: list[Tensor], dtype: torch.dtype) 
 
 def by_kernels(call: AttentionCall, tensors: list[Tensor]) -> list[Tensor]:
     """The same by the long kernels."""
-    from virtualmle.kernels.hstu_long_triton import long_backward, long_forward  # noqa: PLC0415 (only where triton is)
+    from virtualmle.kernels.hstu.long_forward_triton import long_backward, long_forward  # noqa: PLC0415 (only where triton is)
 
     grad, q, k, v = tensors
     return [long_forward(q, k, v, call), *(x for x in long_backward(grad, q, k, v, call) if x is not None)]

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virtualmle.data.errors import KernelError
-from virtualmle.kernels import reference
-from virtualmle.kernels.hstu_attention import hstu_attention
-from virtualmle.kernels.hstu_op import hstu_attention_op
-from virtualmle.kernels.packing import PackingPlan, num_distances
-from virtualmle.kernels.philox import dropout_factors
+from virtualmle.kernels.hstu import reference
+from virtualmle.kernels.hstu.attention import hstu_attention
+from virtualmle.kernels.hstu.op import hstu_attention_op
+from virtualmle.kernels.hstu.philox import dropout_factors
+from virtualmle.kernels.jagged.packing import PackingPlan, num_distances
 
 torch.set_num_threads(1)
 

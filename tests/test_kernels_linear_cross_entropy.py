@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from virtualmle.kernels import linear_cross_entropy as module
-from virtualmle.kernels.linear_cross_entropy import linear_cross_entropy
+from virtualmle.kernels.losses import linear_cross_entropy as module
+from virtualmle.kernels.losses.linear_cross_entropy import linear_cross_entropy
 
 torch.set_num_threads(1)
 

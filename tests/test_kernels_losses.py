@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from virtualmle.kernels import loss_reference as reference
-from virtualmle.kernels import sampled_softmax_blocks as blocks
-from virtualmle.kernels.linear_cross_entropy import linear_cross_entropy
-from virtualmle.kernels.loss_arguments import LossArgumentError
-from virtualmle.kernels.sampled_softmax import sampled_softmax_loss
+from virtualmle.kernels.losses import reference
+from virtualmle.kernels.losses import sampled_softmax_blocks as blocks
+from virtualmle.kernels.losses.arguments import LossArgumentError
+from virtualmle.kernels.losses.linear_cross_entropy import linear_cross_entropy
+from virtualmle.kernels.losses.sampled_softmax import sampled_softmax_loss
 
 torch.set_num_threads(1)
 

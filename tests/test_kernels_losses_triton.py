@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from virtualmle.kernels import loss_reference as reference
-from virtualmle.kernels.linear_cross_entropy import linear_cross_entropy
-from virtualmle.kernels.sampled_softmax import sampled_softmax_loss
+from virtualmle.kernels.losses import reference
+from virtualmle.kernels.losses.linear_cross_entropy import linear_cross_entropy
+from virtualmle.kernels.losses.sampled_softmax import sampled_softmax_loss
 
 HERE = Path(__file__).parent
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and there is none")

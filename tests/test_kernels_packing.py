@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from virtualmle.kernels.packing import BASE_WIDTH, WIDTH_STEP, PackingPlan, num_distances
+from virtualmle.kernels.jagged.packing import BASE_WIDTH, WIDTH_STEP, PackingPlan, num_distances
 
 torch.set_num_threads(1)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from virtualmle.kernels.philox import LEVELS, dropout_factors, philox
+from virtualmle.kernels.hstu.philox import LEVELS, dropout_factors, philox
 
 torch.set_num_threads(1)
 

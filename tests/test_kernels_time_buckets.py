@@ -6,7 +6,7 @@ import mpmath
 import pytest
 import torch
 
-from virtualmle.kernels.time_buckets import NUM_TIME_BUCKETS, time_buckets
+from virtualmle.kernels.jagged.time_buckets import NUM_TIME_BUCKETS, time_buckets
 
 
 def exact_bucket(seconds):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virtualmle.data.errors import ConfigError
-from virtualmle.kernels.packing import PackingPlan
+from virtualmle.kernels.jagged.packing import PackingPlan
 from virtualmle.models.batch import make_batch
 from virtualmle.models.build import build_model, num_parameters
 from virtualmle.models.config import make_config

@@ -25,6 +25,12 @@ LEVEL = {
     "tools": 5, "server": 6, "report": 7, "agents": 8, "cli": 9,
 }  # fmt: skip
 ROOMS = sorted(LEVEL)
+# Rooms divided into drawers, each a library of its own, and which drawers of the room a drawer may import.
+DRAWERS: dict[str, dict[str, tuple[str, ...]]] = {
+    "kernels": {"jagged": (), "hstu": ("jagged",), "losses": ("jagged",)},
+    "models": {"knobs": ()},
+}
+PACKAGES = sorted([*ROOMS, *(f"{room}/{drawer}" for room, drawers in DRAWERS.items() for drawer in drawers)])
 ENGINE = ("data", "kernels", "models", "training")
 # Rooms of one level do not know each other, but for these: values without behaviour.
 BETWEEN_PEERS = {("sandbox", "virtualmle.memory.records")}
@@ -35,8 +41,20 @@ TEXT = {".py", ".md", ".toml", ".j2", ".json", ".txt", ".sql", ".yml", ".yaml", 
 
 
 def modules(*rooms: str) -> list[Path]:
-    """The Python files of some rooms, or of all of them."""
-    return [path for room in rooms or ROOMS for path in sorted((ROOT / room).glob("*.py"))]
+    """The Python files of some rooms, or of all of them, those in drawers included."""
+    folders = [ROOT / package for package in PACKAGES if package.split("/")[0] in (rooms or ROOMS)]
+    return [path for folder in folders for path in sorted(folder.glob("*.py"))]
+
+
+def room_of(path: Path) -> str:
+    """The first folder of a module's path."""
+    return path.relative_to(ROOT).parts[0]
+
+
+def drawer_of(path: Path) -> str:
+    """The drawer that a module lies in, empty where it lies in the room itself."""
+    folders = path.relative_to(ROOT).parts[:-1]
+    return folders[1] if len(folders) > 1 else ""
 
 
 def dotted(path: Path) -> str:
@@ -101,7 +119,7 @@ def project() -> dict[str, object]:
 
 def test_every_room_is_listed_in_pyproject_and_nothing_else_is() -> None:
     listed = project()["tool"]["setuptools"]["packages"]  # type: ignore[index]
-    on_disk = ["virtualmle", *(f"virtualmle.{p.parent.name}" for p in ROOT.glob("*/__init__.py"))]
+    on_disk = ["virtualmle", *(f"virtualmle.{package.replace('/', '.')}" for package in PACKAGES)]
     assert sorted(listed) == sorted(on_disk), "[tool.setuptools] packages in pyproject.toml and the folders disagree"
 
 
@@ -110,11 +128,12 @@ def test_every_room_has_its_level_in_the_import_order() -> None:
     assert found == set(LEVEL), "give a new room its level in LEVEL (tests/test_structure.py) and a line in the README"
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_a_room_has_an_empty_init_and_is_typed(room: str) -> None:
-    init = ROOT / room / "__init__.py"
-    assert init.read_text(encoding="utf-8") == "", f"{init} must stay empty: importing a room imports nothing"
-    assert (ROOT / room / "py.typed").exists(), f"{room}/py.typed is missing: its types would be lost when installed"
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_room_or_drawer_has_an_empty_init_and_is_typed(package: str) -> None:
+    init = ROOT / package / "__init__.py"
+    assert init.read_text(encoding="utf-8") == "", f"{init} must stay empty: importing a package imports nothing"
+    typed = ROOT / package / "py.typed"
+    assert typed.exists(), f"{package}/py.typed is missing: its types would be lost when installed"
 
 
 def test_no_python_file_lies_at_the_root_but_init_and_main() -> None:
@@ -122,17 +141,29 @@ def test_no_python_file_lies_at_the_root_but_init_and_main() -> None:
     assert found == {"__init__.py", "__main__.py"}, "a stray .py at the root would be shipped: move it into a room"
 
 
-def test_rooms_are_flat_and_have_no_drawer_for_odds_and_ends() -> None:
-    nested = [str(p.relative_to(ROOT)) for room in ROOMS for p in (ROOT / room).glob("*/**/*.py")]
-    drawers = [str(p.relative_to(ROOT)) for p in modules() if p.stem in {"utils", "helpers", "common", "misc"}]
-    report(nested, "no folder inside a room:")
-    report(drawers, "one noun per file, no utils/helpers/common/misc:")
+def test_rooms_are_flat_but_for_declared_drawers_and_no_file_holds_odds_and_ends() -> None:
+    found = {path for room in ROOMS for path in (ROOT / room).rglob("*.py")}
+    nested = [str(path.relative_to(ROOT)) for path in found - set(modules())]
+    mixed = [str(p.relative_to(ROOT)) for p in modules() if p.stem in {"utils", "helpers", "common", "misc"}]
+    report(nested, "no folder inside a room but those in DRAWERS (tests/test_structure.py):")
+    report(mixed, "one noun per file, no utils/helpers/common/misc:")
+
+
+def test_drawers_import_only_the_drawers_of_their_room_that_they_may() -> None:
+    wrong = []
+    for path in modules(*DRAWERS):
+        room, drawer = room_of(path), drawer_of(path)
+        for node, target in imports(path) if drawer else ():
+            parts = target.split(".")
+            if parts[:2] == ["virtualmle", room] and not {*parts[2:3]} <= {drawer, *DRAWERS[room][drawer]}:
+                wrong.append(f"{where(path, node)} imports {target}, which {room}/{drawer} may not (see DRAWERS)")
+    report(wrong, "a drawer is a library of its own:")
 
 
 def test_imports_inside_the_package_run_downwards_only() -> None:
     wrong = []
     for path in modules():
-        room = path.parent.name
+        room = room_of(path)
         for node, target in imports(path):
             parts = target.split(".")
             if parts[0] != "virtualmle" or len(parts) < 2 or parts[1] not in LEVEL or parts[1] == room:
@@ -170,12 +201,12 @@ def test_only_the_examiner_reaches_the_opening_half_of_the_seal() -> None:
     wrong = [
         where(path, node)
         for path in [*modules(), ROOT / "__main__.py"]
-        if path.parent.name != "examiner"
+        if room_of(path) != "examiner"
         for node, target in imports(path)
         if target.startswith("virtualmle.examiner.unseal")
     ]
     report(wrong, "only examiner/ may import examiner.unseal:")
-    named = [str(p.relative_to(ROOT)) for p in modules() if p.parent.name != "examiner" and "unseal" in p.stem]
+    named = [str(p.relative_to(ROOT)) for p in modules() if room_of(p) != "examiner" and "unseal" in p.stem]
     report(named, "the opening half of the seal lives in examiner/ only:")
 
 
@@ -194,7 +225,7 @@ def test_nothing_above_training_imports_torch() -> None:
     wrong = [
         f"{where(path, node)} imports {target}"
         for path in modules()
-        if LEVEL[path.parent.name] > LEVEL["training"] and path != ROOT / "examiner" / "main.py"
+        if LEVEL[room_of(path)] > LEVEL["training"] and path != ROOT / "examiner" / "main.py"
         for node, target in imports(path)
         if target.split(".")[0] in {"torch", "triton", "safetensors"}
     ]
@@ -210,7 +241,7 @@ def loaded_by(*names: str) -> set[str]:
 
 
 def test_everything_above_training_loads_without_torch() -> None:
-    upper = [path for path in modules() if LEVEL[path.parent.name] > LEVEL["training"]]
+    upper = [path for path in modules() if LEVEL[room_of(path)] > LEVEL["training"]]
     names = [dotted(path) for path in upper if path != ROOT / "examiner" / "main.py"]
     loaded = loaded_by(*names)
     assert "torch" not in loaded, "torch came in by a detour: find it with python -P -X importtime -c 'import …'"

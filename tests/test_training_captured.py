@@ -5,8 +5,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from virtualmle.data.prepared import PreparedDataset
-from virtualmle.kernels import linear_cross_entropy
-from virtualmle.kernels.packing import PackingPlan
+from virtualmle.kernels.jagged.packing import PackingPlan
+from virtualmle.kernels.losses import linear_cross_entropy
 from virtualmle.models import item_table
 from virtualmle.models.batch import JaggedBatch
 from virtualmle.models.config import make_config

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from virtualmle.kernels import linear_cross_entropy as linear_module
-from virtualmle.kernels.gathered_scores import gathered_scores
+from virtualmle.kernels.losses import linear_cross_entropy as linear_module
+from virtualmle.kernels.losses.gathered_scores import gathered_scores
 from virtualmle.models.batch import make_batch
 from virtualmle.models.build import build_model
 from virtualmle.models.config import make_config

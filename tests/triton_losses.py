@@ -14,14 +14,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from virtualmle.kernels import linear_cross_entropy as linear_module
-from virtualmle.kernels import linear_cross_entropy_triton as linear_triton
-from virtualmle.kernels import loss_reference as reference
-from virtualmle.kernels import sampled_softmax as sampled_module
-from virtualmle.kernels import sampled_softmax_triton as sampled_triton
-from virtualmle.kernels.linear_cross_entropy import linear_cross_entropy
-from virtualmle.kernels.loss_arguments import PRECISIONS, SampledInputs, SampledTerms
-from virtualmle.kernels.sampled_softmax import sampled_softmax_loss
+from virtualmle.kernels.losses import linear_cross_entropy as linear_module
+from virtualmle.kernels.losses import linear_cross_entropy_triton as linear_triton
+from virtualmle.kernels.losses import reference
+from virtualmle.kernels.losses import sampled_softmax as sampled_module
+from virtualmle.kernels.losses import sampled_softmax_triton as sampled_triton
+from virtualmle.kernels.losses.arguments import PRECISIONS, SampledInputs, SampledTerms
+from virtualmle.kernels.losses.linear_cross_entropy import linear_cross_entropy
+from virtualmle.kernels.losses.sampled_softmax import sampled_softmax_loss
 
 torch.set_num_threads(1)
 TOLERANCE = 1e-5  # of the norm, in float32

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..kernels.fixed_shape import fixed_plan, token_places
+from ..kernels.jagged.fixed_shape import fixed_plan, token_places
 from ..models.batch import JaggedBatch
 from .batches import TrainBatch, TrainBatches
 

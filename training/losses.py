@@ -3,7 +3,7 @@
 Every loss is a mean over the n positions, or over those that `counted` (n,) bool names: what stands in the others is
 then without effect, as long as it is finite. `own` (n,) are the scores of the targets, `negatives` (n, m) those of the
 negatives, `collisions` (n, m) says which negatives are the position's target: those are no negatives there.
-The loss over the whole catalogue is `kernels/linear_cross_entropy.py`.
+The loss over the whole catalogue is `kernels/losses/linear_cross_entropy.py`.
 """
 
 import math

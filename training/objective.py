@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ..data.prepared import PreparedDataset
-from ..kernels.gathered_scores import gathered_scores
-from ..kernels.linear_cross_entropy import linear_cross_entropy
-from ..kernels.sampled_softmax import sampled_softmax_loss
+from ..kernels.losses.gathered_scores import gathered_scores
+from ..kernels.losses.linear_cross_entropy import linear_cross_entropy
+from ..kernels.losses.sampled_softmax import sampled_softmax_loss
 from ..models.config import TrialConfig
 from ..models.item_table import ItemTable
 from .losses import binary_cross_entropy, corrected_by_logq, gbce_beta, sampled_softmax

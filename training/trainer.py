@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..data.prepared import PreparedDataset
-from ..kernels.threads import threads_for
+from ..kernels.jagged.threads import threads_for
 from ..models.build import build_model
 from ..models.config import TrialConfig, train_hash
 from ..models.sequence_model import SequenceModel

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from virtualmle.kernels import reference
-from virtualmle.kernels.hstu_attention import _packed, hstu_attention
-from virtualmle.kernels.packing import PackingPlan
-from virtualmle.kernels.threads import threads_for
+from virtualmle.kernels.hstu import reference
+from virtualmle.kernels.hstu.attention import _packed, hstu_attention
+from virtualmle.kernels.jagged.packing import PackingPlan
+from virtualmle.kernels.jagged.threads import threads_for
 
 from .shapes import Problem, Shape
 

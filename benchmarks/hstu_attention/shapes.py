@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from virtualmle.kernels.packing import num_distances
-from virtualmle.kernels.time_buckets import NUM_TIME_BUCKETS
+from virtualmle.kernels.jagged.packing import num_distances
+from virtualmle.kernels.jagged.time_buckets import NUM_TIME_BUCKETS
 
 TOKENS = 131_072  # of every shape of the (b) grid
 MINIMUM = 3  # the shortest history of a (a) shape: what 5-core leave-one-out leaves for training

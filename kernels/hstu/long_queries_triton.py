@@ -1,0 +1,100 @@
+"""HSTU attention of long sequences in Triton: dq where the backward pass has to be deterministic.
+
+One program: one block of queries, as in the forward pass; its sum over the blocks of keys has one order.
+Tensor dimensions of a tile: M queries, N keys; D = dqk and V = dv padded to powers of two of at least 16.
+"""
+
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .arithmetic_triton import allowed_pairs, dot, dropout_factor, silu_and_slope
+from .attention_call import AttentionCall
+from .long_bias_triton import biased_scores, load_times
+from .long_launch import launch_options, terms, times_arguments
+from .long_rows_triton import VARYING, clear_tail, load_rows, place_of, store_rows
+from .long_tiles import Tiles, query_tiles
+
+
+def query_gradient(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall, tiles: Tiles | None = None
+) -> Tensor:
+    """dq, contiguous, in q's dtype. All of (total_tokens, heads, dim), the elements of a head side by side."""
+    tiles = tiles or query_tiles(q.dtype, q.shape[2], v.shape[2])
+    dq = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    blocks = triton.cdiv(call.max_len, tiles.block_queries)
+    backward_queries[(blocks * q.shape[1] * call.batch,)](
+        grad, q, k, v, dq, *grad.stride()[:2], *q.stride()[:2], *k.stride()[:2], *v.stride()[:2],
+        blocks_of_queries=blocks,
+        **terms(q, v, call), **times_arguments(call, "keys", tiles.block_keys), **launch_options(tiles),
+    )  # fmt: skip
+    clear_tail(call, dq)
+    return dq
+
+
+@triton.jit(do_not_specialize=["blocks_of_queries", *VARYING])
+def backward_queries(  # noqa: PLR0915 (one loop, in the order of the formulas)
+    grad, q, k, v, dq, grad_token, grad_head, q_token, q_head, k_token, k_head, v_token, v_head, blocks_of_queries,
+    offsets, max_len, heads, position_table, position_stride, reach, entries, time_table, time_stride, last_seconds,
+    alpha, scale, seed, kept_levels, query_times, key_times, lows, highs, blocks,
+    DQK: tl.constexpr, DV: tl.constexpr, WIDTH_QK: tl.constexpr, WIDTH_V: tl.constexpr, SCALED: tl.constexpr,
+    CAUSAL: tl.constexpr, HAS_POSITION: tl.constexpr, HAS_TIME: tl.constexpr, DROPOUT: tl.constexpr,
+    PRECISION: tl.constexpr, UPCAST: tl.constexpr, FAST_MATH: tl.constexpr,
+    BLOCK_QUERIES: tl.constexpr, BLOCK_KEYS: tl.constexpr,
+):  # fmt: skip
+    """dq of one block; the last blocks, the longest, first. Keys past the end are zero, and so is their share."""
+    block, head, sequence = place_of(tl.program_id(0), blocks_of_queries, heads)
+    block = blocks_of_queries - 1 - block
+    start = tl.load(offsets + sequence)
+    length = tl.minimum(tl.load(offsets + sequence + 1) - start, max_len)
+    first_query = block * BLOCK_QUERIES
+    if first_query >= length:
+        return
+    token = start.to(tl.int64)
+    grad += token * grad_token + head * grad_head
+    q += token * q_token + head * q_head
+    k += token * k_token + head * k_head
+    v += token * v_token + head * v_head
+    rows = first_query + tl.arange(0, BLOCK_QUERIES)[:, None]  # places in the sequence
+    queries = load_rows(q, q_token, first_query, length, BLOCK_QUERIES, DQK, WIDTH_QK, True)
+    grads = load_rows(grad, grad_token, first_query, length, BLOCK_QUERIES, DV, WIDTH_V, True)
+    if SCALED:
+        queries = (queries * alpha).to(q.dtype.element_ty)
+    position_row = position_table
+    time_row = time_table
+    if HAS_POSITION:
+        position_row += head * position_stride
+    query_seconds = rows
+    earliest = 0
+    latest = 0
+    if HAS_TIME:
+        time_row += head * time_stride
+        lows += sequence * blocks
+        highs += sequence * blocks
+        query_seconds, earliest, latest = load_times(query_times + start, rows, length)
+    dqueries = tl.zeros((BLOCK_QUERIES, WIDTH_QK), tl.float32)
+    whole = (first_query if CAUSAL else length) // BLOCK_KEYS * BLOCK_KEYS
+    end = tl.minimum(first_query + BLOCK_QUERIES, length) if CAUSAL else length
+    for MASKED in tl.static_range(2):
+        for first_key in range(whole if MASKED else 0, end if MASKED else whole, BLOCK_KEYS):
+            columns = first_key + tl.arange(0, BLOCK_KEYS)[None, :]
+            keys = load_rows(k, k_token, first_key, length, BLOCK_KEYS, DQK, WIDTH_QK, MASKED)
+            values = load_rows(v, v_token, first_key, length, BLOCK_KEYS, DV, WIDTH_V, MASKED)
+            scores, _, _, _ = biased_scores(
+                queries, keys, rows, columns, query_seconds, earliest, latest, key_times, start, length, lows, highs,
+                first_key // BLOCK_KEYS, position_row, reach, entries, time_row, last_seconds,
+                False, MASKED, HAS_POSITION, HAS_TIME, PRECISION, UPCAST, FAST_MATH,
+            )  # fmt: skip
+            _, slopes = silu_and_slope(scores, FAST_MATH)
+            if MASKED:
+                slopes = tl.where(allowed_pairs(rows, columns, 0, length, CAUSAL), slopes, 0.0)
+            if DROPOUT:
+                slopes *= dropout_factor(tl.load(seed), start + rows, start + columns, head, kept_levels)
+            dweights = tl.zeros((BLOCK_QUERIES, BLOCK_KEYS), tl.float32)
+            dscores = dot(grads, tl.trans(values), dweights, PRECISION, UPCAST) * slopes
+            dqueries = dot(dscores.to(k.dtype.element_ty), keys, dqueries, PRECISION, UPCAST)
+    dq += (token * heads + head) * DQK
+    store_rows(dq, heads * DQK, first_query, length, dqueries * (scale * alpha), BLOCK_QUERIES, DQK, WIDTH_QK)

@@ -1,0 +1,68 @@
+"""Rows of jagged tensors (total_tokens, heads, dim): blocks of one sequence and head, and zeros past the last offset.
+
+Tokens past the last offset belong to no sequence; zeros are written there alone, so that no output is written twice.
+"""
+
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .attention_call import AttentionCall
+
+VARYING = ["max_len", "reach", "entries", "kept_levels", "blocks"]  # no kernel is compiled anew for them
+PROGRAMS = 64
+ELEMENTS = 1024
+
+
+@triton.jit
+def place_of(program, blocks, heads):
+    """Block, head and sequence of a program; blocks of one head of one sequence are neighbours, and share its rows."""
+    return program % blocks, program // blocks % heads, program // blocks // heads
+
+
+@triton.jit
+def load_rows(
+    head, stride, first, length, ROWS: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr, BOUNDED: tl.constexpr
+):
+    """(ROWS, WIDTH) from row `first` on; zeros past `length` (if BOUNDED) and in the padding from DIM to WIDTH.
+
+    head: the first row of the sequence in one head; stride: elements from one row to the next.
+    """
+    rows, columns = tl.arange(0, ROWS)[:, None], tl.arange(0, WIDTH)[None, :]
+    places = head + (first + rows).to(tl.int64) * stride + columns
+    if BOUNDED and WIDTH != DIM:
+        return tl.load(places, (first + rows < length) & (columns < DIM), other=0.0)
+    if BOUNDED:
+        return tl.load(places, first + rows < length, other=0.0)
+    if WIDTH != DIM:
+        return tl.load(places, columns < DIM, other=0.0)
+    return tl.load(places)
+
+
+@triton.jit
+def store_rows(head, stride, first, length, tile, ROWS: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr):
+    """The inverse of `load_rows`: what lies past length or past DIM is left alone."""
+    rows, columns = tl.arange(0, ROWS)[:, None], tl.arange(0, WIDTH)[None, :]
+    places = head + (first + rows).to(tl.int64) * stride + columns
+    tl.store(places, tile.to(head.dtype.element_ty), (first + rows < length) & (columns < DIM))
+
+
+def clear_tail(call: AttentionCall, *tensors: Tensor) -> None:
+    """Zeros in tensors (total_tokens, heads, dim), contiguous, for the tokens past the last offset."""
+    for rows in tensors:
+        elements = rows.shape[1] * rows.shape[2]
+        write_zeros[(PROGRAMS,)](
+            rows, call.offsets, call.batch, rows.numel(), elements, PROGRAMS=PROGRAMS, ELEMENTS=ELEMENTS, num_warps=4
+        )
+
+
+@triton.jit
+def write_zeros(rows, offsets, batch, end, elements, PROGRAMS: tl.constexpr, ELEMENTS: tl.constexpr):
+    """rows[offsets[batch]:] = 0; `end` elements in all rows together, `elements` in one."""
+    begin = tl.load(offsets + batch).to(tl.int64) * elements + tl.program_id(0) * ELEMENTS
+    last = begin * 0 + end
+    for place in range(begin, last, PROGRAMS * ELEMENTS):
+        places = place + tl.arange(0, ELEMENTS)
+        tl.store(rows + places, tl.zeros((ELEMENTS,), rows.dtype.element_ty), places < last)

@@ -1,0 +1,43 @@
+"""The definition of HSTU's attention, in any floating dtype, without dropout.
+
+The tests compare every faster implementation with this file; nothing in training calls it.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..jagged.reference import attend_per_sequence
+
+
+def hstu_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    offsets: Tensor,
+    scale: float,
+    alpha: float = 1.0,
+    position_table: Tensor | None = None,
+    time_table: Tensor | None = None,
+    times: Tensor | None = None,
+    next_times: Tensor | None = None,
+    causal: bool = True,
+) -> Tensor:
+    """HSTU's pointwise attention (Zhai et al. 2024, section 3): with b and c the two tables,
+
+        out_i = scale * sum_j silu(alpha * q_i . k_j + b[j - i] + c[bucket(|t_i - t_j|)]) v_j
+
+    q, k (total_tokens, heads, dqk); v (total_tokens, heads, dv); offsets (batch + 1,); the result is shaped like v.
+    No softmax and no 1 / sqrt(d). position_table (1 or heads, num_distances(max_len, causal)); distances that it does
+    not reach take its furthest entry. time_table (1 or heads, NUM_TIME_BUCKETS) goes with times (total_tokens,) int64,
+    the time of each token's own event in seconds; with next_times (like times), t_i is next_times[i] for the query, as
+    in HSTU's research code, where it is the time of the event to come. j runs over the sequence, or over j <= i if
+    causal.
+    """
+
+    def weigh(scores: Tensor, allowed: Tensor) -> Tensor:
+        return F.silu(scores) * scale * allowed
+
+    query_times = times if next_times is None else next_times
+    biases = (position_table, time_table, query_times, times)
+    return attend_per_sequence(q * alpha, k, v, offsets, biases, causal, weigh)
