@@ -1,7 +1,7 @@
 """Tile sizes of the long family: a small table by dtype, head dimension and bias.
 
 Chosen by compiling for sm_90 (few spilled registers, wgmma in 16 bits, shared memory within the device's), not by
-measurement. `benchmarks/tune_hstu_long.py` measures on a GPU and prints a new table.
+measurement: `benchmarks/bench_hstu_attention.py` on a GPU shows what they are worth.
 """
 
 from dataclasses import dataclass
