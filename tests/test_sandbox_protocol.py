@@ -65,7 +65,7 @@ def test_the_shipped_page_offers_every_knob_as_it_is_declared() -> None:
     assert {knob.dimension for knob in entries} == set(DIMENSIONS)
 
 
-@pytest.mark.parametrize(("path", "columns"), [("SANDBOX.md", SANDBOX), ("docs/knobs.md", KNOBS_PAGE)], ids=str)
+@pytest.mark.parametrize(("path", "columns"), [("SANDBOX.md", SANDBOX), ("docs/knobs.md", KNOBS_PAGE)], ids=["SANDBOX.md", "knobs.md"])
 def test_the_tables_of_a_page_are_those_that_the_declarations_give(path: str, columns: dict) -> None:
     text = (PACKAGED.parent / path).read_text(encoding="utf-8")
     assert rewritten(text, columns) == text, "the declarations changed: run `make tables`"
