@@ -111,7 +111,7 @@ def test_resolving_a_path_registers_the_file_once_under_its_stem(
     assert catalogue.names() == ["My-shop"]
 
 
-def test_a_copy_of_a_registered_log_resolves_to_its_name(home: Path, key: bytes, write_log: Callable[..., Path]) -> None:
+def test_a_copy_of_a_registered_log_keeps_its_name(home: Path, key: bytes, write_log: Callable[..., Path]) -> None:
     catalogue = Catalogue(home)
     catalogue.add("mine", write_log("log.tsv"), public_key=key)
     assert catalogue.resolve(str(write_log("copy.tsv")), key) == "mine"

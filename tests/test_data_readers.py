@@ -114,8 +114,10 @@ def test_numeric_ids_in_json_become_text(tmp_path: Path) -> None:
         pytest.param("log.csv", b"user,item,time\na,b,1\n\xff,b,1\n", "row 3: not UTF-8", id="not UTF-8"),
         pytest.param("log.csv", 'user,item,time\n"a,b,1\n', "cannot be read", id="unclosed quote"),
         pytest.param("log.jsonl", '{"user":1,"item":2,"time":3}\n[1]\n', "row 2: not a JSON object", id="JSON list"),
-        pytest.param("log.jsonl", '{"user":1,"item":2,"time":3}\n{"us\n', "row 2: not a JSON object", id="cut-off JSON"),
-        pytest.param("log.jsonl", '{"user":1,"item":2,"time":3}\n{"user":1}\n', "row 2: 'item' is None", id="lost key"),
+        pytest.param("log.jsonl", '{"user":1,"item":2,"time":3}\n{"us\n', "row 2: not a JSON object", id="cut JSON"),
+        pytest.param(
+            "log.jsonl", '{"user":1,"item":2,"time":3}\n{"user":1}\n', "row 2: 'item' is None", id="missing key"
+        ),
         pytest.param("log.parquet", "PAR1 not really", "not a readable Parquet", id="not Parquet"),
         pytest.param("log.csv.gz", b"user,item,time\na,b,1\n", "", id="plain text named gz is read"),
     ],

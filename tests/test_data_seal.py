@@ -65,7 +65,9 @@ def test_no_file_of_a_prepared_directory_contains_test_items_in_any_encoding(tmp
     prepare(log, "toy", tmp_path / "data" / "toy", PrepareOptions(), vault.public_key())
     events = order_events(log.frame, PrepareOptions())
     split = split_events(events, 50)
-    assert files_containing(tmp_path / "data", split.valid_items[:16]) == {"valid_items.npy"}, "the search itself must work"
+    assert files_containing(tmp_path / "data", split.valid_items[:16]) == {"valid_items.npy"}, (
+        "the search itself must work"
+    )
     raw_items = np.array([int(events.item_ids[int(i)].split("-")[1]) for i in split.test_items])
     for start in range(0, NUM_USERS - 16, 16):
         window = slice(start, start + 16)
