@@ -188,7 +188,7 @@ class Story:
         self.memory.set_state(self.session, "attempted", "revealed")
 
 
-def build_story(home: Path) -> Story:
+def tell(home: Path) -> Story:
     """An open session with all trials of STORY, a crash and a cancelled trial."""
     story = Story(home)
     for changes, ndcg, delta, se, verdict in STORY:
@@ -235,7 +235,7 @@ def terminal(*tables: Any, width: int = 200) -> str:
 
 
 def test_the_report_is_one_private_file_that_loads_nothing_from_the_network(tmp_path: Path) -> None:
-    story = build_story(tmp_path)
+    story = tell(tmp_path)
     story.end()
     path = write_report(tmp_path, story.session)
     assert path == tmp_path / ".virtualmle" / "reports" / f"{story.session}.html"
@@ -249,7 +249,7 @@ def test_the_report_is_one_private_file_that_loads_nothing_from_the_network(tmp_
 
 
 def test_text_written_by_agents_is_escaped(tmp_path: Path) -> None:
-    story = build_story(tmp_path)
+    story = tell(tmp_path)
     story.end()
     page = page_of(story)
     shown = page.text.count("<script>alert('x')</script><img src=x onerror=alert(1)>")
@@ -266,7 +266,7 @@ def test_a_dataset_name_is_escaped_in_the_title_and_the_commands(tmp_path: Path)
 
 
 def test_validation_metrics_agree_in_memory_report_and_terminal(tmp_path: Path) -> None:
-    story = build_story(tmp_path)
+    story = tell(tmp_path)
     page, text = page_of(story), terminal(trials_table(story.memory.trials(story.session)))
     for record in story.memory.trials(story.session):
         assert record.handle in text
@@ -279,7 +279,7 @@ def test_validation_metrics_agree_in_memory_report_and_terminal(tmp_path: Path) 
 
 
 def test_the_trials_table_fits_into_eighty_columns(tmp_path: Path) -> None:
-    story = build_story(tmp_path)
+    story = tell(tmp_path)
     lines = terminal(trials_table(story.memory.trials(story.session)), width=80).splitlines()
     assert max(map(len, lines)) <= 80
     assert any(re.search(r"t002 +t001 \+ lr=0.001 +keep +0.0593 +\+0.0042 \(z \+3.5\) +44.8", line) for line in lines)
@@ -292,7 +292,7 @@ def test_the_terminal_does_not_interpret_markup_written_by_agents(tmp_path: Path
 
 
 def test_a_revealed_session_shows_test_metrics_and_the_number_of_the_look(tmp_path: Path) -> None:
-    story = build_story(tmp_path)
+    story = tell(tmp_path)
     story.end(look=3)
     page, text = page_of(story), terminal(result_table(gather(tmp_path, story.session)))
     for figure in ("0.0432", "0.0346", "0.0789", "0.0543", "0.0399", "0.0551", "0.0680", "+23.4 %"):
@@ -302,7 +302,7 @@ def test_a_revealed_session_shows_test_metrics_and_the_number_of_the_look(tmp_pa
 
 
 def test_an_open_session_shows_no_test_metrics_and_says_why(tmp_path: Path) -> None:
-    story = build_story(tmp_path)
+    story = tell(tmp_path)
     story.start({"lr": 0.002})
     page, text = page_of(story), terminal(result_table(gather(tmp_path, story.session)))
     for shown in (page.text, " ".join(text.split())):
@@ -312,7 +312,7 @@ def test_an_open_session_shows_no_test_metrics_and_says_why(tmp_path: Path) -> N
 
 
 def test_the_bound_on_selection_bias_is_shown_with_the_result(tmp_path: Path) -> None:
-    story = build_story(tmp_path)
+    story = tell(tmp_path)
     expected = "0.0052"  # 0.00263 * sqrt(2 ln 7)
     assert f"SE·√(2 ln K) = {expected}" in page_of(story).text
     assert expected in terminal(result_table(gather(tmp_path, story.session)))
@@ -332,7 +332,7 @@ def test_a_session_without_trials_has_a_report(tmp_path: Path) -> None:
 
 
 def test_charts_have_titles_and_unique_ids(tmp_path: Path) -> None:
-    page = page_of(build_story(tmp_path))
+    page = page_of(tell(tmp_path))
     assert page.tags.count("svg") == 2
     ids = page.values("id")
     assert len(ids) == len(set(ids))
@@ -344,13 +344,13 @@ def test_charts_have_titles_and_unique_ids(tmp_path: Path) -> None:
 
 
 def test_equal_sessions_give_equal_bytes(tmp_path: Path) -> None:
-    story = build_story(tmp_path)
+    story = tell(tmp_path)
     first = write_report(tmp_path, story.session).read_bytes()
     assert write_report(tmp_path, story.session).read_bytes() == first
 
 
 def test_the_commands_of_the_report_reproduce_the_selected_configuration(tmp_path: Path) -> None:
-    story = build_story(tmp_path)
+    story = tell(tmp_path)
     source = write_report(tmp_path, story.session).read_text(encoding="utf-8")
     block = Page(source.split("<pre>")[1].split("</pre>")[0])
     opening, trial, again = (shlex.split(line) for line in "".join(block.words).splitlines())
@@ -361,7 +361,7 @@ def test_the_commands_of_the_report_reproduce_the_selected_configuration(tmp_pat
 
 
 def test_knobs_that_differ_from_the_default_are_listed_with_their_dimension(tmp_path: Path) -> None:
-    data = gather(tmp_path, build_story(tmp_path).session)
+    data = gather(tmp_path, tell(tmp_path).session)
     assert data.selected is not None and data.default is not None
     assert (data.default.handle, data.selected.handle) == ("t001", "t006")
     assert data.differences(data.selected) == {
@@ -371,7 +371,7 @@ def test_knobs_that_differ_from_the_default_are_listed_with_their_dimension(tmp_
 
 
 def test_an_earlier_rule_with_new_evidence_is_in_the_report(tmp_path: Path) -> None:
-    story = build_story(tmp_path)
+    story = tell(tmp_path)
     story.memory.add_rule(RuleRecord(kind="avoid", statement="of nowhere", condition="lr > 0.004"))
     known = story.memory.add_rule(RuleRecord(kind="avoid", statement="no wide models", condition="hidden_dim > 128"))
     story.memory.update_rule(known.id, session=story.session, support=1, contradiction=0, evidence=["t003"])
