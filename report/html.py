@@ -18,7 +18,7 @@ from ..data.atomic import write_bytes
 from ..data.errors import HomeError
 from . import formats
 from .gather import ReportData, gather, ndcg
-from .tables import STYLES, outcome_word, test_sentence
+from .tables import STYLES, test_sentence, verdict_label
 
 
 def write_report(home: Path, session: str) -> Path:
@@ -53,7 +53,7 @@ def render(data: ReportData) -> str:
         session=data.session,
         formats=formats,
         ndcg=ndcg,
-        word=outcome_word,
+        label=verdict_label,
         cards=_cards(data),
         results=_results(data),
         test_sentence=test_sentence(data),
@@ -71,7 +71,7 @@ def render(data: ReportData) -> str:
 def _cards(data: ReportData) -> list[dict[str, str]]:
     before = ndcg(data.default) if data.default else None
     after = ndcg(data.selected) if data.selected else None
-    counts = Counter(outcome_word(trial) for trial in data.trials)
+    counts = Counter(verdict_label(trial) for trial in data.trials)
     session = data.session
     return [
         {
@@ -89,7 +89,7 @@ def _cards(data: ReportData) -> list[dict[str, str]]:
         {
             "title": "Trials",
             "figure": f"{len(data.trials)} of {session.max_trials}",
-            "note": " · ".join(f"{counts[word]} {word}" for word in STYLES if counts[word]) or "none yet",
+            "note": " · ".join(f"{counts[label]} {label}" for label in STYLES if counts[label]) or "none yet",
         },
         {
             "title": "Time per trial",

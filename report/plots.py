@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ..memory.records import TrialRecord
 from .gather import ndcg
-from .tables import outcome_word
+from .tables import verdict_label
 
 # matplotlib needs colours but the page uses CSS variables: `_svg` replaces each placeholder colour by its variable.
 INK, MUTED, LINE = "#010101", "#020202", "#030303"
@@ -63,7 +63,7 @@ def best_so_far(trials: Sequence[TrialRecord], default_ndcg: float | None) -> st
         if default_ndcg is not None:
             axes.axhline(default_ndcg, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="default")
         _dots(axes, scored)
-        _crashes(axes, [trial.number for trial in trials if outcome_word(trial) == "crash"])
+        _crashes(axes, [trial.number for trial in trials if verdict_label(trial) == "crash"])
         axes.set(xlabel="trial", ylabel="validation NDCG@10")
         axes.set_xlim(0.5, last + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -74,15 +74,15 @@ def best_so_far(trials: Sequence[TrialRecord], default_ndcg: float | None) -> st
 
 
 def _dots(axes: Axes, scored: Sequence[tuple[TrialRecord, float]]) -> None:
-    for word in ("discard", "keep"):
-        points = [(t.number, value, t.outcome) for t, value in scored if outcome_word(t) == word]
+    for label in ("discard", "keep"):
+        points = [(t.number, value, t.outcome) for t, value in scored if verdict_label(t) == label]
         if not points:
             continue
         numbers, values, outcomes = zip(*points, strict=True)
         errors = [outcome.ndcg_se or 0.0 if outcome else 0.0 for outcome in outcomes]
-        mark, colour = MARKS[word]
+        mark, colour = MARKS[label]
         axes.errorbar(
-            numbers, values, yerr=errors, fmt=mark, color=colour, markersize=6, elinewidth=1, label=f"{word} (± SE)"
+            numbers, values, yerr=errors, fmt=mark, color=colour, markersize=6, elinewidth=1, label=f"{label} (± SE)"
         )
 
 

@@ -23,7 +23,7 @@ def trials_table(records: Sequence[TrialRecord]) -> Table:
     for heading in ("NDCG@10", "Δ incumbent (z)", "seconds"):
         table.add_column(heading, justify="right", no_wrap=True)
     for record in records:
-        table.add_row(*(Text(cell) for cell in _cells(record)), style=STYLES.get(outcome_word(record), ""))
+        table.add_row(*(Text(cell) for cell in _cells(record)), style=STYLES.get(verdict_label(record), ""))
     return table
 
 
@@ -37,14 +37,14 @@ def _cells(record: TrialRecord) -> list[str]:
     return [
         record.handle,
         changes,
-        outcome_word(record),
+        verdict_label(record),
         formats.metric(outcome.metrics.get("ndcg@10")),
         formats.change(outcome.delta, z=outcome.z),
         f"{outcome.wall_seconds or outcome.train_seconds:.1f}",
     ]
 
 
-def outcome_word(record: TrialRecord) -> str:
+def verdict_label(record: TrialRecord) -> str:
     """The verdict (keep, discard, crash), or the status (running, cancelled) of a trial without a verdict."""
     return (record.outcome.verdict if record.outcome else None) or record.status
 
@@ -63,8 +63,8 @@ def result_table(data: ReportData) -> Table:
     if test:
         table.add_column(f"{data.session.selected},\ntest (look {test.look})", justify="right", style="bold")
     for name in formats.METRICS:
-        figures = [before.get(name), after.get(name)]
-        row = [formats.METRIC_TITLES[name], *map(formats.metric, figures), formats.relative(*figures)]
+        values = [before.get(name), after.get(name)]
+        row = [formats.METRIC_TITLES[name], *map(formats.metric, values), formats.relative(*values)]
         table.add_row(*row, *([formats.metric(test.metrics.get(name))] if test else []))
     return table
 
