@@ -53,7 +53,7 @@ class Vault:
         return read_key(path)
 
     def use_operator_key(self, public_key: bytes) -> None:
-        """Seal for a public key whose private key is kept elsewhere. Raises SealError if this vault has a key already."""
+        """Use a public key whose private key is kept elsewhere. Raises SealError if this vault has a key already."""
         if len(public_key) != KEY_BYTES:
             raise SealError(f"an X25519 public key has {KEY_BYTES} bytes, this one has {len(public_key)}")
         self.create_directory()
