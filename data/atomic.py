@@ -1,4 +1,4 @@
-"""Atomic file writes: a reader sees the complete old file or the complete new one, even after a power cut."""
+"""Atomic file writes: a reader sees the complete old or the complete new file, even after a kill or a power cut."""
 
 import json
 import os

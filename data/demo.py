@@ -47,8 +47,8 @@ def generate_demo(num_users: int = 700, num_items: int = 260, seed: int = 2014) 
 def _successors(rng: np.random.Generator, community: Ints, popularity: Floats) -> Ints:
     """The items that tend to follow each item, drawn from its own community; (num_items, NUM_SUCCESSORS)."""
     rows = []
-    for item, home in enumerate(community):
-        weights = popularity * (community == home)
+    for item, item_community in enumerate(community):
+        weights = popularity * (community == item_community)
         weights[item] = 0
         rows.append(rng.choice(len(community), NUM_SUCCESSORS, replace=False, p=weights / weights.sum()))
     return np.array(rows)

@@ -78,7 +78,7 @@ def prepare(log: Log, name: str, directory: Path, options: PrepareOptions, vault
 
 @dataclass(frozen=True)
 class Events:
-    """The events remaining by the k-core filter, grouped by user, in time order, with new ids."""
+    """The events that remain after the k-core filter, grouped by user, in time order, with new ids."""
 
     items: Ints  # (num_events,)
     timestamps: Ints  # (num_events,)
@@ -119,7 +119,7 @@ def order_events(frame: pl.DataFrame, options: PrepareOptions) -> Events:
 
 
 def k_core(users: Ints, items: Ints, k: int) -> Ints:
-    """Positions of the k-core events: users and items with fewer than k events are removed until there are none.
+    """Positions of the k-core events: users and items with fewer than k events are removed until all have k or more.
 
     users, items: integer codes (num_events,). Users need at least MIN_EVENTS events even if k is smaller, because
     leave-one-out would otherwise leave no train part.

@@ -84,7 +84,7 @@ def _format_of(path: Path) -> Format:
 
 
 def _choose_columns(path: Path, found: list[str], given: dict[str, str]) -> dict[str, str]:
-    """Map each role to one of the columns `found`: the given name, else the best guess. Raises DataError if missing."""
+    """Map each role to one of the columns `found`: the given name, else the best guess. Raises DataError otherwise."""
     normalised = {re.sub(r"[^a-z0-9]", "", name.lower().split(":")[0]): name for name in reversed(found)}
     columns = {}
     for role in ROLES:

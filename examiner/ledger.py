@@ -1,4 +1,4 @@
-"""The look ledger: it records every evaluation on test targets count it starts, counted per dataset content.
+"""The look ledger: it records every evaluation on test targets before it starts, counted per dataset content.
 
 The ledger is an SQLite file. Each insert is one locked, synced transaction, so that concurrent examiners get different
 look numbers and a power cut leaves either the complete row or none. Triggers reject updates and deletes of rows.
@@ -67,7 +67,7 @@ class Ledger:
         return next((look for look in self.looks() if look.session == session), None)
 
     def record(self, session: str, dataset: str, dataset_id: str, fingerprint: str) -> Look:
-        """Add a row, synced to disk, and return it. Raises SealError if the session has looked count."""
+        """Add a row, synced to disk, and return it. Raises SealError if the session has looked before."""
         self._create()
         now = datetime.now(UTC).isoformat(timespec="seconds")
         with self._connection() as connection:

@@ -58,7 +58,7 @@ def examine(home: Path, session: str, trial_directory: Path, dataset_dir: Path, 
 
 
 def _check_result_path(vault: Vault, session: str) -> Path:
-    """The path of the result, after a trial write of that size, so that a full disk does not waste the look."""
+    """The path of the result, after writing and deleting a file of its size: a full disk must not waste the look."""
     vault.create_directory()
     path = vault.revealed_path(session)
     probe = path.with_suffix(".probe")

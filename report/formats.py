@@ -80,14 +80,14 @@ def settings(knobs: Mapping[str, Any], empty: str = "default", separator: str = 
     return separator.join(f"{knob}={value(chosen)}" for knob, chosen in knobs.items()) or empty
 
 
-def plain(anything: Any) -> str:
+def plain(entry: Any) -> str:
     """A value of a profile or a summary on one line; floats with four significant digits or thousands separators."""
-    if isinstance(anything, float):
-        return f"{anything:,.0f}" if abs(anything) >= 10_000 else f"{anything:.4g}"
-    if isinstance(anything, int) and not isinstance(anything, bool):
-        return f"{anything:,}"
-    if isinstance(anything, Mapping):
-        return ", ".join(f"{name} {plain(part)}" for name, part in anything.items())
-    if isinstance(anything, (list, tuple)):
-        return ", ".join(plain(part) for part in anything)
-    return value(anything)
+    if isinstance(entry, float):
+        return f"{entry:,.0f}" if abs(entry) >= 10_000 else f"{entry:.4g}"
+    if isinstance(entry, int) and not isinstance(entry, bool):
+        return f"{entry:,}"
+    if isinstance(entry, Mapping):
+        return ", ".join(f"{name} {plain(element)}" for name, element in entry.items())
+    if isinstance(entry, (list, tuple)):
+        return ", ".join(plain(element) for element in entry)
+    return value(entry)

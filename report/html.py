@@ -150,8 +150,8 @@ def _configuration(data: ReportData) -> list[list[str]]:
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Name and formatted value of every leaf of a profile or summary; nested names are joined by dots."""
     rows: list[tuple[str, str]] = []
-    for name, part in tree.items():
-        rows += _flat(part, f"{prefix}{name}.") if isinstance(part, Mapping) else [(prefix + name, formats.plain(part))]
+    for name, node in tree.items():
+        rows += _flat(node, f"{prefix}{name}.") if isinstance(node, Mapping) else [(prefix + name, formats.plain(node))]
     return rows
 
 
