@@ -1,4 +1,4 @@
-"""Atomic file writes: a reader sees the old file or the whole new one, also after a kill or a power cut."""
+"""Atomic file writes: a reader sees the complete old or the complete new file, even after a kill or a power cut."""
 
 import json
 import os
@@ -8,9 +8,9 @@ from typing import Any
 
 
 def write_bytes(path: Path, content: bytes, mode: int = 0o644, *, replace: bool = True) -> None:
-    """Replace `path` by `content`: written beside it, synced, then renamed over it.
+    """Replace the file `path` by `content`: write a temporary file beside it, sync it, and rename it over `path`.
 
-    Without `replace` the path has to be new, else FileExistsError.
+    With `replace=False`, raises FileExistsError if `path` exists.
     """
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -22,7 +22,7 @@ def write_bytes(path: Path, content: bytes, mode: int = 0o644, *, replace: bool 
         if replace:
             os.replace(temporary, path)
         else:
-            os.link(temporary, path)  # fails where there is one, and is whole from its first moment
+            os.link(temporary, path)  # atomic as well, and fails if `path` exists
             os.unlink(temporary)
     except BaseException:
         os.unlink(temporary)
@@ -30,5 +30,5 @@ def write_bytes(path: Path, content: bytes, mode: int = 0o644, *, replace: bool 
 
 
 def write_json(path: Path, value: Any, mode: int = 0o644) -> None:
-    """Replace `path` by `value` as JSON; NaN and infinities are refused (ValueError)."""
+    """Replace the file `path` by `value` as JSON. Raises ValueError for NaN and infinities."""
     write_bytes(path, (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode(), mode)

@@ -1,7 +1,7 @@
-"""The datasets of a home: registered ones, the bundled demo, and those that can be downloaded by name.
+"""The datasets of a home: registered ones, the bundled demo, and public ones that can be downloaded by name.
 
-Registering is for people. Everything is prepared once; what a raw file hashed to is kept in the vault, because a hash
-over test events may not lie where an agent can see it.
+Only people register datasets; no MCP tool does. Each dataset is prepared once. The hash of a raw file covers test
+events, so it is stored in the vault and never among the files that an agent can see.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ AMAZON = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
 
 @dataclass(frozen=True)
 class Download:
-    """A public log: where it is, and what must remain of it after the 5-core (users, items, interactions)."""
+    """A public log: its address and its published numbers of users, items and interactions after the 5-core filter."""
 
     url: str
     expected: tuple[int, int, int]
@@ -36,41 +36,41 @@ DOWNLOADS = {
     "amazon-baby": Download(f"{AMAZON}/reviews_Baby_5.json.gz", (19_445, 7_050, 160_792)),
     "amazon-pet-supplies": Download(f"{AMAZON}/reviews_Pet_Supplies_5.json.gz", (19_856, 8_510, 157_836)),
 }
-"""The owners publish no checksums; the published 5-core statistics stand in for them."""
+"""The publishers provide no checksums, so a download is checked against the published 5-core statistics instead."""
 
 
 class Catalogue:
-    """The datasets below `home/.virtualmle/data`."""
+    """The datasets in `home/.virtualmle/data`."""
 
     def __init__(self, home: Path) -> None:
         self.root = home / ".virtualmle" / "data"
-        self._private = home / ".virtualmle" / "vault"
+        self._vault_directory = home / ".virtualmle" / "vault"
 
     def names(self) -> list[str]:
-        """The registered datasets, in alphabetical order."""
+        """Names of the registered datasets, in alphabetical order."""
         found = self.root.glob(f"*/{MANIFEST}")
         return sorted(path.parent.name for path in found if not path.parent.name.startswith("."))
 
     def available(self) -> list[str]:
-        """Names that `resolve` knows although they need not be registered yet."""
+        """Names that `resolve` accepts even before they are registered: it generates or downloads them."""
         return [DEMO, *DOWNLOADS]
 
     def path(self, name: str) -> Path:
-        """The directory of a registered dataset. Raises DataError, with the names there are, for any other."""
+        """The directory of a registered dataset. Raises DataError, listing the known names, for any other name."""
         if name not in self.names():
             names = ", ".join(self.names()) or "none"
             raise DataError(
                 f"no dataset is named {name!r:.60}; registered: {names}; "
-                f"ready to fetch: {', '.join(self.available())}; a log of your own: virtualmle data add NAME FILE"
+                f"available on request: {', '.join(self.available())}; your own log: virtualmle data add NAME FILE"
             )
         return self.root / name
 
     def load(self, name: str, verify: bool = True) -> PreparedDataset:
-        """The registered dataset `name`, checked against its hashes. Raises DataError."""
+        """Open the registered dataset `name`; `verify` checks its file hashes. Raises DataError."""
         return PreparedDataset.load(self.path(name), verify)
 
     def manifest(self, name: str) -> Manifest:
-        """The manifest of a registered dataset: cheap, nothing else is read. Raises DataError."""
+        """The manifest of a registered dataset; no other file is read. Raises DataError."""
         return read_manifest(self.path(name))
 
     def add(
@@ -85,12 +85,12 @@ class Catalogue:
         timestamp: str | None = None,
         format: Format | None = None,
     ) -> Manifest:
-        """Register a log file under a new name. Raises DataError, SealError or HomeError; then nothing is left."""
+        """Register a log file under a new name. Raises DataError, SealError or HomeError, and then leaves no files."""
         self._check_new(name)
         options = options or PrepareOptions()
         log = read_log(file, user=user, item=item, timestamp=timestamp, format=format)
         manifest = prepare(log, name, self.root / name, options, public_key)
-        self._remember_source(name, {"sha256": _file_hash(file), "columns": log.columns, "options": asdict(options)})
+        self._save_source(name, {"sha256": _file_hash(file), "columns": log.columns, "options": asdict(options)})
         return manifest
 
     def ensure_demo(self, public_key: bytes) -> Path:
@@ -98,28 +98,28 @@ class Catalogue:
         if DEMO not in self.names():
             frame = generate_demo()
             log = Log(frame, {role: role for role in ROLES}, frame.height)
-            self._unless_raced(DEMO, lambda: prepare(log, DEMO, self.root / DEMO, PrepareOptions(), public_key))
+            self._register_once(DEMO, lambda: prepare(log, DEMO, self.root / DEMO, PrepareOptions(), public_key))
         return self.root / DEMO
 
     def fetch(self, name: str, public_key: bytes, progress: Progress | None = None) -> Manifest:
-        """Download and register one of DOWNLOADS. Raises DataError, also when it is not the published log."""
+        """Download and register one of DOWNLOADS. Raises DataError, also if its counts are not the published ones."""
         if name not in DOWNLOADS:
             raise DataError(f"{name!r} cannot be downloaded; choose one of {', '.join(DOWNLOADS)}")
         self._check_new(name)
-        wanted = DOWNLOADS[name]
-        # The raw file holds test events: it lies in the vault until it is prepared, and is removed then
-        file = self._vault() / "downloads" / wanted.url.rsplit("/", 1)[1]
-        download(wanted.url, file, progress)
+        source = DOWNLOADS[name]
+        # The raw file contains test events, so it is downloaded into the vault and deleted after it has been prepared
+        file = self._create_vault() / "downloads" / source.url.rsplit("/", 1)[1]
+        download(source.url, file, progress)
         log = read_log(file)
-        _check_counts(name, log, wanted.expected)
+        _check_counts(name, log, source.expected)
         manifest = prepare(log, name, self.root / name, PrepareOptions(), public_key)
         file.unlink()
         return manifest
 
     def resolve(self, name_or_path: str, public_key: bytes, progress: Progress | None = None) -> str:
-        """The registered name for what a person typed: a name, a name to fetch or generate, or a path to a log.
+        """Return a registered name for user input: a registered name, an available name, or the path of a log file.
 
-        A log is registered under its stem; one whose content is registered already keeps the name it has.
+        A log file is registered under its file stem, unless its content is registered already under another name.
         """
         if name_or_path in self.names():
             return name_or_path
@@ -136,51 +136,51 @@ class Catalogue:
         return name_or_path
 
     def _resolve_file(self, file: Path, public_key: bytes) -> str:
-        digest, plain = _file_hash(file), asdict(PrepareOptions())
+        digest, default_options = _file_hash(file), asdict(PrepareOptions())
         for name in self.names():
             source = self._source(name)
-            if source.get("sha256") == digest and source.get("options") == plain:
+            if source.get("sha256") == digest and source.get("options") == default_options:
                 return name
         name = name_from_file(file.name)
         if name in self.names():
             raise DataError(
-                f"dataset {name!r} exists with another content; register {file.name} under a name of its own: "
+                f"dataset {name!r} exists with different content; register {file.name} under another name: "
                 f"virtualmle data add NAME {file.name}"
             )
-        self._unless_raced(name, lambda: self.add(name, file, public_key=public_key))
+        self._register_once(name, lambda: self.add(name, file, public_key=public_key))
         return name
 
     def _check_new(self, name: str) -> None:
         if check_name(name) in self.names():
             raise DataError(f"dataset {name!r} exists already; choose another name or remove {str(self.root / name)!r}")
 
-    def _unless_raced(self, name: str, make: Callable[[], Manifest]) -> None:
-        """Register a dataset whose content is given by its name; a process that was faster did the same work."""
+    def _register_once(self, name: str, register: Callable[[], Manifest]) -> None:
+        """Call `register`, and accept a dataset that another process registered under this name at the same time."""
         try:
-            make()
+            register()
         except DataError:
             if name not in self.names():
                 raise
 
-    def _vault(self) -> Path:
+    def _create_vault(self) -> Path:
         try:
-            self._private.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._vault_directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise HomeError(
-                f"{str(self._private)!r} cannot be created ({error.strerror}); choose another home with --home"
+                f"{str(self._vault_directory)!r} cannot be created ({error.strerror}); choose another home with --home"
             ) from None
-        return self._private
+        return self._vault_directory
 
     def _source_path(self, name: str) -> Path:
-        return self._private / "sources" / f"{name}.json"
+        return self._vault_directory / "sources" / f"{name}.json"
 
     def _source(self, name: str) -> dict[str, object]:
         path = self._source_path(name)
         source: dict[str, object] = json.loads(path.read_bytes()) if path.exists() else {}
         return source
 
-    def _remember_source(self, name: str, source: dict[str, object]) -> None:
-        self._vault()
+    def _save_source(self, name: str, source: dict[str, object]) -> None:
+        self._create_vault()
         path = self._source_path(name)
         path.parent.mkdir(exist_ok=True, mode=0o700)
         write_json(path, source, mode=0o600)
@@ -195,6 +195,6 @@ def _check_counts(name: str, log: Log, expected: tuple[int, int, int]) -> None:
     found = (log.frame["user"].n_unique(), log.frame["item"].n_unique(), log.frame.height)
     if found != expected:
         raise DataError(
-            f"{name} has {found} users, items, interactions, not the published {expected}; "
-            "the source has changed: register the file by hand if you want this version"
+            f"{name} has {found} users, items and interactions, not the published {expected}; "
+            "the public file has changed: to use this version, download it and register it with `virtualmle data add`"
         )

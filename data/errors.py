@@ -1,23 +1,23 @@
-"""Every error that a caller can cause, in one tree. It lives in the lowest room so that every room may raise it.
+"""Every error that a caller can cause, in one tree. It is in the lowest room so that every room can raise it.
 
-VirtualMLEError (ValueError)      text: the rule, then the value, then what to do
+VirtualMLEError (ValueError)      text: the rule, then the value, then what to do next
 ├── DataError                     a log, a prepared dataset or its name
 ├── SealError                     the sealed test split, its key or the look ledger
-├── KernelError                   tensors that an operation of kernels/ cannot take
+├── KernelError                   tensors that an operation of kernels/ does not accept
 ├── ConfigError                   a knob or a configuration
 ├── ProtocolError                 SANDBOX.md, with its line number
-├── SessionError                  a session or trial id, or a session in the wrong state
+├── SessionError                  an unknown session or trial, or a session in the wrong state
 ├── AdmissionError                the Program refused a trial
 ├── TrialError                    a trial's process or its files
-│   └── TrainingError             training or scoring came to nothing usable (training/errors.py)
+│   └── TrainingError             training or scoring gave no usable result (training/errors.py)
 ├── MemoryStoreError              memory.db is locked, full, read-only or damaged
 ├── HomeError                     the home directory cannot be used
-└── ServerError                   a host, port, token or setting with which nothing can be served
+└── ServerError                   a host, port, token or setting that the server cannot use
 """
 
 
 class VirtualMLEError(ValueError):
-    """A mistake that the caller can mend; its text says how."""
+    """A mistake that the caller can correct; the message says how."""
 
 
 class DataError(VirtualMLEError):
@@ -29,7 +29,7 @@ class SealError(VirtualMLEError):
 
 
 class KernelError(VirtualMLEError):
-    """Shapes, dtypes, devices or offsets that an operation of kernels/ cannot take."""
+    """An operation of kernels/ does not accept these shapes, dtypes, devices or offsets."""
 
 
 class ConfigError(VirtualMLEError):
@@ -37,7 +37,7 @@ class ConfigError(VirtualMLEError):
 
 
 class ProtocolError(VirtualMLEError):
-    """SANDBOX.md is malformed or asks for what the engine cannot do."""
+    """SANDBOX.md is malformed or asks for something that the engine cannot do."""
 
 
 class SessionError(VirtualMLEError):
@@ -49,7 +49,7 @@ class AdmissionError(VirtualMLEError):
 
 
 class TrialError(VirtualMLEError):
-    """A trial's process or its files are not as they should be."""
+    """A trial's process failed, or its files are missing, damaged or inconsistent."""
 
 
 class MemoryStoreError(VirtualMLEError):
@@ -61,4 +61,4 @@ class HomeError(VirtualMLEError):
 
 
 class ServerError(VirtualMLEError):
-    """The server cannot be started as asked."""
+    """The server cannot be started with the given settings."""

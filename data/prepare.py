@@ -1,8 +1,8 @@
-"""Raw log → prepared dataset: k-core, time order, cut, leave-one-out, re-indexed ids, sealed test split.
+"""Raw log → prepared dataset: k-core, time order, truncation, leave-one-out, re-indexed ids, sealed test split.
 
-Everything is vectorised: 20 million rows take about a minute. Test targets exist in memory here and leave only through
-the seal; what is written in plain is computed from the train and validation parts. The one exception cannot be avoided:
-the k-core filter counts all events, so the numbers of users, items and interactions know of the test part's size.
+Everything is vectorised: 20 million rows take about a minute. Test targets exist in memory here and are written only as
+ciphertext (`seal.py`); plaintext files are computed from the train and validation parts. There is one unavoidable
+exception: the k-core filter counts all events, so the numbers of users, items and interactions include test events.
 """
 
 import hashlib
@@ -42,18 +42,18 @@ Ints = npt.NDArray[np.int64]
 
 
 def prepare(log: Log, name: str, directory: Path, options: PrepareOptions, vault_public_key: bytes) -> Manifest:
-    """Prepare `log` as the dataset `name` in the new directory `directory`; all of it appears at once, or nothing.
+    """Prepare `log` as the dataset `name` in the new directory `directory`, which appears complete or not at all.
 
-    Raises DataError for a bad or taken name and where too few interactions survive the k-core filter, SealError for an
-    unusable key, HomeError where the directory cannot be written.
+    Raises DataError if the name is invalid or taken or the k-core filter leaves no interactions, SealError if the key
+    is unusable, HomeError if the directory cannot be written.
     """
     check_name(name)
     if directory.exists():
         raise DataError(f"dataset {name!r} exists already; choose another name or remove {str(directory)!r} first")
     events = order_events(log.frame, options)
     split = split_events(events, options.max_events)
-    plain = _plain_files(split)
-    hashes = {file: hashlib.sha256(content).hexdigest() for file, content in plain.items()}
+    visible = _visible_files(split)
+    hashes = {file: hashlib.sha256(content).hexdigest() for file, content in visible.items()}
     dataset_id = dataset_id_of(hashes, len(events.user_ids), len(events.item_ids))
     manifest = Manifest(
         name=name,
@@ -72,18 +72,18 @@ def prepare(log: Log, name: str, directory: Path, options: PrepareOptions, vault
         pack_test(split.test_items, split.test_timestamps, fingerprint_of(events)), vault_public_key, dataset_id
     )
     text = (manifest.model_dump_json(indent=1) + "\n").encode()
-    _write_directory(directory, {**plain, SEALED: sealed, MANIFEST: text})
+    _write_directory(directory, {**visible, SEALED: sealed, MANIFEST: text})
     return manifest
 
 
 @dataclass(frozen=True)
 class Events:
-    """The events that survive the k-core filter, user by user in time order, with new ids."""
+    """The events that remain after the k-core filter, grouped by user, in time order, with new ids."""
 
     items: Ints  # (num_events,)
     timestamps: Ints  # (num_events,)
     offsets: Ints  # (num_users + 1,)
-    user_ids: pl.Series  # original ids, String: position = new id
+    user_ids: pl.Series  # original ids (String), indexed by new id
     item_ids: pl.Series
 
 
@@ -104,37 +104,38 @@ class Split:
 
 
 def order_events(frame: pl.DataFrame, options: PrepareOptions) -> Events:
-    """Filter, sort and re-index a raw log: user (String), item (String), timestamp (Int64) in file order."""
+    """Filter, sort and re-index a raw log with columns user (String), item (String), timestamp (Int64)."""
     users, user_names = _codes(frame["user"])
     items, item_names = _codes(frame["item"])
     kept = k_core(users, items, options.k_core)
     if not len(kept):
-        raise DataError(_too_few(users, items, options.k_core))
-    users, user_ids = _reindexed(users[kept], user_names, f"{options.id_key}:user")
-    items, item_ids = _reindexed(items[kept], item_names, f"{options.id_key}:item")
+        raise DataError(_empty_core_message(users, items, options.k_core))
+    users, user_ids = _reindex(users[kept], user_names, f"{options.id_key}:user")
+    items, item_ids = _reindex(items[kept], item_names, f"{options.id_key}:item")
     times = frame["timestamp"].to_numpy()[kept]
-    order = np.lexsort((times, users))  # stable: equal times of a user stay in file order
+    order = np.lexsort((times, users))  # stable: events of a user with equal times stay in file order
     offsets = np.concatenate([[0], np.cumsum(np.bincount(users))])
     return Events(items[order], times[order], offsets, user_ids, item_ids)
 
 
 def k_core(users: Ints, items: Ints, k: int) -> Ints:
-    """Positions of the events of the k-core: users and items with fewer than k events go, until none is left.
+    """Positions of the k-core events: users and items with fewer than k events are removed until all have k or more.
 
-    users, items (num_events,) are codes. Users need three events in any case, or leave-one-out has no train part.
+    users, items: integer codes (num_events,). Users need at least MIN_EVENTS events even if k is smaller, because
+    leave-one-out would otherwise leave no train part.
     """
     kept = np.arange(len(users))
     while True:
         by_user = np.bincount(users[kept])[users[kept]] if len(kept) else kept
         by_item = np.bincount(items[kept])[items[kept]] if len(kept) else kept
-        good = (by_user >= max(k, MIN_EVENTS)) & (by_item >= k)
-        if good.all():
+        enough = (by_user >= max(k, MIN_EVENTS)) & (by_item >= k)
+        if enough.all():
             return kept
-        kept = kept[good]
+        kept = kept[enough]
 
 
 def split_events(events: Events, max_events: int) -> Split:
-    """Keep the last `max_events` of each user; his last is test, the one before validation, the rest train."""
+    """Keep the last `max_events` events of each user: the last is test, the second last validation, the rest train."""
     ends = events.offsets[1:]
     lengths = np.minimum(np.diff(events.offsets), max_events)
     from_end = np.repeat(ends, np.diff(events.offsets)) - np.arange(len(events.items))  # 1 = a user's last event
@@ -154,10 +155,10 @@ def split_events(events: Events, max_events: int) -> Split:
 
 
 def fingerprint_of(events: Events) -> str:
-    """The identity of the whole content, test included, 64 hex digits; it lies with the seal.
+    """Fingerprint of the complete content, including test events; 64 hex digits, stored inside the sealed file.
 
-    It covers the filtered log in original ids, before the cut: neither the dataset's name nor `max_events` nor the key
-    of the id permutation changes it, so looks at the same targets are counted together.
+    It covers the filtered log with original ids, before truncation. The dataset's name, `max_events` and the key of the
+    id permutation do not change it, so the look ledger counts all looks at the same targets together.
     """
     digest = hashlib.sha256()
     users = np.repeat(np.arange(len(events.user_ids)), np.diff(events.offsets))
@@ -171,13 +172,13 @@ def fingerprint_of(events: Events) -> str:
 
 
 def _ranks(ids: pl.Series) -> Ints:
-    """The place of each id in the sorted order of all of them."""
+    """The position of each id in the sorted order of all ids."""
     ranks: Ints = ids.rank("ordinal").to_numpy().astype(np.int64) - 1
     return ranks
 
 
 def _codes(ids: pl.Series) -> tuple[Ints, pl.Series]:
-    """Whole-number codes of text ids, and the text of each code."""
+    """Integer codes of text ids, and the text of each code."""
     names = ids.unique().alias("id")
     codes = pl.DataFrame({"id": ids}).join(
         pl.DataFrame({"id": names}).with_row_index("code"), on="id", how="left", maintain_order="left"
@@ -185,11 +186,11 @@ def _codes(ids: pl.Series) -> tuple[Ints, pl.Series]:
     return codes.to_numpy().astype(np.int64), names
 
 
-def _reindexed(codes: Ints, names: pl.Series, key: str) -> tuple[Ints, pl.Series]:
-    """New ids 0..n-1 of the codes that occur, in the order of a keyed hash of their names.
+def _reindex(codes: Ints, names: pl.Series, key: str) -> tuple[Ints, pl.Series]:
+    """New ids 0..n-1 for the codes that occur, ordered by a keyed hash of their names; and the names by new id.
 
-    A model's tie-breaks and initial weights then know nothing of the file: neither its order nor that of its ids (in
-    the Amazon logs events of one day are ordered by item id, which raw ids would betray).
+    Tie-breaking and weight initialisation of a model are then independent of the order of events and ids in the file.
+    (In the Amazon logs, events of one day are sorted by item id, so raw ids would leak the order of events.)
     """
     present = np.flatnonzero(np.bincount(codes))
     kept = names.gather(present)
@@ -200,17 +201,17 @@ def _reindexed(codes: Ints, names: pl.Series, key: str) -> tuple[Ints, pl.Series
     return new[codes], kept.gather(order)
 
 
-def _too_few(users: Ints, items: Ints, k: int) -> str:
+def _empty_core_message(users: Ints, items: Ints, k: int) -> str:
     counts = f"{len(users)} interactions of {len(np.unique(users))} users with {len(np.unique(items))} items"
     for smaller in range(k - 1, 0, -1):
-        left = len(k_core(users, items, smaller))
-        if left:
-            return f"the {k}-core of {counts} is empty; with --k-core {smaller} there remain {left} interactions"
-    return f"no user among {counts} has {MIN_EVENTS} events, the least for train, validation and test; use a longer log"
+        remaining = len(k_core(users, items, smaller))
+        if remaining:
+            return f"the {k}-core of {counts} is empty; --k-core {smaller} would leave {remaining} interactions"
+    return f"no user among {counts} has the {MIN_EVENTS} events that the three splits need; use a longer log"
 
 
-def _plain_files(split: Split) -> dict[str, bytes]:
-    """Name → content of every visible file but the manifest."""
+def _visible_files(split: Split) -> dict[str, bytes]:
+    """Name → content of every visible file except the manifest."""
     arrays: dict[str, npt.NDArray[Any]] = {
         "items": split.items,
         "timestamps": split.timestamps,
@@ -235,24 +236,24 @@ def _parquet(ids: pl.Series) -> bytes:
 
 
 def _write_directory(directory: Path, files: dict[str, bytes]) -> None:
-    """Write all files into a hidden neighbour of `directory` and give it its name at the end."""
+    """Write all files into a hidden temporary directory beside `directory`, and rename it at the end."""
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}."))
     except OSError as error:
-        raise HomeError(_not_writable(directory, error)) from None
+        raise HomeError(_not_writable_message(directory, error)) from None
     try:
         for file, content in files.items():
             write_bytes(temporary / file, content, READ_ONLY)
         temporary.chmod(0o755)
-        os.rename(temporary, directory)  # fails where another process was faster
+        os.rename(temporary, directory)  # fails if another process has created `directory` meanwhile
     except OSError as error:
         if directory.exists():
-            raise DataError(f"dataset {directory.name!r} was registered by another process meanwhile") from None
-        raise HomeError(_not_writable(directory, error)) from None
+            raise DataError(f"dataset {directory.name!r} has been registered by another process meanwhile") from None
+        raise HomeError(_not_writable_message(directory, error)) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _not_writable(directory: Path, error: OSError) -> str:
+def _not_writable_message(directory: Path, error: OSError) -> str:
     return f"{str(directory.parent)!r} cannot be written ({error.strerror}); choose another home with --home"

@@ -1,7 +1,7 @@
-"""A prepared dataset on disk: what it consists of, and how it is opened. Reading needs numpy only.
+"""A prepared dataset on disk: its files, and how to open them. Reading needs numpy and pydantic only.
 
     manifest.json            counts, options, train-only profile, hashes of the files below
-    items.npy                int32 (num_train_events,): the train part, users one after another
+    items.npy                int32 (num_train_events,): the train part, user after user
     timestamps.npy           int64 (num_train_events,)
     offsets.npy              int64 (num_users + 1,): user u owns events offsets[u]:offsets[u + 1]
     valid_items.npy          int32 (num_users,): the event after a user's train part
@@ -10,8 +10,8 @@
     item_ids.parquet         original ids of items 0..num_items-1
     test.sealed              the last event of each user, as ciphertext; only the examiner can open it
 
-Not covered: writing (`prepare.py`) and the test split (`examiner/`). The manifest has no hash of `test.sealed`, which
-authenticates itself, and nothing else that depends on test targets beyond the counts left by the k-core filter.
+Not covered: writing (`prepare.py`) and the test split (`examiner/`). The manifest has no hash of `test.sealed`, whose
+encryption authenticates its content. In the manifest, only the counts after the k-core filter depend on test events.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from .errors import DataError
 
 FORMAT_VERSION = 1
 MIN_EVENTS = 3  # one each for train, validation and test
-MAX_KEY_BYTES = 48  # a hash takes 64, and the kind of id is added
+MAX_KEY_BYTES = 48  # BLAKE2b accepts a key of 64 bytes, and `prepare` appends ":user" or ":item"
 MANIFEST, SEALED = "manifest.json", "test.sealed"
 USER_IDS, ITEM_IDS = "user_ids.parquet", "item_ids.parquet"
 ARRAYS = {
@@ -41,15 +41,15 @@ ARRAYS = {
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """How a log is turned into a dataset. Raises DataError for values without a meaning."""
+    """How a log is turned into a dataset. Raises DataError for invalid values."""
 
-    k_core: int = 5  # users and items with fewer events are removed, again and again; users need MIN_EVENTS anyway
-    max_events: int = 50  # the last so many events of a user are kept, over all splits
+    k_core: int = 5  # users and items with fewer events are removed repeatedly; users always need MIN_EVENTS
+    max_events: int = 50  # the number of most recent events kept per user, all splits together
     id_key: str = "virtualmle"  # key of the id permutation; equal keys give equal ids on every machine
 
     def __post_init__(self) -> None:
         if self.k_core < 1:
-            raise DataError(f"k_core={self.k_core} is refused; 1 keeps every user and item, 5 is usual")
+            raise DataError(f"k_core={self.k_core} is not positive; 1 keeps every item, 5 is usual")
         if self.max_events < MIN_EVENTS:
             raise DataError(
                 f"max_events={self.max_events} leaves no train event; use {MIN_EVENTS} or more, 50 is usual"
@@ -65,20 +65,20 @@ class Manifest(BaseModel):
 
     format_version: int = FORMAT_VERSION
     name: str
-    dataset_id: str  # over train and validation only
+    dataset_id: str  # hash of the train and validation parts only
     num_users: int
     num_items: int
-    num_interactions: int  # over all splits, after the cut to max_events
+    num_interactions: int  # all splits together, after truncation to max_events
     num_interactions_before_cut: int
     rows_read: int  # rows of the raw log
-    columns: dict[str, str]  # which column of the raw log was user, item, timestamp
+    columns: dict[str, str]  # role (user, item, timestamp) → column of the raw log
     options: PrepareOptions
     profile: dict[str, Any]
     files: dict[str, str]  # name → SHA-256, in hexadecimal
 
 
 def dataset_id_of(files: dict[str, str], num_users: int, num_items: int) -> str:
-    """The visible identity of a dataset, 32 hex digits: sizes and train and validation arrays, nothing else."""
+    """The visible id of a dataset, 32 hex digits: a hash of its sizes and its train and validation arrays only."""
     lines = [f"{num_users} {num_items}", *(f"{name} {files[array_file(name)]}" for name in sorted(ARRAYS))]
     return hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
 
@@ -89,18 +89,16 @@ def array_file(name: str) -> str:
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """The manifest in `directory`. Raises DataError where there is none, or none that this version understands."""
+    """The manifest in `directory`. Raises DataError if it is missing, damaged or of another format version."""
     path = directory / MANIFEST
     try:
         manifest = Manifest.model_validate_json(path.read_bytes())
     except OSError:
         raise DataError(f"{str(directory)!r} is not a prepared dataset: it has no readable {MANIFEST}") from None
     except ValidationError as error:
-        raise DataError(f"{str(path)!r} is damaged ({error.error_count()} errors); {_AGAIN}") from None
+        raise DataError(f"{str(path)!r} is damaged ({error.error_count()} errors); {_ADVICE}") from None
     if manifest.format_version != FORMAT_VERSION:
-        raise DataError(
-            f"{str(path)!r} has format version {manifest.format_version}, this program reads {FORMAT_VERSION}; {_AGAIN}"
-        )
+        raise DataError(f"{str(path)!r} has format version {manifest.format_version}, not {FORMAT_VERSION}; {_ADVICE}")
     return manifest
 
 
@@ -126,7 +124,7 @@ class PreparedDataset:
 
     @classmethod
     def load(cls, directory: Path, verify: bool = True) -> "PreparedDataset":
-        """Open the dataset in `directory`; `verify=False` skips the hashes. Raises DataError if it is damaged."""
+        """Open the dataset in `directory`; `verify=False` skips the file hashes. Raises DataError if it is damaged."""
         manifest = read_manifest(directory)
         if verify:
             _verify(directory, manifest)
@@ -135,16 +133,16 @@ class PreparedDataset:
         return cls(directory, manifest, arrays)
 
 
-_AGAIN = "remove the directory and register the log again with `virtualmle data add`"
+_ADVICE = "remove the directory and register the log again with `virtualmle data add`"
 
 
 def _verify(directory: Path, manifest: Manifest) -> None:
     for name, expected in manifest.files.items():
         if _sha256(directory / name) != expected:
-            raise DataError(f"{str(directory / name)!r} is damaged: its hash is not the manifest's; {_AGAIN}")
+            raise DataError(f"{str(directory / name)!r} is damaged: its hash differs from the manifest; {_ADVICE}")
     missing = {array_file(name) for name in ARRAYS} - set(manifest.files)
     if missing or dataset_id_of(manifest.files, manifest.num_users, manifest.num_items) != manifest.dataset_id:
-        raise DataError(f"{str(directory / MANIFEST)!r} is damaged: dataset_id does not follow from it; {_AGAIN}")
+        raise DataError(f"{str(directory / MANIFEST)!r} is damaged: dataset_id does not match its contents; {_ADVICE}")
 
 
 def _sha256(path: Path) -> str:
@@ -152,14 +150,14 @@ def _sha256(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise DataError(f"{str(path)!r} cannot be read ({error.strerror}); {_AGAIN}") from None
+        raise DataError(f"{str(path)!r} cannot be read ({error.strerror}); {_ADVICE}") from None
 
 
 def _open_array(path: Path) -> npt.NDArray[Any]:
     try:
         array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{str(path)!r} is damaged ({error}); {_AGAIN}") from None
+        raise DataError(f"{str(path)!r} is damaged ({error}); {_ADVICE}") from None
     return array
 
 
@@ -177,7 +175,7 @@ def _check_shapes(directory: Path, manifest: Manifest, arrays: dict[str, npt.NDA
         if array.shape != (lengths[name],) or array.dtype != dtype:
             raise DataError(
                 f"{str(directory / array_file(name))!r} is damaged: {array.dtype} {array.shape} "
-                f"is not {np.dtype(dtype)} ({lengths[name]},); {_AGAIN}"
+                f"is not {np.dtype(dtype)} ({lengths[name]},); {_ADVICE}"
             )
     if arrays["offsets"][-1] != events:
-        raise DataError(f"{str(directory / array_file('offsets'))!r} is damaged: it does not end at {events}; {_AGAIN}")
+        raise DataError(f"{str(directory / array_file('offsets'))!r} is damaged: its end is not {events}; {_ADVICE}")

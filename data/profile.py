@@ -1,4 +1,4 @@
-"""The profile of a dataset: a few numbers that say what kind of log it is, computed on the train part alone."""
+"""The profile of a dataset: a few descriptive statistics, computed on the train part only."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ QUANTILES = {"length_min": 0.0, "length_p25": 0.25, "length_median": 0.5, "lengt
 def train_profile(
     items: npt.NDArray[np.int32], timestamps: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64]
 ) -> dict[str, Any]:
-    """Numbers of the jagged train part: items and timestamps (num_events,), offsets (num_users + 1,)."""
+    """Statistics of the jagged train part: items and timestamps (num_events,), offsets (num_users + 1,)."""
     lengths = np.diff(offsets)
     counts = np.bincount(items)
     counts = counts[counts > 0]
@@ -23,24 +23,24 @@ def train_profile(
         "users": num_users,
         "items": num_items,
         "interactions": num_events,
-        "density": _short(num_events / (num_users * num_items)),
-        "length_mean": _short(float(lengths.mean())),
-        **{name: _short(float(np.quantile(lengths, q))) for name, q in QUANTILES.items()},
-        "popularity_gini": _short(gini(counts)),
-        "repeat_rate": _short(_repeat_rate(items, lengths)),
-        "time_span_days": _short(float(timestamps.max() - timestamps.min()) / per_day),
-        "median_gap_days": _short(_median_gap(timestamps, offsets) / per_day),
+        "density": _rounded(num_events / (num_users * num_items)),
+        "length_mean": _rounded(float(lengths.mean())),
+        **{name: _rounded(float(np.quantile(lengths, q))) for name, q in QUANTILES.items()},
+        "popularity_gini": _rounded(gini(counts)),
+        "repeat_rate": _rounded(_repeat_rate(items, lengths)),
+        "time_span_days": _rounded(float(timestamps.max() - timestamps.min()) / per_day),
+        "median_gap_days": _rounded(_median_gap(timestamps, offsets) / per_day),
     }
 
 
 def units_per_second(timestamps: npt.NDArray[np.int64]) -> int:
-    """1, 10^3, 10^6 or 10^9: Unix times of this century tell their unit by their size."""
-    size = float(np.median(np.abs(timestamps)))
-    return next((unit for unit, limit in ((1, 1e11), (10**3, 1e14), (10**6, 1e17)) if size < limit), 10**9)
+    """1, 10^3, 10^6 or 10^9: the unit of Unix times, inferred from their magnitude."""
+    magnitude = float(np.median(np.abs(timestamps)))
+    return next((unit for unit, limit in ((1, 1e11), (10**3, 1e14), (10**6, 1e17)) if magnitude < limit), 10**9)
 
 
 def gini(counts: npt.NDArray[np.int64]) -> float:
-    """Gini coefficient of positive counts (num_items,): 0 = all items equally popular, towards 1 = a few take all."""
+    """Gini coefficient of positive counts (num_items,): 0 = all items equally popular, near 1 = few items dominate."""
     ordered = np.sort(counts).astype(np.float64)
     n = len(ordered)
     # G = 2 sum_i i x_i / (n sum_i x_i) - (n + 1) / n, with x ascending and i from 1
@@ -48,19 +48,19 @@ def gini(counts: npt.NDArray[np.int64]) -> float:
 
 
 def _repeat_rate(items: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64]) -> float:
-    """The share of events whose item the same user had before."""
+    """The share of events whose item the same user has interacted with before."""
     users = np.repeat(np.arange(len(lengths), dtype=np.int64), lengths)
     pairs = np.sort(users * (int(items.max()) + 1) + items)
     return float((pairs[1:] == pairs[:-1]).sum()) / len(items)
 
 
 def _median_gap(timestamps: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64]) -> float:
-    """The median time between neighbouring events of a user, 0 if every user has a single event."""
+    """The median time between consecutive events of a user; 0 if every user has a single event."""
     gaps = np.diff(timestamps)
     inside = np.ones(len(gaps), dtype=bool)
-    inside[offsets[1:-1] - 1] = False  # from one user's last event to the next user's first
+    inside[offsets[1:-1] - 1] = False  # the gap between one user's last event and the next user's first
     return float(np.median(gaps[inside])) if inside.any() else 0.0
 
 
-def _short(value: float) -> float:
+def _rounded(value: float) -> float:
     return float(f"{value:.6g}")

@@ -1,8 +1,8 @@
 """Raw interaction logs → one frame of (user, item, timestamp) in file order.
 
-Covered: CSV and TSV (with a header, or three bare columns user, item, timestamp), JSON lines, the Amazon-2014 review
-files (strict JSON or Python-literal lines), all of them also gzipped, and Parquet. Not covered: filtering and splitting
-(`prepare.py`). Whatever is wrong with a row is reported with its row number; no row is dropped in silence.
+Covered: CSV and TSV (with a header, or without one and with the three columns user, item, timestamp), JSON lines, the
+Amazon-2014 review files (lines of strict JSON or Python literals), each of them optionally gzipped, and Parquet. Not
+covered: filtering and splitting (`prepare.py`). Errors name the row number; no row is dropped silently.
 """
 
 import ast
@@ -27,25 +27,25 @@ FORMATS: dict[str, Format] = {
     ".tsv": "tsv",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
-    ".json": "jsonl",  # the Amazon files hold JSON lines under this ending
+    ".json": "jsonl",  # the Amazon files contain JSON lines despite this extension
     ".parquet": "parquet",
 }
 SEPARATORS = {"csv": ",", "tsv": "\t"}
 ROLES = ("user", "item", "timestamp")
-GUESSES = {  # column names compared in lower case without punctuation, best guess first
+GUESSES = {  # column names, compared in lower case without punctuation; the first match wins
     "user": ("user", "userid", "uid", "reviewerid", "customerid", "visitorid", "memberid", "sessionid"),
     "item": ("item", "itemid", "iid", "asin", "parentasin", "productid", "movieid", "trackid", "articleid"),
     "timestamp": ("timestamp", "unixreviewtime", "time", "ts", "unixtime", "datetime", "eventtime", "date"),
 }
-CHUNK_ROWS = 500_000  # JSON lines are turned into columns in chunks: Python objects of 20 M rows would fill the memory
+CHUNK_ROWS = 500_000  # JSON lines are converted to columns in chunks: Python objects of 20 M rows would fill the memory
 
 
 @dataclass(frozen=True)
 class Log:
-    """A raw log: `frame` has user (String), item (String), timestamp (Int64) in file order."""
+    """A raw log: `frame` has the columns user (String), item (String), timestamp (Int64), in file order."""
 
     frame: pl.DataFrame
-    columns: dict[str, str]  # role → name of the column it was read from, guessed or given
+    columns: dict[str, str]  # role → the column that was used, given or guessed
     rows_read: int
 
 
@@ -57,10 +57,10 @@ def read_log(
     timestamp: str | None = None,
     format: Format | None = None,
 ) -> Log:
-    """Read an interaction log; columns that are not named are guessed, and `Log.columns` says what was taken.
+    """Read an interaction log; columns that are not given are guessed, and `Log.columns` records the choice.
 
-    Raises DataError for a file that is missing, empty, cut off or of an unknown kind, for columns that are not there,
-    and for the first row without a user or an item or with an unreadable time.
+    Raises DataError if the file is missing, empty, truncated or of an unknown format, if a column is missing, or if a
+    row has no user, no item or an unreadable time.
     """
     if not path.is_file():
         raise DataError(f"there is no file {str(path)!r}; check the path")
@@ -69,26 +69,26 @@ def read_log(
     raw, columns, first_row = _READERS[kind](path, kind, given)
     if raw.is_empty():
         raise DataError(f"{path.name} has no rows; a log needs one interaction per row")
-    return Log(_typed(path, raw, first_row), columns, raw.height)
+    return Log(_convert_types(path, raw, first_row), columns, raw.height)
 
 
 def _format_of(path: Path) -> Format:
-    endings = [ending.lower() for ending in path.suffixes if ending.lower() != ".gz"]
-    kind = FORMATS.get(endings[-1]) if endings else None
+    extensions = [extension.lower() for extension in path.suffixes if extension.lower() != ".gz"]
+    kind = FORMATS.get(extensions[-1]) if extensions else None
     if kind is None:
         raise DataError(
-            f"{path.name} has no ending that says what it is; use one of {', '.join(FORMATS)} (with .gz or without), "
+            f"{path.name} has no known file name extension; use one of {', '.join(FORMATS)} (optionally with .gz), "
             "or name the format: --format csv, tsv, jsonl or parquet"
         )
     return kind
 
 
-def _choose(path: Path, found: list[str], given: dict[str, str]) -> dict[str, str]:
-    """Role → column, for the columns `found`: the given name, else the best guess. DataError if one is not there."""
-    plain = {re.sub(r"[^a-z0-9]", "", name.lower().split(":")[0]): name for name in reversed(found)}
+def _choose_columns(path: Path, found: list[str], given: dict[str, str]) -> dict[str, str]:
+    """Map each role to one of the columns `found`: the given name, else the best guess. Raises DataError otherwise."""
+    normalised = {re.sub(r"[^a-z0-9]", "", name.lower().split(":")[0]): name for name in reversed(found)}
     columns = {}
     for role in ROLES:
-        name = given.get(role) or next((plain[guess] for guess in GUESSES[role] if guess in plain), None)
+        name = given.get(role) or next((normalised[guess] for guess in GUESSES[role] if guess in normalised), None)
         if name is None or name not in found:
             wanted = f"column {name!r}" if name else f"a column for the {role}"
             raise DataError(
@@ -100,13 +100,13 @@ def _choose(path: Path, found: list[str], given: dict[str, str]) -> dict[str, st
     return columns
 
 
-def _typed(path: Path, raw: pl.DataFrame, first_row: int) -> pl.DataFrame:
-    """Ids as text and times as whole numbers; `first_row` is the row number of the frame's first row in the file."""
+def _convert_types(path: Path, raw: pl.DataFrame, first_row: int) -> pl.DataFrame:
+    """Convert ids to text and times to Int64; `first_row` is the row number in the file of the frame's first row."""
     for role in ("user", "item"):
         text = raw[role].cast(pl.String)
         bad = (text.is_null() | (text == "")).arg_true()
         if len(bad):
-            raise DataError(f"{path.name}, row {first_row + bad[0]}: the {role} is empty; remove or repair the row")
+            raise DataError(f"{path.name}, row {first_row + bad[0]}: the {role} is empty; remove or correct the row")
         raw = raw.with_columns(text.alias(role))
     times, bad_row = parse_times(raw["timestamp"])
     if bad_row is not None:
@@ -121,88 +121,88 @@ def _typed(path: Path, raw: pl.DataFrame, first_row: int) -> pl.DataFrame:
 
 
 def _read_separated(path: Path, kind: Format, given: dict[str, str]) -> tuple[pl.DataFrame, dict[str, str], int]:
-    content, separator = _content(path), SEPARATORS[kind]
+    content, separator = _read_content(path), SEPARATORS[kind]
     cells = _first_line(path, content).split(separator)
-    bare = _is_bare(cells, given)
-    names = _bare_names(cells) if bare else [cell.strip().strip('"') for cell in cells]
-    columns = _choose(path, names, given)
+    headerless = _has_no_header(cells, given)
+    names = _default_names(cells) if headerless else [cell.strip().strip('"') for cell in cells]
+    columns = _choose_columns(path, names, given)
     try:
         frame = pl.read_csv(
             content,
             separator=separator,
-            has_header=False,  # names come from us, so that bare files and headers go one way
-            skip_rows=0 if bare else 1,
+            has_header=False,  # we set the names, so that files with and without a header are read alike
+            skip_rows=0 if headerless else 1,
             new_columns=names,
-            infer_schema=False,  # everything as text: an id '007' stays what it is
+            infer_schema=False,  # read everything as text: an id '007' keeps its zeros
             quote_char='"' if kind == "csv" else None,
         )
     except pl.exceptions.NoDataError:
         frame = pl.DataFrame({name: [] for name in names})
     except pl.exceptions.PolarsError as error:
-        raise DataError(_csv_problem(path, content, separator, len(cells), error)) from None
-    return frame.select(**{role: pl.col(name) for role, name in columns.items()}), columns, 1 if bare else 2
+        raise DataError(_csv_error(path, content, separator, len(cells), error)) from None
+    return frame.select(**{role: pl.col(name) for role, name in columns.items()}), columns, 1 if headerless else 2
 
 
 def _first_line(path: Path, content: bytes) -> str:
     line = content.split(b"\n", 1)[0].removeprefix(b"\xef\xbb\xbf").rstrip(b"\r")
     if not content.strip():
         raise DataError(f"{path.name} is empty; a log needs one interaction per row")
-    return _text(path, line, 1)
+    return _decode(path, line, 1)
 
 
-def _is_bare(cells: list[str], given: dict[str, str]) -> bool:
-    """Whether the first line is already data: no column name that was given, and a number at the end."""
+def _has_no_header(cells: list[str], given: dict[str, str]) -> bool:
+    """Whether the first line is data: it contains none of the given column names and ends with a number."""
     named = any(name in cells for name in given.values())
     return not named and re.fullmatch(r"-?\d+(\.\d+)?", cells[-1].strip()) is not None
 
 
-def _bare_names(cells: list[str]) -> list[str]:
+def _default_names(cells: list[str]) -> list[str]:
     if len(cells) == len(ROLES):
         return list(ROLES)
     return [f"column_{number}" for number in range(1, len(cells) + 1)]
 
 
-def _csv_problem(path: Path, content: bytes, separator: str, width: int, error: pl.exceptions.PolarsError) -> str:
-    """Where a file that the reader refused is wrong: the first row with too many fields, or its own words."""
+def _csv_error(path: Path, content: bytes, separator: str, width: int, error: pl.exceptions.PolarsError) -> str:
+    """Why polars refused a file: the first row with too many fields, or else the message of polars."""
     for number, line in enumerate(content.split(b"\n"), start=1):
-        _text(path, line, number)
+        _decode(path, line, number)
         if '"' not in line.decode() and line.count(separator.encode()) >= width:
             fields = line.count(separator.encode()) + 1
-            return f"{path.name}, row {number}: {fields} fields instead of {width}; remove or repair the row"
+            return f"{path.name}, row {number}: {fields} fields instead of {width}; remove or correct the row"
     reason = str(error).strip().splitlines()[-1]
-    return f"{path.name} cannot be read: {reason}; repair the quotes or name another --format"
+    return f"{path.name} cannot be read: {reason}; correct the quotes or choose another --format"
 
 
-def _text(path: Path, line: bytes, number: int) -> str:
+def _decode(path: Path, line: bytes, number: int) -> str:
     try:
         return line.decode()
     except UnicodeDecodeError:
         raise DataError(f"{path.name}, row {number}: not UTF-8 text; convert the file to UTF-8") from None
 
 
-def _content(path: Path) -> bytes:
-    """The whole file, gunzipped in memory: nothing of a log, hence of its test events, is written anywhere else."""
-    with _opened(path) as file:
-        return b"".join(_guarded(path, iter(lambda: file.read(1 << 24), b"")))
+def _read_content(path: Path) -> bytes:
+    """The complete file, decompressed in memory, so that test events of a log are not written to a temporary file."""
+    with _open(path) as file:
+        return b"".join(_check_gzip(path, iter(lambda: file.read(1 << 24), b"")))
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def _open(path: Path) -> Iterator[BinaryIO]:
     try:
         file = path.open("rb")
     except OSError as error:
         raise DataError(f"{path.name} cannot be read ({error.strerror}); check its permissions") from None
     with file:
-        zipped = file.peek(2)[:2] == b"\x1f\x8b"
-        yield cast(BinaryIO, gzip.GzipFile(fileobj=file)) if zipped else file
+        is_gzip = file.peek(2)[:2] == b"\x1f\x8b"
+        yield cast(BinaryIO, gzip.GzipFile(fileobj=file)) if is_gzip else file
 
 
-def _guarded(path: Path, parts: Iterator[bytes]) -> Iterator[bytes]:
-    """The same parts; a damaged gzip stream becomes a DataError."""
+def _check_gzip(path: Path, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield the same chunks, and raise DataError if the gzip stream is damaged."""
     try:
-        yield from parts
+        yield from chunks
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path.name} is not a whole gzip file ({error}); download or copy it again") from None
+        raise DataError(f"{path.name} is not a complete gzip file ({error}); download or copy it again") from None
 
 
 # JSON lines and the Amazon files
@@ -212,44 +212,44 @@ def _read_lines(path: Path, kind: Format, given: dict[str, str]) -> tuple[pl.Dat
     columns: dict[str, str] = {}
     frames: list[pl.DataFrame] = []
     chunk: list[tuple[Any, ...]] = []
-    with _opened(path) as file:
-        for number, line in enumerate(_guarded(path, iter(file)), start=1):
-            record = _record(path, line, number)
-            columns = columns or _choose(path, list(record), given)
-            chunk.append(_picked(path, record, columns, number))
+    with _open(path) as file:
+        for number, line in enumerate(_check_gzip(path, iter(file)), start=1):
+            record = _parse_record(path, line, number)
+            columns = columns or _choose_columns(path, list(record), given)
+            chunk.append(_pick_values(path, record, columns, number))
             if len(chunk) == CHUNK_ROWS:
-                frames.append(_frame(chunk))
+                frames.append(_to_frame(chunk))
                 chunk = []
     if not columns:
         raise DataError(f"{path.name} is empty; a log needs one interaction per row")
-    return pl.concat([*frames, _frame(chunk)]), columns, 1
+    return pl.concat([*frames, _to_frame(chunk)]), columns, 1
 
 
-def _record(path: Path, line: bytes, number: int) -> dict[str, Any]:
-    text = _text(path, line, number)
+def _parse_record(path: Path, line: bytes, number: int) -> dict[str, Any]:
+    text = _decode(path, line, number)
     try:
         record = json.loads(text)
     except ValueError:
         try:
-            record = ast.literal_eval(text.strip())  # the older Amazon files hold Python dictionaries, one per line
+            record = ast.literal_eval(text.strip())  # the older Amazon files contain one Python dictionary per line
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             record = None
     if not isinstance(record, dict):
-        raise DataError(f"{path.name}, row {number}: not a JSON object; every line must hold one")
+        raise DataError(f"{path.name}, row {number}: not a JSON object; every line must be one")
     return record
 
 
-def _picked(path: Path, record: dict[str, Any], columns: dict[str, str], number: int) -> tuple[str, str, str]:
+def _pick_values(path: Path, record: dict[str, Any], columns: dict[str, str], number: int) -> tuple[str, str, str]:
     values = []
     for role in ROLES:
         value = record.get(columns[role])
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-            raise DataError(f"{path.name}, row {number}: {columns[role]!r} is {value!r}; it must be a text or a number")
+            raise DataError(f"{path.name}, row {number}: {columns[role]!r} is {value!r}; use a string or a number")
         values.append(str(value))
     return values[0], values[1], values[2]
 
 
-def _frame(chunk: list[tuple[Any, ...]]) -> pl.DataFrame:
+def _to_frame(chunk: list[tuple[Any, ...]]) -> pl.DataFrame:
     return pl.DataFrame(chunk, schema=dict.fromkeys(ROLES, pl.String), orient="row")
 
 
@@ -258,7 +258,7 @@ def _frame(chunk: list[tuple[Any, ...]]) -> pl.DataFrame:
 
 def _read_parquet(path: Path, kind: Format, given: dict[str, str]) -> tuple[pl.DataFrame, dict[str, str], int]:
     try:
-        columns = _choose(path, list(pl.read_parquet_schema(path)), given)
+        columns = _choose_columns(path, list(pl.read_parquet_schema(path)), given)
         frame = pl.read_parquet(path, columns=list(columns.values()))
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{path.name} is not a readable Parquet file ({error}); write it again") from None

@@ -1,10 +1,10 @@
-"""The closing half of the seal: test targets become ciphertext that only the holder of the private key can read.
+"""Sealing: test targets are encrypted so that only the holder of the private key can read them.
 
-Scheme: an ephemeral X25519 key agrees with the recipient's public key; HKDF-SHA256 turns the shared secret into a
-ChaCha20-Poly1305 key; `bound_to` (the dataset_id) is authenticated with it, so a seal cannot be moved to another
-dataset. Layout: MAGIC, ephemeral public key (32), nonce (12), ciphertext with its 16-byte tag.
+Scheme: X25519 key agreement between an ephemeral key and the recipient's public key; HKDF-SHA256 derives a
+ChaCha20-Poly1305 key from the shared secret; `bound_to` (the dataset_id) is the associated data, so that a sealed file
+cannot be moved to another dataset. Layout: MAGIC, ephemeral public key (32 bytes), nonce (12), ciphertext, tag (16).
 
-Not covered: opening. That half lives in `examiner/unseal.py`, and only the examiner imports it.
+Not covered: decryption, which is in `examiner/unseal.py`. Only the examiner imports that module.
 """
 
 import io
@@ -24,7 +24,7 @@ KEY_BYTES, NONCE_BYTES = 32, 12
 
 
 def seal(payload: bytes, public_key: bytes, bound_to: str) -> bytes:
-    """Encrypt `payload` to `public_key` (32 raw bytes); it opens only together with the same `bound_to`.
+    """Encrypt `payload` for `public_key` (32 raw bytes); decryption needs the same `bound_to`.
 
     Raises SealError if the key is not an X25519 public key.
     """
@@ -42,14 +42,14 @@ def seal(payload: bytes, public_key: bytes, bound_to: str) -> bytes:
 
 
 def derive_key(shared: bytes, sender: bytes, recipient: bytes) -> bytes:
-    """The cipher key of one seal; both public keys enter, so that it belongs to this pair only."""
+    """Derive the encryption key of one sealed file; both public keys are in the salt, so it fits this pair only."""
     return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=sender + recipient, info=MAGIC).derive(shared)
 
 
 def pack_test(items: npt.NDArray[np.int32], timestamps: npt.NDArray[np.int64], fingerprint: str) -> bytes:
-    """The payload of `test.sealed`; its size depends on the number of users only.
+    """The plaintext of `test.sealed`; its size depends only on the number of users.
 
-    items int32 (num_users,), timestamps int64 (num_users,), fingerprint of the whole content in hexadecimal.
+    items int32 (num_users,), timestamps int64 (num_users,), fingerprint of the complete content in hexadecimal.
     """
     buffer = io.BytesIO()
     np.savez(buffer, items=items, timestamps=timestamps, fingerprint=np.frombuffer(fingerprint.encode(), np.uint8))

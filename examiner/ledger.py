@@ -1,7 +1,7 @@
-"""The look ledger: every evaluation on test targets, counted per dataset content, before it happens.
+"""The look ledger: it records every evaluation on test targets before it starts, counted per dataset content.
 
-An SQLite file: the insert is one locked, synced transaction, so that two examiners at once get two numbers, and a
-power cut leaves either the whole line or none. Lines are only ever added; triggers refuse anything else.
+The ledger is an SQLite file. Each insert is one locked, synced transaction, so that concurrent examiners get different
+look numbers and a power cut leaves either the complete row or none. Triggers reject updates and deletes of rows.
 """
 
 import os
@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ..data.errors import SealError
-from .vault import not_ours, present
+from .vault import file_exists, other_owner_error
 
 LEDGER = "looks.db"
 BUSY_SECONDS = 30.0
@@ -36,25 +36,25 @@ CREATE TRIGGER IF NOT EXISTS look_stays BEFORE DELETE ON look BEGIN SELECT RAISE
 
 @dataclass(frozen=True)
 class Look:
-    """One line: session `session` looked at this content for the `look`-th time that anybody did, here."""
+    """One row: the evaluation by `session` was look number `look` at this content in this home."""
 
     session: str
-    dataset: str  # its name then
+    dataset: str  # its name at that time
     dataset_id: str
-    fingerprint: str  # 64 hex digits, over all events
+    fingerprint: str  # hash of all events, 64 hex digits
     look: int  # 1 = first
     at: str  # UTC, ISO 8601
 
 
 class Ledger:
-    """The ledger in a vault's directory; reading creates nothing."""
+    """The ledger in a vault's directory; reading does not create the file."""
 
     def __init__(self, vault_directory: Path) -> None:
         self.path = vault_directory / LEDGER
 
     def looks(self) -> list[Look]:
-        """All lines, oldest first."""
-        if not present(self.path):
+        """All rows, oldest first."""
+        if not file_exists(self.path):
             return []
         with self._connection() as connection:
             rows = connection.execute(
@@ -63,20 +63,20 @@ class Ledger:
         return [Look(*row) for row in rows]
 
     def find(self, session: str) -> Look | None:
-        """The line of a session, if it has looked."""
+        """The row of a session, or None if it has not looked."""
         return next((look for look in self.looks() if look.session == session), None)
 
     def record(self, session: str, dataset: str, dataset_id: str, fingerprint: str) -> Look:
-        """Add a line and return it; on disk when this returns. Raises SealError if the session has looked before."""
+        """Add a row, synced to disk, and return it. Raises SealError if the session has looked before."""
         self._create()
         now = datetime.now(UTC).isoformat(timespec="seconds")
         with self._connection() as connection:
             connection.execute("BEGIN IMMEDIATE")
             if connection.execute("SELECT 1 FROM look WHERE session = ?", [session]).fetchone():
                 connection.execute("ROLLBACK")
-                raise SealError(already_looked(session))
-            (before,) = connection.execute("SELECT count(*) FROM look WHERE fingerprint = ?", [fingerprint]).fetchone()
-            look = Look(session, dataset, dataset_id, fingerprint, before + 1, now)
+                raise SealError(second_look_message(session))
+            (count,) = connection.execute("SELECT count(*) FROM look WHERE fingerprint = ?", [fingerprint]).fetchone()
+            look = Look(session, dataset, dataset_id, fingerprint, count + 1, now)
             connection.execute(
                 "INSERT INTO look (session, dataset, dataset_id, fingerprint, look, at) VALUES (?, ?, ?, ?, ?, ?)",
                 [session, dataset, dataset_id, fingerprint, look.look, now],
@@ -86,9 +86,9 @@ class Ledger:
 
     def _create(self) -> None:
         try:
-            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))  # SQLite's side files take over the mode
+            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))  # SQLite's journal files inherit the mode
         except PermissionError:
-            raise not_ours(self.path) from None
+            raise other_owner_error(self.path) from None
         except OSError as error:
             raise SealError(
                 f"the look ledger {str(self.path)!r} cannot be written ({error.strerror}); free some disk space"
@@ -97,7 +97,7 @@ class Ledger:
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
         if not os.access(self.path, os.R_OK | os.W_OK):
-            raise not_ours(self.path)
+            raise other_owner_error(self.path)
         connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
         try:
             connection.execute("PRAGMA synchronous = EXTRA")
@@ -109,6 +109,6 @@ class Ledger:
             connection.close()
 
 
-def already_looked(session: str) -> str:
-    """The refusal of a second look."""
-    return f"session {session} has used its one look at the test set; open a new session to go on"
+def second_look_message(session: str) -> str:
+    """The error message for a second look."""
+    return f"session {session} has used its one look at the test set; open a new session to continue"

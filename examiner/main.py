@@ -1,8 +1,8 @@
 """The examiner's process: `python -P -m virtualmle.examiner.main --home … --session … --trial … --dataset …`.
 
-Started by `request.examine` only. The order is the point: everything that can fail without the test targets comes
-first; then the seal is opened and the attempt goes into the ledger; only then are the targets ranked. Exit status 0
-when the result is in the vault, 1 with {"error": …} on stdout when the caller can mend it.
+Only `request.examine` starts this process. The order of the steps matters: first everything that can fail without the
+test targets, then decryption, then the entry in the look ledger, and only then the ranking of the targets. The exit
+code is 0 if the result is in the vault, and 1 with {"error": …} on standard output if the caller can correct the error.
 """
 
 import argparse
@@ -30,12 +30,12 @@ from .unseal import Targets, open_test
 from .vault import OWNER_ONLY, OWNER_ONLY_DIRECTORY, Vault, read_key
 
 FINGERPRINT_DIGITS = 12
-RESULT_BYTES = 4096  # more than a result takes
+RESULT_BYTES = 4096  # upper bound on the size of a result file
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """The trial to be examined, ready to score."""
+    """The trial to be examined, with its model loaded."""
 
     spec: TrialSpec
     model: SequenceModel
@@ -44,21 +44,21 @@ class Candidate:
 
 
 def examine(home: Path, session: str, trial_directory: Path, dataset_dir: Path, key_file: Path | None) -> TestResult:
-    """Take the one look of `session`. Raises DataError, TrialError, SealError; see the ledger for whether it counts."""
+    """Take the one look of `session`. Raises DataError, TrialError, SealError; the look is used once it is recorded."""
     vault = Vault(home)
     dataset = PreparedDataset.load(dataset_dir)
     candidate = load_candidate(trial_directory, dataset)
     private_key = read_key(key_file) if key_file else vault.private_key()
     targets = open_test(dataset_dir, private_key, dataset.dataset_id, dataset.num_users)
-    path = _writable(vault, session)
+    path = _check_result_path(vault, session)
     look = Ledger(vault.directory).record(session, dataset.name, dataset.dataset_id, targets.fingerprint)
     result = evaluate(candidate, dataset, targets, look)
     write_json(path, result.model_dump(), OWNER_ONLY)
     return result
 
 
-def _writable(vault: Vault, session: str) -> Path:
-    """Where the result will lie, once a file of its size could be written there: no look is lost to a full disk."""
+def _check_result_path(vault: Vault, session: str) -> Path:
+    """The path of the result, after writing and deleting a file of its size: a full disk must not waste the look."""
     vault.create_directory()
     path = vault.revealed_path(session)
     probe = path.with_suffix(".probe")
@@ -67,12 +67,14 @@ def _writable(vault: Vault, session: str) -> Path:
         write_bytes(probe, bytes(RESULT_BYTES), OWNER_ONLY)
         probe.unlink()
     except OSError as error:
-        raise SealError(f"the result could not be kept in {str(path.parent)!r} ({error.strerror}); mend this") from None
+        raise SealError(
+            f"no result can be written to {str(path.parent)!r} ({error.strerror}); check its permissions and free space"
+        ) from None
     return path
 
 
 def load_candidate(directory: Path, dataset: PreparedDataset) -> Candidate:
-    """The model and priors of a finished trial, on its device if that is here. Raises TrialError."""
+    """Load the model and priors of a finished trial, on the trial's device if available. Raises TrialError."""
     result = read_result(directory)
     if result is None or result.status != "finished":
         raise TrialError(f"trial {directory.name} has not finished; only a finished trial can be examined")
@@ -83,14 +85,14 @@ def load_candidate(directory: Path, dataset: PreparedDataset) -> Candidate:
     model, config = load_checkpoint(directory / CHECKPOINT)
     if model.num_items != dataset.num_items:
         raise TrialError(
-            f"trial {directory.name} scores {model.num_items} items, {dataset.name} has {dataset.num_items}: "
+            f"trial {directory.name} scores {model.num_items} items, but {dataset.name} has {dataset.num_items}: "
             "it was trained on another dataset"
         )
     return Candidate(spec, model.to(device), config, ScorePriors.from_dataset(dataset, config, device))
 
 
 def evaluate(candidate: Candidate, dataset: PreparedDataset, targets: Targets, look: Look) -> TestResult:
-    """Rank every user's test item after his train and validation events."""
+    """Rank every user's test item, given the user's train and validation events as history."""
     ranks, ties = evaluate_targets(
         candidate.model,
         candidate.config,
@@ -99,14 +101,14 @@ def evaluate(candidate: Candidate, dataset: PreparedDataset, targets: Targets, l
         candidate.priors,
         dataset.num_items,
     )
-    gains = ndcg_per_user(ranks)
+    ndcg = ndcg_per_user(ranks)
     return TestResult(
         session=look.session,
         trial=candidate.spec.trial,
         dataset=dataset.name,
         dataset_id=dataset.dataset_id,
         metrics=metrics_from_ranks(ranks),
-        ndcg10_se=float(gains.std(ddof=1) / len(gains) ** 0.5) if len(gains) > 1 else 0.0,
+        ndcg10_se=float(ndcg.std(ddof=1) / len(ndcg) ** 0.5) if len(ndcg) > 1 else 0.0,
         ties=ties,
         num_users=len(ranks),
         look=look.look,
@@ -116,22 +118,22 @@ def evaluate(candidate: Candidate, dataset: PreparedDataset, targets: Targets, l
 
 
 def histories_before_test(dataset: PreparedDataset) -> Histories:
-    """Train events and validation item: items and times (num_train_events + num_users,), offsets (num_users + 1,)."""
+    """Train and validation events: items and times (num_train_events + num_users,), offsets (num_users + 1,)."""
     items = np.insert(dataset.items, dataset.offsets[1:], dataset.valid_items)
     times = np.insert(dataset.timestamps, dataset.offsets[1:], dataset.valid_timestamps)
     return Histories(items, dataset.offsets + np.arange(dataset.num_users + 1), times)
 
 
 def main() -> int:
-    """Parse the command line, examine, and say on stdout what the caller can mend."""
+    """Parse the command line and examine; print errors that the caller can correct as JSON on standard output."""
     parser = argparse.ArgumentParser(prog="virtualmle.examiner.main", description="Take a session's one look.")
     for name in ("home", "trial", "dataset"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--session", required=True)
     parser.add_argument("--key-file", type=Path)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     try:
-        examine(given.home, given.session, given.trial, given.dataset, given.key_file)
+        examine(arguments.home, arguments.session, arguments.trial, arguments.dataset, arguments.key_file)
     except VirtualMLEError as error:
         print(json.dumps({"error": str(error)}))
         return 1

@@ -1,7 +1,7 @@
-"""Asking the examiner: the one door between the tools and the sealed test split. Torch-free.
+"""Requests to the examiner: the only interface between the tools and the sealed test split. Does not import torch.
 
-The examiner is a process of its own (`main.py`), so that neither the key nor a test target is ever in the memory of the
-server. What it found comes back through the vault.
+The examiner is a separate process (`main.py`), so that neither the key nor a test target is ever in the memory of the
+server. The examiner writes its result to the vault, and this module reads it from there.
 """
 
 import contextlib
@@ -16,16 +16,16 @@ import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..data.errors import SealError
-from .ledger import Ledger, Look, already_looked
-from .vault import Vault, present
+from .ledger import Ledger, Look, second_look_message
+from .vault import Vault, file_exists
 
 MODULE = "virtualmle.examiner.main"
 
 
 class TestResult(BaseModel):
-    """What one look at the test set found."""
+    """The result of one look at the test set."""
 
-    __test__: ClassVar[bool] = False  # not a test class, whatever its name suggests to pytest
+    __test__: ClassVar[bool] = False  # pytest must not collect this class because of its name
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     session: str
@@ -34,9 +34,9 @@ class TestResult(BaseModel):
     dataset_id: str
     metrics: dict[str, float]  # recall@5, recall@10, ndcg@5, ndcg@10, mrr
     ndcg10_se: float  # standard error of ndcg@10 over users
-    ties: int  # users whose target tied with another candidate (counted against the model)
+    ties: int  # users whose target tied with another candidate; ties are broken pessimistically
     num_users: int
-    look: int  # which look at this content it was, over all names and sessions of this home; 1 = first
+    look: int  # number of this look at the content, over all dataset names and sessions of this home; 1 = first
     fingerprint_short: str  # first 12 hex digits of the content's fingerprint
     at: str  # UTC, ISO 8601
 
@@ -49,16 +49,16 @@ def examine(
     timeout: float,
     key_file: Path | None = None,
 ) -> TestResult:
-    """Evaluate a finished trial on the test targets, once; returns what is then in the vault.
+    """Evaluate a finished trial on the test targets, once; returns the result, which is then in the vault.
 
-    `key_file` holds the private key (32 bytes) in operator mode. Raises SealError if the session has looked before, the
-    seal does not open, or the examiner fails or runs longer than `timeout` seconds. From the moment the attempt is in
-    the ledger the look is used, whatever happens then; Ctrl-C here does not reach the examiner, which ends in peace.
+    `key_file` contains the private key (32 bytes) in operator mode. Raises SealError if the session has looked before,
+    if decryption fails, or if the examiner fails or runs longer than `timeout` seconds. The look is used as soon as the
+    ledger has an entry for it, even if the examiner fails afterwards. Ctrl-C here does not interrupt the examiner.
     """
     vault = Vault(home)
-    vault.revealed_path(session)  # refuses an impossible id
+    vault.revealed_path(session)  # raises SealError for an invalid session id
     if Ledger(vault.directory).find(session):
-        raise SealError(already_looked(session))
+        raise SealError(second_look_message(session))
     command = [sys.executable, "-P", "-m", MODULE]
     command += ["--home", str(home.resolve()), "--session", session]
     command += ["--trial", str(trial_directory.resolve()), "--dataset", str(dataset_dir.resolve())]
@@ -72,28 +72,28 @@ def examine(
 
 
 def read_revealed(home: Path, session: str) -> TestResult | None:
-    """The result of a session's look, or None while there is none."""
+    """The result of a session's look, or None if there is none. Raises SealError if the file is damaged."""
     path = Vault(home).revealed_path(session)
     try:
-        return TestResult.model_validate_json(path.read_bytes()) if present(path) else None
+        return TestResult.model_validate_json(path.read_bytes()) if file_exists(path) else None
     except ValidationError:
         raise SealError(f"{str(path)!r} is damaged; restore it from a backup") from None
 
 
 def has_looked(home: Path, session: str) -> bool:
-    """Whether a session has used its look, with or without a result."""
+    """Whether a session has used its look, even if the look gave no result."""
     return Ledger(Vault(home).directory).find(session) is not None
 
 
 def in_progress(home: Path, session: str) -> bool:
-    """Whether an examiner of this session is at work on this machine, also one whose server has died."""
-    wanted = [MODULE, "--home", str(home.resolve()), "--session", session]
+    """Whether an examiner of this session is running on this machine, even if its server has died."""
+    command = [MODULE, "--home", str(home.resolve()), "--session", session]
     lines = (process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"]))
-    return any(line[line.index(MODULE) :][: len(wanted)] == wanted for line in lines if MODULE in line)
+    return any(line[line.index(MODULE) :][: len(command)] == command for line in lines if MODULE in line)
 
 
 def looks(home: Path) -> list[Look]:
-    """Every look ever taken in this home, oldest first."""
+    """Every look in this home, oldest first."""
     return Ledger(Vault(home).directory).looks()
 
 
@@ -104,22 +104,24 @@ def _run(command: list[str], session: str, timeout: float) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ},  # as a worker has it: two threads that spin starve each other
+        env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ},  # as in trial workers: spinning threads starve each other
         start_new_session=os.name == "posix",
     )
     try:
-        answer, noise = process.communicate(timeout=timeout)
+        stdout, stderr = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
-        raise SealError(f"the examiner of session {session} ran longer than {timeout:g} s and was ended") from None
+        raise SealError(f"the examiner of session {session} ran longer than {timeout:g} s and was stopped") from None
     if process.returncode:
-        raise SealError(_cause(answer, noise, process.returncode))
+        raise SealError(_cause(stdout, stderr, process.returncode))
 
 
-def _cause(answer: str, noise: str, status: int) -> str:
-    """The examiner's own sentence; or, if it died without one, its exit status and last words."""
+def _cause(stdout: str, stderr: str, exit_code: int) -> str:
+    """The error that the examiner reported as JSON, or else its exit code and last line of standard error."""
     with contextlib.suppress(ValueError, KeyError, TypeError):
-        return str(json.loads(answer)["error"])
-    words = (noise.strip().splitlines() or ["no message"])[-1]
-    return f"the examiner ended with status {status} ({words}); call finalize again: it says whether its look is used"
+        return str(json.loads(stdout)["error"])
+    last_line = (stderr.strip().splitlines() or ["no message"])[-1]
+    return (
+        f"the examiner ended with code {exit_code} ({last_line}); call finalize again to see whether the look is used"
+    )

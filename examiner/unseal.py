@@ -1,4 +1,4 @@
-"""The opening half of the seal. Only the examiner's own process imports this page."""
+"""Decryption of sealed test splits. Only the examiner's process imports this module."""
 
 import io
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from ..data.seal import KEY_BYTES, MAGIC, NONCE_BYTES, derive_key
 
 @dataclass(frozen=True)
 class Targets:
-    """The last event of every user, and the identity of the whole content it belongs to."""
+    """The test event of every user, and the fingerprint of the complete content of the dataset."""
 
     items: npt.NDArray[np.int32]  # (num_users,)
     timestamps: npt.NDArray[np.int64]  # (num_users,)
@@ -25,7 +25,7 @@ class Targets:
 
 
 def unseal(sealed: bytes, private_key: bytes, bound_to: str) -> bytes:
-    """The payload of `seal`. Raises SealError for another key, another `bound_to`, or changed bytes."""
+    """Decrypt what `seal` encrypted. Raises SealError for another key, another `bound_to`, or changed bytes."""
     start = len(MAGIC) + KEY_BYTES + NONCE_BYTES
     if not sealed.startswith(MAGIC) or len(sealed) < start:
         raise SealError("this is not a sealed test split; register the dataset again with `virtualmle data add`")
@@ -35,21 +35,23 @@ def unseal(sealed: bytes, private_key: bytes, bound_to: str) -> bytes:
         shared = private.exchange(X25519PublicKey.from_public_bytes(sender))
         cipher = ChaCha20Poly1305(derive_key(shared, sender, private.public_key().public_bytes_raw()))
         return cipher.decrypt(nonce, sealed[start:], bound_to.encode())
-    except (InvalidTag, ValueError):  # ValueError: a sender's key of small order, or a private key of wrong length
+    except (InvalidTag, ValueError):  # ValueError: a sender key of small order, or a private key of the wrong length
         raise SealError(
-            "the sealed test split does not open: it was sealed to another key, belongs to another dataset, or was "
-            "changed; register the dataset again in this home with `virtualmle data add`"
+            "the sealed test split cannot be decrypted: it was sealed for another key, belongs to another dataset, or "
+            "was changed; register the dataset again in this home with `virtualmle data add`"
         ) from None
 
 
 def open_test(directory: Path, private_key: bytes, dataset_id: str, num_users: int) -> Targets:
-    """The test split of the prepared dataset in `directory`. Raises SealError."""
+    """Decrypt the test targets of the prepared dataset in `directory`. Raises SealError."""
     try:
         sealed = (directory / SEALED).read_bytes()
     except OSError as error:
         raise SealError(f"{str(directory / SEALED)!r} cannot be read ({error.strerror}); register it again") from None
-    with np.load(io.BytesIO(unseal(sealed, private_key, dataset_id)), allow_pickle=False) as parts:
-        split = Targets(parts["items"], parts["timestamps"], parts["fingerprint"].tobytes().decode())
-    if split.items.shape != (num_users,):
-        raise SealError(f"the sealed test split has {len(split.items)} users, the dataset {num_users}; register again")
-    return split
+    with np.load(io.BytesIO(unseal(sealed, private_key, dataset_id)), allow_pickle=False) as arrays:
+        targets = Targets(arrays["items"], arrays["timestamps"], arrays["fingerprint"].tobytes().decode())
+    if targets.items.shape != (num_users,):
+        raise SealError(
+            f"the sealed test split has {len(targets.items)} users, the dataset {num_users}; register it again"
+        )
+    return targets

@@ -1,13 +1,13 @@
-"""The vault of a home: the key pair of the seal, the looks taken, and what they revealed.
+"""The vault of a home: the key pair for sealing, the look ledger, and revealed test results.
 
     vault/                   0700
-      public_key             32 bytes; datasets are sealed to it
+      public_key             32 bytes; test splits are encrypted for it
       private_key            32 bytes, 0600; absent in operator mode, where a person keeps it elsewhere
       looks.db               the ledger (`ledger.py`)
       revealed/SESSION.json  test metrics of finished sessions, 0600
 
-In `auto` mode the pair is made on first use. In `operator` mode only the public key is here, so this machine can seal
-but not open. Trial workers, tools, memory and server read nothing here but the public key and revealed results.
+In `auto` mode the key pair is created on first use. In `operator` mode only the public key is here, so this machine can
+encrypt but not decrypt. Trial workers, tools, memory and server read only the public key and revealed results.
 """
 
 import os
@@ -25,43 +25,43 @@ OWNER_ONLY, OWNER_ONLY_DIRECTORY = 0o600, 0o700
 
 
 class Vault:
-    """The vault below `home`; opening it creates nothing."""
+    """The vault below `home`; the constructor creates no file."""
 
     def __init__(self, home: Path) -> None:
         self.directory = home / ".virtualmle" / "vault"
 
     @property
     def mode(self) -> str:
-        """`auto` (the private key is here, or will be made), or `operator` (it is kept elsewhere)."""
-        is_operator = present(self.directory / PUBLIC) and not present(self.directory / PRIVATE)
+        """`auto` (the private key is here or will be created) or `operator` (the private key is kept elsewhere)."""
+        is_operator = file_exists(self.directory / PUBLIC) and not file_exists(self.directory / PRIVATE)
         return "operator" if is_operator else "auto"
 
     def public_key(self) -> bytes:
-        """The key to seal to, 32 raw bytes; the pair is made on first use. Raises SealError, HomeError."""
+        """The encryption key, 32 raw bytes; the key pair is created on first use. Raises SealError, HomeError."""
         path = self.directory / PUBLIC
-        if not present(path):
+        if not file_exists(path):
             self._create_pair()
         return read_key(path)
 
     def private_key(self) -> bytes:
-        """The key that opens, 32 raw bytes; for the examiner alone. Raises SealError where it is not here."""
+        """The decryption key, 32 raw bytes; only for the examiner. Raises SealError if it is not in this vault."""
         path = self.directory / PRIVATE
-        if not present(path):
-            raise SealError("the private key is not on this machine; only whoever holds it can open the test split")
+        if not file_exists(path):
+            raise SealError("the private key is not on this machine; only its holder can decrypt the test split")
         if os.name == "posix" and path.stat().st_mode & 0o077:
-            raise SealError(f"{str(path)!r} can be read by others; run chmod 600 on it, or make a new home")
+            raise SealError(f"{str(path)!r} is readable by other users; run chmod 600 on it, or choose a new home")
         return read_key(path)
 
     def use_operator_key(self, public_key: bytes) -> None:
-        """Seal to a key whose private half is elsewhere, from the start. Raises SealError if there is a key already."""
+        """Use a public key whose private key is kept elsewhere. Raises SealError if this vault has a key already."""
         if len(public_key) != KEY_BYTES:
             raise SealError(f"an X25519 public key has {KEY_BYTES} bytes, this one has {len(public_key)}")
         self.create_directory()
         if not _write_once(self.directory / PUBLIC, public_key, 0o644):
-            raise SealError("this home has a key already; datasets are sealed to it: choose a new home")
+            raise SealError("this home has a key already, and its datasets are sealed for it; choose a new home")
 
     def create_directory(self) -> Path:
-        """The vault's directory, made if need be, closed to others. Raises HomeError."""
+        """Create the vault's directory if it is missing, with access for its owner only. Raises HomeError."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True, mode=OWNER_ONLY_DIRECTORY)
         except OSError as error:
@@ -71,52 +71,52 @@ class Vault:
         try:
             self.directory.chmod(OWNER_ONLY_DIRECTORY)
         except PermissionError:
-            raise not_ours(self.directory) from None
+            raise other_owner_error(self.directory) from None
         return self.directory
 
     def revealed_path(self, session: str) -> Path:
-        """Where the result of a session lies once it is revealed."""
+        """The path of a session's revealed result. Raises SealError for an invalid session id."""
         if not session or "/" in session or "\\" in session or session.startswith("."):
-            raise SealError(f"session id {session!r} is not one; see list_sessions")
+            raise SealError(f"session id {session!r} is invalid; see list_sessions")
         return self.directory / "revealed" / f"{session}.json"
 
     def _create_pair(self) -> None:
-        """The private half first: whoever wins that file (it is made only once) determines the public one."""
+        """Write the private key first: only one process can create that file, and its key determines the public key."""
         self.create_directory()
         _write_once(self.directory / PRIVATE, X25519PrivateKey.generate().private_bytes_raw(), OWNER_ONLY)
         private = X25519PrivateKey.from_private_bytes(read_key(self.directory / PRIVATE))
         _write_once(self.directory / PUBLIC, private.public_key().public_bytes_raw(), 0o644)
 
 
-def present(path: Path) -> bool:
-    """Whether a file of the vault is there; HomeError where this user may not even ask."""
+def file_exists(path: Path) -> bool:
+    """Whether a file of the vault exists. Raises HomeError if this user has no permission to check."""
     try:
-        path.stat()  # not exists(): from Python 3.14 on it says False where it may not look
+        path.stat()  # not exists(): since Python 3.14 it returns False without permission
     except (FileNotFoundError, NotADirectoryError):
         return False
     except PermissionError:
-        raise not_ours(path.parent) from None
+        raise other_owner_error(path.parent) from None
     return True
 
 
-def not_ours(path: Path) -> HomeError:
-    """The error for a part of the vault that this user may not use."""
+def other_owner_error(path: Path) -> HomeError:
+    """The error for a file of the vault that belongs to another user."""
     return HomeError(f"{str(path)!r} belongs to another user; run as that user or choose another --home")
 
 
 def read_key(path: Path) -> bytes:
-    """The raw key in a file. Raises SealError if there is none."""
+    """Read a raw key from a file. Raises SealError if the file is unreadable or has the wrong size."""
     try:
         key = path.read_bytes()
     except OSError as error:
         raise SealError(f"{str(path)!r} cannot be read ({error.strerror}); check the path of the key") from None
     if len(key) != KEY_BYTES:
-        raise SealError(f"{str(path)!r} has {len(key)} bytes, a key has {KEY_BYTES}; restore it from a copy")
+        raise SealError(f"{str(path)!r} has {len(key)} bytes, but a key has {KEY_BYTES}; restore it from a copy")
     return key
 
 
 def _write_once(path: Path, content: bytes, mode: int) -> bool:
-    """Create `path` with its whole content in one step; False if it exists, whoever made it."""
+    """Create `path` atomically with its complete content; returns False if the file exists already."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         write_bytes(temporary, content, mode)

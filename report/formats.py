@@ -1,11 +1,11 @@
-"""Numbers as text: the only place that decides how a metric looks, so that terminal, report and README agree."""
+"""Formatting of numbers: the only module that does it, so that terminal, report and README agree."""
 
 from collections.abc import Mapping
 from typing import Any
 
 MISSING = "–"
 METRICS = ("ndcg@10", "ndcg@5", "recall@10", "recall@5", "mrr")
-"""The order in which metrics are shown; the first is the one that decides."""
+"""Metrics in display order; the first decides keep or discard."""
 
 METRIC_TITLES = {
     "ndcg@10": "NDCG@10",
@@ -17,12 +17,12 @@ METRIC_TITLES = {
 
 
 def metric(value: float | None) -> str:
-    """Four decimals; the metrics are shares between 0 and 1."""
+    """Four decimals; metrics are between 0 and 1."""
     return MISSING if value is None else f"{value:.4f}"
 
 
 def signed(value: float | None) -> str:
-    """Four decimals with the sign always shown; what rounds to nothing is `+0.0000`."""
+    """Four decimals with an explicit sign; a value that rounds to zero is `+0.0000`."""
     return MISSING if value is None else f"{round(value, 4) + 0.0:+.4f}"
 
 
@@ -40,11 +40,11 @@ def change(delta: float | None, error: float | None = None, z: float | None = No
         return text
     if abs(z) < 1000:
         return f"{text} (z {z:+.1f})"
-    return f"{text} (z > 999)" if z > 0 else f"{text} (z < -999)"  # no spread over users: the ratio is not a number
+    return f"{text} (z > 999)" if z > 0 else f"{text} (z < -999)"  # a standard error near 0
 
 
 def relative(before: float | None, after: float | None) -> str:
-    """`+12.3 %`: by how much `after` exceeds `before`."""
+    """`+12.3 %`: the relative change from `before` to `after`."""
     return MISSING if not before or after is None else f"{100 * (after / before - 1):+.1f} %"
 
 
@@ -59,35 +59,35 @@ def duration(seconds: float | None) -> str:
 
 
 def moment(time: str | None) -> str:
-    """`2026-01-02 03:04 UTC` from the ISO 8601 times of our records, which are all UTC."""
+    """`2026-01-02 03:04 UTC` from an ISO 8601 time in UTC, as all records have it."""
     return f"{time[:10]} {time[11:16]} UTC" if time else MISSING
 
 
 def count(number: int | None) -> str:
-    """`1,234,567`, or the dash for nothing."""
+    """`1,234,567`; a dash for None or 0."""
     return MISSING if not number else f"{number:,}"
 
 
 def value(knob_value: Any) -> str:
-    """A knob's value as people would type it in JSON: `true`, `0.001`, `both`."""
+    """A knob's value as in JSON, without quotes: `true`, `0.001`, `both`."""
     if isinstance(knob_value, bool):
         return "true" if knob_value else "false"
     return f"{knob_value:g}" if isinstance(knob_value, float) else str(knob_value)
 
 
 def settings(knobs: Mapping[str, Any], empty: str = "default", separator: str = ", ") -> str:
-    """`hidden_dim=128, lr=0.001`, or `empty` where nothing was changed."""
+    """`hidden_dim=128, lr=0.001`, or `empty` if there are no knobs."""
     return separator.join(f"{knob}={value(chosen)}" for knob, chosen in knobs.items()) or empty
 
 
-def plain(anything: Any) -> str:
-    """A number, a list or a text of a profile or a summary on one line; floats with four significant digits."""
-    if isinstance(anything, float):
-        return f"{anything:,.0f}" if abs(anything) >= 10_000 else f"{anything:.4g}"
-    if isinstance(anything, int) and not isinstance(anything, bool):
-        return f"{anything:,}"
-    if isinstance(anything, Mapping):
-        return ", ".join(f"{name} {plain(part)}" for name, part in anything.items())
-    if isinstance(anything, (list, tuple)):
-        return ", ".join(plain(part) for part in anything)
-    return value(anything)
+def plain(entry: Any) -> str:
+    """A value of a profile or a summary on one line; floats with four significant digits or thousands separators."""
+    if isinstance(entry, float):
+        return f"{entry:,.0f}" if abs(entry) >= 10_000 else f"{entry:.4g}"
+    if isinstance(entry, int) and not isinstance(entry, bool):
+        return f"{entry:,}"
+    if isinstance(entry, Mapping):
+        return ", ".join(f"{name} {plain(element)}" for name, element in entry.items())
+    if isinstance(entry, (list, tuple)):
+        return ", ".join(plain(element) for element in entry)
+    return value(entry)

@@ -1,6 +1,6 @@
-"""Everything a report says about one session, as one value. Reads memory.db and the vault's revealed results.
+"""Everything that a report shows about one session, as one value; read from memory.db and the vault's revealed results.
 
-The test figures come from `examiner.request.read_revealed` and from nowhere else: memory.db cannot hold them.
+Test metrics come only from `examiner.request.read_revealed`, because memory.db has no column for them.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from ..tools.views import KnobEffect
 
 @dataclass(frozen=True)
 class ReportData:
-    """One session, read at one moment; `default_config` is the backbone's default under the session's protocol."""
+    """A snapshot of one session; `default_config` is the backbone's default under the session's protocol."""
 
     session: SessionRecord
     trials: list[TrialRecord]
@@ -35,35 +35,35 @@ class ReportData:
 
     @property
     def finished(self) -> list[TrialRecord]:
-        """Trials with metrics, in the order in which they were asked for."""
+        """Trials with metrics, in the order in which they were started."""
         return [trial for trial in self.trials if trial.status == "finished" and trial.outcome]
 
     @property
     def default(self) -> TrialRecord | None:
-        """The finished trial of the plain default, if it was run."""
+        """The finished trial of the default configuration, or None if there is none."""
         return next((trial for trial in self.finished if not self.differences(trial)), None)
 
     @property
     def selected(self) -> TrialRecord | None:
-        """The selected trial; before the freeze, the one that would be: the best validation NDCG@10 so far."""
+        """The selected trial; before the freeze, the trial with the best validation NDCG@10 so far."""
         if self.session.selected:
             return next((trial for trial in self.trials if trial.handle == self.session.selected), None)
         return select(self.trials) if self.finished else None
 
     @property
     def inflation(self) -> float | None:
-        """SE·√(2 ln K): by how much the best of K finished trials may flatter itself."""
+        """SE·√(2 ln K): bound on the selection bias of the best of K finished trials; None without an SE."""
         error = self.selected.outcome.ndcg_se if self.selected and self.selected.outcome else None
         return None if error is None else selection_inflation(error, len(self.finished))
 
     @property
     def train_seconds(self) -> float:
-        """What all trials together took from the budget."""
+        """The training seconds that all trials together used of the budget."""
         return sum(trial.outcome.train_seconds for trial in self.trials if trial.outcome)
 
     @property
     def seconds_per_trial(self) -> float | None:
-        """Mean seconds of a finished trial's whole process."""
+        """Mean wall-clock seconds of a finished trial's process."""
         spent = [trial.outcome.wall_seconds for trial in self.finished if trial.outcome]
         return sum(spent) / len(spent) if spent else None
 
@@ -74,10 +74,10 @@ class ReportData:
 
 
 def gather(home: Path, session: str) -> ReportData:
-    """Read one session of `home`. Raises HomeError where there is no memory.db, SessionError for an unknown id."""
+    """Read one session of `home`. Raises HomeError if there is no memory.db, SessionError for an unknown id."""
     database = home / "memory.db"
     if not database.exists():
-        raise HomeError(f"home={str(home)!r} holds no memory.db; name the directory the session was run in with --home")
+        raise HomeError(f"home={str(home)!r} has no memory.db; give the directory of the session with --home")
     with Memory(database) as memory:
         record = memory.sessions.get(session)
         trials = memory.trials.all(record.id)
@@ -100,10 +100,10 @@ def gather(home: Path, session: str) -> ReportData:
 
 
 def _bears_on(rule: RuleRecord, session: str) -> bool:
-    """Whether a rule was learnt in `session`, or met evidence there: a rule learnt twice is kept once."""
+    """Whether a rule was learnt in `session` or has evidence from it (a rule that is learnt again is stored once)."""
     return rule.session == session or any(shown.startswith(f"{session}:") for shown in rule.evidence)
 
 
 def ndcg(trial: TrialRecord) -> float | None:
-    """Validation NDCG@10 of a trial, or None while or where there is none."""
+    """Validation NDCG@10 of a trial, or None if it has none."""
     return trial.outcome.metrics.get("ndcg@10") if trial.outcome else None

@@ -1,6 +1,6 @@
-"""The HTML report of a session: one self-contained file that asks the network for nothing and runs no script.
+"""The HTML report of a session: one self-contained file that loads nothing from the network and runs no script.
 
-Everything in it is escaped by the template; only the two drawings, made here from numbers, go in as they are.
+The template escapes all text. Only the two charts, which are generated from numbers, are inserted without escaping.
 """
 
 import json
@@ -18,28 +18,28 @@ from ..data.atomic import write_bytes
 from ..data.errors import HomeError
 from . import formats
 from .gather import ReportData, gather, ndcg
-from .tables import STYLES, outcome_word, test_sentence
+from .tables import STYLES, test_sentence, verdict_label
 
 
 def write_report(home: Path, session: str) -> Path:
-    """Write `home/.virtualmle/reports/SESSION.html` and return its path; works at any point of a session's life.
+    """Write `home/.virtualmle/reports/SESSION.html` and return its path; works in every state of a session.
 
-    Raises HomeError where `home` holds no memory.db or cannot be written, SessionError for an unknown session.
+    Raises HomeError if `home` has no memory.db or cannot be written, SessionError for an unknown session.
     """
     data = gather(home, session)
     folder = home / ".virtualmle" / "reports"
     path = folder / f"{data.session.id}.html"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, render(data).encode(), mode=0o600)  # it may show test figures: private, as the vault is
+        write_bytes(path, render(data).encode(), mode=0o600)  # private, as test metrics may be in it
     except OSError as error:
-        raise HomeError(f"{str(path)!r} cannot be written: {error.strerror}; see its rights and free space") from None
+        raise HomeError(f"{str(path)!r} cannot be written: {error.strerror}; check permissions and space") from None
     return path
 
 
 def render(data: ReportData) -> str:
-    """The whole page."""
-    from .plots import best_so_far, knob_effects  # noqa: PLC0415 - matplotlib: only a command that draws waits for it
+    """The report as HTML."""
+    from .plots import best_so_far, knob_effects  # noqa: PLC0415 - matplotlib is slow to import
 
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -53,12 +53,12 @@ def render(data: ReportData) -> str:
         session=data.session,
         formats=formats,
         ndcg=ndcg,
-        word=outcome_word,
+        label=verdict_label,
         cards=_cards(data),
         results=_results(data),
         test_sentence=test_sentence(data),
         curve=Markup(best_so_far(data.trials, ndcg(data.default) if data.default else None)),
-        effects_drawing=Markup(knob_effects(data.effects)),
+        effects_chart=Markup(knob_effects(data.effects)),
         effects=_effects(data),
         configuration=_configuration(data),
         profile=_flat(data.session.profile),
@@ -71,7 +71,7 @@ def render(data: ReportData) -> str:
 def _cards(data: ReportData) -> list[dict[str, str]]:
     before = ndcg(data.default) if data.default else None
     after = ndcg(data.selected) if data.selected else None
-    words = Counter(outcome_word(trial) for trial in data.trials)
+    counts = Counter(verdict_label(trial) for trial in data.trials)
     session = data.session
     return [
         {
@@ -89,7 +89,7 @@ def _cards(data: ReportData) -> list[dict[str, str]]:
         {
             "title": "Trials",
             "figure": f"{len(data.trials)} of {session.max_trials}",
-            "note": " · ".join(f"{words[word]} {word}" for word in STYLES if words[word]) or "none yet",
+            "note": " · ".join(f"{counts[label]} {label}" for label in STYLES if counts[label]) or "none yet",
         },
         {
             "title": "Time per trial",
@@ -131,7 +131,7 @@ def _effects(data: ReportData) -> list[list[str]]:
 
 
 def _configuration(data: ReportData) -> list[list[str]]:
-    """Knob, dimension, default, selected: for each knob in which the selected trial differs from the default."""
+    """Rows of knob, dimension, default, selected value, for each knob that differs from the default."""
     if data.selected is None:
         return []
     return [
@@ -146,15 +146,15 @@ def _configuration(data: ReportData) -> list[list[str]]:
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Name and text of every leaf of a profile or a summary; nested names are joined by dots."""
+    """Name and formatted value of every leaf of a profile or summary; nested names are joined by dots."""
     rows: list[tuple[str, str]] = []
-    for name, part in tree.items():
-        rows += _flat(part, f"{prefix}{name}.") if isinstance(part, Mapping) else [(prefix + name, formats.plain(part))]
+    for name, node in tree.items():
+        rows += _flat(node, f"{prefix}{name}.") if isinstance(node, Mapping) else [(prefix + name, formats.plain(node))]
     return rows
 
 
 def _commands(data: ReportData) -> list[str]:
-    """Shell lines that run the selected configuration again and write this report again."""
+    """Shell commands that run the selected configuration again and write this report again."""
     session = data.session
     opening = json.dumps({"dataset": session.dataset, "backbone": session.backbone, "new": True})
     lines = [f"virtualmle call open_session {shlex.quote(opening)} --seed {session.seed}"]

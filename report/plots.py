@@ -1,6 +1,6 @@
-"""The two drawings of a report as inline SVG, coloured by the page's own CSS variables, so that they follow its theme.
+"""The two charts of a report as inline SVG. Their colours are CSS variables of the page, so they follow its theme.
 
-Importing this page imports matplotlib (half a second): only `html.py` does, when it draws.
+Importing this module imports matplotlib, which takes half a second; only `html.render` does so, inside the function.
 """
 
 import io
@@ -18,20 +18,20 @@ from matplotlib.ticker import MaxNLocator
 from ..memory.records import TrialRecord
 from ..tools.views import KnobEffect
 from .gather import ndcg
-from .tables import outcome_word
+from .tables import verdict_label
 
-# matplotlib wants colours, the page has variables: each stand-in is replaced by its variable in the finished SVG.
+# matplotlib needs colours but the page uses CSS variables: `_svg` replaces each placeholder colour by its variable.
 INK, MUTED, LINE = "#010101", "#020202", "#030303"
 KEEP, DISCARD, CRASH, ACCENT = "#040404", "#050505", "#060606", "#070707"
 VARIABLES = {
     INK: "--ink", MUTED: "--muted", LINE: "--line", KEEP: "--keep", DISCARD: "--discard", CRASH: "--crash",
     ACCENT: "--accent",
 }
-# Shape as well as colour, for those who see no difference between green and red.
+# Verdicts differ in shape as well as colour, for readers who cannot tell green from red.
 MARKS: dict[str, tuple[str, str]] = {"keep": ("o", KEEP), "discard": ("s", DISCARD), "crash": ("x", CRASH)}
 STYLE: Any = {
-    "svg.fonttype": "none",  # text stays text: small, searchable, read aloud
-    "svg.hashsalt": "virtualmle",  # the same figures give the same bytes
+    "svg.fonttype": "none",  # keep text as text: small files, searchable, accessible to screen readers
+    "svg.hashsalt": "virtualmle",  # equal figures give equal bytes
     "font.family": "sans-serif",
     "font.size": 11,
     "text.parse_math": False,
@@ -50,7 +50,7 @@ STYLE: Any = {
 
 
 def best_so_far(trials: Sequence[TrialRecord], default_ndcg: float | None) -> str:
-    """Validation NDCG@10 of every trial, and the best so far as a step line; "" where no trial has finished."""
+    """Chart of validation NDCG@10 by trial, with the best so far as a step line; "" if no trial has finished."""
     scored = [(trial, value) for trial in trials if (value := ndcg(trial)) is not None]
     if not scored:
         return ""
@@ -59,12 +59,12 @@ def best_so_far(trials: Sequence[TrialRecord], default_ndcg: float | None) -> st
         axes = figure.add_subplot()
         numbers = [trial.number for trial, _ in scored]
         best = list(accumulate((value for _, value in scored), max))
-        last = trials[-1].number  # the line reaches the last trial, finished or not
+        last = trials[-1].number  # extend the line to the last trial, even if it has not finished
         axes.step([*numbers, last], [*best, best[-1]], where="post", color=ACCENT, linewidth=2, label="best so far")
         if default_ndcg is not None:
             axes.axhline(default_ndcg, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="default")
         _dots(axes, scored)
-        _crashes(axes, [trial.number for trial in trials if outcome_word(trial) == "crash"])
+        _crashes(axes, [trial.number for trial in trials if verdict_label(trial) == "crash"])
         axes.set(xlabel="trial", ylabel="validation NDCG@10")
         axes.set_xlim(0.5, last + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -75,20 +75,20 @@ def best_so_far(trials: Sequence[TrialRecord], default_ndcg: float | None) -> st
 
 
 def _dots(axes: Axes, scored: Sequence[tuple[TrialRecord, float]]) -> None:
-    for word in ("discard", "keep"):
-        of_word = [(t.number, value, t.outcome) for t, value in scored if outcome_word(t) == word]
-        if not of_word:
+    for label in ("discard", "keep"):
+        points = [(t.number, value, t.outcome) for t, value in scored if verdict_label(t) == label]
+        if not points:
             continue
-        numbers, values, outcomes = zip(*of_word, strict=True)
+        numbers, values, outcomes = zip(*points, strict=True)
         errors = [outcome.ndcg_se or 0.0 if outcome else 0.0 for outcome in outcomes]
-        mark, colour = MARKS[word]
+        mark, colour = MARKS[label]
         axes.errorbar(
-            numbers, values, yerr=errors, fmt=mark, color=colour, markersize=6, elinewidth=1, label=f"{word} (± SE)"
+            numbers, values, yerr=errors, fmt=mark, color=colour, markersize=6, elinewidth=1, label=f"{label} (± SE)"
         )
 
 
 def _crashes(axes: Axes, numbers: Sequence[int]) -> None:
-    """Crosses on the floor of the drawing: a crash has a place in time and no metric."""
+    """Mark crashes at the bottom of the chart, because they have a trial number but no metric."""
     if numbers:
         mark, colour = MARKS["crash"]
         axes.plot(
@@ -123,15 +123,15 @@ def knob_effects(effects: Mapping[str, KnobEffect]) -> str:
 
 
 def _svg(figure: Figure, name: str, title: str, description: str) -> str:
-    """The figure as an `<svg>` element: titled for screen readers, its ids prefixed so that two can share a page."""
+    """The figure as an `<svg>` element with a title for screen readers; a prefix makes its ids unique in the page."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg"):], flags=re.DOTALL)
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
-    svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)  # the page's own typeface
-    for stand_in, variable in VARIABLES.items():
-        svg = svg.replace(stand_in, f"var({variable})")
+    svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)  # use the font of the page
+    for placeholder, variable in VARIABLES.items():
+        svg = svg.replace(placeholder, f"var({variable})")
     head, body = svg.split(">", 1)
     head = re.sub(r' (width|height)="[^"]*"', "", head)
     label = f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-desc">{escape(description)}</desc>'

@@ -1,4 +1,4 @@
-"""Tables for the terminal (rich). Text that agents wrote is shown as it is: no markup of theirs is obeyed."""
+"""Tables for the terminal (rich). Text written by agents is shown literally: rich markup in it is not interpreted."""
 
 from collections.abc import Sequence
 
@@ -10,12 +10,12 @@ from ..memory.records import TrialRecord
 from . import formats
 from .gather import ReportData
 
-# Colours in the terminal; also the order in which verdicts are counted up.
+# Terminal colours; the order is also the order in which the report lists counts.
 STYLES = {"keep": "green", "discard": "dim", "crash": "red", "running": "yellow", "cancelled": "dim"}
 
 
 def trials_table(records: Sequence[TrialRecord]) -> Table:
-    """One row per trial: what was changed over what, and what came of it; fits into 80 columns."""
+    """One row per trial: base, changes, verdict, metric, difference to the incumbent; fits into 80 columns."""
     table = Table(title="Trials (validation)", title_justify="left", box=SIMPLE_HEAD, collapse_padding=True)
     table.add_column("trial")
     table.add_column("changes", overflow="fold", ratio=1)
@@ -23,34 +23,34 @@ def trials_table(records: Sequence[TrialRecord]) -> Table:
     for heading in ("NDCG@10", "Δ incumbent (z)", "seconds"):
         table.add_column(heading, justify="right", no_wrap=True)
     for record in records:
-        table.add_row(*(Text(cell) for cell in _cells(record)), style=STYLES.get(outcome_word(record), ""))
+        table.add_row(*(Text(cell) for cell in _cells(record)), style=STYLES.get(verdict_label(record), ""))
     return table
 
 
 def _cells(record: TrialRecord) -> list[str]:
     outcome = record.outcome
-    asked = formats.settings(record.changes, "default" if record.base == "default" else "nothing", separator="\n")
+    changes = formats.settings(record.changes, "default" if record.base == "default" else "nothing", separator="\n")
     if record.base != "default":
-        asked = f"{record.base} + {asked}"
+        changes = f"{record.base} + {changes}"
     if outcome is None:
-        return [record.handle, asked, record.status, *[formats.MISSING] * 3]
+        return [record.handle, changes, record.status, *[formats.MISSING] * 3]
     return [
         record.handle,
-        asked,
-        outcome_word(record),
+        changes,
+        verdict_label(record),
         formats.metric(outcome.metrics.get("ndcg@10")),
         formats.change(outcome.delta, z=outcome.z),
         f"{outcome.wall_seconds or outcome.train_seconds:.1f}",
     ]
 
 
-def outcome_word(record: TrialRecord) -> str:
-    """keep, discard or crash; running or cancelled where the Program made no verdict."""
+def verdict_label(record: TrialRecord) -> str:
+    """The verdict (keep, discard, crash), or the status (running, cancelled) of a trial without a verdict."""
     return (record.outcome.verdict if record.outcome else None) or record.status
 
 
 def result_table(data: ReportData) -> Table:
-    """Default against selected on validation; beside them the test figures, where they were revealed."""
+    """Validation metrics of the default and the selected trial, and the test metrics if they were revealed."""
     default, selected, test = data.default, data.selected, data.test
     before = default.outcome.metrics if default and default.outcome else {}
     after = selected.outcome.metrics if selected and selected.outcome else {}
@@ -63,29 +63,29 @@ def result_table(data: ReportData) -> Table:
     if test:
         table.add_column(f"{data.session.selected},\ntest (look {test.look})", justify="right", style="bold")
     for name in formats.METRICS:
-        figures = [before.get(name), after.get(name)]
-        row = [formats.METRIC_TITLES[name], *map(formats.metric, figures), formats.relative(*figures)]
+        values = [before.get(name), after.get(name)]
+        row = [formats.METRIC_TITLES[name], *map(formats.metric, values), formats.relative(*values)]
         table.add_row(*row, *([formats.metric(test.metrics.get(name))] if test else []))
     return table
 
 
 def caption(data: ReportData) -> str:
-    """What must be said beside the figures: how they were selected, and how often the test set was looked at."""
+    """The note below the result: the bound on selection bias, and the state of the test set."""
     bound = "" if data.inflation is None else (
-        f"Best of {len(data.finished)} trials: selection may flatter validation by up to "
+        f"Best of {len(data.finished)} trials: selection may inflate validation by up to "
         f"{formats.metric(data.inflation)}. "
     )
     return bound + test_sentence(data)
 
 
 def test_sentence(data: ReportData) -> str:
-    """Where the session stands with the test set, in one sentence."""
+    """The state of the session's test evaluation, in one sentence."""
     if data.test:
         return f"Test set of this dataset's content: look number {data.test.look} in this home."
     return {
         "open": "The test set is sealed; finalize looks at it once.",
         "frozen": "The session is frozen; the test set has not been looked at.",
-        "attempted": "A look at the test set has begun and is on record; its result is not there yet.",
-        "void": "The one look at the test set was used up and gave no result.",
+        "attempted": "A look at the test set has started and is recorded; its result is not available yet.",
+        "void": "The one look at the test set was used and gave no result.",
         "revealed": "The test result is not in this home's vault.",
     }[data.session.state]

@@ -1,4 +1,4 @@
-"""The catalogue: registering, resolving what a person typed, and the bundled demo."""
+"""The catalogue: registration, resolution of user input, and the bundled demo."""
 
 import gzip
 import json
@@ -36,7 +36,7 @@ def key(home: Path) -> bytes:
 
 @pytest.fixture
 def serve_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, str]]:
-    """A folder and the address under which a server on loopback offers it."""
+    """A folder, and the URL at which an HTTP server on the loopback interface serves it."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
     folder = tmp_path / "served"
@@ -73,7 +73,7 @@ def test_an_added_log_can_be_listed_and_loaded(home: Path, key: bytes, write_log
     assert catalogue.manifest("mine") == manifest
 
 
-def test_an_unknown_name_is_answered_with_the_known_ones(
+def test_an_unknown_name_raises_an_error_that_lists_the_known_names(
     home: Path, key: bytes, write_log: Callable[..., Path]
 ) -> None:
     catalogue = Catalogue(home)
@@ -83,7 +83,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones(
             ask("yours")
 
 
-def test_a_name_is_given_once(home: Path, key: bytes, write_log: Callable[..., Path]) -> None:
+def test_a_name_can_be_registered_only_once(home: Path, key: bytes, write_log: Callable[..., Path]) -> None:
     catalogue = Catalogue(home)
     catalogue.add("mine", write_log("log.tsv"), public_key=key)
     with pytest.raises(DataError, match="exists already"):
@@ -92,7 +92,7 @@ def test_a_name_is_given_once(home: Path, key: bytes, write_log: Callable[..., P
         catalogue.add("../mine", write_log("log.tsv"), public_key=key)
 
 
-def test_a_log_that_fails_leaves_no_dataset(home: Path, key: bytes, tmp_path: Path) -> None:
+def test_a_log_that_cannot_be_read_leaves_no_dataset(home: Path, key: bytes, tmp_path: Path) -> None:
     bad = tmp_path / "bad.tsv"
     bad.write_text("a\tb\tnever\n")
     with pytest.raises(DataError):
@@ -100,7 +100,7 @@ def test_a_log_that_fails_leaves_no_dataset(home: Path, key: bytes, tmp_path: Pa
     assert Catalogue(home).names() == []
 
 
-def test_resolving_a_path_registers_it_under_its_stem_once(
+def test_resolving_a_path_registers_the_file_once_under_its_stem(
     home: Path, key: bytes, write_log: Callable[..., Path]
 ) -> None:
     catalogue = Catalogue(home)
@@ -119,7 +119,7 @@ def test_a_copy_of_a_registered_log_keeps_its_name(home: Path, key: bytes, write
     assert catalogue.resolve(str(write_log("copy.tsv")), key) == "mine"
 
 
-def test_another_log_of_the_same_stem_needs_a_name_of_its_own(
+def test_a_different_log_with_the_same_stem_needs_another_name(
     home: Path, key: bytes, write_log: Callable[..., Path]
 ) -> None:
     catalogue = Catalogue(home)
@@ -128,13 +128,13 @@ def test_another_log_of_the_same_stem_needs_a_name_of_its_own(
         catalogue.resolve(str(write_log("log.tsv", seed=1)), key)
 
 
-def test_a_path_that_is_none_is_called_so(home: Path, key: bytes) -> None:
+def test_a_path_without_a_file_is_refused(home: Path, key: bytes) -> None:
     for path in ("nowhere/log", "log.csv"):
         with pytest.raises(DataError, match="there is no file"):
             Catalogue(home).resolve(path, key)
 
 
-def test_what_a_raw_file_hashed_to_lies_in_the_vault_only(
+def test_the_hash_of_a_raw_file_is_stored_only_in_the_vault(
     home: Path, key: bytes, write_log: Callable[..., Path]
 ) -> None:
     path = write_log("log.tsv")
@@ -147,7 +147,7 @@ def test_what_a_raw_file_hashed_to_lies_in_the_vault_only(
     assert not any(digest.encode() in p.read_bytes() for p in visible)
 
 
-def test_a_home_that_is_a_file_is_a_home_error(tmp_path: Path, key: bytes) -> None:
+def test_a_home_that_is_a_file_raises_a_home_error(tmp_path: Path, key: bytes) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(HomeError, match="--home"):
         Catalogue(tmp_path / "file").ensure_demo(key)
@@ -161,12 +161,12 @@ def test_a_file_name_gives_a_dataset_name(filename: str, name: str) -> None:
     assert name_from_file(filename) == name
 
 
-def test_a_file_name_without_a_letter_gives_none() -> None:
-    with pytest.raises(DataError, match="refused"):
+def test_a_file_name_without_a_letter_is_invalid() -> None:
+    with pytest.raises(DataError, match="invalid"):
         name_from_file("+++.csv")
 
 
-def test_the_demo_is_made_once_also_by_several_at_a_time(home: Path, key: bytes) -> None:
+def test_concurrent_threads_create_the_demo_once(home: Path, key: bytes) -> None:
     with ThreadPoolExecutor(4) as pool:
         names = list(pool.map(lambda _: Catalogue(home).resolve("demo", key), range(4)))
     assert names == ["demo"] * 4
@@ -177,29 +177,29 @@ def test_the_demo_is_made_once_also_by_several_at_a_time(home: Path, key: bytes)
     assert 9 <= dataset.manifest.num_interactions / dataset.num_users <= 12
 
 
-def test_the_demo_is_the_same_log_everywhere() -> None:
+def test_equal_seeds_give_equal_demo_logs() -> None:
     assert generate_demo().equals(generate_demo())
     assert not generate_demo().equals(generate_demo(seed=1))
 
 
-def test_the_demo_has_structure_to_find() -> None:
+def test_the_demo_has_transitions_popularity_and_drift() -> None:
     frame = generate_demo()
     pairs = frame.with_columns(next=pl.col("item").shift(-1).over("user", order_by="timestamp")).drop_nulls()
     counts = pairs.group_by("item", "next").len().sort("len", descending=True)
     favourite = counts.group_by("item", maintain_order=True).first()
     followed = favourite["len"].sum() / pairs.height
-    assert followed > 0.1, "an item says something about the next one: 1 / 400 by chance"
+    assert followed > 0.1, "an item predicts the next one: 1 / 400 by chance"
     popular = frame["item"].value_counts().sort("count", descending=True)["count"]
-    assert popular.head(80).sum() / frame.height > 0.35, "a fifth of the items draws far more than a fifth"
+    assert popular.head(80).sum() / frame.height > 0.35, "a third of the items has more than its share of the events"
     middle = frame["timestamp"].median()
     early = frame.filter(pl.col("timestamp") < middle)["item"].value_counts()
     late = frame.filter(pl.col("timestamp") >= middle)["item"].value_counts()
     shares = early.join(late, on="item", how="full", coalesce=True).fill_null(0)
     drift = (shares["count"] - shares["count_right"]).abs().sum() / frame.height
-    assert drift > 0.3, "what is popular changes"
+    assert drift > 0.3, "popularity changes over time"
 
 
-def test_a_download_is_checked_prepared_and_not_kept(
+def test_a_download_is_checked_prepared_and_deleted(
     home: Path, key: bytes, serve_folder: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, url = serve_folder
@@ -210,20 +210,20 @@ def test_a_download_is_checked_prepared_and_not_kept(
         for _ in range(7)
     ]
     (folder / "reviews.json.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
-    wanted = DOWNLOADS["amazon-baby"].__class__(f"{url}/reviews.json.gz", (20, 9, 140))
-    monkeypatch.setitem(DOWNLOADS, "amazon-baby", wanted)
+    source = DOWNLOADS["amazon-baby"].__class__(f"{url}/reviews.json.gz", (20, 9, 140))
+    monkeypatch.setitem(DOWNLOADS, "amazon-baby", source)
     steps: list[tuple[int, int | None]] = []
     assert Catalogue(home).resolve("amazon-baby", key, lambda done, total: steps.append((done, total))) == "amazon-baby"
     assert steps[-1][0] == steps[-1][1] == (folder / "reviews.json.gz").stat().st_size
     assert Catalogue(home).manifest("amazon-baby").num_users == 20
     assert list((home / ".virtualmle" / "vault" / "downloads").iterdir()) == []
-    monkeypatch.setitem(DOWNLOADS, "amazon-beauty", wanted.__class__(wanted.url, (20, 9, 141)))
+    monkeypatch.setitem(DOWNLOADS, "amazon-beauty", source.__class__(source.url, (20, 9, 141)))
     with pytest.raises(DataError, match="not the published"):
         Catalogue(home).resolve("amazon-beauty", key)
     assert Catalogue(home).names() == ["amazon-baby"]
 
 
-def test_the_room_loads_without_what_only_some_of_it_needs() -> None:
+def test_modules_import_without_packages_that_only_other_modules_need() -> None:
     code = (
         "import sys\n"
         "for name in ('httpx', 'polars', 'cryptography'): sys.modules[name] = None\n"

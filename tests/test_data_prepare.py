@@ -1,4 +1,4 @@
-"""Preparing a log: the split against a plain reference, the published counts, the profile, and damaged datasets."""
+"""Preparation: the split against a simple reference, published counts, the profile, and damaged datasets."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def log_of(rows: list[Row]) -> Log:
     return Log(frame, {"user": "user", "item": "item", "timestamp": "timestamp"}, len(rows))
 
 
-def made_up_log(num_users: int = 40, num_items: int = 12, length: int = 8) -> list[Row]:
+def synthetic_log(num_users: int = 40, num_items: int = 12, length: int = 8) -> list[Row]:
     rng = np.random.default_rng(7)
     return [
         (f"user {u}", f"item {rng.integers(num_items)}", int(rng.integers(5)))
@@ -45,12 +45,12 @@ def key(tmp_path: Path) -> bytes:
 
 @pytest.fixture
 def prepared(tmp_path: Path, key: bytes) -> Path:
-    prepare(log_of(made_up_log()), "toy", tmp_path / "data" / "toy", PrepareOptions(), key)
+    prepare(log_of(synthetic_log()), "toy", tmp_path / "data" / "toy", PrepareOptions(), key)
     return tmp_path / "data" / "toy"
 
 
 def reference_split(rows: list[Row], k: int, max_events: int) -> dict[str, list[tuple[str, int]]]:
-    """User → kept events in order, written for reading: the definition of what `prepare` does in vectors."""
+    """User → kept events in order: a simple reference that defines what `prepare` computes in vectorised form."""
     rows = list(rows)
     while True:
         users, items = Counter(r[0] for r in rows), Counter(r[1] for r in rows)
@@ -71,7 +71,7 @@ def reference_split(rows: list[Row], k: int, max_events: int) -> dict[str, list[
     k=st.integers(1, 4),
     max_events=st.integers(3, 8),
 )
-def test_the_split_is_that_of_the_plain_reference(rows: list[Row], k: int, max_events: int) -> None:
+def test_the_split_equals_the_simple_reference(rows: list[Row], k: int, max_events: int) -> None:
     expected = reference_split(rows, k, max_events)
     options = PrepareOptions(k_core=k, max_events=max_events)
     if not expected:
@@ -110,7 +110,7 @@ def test_the_benchmark_logs_have_their_published_counts(
     assert np.diff(dataset.offsets).min() >= 3
 
 
-def test_a_raw_log_is_filtered_until_nothing_changes(shared_data: Path) -> None:
+def test_the_k_core_filter_repeats_until_nothing_changes(shared_data: Path) -> None:
     frame = read_log(shared_data / "ml100k.tsv.gz").frame
     assert (frame.height, frame["user"].n_unique(), frame["item"].n_unique()) == (100_000, 943, 1_682)
     events = order_events(frame, PrepareOptions(k_core=5))
@@ -118,8 +118,8 @@ def test_a_raw_log_is_filtered_until_nothing_changes(shared_data: Path) -> None:
     assert np.bincount(events.items).min() >= 5
 
 
-def test_ids_follow_the_key_and_not_the_order_of_the_file() -> None:
-    rows = made_up_log()
+def test_ids_depend_on_the_key_and_not_on_the_order_of_the_file() -> None:
+    rows = synthetic_log()
     one = order_events(log_of(rows).frame, PrepareOptions())
     two = order_events(log_of(rows).frame.sample(fraction=1.0, shuffle=True, seed=1), PrepareOptions())
     other = order_events(log_of(rows).frame, PrepareOptions(id_key="another"))
@@ -130,10 +130,10 @@ def test_ids_follow_the_key_and_not_the_order_of_the_file() -> None:
     by_hash = sorted(
         set(one.item_ids), key=lambda name: blake2b(name.encode(), key=b"virtualmle:item", digest_size=16).digest()
     )
-    assert one.item_ids.to_list() == by_hash  # every machine agrees: no clock, no seed
+    assert one.item_ids.to_list() == by_hash  # the same on every machine: no clock and no random seed
 
 
-def test_ids_do_not_carry_the_item_order_of_tied_times(shared_data: Path) -> None:
+def test_ids_do_not_reveal_the_item_order_of_tied_times(shared_data: Path) -> None:
     events = order_events(read_log(shared_data / "beauty.tsv.gz").frame, PrepareOptions())
     ends = events.offsets[1:]
     last, before = ends - 1, ends - 2
@@ -141,12 +141,12 @@ def test_ids_do_not_carry_the_item_order_of_tied_times(shared_data: Path) -> Non
     assert tied.mean() > 0.3
     raw = events.item_ids.cast(pl.Int64).to_numpy()
     ascending = (raw[events.items[last]] > raw[events.items[before]])[tied].mean()
-    assert ascending > 0.9, "the artefact of the raw file, without which this test says nothing"
+    assert ascending > 0.9, "the raw file must have this artefact, or the test shows nothing"
     assert abs((events.items[last] > events.items[before])[tied].mean() - 0.5) < 0.02
 
 
-def test_the_fingerprint_is_of_the_content_whatever_its_name_cut_or_order() -> None:
-    rows = made_up_log()
+def test_the_fingerprint_depends_on_content_and_not_on_key_or_row_order() -> None:
+    rows = synthetic_log()
     frame = log_of(rows).frame
     fingerprint = fingerprint_of(order_events(frame, PrepareOptions()))
     assert fingerprint == fingerprint_of(order_events(frame, PrepareOptions(id_key="other")))
@@ -156,7 +156,7 @@ def test_the_fingerprint_is_of_the_content_whatever_its_name_cut_or_order() -> N
     assert fingerprint != fingerprint_of(order_events(log_of(changed).frame, PrepareOptions()))
 
 
-def test_loading_gives_the_arrays_of_the_contract(prepared: Path) -> None:
+def test_loaded_arrays_have_the_documented_types(prepared: Path) -> None:
     dataset = PreparedDataset.load(prepared)
     assert dataset.name == "toy"
     assert dataset.max_events == 50
@@ -174,20 +174,20 @@ def test_loading_gives_the_arrays_of_the_contract(prepared: Path) -> None:
 
 def test_the_dataset_id_does_not_depend_on_the_name(tmp_path: Path, key: bytes) -> None:
     ids = {
-        prepare(log_of(made_up_log()), name, tmp_path / name, PrepareOptions(), key).dataset_id for name in ("a", "b")
+        prepare(log_of(synthetic_log()), name, tmp_path / name, PrepareOptions(), key).dataset_id for name in ("a", "b")
     }
     assert len(ids) == 1
-    cut = prepare(log_of(made_up_log()), "c", tmp_path / "c", PrepareOptions(max_events=4), key)
+    cut = prepare(log_of(synthetic_log()), "c", tmp_path / "c", PrepareOptions(max_events=4), key)
     assert cut.dataset_id not in ids
 
 
-def test_every_file_is_read_only_and_nothing_else_is_left(prepared: Path) -> None:
+def test_every_file_is_read_only_and_no_temporary_file_remains(prepared: Path) -> None:
     assert {stat.S_IMODE(path.stat().st_mode) for path in prepared.iterdir()} == {0o444}
     assert [path.name for path in prepared.parent.iterdir()] == ["toy"]
 
 
 @pytest.mark.parametrize("victim", [*map(array_file, ARRAYS), "user_ids.parquet", "item_ids.parquet"])
-def test_a_changed_byte_in_any_file_is_found_at_load(prepared: Path, victim: str) -> None:
+def test_a_changed_byte_in_any_file_is_detected_at_load(prepared: Path, victim: str) -> None:
     path = prepared / victim
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
@@ -195,12 +195,12 @@ def test_a_changed_byte_in_any_file_is_found_at_load(prepared: Path, victim: str
     path.write_bytes(content)
     with pytest.raises(DataError, match=f"{victim}.*damaged.*register"):
         PreparedDataset.load(prepared)
-    if victim != "offsets.npy":  # whose end is checked in any case
+    if victim != "offsets.npy":  # its last value is checked even without hashes
         PreparedDataset.load(prepared, verify=False)
 
 
 @pytest.mark.parametrize("change", [{"dataset_id": "0" * 32}, {"num_items": 3}, {"format_version": 9}, {"files": {}}])
-def test_a_changed_manifest_is_found_at_load(prepared: Path, change: dict) -> None:
+def test_a_changed_manifest_is_detected_at_load(prepared: Path, change: dict) -> None:
     path = prepared / "manifest.json"
     path.chmod(0o644)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
@@ -208,7 +208,7 @@ def test_a_changed_manifest_is_found_at_load(prepared: Path, change: dict) -> No
         PreparedDataset.load(prepared)
 
 
-def test_cut_missing_and_garbled_files_are_found_without_hashes_too(prepared: Path) -> None:
+def test_truncated_and_missing_files_are_detected_even_without_hashes(prepared: Path) -> None:
     path = prepared / "items.npy"
     content = path.read_bytes()
     path.chmod(0o644)
@@ -226,29 +226,27 @@ def test_cut_missing_and_garbled_files_are_found_without_hashes_too(prepared: Pa
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", ".hidden", "a b", "a\n", "-x", "x" * 65, "a\\b"])
-def test_names_that_could_reach_outside_are_refused(tmp_path: Path, key: bytes, name: str) -> None:
+def test_names_that_could_leave_the_data_directory_are_refused(tmp_path: Path, key: bytes, name: str) -> None:
     with pytest.raises(DataError, match="letters, digits"):
-        prepare(log_of(made_up_log()), name, tmp_path / "data" / "x", PrepareOptions(), key)
+        prepare(log_of(synthetic_log()), name, tmp_path / "data" / "x", PrepareOptions(), key)
     assert not (tmp_path / "data").exists()
 
 
 def test_an_existing_dataset_is_never_replaced(prepared: Path, key: bytes) -> None:
     before = {path.name: path.read_bytes() for path in prepared.iterdir()}
     with pytest.raises(DataError, match="exists already"):
-        prepare(log_of(made_up_log(length=9)), "toy", prepared, PrepareOptions(), key)
+        prepare(log_of(synthetic_log(length=9)), "toy", prepared, PrepareOptions(), key)
     assert {path.name: path.read_bytes() for path in prepared.iterdir()} == before
 
 
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        pytest.param(
-            made_up_log(4, 6, 6), r"5-core of 24 .* 4 users .* is empty; with --k-core \d", id="smaller k works"
-        ),
-        pytest.param([("a", "x", 1), ("a", "y", 2), ("b", "x", 1)], "no user .* has 3 events", id="nothing works"),
+        pytest.param(synthetic_log(4, 6, 6), r"5-core of 24 .* 4 users .* is empty; --k-core \d", id="smaller k works"),
+        pytest.param([("a", "x", 1), ("a", "y", 2), ("b", "x", 1)], "no user .* has the 3 events", id="no k works"),
     ],
 )
-def test_a_log_that_is_too_small_says_what_would_work(
+def test_the_error_for_a_log_that_is_too_small_suggests_a_remedy(
     tmp_path: Path, key: bytes, rows: list[Row], message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
@@ -257,31 +255,31 @@ def test_a_log_that_is_too_small_says_what_would_work(
 
 
 @pytest.mark.parametrize("bad", [{"k_core": 0}, {"max_events": 2}, {"id_key": "x" * 49}])
-def test_options_without_a_meaning_are_refused(bad: dict) -> None:
+def test_invalid_options_are_refused(bad: dict) -> None:
     with pytest.raises(DataError, match="k_core|max_events|id_key"):
         PrepareOptions(**bad)
 
 
-def test_a_home_that_cannot_be_written_is_a_home_error(tmp_path: Path, key: bytes) -> None:
-    (tmp_path / "file").write_text("in the way")
+def test_a_home_that_cannot_be_written_raises_a_home_error(tmp_path: Path, key: bytes) -> None:
+    (tmp_path / "file").write_text("not a directory")
     with pytest.raises(HomeError, match="cannot be written.*--home"):
-        prepare(log_of(made_up_log()), "toy", tmp_path / "file" / "data" / "toy", PrepareOptions(), key)
+        prepare(log_of(synthetic_log()), "toy", tmp_path / "file" / "data" / "toy", PrepareOptions(), key)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write read-only directories")
-def test_a_read_only_home_is_a_home_error(tmp_path: Path, key: bytes) -> None:
+def test_a_read_only_home_raises_a_home_error(tmp_path: Path, key: bytes) -> None:
     (tmp_path / "data").mkdir(mode=0o555)
     with pytest.raises(HomeError, match="cannot be written"):
-        prepare(log_of(made_up_log()), "toy", tmp_path / "data" / "toy", PrepareOptions(), key)
+        prepare(log_of(synthetic_log()), "toy", tmp_path / "data" / "toy", PrepareOptions(), key)
 
 
-def test_an_interrupted_write_leaves_nothing(tmp_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_write_leaves_no_files(tmp_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(source: object, target: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("virtualmle.data.prepare.os.rename", stop)
     with pytest.raises(KeyboardInterrupt):
-        prepare(log_of(made_up_log()), "toy", tmp_path / "data" / "toy", PrepareOptions(), key)
+        prepare(log_of(synthetic_log()), "toy", tmp_path / "data" / "toy", PrepareOptions(), key)
     assert list((tmp_path / "data").iterdir()) == []
 
 
@@ -297,21 +295,21 @@ def test_the_profile_is_computed_on_the_train_part() -> None:
     assert (profile["length_min"], profile["length_median"], profile["length_max"]) == (3, 3.5, 4)
     assert profile["repeat_rate"] == pytest.approx(4 / 7, rel=1e-5)
     assert profile["time_span_days"] == 30
-    assert profile["median_gap_days"] == 1  # of 1, 3 and 0, 1, 19: not from one user to the next
+    assert profile["median_gap_days"] == 1  # the gaps are 1, 3 and 0, 1, 19; none spans two users
     assert profile["popularity_gini"] == pytest.approx(0.285714, rel=1e-4)
 
 
-def test_gini_is_zero_for_equals_and_tends_to_one() -> None:
+def test_gini_is_zero_for_equal_counts_and_near_one_for_a_single_dominant_item() -> None:
     assert gini(np.array([4, 4, 4])) == pytest.approx(0)
     assert gini(np.array([1] * 999 + [10**9])) > 0.99
 
 
 @pytest.mark.parametrize("unit", [1, 10**3, 10**6, 10**9])
-def test_the_unit_of_unix_times_is_seen_by_their_size(unit: int) -> None:
+def test_the_unit_of_unix_times_is_inferred_from_their_magnitude(unit: int) -> None:
     assert units_per_second(np.array([1_318_896_000 * unit, 1_420_000_000 * unit])) == unit
 
 
-def test_a_manifest_survives_a_round_trip_and_a_moved_directory(prepared: Path, tmp_path: Path) -> None:
+def test_a_dataset_can_be_copied_to_another_directory(prepared: Path, tmp_path: Path) -> None:
     manifest = read_manifest(prepared)
     assert isinstance(manifest, Manifest)
     assert manifest.options == PrepareOptions()

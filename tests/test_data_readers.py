@@ -1,4 +1,4 @@
-"""Reading raw logs: formats, guessed columns, and what is said about rows that cannot be used."""
+"""Reading raw logs: formats, guessed columns, and error messages for rows that cannot be used."""
 
 import gzip
 import json
@@ -38,9 +38,9 @@ def json_lines(user: str = "user", item: str = "item", timestamp: str = "timesta
         pytest.param("log.csv", "\ufeff" + separated(",", "user,item,time\n"), id="csv with byte order mark"),
         pytest.param("log.csv", separated(",", "user,item,time\n").replace("\n", "\r\n"), id="csv with CRLF"),
         pytest.param("log.csv", separated(",", '"user","item","time"\n'), id="csv with quoted header"),
-        pytest.param("log.tsv", separated("\t"), id="bare tsv"),
-        pytest.param("log.tsv.gz", separated("\t"), id="bare tsv, gzipped"),
-        pytest.param("log.csv", separated(",").rstrip("\n"), id="bare csv without a last newline"),
+        pytest.param("log.tsv", separated("\t"), id="tsv without header"),
+        pytest.param("log.tsv.gz", separated("\t"), id="tsv without header, gzipped"),
+        pytest.param("log.csv", separated(",").rstrip("\n"), id="csv without header and last newline"),
         pytest.param("log.inter.tsv", separated("\t", "user_id:token\titem_id:token\ttimestamp:float\n"), id="RecBole"),
         pytest.param("log.jsonl", json_lines(), id="JSON lines"),
         pytest.param("log.json.gz", json_lines("reviewerID", "asin", "unixReviewTime"), id="Amazon, strict"),
@@ -64,19 +64,19 @@ def test_parquet_gives_the_same_rows(tmp_path: Path) -> None:
     assert read_log(tmp_path / "log.parquet").frame.rows() == ROWS
 
 
-def test_the_columns_that_were_guessed_are_reported(tmp_path: Path) -> None:
+def test_guessed_columns_are_reported(tmp_path: Path) -> None:
     text = "rating,movieId,userId,timestamp\n5,a,u,1\n"
     log = read_log(write(tmp_path / "log.csv", text))
     assert log.columns == {"user": "userId", "item": "movieId", "timestamp": "timestamp"}
     assert log.frame.rows() == [("u", "a", 1)]
 
 
-def test_named_columns_win_over_guesses(tmp_path: Path) -> None:
+def test_given_columns_override_guesses(tmp_path: Path) -> None:
     path = write(tmp_path / "log.csv", "user,buyer,item,when\nx,u,a,1\n")
     assert read_log(path, user="buyer", timestamp="when").frame.rows() == [("u", "a", 1)]
 
 
-def test_bare_columns_beyond_three_can_be_named_by_number(tmp_path: Path) -> None:
+def test_columns_without_a_header_can_be_given_by_number(tmp_path: Path) -> None:
     path = write(tmp_path / "ratings.csv", "u,a,5.0,1\nu,b,3.0,2\n")
     with pytest.raises(DataError, match="column_1.*column_4.*--user"):
         read_log(path)
@@ -84,7 +84,7 @@ def test_bare_columns_beyond_three_can_be_named_by_number(tmp_path: Path) -> Non
     assert log.frame.rows() == [("u", "a", 1), ("u", "b", 2)]
 
 
-def test_a_named_format_overrides_the_ending(tmp_path: Path) -> None:
+def test_a_given_format_overrides_the_extension(tmp_path: Path) -> None:
     assert read_log(write(tmp_path / "u.data", separated("\t")), format="tsv").frame.rows() == ROWS
 
 
@@ -96,8 +96,8 @@ def test_numeric_ids_in_json_become_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("filename", "content", "message"),
     [
-        pytest.param("log.xyz", "a", r"ending.*\.csv", id="unknown ending"),
-        pytest.param("log", "a", "--format", id="no ending"),
+        pytest.param("log.xyz", "a", r"extension.*\.csv", id="unknown extension"),
+        pytest.param("log", "a", "--format", id="no extension"),
         pytest.param("log.csv", "", "empty", id="empty file"),
         pytest.param("log.csv", "\n \n", "empty", id="blank file"),
         pytest.param("log.csv", "user,item,timestamp\n", "no rows", id="header only"),
@@ -109,18 +109,20 @@ def test_numeric_ids_in_json_become_text(tmp_path: Path) -> None:
         pytest.param("log.tsv", "a\tb\t1\na\tb\n", r"row 2: the time None", id="too few fields"),
         pytest.param("log.tsv", "a\tb\t1\na\tb\t2\t3\n", "row 2: 4 fields instead of 3", id="too many fields"),
         pytest.param("log.csv", "user,item,time\na,b,1\na,b,soon\n", "row 3: the time 'soon'.*ISO", id="bad time"),
-        pytest.param("log.csv", "user,item,time\na,b,05/06/2020\n", "row 2: the time '05/06/2020'", id="odd date"),
+        pytest.param("log.csv", "user,item,time\na,b,05/06/2020\n", "row 2: the time '05/06/2020'", id="unclear date"),
         pytest.param("log.csv", "user,item,time\na,b,nan\n", "row 2: the time 'nan'", id="NaN time"),
         pytest.param("log.csv", b"user,item,time\na,b,1\n\xff,b,1\n", "row 3: not UTF-8", id="not UTF-8"),
-        pytest.param("log.csv", 'user,item,time\n"a,b,1\n', "cannot be read", id="open quote"),
+        pytest.param("log.csv", 'user,item,time\n"a,b,1\n', "cannot be read", id="unclosed quote"),
         pytest.param("log.jsonl", '{"user":1,"item":2,"time":3}\n[1]\n', "row 2: not a JSON object", id="JSON list"),
         pytest.param("log.jsonl", '{"user":1,"item":2,"time":3}\n{"us\n', "row 2: not a JSON object", id="cut JSON"),
-        pytest.param("log.jsonl", '{"user":1,"item":2,"time":3}\n{"user":1}\n', "row 2: 'item' is None", id="no key"),
-        pytest.param("log.parquet", "PAR1 not really", "not a readable Parquet", id="no Parquet"),
+        pytest.param(
+            "log.jsonl", '{"user":1,"item":2,"time":3}\n{"user":1}\n', "row 2: 'item' is None", id="missing key"
+        ),
+        pytest.param("log.parquet", "PAR1 not really", "not a readable Parquet", id="not Parquet"),
         pytest.param("log.csv.gz", b"user,item,time\na,b,1\n", "", id="plain text named gz is read"),
     ],
 )
-def test_what_cannot_be_read_is_named_with_its_row(
+def test_an_unreadable_row_is_reported_with_its_number(
     tmp_path: Path, filename: str, content: str | bytes, message: str
 ) -> None:
     path = tmp_path / filename
@@ -139,18 +141,18 @@ def test_a_missing_file_and_a_directory_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("filename", ["log.tsv.gz", "log.jsonl.gz"])
-def test_a_cut_or_garbled_gzip_file_is_refused(tmp_path: Path, filename: str) -> None:
-    whole = gzip.compress((separated("\t") if "tsv" in filename else json_lines()).encode() * 2000)
+def test_a_truncated_or_corrupt_gzip_file_is_refused(tmp_path: Path, filename: str) -> None:
+    complete = gzip.compress((separated("\t") if "tsv" in filename else json_lines()).encode() * 2000)
     path = tmp_path / filename
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match="not a whole gzip file"):
+    path.write_bytes(complete[: len(complete) // 2])
+    with pytest.raises(DataError, match="not a complete gzip file"):
         read_log(path)
-    path.write_bytes(whole[:-8] + bytes(8))  # the checksum at the end
-    with pytest.raises(DataError, match="not a whole gzip file"):
+    path.write_bytes(complete[:-8] + bytes(8))  # the checksum at the end
+    with pytest.raises(DataError, match="not a complete gzip file"):
         read_log(path)
 
 
-def test_times_keep_whole_numbers_and_never_lose_the_order() -> None:
+def test_integer_times_keep_their_unit_and_fractions_keep_their_order() -> None:
     assert parse_times(pl.Series([3, 1]))[0].to_list() == [3, 1]
     assert parse_times(pl.Series(["3", "1e9"]))[0].to_list() == [3, 10**9]
     assert parse_times(pl.Series([1.0, 2.0]))[0].to_list() == [1, 2]
@@ -185,7 +187,7 @@ def test_iso_dates_become_unix_seconds(text: str, moment: datetime) -> None:
         max_size=20,
     )
 )
-def test_any_quoted_text_survives_csv_and_json(tmp_path_factory: pytest.TempPathFactory, rows: list) -> None:
+def test_any_text_survives_a_csv_and_json_round_trip(tmp_path_factory: pytest.TempPathFactory, rows: list) -> None:
     folder = tmp_path_factory.mktemp("logs", numbered=True)
     frame = pl.DataFrame(rows, schema={"user": pl.String, "item": pl.String, "timestamp": pl.Int64}, orient="row")
     frame.write_csv(folder / "log.csv")

@@ -1,4 +1,4 @@
-"""Test targets leave the preparing step through the seal only: nothing visible depends on them."""
+"""Preparing writes test targets only as ciphertext: no visible file depends on them."""
 
 import json
 import sys
@@ -21,7 +21,7 @@ NUM_USERS, NUM_ITEMS, LENGTH = 120, 90, 9
 
 
 def make_log(test_items: list[int], test_days: list[int]) -> Log:
-    """A log whose users end with the given items on the given days; everything before is the same."""
+    """A log whose users end with the given items on the given days; all earlier events are fixed."""
     rng = np.random.default_rng(3)
     rows = []
     for user in range(NUM_USERS):
@@ -33,7 +33,7 @@ def make_log(test_items: list[int], test_days: list[int]) -> Log:
 
 def targets(seed: int) -> tuple[list[int], list[int]]:
     rng = np.random.default_rng(seed)
-    items = np.random.default_rng(11).integers(NUM_ITEMS, size=NUM_USERS)  # always the same ones, so that counts agree
+    items = np.random.default_rng(11).integers(NUM_ITEMS, size=NUM_USERS)  # the same items for every seed
     return rng.permutation(items).tolist(), rng.integers(5_000, 9_000, NUM_USERS).tolist()
 
 
@@ -43,7 +43,7 @@ def vault(tmp_path: Path) -> Vault:
 
 
 def encodings(values: np.ndarray) -> Iterator[bytes]:
-    """A run of numbers in the forms in which it could lie in a file."""
+    """The values in every encoding in which a file might contain them."""
     for kind in ("i1", "<i2", "<i4", "<i8", ">i2", ">i4", ">i8", "<f4", "<f8"):
         yield values.astype(kind).tobytes()
     for separator in (",", ", ", " ", "\n", "\t", ",\n  "):
@@ -51,7 +51,7 @@ def encodings(values: np.ndarray) -> Iterator[bytes]:
     yield json.dumps(values.tolist(), indent=1).encode()[1:-1]
 
 
-def found_in(folder: Path, values: np.ndarray) -> set[str]:
+def files_containing(folder: Path, values: np.ndarray) -> set[str]:
     return {
         path.name
         for path in folder.rglob("*")
@@ -60,20 +60,22 @@ def found_in(folder: Path, values: np.ndarray) -> set[str]:
     }
 
 
-def test_no_file_of_a_prepared_directory_holds_test_items_in_any_form(tmp_path: Path, vault: Vault) -> None:
+def test_no_file_of_a_prepared_directory_contains_test_items_in_any_encoding(tmp_path: Path, vault: Vault) -> None:
     log = make_log(*targets(1))
     prepare(log, "toy", tmp_path / "data" / "toy", PrepareOptions(), vault.public_key())
     events = order_events(log.frame, PrepareOptions())
     split = split_events(events, 50)
-    assert found_in(tmp_path / "data", split.valid_items[:16]) == {"valid_items.npy"}, "the search itself works"
+    assert files_containing(tmp_path / "data", split.valid_items[:16]) == {"valid_items.npy"}, (
+        "the search itself must work"
+    )
     raw_items = np.array([int(events.item_ids[int(i)].split("-")[1]) for i in split.test_items])
     for start in range(0, NUM_USERS - 16, 16):
         window = slice(start, start + 16)
         for values in (split.test_items[window], split.test_timestamps[window], raw_items[window]):
-            assert found_in(tmp_path / "data", values) == set()
+            assert files_containing(tmp_path / "data", values) == set()
 
 
-def test_logs_that_differ_in_test_targets_only_give_the_same_visible_bytes(tmp_path: Path, vault: Vault) -> None:
+def test_logs_that_differ_only_in_test_targets_give_the_same_visible_bytes(tmp_path: Path, vault: Vault) -> None:
     folders = [tmp_path / "one" / "toy", tmp_path / "two" / "toy"]
     for seed, folder in enumerate(folders):
         prepare(make_log(*targets(seed)), "toy", folder, PrepareOptions(), vault.public_key())
@@ -98,8 +100,8 @@ def _watch_opens(event: str, arguments: tuple[object, ...]) -> None:
             _opened_to_write.append(str(path))
 
 
-def test_preparing_writes_nowhere_but_below_its_own_directory(tmp_path: Path, vault: Vault) -> None:
-    global _opened_to_write  # noqa: PLW0603 (an audit hook cannot be removed; it is switched off instead)
+def test_preparing_writes_only_into_the_data_directory(tmp_path: Path, vault: Vault) -> None:
+    global _opened_to_write  # noqa: PLW0603 (an audit hook cannot be removed, so this variable switches it off)
     key = vault.public_key()
     sys.addaudithook(_watch_opens)
     _opened_to_write = []
@@ -108,11 +110,11 @@ def test_preparing_writes_nowhere_but_below_its_own_directory(tmp_path: Path, va
     finally:
         opened, _opened_to_write = _opened_to_write, None
     paths = [Path(path) for path in opened if not path.isdigit()]
-    assert len(paths) == 9, "the watch works: one for each file"
+    assert len(paths) == 9, "the audit hook must see every file of the dataset"
     assert all(path.is_relative_to(tmp_path / "data") for path in paths)
 
 
-def test_the_examiners_half_opens_what_was_sealed(tmp_path: Path, vault: Vault) -> None:
+def test_the_examiner_decrypts_the_sealed_targets(tmp_path: Path, vault: Vault) -> None:
     log = make_log(*targets(1))
     manifest = prepare(log, "toy", tmp_path / "toy", PrepareOptions(), vault.public_key())
     opened = open_test(tmp_path / "toy", vault.private_key(), manifest.dataset_id, manifest.num_users)
@@ -124,11 +126,11 @@ def test_the_examiners_half_opens_what_was_sealed(tmp_path: Path, vault: Vault) 
     assert len(opened.fingerprint) == 64
 
 
-def test_equal_payloads_never_give_equal_seals(vault: Vault) -> None:
+def test_equal_payloads_give_different_ciphertexts(vault: Vault) -> None:
     assert seal(b"x", vault.public_key(), "d") != seal(b"x", vault.public_key(), "d")
 
 
-def test_another_key_opens_nothing(vault: Vault, tmp_path: Path) -> None:
+def test_a_seal_does_not_open_with_another_key(vault: Vault, tmp_path: Path) -> None:
     other = Vault(tmp_path / "other")
     other.public_key()
     with pytest.raises(SealError, match="another key"):
@@ -142,7 +144,7 @@ def test_a_seal_is_bound_to_its_dataset(vault: Vault) -> None:
         unseal(sealed, vault.private_key(), "dataset b")
 
 
-def test_any_changed_byte_of_a_seal_is_noticed(vault: Vault) -> None:
+def test_a_change_of_any_byte_of_a_seal_is_detected(vault: Vault) -> None:
     sealed, private = seal(b"secret", vault.public_key(), "d"), vault.private_key()
     for position in range(len(sealed)):
         changed = bytearray(sealed)
@@ -155,12 +157,12 @@ def test_any_changed_byte_of_a_seal_is_noticed(vault: Vault) -> None:
 
 
 @pytest.mark.parametrize("key", [b"", b"short", bytes(32), bytes(33)])
-def test_a_key_that_is_none_is_refused_before_anything_is_sealed(key: bytes) -> None:
+def test_an_invalid_public_key_is_refused(key: bytes) -> None:
     with pytest.raises(SealError, match="public key"):
         seal(b"secret", key, "d")
 
 
-def test_a_split_of_another_size_is_refused(tmp_path: Path, vault: Vault) -> None:
+def test_a_split_with_another_number_of_users_is_refused(tmp_path: Path, vault: Vault) -> None:
     payload = pack_test(np.zeros(3, np.int32), np.zeros(3, np.int64), "f" * 64)
     (tmp_path / SEALED).write_bytes(seal(payload, vault.public_key(), "d"))
     assert len(open_test(tmp_path, vault.private_key(), "d", 3).items) == 3
@@ -170,7 +172,7 @@ def test_a_split_of_another_size_is_refused(tmp_path: Path, vault: Vault) -> Non
         open_test(tmp_path / "none", vault.private_key(), "d", 3)
 
 
-def test_the_payload_has_the_same_size_whatever_it_says() -> None:
+def test_the_size_of_the_payload_does_not_depend_on_the_targets() -> None:
     sizes = {
         len(pack_test(np.full(50, i, np.int32), np.full(50, t, np.int64), "0" * 64))
         for i in (0, 9**6)

@@ -1,4 +1,4 @@
-"""The examiner as a process: one look, counted before it is taken, on the right targets."""
+"""The examiner as a process: it takes one look, on the right targets, and the ledger records the look first."""
 
 import json
 import shutil
@@ -43,7 +43,7 @@ class Scene:
         return examine(self.home, "toy-sasrec-1", self.trial, self.dataset, SECONDS)
 
     def examine_here(self, session: str = "toy-sasrec-1", dataset: Path | None = None) -> TestResult:
-        """The examiner's own function, without the start of a process, where the process is not the point."""
+        """Call the examiner's function in this process, for tests that need no separate process."""
         return examine_in_process(self.home, session, self.trial, dataset or self.dataset, None)
 
 
@@ -54,7 +54,7 @@ def demo_log() -> Log:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Scene:
-    """A trial run by the real worker; tests take copies of it."""
+    """A trial run by the real worker; each test works on a copy."""
     home = tmp_path_factory.mktemp("finished") / "home"
     dataset = home / ".virtualmle" / "data" / "toy"
     prepare(demo_log(), "toy", dataset, PrepareOptions(), Vault(home).public_key())
@@ -79,10 +79,10 @@ def scene(finished: Scene, tmp_path: Path) -> Scene:
     )
 
 
-def test_the_last_event_of_every_user_is_ranked_after_all_the_others(scene: Scene) -> None:
+def test_the_last_event_of_every_user_is_ranked_given_all_earlier_events(scene: Scene) -> None:
     result = scene.examine()
     dataset = PreparedDataset.load(scene.dataset)
-    # The same once more from the raw log, through the original ids
+    # Compute the expected ranks from the raw log and its original ids
     log = demo_log().frame.sort("timestamp", maintain_order=True)
     users = pl.read_parquet(scene.dataset / "user_ids.parquet")["original_id"]
     items = pl.read_parquet(scene.dataset / "item_ids.parquet")["original_id"].to_list()
@@ -99,7 +99,7 @@ def test_the_last_event_of_every_user_is_ranked_after_all_the_others(scene: Scen
     assert 0 < result.metrics["ndcg@10"] < 1
 
 
-def test_the_result_lies_in_the_vault_for_its_owner_only(scene: Scene) -> None:
+def test_the_result_is_in_the_vault_and_readable_only_by_its_owner(scene: Scene) -> None:
     assert read_revealed(scene.home, "toy-sasrec-1") is None
     assert looks(scene.home) == []
     result = scene.examine()
@@ -109,7 +109,7 @@ def test_the_result_lies_in_the_vault_for_its_owner_only(scene: Scene) -> None:
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
-def test_a_session_has_one_look_and_content_is_counted_across_names(scene: Scene) -> None:
+def test_a_session_has_one_look_and_looks_are_counted_across_dataset_names(scene: Scene) -> None:
     first = scene.examine()
     with pytest.raises(SealError, match="has used its one look"):
         scene.examine()
@@ -123,7 +123,7 @@ def test_a_session_has_one_look_and_content_is_counted_across_names(scene: Scene
     assert lines == [("toy-sasrec-1", "toy", 1), ("other-sasrec-1", "other", 2)]
 
 
-def test_an_examiner_killed_while_it_evaluates_has_used_the_look(scene: Scene) -> None:
+def test_an_examiner_killed_during_evaluation_has_used_the_look(scene: Scene) -> None:
     code = (
         "import os, signal, sys\n"
         "import virtualmle.examiner.main as examiner\n"
@@ -139,28 +139,28 @@ def test_an_examiner_killed_while_it_evaluates_has_used_the_look(scene: Scene) -
         scene.examine()
 
 
-def test_what_can_fail_without_the_targets_costs_no_look(scene: Scene) -> None:
+def test_an_error_before_the_targets_are_needed_uses_no_look(scene: Scene) -> None:
     checkpoint = scene.trial / CHECKPOINT
     content = checkpoint.read_bytes()
     checkpoint.write_bytes(content[:100])
-    with pytest.raises(SealError, match="checkpoint"):  # the sentence of the process arrives here
+    with pytest.raises(SealError, match="checkpoint"):  # the message of the examiner's process is passed on
         scene.examine()
     assert looks(scene.home) == []
     checkpoint.write_bytes(content)
     assert scene.examine_here().look == 1
 
 
-def test_a_vault_that_cannot_keep_the_result_costs_no_look(scene: Scene) -> None:
-    in_the_way = Vault(scene.home).revealed_path("toy-sasrec-1").parent
-    in_the_way.write_bytes(b"")
-    with pytest.raises(SealError, match="could not be kept"):
+def test_a_vault_that_cannot_store_the_result_uses_no_look(scene: Scene) -> None:
+    obstacle = Vault(scene.home).revealed_path("toy-sasrec-1").parent
+    obstacle.write_bytes(b"")
+    with pytest.raises(SealError, match="no result can be written"):
         scene.examine_here()
     assert looks(scene.home) == []
-    in_the_way.unlink()
+    obstacle.unlink()
     assert scene.examine_here().look == 1
 
 
-def test_a_seal_moved_to_another_dataset_does_not_open(scene: Scene) -> None:
+def test_a_sealed_file_moved_to_another_dataset_does_not_open(scene: Scene) -> None:
     other = scene.dataset.with_name("other")
     prepare(demo_log(), "other", other, PrepareOptions(max_events=8), Vault(scene.home).public_key())
     (other / SEALED).unlink()
@@ -170,30 +170,30 @@ def test_a_seal_moved_to_another_dataset_does_not_open(scene: Scene) -> None:
     assert looks(scene.home) == []
 
 
-def test_in_operator_mode_the_key_must_be_brought(scene: Scene, tmp_path: Path) -> None:
+def test_in_operator_mode_the_key_must_be_given(scene: Scene, tmp_path: Path) -> None:
     key = Vault(scene.home).directory / "private_key"
-    brought = tmp_path / "key"
-    key.rename(brought)
+    key_copy = tmp_path / "key"
+    key.rename(key_copy)
     with pytest.raises(SealError, match="not on this machine"):
         scene.examine_here()
     assert looks(scene.home) == []
     with pytest.raises(SealError, match="check the path of the key"):
         examine_in_process(scene.home, "toy-sasrec-1", scene.trial, scene.dataset, tmp_path / "no key")
-    result = examine(scene.home, "toy-sasrec-1", scene.trial, scene.dataset, SECONDS, key_file=brought)
+    result = examine(scene.home, "toy-sasrec-1", scene.trial, scene.dataset, SECONDS, key_file=key_copy)
     assert result.look == 1
 
 
-def test_an_examiner_that_takes_too_long_is_ended(scene: Scene) -> None:
+def test_an_examiner_that_exceeds_its_time_limit_is_stopped(scene: Scene) -> None:
     with pytest.raises(SealError, match="longer than 0.01 s"):
         examine(scene.home, "toy-sasrec-1", scene.trial, scene.dataset, 0.01)
     assert read_revealed(scene.home, "toy-sasrec-1") is None
 
 
-def test_an_examiner_at_work_is_seen_from_any_process(tmp_path: Path) -> None:
+def test_a_running_examiner_is_visible_to_any_process(tmp_path: Path) -> None:
     tail = [MODULE, "--home", str(tmp_path.resolve()), "--session", "toy-sasrec-1", "--trial", "t"]
     assert not in_progress(tmp_path, "toy-sasrec-1")
-    stand_in = [sys.executable, "-c", "print(flush=True); input()", *tail]
-    with subprocess.Popen(stand_in, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-c", "print(flush=True); input()", *tail]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         process.stdout.readline()
         assert in_progress(tmp_path, "toy-sasrec-1")
@@ -203,14 +203,14 @@ def test_an_examiner_at_work_is_seen_from_any_process(tmp_path: Path) -> None:
     assert not in_progress(tmp_path, "toy-sasrec-1")
 
 
-def test_a_trial_that_has_not_finished_or_is_of_another_dataset_is_refused(scene: Scene) -> None:
+def test_a_trial_that_is_unfinished_or_of_another_dataset_is_refused(scene: Scene) -> None:
     dataset = PreparedDataset.load(scene.dataset)
     result = scene.trial / "result.json"
-    whole = result.read_text()
+    complete = result.read_text()
     dataset.num_items += 1
     with pytest.raises(TrialError, match="another dataset"):
         load_candidate(scene.trial, dataset)
-    result.write_text(json.dumps(json.loads(whole) | {"status": "failed"}))
+    result.write_text(json.dumps(json.loads(complete) | {"status": "failed"}))
     with pytest.raises(TrialError, match="has not finished"):
         load_candidate(scene.trial, dataset)
     result.unlink()
@@ -218,7 +218,7 @@ def test_a_trial_that_has_not_finished_or_is_of_another_dataset_is_refused(scene
         load_candidate(scene.trial, dataset)
 
 
-def test_histories_before_the_test_are_train_and_validation(finished: Scene) -> None:
+def test_histories_before_the_test_event_are_train_and_validation_events(finished: Scene) -> None:
     dataset = PreparedDataset.load(finished.dataset)
     items, offsets, times = histories_before_test(dataset)
     for user in (0, 1, dataset.num_users - 1):
@@ -228,7 +228,7 @@ def test_histories_before_the_test_are_train_and_validation(finished: Scene) -> 
     assert offsets[-1] == len(items)
 
 
-def test_asking_needs_no_torch_and_cannot_open_a_seal() -> None:
+def test_the_request_module_imports_neither_torch_nor_decryption() -> None:
     code = (
         "import sys, virtualmle.examiner.request\n"
         "assert 'torch' not in sys.modules\n"
@@ -237,7 +237,7 @@ def test_asking_needs_no_torch_and_cannot_open_a_seal() -> None:
     subprocess.run([sys.executable, "-P", "-c", code], check=True)
 
 
-def test_a_damaged_result_in_the_vault_is_named(tmp_path: Path) -> None:
+def test_a_damaged_result_in_the_vault_is_reported(tmp_path: Path) -> None:
     path = Vault(tmp_path).revealed_path("toy-sasrec-1")
     path.parent.mkdir(parents=True)
     path.write_text("{")

@@ -1,4 +1,4 @@
-"""The vault's keys and the look ledger."""
+"""The keys of the vault, and the look ledger."""
 
 import os
 import sqlite3
@@ -20,9 +20,9 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_the_key_pair_is_made_on_first_use_and_kept(tmp_path: Path) -> None:
+def test_the_key_pair_is_created_on_first_use_and_kept(tmp_path: Path) -> None:
     vault = Vault(tmp_path)
-    assert not vault.directory.exists(), "opening a vault creates nothing"
+    assert not vault.directory.exists(), "the constructor creates no file"
     public = vault.public_key()
     assert (vault.public_key(), vault.mode) == (public, "auto")
     assert Vault(tmp_path).public_key() == public
@@ -30,7 +30,7 @@ def test_the_key_pair_is_made_on_first_use_and_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file modes")
-def test_the_vault_and_its_key_are_closed_to_others(tmp_path: Path) -> None:
+def test_only_the_owner_can_access_the_vault_and_its_key(tmp_path: Path) -> None:
     vault = Vault(tmp_path)
     vault.public_key()
     assert mode(vault.directory) == 0o700
@@ -40,7 +40,7 @@ def test_the_vault_and_its_key_are_closed_to_others(tmp_path: Path) -> None:
         vault.private_key()
 
 
-def test_several_processes_at_once_agree_on_one_pair(tmp_path: Path) -> None:
+def test_concurrent_callers_agree_on_one_key_pair(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         keys = set(pool.map(lambda _: Vault(tmp_path).public_key(), range(16)))
     assert len(keys) == 1
@@ -48,13 +48,13 @@ def test_several_processes_at_once_agree_on_one_pair(tmp_path: Path) -> None:
     assert {path.name for path in Vault(tmp_path).directory.iterdir()} == {"private_key", "public_key"}
 
 
-def test_a_lost_public_half_is_made_again_from_the_private_one(tmp_path: Path) -> None:
+def test_a_lost_public_key_is_derived_again_from_the_private_key(tmp_path: Path) -> None:
     public = Vault(tmp_path).public_key()
     (Vault(tmp_path).directory / "public_key").unlink()
     assert Vault(tmp_path).public_key() == public
 
 
-def test_in_operator_mode_nothing_here_can_open_a_seal(tmp_path: Path) -> None:
+def test_in_operator_mode_the_vault_has_no_private_key(tmp_path: Path) -> None:
     operator, vault = Vault(tmp_path / "operator"), Vault(tmp_path / "home")
     vault.use_operator_key(operator.public_key())
     assert (vault.mode, vault.public_key()) == ("operator", operator.public_key())
@@ -66,7 +66,7 @@ def test_in_operator_mode_nothing_here_can_open_a_seal(tmp_path: Path) -> None:
         Vault(tmp_path / "third").use_operator_key(b"short")
 
 
-def test_a_cut_key_file_and_an_impossible_home_are_named(tmp_path: Path) -> None:
+def test_a_truncated_key_file_and_an_unusable_home_are_reported(tmp_path: Path) -> None:
     vault = Vault(tmp_path / "home")
     vault.public_key()
     (vault.directory / "public_key").write_bytes(b"cut")
@@ -78,8 +78,8 @@ def test_a_cut_key_file_and_an_impossible_home_are_named(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("session", ["", "../x", "a/b", ".x", "a\\b"])
-def test_a_session_id_cannot_reach_outside_the_vault(tmp_path: Path, session: str) -> None:
-    with pytest.raises(SealError, match="not one"):
+def test_a_session_id_cannot_lead_out_of_the_vault(tmp_path: Path, session: str) -> None:
+    with pytest.raises(SealError, match="is invalid"):
         Vault(tmp_path).revealed_path(session)
 
 
@@ -93,7 +93,7 @@ def test_looks_are_counted_per_content_across_names_and_sessions(tmp_path: Path)
     assert mode(tmp_path / LEDGER) == 0o600
 
 
-def test_a_session_looks_once(tmp_path: Path) -> None:
+def test_a_session_can_look_only_once(tmp_path: Path) -> None:
     first = Ledger(tmp_path).record("a-1", "a", "id", "content")
     with pytest.raises(SealError, match="a-1 has used its one look"):
         Ledger(tmp_path).record("a-1", "a", "id", "another content")
@@ -102,7 +102,7 @@ def test_a_session_looks_once(tmp_path: Path) -> None:
     assert Ledger(tmp_path).find("a-2") is None
 
 
-def test_examiners_at_the_same_time_get_different_numbers(tmp_path: Path) -> None:
+def test_concurrent_examiners_get_different_look_numbers(tmp_path: Path) -> None:
     def look(number: int) -> int:
         return Ledger(tmp_path).record(f"s-{number}", "a", "id", "content").look
 
@@ -110,7 +110,7 @@ def test_examiners_at_the_same_time_get_different_numbers(tmp_path: Path) -> Non
         assert sorted(pool.map(look, range(16))) == list(range(1, 17))
 
 
-def test_of_two_examiners_of_one_session_one_gets_the_look(tmp_path: Path) -> None:
+def test_only_one_of_several_examiners_of_a_session_gets_the_look(tmp_path: Path) -> None:
     def attempt(_: int) -> bool:
         try:
             Ledger(tmp_path).record("s-1", "a", "id", "content")
@@ -122,7 +122,7 @@ def test_of_two_examiners_of_one_session_one_gets_the_look(tmp_path: Path) -> No
         assert sum(pool.map(attempt, range(8))) == 1
 
 
-def test_lines_of_the_ledger_can_neither_be_changed_nor_removed(tmp_path: Path) -> None:
+def test_rows_of_the_ledger_cannot_be_updated_or_deleted(tmp_path: Path) -> None:
     Ledger(tmp_path).record("s-1", "a", "id", "content")
     connection = sqlite3.connect(tmp_path / LEDGER)
     for statement in ("DELETE FROM look", "UPDATE look SET look = 0"):
@@ -131,13 +131,13 @@ def test_lines_of_the_ledger_can_neither_be_changed_nor_removed(tmp_path: Path) 
     connection.close()
 
 
-def test_a_damaged_ledger_is_a_seal_error(tmp_path: Path) -> None:
+def test_a_damaged_ledger_raises_a_seal_error(tmp_path: Path) -> None:
     (tmp_path / LEDGER).write_bytes(b"not a database, not at all" * 100)
     with pytest.raises(SealError, match=r"looks\.db.*restore"):
         Ledger(tmp_path).looks()
 
 
-def test_a_vault_of_another_user_is_named_and_never_taken_for_an_empty_one(
+def test_a_vault_of_another_user_is_reported_and_not_treated_as_empty(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vault = Vault(tmp_path)
@@ -148,7 +148,7 @@ def test_a_vault_of_another_user_is_named_and_never_taken_for_an_empty_one(
 
     calls: list[Callable[[], object]] = [vault.public_key, Ledger(vault.directory).looks]
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "stat", denied)  # the tests may run as root, who is denied nothing
+        patch.setattr(Path, "stat", denied)  # file modes do not restrict root, who may run the tests
         for call in calls:
             with pytest.raises(HomeError, match="another user.*--home"):
                 call()
@@ -162,7 +162,7 @@ def test_a_vault_of_another_user_is_named_and_never_taken_for_an_empty_one(
             Ledger(vault.directory).record("s-1", "a", "id", "content")
 
 
-def test_a_ledger_of_another_user_is_named_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ledger_of_another_user_is_not_reported_as_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Ledger(tmp_path).record("s-1", "a", "id", "content")
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(HomeError, match="belongs to another user"):

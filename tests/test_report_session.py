@@ -1,4 +1,4 @@
-"""The report of a session, in HTML and in the terminal, from a real memory.db and a real vault."""
+"""The report of a session in HTML and in the terminal, from a real memory.db and a real vault."""
 
 import io
 import json
@@ -112,7 +112,7 @@ CRASHED = TrialOutcome(
 
 
 class Story:
-    """A home with one session that is filled trial by trial."""
+    """A home with one session, to which tests add trials."""
 
     def __init__(self, home: Path, dataset: str = "office") -> None:
         self.home = home
@@ -156,7 +156,7 @@ class Story:
         )  # fmt: skip
 
     def end(self, look: int = 3) -> None:
-        """Freeze and reveal, as finalize does."""
+        """Freeze the session and reveal its test result, as finalize does."""
         selected = max(
             (t for t in self.memory.trials.all(self.session) if t.outcome and t.outcome.metrics),
             key=lambda t: t.outcome.metrics["ndcg@10"] if t.outcome else 0.0,
@@ -189,7 +189,7 @@ class Story:
 
 
 def tell(home: Path) -> Story:
-    """The whole story up to an open session with a crash and a cancelled trial in it."""
+    """An open session with all trials of STORY, a crash and a cancelled trial."""
     story = Story(home)
     for changes, ndcg, delta, se, verdict in STORY:
         record = story.run(changes, finished(ndcg, delta, se, verdict))
@@ -200,7 +200,7 @@ def tell(home: Path) -> Story:
 
 
 class Page(HTMLParser):
-    """What a browser would see: elements, attributes, text."""
+    """The parsed page: elements, attributes, text."""
 
     def __init__(self, source: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -234,7 +234,7 @@ def terminal(*tables: Any, width: int = 200) -> str:
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 
-def test_the_report_is_one_private_file_that_asks_the_network_for_nothing(tmp_path: Path) -> None:
+def test_the_report_is_one_private_file_that_loads_nothing_from_the_network(tmp_path: Path) -> None:
     story = tell(tmp_path)
     story.end()
     path = write_report(tmp_path, story.session)
@@ -248,7 +248,7 @@ def test_the_report_is_one_private_file_that_asks_the_network_for_nothing(tmp_pa
     assert not [name for name, _ in page.attributes if name.startswith("on")]
 
 
-def test_everything_that_an_agent_wrote_is_shown_as_text(tmp_path: Path) -> None:
+def test_text_written_by_agents_is_escaped(tmp_path: Path) -> None:
     story = tell(tmp_path)
     story.end()
     page = page_of(story)
@@ -265,7 +265,7 @@ def test_a_dataset_name_is_escaped_in_the_title_and_the_commands(tmp_path: Path)
     assert "a<b>'c · SASRec" in page.text
 
 
-def test_validation_figures_agree_in_memory_report_and_terminal(tmp_path: Path) -> None:
+def test_validation_metrics_agree_in_memory_report_and_terminal(tmp_path: Path) -> None:
     story = tell(tmp_path)
     page, text = page_of(story), terminal(trials_table(story.memory.trials.all(story.session)))
     for record in story.memory.trials.all(story.session):
@@ -278,20 +278,20 @@ def test_validation_figures_agree_in_memory_report_and_terminal(tmp_path: Path) 
         assert f"{delta} {z}" in text
 
 
-def test_the_trials_table_fits_a_terminal_of_eighty_columns(tmp_path: Path) -> None:
+def test_the_trials_table_fits_into_eighty_columns(tmp_path: Path) -> None:
     story = tell(tmp_path)
     lines = terminal(trials_table(story.memory.trials.all(story.session)), width=80).splitlines()
     assert max(map(len, lines)) <= 80
     assert any(re.search(r"t002 +t001 \+ lr=0.001 +keep +0.0593 +\+0.0042 \(z \+3.5\) +44.8", line) for line in lines)
 
 
-def test_the_terminal_obeys_no_markup_of_an_agent(tmp_path: Path) -> None:
+def test_the_terminal_does_not_interpret_markup_written_by_agents(tmp_path: Path) -> None:
     story = Story(tmp_path)
     record = story.start({})[0].model_copy(update={"changes": {"[red]lr[/red]": "[bold]x"}})
     assert "[red]lr[/red]=[bold]x" in terminal(trials_table([record]))
 
 
-def test_a_finished_session_shows_the_test_figures_with_the_number_of_the_look(tmp_path: Path) -> None:
+def test_a_revealed_session_shows_test_metrics_and_the_number_of_the_look(tmp_path: Path) -> None:
     story = tell(tmp_path)
     story.end(look=3)
     page, text = page_of(story), terminal(result_table(gather(tmp_path, story.session)))
@@ -301,7 +301,7 @@ def test_a_finished_session_shows_the_test_figures_with_the_number_of_the_look(t
     assert "t006, test" in page.text and "test (look 3)" in text
 
 
-def test_an_unfinished_session_has_no_test_figures_and_says_so(tmp_path: Path) -> None:
+def test_an_open_session_shows_no_test_metrics_and_says_why(tmp_path: Path) -> None:
     story = tell(tmp_path)
     story.start({"lr": 0.002})
     page, text = page_of(story), terminal(result_table(gather(tmp_path, story.session)))
@@ -311,14 +311,14 @@ def test_an_unfinished_session_has_no_test_figures_and_says_so(tmp_path: Path) -
     assert "t006, validation" in page.text and "running" in page.text and "Cognition Summary" not in page.text
 
 
-def test_the_bound_on_selection_stands_beside_the_result(tmp_path: Path) -> None:
+def test_the_bound_on_selection_bias_is_shown_with_the_result(tmp_path: Path) -> None:
     story = tell(tmp_path)
     expected = "0.0052"  # 0.00263 * sqrt(2 ln 7)
     assert f"SE·√(2 ln K) = {expected}" in page_of(story).text
     assert expected in terminal(result_table(gather(tmp_path, story.session)))
 
 
-def test_a_session_of_crashes_only_still_has_a_report(tmp_path: Path) -> None:
+def test_a_session_with_only_crashes_has_a_report(tmp_path: Path) -> None:
     story = Story(tmp_path)
     story.run({"lr": 0.005}, CRASHED)
     page, text = page_of(story), terminal(result_table(gather(tmp_path, story.session)))
@@ -327,11 +327,11 @@ def test_a_session_of_crashes_only_still_has_a_report(tmp_path: Path) -> None:
     assert formats.MISSING in text
 
 
-def test_a_session_without_any_trial_has_a_report(tmp_path: Path) -> None:
+def test_a_session_without_trials_has_a_report(tmp_path: Path) -> None:
     assert "No trial has been run yet" in page_of(Story(tmp_path)).text
 
 
-def test_drawings_have_titles_and_share_the_page_without_colliding(tmp_path: Path) -> None:
+def test_charts_have_titles_and_unique_ids(tmp_path: Path) -> None:
     page = page_of(tell(tmp_path))
     assert page.tags.count("svg") == 2
     ids = page.values("id")
@@ -343,13 +343,13 @@ def test_drawings_have_titles_and_share_the_page_without_colliding(tmp_path: Pat
     assert "Best validation NDCG@10 so far, by trial" in page.text
 
 
-def test_the_same_session_gives_the_same_bytes(tmp_path: Path) -> None:
+def test_equal_sessions_give_equal_bytes(tmp_path: Path) -> None:
     story = tell(tmp_path)
     first = write_report(tmp_path, story.session).read_bytes()
     assert write_report(tmp_path, story.session).read_bytes() == first
 
 
-def test_the_commands_of_the_report_lead_to_the_selected_configuration(tmp_path: Path) -> None:
+def test_the_commands_of_the_report_reproduce_the_selected_configuration(tmp_path: Path) -> None:
     story = tell(tmp_path)
     source = write_report(tmp_path, story.session).read_text(encoding="utf-8")
     block = Page(source.split("<pre>")[1].split("</pre>")[0])
@@ -370,7 +370,7 @@ def test_knobs_that_differ_from_the_default_are_listed_with_their_dimension(tmp_
     assert data.dimensions["lr"] == "optimisation"
 
 
-def test_a_rule_learnt_before_and_met_again_is_in_the_report(tmp_path: Path) -> None:
+def test_an_earlier_rule_with_new_evidence_is_in_the_report(tmp_path: Path) -> None:
     story = tell(tmp_path)
     story.memory.rules.add(RuleRecord(kind="avoid", statement="of nowhere", condition="lr > 0.004"))
     known = story.memory.rules.add(RuleRecord(kind="avoid", statement="no wide models", condition="hidden_dim > 128"))
@@ -378,7 +378,7 @@ def test_a_rule_learnt_before_and_met_again_is_in_the_report(tmp_path: Path) -> 
     assert [rule.statement for rule in gather(tmp_path, story.session).rules] == ["no wide models"]
 
 
-def test_an_unknown_session_or_home_is_refused_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_an_unknown_session_or_home_is_refused_without_creating_files(tmp_path: Path) -> None:
     with pytest.raises(HomeError, match="--home"):
         write_report(tmp_path, "office-sasrec-1")
     assert list(tmp_path.iterdir()) == []
@@ -387,7 +387,7 @@ def test_an_unknown_session_or_home_is_refused_and_leaves_nothing_behind(tmp_pat
         write_report(tmp_path, "office-sasrec-9")
 
 
-def test_terminal_tables_come_without_the_drawing_library() -> None:
+def test_terminal_tables_do_not_import_matplotlib() -> None:
     program = "import sys, virtualmle.report.tables, virtualmle.report.html; print('matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
@@ -397,10 +397,10 @@ def test_terminal_tables_come_without_the_drawing_library() -> None:
     ("text", "expected"),
     [
         pytest.param(formats.metric(0.06125), "0.0612", id="four decimals"),
-        pytest.param(formats.metric(None), "–", id="nothing measured"),
+        pytest.param(formats.metric(None), "–", id="no value"),
         pytest.param(formats.change(-0.00001), "+0.0000", id="no negative zero"),
-        pytest.param(formats.change(0.1, 0.0, 1e6), "+0.1000 ± 0.0000 (z > 999)", id="no spread over users"),
-        pytest.param(formats.relative(0.0, 0.1), "–", id="nothing to compare with"),
+        pytest.param(formats.change(0.1, 0.0, 1e6), "+0.1000 ± 0.0000 (z > 999)", id="no variance over users"),
+        pytest.param(formats.relative(0.0, 0.1), "–", id="no baseline"),
         pytest.param(formats.duration(8.44), "8.4 s", id="seconds"),
         pytest.param(formats.duration(200), "3 min 20 s", id="minutes"),
         pytest.param(formats.duration(3720), "1 h 02 min", id="hours"),
@@ -409,5 +409,5 @@ def test_terminal_tables_come_without_the_drawing_library() -> None:
         pytest.param(formats.plain({"a": [1200, 0.123456]}), "a 1,200, 0.1235", id="nested profile"),
     ],
 )
-def test_numbers_are_written_one_way(text: str, expected: str) -> None:
+def test_numbers_have_one_format(text: str, expected: str) -> None:
     assert text == expected

@@ -171,7 +171,7 @@ def test_imports_inside_the_package_run_downwards_only() -> None:
             excused = any(room == peer and target.startswith(value) for peer, value in BETWEEN_PEERS)
             if LEVEL[parts[1]] >= LEVEL[room] and not excused:
                 wrong.append(f"{where(path, node)} imports {target}, which is not below {room}/")
-    report(wrong, "imports run downwards only (README, the house):")
+    report(wrong, "imports run downwards only (README, Repository layout):")
 
 
 def test_imports_inside_the_package_are_relative() -> None:
