@@ -4,7 +4,6 @@ SANDBOX.md states it (`protocol.py`) within the engine's bounds, which the knobs
 knob that SANDBOX.md leaves out is fixed at the backbone's plain default.
 """
 
-import difflib
 import math
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -12,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from ..data.errors import ConfigError
-from ..models.config import KNOBS, TrialConfig, check_combination, make_config
+from ..models.config import KNOBS, TrialConfig, check_combination, make_config, similar_knobs
 from ..models.knobs.declaration import Dimension, KnobType, Value
 
 MAX_REFUSED = 10  # reasons in one refusal: enough to mend a call, too few to flood a reader
@@ -146,16 +145,21 @@ def unknown_knob(name: str) -> str:
     """Why `name` is no knob, with the nearest ones there are."""
     if name in _NOT_KNOBS:
         return f"{name} is not a knob: {_NOT_KNOBS[name]}"
-    near = difflib.get_close_matches(name, KNOBS, n=3)
+    near = similar_knobs(name)
     hint = f"did you mean {' or '.join(near)}?" if near else f"the knobs are {', '.join(sorted(KNOBS))}"
     return f"{name!r:.60} is not a knob; {hint}"
 
 
 def _unknown_knobs(names: list[str]) -> str:
-    """Why none of several `names` is a knob; the knobs there are come once, at the end."""
+    """Why none of several `names` is a knob; all knobs are listed once, at the end, if a name has no suggestion."""
     more = f" and {len(names) - MAX_REFUSED} more" if len(names) > MAX_REFUSED else ""
-    named = ", ".join(f"{name!r:.60}" for name in names[:MAX_REFUSED])
-    return f"{named}{more} are not knobs; the knobs are {', '.join(sorted(KNOBS))}"
+    suggestions = {name: similar_knobs(name) for name in names[:MAX_REFUSED]}
+    named = ", ".join(
+        f"{name!r:.60}" + (f" (did you mean {' or '.join(near)}?)" if near else "")
+        for name, near in suggestions.items()
+    )
+    known = "" if all(suggestions.values()) else f"; the knobs are {', '.join(sorted(KNOBS))}"
+    return f"{named}{more} are not knobs{known}"
 
 
 def inert_changes(config: TrialConfig, changes: Mapping[str, Any]) -> dict[str, str]:

@@ -36,6 +36,7 @@ class Declaration:
     scale: "log" where a search should step by factors. hstu: the plain default on HSTU where it differs. only: the
     backbone that reads the knob, if only one does. inert: when another knob switches it off. source, helps, cost,
     note: where it comes from, where it is known to help, what it costs, and what else to mind (docs/knobs.md).
+    aliases: names under which other libraries and papers know the knob; an error message suggests the knob for them.
     """
 
     text: str
@@ -49,6 +50,7 @@ class Declaration:
     helps: str = ""
     cost: str = ""
     note: str = ""
+    aliases: tuple[str, ...] = ()
 
     def __call__(self, schema: dict[str, Any]) -> None:
         """Pydantic's hook for JSON schemas: the one-line text becomes the field's description."""
