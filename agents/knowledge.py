@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import cached_property
 
 from ..data.errors import ConfigError
+from ..data.wording import counted
 from ..models.knobs.declaration import Value
 from ..sandbox.conditions import Condition, parse_condition
 from ..tools.views import KnobValues, PriorConfiguration, PriorRule
@@ -115,7 +116,8 @@ class Knowledge:
                 error = math.hypot(row.se, BETWEEN_DATASETS)
                 if row.mean_relative >= KNOWN_Z * error:
                     gain = row.mean_relative * self.trust * OPINION**2 / (OPINION**2 + error**2)
-                    reason = f"{name} at this value gained {row.mean_relative:+.1%} ({found.datasets} datasets)"
+                    where = counted(found.datasets, "dataset")
+                    reason = f"{name} at this value gained {row.mean_relative:+.1%} ({where})"
                     yield Move({name: row.value}, min(gain, CONFIGURATION_GAIN), reason)
 
     def _settings(self, entry: PriorConfiguration) -> KnobValues:

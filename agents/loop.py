@@ -10,7 +10,7 @@ from mcp import Client
 from mcp.types import CallToolResult, TextContent
 from pydantic import BaseModel
 
-from ..data.errors import AdmissionError, SessionError
+from ..data.errors import AdmissionError, MachineError, SessionError
 from ..tools.results import FinalResult, MemoryView, OpenedSession, ReflectionReceipt, TrialObservation
 from ..tools.views import ActionSpaceView, LongTermView, StateView, TrajectoryView, View
 from .base import Action, Agent, Brief, Finalize, Reflect, Refusal, RunTrial, Situation, WaitTrial
@@ -65,6 +65,7 @@ class _Loop:
         self._refused: list[Refusal] = []
         self._session = ""
         self._announced = ""  # the trial whose start was reported last
+        self._finished = ""  # the trial whose end was reported last
 
     async def run(self, dataset: str, backbone: str, session: str | None, new: bool) -> FinalResult:
         brief = await (self._reopen(session) if session else self._open(dataset, backbone, new))
@@ -91,7 +92,8 @@ class _Loop:
         trajectory = await self._view(TrajectoryView, "trajectory")
         return Situation(brief, state, trajectory, tuple(self._refused))
 
-    async def _perform(self, action: Action) -> Event:
+    async def _perform(self, action: Action) -> Event | None:
+        """Do what the agent decided; None where another driver of the session has just done it."""
         match action:
             case RunTrial():
                 return await self._run_trial(action)
@@ -145,12 +147,17 @@ class _Loop:
             if observation.status != "running":
                 break
         event = TrialFinished(observation)
+        self._finished = trial
         self._tell(event)
+        if observation.machine_fault:
+            raise MachineError(f"{observation.reason}; no budget was spent, and the session can be resumed")
         return event
 
-    async def _reflect(self, action: Reflect) -> Reflected:
-        receipt = await self._call(
-            ReflectionReceipt,
+    async def _reflect(self, action: Reflect) -> Reflected | None:
+        if action.trial != self._finished:  # it ended before this process took the session up
+            self._started(action.trial, None)
+            await self._wait(action.trial)
+        answer = await self._ask(
             "write_reflection",
             session=self._session,
             trial=action.trial,
@@ -163,7 +170,9 @@ class _Loop:
             cause=action.cause,
             effect=action.effect,
         )
-        event = Reflected(action, receipt)
+        if answer.is_error and (await self._view(StateView, "state")).pending_reflection != action.trial:
+            return None  # another client has written it meanwhile
+        event = Reflected(action, _read(ReflectionReceipt, answer, "write_reflection"))
         self._tell(event)
         return event
 

@@ -3,6 +3,7 @@
 This page only puts the commands together and turns errors into exit codes; each group has a file of its own.
 """
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -52,8 +53,21 @@ def options(
     """
 
 
+def _ensure_utf8() -> None:
+    """Start this process again in Python's UTF-8 mode where the locale would have file names in another encoding.
+
+    A home whose name is not ASCII could not be written to memory.db and to the files of trials otherwise. Child
+    processes inherit the mode.
+    """
+    if sys.getfilesystemencoding().lower() == "utf-8" or os.environ.get("PYTHONUTF8") == "1":
+        return
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "PYTHONUTF8": "1"})
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and leave the process with its exit code."""
+    if arguments is None:
+        _ensure_utf8()
     try:
         # Leaves by itself with 0 when done and 2 for wrong usage
         app(args=None if arguments is None else list(arguments), prog_name="virtualmle")

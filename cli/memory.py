@@ -94,6 +94,7 @@ def export_cognition(
     """
     from ..data.atomic import write_bytes
     from ..data.errors import ConfigError
+    from ..data.wording import counted
     from ..memory.portable import collect
 
     with existing_memory(home) as memory:
@@ -102,7 +103,7 @@ def export_cognition(
         write_bytes(file, (cognition.model_dump_json(indent=1) + "\n").encode(), replace=False)
     except OSError as error:
         raise ConfigError(f"{file} cannot be written ({error.strerror}); name a new file") from None
-    print(f"{file}: {len(cognition.rules)} rules, {len(cognition.summaries)} summaries")
+    print(f"{file}: {counted(len(cognition.rules), 'rule')}, {len(cognition.summaries)} Cognition Summaries")
 
 
 @app.command("import")

@@ -11,8 +11,27 @@ if TYPE_CHECKING:
 
 
 def absolute(path: Path) -> Path:
-    """The path as every room sees it: one directory has one name, or its key and its data would part."""
-    return path.expanduser().resolve()
+    """The path as every room sees it: one directory has one name, or its key and its data would part.
+
+    Raises HomeError where it is relative to a working directory that was deleted, or has no name in UTF-8.
+    """
+    from ..data.errors import HomeError
+
+    try:
+        resolved = path.expanduser().resolve()
+    except FileNotFoundError:
+        raise HomeError(
+            f"home={str(path)!r} is relative to the working directory, which was deleted; change to another directory, "
+            "or name the home by an absolute path with --home"
+        ) from None
+    try:
+        str(resolved).encode()
+    except UnicodeEncodeError:
+        raise HomeError(
+            f"home={str(resolved)!r} has bytes in its name that are not UTF-8; rename the directory, "
+            "or choose another with --home"
+        ) from None
+    return resolved
 
 
 Home = Annotated[

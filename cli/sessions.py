@@ -86,10 +86,14 @@ def resume(
 
     Example: virtualmle sessions resume demo-sasrec-1
     """
+    from ..data.errors import SessionError
+    from .advice import ended
     from .driving import Drive, drive  # brings the MCP library
 
     with existing_memory(home) as memory:
         record = memory.sessions.get(session)
+    if record.state in ("revealed", "void"):
+        raise SessionError(ended(record, home))
     plan = Drive(
         home, agent or agent_of(record), record.seed, record.dataset, record.backbone, session
     )

@@ -70,7 +70,8 @@ class TrialOutcome(_Record):
     base_delta: float | None = None  # the same against the base
     base_delta_se: float | None = None
     curve: list[dict[str, Any]] = []
-    details: dict[str, Any] = {}  # model_ndcg10, train_ndcg10, ties, best_epoch, device, rescored, metrics_se, …
+    details: dict[str, Any] = {}  # model_ndcg10, train_ndcg10, ties, best_epoch, device, rescored, metrics_se, …;
+    # of a crash: machine_fault
     parameters: int = 0
     train_seconds: float = 0.0  # what counts against the budget
     wall_seconds: float = 0.0
@@ -99,6 +100,11 @@ class TrialRecord(_Record):
     def configuration(self) -> TrialConfig:
         """`config` as the engine reads it."""
         return TrialConfig(**self.config)
+
+    @property
+    def machine_fault(self) -> bool:
+        """Whether the machine failed it, not its configuration: such a trial counts against no budget."""
+        return bool(self.outcome and self.outcome.details.get("machine_fault"))
 
 
 class ReflectionRecord(_Record):

@@ -6,6 +6,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from ..data.wording import counted
 from ..memory.records import TrialRecord
 from . import formats
 from .gather import ReportData
@@ -72,7 +73,7 @@ def result_table(data: ReportData) -> Table:
 def caption(data: ReportData) -> str:
     """The note below the result: the bound on selection bias, and the state of the test set."""
     bound = "" if data.inflation is None else (
-        f"Best of {len(data.finished)} trials: selection may inflate validation by up to "
+        f"Best of {counted(len(data.finished), 'trial')}: selection may inflate validation by up to "
         f"{formats.metric(data.inflation)}. "
     )
     return bound + test_sentence(data)

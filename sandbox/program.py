@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from ..data.errors import ConfigError
+from ..data.wording import counted
 from ..memory.records import TrialRecord
 from ..models.config import TrialConfig, check_combination
 from .action_space import effective, inert_changes
@@ -149,13 +150,21 @@ def stop(
     max_llm_usd: float | None = None,
 ) -> Stop:
     """Whether a session has reached an end: budget in trials, seconds or language-model cost, patience, or target."""
+    used = trials_used(trials)
     reason = (
-        _spent(len(trials), max_trials, seconds_used(trials), max_train_seconds)
+        _spent(used, max_trials, seconds_used(trials), max_train_seconds)
         or _llm_spent(llm_usd, max_llm_usd)
         or _patience(trials, patience)
         or _target(trials, target_ndcg)
     )
-    return Stop(bool(reason), reason or f"{max_trials - len(trials)} of {max_trials} trials are left")
+    left = max_trials - used
+    verb = "is" if left == 1 else "are"
+    return Stop(bool(reason), reason or f"{left} of {counted(max_trials, 'trial')} {verb} left")
+
+
+def trials_used(trials: Sequence[TrialRecord]) -> int:
+    """How many trials count against a session's budget: all but those that the machine failed."""
+    return sum(not trial.machine_fault for trial in trials)
 
 
 def seconds_used(trials: Sequence[TrialRecord]) -> float:
@@ -166,7 +175,7 @@ def seconds_used(trials: Sequence[TrialRecord]) -> float:
 def _numbers(comparison: Comparison, handle: str) -> str:
     return (
         f"NDCG@10 {comparison.delta:+.4f} ± {comparison.se:.4f} (z = {comparison.z:+.2f}) "
-        f"against {handle} over {comparison.n} users"
+        f"against {handle} over {counted(comparison.n, 'user')}"
     )
 
 
@@ -231,7 +240,8 @@ def _heuristic_refusal(heuristic: Heuristic) -> str:
 
 def _spent(trials: int, max_trials: int, seconds: float, max_seconds: float) -> str | None:
     if trials >= max_trials:
-        return f"all {max_trials} trials of the budget are used"
+        all_used = f"all {max_trials} trials of the budget are used"
+        return "the one trial of the budget is used" if max_trials == 1 else all_used
     if seconds >= max_seconds:
         return f"{seconds:.0f} of {max_seconds:.0f} training seconds are used"
     return None
@@ -248,7 +258,7 @@ def _patience(trials: Sequence[TrialRecord], patience: int) -> str | None:
     for trial in trials:
         if trial.outcome and trial.status == "finished":
             since = 0 if trial.outcome.verdict == "keep" else since + 1
-    return f"{since} finished trials without a keep (patience {patience})" if since >= patience else None
+    return f"{counted(since, 'finished trial')} without a keep (patience {patience})" if since >= patience else None
 
 
 def _target(trials: Sequence[TrialRecord], target: float | None) -> str | None:

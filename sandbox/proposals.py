@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..data.errors import ConfigError
+from ..data.wording import counted
 from ..memory.records import TrialRecord
 from ..models.config import TrialConfig
 from .action_space import ActionSpace, Knob, effective, inert_changes
@@ -204,7 +205,7 @@ def _entry(
 def _known(move: Move, trials: Sequence[TrialRecord], history: Mapping[str, Mapping[str, Any]]) -> str:
     here = sum(bool(set(move.changes) & set(trial.changes)) for trial in trials)
     before = sum(history.get(knob, {}).get("n", 0) for knob in move.changes)
-    return f"seen in {here} trials here and {before} of closed sessions"
+    return f"seen in {counted(here, 'trial')} here and {before} of closed sessions"
 
 
 def _short(value: float) -> float:

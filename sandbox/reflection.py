@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from ..data.errors import ConfigError, SessionError
+from ..data.wording import counted
 from ..memory.records import Check, ReflectionCheck, RuleKind, TrialOutcome, TrialRecord
 from ..models.config import TrialConfig
 from ..models.knobs.declaration import DIMENSIONS
@@ -115,16 +116,16 @@ def moves_of(trials: Sequence[TrialRecord], default: TrialConfig | None = None) 
 def count_rule(kind: RuleKind, condition: Condition, moves: Sequence[Move]) -> RuleCheck:
     """The counts of a rule to prefer or avoid a condition, from moves that are known already."""
     into = [m for m in moves if condition.matches(m.trial.config) and not condition.matches(m.base)]
-    counted = [m for m in into if alone(condition.knob, m.trial, m.base, m.changed)]
-    up = [m.trial.handle for m in counted if m.z >= CLEAR_Z]
-    down = [m.trial.handle for m in counted if m.z <= -CLEAR_Z]
+    clear = [m for m in into if alone(condition.knob, m.trial, m.base, m.changed)]
+    up = [m.trial.handle for m in clear if m.z >= CLEAR_Z]
+    down = [m.trial.handle for m in clear if m.z <= -CLEAR_Z]
     support, against = (up, down) if kind == "prefer" else (down, up)
     note = (
-        f"{len(counted)} trials made '{condition}' true over a base without it: "
+        f"{counted(len(clear), 'trial')} made '{condition}' true over a base without it: "
         f"for the rule {support or 'none'}, against it {against or 'none'}"
     )
-    if len(into) > len(counted):
-        note += f"; {len(into) - len(counted)} more changed other knobs too and are not counted"
+    if len(into) > len(clear):
+        note += f"; {len(into) - len(clear)} more changed other knobs too and are not counted"
     shown = tuple(sorted([*support, *against]))
     return RuleCheck(_majority(len(support), len(against)), len(support), len(against), note, shown)
 

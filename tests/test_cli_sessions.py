@@ -103,7 +103,7 @@ def test_the_doctor_finds_a_used_home_in_order(say: Say) -> None:
     assert {finding["status"] for finding in findings.values()} <= {"ok", "warn"}
     assert {"python", "torch", "cuda", "threads", "home", "memory", "protocol", "environment", "vault", "plain targets",
             "isolation"} <= set(findings)  # fmt: skip
-    assert findings["memory"]["detail"].startswith("1 sessions") and "L1" in findings["isolation"]["detail"]
+    assert findings["memory"]["detail"].startswith("1 session,") and "L1" in findings["isolation"]["detail"]
 
 
 def test_an_interrupted_tune_says_how_to_resume_and_resuming_ends_it(tmp_path: Path) -> None:

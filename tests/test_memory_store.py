@@ -253,7 +253,7 @@ def test_a_session_that_is_not_open_takes_no_writes(memory: Memory) -> None:
 
 
 def test_unknown_names_are_answered_with_the_nearest_existing_ones(memory: Memory) -> None:
-    with pytest.raises(SessionError, match="there are none here yet, call open_session"):
+    with pytest.raises(SessionError, match="there are none here yet; open_session or"):
         memory.sessions.get("demo-hstu-1")
     session = memory.sessions.open(a_session()).id
     memory.sessions.open(a_session(dataset="beauty"))

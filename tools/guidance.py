@@ -1,7 +1,7 @@
 """Where a session stands, in numbers and in one sentence of advice: shared by every tool that reports it."""
 
 from ..memory.records import SessionRecord, TrialRecord
-from ..sandbox.program import Stop, stop
+from ..sandbox.program import Stop, stop, trials_used
 from .results import Budget
 from .workspace import Workspace
 
@@ -9,7 +9,7 @@ from .workspace import Workspace
 def budget_of(session: SessionRecord, trials: list[TrialRecord]) -> Budget:
     """What the session has spent and may spend."""
     return Budget(
-        trials_used=len(trials),
+        trials_used=trials_used(trials),
         trials_max=session.max_trials,
         train_seconds_used=round(sum(t.outcome.train_seconds for t in trials if t.outcome), 1),
         train_seconds_max=session.max_train_seconds,
@@ -40,6 +40,16 @@ def stop_of(ws: Workspace, session: SessionRecord, trials: list[TrialRecord]) ->
     )
 
 
+def _first(trials: list[TrialRecord]) -> str:
+    """What to do before any trial has run, or after one that the machine failed."""
+    if trials:
+        return (
+            f"The machine failed trial {trials[-1].handle}, not its configuration, and no budget was spent. Tell the "
+            "person who runs the server the trial's reason; once the machine is mended, run the same trial again."
+        )
+    return "Run the plain default first: run_trial with changes={}. Every later trial is compared with it."
+
+
 def next_step(ws: Workspace, session: SessionRecord, trials: list[TrialRecord]) -> str:
     """One sentence that says which tool to call now."""
     if session.state != "open":
@@ -50,8 +60,8 @@ def next_step(ws: Workspace, session: SessionRecord, trials: list[TrialRecord]) 
             f"Trial {running.handle} is running and nothing has failed: call wait_trial('{session.id}', "
             f"'{running.handle}'). Do not start it again."
         )
-    if not trials:
-        return "Run the plain default first: run_trial with changes={}. Every later trial is compared with it."
+    if not trials or trials[-1].machine_fault:
+        return _first(trials)
     pending = pending_reflection(session, trials)
     decision = stop_of(ws, session, trials)
     if pending:

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from ..data.errors import SessionError
 from ..data.prepared import PreparedDataset
+from ..data.wording import counted
 from ..memory.records import SessionRecord
 from ..sandbox.protocol import Protocol
 from .guidance import budget_of, next_step
@@ -95,8 +96,8 @@ def protocol_summary(protocol: Protocol, session: SessionRecord) -> list[str]:
         "Choices are made on validation NDCG@10 only; the test set is sealed until finalize, which looks once.",
         "A trial is a partial configuration (`changes`) over a base; seeds and data preparation belong to the server.",
         f"keep: paired z >= {protocol.keep_z:g} against the incumbent; within noise the simpler configuration wins.",
-        f"Budget: {session.max_trials} trials, {session.max_train_seconds:g} training seconds, "
-        f"stop after {protocol.patience} finished trials without a keep.",
+        f"Budget: {counted(session.max_trials, 'trial')}, {session.max_train_seconds:g} training seconds, "
+        f"stop after {counted(protocol.patience, 'finished trial')} without a keep.",
         "A trial that a heuristic of the prior speaks against is refused unless override_reason says why.",
         "A configuration already tried is returned at no cost. Changing only scoring knobs re-scores without training.",
     ]

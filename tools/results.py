@@ -65,6 +65,9 @@ class TrialObservation(BaseModel):
     base_delta: dict[str, float] | None = Field(default=None, description="NDCG@10 against the base: delta, se, z")
     verdict: Literal["keep", "discard", "crash"] | None = None
     reason: str = ""
+    machine_fault: bool = Field(
+        default=False, description="true: this machine cannot run trials (device, disk, memory); nothing was spent"
+    )
     hypothesis: HypothesisOutcome | None = None
     curve: dict[str, Any] = Field(
         default={},

@@ -8,10 +8,12 @@ TAIL_LINES = 4
 TAIL_CHARACTERS = 600  # a cause is read by an agent: an exception and where it came from, not a transcript
 
 
-def ending(code: int | None) -> str:
+def ending(code: int | None, *, began: bool = True) -> str:
     """How a process ended, for use after "ended without a result"; empty when its exit code is not known."""
     if code is None:
         return ""
+    if code == -signal.SIGKILL and not began:
+        return " (signal SIGKILL; often the system's out-of-memory killer: free memory of this machine)"
     if code == -signal.SIGKILL:
         return " (signal SIGKILL; often the system's out-of-memory killer: try a smaller batch_size or model)"
     return f" (signal {signal.Signals(-code).name})" if code < 0 else f" (exit code {code})"

@@ -1,0 +1,39 @@
+"""Whether a CUDA device that a person asked for can be used, asked in a process of its own before any trial runs."""
+
+import os
+import subprocess
+import sys
+
+from ..data.errors import MachineError
+
+PROBE = """
+import sys, torch
+if not torch.cuda.is_available():
+    sys.exit("torch sees no CUDA device")
+torch.zeros(1, device=sys.argv[1])
+"""
+PROBE_SECONDS = 120.0  # a first import of torch from a cold network disk takes a minute
+
+
+def check_device(device: str) -> None:
+    """Raise MachineError where `device` names a CUDA device that torch cannot use; other devices are not checked.
+
+    This process stays free of torch: another one imports it, which takes a few seconds.
+    """
+    if not device.startswith("cuda"):
+        return
+    command = [sys.executable, "-P", "-c", PROBE, device]
+    environment = {**os.environ, "PYTHONUTF8": "1"}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, encoding="utf-8", errors="replace", timeout=PROBE_SECONDS,
+            env=environment, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return  # a slow disk says nothing about the device; the first trial will tell
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise MachineError(
+            f"device={device!r} cannot be used here: {last}; `virtualmle doctor` shows what torch sees, "
+            "--device cpu trains without a GPU"
+        )
