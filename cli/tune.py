@@ -68,6 +68,7 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
 def _prepared(home: Path, dataset: str, sandbox: Path | None) -> tuple[Path, str]:
     """The home, checked, and the dataset's name, registered if it was not yet; what was guessed is said on stderr."""
     from ..examiner.vault import Vault
+    from .dataset_text import filter_lines
     from .live import download_bar
 
     # Opened here before any server is started: what is wrong with it becomes one line, not a lost connection
@@ -84,4 +85,6 @@ def _prepared(home: Path, dataset: str, sandbox: Path | None) -> tuple[Path, str
             f"{manifest.num_interactions:,} interactions (columns: {taken})",
             file=sys.stderr,
         )
+        for line in filter_lines(manifest):
+            print(f"  {line}", file=sys.stderr)
     return ws.home, name

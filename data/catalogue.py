@@ -6,11 +6,14 @@ events, so it is stored in the vault and never among the files that an agent can
 
 import hashlib
 import json
-from collections.abc import Callable
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from .atomic import write_json
+from .atomic import exchange, write_json
 from .demo import generate_demo
 from .download import Progress, download
 from .errors import DataError, HomeError
@@ -84,14 +87,35 @@ class Catalogue:
         item: str | None = None,
         timestamp: str | None = None,
         format: Format | None = None,
+        replace: bool = False,
     ) -> Manifest:
-        """Register a log file under a new name. Raises DataError, SealError or HomeError, and then leaves no files."""
-        self._check_new(name)
+        """Register a log file under a new name, or in place of the dataset of this name if `replace` is true.
+
+        Raises DataError, SealError or HomeError, and then leaves no new files and an existing dataset as it was.
+        """
+        if replace:
+            self.path(name)  # raises where there is nothing to replace
+        else:
+            self._check_new(name)
         options = options or PrepareOptions()
         log = read_log(file, user=user, item=item, timestamp=timestamp, format=format)
-        manifest = prepare(log, name, self.root / name, options, public_key)
+        with self._destination(name, replace) as directory:
+            manifest = prepare(log, name, directory, options, public_key)
         self._save_source(name, {"sha256": _file_hash(file), "columns": log.columns, "options": asdict(options)})
         return manifest
+
+    def remove(self, name: str) -> None:
+        """Remove a registered dataset and what the vault knows of its log; the look ledger keeps its entries.
+
+        Raises DataError for an unknown name, HomeError where the files cannot be removed.
+        """
+        directory = self.path(name)
+        try:
+            with tempfile.TemporaryDirectory(dir=self.root, prefix=f".{name}.") as trash:
+                os.rename(directory, Path(trash) / name)  # from here on the name is free, also if this process dies
+            self._source_path(name).unlink(missing_ok=True)
+        except OSError as error:
+            raise HomeError(f"{str(directory)!r} cannot be removed ({error.strerror}); check its permissions") from None
 
     def ensure_demo(self, public_key: bytes) -> Path:
         """The directory of the demo dataset, generated on first use."""
@@ -150,9 +174,22 @@ class Catalogue:
         self._register_once(name, lambda: self.add(name, file, public_key=public_key))
         return name
 
+    @contextmanager
+    def _destination(self, name: str, replace: bool) -> Iterator[Path]:
+        """Where a dataset is to be prepared: its directory, or one beside it that takes its place at the end."""
+        if not replace:
+            yield self.root / name
+            return
+        try:
+            with tempfile.TemporaryDirectory(dir=self.root, prefix=f".{name}.") as folder:
+                yield Path(folder) / name
+                exchange(Path(folder) / name, self.root / name)  # the old content is deleted with the folder
+        except OSError as error:
+            raise HomeError(f"{str(self.root)!r} cannot be written ({error.strerror}); check its permissions") from None
+
     def _check_new(self, name: str) -> None:
         if check_name(name) in self.names():
-            raise DataError(f"dataset {name!r} exists already; choose another name or remove {str(self.root / name)!r}")
+            raise DataError(f"dataset {name!r} exists already; choose another name, or see `virtualmle data replace`")
 
     def _register_once(self, name: str, register: Callable[[], Manifest]) -> None:
         """Call `register`, and accept a dataset that another process registered under this name at the same time."""

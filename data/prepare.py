@@ -27,6 +27,7 @@ from .prepared import (
     MIN_EVENTS,
     SEALED,
     USER_IDS,
+    Counts,
     Manifest,
     PrepareOptions,
     array_file,
@@ -62,6 +63,7 @@ def prepare(log: Log, name: str, directory: Path, options: PrepareOptions, vault
         num_items=len(events.item_ids),
         num_interactions=split.num_interactions,
         num_interactions_before_cut=len(events.items),
+        before_core=events.before_core,
         rows_read=log.rows_read,
         columns=log.columns,
         options=options,
@@ -85,6 +87,7 @@ class Events:
     offsets: Ints  # (num_users + 1,)
     user_ids: pl.Series  # original ids (String), indexed by new id
     item_ids: pl.Series
+    before_core: Counts  # of the whole log
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,8 @@ def order_events(frame: pl.DataFrame, options: PrepareOptions) -> Events:
     times = frame["timestamp"].to_numpy()[kept]
     order = np.lexsort((times, users))  # stable: events of a user with equal times stay in file order
     offsets = np.concatenate([[0], np.cumsum(np.bincount(users))])
-    return Events(items[order], times[order], offsets, user_ids, item_ids)
+    before = Counts(users=len(user_names), items=len(item_names), interactions=frame.height)
+    return Events(items[order], times[order], offsets, user_ids, item_ids, before)
 
 
 def k_core(users: Ints, items: Ints, k: int) -> Ints:

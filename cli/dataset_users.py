@@ -1,0 +1,25 @@
+"""Which sessions use a dataset: asked before it is removed or replaced."""
+
+from pathlib import Path
+
+from ..data.prepared import Manifest
+from ..memory.records import SessionRecord
+from ..memory.store import Memory
+
+ENDED = ("revealed", "void")
+
+
+def sessions_on(home: Path, manifest: Manifest) -> list[SessionRecord]:
+    """The sessions of a home on the present content of a dataset, oldest first; creates no memory.db."""
+    path = home / "memory.db"
+    if not path.exists():
+        return []
+    with Memory(path) as memory:
+        sessions = memory.sessions.all()
+    return [s for s in sessions if s.dataset == manifest.name and s.dataset_id == manifest.dataset_id]
+
+
+def unfinished(sessions: list[SessionRecord]) -> str:
+    """The sessions that still need their dataset, for an error text; empty if there are none."""
+    named = [f"{session.id} ({session.state})" for session in sessions if session.state not in ENDED]
+    return f"session {', '.join(named)}" if named else ""
