@@ -1,7 +1,7 @@
 """The MCP server: eight tools, two resources and a prompt over one home directory.
 
 No rule lives here: tools/ does what is asked, sandbox/ decides what is allowed. Nothing here imports torch, so the
-server starts in about a second; trials run in processes of their own and outlive it.
+server starts without that delay; trials run in processes of their own and outlive it.
 """
 
 import json
