@@ -103,7 +103,7 @@ def export_cognition(
         write_bytes(file, (cognition.model_dump_json(indent=1) + "\n").encode(), replace=False)
     except OSError as error:
         raise ConfigError(f"{file} cannot be written ({error.strerror}); name a new file") from None
-    print(f"{file}: {counted(len(cognition.rules), 'rule')}, {len(cognition.summaries)} Cognition Summaries")
+    print(f"{file}: {counted(len(cognition.rules), 'rule')}, {counted(len(cognition.summaries), 'summary')}")
 
 
 @app.command("import")
