@@ -124,13 +124,18 @@ def rm(
     from .dataset_users import sessions_on, unfinished
 
     catalogue = _catalogue(home)
-    sessions = sessions_on(home, catalogue.manifest(name))
+    catalogue.path(name)  # raises for an unknown name
+    try:
+        content = catalogue.manifest(name).dataset_id
+    except DataError:  # a damaged dataset can be removed too; which sessions used it, its name alone tells
+        content = None
+    sessions = sessions_on(home, name, content)
     if busy := unfinished(sessions):
         raise DataError(
             f"dataset {name!r} is used by {busy}; resume it to its end (`virtualmle sessions resume`) before you "
             "remove the dataset"
         )
-    _confirm(f"Remove the dataset {name!r}, on which {counted(len(sessions), 'session')} ended?", yes)
+    _confirm(f"Remove the dataset {name!r}, with {counted(len(sessions), 'ended session')} on it?", yes)
     catalogue.remove(name)
     print(f"removed {name}; sessions, memory and the look ledger stay as they are")
 
@@ -146,7 +151,7 @@ def replace(**given: Any) -> None:
     home, name, yes = given["home"], given["name"], given.pop("yes")
     catalogue = _catalogue(home)
     before = catalogue.manifest(name)
-    sessions = sessions_on(home, before)
+    sessions = sessions_on(home, name, before.dataset_id)
     if busy := unfinished(sessions):
         print(f"{busy} uses the present content of {name!r}: it stays readable and takes no more trials",
               file=sys.stderr)  # fmt: skip

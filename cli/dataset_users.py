@@ -2,21 +2,20 @@
 
 from pathlib import Path
 
-from ..data.prepared import Manifest
 from ..memory.records import SessionRecord
 from ..memory.store import Memory
 
 ENDED = ("revealed", "void")
 
 
-def sessions_on(home: Path, manifest: Manifest) -> list[SessionRecord]:
-    """The sessions of a home on the present content of a dataset, oldest first; creates no memory.db."""
+def sessions_on(home: Path, name: str, dataset_id: str | None) -> list[SessionRecord]:
+    """The sessions of a home on one content of a dataset, or on any for None, oldest first; creates no memory.db."""
     path = home / "memory.db"
     if not path.exists():
         return []
     with Memory(path) as memory:
         sessions = memory.sessions.all()
-    return [s for s in sessions if s.dataset == manifest.name and s.dataset_id == manifest.dataset_id]
+    return [s for s in sessions if s.dataset == name and dataset_id in (None, s.dataset_id)]
 
 
 def unfinished(sessions: list[SessionRecord]) -> str:

@@ -145,7 +145,7 @@ class PreparedDataset:
         return cls(directory, manifest, arrays)
 
 
-_ADVICE = "remove the directory and register the log again with `virtualmle data add`"
+_ADVICE = "remove the dataset with `virtualmle data rm` and register the log again with `virtualmle data add`"
 
 
 def _verify(directory: Path, manifest: Manifest) -> None:

@@ -12,7 +12,8 @@ from . import formats
 from .gather import ReportData
 
 # Terminal colours; the order is also the order in which the report lists counts.
-STYLES = {"keep": "green", "discard": "dim", "crash": "red", "running": "yellow", "cancelled": "dim"}
+STYLES = {"keep": "green", "discard": "dim", "crash": "red", "machine fault": "yellow", "running": "yellow",
+          "cancelled": "dim"}  # fmt: skip
 
 
 def trials_table(records: Sequence[TrialRecord]) -> Table:
@@ -46,7 +47,12 @@ def _cells(record: TrialRecord) -> list[str]:
 
 
 def verdict_label(record: TrialRecord) -> str:
-    """The verdict (keep, discard, crash), or the status (running, cancelled) of a trial without a verdict."""
+    """The verdict (keep, discard, crash), or the status (running, cancelled) of a trial without a verdict.
+
+    A crash that was the machine's fault is named so: it says nothing about the configuration.
+    """
+    if record.machine_fault:
+        return "machine fault"
     return (record.outcome.verdict if record.outcome else None) or record.status
 
 

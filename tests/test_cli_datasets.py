@@ -118,6 +118,18 @@ def test_a_replaced_dataset_is_the_new_one_and_sessions_on_the_old_one_stay_read
     assert same.returncode == 0 and same.stderr.endswith("sessions on them go on\n")
 
 
+def test_a_damaged_dataset_can_be_removed(run: Run, tmp_path: Path) -> None:
+    write_log(tmp_path / "shop.csv")
+    assert run("data", "add", "shop", "shop.csv").returncode == 0
+    manifest = tmp_path / "home" / ".virtualmle" / "data" / "shop" / "manifest.json"
+    manifest.chmod(0o644)
+    manifest.write_text("{")
+    damaged = run("data", "show", "shop")
+    assert damaged.returncode == 1 and "remove the dataset with `virtualmle data rm`" in damaged.stderr
+    assert run("data", "rm", "shop", "--yes").returncode == 0 and not manifest.exists()
+    assert run("data", "add", "shop", "shop.csv").returncode == 0
+
+
 def test_only_what_is_registered_can_be_replaced_or_removed(tmp_path: Path) -> None:
     catalogue = Catalogue(tmp_path)
     with pytest.raises(DataError, match="no dataset is named 'shop'"):

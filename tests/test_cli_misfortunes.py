@@ -124,6 +124,8 @@ def test_trials_that_the_machine_failed_cost_no_budget(home: Path) -> None:
     done = virtualmle(home, "sessions", "resume", "demo-sasrec-1", "--agent", "engineer", "--threads", "1")
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in done.stderr.splitlines() if line.startswith("t0")] == ["t004/2", "t005/2"]
+    assert done.stdout.count("machine fault") == 3
+    assert "3 machine fault" in (home / ".virtualmle" / "reports" / "demo-sasrec-1.html").read_text(encoding="utf-8")
 
 
 def test_a_worker_that_cannot_start_ends_the_run_at_once(home: Path, tmp_path: Path) -> None:
