@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--engines", nargs="*", choices=list(ENGINES), default=list(ENGINES))
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--batch-size", type=int, default=128, help="for ours and RecTools (default: RecTools' default)")
+    parser.add_argument("--batch-size", type=int, default=128, help="for ours and RecTools, whose default it is")
     parser.add_argument("--num-negatives", type=int, default=256)
     parser.add_argument("--users", type=int, help="use the first users only, for a quick check that everything runs")
     parser.add_argument("--again", action="store_true", help="measure all engines, also those in the record")

@@ -60,7 +60,7 @@ trainer = Trainer(config, model)
 fit_seconds, _ = timed(lambda: trainer.fit(train, None, saved=False, show_progress=False))
 evaluate_seconds, _ = timed(lambda: trainer.evaluate(valid, load_best_model=False, show_progress=False))
 
-# RecBole's ranking includes the history, so longer lists are requested and cut; rows are in the order of its own user ids
+# RecBole's ranking includes the history: longer lists are requested and cut. Rows are in the order of its own user ids.
 inner = np.unique(valid.dataset[dataset.uid_field].numpy())
 _, best = full_sort_topk(inner, model, valid, TOP + MAX_LEN, device="cpu")
 asked = valid.dataset[dataset.uid_field].numpy()
