@@ -227,19 +227,19 @@ def write_record(arguments: argparse.Namespace, dataset: str, sessions: list[dic
         group: {arm: row for arm in arguments.arms if (row := summary_of(members, arm))}
         for group, members in groups.items()
     }
-    asked = {name: getattr(arguments, name) for name in ("seeds", "trials", "epochs_cap", "set", "jobs")}
+    options = {name: getattr(arguments, name) for name in ("seeds", "trials", "epochs_cap", "set", "jobs")}
     sources = {name: getattr(arguments, name) for name in ("source_trials", "source_epochs")}
     record = finite({
-        "bench": "agents", "dataset": dataset, **environment(), **asked, **sources,
+        "bench": "agents", "dataset": dataset, **environment(), **options, **sources,
         "sources": [log.name.split(".")[0] for log in arguments.sources], "summaries": summaries,
     })  # fmt: skip
     narrowed = f" ({', '.join(arguments.set)})" if arguments.set else ""
-    settings = (
+    about = (
         f"{dataset}, {arguments.trials} trials of at most {arguments.epochs_cap} epochs{narrowed}, {arguments.seeds} "
-        f"seeds; {record['hardware']}, {record['cores']} cores, {arguments.jobs} sessions side by side, one thread "
+        f"seeds; {record['hardware']}, {record['cores']} cores, {arguments.jobs} sessions in parallel, one thread "
         f"each, {record['date']}, commit {record['commit']}"
     )
-    text = f"{settings}\n\n{table(summaries, arguments.trials)}\n"
+    text = f"{about}\n\n{table(summaries, arguments.trials)}\n"
     curves = [
         {name: session[name] for name in ("arm", "backbone", "seed", "seconds")}
         | {"ndcg@10": [trial["ndcg@10"] for trial in session["trials"]]}

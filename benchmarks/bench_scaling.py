@@ -78,9 +78,9 @@ def main() -> None:
         print(f"{name:26}{median:9.3f} s   {events[name]:>9,} events   {1e6 * median / events[name]:7.2f} us per event")
     for name, ratio in ratios.items():
         print(f"{name:26}{ratio:9.3f}")
-    asked = {"backbone": arguments.backbone, "threads": arguments.threads}
+    settings = {"backbone": arguments.backbone, "threads": arguments.threads}
     measured = {"seconds": seconds, "events": events, "ratios": ratios}
-    print(json.dumps({"bench": "scaling", **environment(), **asked, **measured}))
+    print(json.dumps({"bench": "scaling", **environment(), **settings, **measured}))
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ class HSTUBlock(nn.Module):
 
 
 class HSTU(SequenceModel):
-    """The backbone; `build_model` initialises it. With scores="dot" it ends in a norm, as cosine scores imply one."""
+    """The backbone; `build_model` initialises it. It ends in a norm, except with cosine scores, which normalise too."""
 
     def __init__(self, config: TrialConfig, num_items: int) -> None:
         super().__init__(config, num_items)

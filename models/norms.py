@@ -10,7 +10,7 @@ PLAIN_EPSILON = 1e-6  # for norms without learned weights, as in the research co
 
 
 def build_norm(config: TrialConfig, epsilon: float = EPSILON) -> nn.Module:
-    """A norm over hidden_dim with learned weights, initially 1 (and biases 0)."""
+    """A norm over hidden_dim with learned weights, which start at 1 (biases at 0)."""
     if config.norm == "rms":
         return nn.RMSNorm(config.hidden_dim, eps=epsilon)
     return nn.LayerNorm(config.hidden_dim, eps=epsilon)

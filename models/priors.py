@@ -26,7 +26,7 @@ MIN_DEVIATION = 1e-12  # avoids a division by zero if all scores of a user are e
 
 @dataclass(frozen=True)
 class SparseRows:
-    """A sparse (num_items, num_items) matrix in CSR form: row i has the columns `columns[starts[i]:starts[i + 1]]`."""
+    """A sparse (num_items, num_items) matrix (CSR): row i is `starts[i]:starts[i + 1]` of `columns` and `values`."""
 
     starts: Tensor  # (num_items + 1,) int64
     columns: Tensor  # (entries,) int32, ascending within a row

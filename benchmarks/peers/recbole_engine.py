@@ -63,8 +63,8 @@ evaluate_seconds, _ = timed(lambda: trainer.evaluate(valid, load_best_model=Fals
 # RecBole's ranking includes the history: longer lists are requested and cut. Rows are in the order of its own user ids.
 inner = np.unique(valid.dataset[dataset.uid_field].numpy())
 _, best = full_sort_topk(inner, model, valid, TOP + MAX_LEN, device="cpu")
-asked = valid.dataset[dataset.uid_field].numpy()
-owners = dataset.id2token(dataset.uid_field, asked[np.isin(asked, inner)]).astype(int)
+users = valid.dataset[dataset.uid_field].numpy()
+owners = dataset.id2token(dataset.uid_field, users[np.isin(users, inner)]).astype(int)
 names = np.array([-1, *dataset.field2id_token[dataset.iid_field][1:].astype(int)])  # entry 0 is the padding
 ranked = np.full((len(task.valid_items), TOP + MAX_LEN), -1)
 ranked[owners] = names[best.numpy()]
