@@ -8,7 +8,7 @@ _NO_NEGATIVES = Inert(lambda c: c.loss == "full_softmax", "full_softmax draws no
 
 
 def _changes_no_sequence(config: Any) -> bool:
-    return config.augmentation == "none" or (config.augmentation_share == 0 and config.contrastive_weight == 0)
+    return bool(config.augmentation == "none" or config.augmentation_share == config.contrastive_weight == 0)
 
 
 class Supervision(KnobGroup):
