@@ -1,7 +1,7 @@
-"""The configuration of one trial: every knob, made of the groups in `models/knobs/`.
+"""The configuration of one trial: all knobs, composed from the groups in `models/knobs/`.
 
-Torch-free, so that the sandbox may read it. Defaults are the plain baselines of VirtualMLE (arXiv 2606.03221) for each
-backbone; bounds are the engine's own, which no SANDBOX.md can exceed.
+It does not import torch, so that the sandbox can use it. The defaults are the plain baselines of VirtualMLE
+(arXiv 2606.03221) for each backbone. The bounds are the engine's own, and no SANDBOX.md can exceed them.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ KNOBS = declared_knobs(GROUPS)
 """Every knob by name, in the order of SANDBOX.md."""
 
 SCORING_KNOBS = frozenset(name for name, knob in KNOBS.items() if knob.dimension == "scoring")
-"""Knobs that act on finished scores only: changing nothing else re-scores the checkpoint instead of training."""
+"""Knobs that act on finished scores only: a trial that changes no others re-scores a checkpoint instead of training."""
 
 BASELINES: dict[Backbone, dict[str, Value]] = {
     backbone: {name: knob.defaults[backbone] for name, knob in KNOBS.items() if backbone in knob.defaults}
@@ -43,8 +43,8 @@ class TrialConfig(Scoring, Supervision, SequenceModelling, Capacity, Regularisat
 def make_config(backbone: str, **changes: Any) -> TrialConfig:
     """The plain baseline of `backbone` with `changes` applied.
 
-    Raises ConfigError for an unknown backbone or knob, a value out of range or of the wrong type, NaN, and for
-    combinations that have no meaning (`check_combination`).
+    Raises ConfigError for an unknown backbone or knob, a value out of range or of the wrong type, NaN, and a
+    combination that `check_combination` refuses.
     """
     if backbone not in BACKBONES:
         raise ConfigError(f"backbone={backbone!r} is not known; choose one of {sorted(BACKBONES)}")
@@ -57,7 +57,7 @@ def make_config(backbone: str, **changes: Any) -> TrialConfig:
 
 
 def check_combination(config: TrialConfig) -> None:
-    """Refuse combinations that would be wrong or meaningless, each with its reason (ConfigError)."""
+    """Raise ConfigError, with the reason, if the combination of values is wrong or has no meaning."""
     if config.backbone == "sasrec" and config.hidden_dim % config.num_heads:
         choices = [n for n in range(1, 17) if config.hidden_dim % n == 0]
         raise ConfigError(
@@ -71,7 +71,7 @@ def check_combination(config: TrialConfig) -> None:
         )
     if config.position == "rotary" and _rotated_width(config) % 2:
         raise ConfigError(
-            f"position='rotary' turns pairs of numbers, but query and key are {_rotated_width(config)} wide per head; "
+            f"position='rotary' rotates pairs of entries, but query and key have {_rotated_width(config)} per head; "
             + ("choose an even attention_dim" if config.backbone == "hstu" else "choose an even hidden_dim / num_heads")
         )
     if config.warmup_epochs > config.epochs:
@@ -82,24 +82,24 @@ def check_combination(config: TrialConfig) -> None:
 
 
 def train_part(config: TrialConfig) -> dict[str, Any]:
-    """The knobs that training depends on: everything but the scoring knobs."""
+    """The knobs that training depends on: all except the scoring knobs."""
     return {knob: value for knob, value in config.model_dump().items() if knob not in SCORING_KNOBS}
 
 
 def train_hash(config: TrialConfig) -> str:
-    """The identity of what training gives: seeds and checkpoints go by it.
+    """The identity of a training run: configurations with the same hash share their seed and their checkpoints.
 
-    Only knobs that were moved off the backbone's plain baseline are hashed, so that a knob which a later version adds
-    leaves the identity, and thereby the seed, of every configuration without it as it was.
+    Only knobs that differ from the backbone's plain baseline are hashed. A knob that a later version adds therefore
+    changes neither the identity nor the seed of a configuration that leaves it at its default.
     """
     baseline = make_config(config.backbone).model_dump()
-    moved = {knob: value for knob, value in train_part(config).items() if value != baseline[knob]}
-    return fingerprint({"backbone": config.backbone, **moved})
+    changed = {knob: value for knob, value in train_part(config).items() if value != baseline[knob]}
+    return fingerprint({"backbone": config.backbone, **changed})
 
 
-def fingerprint(part: dict[str, Any]) -> str:
-    """Sixteen hex digits that name a configuration, or its training part, by content."""
-    canonical = json.dumps(part, sort_keys=True, separators=(",", ":"), allow_nan=False)
+def fingerprint(values: dict[str, Any]) -> str:
+    """Sixteen hex digits that identify a configuration, or its training part, by content."""
+    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.blake2b(canonical.encode(), digest_size=8).hexdigest()
 
 

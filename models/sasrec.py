@@ -2,9 +2,9 @@
 
     x = x + dropout(attention(norm(x)));   x = x + dropout(feed_forward(norm(x)));   a norm after the last block
 
-which is the paper's g'(x) = x + Dropout(g(LayerNorm(x))) (section III-D). Beyond the paper, the configuration may
-normalise after the sum instead (x = norm(x + dropout(g(x)))), and switch to other positions, time biases, activations,
-bidirectional attention, readouts, local mixing, and dropout inside attention.
+This is the paper's g'(x) = x + Dropout(g(LayerNorm(x))) (section III-D). Beyond the paper, the configuration may
+normalise after the residual sum instead (x = norm(x + dropout(g(x)))), and choose other positional encodings, time
+biases, activations, bidirectional attention, readouts, local mixing, and dropout on the attention weights.
 
 Dimension L: total tokens of the jagged batch.
 """
@@ -41,7 +41,7 @@ class SASRecBlock(nn.Module):
         self.feed_forward = FeedForward(config)
 
     def forward(self, x: Tensor, plan: PackingPlan) -> Tensor:
-        """x (L, hidden_dim), and so is the result."""
+        """(L, hidden_dim) to the same shape."""
         for layer in self.local_mixing:
             x = layer(x, plan)
         x = self._branch(x, self.attention_norm, lambda states: self.attend(states, plan))
@@ -74,7 +74,7 @@ class SASRecBlock(nn.Module):
 
 
 class SASRec(SequenceModel):
-    """The backbone; `build_model` draws its weights. Post-normalised blocks end in a norm of their own."""
+    """The backbone; `build_model` initialises it. There is no final norm after post-norm blocks, which end in one."""
 
     def __init__(self, config: TrialConfig, num_items: int) -> None:
         super().__init__(config, num_items)

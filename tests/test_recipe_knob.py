@@ -1,4 +1,4 @@
-"""docs/recipes/add-a-knob.md, followed to the letter on a copy of the package."""
+"""The steps of docs/recipes/add-a-knob.md, applied literally to a copy of the package."""
 
 import os
 import re
@@ -39,7 +39,7 @@ for backbone in ("sasrec", "hstu"):
 
 
 def run(copy: Path, *words: str) -> str:
-    """What a Python command prints in the copy, imported from there alone."""
+    """The standard output of a Python command that imports virtualmle from the copy."""
     done = subprocess.run(
         [sys.executable, "-P", *words],
         cwd=copy,
@@ -53,22 +53,23 @@ def run(copy: Path, *words: str) -> str:
 
 
 def diffs() -> list[str]:
+    """The diffs of the recipe's fenced blocks, without their indentation."""
     fenced = re.findall(r"^( *)```diff\n(.*?)^ *```$", RECIPE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     return [textwrap.dedent(body) for _, body in fenced]
 
 
 def test_the_recipe_adds_a_knob_in_three_steps(tmp_path: Path) -> None:
     copy = tmp_path / "package"
-    left_out = shutil.ignore_patterns(".*", "__pycache__", "build", "tests", "benchmarks", "demo-home", "*.egg-info")
-    shutil.copytree(ROOT, copy, ignore=left_out)
+    excluded = shutil.ignore_patterns(".*", "__pycache__", "build", "tests", "benchmarks", "demo-home", "*.egg-info")
+    shutil.copytree(ROOT, copy, ignore=excluded)
     (copy / ".typing").mkdir()
     (copy / ".typing" / "virtualmle").symlink_to("..")
 
     found = diffs()
-    assert len(found) == 2, "the recipe declares the knob and reads it where it acts: two diffs"
+    assert len(found) == 2, "the recipe has two diffs: one declares the knob, and one reads it"
     for diff in found:
         done = subprocess.run(["git", "apply", "-"], cwd=copy, input=diff, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"the recipe's diff does not apply any more: {done.stderr}\n{diff}"
+        assert done.returncode == 0, f"a diff of the recipe does not apply: {done.stderr}\n{diff}"
     run(copy, "-m", "virtualmle.sandbox.tables", "SANDBOX.md", "docs/knobs.md")
 
     row = "| `embedding_noise` | float | 0.0 … 0.5 | 0.0 | 0.0 | standard deviation of Gaussian noise added"
