@@ -86,6 +86,11 @@ def _rows(text: str, source: str, first_column: str) -> Iterator[_Row]:
             columns = []
         elif not columns:
             columns = _cells(line)
+            if _plain(columns[0]) in KNOBS:
+                raise ProtocolError(
+                    f"{source}:{number}: the row of {_plain(columns[0])} is cut off from its table; remove the line above "
+                    "it, or give it the header of a table of knobs"
+                )
         elif columns[0] == first_column and not re.fullmatch(r"[\s|:-]+", line):
             cells = _cells(line)
             row = _Row(f"{source}:{number}", heading, dict(zip(columns, cells, strict=False)))

@@ -182,6 +182,12 @@ def test_a_table_without_the_columns_of_the_backbones_is_refused() -> None:
         parse_protocol(text)
 
 
+def test_a_row_that_a_blank_line_cuts_off_from_its_table_is_refused() -> None:
+    text = page(RULES, LR.replace("| `lr`", "\n| `lr`"))
+    with pytest.raises(ProtocolError, match=f"SANDBOX.md:{line_with(text, '`lr`')}: the row of lr is cut off"):
+        parse_protocol(text)
+
+
 def test_a_missing_rule_is_named() -> None:
     with pytest.raises(ProtocolError, match="the rules lack patience; add it"):
         parse_protocol(page(RULES.replace("| `patience` | 12 | |\n", ""), LR))
