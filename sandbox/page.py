@@ -85,18 +85,24 @@ def _rows(text: str, source: str, first_column: str) -> Iterator[_Row]:
             heading = line.lstrip("#").strip() if line.startswith("#") and not fenced else heading
             columns = []
         elif not columns:
-            columns = _cells(line)
-            if _plain(columns[0]) in KNOBS:
-                raise ProtocolError(
-                    f"{source}:{number}: the row of {_plain(columns[0])} is cut off from its table; remove the line above "
-                    "it, or give it the header of a table of knobs"
-                )
+            columns = _header(line, f"{source}:{number}")
         elif columns[0] == first_column and not re.fullmatch(r"[\s|:-]+", line):
             cells = _cells(line)
             row = _Row(f"{source}:{number}", heading, dict(zip(columns, cells, strict=False)))
             if len(cells) != len(columns):
                 raise row.error(f"the row has {len(cells)} cells and its table {len(columns)} columns; make them equal")
             yield row
+
+
+def _header(line: str, where: str) -> list[str]:
+    """The columns of a table. A row of ours in their place would be ignored, with all rows below it: it is refused."""
+    columns = _cells(line)
+    if _plain(columns[0]) in KNOBS or re.fullmatch(r"`\w+`", columns[0]):
+        raise ProtocolError(
+            f"{where}: the row of {_plain(columns[0])} is cut off from its table; remove the line between them, or give "
+            "the row a header of its own"
+        )
+    return columns
 
 
 def _cells(line: str) -> list[str]:
