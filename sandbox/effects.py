@@ -43,7 +43,7 @@ def changed_knobs(trial: TrialRecord, base: TrialConfig | None) -> dict[str, Any
 
 
 def isolates(knob: str, trial: TrialRecord, base: TrialConfig, changed: Mapping[str, Any]) -> bool:
-    """Whether the trial's difference is attributed to `knob`: its only change, or one that is invalid by itself.
+    """Whether the trial isolates the effect of `knob`: it is the only change, or it cannot be changed by itself.
 
     Example: causal=false is only valid with supervision='last', so the two can only be changed together.
     """
@@ -124,7 +124,7 @@ def knob_effects(
 
 
 def _pooled(entry: dict[str, Any]) -> dict[str, Any]:
-    """Inverse-variance mean. A difference with standard error 0 gets the smallest nonzero standard error."""
+    """Inverse-variance mean. A standard error of 0 is replaced by the smallest nonzero one of the values."""
     values = entry["values"]
     smallest_se = min((v["se"] for v in values if v["se"] > 0), default=0.0)
     weights = [max(v["se"], smallest_se) ** -2 if smallest_se else 1.0 for v in values]

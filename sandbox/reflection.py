@@ -91,10 +91,10 @@ def check_rule(
 ) -> RuleCheck:
     """Count the trials that made `condition` true over a base where it was false, and lost (avoid) or gained (prefer).
 
-    A trial counts if its difference is at least one standard error and is attributed to the knob of the condition
-    (`effects.isolates`): a configuration that differs in several knobs says nothing about one of them. Insights and
-    rules without a condition are unverified. `default` is the configuration of base "default"; if it is None, the
-    session's default trial provides it. Raises ConfigError for a condition that does not parse.
+    A trial counts if its difference is at least one standard error and it isolates the knob of the condition
+    (`effects.isolates`), because several changes at once are confounded. Insights and rules without a condition are
+    unverified. `default` is the configuration of base "default"; if it is None, the session's default trial provides
+    it. Raises ConfigError for a condition that does not parse.
     """
     if kind == "insight" or condition is None:
         return RuleCheck("unverified", 0, 0, "only prefer and avoid rules with a condition are checked against trials")

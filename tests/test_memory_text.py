@@ -35,7 +35,7 @@ def test_long_text_is_truncated_with_an_ellipsis_within_the_limit() -> None:
 
 
 ALPHABET = (
-    "ab \n\t\r\x00\x1b\u0301é\u200b\u202e\u2028\ud800“”…🎯"  # small: hypothesis takes seconds to enumerate all characters
+    "ab \n\t\r\x00\x1b\u0301é\u200b\u202e\u2028\ud800“”…🎯"  # small: hypothesis needs seconds to list all characters
 )
 
 
