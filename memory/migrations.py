@@ -1,4 +1,4 @@
-"""The schema of memory.db as a series of migrations. A released migration is never edited; later ones modify it.
+"""The schema of memory.db as a series of migrations. A released migration is never edited.
 
 The schema itself enforces the invariants, whatever the callers do: session states go one way, a session has at most one
 running trial, a trial ends once, and a session that is not open accepts no trials or reflections.
