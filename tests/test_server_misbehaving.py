@@ -109,7 +109,7 @@ async def test_an_agent_that_does_everything_wrong_is_told_so_and_ends_with_a_va
     )
     false = await call(client, "write_reflection", trial="t001", effect=0.5, **here, **claim)
     assert false["check"] == "contradicted" and "none was measured" in false["note"]
-    assert "has a reflection already" in await refusal(client, "write_reflection", trial="t001", **here, **claim)
+    assert "already has a reflection" in await refusal(client, "write_reflection", trial="t001", **here, **claim)
 
     hypothesis = {"dimension": "capacity", "direction": "better", "size": 0.5}
     second = await call(client, "run_trial", changes={"hidden_dim": 8}, hypothesis=hypothesis, **here)
