@@ -95,12 +95,12 @@ def _rows(text: str, source: str, first_column: str) -> Iterator[_Row]:
 
 
 def _header(line: str, where: str) -> list[str]:
-    """The columns of a table. A row of ours in their place would be ignored, with all rows below it: it is refused."""
+    """The columns of a table. Raises ProtocolError for a row of a knob or rule, because it would silently be ignored."""
     columns = _cells(line)
-    if _plain(columns[0]) in KNOBS or re.fullmatch(r"`\w+`", columns[0]):
+    name = _unquote(columns[0])
+    if name in KNOBS or columns[0] == f"`{name}`":
         raise ProtocolError(
-            f"{where}: the row of {_plain(columns[0])} is cut off from its table; remove the line between them, or "
-            "give the row a header of its own"
+            f"{where}: the row of {name} is separated from its table; remove the lines between them, or add a header"
         )
     return columns
 

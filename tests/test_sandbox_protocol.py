@@ -182,9 +182,9 @@ def test_a_table_without_the_columns_of_the_backbones_is_refused() -> None:
         parse_protocol(text)
 
 
-def test_a_row_that_a_blank_line_cuts_off_from_its_table_is_refused() -> None:
+def test_a_row_separated_from_its_table_by_a_blank_line_is_refused() -> None:
     text = page(RULES, LR.replace("| `lr`", "\n| `lr`"))
-    with pytest.raises(ProtocolError, match=f"SANDBOX.md:{line_with(text, '`lr`')}: the row of lr is cut off"):
+    with pytest.raises(ProtocolError, match=f"SANDBOX.md:{line_with(text, '`lr`')}: the row of lr is separated"):
         parse_protocol(text)
 
 
