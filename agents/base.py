@@ -105,7 +105,7 @@ class Brief:
             dataset=opened.dataset,
             backbone=opened.backbone,
             budget=opened.budget,
-            knobs=[row.offered(opened.backbone) for row in _KNOBS.validate_python(opened.action_space)],
+            knobs=[row.to_knob(opened.backbone) for row in _KNOBS.validate_python(opened.action_space)],
             prior=_PRIOR.validate_python(opened.prior),
             profile=opened.profile,
         )
@@ -119,7 +119,7 @@ class Brief:
             dataset=state.dataset,
             backbone=state.backbone,
             budget=state.budget,
-            knobs=[row.offered(space.backbone) for row in space.knobs],
+            knobs=[row.to_knob(space.backbone) for row in space.knobs],
             prior=long_term.prior,
         )
 

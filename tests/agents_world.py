@@ -142,7 +142,7 @@ class World:
             trials_used=len(self.trials), trials_max=self.trials_max, train_seconds_used=0.0, train_seconds_max=1e6
         )
         rows = knob_rows(self.space, self.backbone)
-        knobs = [row.offered(self.backbone) for row in rows]
+        knobs = [row.to_knob(self.backbone) for row in rows]
         brief = Brief("s", False, "d", self.backbone, budget, knobs, self.prior, {"users": 100})
         stop = self._stop()
         state = {

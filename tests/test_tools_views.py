@@ -154,7 +154,7 @@ def test_the_rows_of_the_action_space_are_the_knobs_of_the_sandbox(backbone: str
     rows = space.describe(backbone)
     knobs = [KnobRow.model_validate(row) for row in rows]
     assert [knob.content() for knob in knobs] == rows
-    offered = ActionSpace(entries=tuple(knob.offered(backbone) for knob in knobs))
+    offered = ActionSpace(entries=tuple(knob.to_knob(backbone) for knob in knobs))
     assert offered.describe(backbone) == rows and offered.default(backbone) == space.default(backbone)
 
 
