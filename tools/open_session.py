@@ -98,7 +98,7 @@ def protocol_summary(protocol: Protocol, session: SessionRecord) -> list[str]:
         f"Budget: {session.max_trials} trials, {session.max_train_seconds:g} training seconds, "
         f"stop after {protocol.patience} finished trials without a keep.",
         "A trial that matches a discard heuristic of the prior is refused unless override_reason is given.",
-        "A repeated configuration is returned at no cost. Changing scoring knobs only re-scores without training.",
+        "A repeated configuration is returned at no cost. If only scoring knobs change, nothing is trained again.",
     ]
     if session.max_llm_usd is not None:
         rules.append(f"The language model may cost up to {session.max_llm_usd:g} US dollars.")
