@@ -26,7 +26,7 @@ Surface = Callable[[TrialConfig], float]
 
 
 def smooth(config: TrialConfig) -> float:
-    """NDCG@10 with its optimum at lr 1e-3, dropout .35, transition_weight 8, full_softmax; other knobs have no effect."""
+    """NDCG@10 with a maximum at lr 1e-3, dropout .35, transition_weight 8, full_softmax; other knobs have no effect."""
     score = 0.05
     score -= 0.004 * abs(math.log10(config.lr / 1e-3))
     score -= 0.01 * abs(config.dropout - 0.35)

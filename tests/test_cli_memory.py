@@ -114,7 +114,7 @@ def test_what_a_session_may_know_is_kept_with_it_and_shows_in_what_the_engineer_
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--memory-from", "demo,beuaty"], "'beuaty' has left anything in memory"),
+        (["--memory-from", "demo,beuaty"], "memory holds nothing from 'beuaty'"),
         (["--without-memory", "--placebo-memory"], "excludes"),
     ],
 )
