@@ -136,7 +136,7 @@ class Situation:
 
 
 class Agent(ABC):
-    """Base class of everything that plans trials and calls the tools."""
+    """Base class of the agents: it chooses actions, and the loop executes them."""
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed

@@ -26,6 +26,7 @@ SURROGATE_AFTER, SURROGATE_EVERY = 8, 4
 COVERAGE_SHARE = 0.4
 """Share of the budget after which a dimension without a trial is preferred."""
 COVERAGE_GAIN = 0.03
+"""Minimum expected gain of an opening move in such a dimension."""
 
 
 class Engineer(Agent):

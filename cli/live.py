@@ -51,8 +51,8 @@ class Display:
                 self.session, self._trials_max = brief.session, brief.budget.trials_max
                 self._line(_opened(brief))
             case TrialStarted(trial, action):
-                asked = formats.settings(action.changes, empty="the default") if action else "resumed"
-                self._start(f"{trial} {asked}")
+                label = formats.settings(action.changes, empty="the default") if action else "resumed"
+                self._start(f"{trial} {label}")
             case TrialProgress(_, done, total, message):
                 self._advance(done, total, message)
             case TrialFinished(observation):
@@ -96,14 +96,14 @@ def _opened(brief: Brief) -> str:
 def _finished(observation: TrialObservation, trials_max: int) -> str:
     """`t003/12 keep     0.0612 ± 0.0011  +0.0031 ± 0.0012 (z +2.6)  lr=0.001  8.4 s`."""
     head = f"{observation.trial}/{trials_max} {observation.verdict or observation.status:<9}"
-    asked = formats.settings(observation.changes, empty="the default")
+    changes = formats.settings(observation.changes, empty="the default")
     seconds = formats.duration(observation.seconds)
     if not observation.metrics:
-        return f"{head} {observation.reason}  {asked}  {seconds}"
+        return f"{head} {observation.reason}  {changes}  {seconds}"
     figures = formats.with_error(observation.metrics["ndcg@10"], observation.ndcg10_se)
     delta = observation.delta
-    change = formats.change(delta["delta"], delta["se"], delta["z"]) if delta else ""
-    return "  ".join(part for part in (f"{head} {figures}", change, asked, seconds) if part)
+    difference = formats.change(delta["delta"], delta["se"], delta["z"]) if delta else ""
+    return "  ".join(part for part in (f"{head} {figures}", difference, changes, seconds) if part)
 
 
 @contextmanager

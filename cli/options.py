@@ -40,7 +40,9 @@ WithoutMemory = Annotated[
 ]
 MemoryFrom = Annotated[
     str,
-    typer.Option("--memory-from", help="Use only knowledge of these datasets, e.g. a,b.", show_default="all"),
+    typer.Option(
+        "--memory-from", help="Use only the knowledge of these datasets, e.g. beauty,tools.", show_default="all"
+    ),
 ]
 Placebo = Annotated[
     bool, typer.Option("--placebo-memory", help="Ablation: a prior of the same form with shuffled knobs.")

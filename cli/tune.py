@@ -50,9 +50,9 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
 ) -> None:
     """Tune a backbone on a dataset.
 
-    Runs trials until the budget is spent, evaluates the best one on the test set, prints the result and writes an
-    HTML report. An open session of this dataset and backbone is resumed, unless --new is given. Ctrl-C interrupts the
-    session; the same command or `virtualmle sessions resume` continues it.
+    Runs trials until the budget is spent or a stop rule applies, evaluates the best one on the test set, prints the
+    result and writes an HTML report. An open session of this dataset and backbone is resumed, unless --new is given.
+    Ctrl-C interrupts the session; the same command or `virtualmle sessions resume` continues it.
 
     Example: virtualmle tune demo --backbone hstu --trials 12
     """

@@ -43,7 +43,7 @@ def importable_by_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
 
 
-class Stopped(Exception):
+class Killed(Exception):
     """Simulates a process that ends in the middle of a session."""
 
 
@@ -55,7 +55,7 @@ async def drive(home: Path, agent: Agent, on_event: Any = lambda _: None, **opti
     ) as client:
         try:
             return await run_agent(client, agent, "demo", "sasrec", on_event=on_event, **options)
-        except (Stopped, SessionError, AdmissionError) as error:
+        except (Killed, SessionError, AdmissionError) as error:
             failure = error
     raise failure
 
@@ -82,11 +82,11 @@ async def test_an_interrupted_session_ends_like_an_uninterrupted_one_after_it_is
 
     def stop_at_second(event: Event) -> None:
         if isinstance(event, TrialStarted) and event.trial == "t002":
-            raise Stopped
+            raise Killed
 
     monkeypatch.setenv(OVERRIDE, "0.2")  # a short limit per call: the loop has to wait many times
     broken = quick_home(tmp_path / "broken")
-    with pytest.raises(Stopped):
+    with pytest.raises(Killed):
         await drive(broken, Engineer(5), stop_at_second)
     resumed: list[Event] = []
     again = await drive(broken, Engineer(5), resumed.append, session=result.session)

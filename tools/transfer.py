@@ -69,7 +69,7 @@ def heuristics_of(ws: Workspace, session: SessionRecord, knobs: Collection[str])
 
 
 class HeuristicCheck:
-    """Tells whether a discard heuristic would refuse a change to the incumbent; reads all heuristics once."""
+    """Decides whether a discard heuristic would refuse a change to the incumbent; reads all heuristics once."""
 
     def __init__(self, ws: Workspace, session: SessionRecord, incumbent: TrialConfig) -> None:
         self._base, self._settings = incumbent, incumbent.model_dump()
