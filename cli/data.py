@@ -1,4 +1,4 @@
-"""`virtualmle data`: registering and looking at datasets. For people: no MCP tool can do this."""
+"""`virtualmle data`: register and inspect datasets. Only people can do this; there is no MCP tool for it."""
 
 import json
 from pathlib import Path
@@ -13,28 +13,33 @@ if TYPE_CHECKING:
     from ..data.prepared import Manifest
 
 app = typer.Typer(
-    help="Register and look at datasets.\n\nExample: virtualmle data add office office.tsv.gz", no_args_is_help=True
+    help="Register, prepare and inspect datasets.\n\nExample: virtualmle data add office office.tsv.gz",
+    no_args_is_help=True,
 )
 
 
 @app.command()
 def add(
-    name: Annotated[str, typer.Argument(help="A name of your choice.")],
-    file: Annotated[Path, typer.Argument(help="CSV, TSV, JSON lines (.gz too), Parquet, or an Amazon review file.")],
-    user: Annotated[str | None, typer.Option(help="Column of the user.", show_default="guessed")] = None,
-    item: Annotated[str | None, typer.Option(help="Column of the item.", show_default="guessed")] = None,
-    timestamp: Annotated[str | None, typer.Option(help="Column of the time.", show_default="guessed")] = None,
-    k_core: Annotated[int, typer.Option(help="Least number of events per user and item.")] = 5,
-    max_events: Annotated[int, typer.Option(help="Last events kept per user.")] = 50,
-    format: Annotated[str | None, typer.Option(help="csv, tsv, jsonl, parquet.", show_default="by ending")] = None,
+    name: Annotated[str, typer.Argument(help="The name to register the dataset under.")],
+    file: Annotated[Path, typer.Argument(help="CSV, TSV, JSON Lines (also .gz), Parquet, or an Amazon review file.")],
+    user: Annotated[str | None, typer.Option(help="Name of the user column.", show_default="guessed")] = None,
+    item: Annotated[str | None, typer.Option(help="Name of the item column.", show_default="guessed")] = None,
+    timestamp: Annotated[str | None, typer.Option(help="Name of the timestamp column.", show_default="guessed")] = None,
+    k_core: Annotated[int, typer.Option(help="Minimum number of events per user and per item.")] = 5,
+    max_events: Annotated[int, typer.Option(help="Number of most recent events kept per user.")] = 50,
+    format: Annotated[
+        str | None, typer.Option(help="csv, tsv, jsonl or parquet.", show_default="by file extension")
+    ] = None,
     home: Home = HERE,
     as_json: Json = False,
 ) -> None:
-    """Prepare a log and register it under a name.
+    """Register an interaction log as a dataset.
+
+    Reads, filters and splits the log, and seals its test targets.
 
     Example: virtualmle data add office ~/logs/office.tsv.gz --user customer --item product --timestamp time
     """
-    from ..data.errors import DataError  # these bring polars
+    from ..data.errors import DataError  # these import polars
     from ..data.prepared import PrepareOptions
     from ..examiner.vault import Vault
 
@@ -45,16 +50,18 @@ def add(
         options=PrepareOptions(k_core=k_core, max_events=max_events),
         user=user, item=item, timestamp=timestamp, format=format,  # type: ignore[arg-type]  # checked above
     )  # fmt: skip
-    _tell(manifest, as_json)
+    _print_manifest(manifest, as_json)
 
 
 @app.command()
 def prepare(
-    name: Annotated[str, typer.Argument(help="demo, or a public dataset to download, e.g. amazon-beauty.")],
+    name: Annotated[str, typer.Argument(help="demo, or a public dataset, e.g. amazon-beauty.")],
     home: Home = HERE,
     as_json: Json = False,
 ) -> None:
-    """Generate or download a named dataset and prepare it; one that is prepared already is left as it is.
+    """Prepare a dataset by name.
+
+    Generates or downloads the dataset, and prepares it. A dataset that is prepared already is not changed.
 
     Example: virtualmle data prepare amazon-beauty
     """
@@ -64,12 +71,14 @@ def prepare(
     catalogue = _catalogue(home)
     with download_bar(name) as progress:
         catalogue.resolve(name, Vault(home).public_key(), progress)
-    _tell(catalogue.manifest(name), as_json)
+    _print_manifest(catalogue.manifest(name), as_json)
 
 
 @app.command("list")
 def list_datasets(home: Home = HERE, as_json: Json = False) -> None:
-    """List the registered datasets, and those that can be fetched by name.
+    """List registered and available datasets.
+
+    Available datasets can be passed to `data prepare` and `tune` by name.
 
     Example: virtualmle data list --json
     """
@@ -90,34 +99,36 @@ def list_datasets(home: Home = HERE, as_json: Json = False) -> None:
     for m in manifests:
         table.add_row(m.name, f"{m.num_users:,}", f"{m.num_items:,}", f"{m.num_interactions:,}", m.dataset_id[:12])
     Console().print(table)
-    print(f"ready to fetch: {', '.join(n for n in catalogue.available() if n not in catalogue.names()) or 'none'}")
+    print(f"available by name: {', '.join(n for n in catalogue.available() if n not in catalogue.names()) or 'none'}")
 
 
 @app.command()
 def show(
     name: Annotated[str, typer.Argument(help="A registered dataset.")], home: Home = HERE, as_json: Json = False
 ) -> None:
-    """Show a dataset's counts, options and train-only profile.
+    """Show the counts and profile of a dataset.
+
+    The profile is computed on the training data only.
 
     Example: virtualmle data show demo
     """
-    _tell(_catalogue(home).manifest(name), as_json)
+    _print_manifest(_catalogue(home).manifest(name), as_json)
 
 
 def _catalogue(home: Path) -> "Catalogue":
-    from ..data.catalogue import Catalogue  # brings polars
+    from ..data.catalogue import Catalogue  # imports polars
 
     return Catalogue(home)
 
 
-def _tell(manifest: "Manifest", as_json: bool) -> None:
+def _print_manifest(manifest: "Manifest", as_json: bool) -> None:
     if as_json:
         print(manifest.model_dump_json(indent=1, exclude={"files"}))
         return
-    taken = ", ".join(f"{role} from {column!r}" for role, column in manifest.columns.items())
+    columns = ", ".join(f"{role} from {column!r}" for role, column in manifest.columns.items())
     print(
         f"{manifest.name}: {manifest.num_users:,} users, {manifest.num_items:,} items, "
-        f"{manifest.num_interactions:,} interactions (of {manifest.rows_read:,} rows; columns: {taken})"
+        f"{manifest.num_interactions:,} interactions (of {manifest.rows_read:,} rows; columns: {columns})"
     )
     for name, value in manifest.profile.items():
         print(f"  {name:<20} {value}")
