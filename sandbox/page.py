@@ -95,7 +95,7 @@ def _rows(text: str, source: str, first_column: str) -> Iterator[_Row]:
 
 
 def _header(line: str, where: str) -> list[str]:
-    """The columns of a table. Raises ProtocolError for a row of a knob or rule, because it would silently be ignored."""
+    """The columns of a table. Raises ProtocolError for a row of a knob or rule, which would silently be ignored."""
     columns = _cells(line)
     name = _unquote(columns[0])
     if name in KNOBS or columns[0] == f"`{name}`":
