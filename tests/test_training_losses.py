@@ -13,7 +13,7 @@ from virtualmle.kernels.losses.gathered_scores import gathered_scores
 from virtualmle.models.batch import make_batch
 from virtualmle.models.build import build_model
 from virtualmle.models.config import make_config
-from virtualmle.training.losses import contrastive_loss, corrected_by_logq, gbce_beta, sampled_softmax
+from virtualmle.training.losses import contrastive_loss, apply_logq_correction, gbce_beta, sampled_softmax
 from virtualmle.training.objective import Objective
 
 torch.set_num_threads(1)
@@ -182,7 +182,7 @@ def test_with_logq_the_sampled_partition_function_is_right_on_average(power, num
         sums = scores[target].exp() + negatives.exp().masked_fill(hits, 0).sum(1)
         return abs(sums.mean() - full) / (sums.std() / rounds**0.5)
 
-    corrected = corrected_by_logq(scores[drawn], logq, num_negatives)
+    corrected = apply_logq_correction(scores[drawn], logq, num_negatives)
     assert off_by(corrected, drawn == target) < 4
     assert off_by(scores[drawn], drawn == target) > 10, "the plain scores would pass too"
     assert off_by(corrected, torch.tensor(False)) > 10, "counting accidental hits would pass too"
