@@ -12,7 +12,7 @@ from virtualmle.models.batch import JaggedBatch
 from virtualmle.models.config import make_config
 from virtualmle.training.averaging import WeightAverage
 from virtualmle.training.batches import TrainBatch
-from virtualmle.training.captured import FixedSteps, obstacle
+from virtualmle.training.captured import FixedSteps, capture_obstacle
 from virtualmle.training.fixed_batches import padded_size
 from virtualmle.training.optimizer import FusedAdam
 from virtualmle.training.trainer import Training, fit
@@ -73,7 +73,7 @@ def fixed_batches(training, change=lambda batch: batch, extra=0):
 @pytest.mark.parametrize("backbone", ["sasrec", "hstu"])
 def test_a_step_of_fixed_shape_has_the_loss_and_gradients_of_the_plain_step(backbone, knobs, dataset):
     config = make_config(backbone, **{**PLAIN, **knobs})
-    assert obstacle(config, dataset.num_items) is None
+    assert capture_obstacle(config, dataset.num_items) is None
     plain, fixed = exact(config, dataset), exact(config, dataset)
     expected = losses_and_gradients(plain, plain.batches.epoch())
     found = losses_and_gradients(fixed, fixed_batches(fixed))
@@ -107,10 +107,10 @@ def test_what_stands_in_the_padding_is_without_effect(dataset):
 def test_epochs_of_fixed_steps_train_the_same_model(knobs, dataset):
     config = make_config("sasrec", **PLAIN, **knobs, lr=0.01, epochs=2)
     plain, fixed = exact(config, dataset), exact(config, dataset)
-    fixed.fixed = FixedSteps(fixed.batches, ())
+    fixed.fixed_steps = FixedSteps(fixed.batches, ())
     for _ in range(2):
         assert fixed.epoch() == pytest.approx(plain.epoch(), rel=1e-6)
-    assert fixed.step == plain.step and not torch.equal(*fixed.fixed.batches.rates)
+    assert fixed.step == plain.step and not torch.equal(*fixed.fixed_steps.batches.rates)
     with plain.evaluated_weights(), fixed.evaluated_weights():
         for one, other in zip(fixed.model.parameters(), plain.model.parameters(), strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)  # rates are float32 on the device
@@ -165,15 +165,15 @@ def test_every_step_is_the_same_operations_on_the_same_shapes(backbone, knobs, d
 @pytest.mark.parametrize(("knobs", "num_items", "reason"), [
     ({"augmentation": "crop"}, 100, "drawn on the host"),
     ({"contrastive_weight": 0.1}, 100, "views"),
-    ({}, 1_000_000, "single rows"),
-    ({"max_len": 4096, "batch_size": 512}, 100, "4096 would hold 8589934592 pairs"),
-    ({"max_len": 200, "batch_size": 1024, "num_blocks": 16}, 100, "200 would hold 655360000 pairs"),
+    ({}, 1_000_000, "row-sparse"),
+    ({"max_len": 4096, "batch_size": 512}, 100, "4096 need 8589934592 pairs"),
+    ({"max_len": 200, "batch_size": 1024, "num_blocks": 16}, 100, "200 need 655360000 pairs"),
     ({"augmentation": "crop", "augmentation_share": 0.0}, 100, None),
     ({"loss": "full_softmax"}, 1_000_000, None),
     ({"max_len": 200, "batch_size": 1024, "num_heads": 4}, 100, None),
 ], ids=str)  # fmt: skip
 def test_what_cannot_be_captured_is_named_with_its_reason(knobs, num_items, reason):
-    found = obstacle(make_config("sasrec", **knobs), num_items)
+    found = capture_obstacle(make_config("sasrec", **knobs), num_items)
     assert found is None if reason is None else reason in found
 
 
@@ -200,13 +200,13 @@ def test_an_epoch_needs_few_shapes(dataset):
 def test_captured_steps_have_the_losses_of_the_same_steps_run_plainly(backbone, knobs, dataset):
     config = make_config(backbone, **{**PLAIN, **knobs}, epochs=4)
     captured, plain = (Training(config, dataset, 0, torch.device("cuda")) for _ in range(2))
-    assert captured.fixed and plain.fixed
-    plain.fixed._run = plain.fixed._step  # the same shapes and draws, one launch per operation
+    assert captured.fixed_steps and plain.fixed_steps
+    plain.fixed_steps._run = plain.fixed_steps._step  # the same shapes and draws, one launch per operation
     torch.cuda.manual_seed(1)
     found = [captured.epoch() for _ in range(4)]
     torch.cuda.manual_seed(1)
     assert found == pytest.approx([plain.epoch() for _ in range(4)], rel=1e-3)  # sums by atomics have no order
-    assert any(captured.fixed.graphs.values()) and found[-1] < found[0]
+    assert any(captured.fixed_steps.graphs.values()) and found[-1] < found[0]
 
 
 @pytest.mark.gpu
@@ -218,11 +218,11 @@ def test_captured_steps_never_wait_for_the_device(dataset):
     for _ in range(3):
         training.epoch()
     rates = [(1.0, 0.0)] * training.batches.num_batches
-    shapes = training.fixed.batches.shuffle(rates)
+    shapes = training.fixed_steps.batches.shuffle(rates)
     torch.cuda.set_sync_debug_mode("error")
     try:
         for shape in shapes:
-            training.fixed._run(shape.num_tokens, training.take_step)
+            training.fixed_steps._run(shape.num_tokens, training.take_step)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

@@ -13,7 +13,7 @@ from virtualmle.kernels.losses.gathered_scores import gathered_scores
 from virtualmle.models.batch import make_batch
 from virtualmle.models.build import build_model
 from virtualmle.models.config import make_config
-from virtualmle.training.losses import contrastive_loss, apply_logq_correction, gbce_beta, sampled_softmax
+from virtualmle.training.losses import apply_logq_correction, contrastive_loss, gbce_beta, sampled_softmax
 from virtualmle.training.objective import Objective
 
 torch.set_num_threads(1)

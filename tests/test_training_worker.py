@@ -120,7 +120,7 @@ def test_a_trial_past_its_wall_clock_limit_ends_itself(make_trial):
     assert start(directory).returncode == 1
     result = read_result(directory)
     assert result.status == "failed"
-    assert result.cause.startswith("ran past the wall-clock limit of 0.05 s") and "lower epochs" in result.cause
+    assert result.cause.startswith("exceeded the wall-clock limit of 0.05 s") and "lower epochs" in result.cause
 
 
 def test_sigterm_ends_the_process_at_once_without_a_result(make_trial):

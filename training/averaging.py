@@ -25,7 +25,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, share: float | Tensor) -> None:
-        """Add the current weights to the average by `share` = 1 - d; a () float32 tensor `share` is read on the device."""
+        """Move the average towards the weights by `share` = 1 - d; a () float32 tensor is read on the device."""
         weights = [parameter.detach() for parameter in self.parameters]
         if isinstance(share, Tensor):
             torch._foreach_lerp_(self.averages, weights, [share] * len(weights))

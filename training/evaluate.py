@@ -63,7 +63,7 @@ def evaluate_targets(
     does not score a catalogue of `num_items` items.
     """
     if model.num_items != num_items:
-        raise TrainingError(f"the model scores {model.num_items} items, the dataset has {num_items}: this is not its dataset")
+        raise TrainingError(f"the model scores {model.num_items} items, the dataset has {num_items}: not its dataset")
     device = model.item_table().device
     users = states if states is not None else encode_users(model, config, histories)
     items = torch.tensor(np.asarray(histories.items), device=device)

@@ -72,7 +72,7 @@ class TrialResult(BaseModel):
     cause: str | None = None  # one sentence for people and agents
     metrics: dict[str, float] = {}  # recall@5, recall@10, ndcg@5, ndcg@10, mrr on validation, with the score priors
     model_ndcg10: float | None = None  # validation NDCG@10 of the bare model, without score priors
-    train_ndcg10: float | None = None  # NDCG@10 on a fixed sample of train targets; the gap to model_ndcg10 shows overfitting
+    train_ndcg10: float | None = None  # NDCG@10 on a fixed sample of train targets, to measure overfitting
     ties: int = 0  # users whose target tied with another candidate (counted against the model)
     curve: list[EpochRecord] = []
     best_epoch: int = 0
