@@ -89,7 +89,7 @@ def measure_epochs(config: TrialConfig, dataset: PreparedDataset, device: torch.
     found = {name: values[3:] for name, values in found.items()}
     row: dict[str, Any] = {name: statistics.median(values) for name, values in found.items()}
     row["padded_over_ours"] = row["padded_epoch_seconds"] / row["epoch_seconds"]
-    row["captured_shapes"] = len(training.fixed_steps.graphs) if training.fixed else 0
+    row["captured_shapes"] = len(training.fixed_steps.graphs) if training.fixed_steps else 0
     row["spread"] = {name: [min(values), max(values)] for name, values in found.items()}
     return row
 

@@ -224,15 +224,15 @@ def test_a_directory_without_a_spec_is_given_time_too(directory: Path) -> None:
 
 
 def test_a_missing_directory_is_running_only_just_after_the_order(directory: Path) -> None:
-    assert poll(directory, asked_at=time.time()).status == "running"
-    assert poll(directory, asked_at=time.time() - launcher.START_GRACE_SECONDS - 1).status == "crashed"
+    assert poll(directory, requested_at=time.time()).status == "running"
+    assert poll(directory, requested_at=time.time() - launcher.START_GRACE_SECONDS - 1).status == "crashed"
     assert poll(directory).status == "crashed"
 
 
 def test_a_directory_is_used_once(directory: Path) -> None:
     start(directory, "finish")
     settle(directory)
-    with pytest.raises(TrialError, match="never used again"):
+    with pytest.raises(TrialError, match="never reused"):
         start(directory, "finish")
 
 
@@ -308,7 +308,7 @@ def test_a_directory_with_any_file_of_an_earlier_trial_is_not_used(directory: Pa
     start(directory, "finish")  # an empty one is
     settle(directory)
     (directory / SPEC).unlink()
-    with pytest.raises(TrialError, match="never used again"):
+    with pytest.raises(TrialError, match="never reused"):
         start(directory, "finish")
     assert not (directory / SPEC).exists()
 

@@ -39,7 +39,7 @@ def capture_obstacle(config: TrialConfig, num_items: int) -> str | None:
 
 
 class FixedSteps:
-    """The steps of a trial, by number of tokens; `generators`: all that a step draws from, except torch's default one."""
+    """The steps of a trial by number of tokens; `generators`: all that a step draws from, except torch's default."""
 
     def __init__(self, batches: TrainBatches, generators: Sequence[torch.Generator]) -> None:
         self.batches = FixedBatches(batches)

@@ -113,7 +113,7 @@ def _device(spec: TrialSpec) -> torch.device:
 
 
 def _device_name(device: torch.device) -> str:
-    return f"cuda ({torch.cuda.get_device_device_name(device)})" if device.type == "cuda" else "cpu"
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "cpu"
 
 
 _loaded: dict[tuple[str, int], PreparedDataset] = {}

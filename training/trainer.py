@@ -18,7 +18,7 @@ from ..models.config import TrialConfig, train_hash
 from ..models.sequence_model import SequenceModel
 from .averaging import WeightAverage
 from .batches import TrainBatch, TrainBatches
-from .captured import FixedSteps, obstacle
+from .captured import FixedSteps, capture_obstacle
 from .checkpoint import copy_weights, restore_weights
 from .errors import TrainingError
 from .evaluate import evaluate_validation
@@ -100,7 +100,7 @@ class Training:
         self.negatives = torch.Generator(device).manual_seed(seeds[2])
         self.objective = Objective(config, dataset, device, self.negatives)
         self.fixed_steps = None
-        if device.type == "cuda" and not obstacle(config, dataset.num_items):
+        if device.type == "cuda" and not capture_obstacle(config, dataset.num_items):
             self.fixed_steps = FixedSteps(self.batches, (self.negatives,))
         self.step = 0
         self.total = torch.zeros((), dtype=torch.float64, device=device)  # sum of the epoch's losses over all positions
