@@ -224,8 +224,8 @@ def test_a_directory_without_a_spec_is_given_time_too(directory: Path) -> None:
 
 
 def test_a_missing_directory_is_running_only_just_after_the_order(directory: Path) -> None:
-    assert poll(directory, requested_at=time.time()).status == "running"
-    assert poll(directory, requested_at=time.time() - launcher.START_GRACE_SECONDS - 1).status == "crashed"
+    assert poll(directory, asked_at=time.time()).status == "running"
+    assert poll(directory, asked_at=time.time() - launcher.START_GRACE_SECONDS - 1).status == "crashed"
     assert poll(directory).status == "crashed"
 
 

@@ -47,8 +47,8 @@ def sync_session(ws: Workspace, session_id: str) -> TrialRecord | None:
     record = ws.memory.trials.running(session_id)
     if record is None:
         return None
-    requested_at = datetime.fromisoformat(record.created_at).timestamp()  # the directory may not exist yet
-    state = poll(ws.trial_directory(session_id, record.handle), requested_at=requested_at)
+    asked_at = datetime.fromisoformat(record.created_at).timestamp()  # its directory may not be there yet
+    state = poll(ws.trial_directory(session_id, record.handle), asked_at=asked_at)
     if state.status == "running":
         return record
     try:

@@ -103,10 +103,10 @@ def launch(
         ) from None
 
 
-def poll(directory: Path, *, requested_at: float | None = None) -> TrialState:
+def poll(directory: Path, *, asked_at: float | None = None) -> TrialState:
     """The state of the trial in `directory`, from its files and the process table.
 
-    requested_at: when the trial was requested, in seconds since the epoch; a trial whose directory does not exist yet
+    asked_at: when the trial was requested, in seconds since the epoch; a trial whose directory does not exist yet
     counts as running for START_GRACE_SECONDS from then. A worker past its deadline is killed here. Raises no error for
     missing or damaged files: the trial then counts as crashed, with a cause.
     """
@@ -129,7 +129,7 @@ def poll(directory: Path, *, requested_at: float | None = None) -> TrialState:
     if result is not None:
         return TrialState(status="crashed", progress=_progress(directory), result=result,
                           cause=result.cause or "the worker gave no cause", seconds=result.wall_seconds)
-    return _ended_without_result(directory, lease, requested_at)
+    return _ended_without_result(directory, lease, asked_at)
 
 
 def cancel(directory: Path) -> TrialState:
@@ -201,17 +201,17 @@ def _write_stop(directory: Path, status: Literal["crashed", "cancelled"], cause:
     write_model(directory / STOP, Stop(status=status, cause=cause, at=time.time()))
 
 
-def _ended_without_result(directory: Path, lease: Lease | None, requested_at: float | None) -> TrialState:
+def _ended_without_result(directory: Path, lease: Lease | None, asked_at: float | None) -> TrialState:
     if lease is None:
-        return _never_started(directory, requested_at)
+        return _never_started(directory, asked_at)
     cause = f"worker ended without a result{describe_exit(exit_code(directory))}{last_lines(directory / LOG)}"
     return TrialState(
         status="crashed", progress=_progress(directory), cause=cause, seconds=_seconds(directory, lease)
     )
 
 
-def _never_started(directory: Path, requested_at: float | None) -> TrialState:
-    moments = (_modified(directory / SPEC), _modified(directory), requested_at)
+def _never_started(directory: Path, asked_at: float | None) -> TrialState:
+    moments = (_modified(directory / SPEC), _modified(directory), asked_at)
     since = next((moment for moment in moments if moment is not None), None)
     if since is not None and time.time() - since < START_GRACE_SECONDS:
         return TrialState(status="running")
