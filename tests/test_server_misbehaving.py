@@ -93,7 +93,7 @@ async def test_an_agent_that_does_everything_wrong_is_told_so_and_ends_with_a_va
     )
     # unknown arguments and values
     assert "Seeds belong to the server" in await refusal(client, "run_trial", changes={}, seed=3, **here)
-    assert "looked at once" in await refusal(client, "run_trial", changes={}, split="x", **here)
+    assert "only finalize evaluates" in await refusal(client, "run_trial", changes={}, split="x", **here)
     assert "is not a knob" in await refusal(client, "run_trial", changes={"hidden": 3}, **here)
     assert "out of range" in await refusal(client, "run_trial", changes={"hidden_dim": 10**9}, **here)
     assert "unknown" in await refusal(client, "read_memory", view="trial", trial="t404", **here)
