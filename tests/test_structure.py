@@ -244,7 +244,7 @@ def test_everything_above_training_loads_without_torch() -> None:
     upper = [path for path in modules() if LEVEL[room_of(path)] > LEVEL["training"]]
     names = [dotted(path) for path in upper if path != ROOT / "examiner" / "main.py"]
     loaded = loaded_by(*names)
-    assert "torch" not in loaded, "torch is imported indirectly: find out where with python -P -X importtime -c 'import …'"
+    assert "torch" not in loaded, "torch is imported indirectly: trace it with python -P -X importtime -c 'import …'"
 
 
 def test_the_engine_imports_only_its_few_libraries() -> None:
