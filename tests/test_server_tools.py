@@ -208,7 +208,7 @@ async def test_other_calls_are_answered_while_one_waits(client: Client) -> None:
 async def test_the_session_records_which_client_opened_it(tmp_path: Path) -> None:
     async with connect(tmp_path, name="claude-code\x1b") as client:
         session = await opened(client)
-    assert Memory(tmp_path / "memory.db").session(session).client == "claude-code"
+    assert Memory(tmp_path / "memory.db").sessions.get(session).client == "claude-code"
 
 
 async def test_the_protocol_and_a_trajectory_are_resources(client: Client, tmp_path: Path) -> None:
