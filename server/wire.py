@@ -105,7 +105,7 @@ def record_cost(ws: Workspace, context: Context[Workspace], session: object) -> 
 
 
 def named_workspace(ws: Workspace, client: str) -> Workspace:
-    """The workspace with the client's name in its settings, which sessions record, unless these name a client."""
+    """The workspace, with the client's name in its settings unless they already name one; sessions record the name."""
     if ws.settings.client or not client:
         return ws
     named = copy(ws)

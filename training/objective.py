@@ -85,7 +85,7 @@ class Objective:
     def _fused_over_counted(
         self, items: ItemTable, states: Tensor, targets: Tensor, drawn: Tensor, counted: Tensor
     ) -> Tensor:
-        """Every uncounted row gets a state of zeros and the candidates of row 0: a known loss, without gradient."""
+        """Uncounted rows get a state of zeros and the candidates of row 0: a known loss, and no gradient."""
         targets = torch.where(counted, targets, targets[:1])
         if drawn.dim() == 2:
             drawn = torch.where(counted[:, None], drawn, drawn[:1])
@@ -104,9 +104,9 @@ class Objective:
     def scores(items: ItemTable, states: Tensor, targets: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (n,) of the targets and (n, m) of the drawn items; `drawn` is (m,) for all positions, or (n, m).
 
-        One look-up fetches all rows, so that the backward pass writes one table gradient. It fetches the whole table
-        if there are at least as many candidates as items, and always on a GPU, where counting the distinct candidates
-        would make the host wait. A table whose gradient has to be sparse is never fetched whole.
+        One look-up fetches all rows, so that the backward pass writes one table gradient. With (n, m) draws it fetches
+        the whole table if there are at least as many candidates as items, and always on a GPU, where counting the
+        distinct candidates would make the host wait. A table whose gradient has to be sparse is never fetched whole.
         """
         scaled = items.scaled(states)
         count = len(targets)
