@@ -107,8 +107,8 @@ async def test_a_misbehaving_agent_gets_errors_and_ends_with_a_valid_session(
     assert "names no trial" in await refusal(
         client, "write_reflection", trial="t001", evidence=["t009"], **here, **claim
     )
-    wrong_claim = await call(client, "write_reflection", trial="t001", effect=0.5, **here, **claim)
-    assert wrong_claim["check"] == "contradicted" and "none was measured" in wrong_claim["note"]
+    false = await call(client, "write_reflection", trial="t001", effect=0.5, **here, **claim)
+    assert false["check"] == "contradicted" and "none was measured" in false["note"]
     assert "has a reflection already" in await refusal(client, "write_reflection", trial="t001", **here, **claim)
 
     hypothesis = {"dimension": "capacity", "direction": "better", "size": 0.5}
