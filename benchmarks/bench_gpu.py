@@ -77,7 +77,7 @@ def measure_epochs(config: TrialConfig, dataset: PreparedDataset, device: torch.
     """An epoch of our engine, an epoch of the padded loop, and an evaluation of all users: medians, interleaved."""
     training = Training(config, dataset, 0, device)
     if device.type != "cuda":
-        training.fixed = FixedSteps(training.batches, ())
+        training.fixed_steps = FixedSteps(training.batches, ())
     actions: dict[str, Callable[[], object]] = {
         "epoch_seconds": training.epoch,
         "padded_epoch_seconds": PaddedLoop(training).epoch,
@@ -90,7 +90,7 @@ def measure_epochs(config: TrialConfig, dataset: PreparedDataset, device: torch.
     seconds = {name: values[WARM_UP:] for name, values in seconds.items()}
     row: dict[str, Any] = {name: statistics.median(values) for name, values in seconds.items()}
     row["padded_over_ours"] = row["padded_epoch_seconds"] / row["epoch_seconds"]
-    row["captured_shapes"] = len(training.fixed.graphs) if training.fixed else 0
+    row["captured_shapes"] = len(training.fixed_steps.graphs) if training.fixed_steps else 0
     row["spread"] = {name: [min(values), max(values)] for name, values in seconds.items()}
     return row
 

@@ -1,4 +1,4 @@
-"""Serving over stdio or HTTP until it is stopped. The wire is stdout or the socket; every log line goes to stderr."""
+"""Serves over stdio or HTTP until it is stopped. Messages use standard output or a socket; all logs go to stderr."""
 
 import logging
 import sys
