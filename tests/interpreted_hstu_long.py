@@ -17,7 +17,8 @@ from torch import Tensor
 from virtualmle.kernels.hstu import long_tables as hstu_long_tables
 from virtualmle.kernels.hstu import reference
 from virtualmle.kernels.hstu.attention_call import AttentionCall
-from virtualmle.kernels.hstu.long_forward_triton import long_backward, long_forward
+from virtualmle.kernels.hstu.long_backward_triton import long_backward
+from virtualmle.kernels.hstu.long_forward_triton import long_forward
 from virtualmle.kernels.hstu.long_tiles import Tiles
 from virtualmle.kernels.hstu.philox import dropout_factors
 from virtualmle.kernels.jagged.packing import num_distances

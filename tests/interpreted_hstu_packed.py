@@ -12,10 +12,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from virtualmle.kernels.hstu import packed_forward_triton as hstu_packed_triton
 from virtualmle.kernels.hstu import reference
 from virtualmle.kernels.hstu.attention_call import AttentionCall
-from virtualmle.kernels.hstu.packed_forward_triton import packed_backward, packed_forward
+from virtualmle.kernels.hstu.packed_backward_triton import packed_backward
+from virtualmle.kernels.hstu.packed_forward_triton import packed_forward
+from virtualmle.kernels.hstu.packed_launch import packed_configuration
 from virtualmle.kernels.hstu.philox import dropout_factors
 from virtualmle.kernels.jagged.packing import num_distances
 
@@ -238,7 +239,7 @@ def test_heads_that_lie_side_by_side_in_one_projection_are_read_where_they_are()
 
 def test_half_and_wide_heads_get_tiles_of_their_own():
     tiles = {
-        hstu_packed_triton.packed_configuration(width, max_len, dtype)[0]
+        packed_configuration(width, max_len, dtype)[0]
         for width in (16, 64, 256)
         for max_len in (50, 200)
         for dtype in (torch.float32, torch.bfloat16)

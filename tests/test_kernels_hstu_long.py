@@ -72,7 +72,8 @@ def by_autograd(call: AttentionCall, tensors: list[Tensor], dtype: torch.dtype) 
 
 def by_kernels(call: AttentionCall, tensors: list[Tensor]) -> list[Tensor]:
     """The same by the long kernels."""
-    from virtualmle.kernels.hstu.long_forward_triton import long_backward, long_forward  # noqa: PLC0415 (only where triton is)
+    from virtualmle.kernels.hstu.long_backward_triton import long_backward  # noqa: PLC0415 (only where triton is)
+    from virtualmle.kernels.hstu.long_forward_triton import long_forward  # noqa: PLC0415
 
     grad, q, k, v = tensors
     return [long_forward(q, k, v, call), *(x for x in long_backward(grad, q, k, v, call) if x is not None)]

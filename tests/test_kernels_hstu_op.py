@@ -235,7 +235,7 @@ GOOD = dict(
         (dict(max_len=0), "max_len=0 is below 1"),
         (dict(max_len=4), "a sequence has 5 tokens but max_len=4"),
         (dict(offsets=torch.tensor([1, 9], dtype=torch.int32)), "offsets begin at 1"),
-        (dict(offsets=torch.tensor([0, 5, 4, 9], dtype=torch.int32)), "offsets fall after sequence 1"),
+        (dict(offsets=torch.tensor([0, 5, 4, 9], dtype=torch.int32)), "offsets decrease after sequence 1"),
         (dict(offsets=torch.tensor([0, 4, 8], dtype=torch.int32)), "offsets end at 8 but there are 9 tokens"),
         (dict(offsets=torch.tensor([0.0, 9.0])), "offsets are torch.float32"),
         (dict(offsets=torch.zeros(1, 2, dtype=torch.int32)), r"of shape \(1, 2\)"),
@@ -252,9 +252,9 @@ GOOD = dict(
         (dict(time_table=torch.zeros(1, 127)), "127 entries; give 128"),
         (dict(times=None), "pass times"),
         (dict(times=torch.zeros(8, dtype=torch.int64)), r"times is torch.int64 of shape \(8,\)"),
-        (dict(times=torch.zeros(9)), "give whole seconds"),
-        (dict(next_times=torch.zeros(9, dtype=torch.int32)), "one dtype with times"),
-        (dict(plan=PackingPlan.build(torch.tensor([0, 8]))), "the plan is of 8 tokens but q has 9"),
+        (dict(times=torch.zeros(9)), "give integer seconds"),
+        (dict(next_times=torch.zeros(9, dtype=torch.int32)), "in the dtype of times"),
+        (dict(plan=PackingPlan.build(torch.tensor([0, 8]))), "the plan has 8 tokens but q has 9"),
         (dict(plan=PackingPlan.build(torch.tensor([0, 9]))), "a sequence has 9 tokens but max_len=5"),
     ],
 )
@@ -269,7 +269,7 @@ def test_what_does_not_fit_is_refused_in_words(change, words):
     ("offsets", "words"),
     [
         (torch.tensor([2, 3]), "begin at 2"),
-        (torch.tensor([0, 3, 1]), "fall after sequence 1"),
+        (torch.tensor([0, 3, 1]), "decrease after sequence 1"),
         (torch.tensor([], dtype=torch.int64), r"of shape \(0,\)"),
     ],
 )

@@ -14,6 +14,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from virtualmle.kernels.jagged.padded_width import padded_width
 from virtualmle.kernels.losses import linear_cross_entropy as linear_module
 from virtualmle.kernels.losses import linear_cross_entropy_triton as linear_triton
 from virtualmle.kernels.losses import reference
@@ -231,7 +232,7 @@ def test_a_launch_is_told_the_precision_that_was_asked_for():
     asked = itertools.product((torch.float32, torch.float16), PRECISIONS)
     kinds = {linear_triton.kind_of_product(states.to(dtype), precision) for dtype, precision in asked}
     assert kinds == {"tf32", "ieee", "half"}
-    widths = {linear_triton.padded(width) for width in range(1, 257)}
+    widths = {padded_width(width) for width in range(1, 257)}
     for tiles in (linear_triton.TILES, sampled_triton.TILES):
         assert all(set(sizes) == widths for sizes in tiles.values())
 

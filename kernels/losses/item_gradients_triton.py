@@ -15,9 +15,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..jagged.padded_width import padded_width
 from .arguments import SampledInputs, SampledTerms
 from .norms_triton import inverse_norms, through_norm
-from .tiles import padded
 
 
 @triton.jit(do_not_specialize=["num_scored"])  # a size differs from step to step: one binary for all
@@ -85,7 +85,7 @@ def collect(
     _collect[(len(begins) - 1,)](
         inputs.states, inputs.table, ordered, order, begins, scores, *rows, scores if pulls is None else pulls, share,
         gradient, scores.numel(), terms.label_smoothing, SCORES=scores.shape[1], SHARED=pulls is not None, WIDTH=width,
-        B_ROWS=COLLECTED[padded(width)], B_WIDTH=padded(width), COSINE=terms.cosine, num_warps=NUM_WARPS,
+        B_ROWS=COLLECTED[padded_width(width)], B_WIDTH=padded_width(width), COSINE=terms.cosine, num_warps=NUM_WARPS,
     )  # fmt: skip
     return gradient
 

@@ -17,8 +17,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..jagged.padded_width import padded_width
 from .score_units_triton import LN2, LOG2E, LOWEST
-from .tiles import Tiles, kind_of_product, padded, split_evenly, wanted_programs
+from .tiles import Tiles, kind_of_product, split_evenly, wanted_programs
 
 LIFT = tl.constexpr(4096.0)  # a share of one in a million would lose its digits in float16
 
@@ -166,20 +167,20 @@ def forward(
     pull = states.new_empty(count, width, dtype=torch.float32)
     if not count:
         return losses, lse, pull
-    tiles = TILES["forward", kind_of_product(states, precision)][padded(width)]
+    tiles = TILES["forward", kind_of_product(states, precision)][padded_width(width)]
     blocks = triton.cdiv(count, tiles.rows)
     splits, per_split = split_evenly(num_items, tiles.items, blocks, programs or wanted_programs(states))
     largest, total = (losses.new_empty(splits, count) for _ in range(2))
     mean = pull.new_empty(splits, count, width)
     _forward[blocks, splits](
         states, table, largest, total, mean, count, num_items, per_split,
-        WIDTH=width, B_ROWS=tiles.rows, B_ITEMS=tiles.items, B_WIDTH=padded(width), PRECISION=precision,
+        WIDTH=width, B_ROWS=tiles.rows, B_ITEMS=tiles.items, B_WIDTH=padded_width(width), PRECISION=precision,
         num_warps=tiles.num_warps, num_stages=tiles.num_stages,
     )  # fmt: skip
     centre = table.mean(0, dtype=torch.float32) if label_smoothing else pull.new_zeros(width)
     _finish[(triton.cdiv(count, FINISH_ROWS),)](
         states, table, targets, centre, largest, total, mean, losses, lse, pull,
-        count, splits, label_smoothing, WIDTH=width, B_ROWS=FINISH_ROWS, B_WIDTH=padded(width), num_warps=4,
+        count, splits, label_smoothing, WIDTH=width, B_ROWS=FINISH_ROWS, B_WIDTH=padded_width(width), num_warps=4,
     )  # fmt: skip
     return losses, lse, pull
 
@@ -199,14 +200,14 @@ def backward(
     (count, width), num_items = states.shape, len(table)
     if not count:
         return torch.zeros_like(table)
-    tiles = TILES["table", kind_of_product(states, precision)][padded(width)]
+    tiles = TILES["table", kind_of_product(states, precision)][padded_width(width)]
     blocks = triton.cdiv(num_items, tiles.items)
     splits, per_split = split_evenly(count, tiles.rows, blocks, programs or wanted_programs(states))
     state_sum = states.sum(0, dtype=torch.float32)
     out = torch.empty_like(table) if splits == 1 else lse.new_empty(splits, num_items, width)
     _table_gradient[blocks, splits](
         states, table, targets, lse, state_sum, share, out, count, num_items, per_split, label_smoothing,
-        WIDTH=width, B_ROWS=tiles.rows, B_ITEMS=tiles.items, B_WIDTH=padded(width), PRECISION=precision,
+        WIDTH=width, B_ROWS=tiles.rows, B_ITEMS=tiles.items, B_WIDTH=padded_width(width), PRECISION=precision,
         SPLIT=splits > 1, num_warps=tiles.num_warps, num_stages=tiles.num_stages,
     )  # fmt: skip
     if splits == 1:

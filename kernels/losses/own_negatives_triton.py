@@ -16,10 +16,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..jagged.padded_width import padded_width
 from .arguments import SampledInputs, SampledTerms
 from .norms_triton import inverse_norms, through_norm
 from .score_units_triton import LN2, LOG2E
-from .tiles import padded
 
 
 @triton.jit(do_not_specialize=["num_negatives"])
@@ -92,6 +92,6 @@ def own_forward(
     _forward[(count,)](
         *inputs[:4], losses if inputs.log_q is None else inputs.log_q, losses, *rows, scores, pull,
         drawn, 1 / terms.temperature, math.log(drawn), terms.label_smoothing,
-        WIDTH=width, B_ITEMS=OWN_ITEMS[padded(width)], B_WIDTH=padded(width),
+        WIDTH=width, B_ITEMS=OWN_ITEMS[padded_width(width)], B_WIDTH=padded_width(width),
         COSINE=terms.cosine, LOGQ=inputs.log_q is not None, num_warps=4,
     )  # fmt: skip

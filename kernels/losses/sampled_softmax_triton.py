@@ -24,12 +24,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..jagged.padded_width import padded_width
 from .arguments import SampledInputs, SampledTerms
 from .item_gradients_triton import collect
 from .norms_triton import inverse_norms, through_norm
 from .own_negatives_triton import own_forward
 from .score_units_triton import LN2, LOG2E, LOWEST
-from .tiles import Tiles, kind_of_product, padded, split_evenly, wanted_programs
+from .tiles import Tiles, kind_of_product, split_evenly, wanted_programs
 
 SIZES = ["num_rows", "num_negatives", "per_split"]  # they differ from step to step: one binary for all
 
@@ -232,32 +233,32 @@ def _shared_forward(
 ) -> None:
     """Writes losses (n,), rows (3, n), the targets' scores (n, 1) and pull (n, d); negatives are (m,)."""
     count, width, drawn = *inputs.states.shape, len(inputs.negatives)
-    tiles = TILES["forward", kind_of_product(inputs.states, terms.precision)][padded(width)]
+    tiles = TILES["forward", kind_of_product(inputs.states, terms.precision)][padded_width(width)]
     weights, shifts, pools = _prepared(inputs, terms)
     parts = rows.new_empty(4, count)
     _forward[(triton.cdiv(count, tiles.rows),)](
         *inputs[:4], weights, shifts, *parts, pull, count, drawn, 1 / terms.temperature,
-        WIDTH=width, B_ROWS=tiles.rows, B_ITEMS=tiles.items, B_WIDTH=padded(width), COSINE=terms.cosine,
+        WIDTH=width, B_ROWS=tiles.rows, B_ITEMS=tiles.items, B_WIDTH=padded_width(width), COSINE=terms.cosine,
         PRECISION=terms.precision, num_warps=tiles.num_warps, num_stages=tiles.num_stages,
     )  # fmt: skip
     _finish[(triton.cdiv(count, FINISHED),)](
         *inputs[:3], pools.sum(0), *parts, losses, *rows, scores, pull,
         count, drawn, 1 / terms.temperature, terms.label_smoothing,
-        WIDTH=width, B_ROWS=FINISHED, B_WIDTH=padded(width), COSINE=terms.cosine, num_warps=4,
+        WIDTH=width, B_ROWS=FINISHED, B_WIDTH=padded_width(width), COSINE=terms.cosine, num_warps=4,
     )  # fmt: skip
 
 
 def _shared_pulls(inputs: SampledInputs, terms: SampledTerms, rows: Tensor) -> Tensor:
     """(m, d) float32, before the vectors' own norms; rows as `_shared_forward` wrote them."""
     count, width, drawn = *inputs.states.shape, len(inputs.negatives)
-    tiles = TILES["pulls", kind_of_product(inputs.states, terms.precision)][padded(width)]
+    tiles = TILES["pulls", kind_of_product(inputs.states, terms.precision)][padded_width(width)]
     blocks = triton.cdiv(drawn, tiles.items)
     splits, per_split = split_evenly(count, tiles.rows, blocks, terms.programs or wanted_programs(inputs.states))
     parts = rows.new_empty(splits, drawn, width)
     weights, shifts, _ = _prepared(inputs, terms)
     _pulls[blocks, splits](
         *inputs[:4], weights, shifts, *rows, parts, count, drawn, per_split, WIDTH=width, B_ROWS=tiles.rows,
-        B_ITEMS=tiles.items, B_WIDTH=padded(width), PRECISION=terms.precision,
+        B_ITEMS=tiles.items, B_WIDTH=padded_width(width), PRECISION=terms.precision,
         num_warps=tiles.num_warps, num_stages=tiles.num_stages,
     )  # fmt: skip
     return parts[0] if splits == 1 else parts.sum(0)
@@ -271,7 +272,7 @@ def _prepared(inputs: SampledInputs, terms: SampledTerms) -> tuple[Tensor, Tenso
     pools = factors.new_empty(blocks, width)
     _prepare[(blocks,)](
         inputs.table, inputs.negatives, factors if inputs.log_q is None else inputs.log_q, factors, shifts, pools,
-        drawn, math.log(drawn), WIDTH=width, B_ITEMS=PREPARED, B_WIDTH=padded(width), COSINE=terms.cosine,
+        drawn, math.log(drawn), WIDTH=width, B_ITEMS=PREPARED, B_WIDTH=padded_width(width), COSINE=terms.cosine,
         LOGQ=inputs.log_q is not None, num_warps=4,
     )  # fmt: skip
     return factors, shifts, pools

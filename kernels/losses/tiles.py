@@ -21,11 +21,6 @@ def kind_of_product(states: Tensor, precision: str) -> str:
     return precision if states.dtype == torch.float32 else "half"
 
 
-def padded(width: int) -> int:
-    """The power of two, at least 16, that a row of the table is padded to on the chip."""
-    return max(16, 1 << (width - 1).bit_length())
-
-
 def wanted_programs(states: Tensor) -> int:
     """Two for each processor, so that one computes while another waits for memory."""
     return 2 * torch.cuda.get_device_properties(states.device).multi_processor_count
