@@ -75,7 +75,7 @@ def test_the_references_pass_gradcheck(shared, terms, with_logq):
 @pytest.mark.parametrize(("terms", "with_logq"), VARIANTS)
 @SHARING
 def test_the_blocks_equal_the_reference(shared, terms, with_logq, block, monkeypatch):
-    monkeypatch.setattr(blocks, "BLOCK_NUMBERS", block)
+    monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", block)
     leaves, log_q = inputs(shared)
     losses = [
         loss(*leaves, log_q=log_q if with_logq else None, **terms)

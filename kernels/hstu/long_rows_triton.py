@@ -18,7 +18,7 @@ ELEMENTS = 1024
 
 @triton.jit
 def place_of(program, blocks, heads):
-    """Block, head and sequence of a program; consecutive programs process one head of one sequence and share its rows."""
+    """Block, head and sequence of a program; consecutive programs share one head of one sequence."""
     return program % blocks, program // blocks % heads, program // blocks // heads
 
 

@@ -1,4 +1,4 @@
-"""What the packed family of HSTU kernels launches: its table of tiles, with both biases and without."""
+"""Kernels launched by the packed HSTU family: its table of tiles, with both biases and with none."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,14 +14,14 @@ from virtualmle.kernels.jagged.padded_width import padded_width
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 DIMS = (8, 16, 25, 32, 64, 128, 256)  # 8 and 25 are padded
-MAX_LENS = (50, 200)  # each side of the table's border; float32 has none
+MAX_LENS = (50, 200)  # one on each side of the threshold in the tile table; float32 has no threshold
 SEARCH_STEPS = 8  # 128 sequences
 WGMMA_TILE = 64
 WIDE_BACKWARD_SPILL = 256  # at width 64 with dropout and buckets summed in order, at 128 in float32; most are below 32
 
 
 def shipped() -> Iterator[Shipped]:
-    """Forward and backward (by atomics and deterministic), with both biases and without; dropout at one width."""
+    """Forward and backward (with atomics and deterministic), with both biases and with none; dropout at one width."""
     for dtype in DTYPES:
         for dim in DIMS if dtype != "fp16" else (64,):
             for max_len in MAX_LENS if dtype != "fp32" else MAX_LENS[1:]:
