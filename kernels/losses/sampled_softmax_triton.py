@@ -103,8 +103,9 @@ def _forward(
         p = tl.exp2(scores - new_max[:, None])
         rescale = tl.exp2(largest - new_max)
         total = total * rescale + tl.sum(p, 1)
-        weighted_sum *= rescale[:, None]
-        weighted_sum = tl.dot((p * weight[None, :]).to(w.dtype), w, weighted_sum, input_precision=PRECISION)
+        weighted_sum = tl.dot(
+            (p * weight[None, :]).to(w.dtype), w, weighted_sum * rescale[:, None], input_precision=PRECISION
+        )
         largest = new_max
     tl.store(max_scores + rows, largest, mask=valid)
     tl.store(exp_sums + rows, total, mask=valid)
@@ -144,14 +145,16 @@ def _finish(
     log_total = largest + tl.log2(total)
     vector_sum = tl.load(vector_sums + columns, mask=columns < WIDTH, other=0.0)[None, :]
     vector_sum += (count - num_negatives)[:, None] * target  # collisions are equal to the target's vector
-    negatives_sum = tl.load(grad_states + places, mask=inside, other=0.0)
-    weighted_sum = rescale[:, None] * negatives_sum + target_weight[:, None] * target
+    weighted_sum = (
+        rescale[:, None] * tl.load(grad_states + places, mask=inside, other=0.0) + target_weight[:, None] * target
+    )
     gradient = weighted_sum / total[:, None] - (1 - smoothing) * target - smoothing_share[:, None] * vector_sum
     gradient *= inverse_temperature
     if COSINE:
         gradient = through_norm(gradient, s, inverse_norms(s))
-    loss = log_total - (1 - smoothing) * target_score - smoothing_share * sum_scores
-    tl.store(losses + rows, loss * LN2, mask=valid)
+    tl.store(
+        losses + rows, (log_total - (1 - smoothing) * target_score - smoothing_share * sum_scores) * LN2, mask=valid
+    )
     tl.store(lse + rows, log_total, mask=valid)
     tl.store(smoothing_shares + rows, smoothing_share, mask=valid)
     tl.store(score_scales + rows, scale, mask=valid)

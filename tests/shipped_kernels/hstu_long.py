@@ -29,7 +29,7 @@ QUERIES_FLOAT32_SPILL = {128: 320}
 
 
 def shipped() -> Iterator[Shipped]:
-    """The kernels for the forward pass, dq, and dk with dv, each with its variants; those for times and for zeroing the tail."""
+    """The kernels for out, for dq, and for dk with dv, each with its variants; those for times and for zeroing."""
     for shape in shipped_shapes():
         variants = {"": {}, **variants_of(shape)}
         for variant, constexprs in variants.items():

@@ -1,5 +1,5 @@
-"""Kernels launched by the sampled softmax: for shared negatives, for negatives of each position, and for the gradient of
-the table. Every configuration has cosine and logQ on, which need the most registers.
+"""Kernels launched by the sampled softmax: for shared negatives, for negatives of each position, and for the table's
+gradient. Every configuration has cosine and logQ on, which need the most registers.
 """
 
 from collections.abc import Iterator
@@ -117,7 +117,7 @@ def _floats(names: str) -> dict[str, str]:
 
 
 def _aligned(signature: dict[str, str]) -> tuple[str, ...]:
-    """Pointers that are multiples of 16 bytes: all but those to rows of (3, n), (4, n) and (2, m), which begin anywhere."""
+    """Pointers that are multiples of 16 bytes: all but those to rows of (3, n), (4, n) and (2, m)."""
     rows = {"lse", "smoothing_shares", "score_scales"}
     rows |= {"shifts", "max_scores", "exp_sums", "candidate_counts", "score_sums"}
     return tuple(name for name, kind in signature.items() if kind.startswith("*") and name not in rows)
