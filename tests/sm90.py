@@ -72,7 +72,7 @@ def load(module: str) -> ModuleType:
 
 
 def chosen(module: str, everything: bool) -> list[str]:
-    """Names of the configurations to compile: all, or per kernel the first without wgmma, the first and last with."""
+    """Names of the configurations to compile: all, or per kernel the first without wgmma and two with it."""
     picked: dict[tuple[object, bool, bool], str] = {}
     names = []
     for shipped in load(module).shipped():
