@@ -31,7 +31,7 @@ class AttentionCall:
     dropout: float = 0.0  # probability that a weight is dropped; 0 outside training
     seed: Tensor | None = None  # (1,) int64, required if dropout > 0: the key of the mask generator
     deterministic: bool = False  # every sum is computed in the same order in every run
-    position_table: Tensor | None = None  # (1 or heads, entries) contiguous, column position_reach + (j - i), clipped
+    position_table: Tensor | None = None  # contiguous (1 or heads, entries), read at position_reach + (j - i), clipped
     time_table: Tensor | None = None  # (1 or heads, NUM_TIME_BUCKETS) contiguous; requires times
     times: Tensor | None = None  # (total_tokens,) int64 or int32 seconds: of keys; of queries too without next_times
     next_times: Tensor | None = None  # like times: the time of each query, if not that of its own event

@@ -119,9 +119,9 @@ def biased_scores(
     """q_i . k_j + b[j - i] + c[bucket(t_i - t_j)] for a program's own block and the other block of the current step.
 
     own, other: the vectors, keys and queries if OWN_KEYS, else queries and keys; rows and columns: their positions in
-    the sequence; own_seconds, earliest, latest: as returned by `load_times`. The sequence's times begin at `other_times
-    + start`; lows[block] and highs[block] bound those of the other block. If not MASKED, the other block ends before
-    `length`.
+    the sequence; own_seconds, earliest, latest: as returned by `load_times`. other_times[start] is the sequence's
+    first time; lows[block] and highs[block] bound the times of the other block. If not MASKED, the other block ends
+    before `length`.
 
     Returns the scores, the other block's times, and the first and the last bucket that the tile can have.
     """

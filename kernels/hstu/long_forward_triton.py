@@ -46,7 +46,7 @@ def forward_block(
     PRECISION: tl.constexpr, UPCAST: tl.constexpr, FAST_MATH: tl.constexpr,
     BLOCK_QUERIES: tl.constexpr, BLOCK_KEYS: tl.constexpr,
 ):  # fmt: skip
-    """out[i] = scale * sum_j silu(alpha q_i . k_j + bias) v_j for a block of i; last blocks (most keys) first."""
+    """out[i] = scale * sum_j silu(alpha q_i . k_j + bias) v_j for a block of i; blocks with most keys first."""
     block, head, sequence = place_of(tl.program_id(0), blocks_of_queries, heads)
     block = blocks_of_queries - 1 - block
     start = tl.load(offsets + sequence)

@@ -45,7 +45,7 @@ def backward_queries(  # noqa: PLR0915 (one loop, in the order of the formulas)
     PRECISION: tl.constexpr, UPCAST: tl.constexpr, FAST_MATH: tl.constexpr,
     BLOCK_QUERIES: tl.constexpr, BLOCK_KEYS: tl.constexpr,
 ):  # fmt: skip
-    """dq of one block; the last blocks, which have most keys, go first. Keys past the end are zero and contribute 0."""
+    """dq of one block; blocks with most keys first. Keys past the end are zero and contribute zero."""
     block, head, sequence = place_of(tl.program_id(0), blocks_of_queries, heads)
     block = blocks_of_queries - 1 - block
     start = tl.load(offsets + sequence)

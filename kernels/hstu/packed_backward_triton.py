@@ -28,9 +28,7 @@ BUCKETS = tl.constexpr(NUM_TIME_BUCKETS)
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]
 
 
-def packed_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall
-) -> Gradients:
+def packed_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall) -> Gradients:
     """dq, dk, dv, contiguous, and the gradients of the two tables, in the tables' shapes and dtypes; None for no table.
 
     grad is like the output of `packed_forward`; q, k, v are as for that function.
@@ -126,7 +124,7 @@ def _query_gradients(
     """dQ and the program's row of `partials`. Rows of a block are queries."""
     if CAUSAL:
         high = 1
-    nothing = tl.zeros((TILE, TILE), tl.float32)
+    zeros = tl.zeros((TILE, TILE), tl.float32)
     line, bucket_line, carried, bucket_sums = _open_partials(
         partials, time_table, head, low, NUM_LINES, TILE, TILES, DETERMINISTIC
     )
@@ -137,14 +135,14 @@ def _query_gradients(
         keys = queries + tile * TILE
         k_tile = load_tile(k, keys, head, k_token, k_head, num_valid, DQK, BLOCK_QK)
         v_tile = load_tile(v, keys, head, v_token, v_head, num_valid, DV, BLOCK_V)
-        scores = dot(q_tile, tl.trans(k_tile), nothing, PRECISION, UPCAST) * alpha
+        scores = dot(q_tile, tl.trans(k_tile), zeros, PRECISION, UPCAST) * alpha
         allowed = allowed_pairs(queries[:, None], keys[None, :], starts[:, None], ends[:, None], CAUSAL)
         scores, buckets = add_biases(
             scores, queries[:, None], keys[None, :], allowed, head, num_valid, position_table, position_stride,
             reach, entries, time_table, time_stride, query_times, key_times, last_seconds, FAST_MATH,
         )  # fmt: skip
         _, slope = silu_and_slope(scores, FAST_MATH)
-        d_weights = dot(grad_tile, tl.trans(v_tile), nothing, PRECISION, UPCAST) * scale
+        d_weights = dot(grad_tile, tl.trans(v_tile), zeros, PRECISION, UPCAST) * scale
         if seed is not None:
             d_weights *= dropout_factor(tl.load(seed), queries[:, None], keys[None, :], head, kept_levels)
         d_scores = tl.where(allowed, d_weights * slope, 0.0)
@@ -230,7 +228,7 @@ def _key_gradients(
     """dK and dV. Rows of a block are keys, so that all products are transposed."""
     if CAUSAL:
         low = 0
-    nothing = tl.zeros((TILE, TILE), tl.float32)
+    zeros = tl.zeros((TILE, TILE), tl.float32)
     k_tile = load_tile(k, keys, head, k_token, k_head, num_valid, DQK, BLOCK_QK)
     v_tile = load_tile(v, keys, head, v_token, v_head, num_valid, DV, BLOCK_V)
     dk_total = tl.zeros((TILE, BLOCK_QK), tl.float32)
@@ -239,7 +237,7 @@ def _key_gradients(
         queries = keys + tile * TILE
         q_tile = load_tile(q, queries, head, q_token, q_head, num_valid, DQK, BLOCK_QK)
         grad_tile = load_tile(grad, queries, head, grad_token, grad_head, num_valid, DV, BLOCK_V)
-        scores = dot(k_tile, tl.trans(q_tile), nothing, PRECISION, UPCAST) * alpha
+        scores = dot(k_tile, tl.trans(q_tile), zeros, PRECISION, UPCAST) * alpha
         # the query is in the key's sequence
         allowed = (queries[None, :] >= starts[:, None]) & (queries[None, :] < ends[:, None])
         if CAUSAL:
@@ -250,7 +248,7 @@ def _key_gradients(
         )  # fmt: skip
         value, slope = silu_and_slope(scores, FAST_MATH)
         weights = tl.where(allowed, value, 0.0)
-        d_weights = dot(v_tile, tl.trans(grad_tile), nothing, PRECISION, UPCAST) * scale
+        d_weights = dot(v_tile, tl.trans(grad_tile), zeros, PRECISION, UPCAST) * scale
         if seed is not None:
             factor = dropout_factor(tl.load(seed), queries[None, :], keys[:, None], head, kept_levels)
             weights *= factor

@@ -16,7 +16,7 @@ KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 
 
 def kept_levels(probability: float) -> int:
-    """How many of LEVELS draws keep a weight; this rounds the dropout probability to a multiple of 2**-24."""
+    """The number of the LEVELS possible draws that keep a weight; it rounds the probability to a multiple of 2**-24."""
     return round((1 - probability) * LEVELS)
 
 

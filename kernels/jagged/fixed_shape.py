@@ -26,7 +26,7 @@ class TokenPlaces(NamedTuple):
 
 
 def token_places(offsets: Tensor, num_tokens: int) -> TokenPlaces:
-    """Sequence i has the tokens `offsets[i]:offsets[i + 1]` of `num_tokens` (C); tokens past the last offset pad."""
+    """Sequence i has tokens `offsets[i]:offsets[i + 1]` of `num_tokens` (C); those past the last offset are padding."""
     steps = torch.arange(num_tokens, device=offsets.device)
     owners = torch.searchsorted(offsets[1:], steps, right=True)  # skips empty sequences, which end where they begin
     counted = owners < len(offsets) - 1
@@ -39,8 +39,8 @@ def fixed_plan(offsets: Tensor, places: TokenPlaces, max_len: int, times: Tensor
 
     times (C,) int64, as in `PackingPlan.build`. The host never waits for the device.
     """
-    return PackingPlan(offsets, places.positions, partial(_one_row_per_sequence, offsets, places, max_len, times),
-    times)
+    lay_out = partial(_one_row_per_sequence, offsets, places, max_len, times)
+    return PackingPlan(offsets, places.positions, lay_out, times)
 
 
 def _one_row_per_sequence(offsets: Tensor, places: TokenPlaces, max_len: int, times: Tensor | None) -> Rows:

@@ -188,9 +188,7 @@ class PackingPlan:
 def check_offsets(offsets: Tensor) -> None:
     """Raise KernelError unless offsets (batch + 1,), integers on the CPU, begin at 0 and never decrease."""
     if offsets.ndim != 1 or not len(offsets) or offsets.dtype not in (torch.int64, torch.int32):
-        raise KernelError(
-            f"offsets are {offsets.dtype} of shape {tuple(offsets.shape)}; give (batch + 1,) integers"
-        )
+        raise KernelError(f"offsets are {offsets.dtype} of shape {tuple(offsets.shape)}; give (batch + 1,) integers")
     if int(offsets[0]) != 0:
         raise KernelError(f"offsets begin at {int(offsets[0])}; the first sequence begins at token 0")
     if len(offsets) > 1 and int(offsets.diff().min()) < 0:

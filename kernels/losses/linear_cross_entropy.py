@@ -26,7 +26,7 @@ from torch import Tensor
 from ..jagged.op_registration import register_gradient, register_op
 from .arguments import check_loss_arguments, check_precision, uses_triton
 
-BLOCK_LOGITS = {"cpu": 9 << 17, "cuda": 1 << 27}  # a block that fits into the cache; half a gigabyte
+BLOCK_LOGITS = {"cpu": 9 << 17, "cuda": 1 << 27}  # on CPUs a block that fits into the cache; on CUDA half a gigabyte
 MIN_BLOCK_ROWS = 64  # with fewer rows the matrix products are inefficient
 ROUND_ROWS = 32  # block sizes are multiples of it, to fill the CPU's vector registers
 SAFE_LOGIT = 40.0  # sums of e**40 over a catalogue and 1 / e**-40 are far within the range of float32
@@ -93,7 +93,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
     *tensors, ctx.smoothing, ctx.precision = inputs
     ctx.save_for_backward(*tensors, *output[1:])
     ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)  # no zero gradients, large as the table, for the saved tensors
+    ctx.set_materialize_grads(False)  # no table-sized zero gradients for the non-differentiable outputs
 
 
 def _gradients(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor, Tensor, None, None, None]:

@@ -122,7 +122,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     ctx.terms = inputs[NUM_TENSORS:]
     ctx.save_for_backward(*inputs[:NUM_TENSORS], *output[1:])
     ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)  # no zero gradients, large as the table, for the saved tensors
+    ctx.set_materialize_grads(False)  # no table-sized zero gradients for the non-differentiable outputs
 
 
 def _gradients(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:
