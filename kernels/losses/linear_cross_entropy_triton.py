@@ -170,16 +170,16 @@ def forward(
     tiles = TILES["forward", kind_of_product(states, precision)][padded_width(width)]
     blocks = triton.cdiv(count, tiles.rows)
     splits, per_split = split_evenly(num_items, tiles.items, blocks, programs or wanted_programs(states))
-    largest, total = (losses.new_empty(splits, count) for _ in range(2))
-    weighted_sum = grad_states.new_empty(splits, count, width)
+    max_logits, exp_sums = (losses.new_empty(splits, count) for _ in range(2))
+    weighted_sums = grad_states.new_empty(splits, count, width)
     _forward[blocks, splits](
-        states, table, largest, total, weighted_sum, count, num_items, per_split,
+        states, table, max_logits, exp_sums, weighted_sums, count, num_items, per_split,
         WIDTH=width, B_ROWS=tiles.rows, B_ITEMS=tiles.items, B_WIDTH=padded_width(width), PRECISION=precision,
         num_warps=tiles.num_warps, num_stages=tiles.num_stages,
     )  # fmt: skip
     centre = table.mean(0, dtype=torch.float32) if label_smoothing else grad_states.new_zeros(width)
     _finish[(triton.cdiv(count, FINISH_ROWS),)](
-        states, table, targets, centre, largest, total, weighted_sum, losses, lse, grad_states,
+        states, table, targets, centre, max_logits, exp_sums, weighted_sums, losses, lse, grad_states,
         count, splits, label_smoothing, WIDTH=width, B_ROWS=FINISH_ROWS, B_WIDTH=padded_width(width), num_warps=4,
     )  # fmt: skip
     return losses, lse, grad_states
