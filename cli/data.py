@@ -18,7 +18,7 @@ app = typer.Typer(
 
 
 @app.command()
-def add(
+def add(  # noqa: PLR0913, PLR0917 - one argument per option
     name: Annotated[str, typer.Argument(help="A name of your choice.")],
     file: Annotated[Path, typer.Argument(help="CSV, TSV, JSON lines (.gz too), Parquet, or an Amazon review file.")],
     user: Annotated[str | None, typer.Option(help="Column of the user.", show_default="guessed")] = None,
@@ -27,6 +27,12 @@ def add(
     k_core: Annotated[int, typer.Option(help="Least number of events per user and item.")] = 5,
     max_events: Annotated[int, typer.Option(help="Last events kept per user.")] = 50,
     format: Annotated[str | None, typer.Option(help="csv, tsv, jsonl, parquet.", show_default="by ending")] = None,
+    time_unit: Annotated[str, typer.Option(help="Of numeric times: s, ms, us, ns, day, auto.")] = "auto",
+    drop_bad_times: Annotated[bool, typer.Option("--drop-bad-times", help="Leave out rows without a time.")] = False,
+    drop_missing: Annotated[bool, typer.Option("--drop-missing", help="Leave out rows without user or item.")] = False,
+    keep_duplicates: Annotated[
+        bool, typer.Option("--keep-duplicates", help="Keep rows with equal user, item and time.")
+    ] = False,
     home: Home = HERE,
     as_json: Json = False,
 ) -> None:
@@ -35,6 +41,7 @@ def add(
     Example: virtualmle data add office ~/logs/office.tsv.gz --user customer --item product --timestamp time
     """
     from ..data.errors import DataError  # these bring polars
+    from ..data.interactions import Cleaning
     from ..data.prepared import PrepareOptions
     from ..examiner.vault import Vault
 
@@ -42,7 +49,8 @@ def add(
         raise DataError(f"format={format!r} is not known; use csv, tsv, jsonl or parquet")
     manifest = _catalogue(home).add(
         name, file, public_key=Vault(home).public_key(),
-        options=PrepareOptions(k_core=k_core, max_events=max_events),
+        options=PrepareOptions(k_core=k_core, max_events=max_events, keep_duplicates=keep_duplicates),
+        cleaning=Cleaning(drop_missing, drop_bad_times, time_unit),  # type: ignore[arg-type]  # checked by Cleaning
         user=user, item=item, timestamp=timestamp, format=format,  # type: ignore[arg-type]  # checked above
     )  # fmt: skip
     _tell(manifest, as_json)
@@ -121,3 +129,5 @@ def _tell(manifest: "Manifest", as_json: bool) -> None:
     )
     for name, value in manifest.profile.items():
         print(f"  {name:<20} {value}")
+    for note in manifest.notes:
+        print(f"note: {note}")

@@ -127,12 +127,15 @@ def _given_unit(values: Numbers, unit: str) -> tuple[str, Mask | None]:
 
 
 def _outside(values: Numbers, low: int, high: int, per_second: int) -> Mask | None:
-    """Mask of values outside [low, high]; if none is inside, the values count from their own start: then [0, low)."""
+    """Mask of values outside [low, high] or at the end of int32, None if there are none.
+
+    If no value is inside, the values count from a start of their own, and [0, low) is allowed.
+    """
     least, most = values.min(), values.max()
-    unknown = 2**31 - 1  # seconds
-    if low <= least and most <= high and most != unknown * per_second:
+    unknown = LAST_SECONDS[0] * per_second
+    if low <= least and most <= high and most < unknown:
         return None
-    bad = (values < low) | (values > high) | (values == unknown * per_second)
+    bad = (values < low) | (values > high) | (values == unknown)
     if bad.all():
         bad = (values < 0) | (values >= low)
     return bad if bad.any() else None
@@ -157,7 +160,7 @@ def _find_unit(values: Numbers) -> tuple[str, Mask | None]:
 def _unit_of_range(values: Numbers) -> str | None:
     """The unit to whose magnitude all values belong, or None. The usual case, found without an array."""
     least, most = values.min(), values.max()
-    if most in SENTINELS:
+    if any(least <= sentinel <= most for sentinel in SENTINELS):
         return None
     return next((unit for unit, (low, high) in MAGNITUDES.items() if low <= least and most <= high), None)
 

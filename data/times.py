@@ -116,7 +116,7 @@ def _assemble(raw: pl.Series, reading: Reading, parsed: _Parsed, column: str, so
         if reading.nanoseconds is not None:
             nanoseconds = _spread(pl.Series(reading.nanoseconds), parsed.readable)
         bad = unreadable if bad is None else unreadable | _spread(bad, parsed.readable).cast(pl.Boolean)
-    return Times(seconds, nanoseconds, bad, complaint, _notes(raw, reading, column))
+    return Times(seconds, nanoseconds, bad, complaint, _notes(raw, reading, nanoseconds, column))
 
 
 def _spread(values: pl.Series, readable: pl.Series) -> pl.Series:
@@ -142,7 +142,7 @@ def _implausible(raw: pl.Series, bad: pl.Series, readable: pl.Series | None, sou
     )
 
 
-def _notes(raw: pl.Series, reading: Reading, column: str) -> tuple[str, ...]:
+def _notes(raw: pl.Series, reading: Reading, nanoseconds: pl.Series | None, column: str) -> tuple[str, ...]:
     notes = []
     if reading.unit == "order":
         notes.append(
@@ -151,10 +151,10 @@ def _notes(raw: pl.Series, reading: Reading, column: str) -> tuple[str, ...]:
         )
     elif reading.unit != "s":
         notes.append(f"{column} were read as {UNIT_NAMES[reading.unit]} and are stored as seconds")
-    if raw.dtype == pl.Float32:
+    if raw.dtype == pl.Float32 and reading.unit == "s":
         notes.append(f"{column} are 32-bit floating-point numbers, which round Unix seconds to steps of 128 s")
     usable = reading.seconds if reading.bad is None else reading.seconds[~reading.bad]
-    if len(usable) > 1 and usable.min() == usable.max():
+    if len(usable) > 1 and nanoseconds is None and usable.min() == usable.max():
         notes.append(f"{column} are all equal: the order of events is the order of rows in the file")
     return tuple(notes)
 
