@@ -115,10 +115,11 @@ def collapse_duplicates(frame: pl.DataFrame) -> tuple[pl.DataFrame, int]:
     Copies of one event would otherwise become a train event, a validation target and a test target. A repeat at another
     time, even within the same second, is another event.
     """
-    repeated = frame.hash_rows(seed=0).is_duplicated()  # equal rows have equal hashes, so the others are unique
-    suspects = repeated.arg_true()
-    if suspects.is_empty():
+    hashes = frame.hash_rows(seed=0)
+    if hashes.n_unique() == frame.height:
         return frame, 0
+    repeated = hashes.is_duplicated()  # equal rows have equal hashes, so all others are unique
+    suspects = repeated.arg_true()
     first = frame[suspects].with_columns(position=suspects).unique(frame.columns, keep="first", maintain_order=True)
     kept = ~repeated
     kept[first["position"]] = True

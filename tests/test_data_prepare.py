@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from virtualmle.data.errors import DataError, HomeError
 from virtualmle.data.prepare import fingerprint_of, order_events, prepare, split_events
 from virtualmle.data.prepared import ARRAYS, Manifest, PreparedDataset, PrepareOptions, array_file, read_manifest
-from virtualmle.data.profile import gini, train_profile, units_per_second
+from virtualmle.data.profile import gini, train_profile
 from virtualmle.data.readers import Log, read_log
 from virtualmle.examiner.vault import Vault
 
@@ -302,11 +302,6 @@ def test_the_profile_is_computed_on_the_train_part() -> None:
 def test_gini_is_zero_for_equal_counts_and_near_one_for_a_single_dominant_item() -> None:
     assert gini(np.array([4, 4, 4])) == pytest.approx(0)
     assert gini(np.array([1] * 999 + [10**9])) > 0.99
-
-
-@pytest.mark.parametrize("unit", [1, 10**3, 10**6, 10**9])
-def test_the_unit_of_unix_times_is_inferred_from_their_magnitude(unit: int) -> None:
-    assert units_per_second(np.array([1_318_896_000 * unit, 1_420_000_000 * unit])) == unit
 
 
 def test_a_dataset_can_be_copied_to_another_directory(prepared: Path, tmp_path: Path) -> None:
