@@ -36,6 +36,7 @@ from .prepared import (
 from .profile import train_profile
 from .readers import Log
 from .seal import pack_test, seal
+from .time_units import LATEST
 
 READ_ONLY = 0o444
 # A user with more than this share of all events, and with this many times the events of the median user, is reported
@@ -53,6 +54,7 @@ def prepare(log: Log, name: str, directory: Path, options: PrepareOptions, vault
     check_name(name)
     if directory.exists():
         raise DataError(f"dataset {name!r} exists already; choose another name or remove {str(directory)!r} first")
+    _check_seconds(log.frame["timestamp"])
     frame, num_identical = (log.frame, 0) if options.keep_duplicates else collapse_duplicates(log.frame)
     events = order_events(frame, options)
     split = split_events(events, options.max_events)
@@ -107,6 +109,12 @@ class Split:
     num_interactions: int  # over all splits
     user_ids: pl.Series
     item_ids: pl.Series
+
+
+def _check_seconds(timestamps: pl.Series) -> None:
+    """Refuse a frame that was not made by `clean_interactions`: everything that reads a dataset relies on its unit."""
+    if not timestamps.is_between(0, LATEST).all():
+        raise DataError(f"timestamps must be Unix seconds from 0 to {LATEST}; convert them before preparing")
 
 
 def collapse_duplicates(frame: pl.DataFrame) -> tuple[pl.DataFrame, int]:

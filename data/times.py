@@ -74,7 +74,8 @@ def read_times(raw: pl.Series, unit: TimeUnit, source: Source) -> Times:
     readable = None if parsed.readable is None else parsed.readable.to_numpy()
     values = parsed.numbers if readable is None else parsed.numbers[readable]
     if parsed.dates:
-        reading = Reading("s", values, None, implausible_seconds(values))
+        bad = implausible_seconds(values)
+        reading = Reading("s", values if bad is None else np.where(bad, 0, values), None, bad)
     else:
         reading = _read_numbers(values, readable, unit, column, raw, source)
     _check_rounding(raw, reading, column)
