@@ -49,12 +49,14 @@ def read_ids(raw: pl.Series, role: str, source: Source) -> Ids:
 
 
 def _from_numbers(raw: pl.Series, column: str) -> tuple[pl.Series, tuple[str, ...]]:
+    if isinstance(raw.dtype, pl.Decimal) and raw.dtype.scale:
+        raw = raw.cast(pl.Float64)
     if not raw.dtype.is_float():
         return raw.cast(pl.String), ()
     raw = raw.fill_nan(None)
     if ((raw != raw.floor()) | raw.is_infinite()).any():
         return raw.cast(pl.String), ()
-    notes = ()
+    notes: tuple[str, ...] = ()
     if (raw.abs() >= (EXACT if raw.dtype == pl.Float64 else 2**24)).any():
         notes = (f"{column} are floating-point numbers, too large to be exact: different ids may have become one",)
     return raw.cast(pl.Int64, strict=False).cast(pl.String), notes

@@ -27,6 +27,7 @@ from .time_units import (
 )
 
 NANOSECONDS = 10**9
+MANY_ROWS, FEW_TIMES = 30, 11  # an order of many rows with so few different numbers may be a rating
 MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 RFC_2822 = r"^(?:[A-Z][a-z]{2}, ?)?(\d{1,2}) ([A-Z][a-z]{2}) (\d{4}) (\d{2}:\d{2}(?::\d{2})?)(?: ?(\S+))?$"
 ISO_8601 = (
@@ -74,8 +75,9 @@ def read_times(raw: pl.Series, unit: TimeUnit, source: Source) -> Times:
     readable = None if parsed.readable is None else parsed.readable.to_numpy()
     values = parsed.numbers if readable is None else parsed.numbers[readable]
     if parsed.dates:
-        bad = implausible_seconds(values)
-        reading = Reading("s", values if bad is None else np.where(bad, 0, values), None, bad)
+        seconds = values.astype(np.int64, copy=False)
+        bad = implausible_seconds(seconds)
+        reading = Reading("s", seconds if bad is None else np.where(bad, 0, seconds), None, bad)
     else:
         reading = _read_numbers(values, readable, unit, column, raw, source)
     _check_rounding(raw, reading, column)
@@ -109,7 +111,7 @@ def _assemble(raw: pl.Series, reading: Reading, parsed: _Parsed, column: str, so
     if reading.nanoseconds is not None:
         nanoseconds = pl.Series(reading.nanoseconds)
     bad = None if reading.bad is None else pl.Series(reading.bad)
-    complaint = "" if bad is None else _implausible(raw, bad, parsed.readable, source)
+    complaint = "" if bad is None else _implausible(raw, bad, parsed, reading.unit, source)
     if parsed.readable is not None:
         unreadable = ~parsed.readable
         complaint = _unreadable(raw, unreadable, source) + (f"; {complaint}" if complaint else "")
@@ -132,14 +134,14 @@ def _unreadable(raw: pl.Series, bad: pl.Series, source: Source) -> str:
     return f"{source.place(bad)}: the time {value!r} cannot be read ({source.extent(bad)})"
 
 
-def _implausible(raw: pl.Series, bad: pl.Series, readable: pl.Series | None, source: Source) -> str:
-    if readable is not None:
-        bad = _spread(bad, readable).cast(pl.Boolean)
+def _implausible(raw: pl.Series, bad: pl.Series, parsed: _Parsed, unit: str, source: Source) -> str:
+    if parsed.readable is not None:
+        bad = _spread(bad, parsed.readable).cast(pl.Boolean)
     values = raw.filter(bad).unique(maintain_order=True)
     shown = ", ".join(str(value) for value in values[:3]) + (", ..." if len(values) > 3 else "")
     return (
-        f"{source.place(bad)}: the time {shown} cannot be the time of an event: all times are expected between "
-        f"1973-03-03 and 2050-01-01 and in one unit ({source.extent(bad)})"
+        f"{source.place(bad)}: the time {shown} is not the time of an event"
+        f"{'' if parsed.dates else f' in {UNIT_NAMES[unit]}'} from 1973-03-03 to 2050-01-01 ({source.extent(bad)})"
     )
 
 
@@ -150,6 +152,8 @@ def _notes(raw: pl.Series, reading: Reading, nanoseconds: pl.Series | None, colu
             f"{column} are small whole numbers: they are kept as they are, as an order and not as a clock; "
             "if they are a clock, name its unit with --time-unit"
         )
+        if len(raw) > MANY_ROWS and len(np.unique(reading.seconds)) <= FEW_TIMES:
+            notes.append(f"{column} are few different numbers; if they are ratings, name the times with --timestamp")
     elif reading.unit != "s":
         notes.append(f"{column} were read as {UNIT_NAMES[reading.unit]} and are stored as seconds")
     if raw.dtype == pl.Float32 and reading.unit == "s":
@@ -182,8 +186,8 @@ def _parse(raw: pl.Series, column: str, source: Source) -> _Parsed:
         raw = raw.cast(pl.Float64)
     if raw.dtype.is_numeric():
         return _from_numbers(raw)
-    if raw.dtype == pl.String:
-        return _from_text(raw.str.strip_chars(), column, source)
+    if raw.dtype in (pl.String, pl.Categorical, pl.Enum):
+        return _from_text(raw.cast(pl.String).str.strip_chars(" \t\r\n\"'"), column, source)
     raise DataError(
         f"{column} have the type {raw.dtype}, which is not a moment in time; "
         "choose another column with --timestamp, or store Unix seconds or dates"

@@ -1,6 +1,7 @@
 """Times in every notation and unit become Unix seconds; what is not the time of an event is named."""
 
 from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
 
 import numpy as np
 import polars as pl
@@ -56,6 +57,8 @@ def test_dates_in_text_become_unix_seconds(text: str, moment: datetime) -> None:
         pytest.param([str(MOMENT), f"{MOMENT + 1}.0"], id="text with and without a decimal point"),
         *(pytest.param([MOMENT * n, (MOMENT + 1) * n], id=unit) for unit, n in PER_SECOND.items() if n > 1),
         *(pytest.param([f"{MOMENT * n}", f"{(MOMENT + 1) * n}"], id=f"text {u}") for u, n in PER_SECOND.items()),
+        pytest.param([f'"{MOMENT}"', f'"{MOMENT + 1}"'], id="quoted text"),
+        pytest.param([Decimal(MOMENT), Decimal(MOMENT + 1)], id="decimal"),
         pytest.param([20231114221320, 20231114221321], id="YYYYMMDDhhmmss"),
         pytest.param([20231114221320000, 20231114221321000], id="YYYYMMDDhhmmss and milliseconds"),
         pytest.param(["1.700000000E+09", "1.700000001E+09"], id="scientific notation with all digits"),
@@ -108,6 +111,7 @@ def test_small_whole_numbers_are_an_order_and_a_note_says_so() -> None:
     assert times.seconds.to_list() == [3, 1, 2]
     assert "order and not as a clock" in times.notes[0] and "--time-unit" in times.notes[0]
     assert read([3, 1, 2], "s").notes == ()
+    assert "if they are ratings" in read([1, 2, 3, 4, 5] * 7).notes[1]
     assert usable([3_000, 1_999], "ms") == [3, 1]
     assert usable([2, 1], "day") == [172_800, 86_400]
 
