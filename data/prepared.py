@@ -46,8 +46,8 @@ class PrepareOptions:
 
     k_core: int = 5  # users and items with fewer events are removed repeatedly; users always need MIN_EVENTS
     max_events: int = 50  # the number of most recent events kept per user, all splits together
-    keep_duplicates: bool = False  # keep rows with equal user, item and time, which leak targets into the train part
     id_key: str = "virtualmle"  # key of the id permutation; equal keys give equal ids on every machine
+    keep_duplicates: bool = False  # keep rows with equal user, item and time, which leak targets into the train part
 
     def __post_init__(self) -> None:
         if self.k_core < 1:

@@ -1,8 +1,9 @@
 """The times of a log, in any supported notation, to Unix seconds (Int64) and the nanoseconds within the second.
 
 Covered: numbers in the units of `time_units.py`; ISO 8601 dates and times with their usual variants (a blank for the T,
-a comma before the fraction, the zones Z, UTC, +00, +0000 and +00:00); RFC 2822 dates; date columns of Parquet. Not
-covered: notations whose order of day and month is unclear (05/06/2024). Times without a zone are UTC.
+a comma before the fraction, the zones Z, UTC, +00, +0000 and +00:00); RFC 2822 dates and those of Twitter
+(Tue Apr 03 18:00:09 +0000 2012); date columns of Parquet. Not covered: notations whose order of day and month is unclear
+(05/06/2024). Times without a zone are UTC.
 """
 
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from .errors import DataError
 from .rows import Source
 from .time_units import (
     LATEST,
+    PER_SECOND,
     ROUNDED,
     SECONDS_PER_DAY,
     UNIT_NAMES,
@@ -30,6 +32,7 @@ NANOSECONDS = 10**9
 MANY_ROWS, FEW_TIMES = 30, 11  # an order of many rows with so few different numbers may be a rating
 MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 RFC_2822 = r"^(?:[A-Z][a-z]{2}, ?)?(\d{1,2}) ([A-Z][a-z]{2}) (\d{4}) (\d{2}:\d{2}(?::\d{2})?)(?: ?(\S+))?$"
+TWITTER = r"^[A-Z][a-z]{2} ([A-Z][a-z]{2}) +(\d{1,2}) (\d{2}:\d{2}:\d{2})(?: (\S+))? (\d{4})$"
 ISO_8601 = (
     r"^(\d{4})[-/](\d{2})[-/](\d{2})"  # date
     r"(?:[Tt ](\d{2}:\d{2})(:\d{2})?(?:[.,](\d+))?"  # time
@@ -80,7 +83,7 @@ def read_times(raw: pl.Series, unit: TimeUnit, source: Source) -> Times:
         reading = Reading("s", seconds if bad is None else np.where(bad, 0, seconds), None, bad)
     else:
         reading = _read_numbers(values, readable, unit, column, raw, source)
-    _check_rounding(raw, reading, column)
+    _check_rounding(raw if parsed.readable is None else raw.filter(parsed.readable), reading, column)
     return _assemble(raw, reading, parsed, column, source)
 
 
@@ -152,7 +155,7 @@ def _notes(raw: pl.Series, reading: Reading, nanoseconds: pl.Series | None, colu
             f"{column} are small whole numbers: they are kept as they are, as an order and not as a clock; "
             "if they are a clock, name its unit with --time-unit"
         )
-        if len(raw) > MANY_ROWS and len(np.unique(reading.seconds)) <= FEW_TIMES:
+        if len(raw) > MANY_ROWS and pl.Series(reading.seconds).n_unique() <= FEW_TIMES:
             notes.append(f"{column} are few different numbers; if they are ratings, name the times with --timestamp")
     elif reading.unit != "s":
         notes.append(f"{column} were read as {UNIT_NAMES[reading.unit]} and are stored as seconds")
@@ -168,8 +171,7 @@ def _check_rounding(raw: pl.Series, reading: Reading, column: str) -> None:
     """Refuse times such as 1.70E+09: scientific notation whose digits do not reach the seconds."""
     if raw.dtype != pl.String or reading.unit == "order" or not raw.str.contains("[eE]").any():
         return
-    notation = raw.drop_nulls().str.contains(r"^\s*\d(?:\.\d+)?[eE]\+?\d+\s*$")
-    if notation.all() and not np.any(reading.seconds % ROUNDED):
+    if raw.str.contains(r"^\s*\d(?:\.\d+)?[eE]\+?\d+\s*$").all() and not np.any(reading.seconds % ROUNDED):
         raise DataError(
             f"{column} are rounded ({raw[0]}): a spreadsheet has replaced their last digits, so that the order of "
             "events is lost; export the log again with this column formatted as a number without decimals"
@@ -195,9 +197,10 @@ def _parse(raw: pl.Series, column: str, source: Source) -> _Parsed:
 
 
 def _from_dates(raw: pl.Series) -> _Parsed:
-    stamps = raw if raw.dtype != pl.Date else raw.cast(pl.Datetime("us"))
-    per_second = {"ms": 10**3, "us": 10**6, "ns": 10**9}[stamps.dtype.time_unit]  # type: ignore[attr-defined]
-    ticks = stamps.to_physical().fill_null(0).to_numpy()
+    ticks = raw.to_physical().cast(pl.Int64).fill_null(0).to_numpy()
+    if raw.dtype == pl.Date:
+        return _Parsed(ticks * SECONDS_PER_DAY, None, _readable(raw), True)
+    per_second = PER_SECOND[raw.dtype.time_unit]  # type: ignore[attr-defined]
     seconds, rest = np.divmod(ticks, per_second)
     rest *= NANOSECONDS // per_second
     return _Parsed(seconds, pl.Series(rest) if rest.any() else None, _readable(raw), True)
@@ -246,8 +249,10 @@ def _parse_dates(text: pl.Series) -> tuple[pl.Series, pl.Series | None]:
     """Unix seconds (null where the text is no date) and nanoseconds within the second, None if there are none."""
     parts = _iso_parts(text)
     if (parts["year"].is_null() & text.is_not_null()).any():
-        iso = text.str.replace(RFC_2822, "${3}-${2}-${1}T${4}${5}").str.replace(r"-(\d)T", "-0${1}T")
-        parts = _iso_parts(iso.str.replace_many(MONTHS, [f"{number:02d}" for number in range(1, 13)]))
+        iso = text.str.replace(RFC_2822, "${3}-${2}-${1}T${4}${5}").str.replace(TWITTER, "${5}-${1}-${2}T${3}${4}")
+        parts = _iso_parts(
+            iso.str.replace(r"-(\d)T", "-0${1}T").str.replace_many(MONTHS, [f"{number:02d}" for number in range(1, 13)])
+        )
     columns = pl.DataFrame(parts).lazy().select(
         day=pl.format("{}-{}-{}", "year", "month", "day").str.to_date("%Y-%m-%d", strict=False).cast(pl.Int64),
         clock=pl.concat_str(pl.col("minute").fill_null("00:00"), pl.col("second").fill_null(":00"))

@@ -42,6 +42,7 @@ def usable(values: list, unit: TimeUnit = "auto") -> list[int]:
         ("2020-02-29 13:45:10 UTC", datetime(2020, 2, 29, 13, 45, 10, tzinfo=UTC)),
         ("2020-02-29T13:45:10,250Z", datetime(2020, 2, 29, 13, 45, 10, tzinfo=UTC)),
         ("Sat, 29 Feb 2020 13:45:10 GMT", datetime(2020, 2, 29, 13, 45, 10, tzinfo=UTC)),
+        ("Sat Feb 29 13:45:10 +0000 2020", datetime(2020, 2, 29, 13, 45, 10, tzinfo=UTC)),
         ("Sun, 1 Mar 2020 00:45 +0130", datetime(2020, 2, 29, 23, 15, tzinfo=UTC)),
     ],
 )
@@ -165,6 +166,7 @@ def test_a_unit_that_is_given_marks_the_times_in_other_units() -> None:
         pytest.param([5 * 10**9], "auto", "unknown unit.*--time-unit", id="between seconds and milliseconds"),
         pytest.param([-1, -1], "auto", "unknown unit", id="nothing but -1"),
         pytest.param(["1.70E+09", "1.70E+09"], "auto", r"rounded \(1\.70E\+09\).*export", id="spreadsheet"),
+        pytest.param(["1.70E+09", "", "1.70E+09"], "auto", r"rounded", id="spreadsheet with a gap"),
         pytest.param(["2023-11-14"], "ms", "--time-unit ms does not apply", id="a unit for dates"),
         pytest.param(["soon", "later"], "auto", "row 2: the time 'soon' cannot be read", id="nothing readable"),
         pytest.param([timedelta(1)], "auto", r"column 'when' have the type Duration.*--timestamp", id="duration"),
