@@ -2,8 +2,9 @@
 
 Covered: numbers in the units of `time_units.py`; ISO 8601 dates and times with their usual variants (a blank for the T,
 a comma before the fraction, the zones Z, UTC, +00, +0000 and +00:00); RFC 2822 dates and those of Twitter
-(Tue Apr 03 18:00:09 +0000 2012); date columns of Parquet. Not covered: notations whose order of day and month is unclear
-(05/06/2024). Times without a zone are UTC.
+(Tue Apr 03 18:00:09 +0000 2012); date columns of Parquet. Times without a zone are UTC.
+
+Not covered: notations whose order of day and month is unclear (05/06/2024).
 """
 
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ def read_times(raw: pl.Series, unit: TimeUnit, source: Source) -> Times:
     parsed = _parse(raw, column, source)
     if parsed.readable is not None and not parsed.readable.any():
         raise DataError(
-            f"{source.place(~parsed.readable)}: the time {raw[0]!r} cannot be read, nor any other; {ADVICE}"
+            f"{source.place(~parsed.readable)}: the time {raw[0]!r:.60} cannot be read, nor any other; {ADVICE}"
         )
     if parsed.dates and unit != "auto":
         raise DataError(f"{column} are dates, to which --time-unit {unit} does not apply; leave it out")
@@ -134,7 +135,7 @@ def _spread(values: pl.Series, readable: pl.Series) -> pl.Series:
 
 def _unreadable(raw: pl.Series, bad: pl.Series, source: Source) -> str:
     value = raw[int(bad.arg_true()[0])]
-    return f"{source.place(bad)}: the time {value!r} cannot be read ({source.extent(bad)})"
+    return f"{source.place(bad)}: the time {value!r:.60} cannot be read ({source.extent(bad)})"
 
 
 def _implausible(raw: pl.Series, bad: pl.Series, parsed: _Parsed, unit: str, source: Source) -> str:
@@ -164,6 +165,8 @@ def _notes(raw: pl.Series, reading: Reading, nanoseconds: pl.Series | None, colu
     usable = reading.seconds if reading.bad is None else reading.seconds[~reading.bad]
     if len(usable) > 1 and nanoseconds is None and usable.min() == usable.max():
         notes.append(f"{column} are all equal: the order of events is the order of rows in the file")
+    elif reading.unit != "order" and len(usable) > MANY_ROWS and not np.any(usable % ROUNDED):
+        notes.append(f"{column} are all multiples of {ROUNDED:,} s: they seem to be rounded, and events may be tied")
     return tuple(notes)
 
 

@@ -179,7 +179,8 @@ def test_a_column_without_one_reading_is_refused(values: list, unit: TimeUnit, m
                    Source("log.csv", {"timestamp": "when"}, 2))  # fmt: skip
 
 
-def test_times_that_are_all_equal_are_reported() -> None:
+def test_times_that_are_all_equal_or_rounded_are_reported() -> None:
+    assert "seem to be rounded" in read([MOMENT, MOMENT + 10**7, MOMENT + 2 * 10**7] * 20).notes[0]
     assert "all equal" in read([MOMENT, MOMENT]).notes[0]
     assert read([MOMENT * 1000 + 1, MOMENT * 1000 + 2]).notes[-1].endswith("stored as seconds")
 
