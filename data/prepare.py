@@ -254,8 +254,8 @@ def _notes(events: Events, num_identical: int) -> list[str]:
     most, total = int(counts[user]), len(events.items)
     if most > LARGE_SHARE * total and most > LARGE_FACTOR * float(np.median(counts)):
         notes.append(
-            f"user {events.user_ids[user]!r:.60} has {most / total:.0%} of all interactions: if this id stands for unknown "
-            "users, remove its rows"
+            f"user {events.user_ids[user]!r:.60} has {most / total:.0%} of all interactions: if this id stands for "
+            "unknown users, remove its rows"
         )
     return notes
 

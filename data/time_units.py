@@ -121,9 +121,12 @@ def _given_unit(values: Numbers, unit: str) -> tuple[str, Mask | None]:
     if unit != "day":
         per_second = PER_SECOND[unit]
         return unit, _outside(values, EARLIEST * per_second, LATEST * per_second, per_second)
-    bad = _outside(values, EARLIEST // SECONDS_PER_DAY, DAYS_EXCEL[1], 1)
+    first = EARLIEST // SECONDS_PER_DAY
+    bad = _outside(values, first, DAYS_EXCEL[1], 1)
     plausible = values if bad is None else values[~bad]
-    return ("excel" if len(plausible) and plausible.min() > DAYS_EPOCH[1] else "day"), bad
+    if len(plausible) and plausible.min() > DAYS_EPOCH[1]:
+        return "excel", bad
+    return "day", _outside(values, first, LATEST // SECONDS_PER_DAY, 1)
 
 
 def _outside(values: Numbers, low: int, high: int, per_second: int) -> Mask | None:

@@ -150,6 +150,12 @@ def test_unusable_times_are_found_and_become_zero(values: list, bad: list[int]) 
     assert f"log.csv, row {2 + bad[0]}: the time " in times.complaint
 
 
+def test_days_count_from_one_origin() -> None:
+    times = read([19675.0, 45244.5], "day")
+    assert times.bad is not None
+    assert times.bad.to_list() == [False, True]
+
+
 def test_a_unit_that_is_given_marks_the_times_in_other_units() -> None:
     times = read([MOMENT, MOMENT * 1000, MOMENT], "s")
     assert times.bad is not None
