@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from ..tools.workspace import Settings, Workspace
 
 
+
 def absolute(path: Path) -> Path:
     """The path as every room sees it: one directory has one name, or its key and its data would part."""
     return path.expanduser().resolve()

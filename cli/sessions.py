@@ -90,7 +90,9 @@ def resume(
 
     with existing_memory(home) as memory:
         record = memory.sessions.get(session)
-    plan = Drive(home, agent or agent_of(record), record.seed, record.dataset, record.backbone, session)
+    plan = Drive(
+        home, agent or agent_of(record), record.seed, record.dataset, record.backbone, session
+    )
     drive(plan, make_settings(seed=record.seed, device=device, threads=threads, keep_warm=keep_warm), as_json)
 
 
