@@ -19,7 +19,7 @@ app = typer.Typer(
 
 
 @app.command()
-def add(
+def add(  # noqa: PLR0913, PLR0917 - one argument per option
     name: Annotated[str, typer.Argument(help="The name to register the dataset under.")],
     file: Annotated[Path, typer.Argument(help="CSV, TSV, JSON Lines (also .gz), Parquet, or an Amazon review file.")],
     user: Annotated[str | None, typer.Option(help="Name of the user column.", show_default="guessed")] = None,
@@ -30,6 +30,12 @@ def add(
     format: Annotated[
         str | None, typer.Option(help="csv, tsv, jsonl or parquet.", show_default="by file extension")
     ] = None,
+    time_unit: Annotated[str, typer.Option(help="Unit of numeric times: s, ms, us, ns, day or auto.")] = "auto",
+    drop_bad_times: Annotated[bool, typer.Option("--drop-bad-times", help="Drop rows without a plausible time.")] = False,
+    drop_missing: Annotated[bool, typer.Option("--drop-missing", help="Drop rows without a user or item.")] = False,
+    keep_duplicates: Annotated[
+        bool, typer.Option("--keep-duplicates", help="Keep rows with equal user, item and time.")
+    ] = False,
     home: Home = HERE,
     as_json: Json = False,
 ) -> None:
@@ -40,6 +46,7 @@ def add(
     Example: virtualmle data add office ~/logs/office.tsv.gz --user customer --item product --timestamp time
     """
     from ..data.errors import DataError  # these import polars
+    from ..data.interactions import Cleaning
     from ..data.prepared import PrepareOptions
     from ..examiner.vault import Vault
 
@@ -47,7 +54,8 @@ def add(
         raise DataError(f"format={format!r} is not known; use csv, tsv, jsonl or parquet")
     manifest = _catalogue(home).add(
         name, file, public_key=Vault(home).public_key(),
-        options=PrepareOptions(k_core=k_core, max_events=max_events),
+        options=PrepareOptions(k_core=k_core, max_events=max_events, keep_duplicates=keep_duplicates),
+        cleaning=Cleaning(drop_missing, drop_bad_times, time_unit),  # type: ignore[arg-type]  # checked by Cleaning
         user=user, item=item, timestamp=timestamp, format=format,  # type: ignore[arg-type]  # checked above
     )  # fmt: skip
     _print_manifest(manifest, as_json)
@@ -132,3 +140,5 @@ def _print_manifest(manifest: "Manifest", as_json: bool) -> None:
     )
     for name, value in manifest.profile.items():
         print(f"  {name:<20} {value}")
+    for note in manifest.notes:
+        print(f"note: {note}")

@@ -9,11 +9,13 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from .atomic import write_json
 from .demo import generate_demo
 from .download import Progress, download
 from .errors import DataError, HomeError
+from .interactions import STRICT, Cleaning
 from .names import check_name, name_from_file
 from .prepare import prepare
 from .prepared import MANIFEST, Manifest, PreparedDataset, PrepareOptions, read_manifest
@@ -84,13 +86,22 @@ class Catalogue:
         item: str | None = None,
         timestamp: str | None = None,
         format: Format | None = None,
+        cleaning: Cleaning = STRICT,
     ) -> Manifest:
         """Register a log file under a new name. Raises DataError, SealError or HomeError, and then leaves no files."""
         self._check_new(name)
         options = options or PrepareOptions()
-        log = read_log(file, user=user, item=item, timestamp=timestamp, format=format)
+        log = read_log(file, user=user, item=item, timestamp=timestamp, format=format, cleaning=cleaning)
         manifest = prepare(log, name, self.root / name, options, public_key)
-        self._save_source(name, {"sha256": _file_hash(file), "columns": log.columns, "options": asdict(options)})
+        self._save_source(
+            name,
+            {
+                "sha256": _file_hash(file),
+                "columns": log.columns,
+                "options": asdict(options),
+                "cleaning": asdict(cleaning),
+            },
+        )
         return manifest
 
     def ensure_demo(self, public_key: bytes) -> Path:
@@ -136,10 +147,12 @@ class Catalogue:
         return name_or_path
 
     def _resolve_file(self, file: Path, public_key: bytes) -> str:
-        digest, default_options = _file_hash(file), asdict(PrepareOptions())
+        digest, default_options, default_cleaning = _file_hash(file), asdict(PrepareOptions()), asdict(STRICT)
         for name in self.names():
             source = self._source(name)
-            if source.get("sha256") == digest and source.get("options") == default_options:
+            options = default_options | source.get("options", {})  # an option that is newer than the dataset
+            cleaning = default_cleaning | source.get("cleaning", {})
+            if source.get("sha256") == digest and (options, cleaning) == (default_options, default_cleaning):
                 return name
         name = name_from_file(file.name)
         if name in self.names():
@@ -174,9 +187,9 @@ class Catalogue:
     def _source_path(self, name: str) -> Path:
         return self._vault_directory / "sources" / f"{name}.json"
 
-    def _source(self, name: str) -> dict[str, object]:
+    def _source(self, name: str) -> dict[str, Any]:
         path = self._source_path(name)
-        source: dict[str, object] = json.loads(path.read_bytes()) if path.exists() else {}
+        source: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
         return source
 
     def _save_source(self, name: str, source: dict[str, object]) -> None:

@@ -19,7 +19,8 @@ from typing import Any, BinaryIO, Literal, cast
 import polars as pl
 
 from .errors import DataError
-from .times import parse_times
+from .interactions import STRICT, Cleaning, clean_interactions
+from .rows import Source
 
 Format = Literal["csv", "tsv", "jsonl", "parquet"]
 FORMATS: dict[str, Format] = {
@@ -42,11 +43,12 @@ CHUNK_ROWS = 500_000  # JSON lines are converted to columns in chunks: Python ob
 
 @dataclass(frozen=True)
 class Log:
-    """A raw log: `frame` has the columns user (String), item (String), timestamp (Int64), in file order."""
+    """A raw log: `frame` as `clean_interactions` returns it, in file order; its timestamps are Unix seconds."""
 
     frame: pl.DataFrame
     columns: dict[str, str]  # role → the column that was used, given or guessed
     rows_read: int
+    notes: tuple[str, ...] = ()  # what was noticed, changed or left out; whole sentences for people
 
 
 def read_log(
@@ -56,6 +58,7 @@ def read_log(
     item: str | None = None,
     timestamp: str | None = None,
     format: Format | None = None,
+    cleaning: Cleaning = STRICT,
 ) -> Log:
     """Read an interaction log; columns that are not given are guessed, and `Log.columns` records the choice.
 
@@ -69,7 +72,8 @@ def read_log(
     raw, columns, first_row = _READERS[kind](path, kind, given)
     if raw.is_empty():
         raise DataError(f"{path.name} has no rows; a log needs one interaction per row")
-    return Log(_convert_types(path, raw, first_row), columns, raw.height)
+    frame, notes = clean_interactions(raw, Source(path.name, columns, first_row), cleaning)
+    return Log(frame, columns, raw.height, notes)
 
 
 def _format_of(path: Path) -> Format:
@@ -98,23 +102,6 @@ def _choose_columns(path: Path, found: list[str], given: dict[str, str]) -> dict
     if len(set(columns.values())) < len(ROLES):
         raise DataError(f"{path.name}: user, item and timestamp must be three columns, not {columns}")
     return columns
-
-
-def _convert_types(path: Path, raw: pl.DataFrame, first_row: int) -> pl.DataFrame:
-    """Convert ids to text and times to Int64; `first_row` is the row number in the file of the frame's first row."""
-    for role in ("user", "item"):
-        text = raw[role].cast(pl.String)
-        bad = (text.is_null() | (text == "")).arg_true()
-        if len(bad):
-            raise DataError(f"{path.name}, row {first_row + bad[0]}: the {role} is empty; remove or correct the row")
-        raw = raw.with_columns(text.alias(role))
-    times, bad_row = parse_times(raw["timestamp"])
-    if bad_row is not None:
-        raise DataError(
-            f"{path.name}, row {first_row + bad_row}: the time {raw['timestamp'][bad_row]!r} cannot be read; "
-            "use Unix times (numbers) or ISO dates like 2024-05-31T12:00:00 throughout"
-        )
-    return raw.select("user", "item", times.alias("timestamp"))
 
 
 # CSV and TSV

@@ -5,6 +5,10 @@
 A float32 logarithm is on the wrong side of some bucket edges, and of other edges on another device. A table with the
 smallest d of every bucket gives equal buckets everywhere. Unlike in the research code, d is by default the time between
 two past events: the time of the next event is unknown when recommendations are computed.
+
+Prepared datasets store Unix seconds before 2050, or an order below 1e8 (`data/time_units.py`). CUDA kernels count from
+the first event of a sequence in int32, which saturates at 2**31 - 1 seconds (68 years): the same bucket, 71, as the
+longest distance that a dataset can have (77 years), so that CPU and GPU agree.
 """
 
 from decimal import Decimal, getcontext
