@@ -31,7 +31,7 @@ def add(  # noqa: PLR0913, PLR0917 - one argument per option
         str | None, typer.Option(help="csv, tsv, jsonl or parquet.", show_default="by file extension")
     ] = None,
     time_unit: Annotated[str, typer.Option(help="Unit of numeric times: s, ms, us, ns, day or auto.")] = "auto",
-    drop_bad_times: Annotated[bool, typer.Option("--drop-bad-times", help="Drop rows without a plausible time.")] = False,
+    drop_bad_times: Annotated[bool, typer.Option("--drop-bad-times", help="Drop rows without a valid time.")] = False,
     drop_missing: Annotated[bool, typer.Option("--drop-missing", help="Drop rows without a user or item.")] = False,
     keep_duplicates: Annotated[
         bool, typer.Option("--keep-duplicates", help="Keep rows with equal user, item and time.")
