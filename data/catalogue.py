@@ -52,7 +52,7 @@ class Catalogue:
         return sorted(path.parent.name for path in found if not path.parent.name.startswith("."))
 
     def available(self) -> list[str]:
-        """Names that `resolve` accepts even before they are registered: it generates or downloads them."""
+        """Names that `resolve` also accepts before registration: it generates or downloads these datasets."""
         return [DEMO, *DOWNLOADS]
 
     def path(self, name: str) -> Path:
@@ -85,7 +85,7 @@ class Catalogue:
         timestamp: str | None = None,
         format: Format | None = None,
     ) -> Manifest:
-        """Register a log file under a new name. Raises DataError, SealError or HomeError, and then leaves no files."""
+        """Register a log file under a new name. DataError, SealError or HomeError on failure, which leaves no files."""
         self._check_new(name)
         options = options or PrepareOptions()
         log = read_log(file, user=user, item=item, timestamp=timestamp, format=format)
@@ -102,7 +102,7 @@ class Catalogue:
         return self.root / DEMO
 
     def fetch(self, name: str, public_key: bytes, progress: Progress | None = None) -> Manifest:
-        """Download and register one of DOWNLOADS. Raises DataError, also if its counts are not the published ones."""
+        """Download and register one of DOWNLOADS. Raises DataError, also for counts that differ from `expected`."""
         if name not in DOWNLOADS:
             raise DataError(f"{name!r} cannot be downloaded; choose one of {', '.join(DOWNLOADS)}")
         self._check_new(name)

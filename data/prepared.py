@@ -4,14 +4,15 @@
     items.npy                int32 (num_train_events,): the train part, user after user
     timestamps.npy           int64 (num_train_events,)
     offsets.npy              int64 (num_users + 1,): user u owns events offsets[u]:offsets[u + 1]
-    valid_items.npy          int32 (num_users,): the event after a user's train part
+    valid_items.npy          int32 (num_users,): the item after a user's train part
     valid_timestamps.npy     int64 (num_users,)
     user_ids.parquet         original ids of users 0..num_users-1, for serving
     item_ids.parquet         original ids of items 0..num_items-1
     test.sealed              the last event of each user, as ciphertext; only the examiner can open it
 
-Not covered: writing (`prepare.py`) and the test split (`examiner/`). The manifest has no hash of `test.sealed`, whose
-encryption authenticates its content. In the manifest, only the counts after the k-core filter depend on test events.
+Not covered: writing (`prepare.py`) and the test split (`examiner/`). The manifest has no hash of `test.sealed`,
+because authenticated encryption protects that file. Of all values in the manifest, only the counts after the k-core
+filter depend on test events.
 """
 
 import hashlib

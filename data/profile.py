@@ -34,7 +34,7 @@ def train_profile(
 
 
 def units_per_second(timestamps: npt.NDArray[np.int64]) -> int:
-    """1, 10^3, 10^6 or 10^9: the unit of Unix times, inferred from their magnitude."""
+    """Timestamp units per second (1, 10^3, 10^6 or 10^9), inferred from the magnitude of Unix times."""
     magnitude = float(np.median(np.abs(timestamps)))
     return next((unit for unit, limit in ((1, 1e11), (10**3, 1e14), (10**6, 1e17)) if magnitude < limit), 10**9)
 

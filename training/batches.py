@@ -95,7 +95,7 @@ class TrainBatches:
             self._to_device(items[~is_last]),
             self._to_device(times[~is_last]),
             augmented.lengths - 1,
-            self._to_device(augmented.hidden[~is_last]),
+            self._to_device(augmented.masked[~is_last]),
         )
         return inputs, self.items[self._to_device(items[~is_first])]
 
@@ -110,14 +110,14 @@ class TrainBatches:
             self._to_device(events[augmented.source]),
             self._to_device(events[augmented.times]),
             augmented.lengths,
-            self._to_device(augmented.hidden),
+            self._to_device(augmented.masked),
         )
 
-    def _batch(self, events: Tensor, time_events: Tensor, lengths: Tensor, hidden: Tensor | None = None) -> JaggedBatch:
+    def _batch(self, events: Tensor, time_events: Tensor, lengths: Tensor, masked: Tensor | None = None) -> JaggedBatch:
         """A jagged batch of the items of `events` and the times of `time_events`, both (total_tokens,) int64."""
         offsets = torch.cat((lengths.new_zeros(1), lengths.cumsum(0)))
         times = None if self.times is None else self.times[time_events]
-        return make_batch(self.items[events], offsets, self.config, times=times, hidden=hidden)
+        return make_batch(self.items[events], offsets, self.config, times=times, masked=masked)
 
     def _to_device(self, index: Tensor) -> Tensor:
         return index.to(self.items.device, non_blocking=True)
