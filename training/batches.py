@@ -2,8 +2,8 @@
 
 An example is a window of a user's train events: inputs e_1 … e_{n-1} and targets e_2 … e_n, at most `max_len` of each.
 Every user with at least two events has the window that ends with the last event. `window_stride` adds windows that end
-`window_stride`, 2 `window_stride`, … events earlier. With supervision "last" they go down to the shortest prefix. With
-"all" the first window that contains the user's first event is the last one, because it covers all earlier targets.
+`window_stride`, 2 `window_stride`, … events earlier. With supervision "last", these windows go down to the shortest
+prefix. With "all", none is added after a window with the user's first event, which covers all earlier targets.
 """
 
 from collections.abc import Iterator
@@ -100,7 +100,7 @@ class TrainBatches:
         return inputs, self.items[self._to_device(items[~is_first])]
 
     def _view(self, starts: Tensor, lengths: Tensor, plain: JaggedBatch) -> JaggedBatch:
-        """An augmented copy of the sequences. Without augmentation `plain` itself: only dropout makes views differ."""
+        """An augmented copy of the sequences, or `plain` without augmentation: views then differ by dropout only."""
         if self.config.augmentation == "none":
             return plain
         events = _ranges(starts, lengths)
