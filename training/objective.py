@@ -104,7 +104,7 @@ class Objective:
     def scores(items: ItemTable, states: Tensor, targets: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (n,) of the targets and (n, m) of the drawn items; `drawn` is (m,) for all positions, or (n, m).
 
-        One look-up fetches all rows, so that the backward pass writes one table gradient. With (n, m) draws, this look-up
+        One look-up fetches all rows, so that the backward pass writes one table gradient. With (n, m) draws, it
         fetches the whole table if there are at least as many candidates as items, and always on a GPU, where counting
         distinct candidates would make the host wait. A table whose gradient has to be sparse is never fetched whole.
         """

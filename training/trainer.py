@@ -151,7 +151,7 @@ class Training:
         }
 
     def epoch(self) -> float:
-        """Train for one pass over the examples; returns the mean loss per position. TrainingError if a loss diverges."""
+        """Train for one pass over the examples; returns the mean loss per position. TrainingError if it diverges."""
         self.model.train()
         self.total.zero_()
         count = 0
