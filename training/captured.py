@@ -22,7 +22,7 @@ from .fixed_batches import FixedBatches
 MAX_PAIRS = 1 << 29  # pairs of events in all rows, heads and blocks of a batch: two gigabytes per stored matrix
 
 TakeStep = Callable[[TrainBatch, Tensor, Tensor], None]
-"""`take_step(batch, factor, share)` trains on one batch (`Training.take_step`); `factor` and `share` are scalar tensors."""
+"""`take_step(batch, factor, share)` trains on one batch (`Training.take_step`); `factor` and `share` are scalars ()."""
 
 
 def capture_obstacle(config: TrialConfig, num_items: int) -> str | None:
