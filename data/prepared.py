@@ -10,9 +10,8 @@
     item_ids.parquet         original ids of items 0..num_items-1
     test.sealed              the last event of each user, as ciphertext; only the examiner can open it
 
-Not covered: writing (`prepare.py`) and the test split (`examiner/`). The manifest has no hash of `test.sealed`,
-because authenticated encryption protects that file. Of all values in the manifest, only the counts after the k-core
-filter depend on test events.
+Not covered: writing (`prepare.py`) and the test split (`examiner/`). The manifest has no hash of `test.sealed`, whose
+encryption authenticates its content. In the manifest, only the counts after the k-core filter depend on test events.
 """
 
 import hashlib

@@ -22,9 +22,9 @@ def serve(
 ) -> None:
     """Serve `home` until the client closes stdin (stdio) or a signal ends the process (http).
 
-    token: bearer token that HTTP clients must send; required for a host that other machines can reach, unused over
-    stdio, where the process that starts the server is its only client. Raises ServerError for a missing or weak token
-    and for a port in use, and every error that `build_server` raises.
+    token: bearer token that HTTP clients must send; required for a host that other machines can reach, and without
+    use over stdio, where whoever starts the server is its client. Raises ServerError for a missing or weak token and
+    for a port in use, and whatever `build_server` raises.
     """
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("virtualmle").setLevel(logging.INFO)

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 PATH = "/mcp"
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
-MIN_TOKEN_LENGTH = 16  # characters: too many to guess over a network
+MIN_TOKEN_LENGTH = 16  # characters: too long to try out over a network
 BACKLOG = 128  # connections waiting to be accepted; one agent opens a handful
 SHUTDOWN_SECONDS = 3.0  # then open streams are closed; trials continue, and clients reconnect
 
@@ -107,7 +107,7 @@ def base_url(host: str, port: int) -> str:
 
 
 def transport_security(host: str) -> TransportSecuritySettings:
-    """The accepted Host and Origin headers. A web page whose DNS name was re-bound to this address gets status 421.
+    """Which Host and Origin headers are served: a web page whose name was re-bound to this address gets a 421.
 
     A server on every address (0.0.0.0, ::) cannot know its names; there the token keeps such pages out.
     """
