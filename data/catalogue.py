@@ -85,7 +85,7 @@ class Catalogue:
         timestamp: str | None = None,
         format: Format | None = None,
     ) -> Manifest:
-        """Register a log file under a new name. DataError, SealError or HomeError on failure, which leaves no files."""
+        """Register a log file under a new name. Raises DataError, SealError or HomeError, and then leaves no files."""
         self._check_new(name)
         options = options or PrepareOptions()
         log = read_log(file, user=user, item=item, timestamp=timestamp, format=format)

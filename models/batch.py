@@ -17,7 +17,7 @@ class JaggedBatch:
     items: Tensor  # (total_tokens,) int64, on the model's device
     offsets: Tensor  # (batch + 1,) int64, on the CPU; on the device in a batch of fixed shape
     plan: PackingPlan  # on the model's device
-    masked: Tensor | None = None  # (total_tokens,) bool: True = the item is replaced by zeros, at its position
+    masked: Tensor | None = None  # (total_tokens,) bool: items embedded as zeros; they keep their positions
 
     def last_tokens(self) -> Tensor:
         """(batch,) int64 on the items' device: index of each sequence's last token. No sequence may be empty."""

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from .config import TrialConfig
 
-MERGE_ABOVE = 1 << 24  # pairs to collect before equal pairs are summed; sorting that many takes half a gigabyte
+MERGE_ABOVE = 1 << 24  # pairs to collect before equal pairs are summed; sorting them takes about half a gigabyte
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

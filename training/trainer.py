@@ -56,7 +56,7 @@ def fit(
 ) -> FitResult:
     """Train for `epochs`, or until `patience` consecutive epochs have not improved the validation NDCG@10.
 
-    save_to: file for the training state, written after an epoch if the last write is `save_every` seconds ago or more.
+    save_to: file for the training state, written after an epoch, at most once every `save_every` seconds.
     resume_from: a state to resume from; `on_epoch` is called for new epochs only, the result's curve contains all.
     TrainingError if the loss or a score is not finite, StateError if the state is damaged or of another run.
     """

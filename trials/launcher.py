@@ -191,7 +191,7 @@ def _check_running(directory: Path, lease: Lease, stop: Stop | None) -> TrialSta
     if overdue:
         limit = lease.deadline - lease.since
         _write_stop(directory, "crashed", f"killed: still running {limit:.0f} s after its start; use fewer epochs")
-    incomplete = stop is not None and now > stop.at + 2 * TERM_SECONDS  # whoever stopped it died before the kill
+    incomplete = stop is not None and now > stop.at + 2 * TERM_SECONDS  # the process that stopped the trial died first
     if (overdue or incomplete) and end_group(lease):
         return poll(directory)
     return TrialState(status="running", progress=_progress(directory), seconds=now - lease.since)
