@@ -44,7 +44,7 @@ def test_a_mask_hides_and_moves_nothing(lengths, seed):
         assert source == times == old
 
 
-def test_a_mask_hides_each_item_with_probability_ratio():
+def test_each_item_is_masked_with_probability_ratio():
     masked = [flag for row in sequences([10] * 4000, "mask", ratio=0.3) for flag in row[3]]
     assert sum(masked) / len(masked) == pytest.approx(0.3, abs=0.01)
 

@@ -55,7 +55,7 @@ def clear(inbox: Path) -> None:
 
 
 def hand_over(spec: TrialSpec, directory: Path, inbox: Path) -> bool:
-    """Offer a trial to the warm worker; returns whether it claimed the trial. A worker that does not claim it is ended."""
+    """Offer a trial to the warm worker; returns whether it claimed the trial. A worker that did not is then ended."""
     worker = _warm_worker(inbox)
     if worker is None:
         return False
