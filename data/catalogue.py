@@ -54,7 +54,7 @@ class Catalogue:
         return sorted(path.parent.name for path in found if not path.parent.name.startswith("."))
 
     def available(self) -> list[str]:
-        """Names that `resolve` accepts even before they are registered: it generates or downloads them."""
+        """Names that `resolve` also accepts before registration: it generates or downloads these datasets."""
         return [DEMO, *DOWNLOADS]
 
     def path(self, name: str) -> Path:
@@ -113,7 +113,7 @@ class Catalogue:
         return self.root / DEMO
 
     def fetch(self, name: str, public_key: bytes, progress: Progress | None = None) -> Manifest:
-        """Download and register one of DOWNLOADS. Raises DataError, also if its counts are not the published ones."""
+        """Download and register one of DOWNLOADS. Raises DataError, also for counts that differ from `expected`."""
         if name not in DOWNLOADS:
             raise DataError(f"{name!r} cannot be downloaded; choose one of {', '.join(DOWNLOADS)}")
         self._check_new(name)

@@ -4,7 +4,7 @@
     items.npy                int32 (num_train_events,): the train part, user after user
     timestamps.npy           int64 (num_train_events,): Unix seconds, or an order if the log has no clock
     offsets.npy              int64 (num_users + 1,): user u owns events offsets[u]:offsets[u + 1]
-    valid_items.npy          int32 (num_users,): the event after a user's train part
+    valid_items.npy          int32 (num_users,): the item after a user's train part
     valid_timestamps.npy     int64 (num_users,)
     user_ids.parquet         original ids of users 0..num_users-1, for serving
     item_ids.parquet         original ids of items 0..num_items-1

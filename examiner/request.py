@@ -49,7 +49,7 @@ def examine(
     timeout: float,
     key_file: Path | None = None,
 ) -> TestResult:
-    """Evaluate a finished trial on the test targets, once; returns the result, which is then in the vault.
+    """Evaluate a finished trial on the test targets, once; returns the result, which is also in the vault.
 
     `key_file` contains the private key (32 bytes) in operator mode. Raises SealError if the session has looked before,
     if decryption fails, or if the examiner fails or runs longer than `timeout` seconds. The look is used as soon as the
@@ -67,7 +67,7 @@ def examine(
     _run(command, session, timeout)
     result = read_revealed(home, session)
     if result is None:
-        raise SealError(f"the examiner of session {session} ended without a result; its look is used")
+        raise SealError(f"the examiner of session {session} ended without a result; the session's look is used")
     return result
 
 

@@ -1,7 +1,7 @@
 """The configuration of one trial: all knobs, composed from the groups in `models/knobs/`.
 
-It does not import torch, so that the sandbox can use it. The defaults are the plain baselines of VirtualMLE
-(arXiv 2606.03221) for each backbone. The bounds are the engine's own, and no SANDBOX.md can exceed them.
+This module does not import torch, so that the sandbox can use it. The defaults are the plain baselines of VirtualMLE
+(arXiv 2606.03221) for each backbone. The bounds of the knobs are limits of the engine, which no SANDBOX.md can exceed.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ BASELINES: dict[Backbone, dict[str, Value]] = {
     backbone: {name: knob.defaults[backbone] for name, knob in KNOBS.items() if backbone in knob.defaults}
     for backbone in BACKBONES
 }
-"""The plain baseline of each backbone: the defaults of the knobs that it reads."""
+"""The plain baseline of each backbone: the defaults of the knobs that this backbone reads."""
 
 
 class TrialConfig(Scoring, Supervision, SequenceModelling, Capacity, Regularisation, Optimisation):

@@ -60,7 +60,7 @@ class HSTUBlock(nn.Module):
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, plan: PackingPlan) -> Tensor:
         """The attention output, (L, heads * linear_dim)."""
         config = self.config
-        q, k, v = (part.reshape(len(part), config.num_heads, -1) for part in (q, k, v))  # (L, heads, width)
+        q, k, v = (x.reshape(len(x), config.num_heads, -1) for x in (q, k, v))  # (L, heads, width)
         if config.position == "rotary":
             q, k = rotate(q, plan.positions), rotate(k, plan.positions)
         return hstu_attention(
@@ -79,7 +79,7 @@ class HSTUBlock(nn.Module):
 
 
 class HSTU(SequenceModel):
-    """The backbone; `build_model` initialises it. It ends in a norm, except with cosine scores, which normalise too."""
+    """The backbone; `build_model` initialises it. It has no final norm with cosine scores, which normalise states."""
 
     def __init__(self, config: TrialConfig, num_items: int) -> None:
         super().__init__(config, num_items)

@@ -9,7 +9,7 @@ from .config import TrialConfig
 
 NORM_EPS = 1e-6  # gives a zero vector a cosine of 0 with every vector, and a finite gradient
 ROW_SPARSE_ABOVE = 200_000
-"""Look-ups in larger catalogues give sparse gradients: a step's cost then follows the rows it used, not the table."""
+"""Look-ups in larger catalogues give sparse gradients: a step's cost then depends on its rows, not on the table."""
 
 
 def is_row_sparse(config: TrialConfig, num_items: int) -> bool:
@@ -51,7 +51,7 @@ class ItemTable(nn.Module):
         return self._normalised(self.output)
 
     def vectors(self, items: Tensor) -> Tensor:
-        """(m,) to (m, hidden_dim): the rows of `catalogue` for these items, computed without the others."""
+        """(m,) to (m, hidden_dim): the rows of `catalogue` for these items, computed without the other rows."""
         return self._normalised(self.rows(items))
 
     def rows(self, items: Tensor) -> Tensor:

@@ -16,8 +16,8 @@ ROTARY_BASE = 10_000.0
 class AbsolutePositions(nn.Module):
     """One learned vector per position in the sequence.
 
-    Positions count from the oldest event that truncation to the last max_len events retains, which has position 0, as
-    in the research code of HSTU.
+    Position 0 is the oldest event that remains after truncation to the last max_len events, as in the research code of
+    HSTU.
     """
 
     def __init__(self, config: TrialConfig) -> None:

@@ -1,14 +1,16 @@
 """Statistics of the training histories that score priors use: popularity, transitions and co-occurrence.
 
-    pop(j)   log(1 + count of j), divided by its maximum, over the latest share `popularity_window` of all events
-    T[i, j]  how often j follows i within `transition_window` steps; s steps count s ** -transition_decay
+    pop(j)   log(1 + count of j), divided by its maximum; counted in the latest events only, a share
+             `popularity_window` of all
+    T[i, j]  how often j follows i within `transition_window` steps; s steps have weight s ** -transition_decay
              ("backward": how often i follows j; "both": the sum)
     C[i, j]  number of training histories that contain both i and j, i != j; with `cooccurrence_span`, number of pairs
              of events of i and j that are at most that many steps apart
 
 T and C are then normalised: "row" divides by the sum of the row, "sqrt" by its square root, and "cosine" by the square
-root of the row sum times the column sum (for C: of the numbers of histories that contain i and j); "none" divides by
-nothing. `…_neighbours` keeps the largest entries of each row. All tables are sparse; none is a dense V x V matrix.
+root of the row sum times the column sum (for C: the number of histories with i times the number with j); "none"
+leaves them unchanged. `…_neighbours` keeps the largest entries of each row. All tables are sparse; none is a dense
+V x V matrix.
 """
 
 from collections.abc import Iterable
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 
 from .config import TrialConfig
 
-MERGE_ABOVE = 1 << 24  # pairs to collect before equal ones are summed; sorting them takes about half a gigabyte
+MERGE_ABOVE = 1 << 24  # pairs to collect before equal pairs are summed; sorting them takes about half a gigabyte
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -81,7 +83,7 @@ def _normalised(keys: Ints, values: Floats, num_items: int, normalisation: str) 
 
 
 def _strongest(keys: Ints, values: Floats, num_items: int, neighbours: int) -> tuple[Ints, Floats]:
-    """The `neighbours` largest entries of each row, the first of those that are equal in float32; all entries if 0."""
+    """The `neighbours` largest entries of each row, of equal entries those with the smaller column; 0 = all entries."""
     if not neighbours:
         return keys, values
     rows = keys // num_items

@@ -21,7 +21,7 @@ from .batch import keep_last
 from .config import TrialConfig
 from .prior_tables import Floats, Ints, cooccurrence_prior, popularity_prior, transition_prior
 
-MIN_DEVIATION = 1e-12  # avoids a division by zero if all scores of a user are equal; they become 0
+MIN_DEVIATION = 1e-12  # avoids a division by zero if all scores of a user are equal; these scores become 0
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class SparseRows:
     values: Tensor  # (entries,) float32
 
     def add_to(self, scores: Tensor, owners: Tensor, rows: Tensor, weights: Tensor) -> None:
-        """scores[owners[k]] += weights[k] * row rows[k], for every k; an owner may occur several times."""
+        """For every k, add row rows[k], times weights[k], to scores[owners[k]]; an owner may occur several times."""
         first = self.starts[rows]
         counts = self.starts[rows + 1] - first
-        source = torch.repeat_interleave(counts)  # for each entry to add, its k
+        source = torch.repeat_interleave(counts)  # the k of each entry to add
         shift = first - (counts.cumsum(0) - counts)
         # index_select is several times as fast on a CPU as indexing with brackets or further repeat_interleaves
         entries = torch.arange(len(source), device=scores.device).add_(shift.index_select(0, source))
@@ -58,7 +58,7 @@ class ScorePriors:
     def from_dataset(
         cls, dataset: PreparedDataset, config: TrialConfig, device: torch.device | str = "cpu"
     ) -> "ScorePriors | None":
-        """The priors with a non-zero weight in `config`, or None if all are 0 and the model's scores stay unchanged."""
+        """The priors with a non-zero weight in `config`, or None if all weights are 0."""
         if not (config.popularity_weight or config.transition_weight or config.cooccurrence_weight):
             return None
         items, offsets, size = np.asarray(dataset.items, np.int64), np.asarray(dataset.offsets), dataset.num_items
@@ -122,7 +122,7 @@ def normalise(scores: Tensor, kind: str) -> None:
 
 
 def _outside_top(scores: Tensor, items: Tensor, offsets: Tensor, top: int) -> Tensor:
-    """(users, num_items) bool: all but the `top` best items outside the history and those that tie with the last."""
+    """(users, num_items) bool: False for the `top` best items outside the history and for ties with the last."""
     owners = torch.arange(len(scores)).repeat_interleave(offsets.diff()).to(scores.device)
     candidates = scores.clone()
     candidates[owners, items.long()] = -torch.inf

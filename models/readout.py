@@ -1,6 +1,6 @@
 """Readouts pool the outputs of the last block into the states that are scored; state t pools tokens <= t only.
 
-This also holds with causal=False, where only the state of a sequence's last token is used, which pools them all.
+This also holds with causal=False: training and scoring then use only the last token's state, which pools all tokens.
 """
 
 from torch import Tensor, nn

@@ -47,11 +47,11 @@ class SASRecBlock(nn.Module):
         x = self._branch(x, self.attention_norm, lambda states: self.attend(states, plan))
         return self._branch(x, self.feed_forward_norm, self.feed_forward)
 
-    def _branch(self, x: Tensor, norm: nn.Module, change: Callable[[Tensor], Tensor]) -> Tensor:
+    def _branch(self, x: Tensor, norm: nn.Module, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
         if self.config.norm_placement == "post":
-            after: Tensor = norm(x + dropout(change(x), self.config.dropout, self.training))
+            after: Tensor = norm(x + dropout(sublayer(x), self.config.dropout, self.training))
             return after
-        return x + dropout(change(norm(x)), self.config.dropout, self.training)
+        return x + dropout(sublayer(norm(x)), self.config.dropout, self.training)
 
     def attend(self, x: Tensor, plan: PackingPlan) -> Tensor:
         """Multi-head self-attention, (L, hidden_dim) to (L, hidden_dim)."""
@@ -74,7 +74,7 @@ class SASRecBlock(nn.Module):
 
 
 class SASRec(SequenceModel):
-    """The backbone; `build_model` initialises it. There is no final norm after post-norm blocks, which end in one."""
+    """The backbone; `build_model` initialises it. Post-norm blocks end in a norm, so no final norm follows them."""
 
     def __init__(self, config: TrialConfig, num_items: int) -> None:
         super().__init__(config, num_items)

@@ -2,9 +2,10 @@
 
     embed items (+ absolute positions), dropout  ->  blocks  ->  final norm  ->  readout  ->  states (L, hidden_dim)
 
-With `latent_steps`, the output of the final norm passes through the blocks again, plus a learned vector for the step,
-and the states of all passes are averaged (after ReaRec, Tang et al. 2025, "Think Before Recommend"). ReaRec does this
-for the last state only; here it is done for every position, so that every position can still be a training target.
+With `latent_steps`, each step adds its learned vector to the last output of the final norm and passes the sum through
+the blocks and the norm again; the outputs of all passes are averaged (after ReaRec, Tang et al. 2025, "Think Before
+Recommend"). ReaRec does this for the last state only; here it is done for every position, so that every position can
+still be a training target.
 
 Dimension L: total tokens of the jagged batch.
 """
@@ -74,8 +75,8 @@ class SequenceModel(nn.Module):
 
     def _embed(self, batch: JaggedBatch) -> Tensor:
         x = self.items.embed(batch.items)
-        if batch.hidden is not None:
-            x = x.masked_fill(batch.hidden[:, None], 0)
+        if batch.masked is not None:
+            x = x.masked_fill(batch.masked[:, None], 0)
         if self.training and self.config.token_dropout:
             x = x.masked_fill(torch.rand(len(x), 1, device=x.device) < self.config.token_dropout, 0)
         if self.positions is not None:

@@ -1,7 +1,7 @@
 """Turns a plain function over a Workspace into an MCP tool.
 
-An agent never sees what it must not choose: the workspace is removed from the signature. An argument outside the
-signature, for instance a seed, is refused by name; the SDK would drop it silently.
+The tool's schema has no parameter that an agent must not choose: the workspace is removed from the signature. An
+argument outside the signature, for instance a seed, is refused by name; the SDK would drop it silently.
 """
 
 import inspect
@@ -99,8 +99,8 @@ def client_name(context: Context[Workspace]) -> str:
 def record_cost(ws: Workspace, context: Context[Workspace], session: object) -> None:
     """Record the language-model cost if the client reports it; SessionError for an unknown session."""
     cost = (context.request_context.meta or {}).get(LLM_USD)
-    number = isinstance(cost, int | float) and not isinstance(cost, bool) and math.isfinite(cost) and cost > 0
-    if number and isinstance(session, str):
+    is_amount = isinstance(cost, int | float) and not isinstance(cost, bool) and math.isfinite(cost) and cost > 0
+    if is_amount and isinstance(session, str):
         ws.memory.sessions.record_llm_cost(session, float(cost))  # type: ignore[arg-type]
 
 

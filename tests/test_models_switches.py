@@ -53,10 +53,10 @@ def model_of(backbone="sasrec", seed=0, **knobs):
     return model
 
 
-def states_of(model, sequences, hidden=None):
+def states_of(model, sequences, masked=None):
     offsets = torch.tensor([0, *map(len, sequences)]).cumsum(0)
     events = torch.tensor([event for sequence in sequences for event in sequence]).view(-1, 2)
-    return model(make_batch(events[:, 0], offsets, model.config, times=events[:, 1], hidden=hidden))
+    return model(make_batch(events[:, 0], offsets, model.config, times=events[:, 1], masked=masked))
 
 
 def events_of(items):
@@ -205,8 +205,8 @@ def test_the_short_convolution_and_the_filter_add_a_causal_convolution_to_their_
 def test_a_masked_item_does_not_matter_and_keeps_its_position():
     model = model_of(position="absolute")
     sequence, mask = events_of([3, 1, 4]), torch.tensor([False, True, False])
-    masked = states_of(model, [sequence], hidden=mask)
-    assert torch.equal(masked, states_of(model, [events_of([3, 9, 4])], hidden=mask))
+    masked = states_of(model, [sequence], masked=mask)
+    assert torch.equal(masked, states_of(model, [events_of([3, 9, 4])], masked=mask))
     assert not torch.allclose(masked, states_of(model, [sequence]))
 
 

@@ -132,7 +132,7 @@ def test_augmentation_with_share_zero_changes_nothing():
 def test_masked_items_are_hidden_and_keep_their_positions():
     config = make_config("sasrec", augmentation="mask", augmentation_share=1.0, augmentation_ratio=0.6)
     batch = next(TrainBatches(DATASET, config, torch.device("cpu"), 0, 5).epoch())
-    assert batch.inputs.hidden.any() and len(batch.inputs.hidden) == len(batch.inputs.items)
+    assert batch.inputs.masked.any() and len(batch.inputs.masked) == len(batch.inputs.items)
     assert sorted(batch.inputs.offsets.diff().tolist()) == [1, 2, 3, 5]
 
 

@@ -84,7 +84,7 @@ def test_events_before_max_len_are_masked_although_the_model_does_not_read_them(
 
 def test_a_model_for_another_catalogue_is_refused(dataset):
     config = small()
-    with pytest.raises(TrainingError, match="not its dataset"):
+    with pytest.raises(TrainingError, match="another dataset"):
         evaluate_validation(build_model(config, 7, seed=0), dataset, config, None)
 
 

@@ -1,7 +1,7 @@
 """Augmented copies of event sequences by cropping, masking and reordering (CL4SRec, Xie et al. 2022).
 
 The functions compute event indices only, for a whole batch at once. With ratio r and a sequence of n events, "crop"
-drops floor(r n) events at the ends, "reorder" shuffles floor(r n) consecutive events, and "mask" hides each event with
+drops floor(r n) events at the ends, "reorder" shuffles floor(r n) consecutive events, and "mask" masks each event with
 probability r; "mixed" draws one of the three for each sequence.
 
 Tensor dimensions: L events of the batch. All tensors are on the CPU.
@@ -22,7 +22,7 @@ class Augmented:
     source: Tensor  # (new L,) int64: index of the original event whose item is used here
     times: Tensor  # (new L,) int64: index of the original event whose time is used here; "reorder" moves items only
     lengths: Tensor  # (sequences,) int64
-    hidden: Tensor  # (new L,) bool: the item is masked from the model
+    masked: Tensor  # (new L,) bool: the model sees no item here
 
 
 def augment(
@@ -50,9 +50,9 @@ def augment(
     new_offsets = kept.cumsum(0) - kept
     steps = torch.arange(len(owners)) - new_offsets[owners]  # position in the new sequence
     times = (offsets + begins)[owners] + steps
-    hidden = (torch.rand(len(owners), generator=generator) < ratio) & (chosen & (kinds == 1))[owners]
+    masked = (torch.rand(len(owners), generator=generator) < ratio) & (chosen & (kinds == 1))[owners]
     source = times[_shuffled_order(owners, steps, span_begins, shuffled, generator)]
-    return Augmented(source, times, kept, hidden)
+    return Augmented(source, times, kept, masked)
 
 
 def _shuffled_order(owners: Tensor, steps: Tensor, begins: Tensor, spans: Tensor, generator: torch.Generator) -> Tensor:

@@ -19,7 +19,7 @@ class WeightAverage:
         self.averages: list[Tensor] = [parameter.detach().clone() for parameter in self.parameters]
 
     def next_share(self) -> float:
-        """Count the next step and return its 1 - d."""
+        """Count the next step and return 1 - d, the share of its weights in the average."""
         self.step += 1
         return 1 - min(self.decay, (1 + self.step) / (10 + self.step))
 

@@ -2,8 +2,8 @@
 
 An example is a window of a user's train events: inputs e_1 … e_{n-1} and targets e_2 … e_n, at most `max_len` of each.
 Every user with at least two events has the window that ends with the last event. `window_stride` adds windows that end
-`window_stride`, 2 `window_stride`, … events earlier. With supervision "last" they go down to the shortest prefix. With
-"all" the first window that contains the user's first event is the last one, because it covers all earlier targets.
+`window_stride`, 2 `window_stride`, … events earlier. With supervision "last", these windows go down to the shortest
+prefix. With "all", none is added after a window with the user's first event, which covers all earlier targets.
 """
 
 from collections.abc import Iterator
@@ -95,12 +95,12 @@ class TrainBatches:
             self._to_device(items[~is_last]),
             self._to_device(times[~is_last]),
             augmented.lengths - 1,
-            self._to_device(augmented.hidden[~is_last]),
+            self._to_device(augmented.masked[~is_last]),
         )
         return inputs, self.items[self._to_device(items[~is_first])]
 
     def _view(self, starts: Tensor, lengths: Tensor, plain: JaggedBatch) -> JaggedBatch:
-        """An augmented copy of the sequences. Without augmentation `plain` itself: only dropout makes views differ."""
+        """An augmented copy of the sequences, or `plain` without augmentation: views then differ by dropout only."""
         if self.config.augmentation == "none":
             return plain
         events = _ranges(starts, lengths)
@@ -110,14 +110,14 @@ class TrainBatches:
             self._to_device(events[augmented.source]),
             self._to_device(events[augmented.times]),
             augmented.lengths,
-            self._to_device(augmented.hidden),
+            self._to_device(augmented.masked),
         )
 
-    def _batch(self, events: Tensor, time_events: Tensor, lengths: Tensor, hidden: Tensor | None = None) -> JaggedBatch:
+    def _batch(self, events: Tensor, time_events: Tensor, lengths: Tensor, masked: Tensor | None = None) -> JaggedBatch:
         """A jagged batch of the items of `events` and the times of `time_events`, both (total_tokens,) int64."""
         offsets = torch.cat((lengths.new_zeros(1), lengths.cumsum(0)))
         times = None if self.times is None else self.times[time_events]
-        return make_batch(self.items[events], offsets, self.config, times=times, hidden=hidden)
+        return make_batch(self.items[events], offsets, self.config, times=times, masked=masked)
 
     def _to_device(self, index: Tensor) -> Tensor:
         return index.to(self.items.device, non_blocking=True)

@@ -1,9 +1,10 @@
 """Training steps of fixed shape, which a GPU runs as CUDA graphs: one launch per step.
 
 A step is batch assembly, forward, loss, backward, optimizer and weight average. The first step of a shape runs without
-capture, on the stream that later captures, so that libraries and caches are initialised. The second step is captured
+capture, on the stream that is used for capture later, to initialise libraries and caches. The second step is captured
 and replayed; all later steps of that shape replay the graph. The graphs share one memory pool, because they never run
-concurrently. Everything that outlives a step (weights, optimizer state, epoch tables, sum of losses) is outside it.
+concurrently. Everything that outlives a step (weights, optimizer state, epoch tables, sum of losses) is outside
+the pool.
 
 On a CPU the same steps run without capture; `Training` uses fixed shapes on a GPU only.
 """
@@ -21,7 +22,7 @@ from .fixed_batches import FixedBatches
 MAX_PAIRS = 1 << 29  # pairs of events in all rows, heads and blocks of a batch: two gigabytes per stored matrix
 
 TakeStep = Callable[[TrainBatch, Tensor, Tensor], None]
-"""`take_step(batch, factor, share)` trains on one batch; see `Training.take_step`. `factor` and `share` are ()."""
+"""`take_step(batch, factor, share)` trains on one batch (`Training.take_step`); `factor` and `share` are scalars ()."""
 
 
 def capture_obstacle(config: TrialConfig, num_items: int) -> str | None:
@@ -39,7 +40,10 @@ def capture_obstacle(config: TrialConfig, num_items: int) -> str | None:
 
 
 class FixedSteps:
-    """The steps of a trial by number of tokens; `generators`: all that a step draws from, except torch's default."""
+    """The steps of a trial, with one graph per number of tokens.
+
+    generators: every generator that a step draws from, except torch's default one.
+    """
 
     def __init__(self, batches: TrainBatches, generators: Sequence[torch.Generator]) -> None:
         self.batches = FixedBatches(batches)

@@ -14,7 +14,7 @@ from ..models.config import TrialConfig
 from ..models.sequence_model import SequenceModel
 from .errors import TrainingError
 
-METADATA = "virtualmle"  # one key: safetensors orders several at random, and equal models must give equal bytes
+METADATA = "virtualmle"  # one key: safetensors writes several in random order, but equal models must give equal bytes
 
 
 def copy_weights(model: torch.nn.Module) -> dict[str, Tensor]:

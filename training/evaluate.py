@@ -31,7 +31,7 @@ class Histories(NamedTuple):
 
     items: NDArray[np.int32]  # (num_events,)
     offsets: NDArray[np.int64]  # (num_users + 1,)
-    times: NDArray[np.int64] | None = None  # (num_events,) seconds; read only where config.time_bias
+    times: NDArray[np.int64] | None = None  # (num_events,) seconds; read only with config.time_bias
 
 
 def evaluate_validation(
@@ -63,7 +63,7 @@ def evaluate_targets(
     does not score a catalogue of `num_items` items.
     """
     if model.num_items != num_items:
-        raise TrainingError(f"the model scores {model.num_items} items, the dataset has {num_items}: not its dataset")
+        raise TrainingError(f"the model scores {model.num_items} items, the dataset has {num_items}: another dataset")
     device = model.item_table().device
     users = states if states is not None else encode_users(model, config, histories)
     items = torch.tensor(np.asarray(histories.items), device=device)
@@ -88,9 +88,9 @@ def evaluate_targets(
 
 
 def _standardised(states: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-    """States and table whose products are the z-scores of each user; costs one (d, d) product, no pass over all scores.
+    """States and table whose products are each user's z-scores; costs one (d, d) product, but no pass over all scores.
 
-    With c_j the item vectors minus their mean, the scores s . c_j have mean 0, variance s^T (sum_j c_j c_j^T / V) s.
+    With c_j = item vector j - mean, the scores s . c_j have mean 0 and variance s^T (sum_j c_j c_j^T / V) s.
     """
     centred = table - table.mean(dim=0)
     variances = ((states @ (centred.T @ centred / len(table))) * states).sum(dim=1, keepdim=True)

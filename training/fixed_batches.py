@@ -17,11 +17,11 @@ from ..kernels.jagged.fixed_shape import fixed_plan, token_places
 from ..models.batch import JaggedBatch
 from .batches import TrainBatch, TrainBatches
 
-LEADING_BITS = 4  # token counts are rounded up to this many significant bits: by 12 % at most, 8 shapes per octave
+LEADING_BITS = 4  # token counts are rounded up to this many significant bits: by 12 % at most, 8 shapes per doubling
 
 
 class StepShape(NamedTuple):
-    """The sizes of a step, as the host knows them."""
+    """The sizes of a step, known on the host."""
 
     num_tokens: int  # C
     num_targets: int
@@ -42,7 +42,7 @@ class FixedBatches:
         """Fill the tables in place for a new epoch and reset the counter to its first step.
 
         rates: for every step, the learning-rate factor and the share of the new weights in the weight average.
-        Every step has at least the size of an average one, so that the smaller last batch needs no shape of its own.
+        Every step is at least as large as an average step, so that the smaller last batch needs no separate shape.
         """
         source = self.source
         order = torch.randperm(len(source.lengths), generator=source.generator)

@@ -2,7 +2,7 @@
 
 Every loss is a mean over the n positions, or over the positions where `counted` (n,) bool is True; the values at the
 other positions then have no effect as long as they are finite. `target_scores` is (n,), `negative_scores` (n, m), and
-`collisions` (n, m) bool marks accidental hits: negatives that equal the position's target and are left out there.
+`collisions` (n, m) bool marks accidental hits: negatives that equal the position's target. The losses exclude them.
 The loss over the whole catalogue is in `kernels/losses/linear_cross_entropy.py`.
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def mean_loss(losses: Tensor, counted: Tensor | None) -> Tensor:
-    """The mean of losses (n,), or of the counted ones; their number stays on the device."""
+    """The mean of losses (n,), or of those where `counted` is True; needs no device sync."""
     if counted is None:
         return losses.mean()
     return torch.where(counted, losses, 0).sum() / counted.sum()

@@ -44,12 +44,12 @@ def alias_table(weights: Floats) -> tuple[Floats, NDArray[np.int64]]:
     """Walker's alias method (1977): keep (V,) in [0, 1] and alias (V,), both indexed by item.
 
     Draw an item j uniformly, keep it with probability keep_j, else replace it by alias_j: the result follows the
-    weights, and an item of weight 0 never occurs. A draw takes two look-ups, a binary search would take log2 V.
+    weights, and an item of weight 0 never occurs. A draw takes two look-ups instead of the log2 V of a binary search.
 
     With p = V weights / sum, light items (p < 1) have a deficit 1 - p and heavy items a surplus p - 1. Lay the deficits
     end to end, and the surpluses likewise. The alias of a light item is the heavy item whose surplus contains the start
-    of the deficit. A deficit that reaches beyond that surplus leaves the heavy item with a deficit of its own, whose
-    alias is the next heavy item (Huebschle-Schneider & Sanders 2022, section 4.2).
+    of the deficit. If the deficit extends beyond that surplus, the heavy item itself gets a deficit, and its alias is
+    the next heavy item (Huebschle-Schneider & Sanders 2022, section 4.2).
     """
     p = weights * (len(weights) / weights.sum())
     is_light = p < 1

@@ -1,4 +1,4 @@
-"""The supervised loss that a training step minimises, on states and targets, with the negatives that it draws.
+"""The supervised loss of a training step, computed from states and targets; it draws the negatives.
 
 Tensor dimensions: n supervised positions, m negatives.
 """
@@ -55,7 +55,7 @@ class Objective:
         scaled, table, smoothing = items.scaled(states), items.catalogue(), self.config.label_smoothing
         if counted is None:
             return linear_cross_entropy(scaled, table, targets, smoothing)
-        # a state of zeros has the loss log V and gives no item a gradient: the kernel works without `counted`
+        # the kernel has no `counted`: uncounted states become zero, with the loss log V and no gradient for any item
         loss = linear_cross_entropy(scaled.masked_fill(~counted[:, None], 0), table, targets, smoothing)
         rows, count = len(counted), counted.sum()
         return (loss * rows - (rows - count) * math.log(len(table))) / count
@@ -85,7 +85,7 @@ class Objective:
     def _fused_over_counted(
         self, items: ItemTable, states: Tensor, targets: Tensor, drawn: Tensor, counted: Tensor
     ) -> Tensor:
-        """Uncounted rows get a state of zeros and the candidates of row 0: a known loss, and no gradient."""
+        """Uncounted rows get a zero state and the candidates of row 0: their loss is known, their gradient zero."""
         targets = torch.where(counted, targets, targets[:1])
         if drawn.dim() == 2:
             drawn = torch.where(counted[:, None], drawn, drawn[:1])
@@ -104,8 +104,8 @@ class Objective:
     def scores(items: ItemTable, states: Tensor, targets: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (n,) of the targets and (n, m) of the drawn items; `drawn` is (m,) for all positions, or (n, m).
 
-        One look-up fetches all rows, so that the backward pass writes one table gradient. With (n, m) draws it fetches
-        the whole table if there are at least as many candidates as items, and always on a GPU, where counting the
+        One look-up fetches all rows, so that the backward pass writes one table gradient. With (n, m) draws, it
+        fetches the whole table if there are at least as many candidates as items, and always on a GPU, where counting
         distinct candidates would make the host wait. A table whose gradient has to be sparse is never fetched whole.
         """
         scaled = items.scaled(states)

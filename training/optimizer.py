@@ -4,7 +4,7 @@ The first `torch.optim` object of a process imports torch's compiler, which take
 trains for five. The kernels are those of `torch.optim.Adam(fused=True)` and `AdamW(fused=True)`, with equal results.
 
 A sparse gradient of a table (`models/item_table.py`) updates only the rows that it contains. The moments of all other
-rows do not decay meanwhile, as in `torch.optim.SparseAdam`, so the cost of a step depends on the number of its rows.
+rows do not decay, as in `torch.optim.SparseAdam`, so the cost of a step depends on the number of rows in its gradient.
 """
 
 from collections.abc import Sequence

@@ -2,7 +2,7 @@
 
     rank = 1 + #(candidates scored above the target) + #(other candidates scored equal to the target)
 
-The candidates are all items outside the user's history, and always the target, even if it is in the history. Scores
+The candidates are all items outside the user's history, and the target, even if the history contains the target. Scores
 stay float32. Users are ranked in blocks, without Python code per user, and the results stay on the device until the
 end. On a CPU each thread ranks whole blocks, because half of the operations of a block do not run in parallel.
 """
@@ -42,7 +42,7 @@ def rank_targets(
     """
     lengths = offsets.diff().to(targets.device)
 
-    @torch.inference_mode()  # inference mode is a property of the thread
+    @torch.inference_mode()  # applies per thread, so each block needs it
     def rank_block(first: int) -> tuple[Tensor, ...]:
         last = min(first + block_users, len(targets))
         history = items[int(offsets[first]) : int(offsets[last])].long()
@@ -84,7 +84,7 @@ def _rank_block(scores: Tensor, history: Tensor, lengths: Tensor, targets: Tenso
 
 
 def _count(comparison: Callable[..., Tensor], scores: Tensor, bound: Tensor, buffer: Tensor) -> Tensor:
-    # the sum of 0.0 and 1.0 in float32 is exact below 2**24 items, and on a CPU three times as fast as that of booleans
+    # a float32 sum of zeros and ones is exact below 2**24 items, and on a CPU three times as fast as a sum of booleans
     return comparison(scores, bound, out=buffer).sum(dim=1)
 
 

@@ -31,7 +31,7 @@ from .spec import EpochRecord
 from .state import TrainingState, read_state, write_state
 
 OnEpoch = Callable[[EpochRecord], None]
-SAVE_EVERY_SECONDS = 20.0  # a killed trial loses about this much; a write takes a fraction of a second
+SAVE_EVERY_SECONDS = 20.0  # a killed trial loses about this much work; a write takes a fraction of a second
 CHECK_EVERY = 50  # steps between two checks of the loss, each of which waits for the device
 
 
@@ -56,7 +56,7 @@ def fit(
 ) -> FitResult:
     """Train for `epochs`, or until `patience` consecutive epochs have not improved the validation NDCG@10.
 
-    save_to: file for the training state, written after an epoch if the last write is `save_every` seconds old or older.
+    save_to: file for the training state, written after an epoch, at most once every `save_every` seconds.
     resume_from: a state to resume from; `on_epoch` is called for new epochs only, the result's curve contains all.
     TrainingError if the loss or a score is not finite, StateError if the state is damaged or of another run.
     """
@@ -151,7 +151,7 @@ class Training:
         }
 
     def epoch(self) -> float:
-        """Train for one pass over the examples; returns the mean loss per position. TrainingError if not finite."""
+        """Train for one pass over the examples; returns the mean loss per position. TrainingError if it diverges."""
         self.model.train()
         self.total.zero_()
         count = 0
@@ -215,7 +215,7 @@ class Training:
         if not math.isfinite(total):
             epoch = (self.step - 1) // self.batches.num_batches + 1
             raise TrainingError(
-                f"the training loss must stay finite; it was not within {batches} steps of epoch {epoch}: "
+                f"the training loss must stay finite; it diverged within {batches} steps of epoch {epoch}: "
                 f"{_likely_cause(self.config)}"
             )
 

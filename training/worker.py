@@ -1,8 +1,8 @@
 """The process that runs trials: `python -P -m virtualmle.training.worker DIRECTORY [INBOX SECONDS]`.
 
-`spec.py` lists the files in DIRECTORY, and `pipeline.py` does the work of a trial. Unless the process is killed, it
-writes exactly one result.json: finished, or failed with a sentence that gives the cause. SIGTERM ends the process
-immediately, without a result.
+`spec.py` lists the files in DIRECTORY, and `pipeline.py` does the work of a trial. The process writes exactly
+one result.json per trial, unless it is killed: finished, or failed with a sentence that gives the cause. SIGTERM ends
+the process immediately, without a result.
 
 With an inbox the process waits for up to SECONDS after a finished trial, with torch and the dataset loaded, and runs
 the next trial that is offered in the inbox (`inbox.py`). It exits after a failed trial, and if the inbox is deleted.
@@ -32,7 +32,7 @@ from .trial import Trial
 
 def main(directory: Path, inbox: Path | None = None, seconds: float = 0.0) -> int:
     """Run the trial in `directory`, then the trials from `inbox`; returns the exit code, 0 if the last one finished."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the default, whatever the parent set: cancelling ends the process
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a parent may have changed it, and cancelling must end the process
     if (directory / RESULT).exists():
         sys.exit(f"{str(directory)!r} already contains {RESULT}; start a new trial")
     while _run_one(directory):

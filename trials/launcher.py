@@ -93,7 +93,7 @@ def launch(
         write_model(directory / SPEC, spec)
         if inbox is None or not hand_over(spec, directory.resolve(), inbox):
             _start(spec, directory.resolve(), module, inbox, keep_warm)
-        elif (directory / STOP).exists():  # cancelled while the worker claimed it
+        elif (directory / STOP).exists():  # cancelled while the worker claimed the trial
             cancel(directory)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -111,7 +111,7 @@ def poll(directory: Path, *, asked_at: float | None = None) -> TrialState:
     missing or damaged files: the trial then counts as crashed, with a cause.
     """
     lease = _lease(directory)
-    alive = lease is not None and is_held(lease)  # checked before reading the result: a worker writes it, then exits
+    alive = lease is not None and is_held(lease)  # checked before the result: a worker writes its result, then exits
     try:
         result = _result(directory)
     except ValueError:
@@ -191,7 +191,7 @@ def _check_running(directory: Path, lease: Lease, stop: Stop | None) -> TrialSta
     if overdue:
         limit = lease.deadline - lease.since
         _write_stop(directory, "crashed", f"killed: still running {limit:.0f} s after its start; use fewer epochs")
-    incomplete = stop is not None and now > stop.at + 2 * TERM_SECONDS  # the stopping process died before the kill
+    incomplete = stop is not None and now > stop.at + 2 * TERM_SECONDS  # the process that stopped the trial died first
     if (overdue or incomplete) and end_group(lease):
         return poll(directory)
     return TrialState(status="running", progress=_progress(directory), seconds=now - lease.since)
@@ -251,7 +251,7 @@ def _seconds(directory: Path, lease: Lease | None = None, stop: Stop | None = No
 
 
 def _max_seconds(directory: Path, lease: Lease) -> float:
-    """The most seconds that a trial can take; bounds what a wrong start time in a lease can cost the session."""
+    """Upper bound on a trial's seconds: a wrong start time in a lease must not use up the session's budget."""
     try:
         return read_spec(directory).wall_seconds + WALL_SLACK_SECONDS
     except TrialError:

@@ -18,7 +18,7 @@ LEASE = "lease.json"
 
 START_TOLERANCE_SECONDS = 5.0  # start times derive from the wall clock, which may be adjusted while a worker runs
 WALL_SLACK_SECONDS = 30.0  # the worker's watchdog must act first, and starts only after the import of torch
-TERM_SECONDS = 3.0  # from SIGTERM to SIGKILL: long enough for a last log line, short enough to wait
+TERM_SECONDS = 3.0  # from SIGTERM to SIGKILL: long enough for a last log line, short enough to wait for
 KILL_SECONDS = 5.0  # for SIGKILL to take effect; a process stuck in a driver may take longer
 POLL_SECONDS = 0.05  # between two checks of an ending process
 
@@ -35,7 +35,7 @@ class Lease(BaseModel):
     pid: int = Field(gt=0)  # a signal to group 0 would reach our own process group
     created: float  # start time of the process
     started: float = 0.0  # when it claimed this trial; 0 = same as `created`
-    deadline: float  # after it the process is killed
+    deadline: float  # the process is killed after this time
 
     @property
     def since(self) -> float:
@@ -79,7 +79,7 @@ def reap_children() -> None:
 def exit_code(directory: Path) -> int | None:
     """The exit code of an ended worker (-9 = SIGKILL); None if another process started it."""
     child = _children.get(str(directory.resolve()))
-    return child.wait(timeout=KILL_SECONDS) if child else None  # not poll(): None while another thread polls
+    return child.wait(timeout=KILL_SECONDS) if child else None  # poll() may give None if another thread polls
 
 
 def is_held(lease: Lease) -> bool:

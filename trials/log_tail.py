@@ -5,7 +5,7 @@ from pathlib import Path
 
 TAIL_BYTES = 4096
 TAIL_LINES = 4
-TAIL_CHARACTERS = 600  # agents read the cause: it shows an exception and its origin, not the whole log
+TAIL_CHARACTERS = 600  # agents read this text: enough for an exception and its origin
 
 
 def describe_exit(code: int | None) -> str:

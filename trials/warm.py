@@ -2,7 +2,7 @@
 
 Starting Python and torch takes seconds, about as long as a small trial trains. A session's inbox directory contains:
 
-    worker.json          the process that waits, or will wait after its current trial; the launcher writes it
+    worker.json          written by the launcher: the process that waits, or will wait after its current trial
     order-t004.json      the next trial: its lease, and its directory
 
 The order *is* the lease: the worker claims it by renaming the file into the trial's directory. This one atomic step
@@ -22,7 +22,7 @@ from ..training.spec import ORDER_PATTERN, TrialSpec, write_model
 from .lease import LEASE, WALL_SLACK_SECONDS, Lease, end_group, is_held, share_child
 
 WORKER_FILE = "worker.json"
-CLAIM_SECONDS = 1.0  # a waiting worker polls every few milliseconds; one that does not claim is stuck
+CLAIM_SECONDS = 1.0  # a waiting worker polls every few milliseconds; one that does not claim in time is stuck
 POLL_SECONDS = 0.003
 
 
@@ -49,13 +49,13 @@ def register(inbox: Path, lease: Lease) -> None:
 
 
 def clear(inbox: Path) -> None:
-    """Replace the inbox by an empty one for a new worker; an earlier worker still alive finds no order there."""
+    """Replace the inbox by an empty one for a new worker; an earlier worker that is still alive gets no orders."""
     shutil.rmtree(inbox, ignore_errors=True)
     inbox.mkdir(parents=True)
 
 
 def hand_over(spec: TrialSpec, directory: Path, inbox: Path) -> bool:
-    """Offer a trial to the warm worker; returns whether it claimed the trial. A worker that does not is ended."""
+    """Offer a trial to the warm worker; returns whether it claimed the trial. A worker that did not is then ended."""
     worker = _warm_worker(inbox)
     if worker is None:
         return False
@@ -76,7 +76,7 @@ def hand_over(spec: TrialSpec, directory: Path, inbox: Path) -> bool:
     if _claimed(directory, order):
         return True
     with contextlib.suppress(FileNotFoundError):
-        os.rename(path, path.with_suffix(".withdrawn"))  # only one of the two renames succeeds
+        os.rename(path, path.with_suffix(".withdrawn"))  # of this rename and the worker's, only one succeeds
         end_group(order)
         return False
     return True
