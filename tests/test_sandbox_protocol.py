@@ -124,7 +124,7 @@ def test_defaults_may_be_changed_and_ranges_narrowed() -> None:
 def test_a_range_may_be_widened_up_to_the_bounds_of_the_engine() -> None:
     row = "`hidden_dim` | int | 16 … {high}, log | 128 | 128"
     assert parse_protocol(page(RULES, knob("capacity", row.format(high=1024)))).space.entries[0].high == 1024
-    with pytest.raises(ProtocolError, match="high: hidden_dim=1025 is beyond the engine"):
+    with pytest.raises(ProtocolError, match="high: hidden_dim=1025 is outside the engine's bounds"):
         parse_protocol(page(RULES, knob("capacity", row.format(high=1025))))
 
 
