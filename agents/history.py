@@ -113,7 +113,7 @@ class History:
         return self._keys[trial.trial]
 
     def is_new(self, changes: KnobValues, base: str) -> bool:
-        """Whether `changes` over `base` is a valid configuration that was neither tried nor refused in this step."""
+        """Whether `changes` over `base` are valid, not yet tried, and not refused since a trial last ran."""
         over = self.settings(base)
         return self.space.allows(changes, over) and self.space.key(over | changes) not in self.known
 
