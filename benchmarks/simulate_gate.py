@@ -68,7 +68,7 @@ def compared(base: np.ndarray, candidate: np.ndarray) -> Comparison:
     return Comparison(delta, se, z_score(delta, se), difference.size)
 
 
-def promised(configurations: int, keep_z: float) -> float:
+def false_keeps_bound(configurations: int, keep_z: float) -> float:
     """The bound on the expected number of false keeps."""
     return math.sqrt(math.log(configurations)) / keep_z
 
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     num, keep_z = arguments.configurations, arguments.keep_z
-    bound = promised(num, keep_z)
+    bound = false_keeps_bound(num, keep_z)
     record: dict[str, object] = {"bench": "gate", **environment(), **vars(arguments), "promised": bound}
     for name, sizes in (("equal sizes", False), ("different sizes", True)):
         rng = np.random.default_rng(arguments.seed)

@@ -204,9 +204,9 @@ def _entry(
 
 
 def _evidence(move: Move, trials: Sequence[TrialRecord], history: Mapping[str, Mapping[str, Any]]) -> str:
-    here = sum(bool(set(move.changes) & set(trial.changes)) for trial in trials)
-    before = sum(history.get(knob, {}).get("n", 0) for knob in move.changes)
-    return f"changed in {here} trials of this session and {before} of closed sessions"
+    num_here = sum(bool(set(move.changes) & set(trial.changes)) for trial in trials)
+    num_closed = sum(history.get(knob, {}).get("n", 0) for knob in move.changes)
+    return f"changed in {num_here} trials of this session and {num_closed} of closed sessions"
 
 
 def _rounded(value: float) -> float:
