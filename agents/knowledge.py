@@ -16,7 +16,7 @@ from .history import History, PastTrial
 from .moves import Move, rungs
 
 CONFIGURATION_GAIN = 0.25
-"""Expected gain over the default of a good configuration from an identical dataset; a larger measured gain counts."""
+"""Smallest expected relative gain over the default of a good configuration from an identical dataset."""
 CROSSOVER_GAIN = 0.06
 """Expected gain of adding to a kept configuration the knobs that only another good configuration sets."""
 RULE_GAIN = 0.08
@@ -26,7 +26,7 @@ SECOND_CHOICE = 0.02
 DATASET_SPREAD = 0.03
 """Standard deviation of a knob's effect between datasets, relative to NDCG@10."""
 LIST_SPREAD = 0.05
-"""Standard error of the gains in the engineer's list of opening moves, relative to NDCG@10."""
+"""Assumed standard error of the gains in the engineer's list of opening moves, relative to NDCG@10."""
 CLEAR_EFFECT_Z = 2.0
 """Minimum z of a pooled effect that is tried without a rule."""
 

@@ -45,7 +45,7 @@ class Admission:
 class TrialSize:
     """The size of a trial's model: within noise, the smaller one wins.
 
-    Training seconds would not do, because they are noisy, and 0 for re-scored trials.
+    Training seconds are not compared, because they are noisy, and 0 for re-scored trials.
     """
 
     handle: str

@@ -23,7 +23,7 @@ from .action_space import Knob
 Floats = npt.NDArray[np.float64]
 
 LENGTH_SCALE = 0.5  # half of a knob's range: neighbours correlate strongly, the two ends weakly
-CHOICE_CORRELATION = math.exp(-0.25 / LENGTH_SCALE)  # of a choice with that of x0: as a quarter of a range apart
+CHOICE_CORRELATION = math.exp(-0.25 / LENGTH_SCALE)  # of two choices, one at x0: like numbers 1/4 of a range apart
 SCALES = (0.01, 0.02, 0.04, 0.08, 0.16)  # prior standard deviation of one knob's effect; most effects are a few percent
 MAX_PRIOR_EFFECT = 0.5  # bound on a prior mean from other datasets
 DEFAULT_NOISE = 0.005  # relative standard error if none was measured

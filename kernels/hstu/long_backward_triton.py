@@ -70,7 +70,10 @@ def backward_keys(  # noqa: PLR0912, PLR0915 (one loop, in the order of the form
     PRECISION: tl.constexpr, UPCAST: tl.constexpr, FAST_MATH: tl.constexpr,
     BLOCK_QUERIES: tl.constexpr, BLOCK_KEYS: tl.constexpr, DETERMINISTIC: tl.constexpr,
 ):  # fmt: skip
-    """Blocks group, group + groups, … of keys. Tiles are (N, M). Rows past the end are zero, like their ds."""
+    """A program processes the blocks group, group + groups, … of keys, in tiles (N, M).
+
+    Rows past the end of the sequence are zero, and so is their ds.
+    """
     group, head, sequence = place_of(tl.program_id(0), groups, heads)
     start = tl.load(offsets + sequence)
     length = tl.minimum(tl.load(offsets + sequence + 1) - start, max_len)

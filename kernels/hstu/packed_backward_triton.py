@@ -72,7 +72,10 @@ def _table_gradients(
 
 
 def _last_columns(sums: Tensor, num: int, num_filled: int) -> Tensor:
-    """The last `num` columns; earlier ones are added to their first. Only the last num_filled may be nonzero."""
+    """The last `num` columns; the sum of all earlier columns is added to the first of these.
+
+    Only the last num_filled columns of `sums` may be nonzero.
+    """
     surplus = sums.shape[1] - num
     if surplus <= 0:
         return F.pad(sums, (-surplus, 0))
