@@ -106,7 +106,7 @@ def _covered(dimension: str, history: History) -> bool:
 
 
 def _already_passed(move: Move, history: History) -> bool:
-    """Whether a session without memory has run this opening move; only the number of trials tells such a session."""
+    """Whether a session without memory has already run this opening move, judged by its number of trials alone."""
     if history.situation.state.with_memory:
         return False
     order = sorted(OPENINGS[history.space.backbone], key=lambda opening: -opening.gain)

@@ -80,7 +80,7 @@ def next_step(trial: PastTrial) -> str:
 
 
 def cause(trial: PastTrial, history: History) -> str:
-    """The reason of the opening move on the same knobs, and whether the outcome supports it; empty without a move."""
+    """The mechanism behind the opening move on these knobs, and whether the outcome supports it; empty without one."""
     reason = next((m.reason for m in OPENINGS[history.space.backbone] if m.changes.keys() == trial.changes.keys()), "")
     if not trial.changes or not reason:
         return ""
@@ -92,7 +92,7 @@ def cause(trial: PastTrial, history: History) -> str:
 
 
 def evidence(trial: PastTrial, history: History) -> tuple[str, ...]:
-    """The trial and earlier ones that moved the knob in the same direction, with a clear effect of the same sign."""
+    """The trial and earlier ones that moved the knob in its direction with a noticeable effect of the same sign."""
     step = _step_of(trial, history)
     if step is None or abs(step.z) < NOTICEABLE_Z:
         return (trial.trial,)

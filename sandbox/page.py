@@ -95,7 +95,7 @@ def _rows(text: str, source: str, first_column: str) -> Iterator[_Row]:
 
 
 def _header(line: str, where: str) -> list[str]:
-    """The columns in a header line; raises ProtocolError for a row without a header, which would be ignored."""
+    """The columns in a header line; raises ProtocolError for a row of a knob or rule, which lacks a header."""
     columns = _cells(line)
     name = _unquote(columns[0])
     if name in KNOBS or columns[0] == f"`{name}`":

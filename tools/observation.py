@@ -1,4 +1,4 @@
-"""Turn the record of a trial into the observation that an agent receives: under 2 KB, all figures measured by us."""
+"""Turn the record of a trial into the observation that an agent receives: under 2 KB, measured by the server."""
 
 from typing import Any
 

@@ -37,7 +37,7 @@ class BlockTimes:
 
 
 def block_times(call: AttentionCall, times: Tensor, block: int) -> BlockTimes:
-    """The BlockTimes of `times`, which are call.times or call.query_times; both are relative to the same time.
+    """The BlockTimes of `times`, which are call.times or call.query_times; both count from one earliest time.
 
     block: tokens per block, a power of two.
     """

@@ -91,7 +91,7 @@ def _call(
 
 
 def _execution_context(q: Tensor) -> AbstractContextManager[None]:
-    """Makes q's CUDA device the current one, on which Triton launches; on a CPU, sets the threads by the size of q."""
+    """Make q's CUDA device the current one, on which Triton launches; on a CPU, set the threads by the size of q."""
     if q.is_cuda:
         return torch.cuda.device(q.device)
     return threads_for(q.numel())
