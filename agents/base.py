@@ -77,7 +77,7 @@ Action = RunTrial | WaitTrial | Reflect | Finalize
 
 @dataclass(frozen=True)
 class Refusal:
-    """A trial that the server has refused since the last trial that it ran, and the reason."""
+    """A trial that the server refused, and the reason; forgotten when the server runs the next trial."""
 
     changes: KnobValues
     base: str
@@ -86,7 +86,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Brief:
-    """The brief of a session: the result of open_session or, for a resumed session, the same from its views."""
+    """The brief of a session, from open_session or, if the session is resumed by its id, from views of read_memory."""
 
     session: str
     resumed: bool
@@ -127,7 +127,7 @@ class Brief:
 
 @dataclass(frozen=True)
 class Situation:
-    """All that an agent knows: the brief, two views of read_memory, and the trials refused since the last one ran."""
+    """All that an agent knows: the brief, two views of read_memory, and the trials refused since a trial last ran."""
 
     brief: Brief
     state: StateView

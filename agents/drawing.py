@@ -17,7 +17,7 @@ def choices_of(knob: Knob) -> tuple[Value, ...]:
 
 def bounds(knob: Knob) -> tuple[float, float]:
     """The lowest and the highest value of a numeric knob."""
-    assert knob.low is not None and knob.high is not None  # every numeric knob has bounds, and only those
+    assert knob.low is not None and knob.high is not None  # numeric knobs have bounds, other knobs have none
     return knob.low, knob.high
 
 

@@ -26,7 +26,7 @@ SURROGATE_AFTER, SURROGATE_EVERY = 8, 4
 COVERAGE_SHARE = 0.4
 """Share of the budget after which a dimension without a trial is preferred."""
 COVERAGE_GAIN = 0.03
-"""Minimum expected gain of an opening move in such a dimension."""
+"""Minimum expected gain of an opening move in a dimension that is preferred because it has no trial."""
 
 
 class Engineer(Agent):
@@ -106,7 +106,7 @@ def _covered(dimension: str, history: History) -> bool:
 
 
 def _already_passed(move: Move, history: History) -> bool:
-    """Without memory, the trial number alone tells which moves of the list have been run."""
+    """Whether a session without memory has already run this opening move, judged by its number of trials alone."""
     if history.situation.state.with_memory:
         return False
     order = sorted(OPENINGS[history.space.backbone], key=lambda opening: -opening.gain)
@@ -114,7 +114,7 @@ def _already_passed(move: Move, history: History) -> bool:
 
 
 def has_helped(move: Move, history: History) -> bool:
-    """Whether the last step of the move's single knob in this session helped, and the move continues its direction."""
+    """Whether the last step of the move's only knob helped in this session, and the move goes on in its direction."""
     if len(move.changes) != 1:
         return False
     knob, value = next(iter(move.changes.items()))

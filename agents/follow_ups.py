@@ -18,13 +18,13 @@ from .reflecting import NOTICEABLE_Z
 SCORE_WEIGHTS = ("transition_weight", "cooccurrence_weight", "popularity_weight")
 RETUNED = (*SCORE_WEIGHTS, "lr", "temperature", "dropout")
 """Knobs whose best value depends on the rest of the model, so they are tuned again after the model has changed."""
-HALF = 0.5
-"""Discount on an extrapolated effect, and on the less likely of two directions."""
-PAIR = 0.45
-"""Discount on steps of two knobs at once: slightly larger, because a failure does not tell which knob caused it."""
-RETUNE = 0.025
+UNCERTAIN = 0.5
+"""Factor on the gain of an extrapolated effect, and of the less likely of two directions."""
+UNCERTAIN_PAIR = 0.45
+"""Factor on the gain of steps of two knobs at once: lower, because a failure does not tell which knob caused it."""
+RETUNE_GAIN = 0.025
 """Expected gain of tuning a score weight again."""
-SMALL, TINY = 0.01, 0.004
+SMALL_GAIN, TINY_GAIN = 0.01, 0.004
 """Expected gains where little is known: low, but positive."""
 EARLY_EPOCH = 3
 """A best epoch up to this one counts as early."""
@@ -48,7 +48,7 @@ def _further(history: History) -> Iterator[Move]:
         if choices := choices_of(knob):
             seen = {value for step in steps for value in (step.before, step.after)}
             yield from (
-                Move({knob.name: choice}, TINY, f"an untried choice of {knob.name}")
+                Move({knob.name: choice}, TINY_GAIN, f"an untried choice of {knob.name}")
                 for choice in choices
                 if choice not in seen
             )
@@ -66,12 +66,14 @@ def _next_rung(name: str, steps: list[Step], history: History, direction: int) -
     word = "up" if direction > 0 else "down"
     if not slopes:
         if any((step.after - target) * direction > 0 for step in steps):
-            return Move({name: target}, SMALL, f"{name} made no difference further {word}; the best may lie in between")
-        return Move({name: target}, TINY, f"{name} has only been changed in the other direction; now {word}")
+            reason = f"a larger step {word} of {name} made no difference; the best value may lie in between"
+            return Move({name: target}, SMALL_GAIN, reason)
+        return Move({name: target}, TINY_GAIN, f"{name} has only been changed in the other direction; now {word}")
     slope = slopes[-1]  # the last noticeable step is the nearest to the incumbent
     if slope <= 0:
         return None
-    return Move({name: target}, HALF * slope, f"{name} {word} continues a direction that has helped ({slope:+.1%})")
+    reason = f"{name} {word} continues a direction that has helped ({slope:+.1%})"
+    return Move({name: target}, UNCERTAIN * slope, reason)
 
 
 def _pairs(history: History) -> Iterator[Move]:
@@ -87,7 +89,7 @@ def _pairs(history: History) -> Iterator[Move]:
             next_steps.append((knob.name, target, steps[-1].relative))
     for (a, value_a, gain_a), (b, value_b, gain_b) in combinations(next_steps, 2):
         reason = f"a step of {a} and one of {b} were kept; go one step further with both"
-        yield Move({a: value_a, b: value_b}, PAIR * (gain_a + gain_b), reason)
+        yield Move({a: value_a, b: value_b}, UNCERTAIN_PAIR * (gain_a + gain_b), reason)
 
 
 def _combine(history: History) -> Iterator[Move]:
@@ -98,11 +100,11 @@ def _combine(history: History) -> Iterator[Move]:
             name = next(iter(trial.changes))
             best[name] = max(best.get(name, (0.0, {})), (trial.relative, trial.changes), key=lambda pair: pair[0])
     for gain, changes in best.values():
-        yield Move(changes, HALF * gain, "had a positive effect when tried, and the incumbent has changed since")
+        yield Move(changes, UNCERTAIN * gain, "had a positive effect when tried, and the incumbent has changed since")
     if len(best) > 1:
         merged = {knob: value for _, changes in best.values() for knob, value in changes.items()}
         total = sum(gain for gain, _ in best.values())
-        yield Move(merged, HALF * total, "combines changes that were each positive within noise")
+        yield Move(merged, UNCERTAIN * total, "combines changes that were each positive within noise")
 
 
 def _promising(trial: PastTrial) -> bool:
@@ -121,7 +123,7 @@ def _retune(history: History) -> Iterator[Move]:
         for direction in (-1, 1):
             target = neighbour(name, value, direction, history.space)
             if target is not None:
-                gain = (RETUNE if name in SCORE_WEIGHTS else SMALL) * (1 if direction < 0 else HALF)
+                gain = (RETUNE_GAIN if name in SCORE_WEIGHTS else SMALL_GAIN) * (1 if direction < 0 else UNCERTAIN)
                 yield Move({name: target}, gain, f"the model has changed since {name} was tuned")
 
 
@@ -142,9 +144,10 @@ def _reconsider(history: History) -> Iterator[Move]:
         if knob is None or choices_of(knob) or history.steps(name):
             continue
         away = 1 if value > history.space.defaults[name] else -1
-        for direction, share in ((away, 1.0), (-away, HALF)):
+        for direction, share in ((away, 1.0), (-away, UNCERTAIN)):
             if (target := neighbour(name, value, direction, history.space)) is not None:
-                yield Move({name: target}, SMALL * share, f"{name} was set with other knobs and never tuned alone")
+                reason = f"{name} was set with other knobs and never tuned alone"
+                yield Move({name: target}, SMALL_GAIN * share, reason)
 
 
 def _from_curve(history: History) -> Iterator[Move]:
@@ -177,7 +180,7 @@ def random_neighbours(history: History, generator: np.random.Generator, draws: i
     for _ in range(draws if names else 0):
         chosen = generator.choice(len(names), size=min(len(names), int(generator.integers(1, 3))), replace=False)
         changes = {names[i]: _random_neighbour(names[i], history, generator) for i in chosen}
-        moves.append(Move(changes, TINY, "an untried neighbour of the incumbent"))
+        moves.append(Move(changes, TINY_GAIN, "an untried neighbour of the incumbent"))
     return moves
 
 
@@ -185,6 +188,6 @@ def _random_neighbour(name: str, history: History, generator: np.random.Generato
     knob, current = history.space.knobs[name], history.current[name]
     if choices_of(knob):
         return draw(knob, generator)
-    direction = 1 if generator.random() < HALF else -1
+    direction = 1 if generator.random() < 0.5 else -1
     value = neighbour(name, current, direction, history.space)
     return current if value is None else value

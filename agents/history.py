@@ -94,8 +94,8 @@ class History:
         self.budget = situation.state.budget.trials_max
         self.trials_left = self.budget - self.trials_used
         self._keys = {trial.trial: self.space.key(trial.settings) for trial in self.trials}
-        self.known = set(self._keys.values())
-        self.known |= {self.space.key(self.settings(r.base) | r.changes) for r in situation.refused}
+        self._known_keys = set(self._keys.values())
+        self._known_keys |= {self.space.key(self.settings(r.base) | r.changes) for r in situation.refused}
 
     def settings(self, base: str) -> KnobValues:
         """The values in which `base` differs from the default; empty for a trial that the trajectory does not list."""
@@ -113,9 +113,9 @@ class History:
         return self._keys[trial.trial]
 
     def is_new(self, changes: KnobValues, base: str) -> bool:
-        """Whether `changes` over `base` is a valid configuration that was neither tried nor refused in this step."""
+        """Whether `changes` over `base` are valid, not yet tried, and not refused since a trial last ran."""
         over = self.settings(base)
-        return self.space.allows(changes, over) and self.space.key(over | changes) not in self.known
+        return self.space.allows(changes, over) and self.space.key(over | changes) not in self._known_keys
 
     @property
     def finished(self) -> list[PastTrial]:

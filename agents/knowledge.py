@@ -16,17 +16,17 @@ from .history import History, PastTrial
 from .moves import Move, rungs
 
 CONFIGURATION_GAIN = 0.25
-"""Minimum gain of a good configuration over the default, relative, on an identical dataset."""
+"""Smallest expected relative gain over the default of a good configuration from an identical dataset."""
 CROSSOVER_GAIN = 0.06
-"""Gain of adding the knobs that only a second configuration sets to the first one."""
+"""Expected gain of adding to a kept configuration the knobs that only another good configuration sets."""
 RULE_GAIN = 0.08
-"""Gain of following a `prefer` rule from an identical dataset."""
+"""Expected gain of following a `prefer` rule from an identical dataset."""
 SECOND_CHOICE = 0.02
-"""Gain of a further configuration once one has been kept, which the further one would have to beat."""
+"""Expected gain of another configuration once one has been kept, because the other one must beat the kept one."""
 DATASET_SPREAD = 0.03
 """Standard deviation of a knob's effect between datasets, relative to NDCG@10."""
 LIST_SPREAD = 0.05
-"""Standard deviation of the gains in the engineer's own list of moves, relative to NDCG@10."""
+"""Assumed standard error of the gains in the engineer's list of opening moves, relative to NDCG@10."""
 CLEAR_EFFECT_Z = 2.0
 """Minimum z of a pooled effect that is tried without a rule."""
 
@@ -35,7 +35,7 @@ class Knowledge:
     """The prior of a session, combined with its history."""
 
     def __init__(self, history: History) -> None:
-        own = history.situation.state.session  # its own rules are in its history already
+        own = history.situation.state.session  # the history already covers the session's own rules
         prior = [entry for entry in history.situation.brief.prior if entry.session != own]
         rules = [(entry, c) for entry in prior if isinstance(entry, PriorRule) and (c := parsed_condition(entry))]
         self._history = history
@@ -45,7 +45,7 @@ class Knowledge:
         self._effects = history.situation.state.history_effects
 
     def moves(self) -> list[Move]:
-        """Full configurations over the default, then missing knobs, rules and single values over the incumbent."""
+        """Configurations over the default; over the incumbent: knobs that it does not set, rules, and single values."""
         return [*self._portfolio(), *self._crossovers(), *self._preferences(), *self._values()]
 
     @cached_property
@@ -58,7 +58,7 @@ class Knowledge:
         return float(1 + sum(outcomes)) / (1 + len(outcomes))
 
     def informed_gain(self, move: Move) -> float:
-        """The gain of a move, averaged with its effect on other datasets; weights from the variances and the trust."""
+        """The gain of a move, averaged with its effect on other datasets, weighted by their variances and the trust."""
         knob, value = next(iter(move.changes.items()))
         if len(move.changes) != 1 or knob in self._history.settings("incumbent"):
             return move.gain  # effects from other sessions are relative to the default

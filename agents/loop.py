@@ -36,7 +36,7 @@ AnyView = TypeVar("AnyView", bound=View)
 
 
 class ToolCrashed(RuntimeError):
-    """The server failed, and not because of a mistake of the caller; its stderr has the traceback."""
+    """The server failed, although the caller made no mistake; the traceback is on the server's stderr."""
 
 
 async def run_agent(
@@ -72,7 +72,7 @@ class _Loop:
         self._session = brief.session
         self._emit(SessionOpened(brief))
         while True:
-            event = await self._perform(self._agent.act(await self._look(brief)))
+            event = await self._perform(self._agent.act(await self._situation(brief)))
             if isinstance(event, Finalized):
                 return event.result
 
@@ -87,7 +87,7 @@ class _Loop:
         long_term = await self._view(LongTermView, "long_term")
         return Brief.from_views(state, space, long_term)
 
-    async def _look(self, brief: Brief) -> Situation:
+    async def _situation(self, brief: Brief) -> Situation:
         state = await self._view(StateView, "state")
         trajectory = await self._view(TrajectoryView, "trajectory")
         return Situation(brief, state, trajectory, tuple(self._refused))

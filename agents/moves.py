@@ -57,7 +57,7 @@ def _opening(gain: float, reason: str, **changes: Any) -> Move:
 
 
 _BOTH = (
-    _opening(0.12, "the default learning rate is low for few epochs", lr=1e-3),
+    _opening(0.12, "the default learning rate is low for so few epochs", lr=1e-3),
     _opening(0.10, "the last item predicts the next one; needs no training", transition_weight=8.0),
     _opening(0.09, "every item serves as a negative, so the gradient has no sampling error", loss="full_softmax"),
     _opening(0.055, "items of the same histories are related; needs no training", cooccurrence_weight=4.0),
@@ -98,8 +98,8 @@ OPENINGS: dict[str, tuple[Move, ...]] = {
     ),
 }
 """The opening moves, with their usual gains from the literature that docs/knobs.md cites. Each move is one decision; it
-changes several knobs only if they have no effect alone. How the gains of several moves add up is not assumed: the
-session measures it, and memory passes it on."""
+changes several knobs only if they have no effect alone. Nothing is assumed about how the gains of several moves add up:
+each session measures their sum, and memory passes the result on."""
 
 
 def rungs(name: str, space: Space) -> list[int | float]:

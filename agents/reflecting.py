@@ -80,7 +80,7 @@ def next_step(trial: PastTrial) -> str:
 
 
 def cause(trial: PastTrial, history: History) -> str:
-    """The mechanism behind the opening move with the same knobs, and whether the outcome supports it; else empty."""
+    """The mechanism behind the opening move on these knobs, and whether the outcome supports it; empty without one."""
     reason = next((m.reason for m in OPENINGS[history.space.backbone] if m.changes.keys() == trial.changes.keys()), "")
     if not trial.changes or not reason:
         return ""
@@ -92,7 +92,7 @@ def cause(trial: PastTrial, history: History) -> str:
 
 
 def evidence(trial: PastTrial, history: History) -> tuple[str, ...]:
-    """The trial, and the earlier ones whose step of the same knob in the same direction agrees noticeably."""
+    """The trial and earlier ones that moved the knob in its direction with a noticeable effect of the same sign."""
     step = _step_of(trial, history)
     if step is None or abs(step.z) < NOTICEABLE_Z:
         return (trial.trial,)
@@ -166,7 +166,7 @@ def _rule(z: float, statement: str, condition: str | None, handles: list[str]) -
 
 
 def condition_of(step: Step) -> str | None:
-    """The condition that the step makes true: its end value, or everything beyond it on that side."""
+    """The condition that the step makes true: the new choice, or the new number and all beyond it in its direction."""
     if isinstance(step.after, (bool, str)):
         return f"{step.knob} == {str(step.after).lower() if isinstance(step.after, bool) else step.after}"
     if step.before is None or step.before == step.after:
@@ -202,8 +202,8 @@ def summarise(situation: Situation) -> str:
 def _data(situation: Situation) -> str:
     profile = situation.brief.profile
     facts = [f"{name} {profile[name]}" for name in ("users", "items", "length_mean", "density") if name in profile]
-    of = f" ({', '.join(facts)})" if facts else ""
-    return f"{situation.state.backbone} on {situation.state.dataset}{of}."
+    details = f" ({', '.join(facts)})" if facts else ""
+    return f"{situation.state.backbone} on {situation.state.dataset}{details}."
 
 
 def _gain(history: History) -> str:

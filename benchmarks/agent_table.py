@@ -26,7 +26,7 @@ def trials_to(curve: Sequence[float], level: float) -> float:
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """The median and its 95 % percentile bootstrap interval; an infinite value is a censored one."""
+    """The median and its 95 % percentile bootstrap interval; infinite values are censored observations."""
     samples = np.random.default_rng(0).choice(np.array(values, dtype=float), size=(RESAMPLES, len(values)))
     medians = np.sort([statistics.median_high(sample) for sample in samples])
     low, high = medians[int(0.025 * RESAMPLES)], medians[int(0.975 * RESAMPLES) - 1]
@@ -34,7 +34,7 @@ def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def sign_flip_p(differences: Sequence[float]) -> float:
-    """Exact two-sided permutation test of paired differences: the share of sign patterns with at least this mean."""
+    """Exact two-sided permutation test of paired differences: share of sign patterns with as large a |mean|."""
     values = np.array(differences, dtype=float)
     patterns = (np.arange(2 ** len(values))[:, None] >> np.arange(len(values))) & 1
     means = np.abs((np.where(patterns, 1, -1) * values).mean(1))

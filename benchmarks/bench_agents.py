@@ -4,8 +4,8 @@
     python benchmarks/bench_agents.py office.tsv.gz --sources beauty.tsv.gz tools.tsv.gz \\
         --set hidden_dim.high=64 hidden_dim.default=64 lr.default=0.001
 
-With a low --epochs-cap, the default learning rate is too low to train anything in that time. Raise it for all arms, as
-the second command does.
+With a low --epochs-cap, the default learning rate is too low to learn anything in so few epochs. Raise it for all arms,
+as the second command does.
 Every session (arm x backbone x seed) has its own home, and all have the same budget and protocol, one thread and a warm
 worker. All figures are for validation: the homes contain no key, and no session is finalized. Finished sessions are
 stored in --home and not repeated. Prints a table and one JSON line; writes benchmarks/results/agents-NAME.json and .md.
@@ -51,7 +51,7 @@ INFORMED = ("carried", "placebo")
 
 
 def capped(text: str, epochs: int, trials: int, further: Sequence[str] = ()) -> str:
-    """`text`, a SANDBOX.md, with at most `epochs` epochs, and with `trials` trials as the only rule that can stop.
+    """`text`, a SANDBOX.md, with at most `epochs` epochs per trial, and with `trials` trials as the only stop rule.
 
     further: other low, high or default values, such as "lr.default=0.001". All arms tune under this text.
     """
@@ -100,7 +100,7 @@ class Bench:
         self.prepared: dict[Path, str] = {}
 
     def protocol(self, epochs: int, trials: int) -> str:
-        """The SANDBOX.md of this experiment, for so many epochs and trials."""
+        """The SANDBOX.md of this experiment, limited to `epochs` epochs per trial and to `trials` trials."""
         text = (self.arguments.sandbox or PACKAGED).read_text(encoding="utf-8")
         return capped(text, epochs, trials, self.arguments.set)
 
@@ -112,7 +112,7 @@ class Bench:
         return self.prepared[log]
 
     def run_session(self, task: dict[str, Any]) -> dict[str, Any] | None:
-        """The result of a task's session, which runs now unless its result is stored; None if it fails."""
+        """Run a task's session, unless its result is stored, and return the result; None if the session fails."""
         home = Path(task["home"])
         result = home / f"{task['name']}.json"
         if not result.exists():
@@ -251,7 +251,7 @@ def write_record(arguments: argparse.Namespace, dataset: str, sessions: list[dic
 
 
 def finite(value: Any) -> Any:
-    """`value` with infinities replaced by None, because JSON has none: a level that was never reached."""
+    """`value` with None for infinities, which JSON cannot represent; they stand for a level that was never reached."""
     if isinstance(value, dict):
         return {str(name): finite(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):

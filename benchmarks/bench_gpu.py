@@ -118,7 +118,7 @@ def measure_large_catalogue(device: torch.device, num_items: int) -> dict[str, A
 
 
 def print_table(name: str, row: dict[str, Any], judged: bool) -> None:
-    """One line per figure, with its target if it has one; `judged`: say whether it is met."""
+    """One line per figure, with its target if it has one; `judged`: also say whether the target is met."""
     for figure, value in row.items():
         target = ""
         if figure in TARGETS:

@@ -4,10 +4,10 @@
 
 First the gate compares the value and both gradients of every contestant with the reference in float64; a contestant
 that is wrong is not timed. Then forward plus backward of the mean loss is timed in one run, contestants in turns, with
-median and extremes over the rounds. Peak memory is what a call needs in addition to its inputs, with the gradients.
+median and extremes over the rounds. Peak memory is what a call needs beyond its inputs, gradients included.
 Prints tables, then one JSON line.
 
-    full CE     softmax over the whole catalogue; contestants that materialise scores have (n, V) of them
+    full CE     softmax over the whole catalogue; contestants that are not fused store all (n, V) scores
     sampled     the same 512 negatives for all positions, cosine scores, logQ
     own         128 negatives drawn separately for each position
 """
@@ -160,12 +160,12 @@ def errors(shape: Shape, device: torch.device) -> dict[str, float | str]:
         except Exception as error:  # whatever a peer or a compiler raises, the other contestants continue
             found[name] = f"failed: {type(error).__name__}: {str(error).strip().partition(chr(10))[0][:120]}"
             continue
-        found[name] = max(((one.double() - right).norm() / right.norm()).item() for one, right in pairs)
+        found[name] = max(((value.double() - true).norm() / true.norm()).item() for value, true in pairs)
     return found
 
 
 def measure(shape: Shape, device: torch.device, rounds: int) -> dict[str, dict[str, Any]]:
-    """Milliseconds and peak bytes of everybody who is right; of the others why there are none."""
+    """Milliseconds and peak bytes of each contestant that passes the gate; for the others, why they are missing."""
     allowed = ALLOWED[shape.dtype]
     judged = errors(shape, device).items()
     wrong = {name: error for name, error in judged if isinstance(error, str) or not error <= allowed}

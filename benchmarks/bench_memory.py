@@ -108,10 +108,10 @@ def fill(ws: Workspace, trials: int, rules: int) -> None:
             write_rule(ws.protocol.space, db, number, json.dumps(profiles[number % DATASETS]), rng)
 
 
-def insert(db: Any, table: str, *, twice: str = "ABORT", **values: object) -> int:
-    """Insert one row and return its rowid. twice: SQLite's conflict resolution for a row that exists already."""
+def insert(db: Any, table: str, *, on_conflict: str = "ABORT", **values: object) -> int:
+    """Insert one row and return its rowid. on_conflict: SQLite's resolution for a row that exists already."""
     names, marks = ", ".join(f'"{name}"' for name in values), ", ".join("?" * len(values))
-    sql = f"INSERT OR {twice} INTO {table} ({names}) VALUES ({marks})"
+    sql = f"INSERT OR {on_conflict} INTO {table} ({names}) VALUES ({marks})"
     return int(db.execute(sql, list(values.values())).lastrowid)
 
 
@@ -143,8 +143,8 @@ def write_session(ws: Workspace, db: Any, number: int, profile: str, rng: random
             check_note="", created_at="then",
         )  # fmt: skip
         insert(
-            db, "effects", twice="IGNORE", session=name, **data, knob=knob.name, value=json.dumps(changes[knob.name]),
-            n=1, weight=2500.0, weighted=rng.gauss(0, 50),
+            db, "effects", on_conflict="IGNORE", session=name, **data, knob=knob.name,
+            value=json.dumps(changes[knob.name]), n=1, weight=2500.0, weighted=rng.gauss(0, 50),
         )  # fmt: skip
         if index < 5:
             insert(
@@ -178,7 +178,7 @@ def write_rule(space: ActionSpace, db: Any, number: int, profile: str, rng: rand
 
 
 def add_trials(ws: Workspace, session: str, count: int) -> list[str]:
-    """Add finished trials to an open session and return their handles; more than one are reflected on too."""
+    """Add finished trials to an open session and return their handles; each has a reflection if `count` exceeds 1."""
     rng = random.Random(len(ws.memory.trials.all(session)))
     record = ws.memory.sessions.get(session)
     space = ws.session_protocol(record).space

@@ -3,8 +3,8 @@
     python benchmarks/bench_scaling.py beauty.tsv.gz
     python benchmarks/bench_scaling.py --demo
 
-Four cases are measured in turns in one run: the log; the log with every user twice; and, prepared with the last 200
-events of each user, max_len 50 and max_len 200. Prints medians and ratios, then one JSON line.
+Four cases are measured in turns in one run: the log; the log with every user twice; and the log with the last 200
+events of each user, once with max_len 50 and once with max_len 200. Prints medians and ratios, then one JSON line.
 """
 
 import json

@@ -4,7 +4,7 @@ A simulated session has K configurations of equal quality. A trial measures, for
 noise, which is drawn independently for every trial and user. `sandbox.program` judges each trial against the incumbent
 as in a real session. The script prints the number of false keeps (trials after the first that are kept as better) with
 the bound that the keep rule guarantees, and the selection inflation of the best trial. If the configurations differ in
-size, simpler ones are kept within noise as well, without lowering the mark that a better one has to pass.
+size, simpler ones are kept within noise as well, without lowering the threshold for better ones.
 
 The bound: each keep raises the incumbent's measured mean by at least keep_z standard errors of a paired difference,
 each of which is sqrt(2) times the standard error s of one mean. From the first measurement to the largest of K, the
@@ -38,8 +38,8 @@ class Outcome:
 
     false_keeps: int  # trials kept as better
     simpler_keeps: int  # trials kept within noise, with fewer parameters
-    inflation: float  # best measured mean above the true mean, in standard errors of one mean
-    drift: float  # best measured mean above that of the last incumbent, in the same unit
+    inflation: float  # best measured mean minus the true mean, in standard errors of one mean
+    drift: float  # best measured mean minus that of the last incumbent, in the same unit
 
 
 def simulate(rng: np.random.Generator, configurations: int, keep_z: float, *, sizes: bool = False) -> Outcome:
@@ -68,7 +68,7 @@ def compared(base: np.ndarray, candidate: np.ndarray) -> Comparison:
     return Comparison(delta, se, z_score(delta, se), difference.size)
 
 
-def promised(configurations: int, keep_z: float) -> float:
+def false_keeps_bound(configurations: int, keep_z: float) -> float:
     """The bound on the expected number of false keeps."""
     return math.sqrt(math.log(configurations)) / keep_z
 
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     num, keep_z = arguments.configurations, arguments.keep_z
-    bound = promised(num, keep_z)
+    bound = false_keeps_bound(num, keep_z)
     record: dict[str, object] = {"bench": "gate", **environment(), **vars(arguments), "promised": bound}
     for name, sizes in (("equal sizes", False), ("different sizes", True)):
         rng = np.random.default_rng(arguments.seed)

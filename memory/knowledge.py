@@ -35,31 +35,34 @@ TRUSTED_CONFIDENCE = 2 / 3
 """An `avoid` rule with a condition blocks trials from this confidence on: support >= 2 * contradiction + 1."""
 TRUSTED_SQL = "AND \"check\" = 'supported' AND support >= 2 * contradiction + 1"  # the same condition in SQL
 CONFIGURATIONS_PER_DATASET = 8
-"""The number of configurations per dataset from which a portfolio is selected."""
+"""A portfolio is selected from this many top configurations of each dataset."""
 MAX_DATASETS = 12
-"""The number of datasets, the most similar ones, from which a portfolio is selected."""
+"""A portfolio is selected from configurations of this many of the most similar datasets."""
 MAX_MATCHES = 2000  # only the newest matches are ranked, because every text may contain a common word
 SEARCH = """
-    WITH ruled AS (SELECT rowid, rank FROM rules_fts WHERE rules_fts MATCH :words ORDER BY rowid DESC LIMIT :matches),
-         reflected AS (
+    WITH rule_hits AS (
+             SELECT rowid, rank FROM rules_fts WHERE rules_fts MATCH :words ORDER BY rowid DESC LIMIT :matches
+         ),
+         reflection_hits AS (
              SELECT rowid, rank FROM reflections_fts WHERE reflections_fts MATCH :words
               ORDER BY rowid DESC LIMIT :matches
          ),
-         summed AS (
+         summary_hits AS (
              SELECT rowid, rank FROM summaries_fts WHERE summaries_fts MATCH :words ORDER BY rowid DESC LIMIT :matches
          )
     SELECT * FROM (
     SELECT 'rule' AS source, rules.id, session, NULL AS trial, dataset, backbone, kind, condition,
-           "check", rules.statement AS text, ruled.rank AS score
-      FROM ruled JOIN rules ON rules.id = ruled.rowid
+           "check", rules.statement AS text, rule_hits.rank AS score
+      FROM rule_hits JOIN rules ON rules.id = rule_hits.rowid
     UNION ALL
     SELECT 'reflection', reflections.id, reflections.session, trial, dataset, backbone, NULL, NULL,
-           "check", reflections.lesson, reflected.rank
-      FROM reflected JOIN reflections ON reflections.id = reflected.rowid
+           "check", reflections.lesson, reflection_hits.rank
+      FROM reflection_hits JOIN reflections ON reflections.id = reflection_hits.rowid
       JOIN sessions ON sessions.id = reflections.session
     UNION ALL
-    SELECT 'summary', summaries.id, session, NULL, dataset, backbone, NULL, NULL, NULL, summaries.text, summed.rank
-      FROM summed JOIN summaries ON summaries.id = summed.rowid
+    SELECT 'summary', summaries.id, session, NULL, dataset, backbone, NULL, NULL, NULL, summaries.text,
+           summary_hits.rank
+      FROM summary_hits JOIN summaries ON summaries.id = summary_hits.rowid
     ) WHERE {scope}
     ORDER BY score, source, id LIMIT :limit
 """
@@ -172,7 +175,7 @@ class Knowledge(Repository):
 
     @reads
     def similarities(self, profile: Mapping[str, Any], dataset_id: str) -> dict[str, float]:
-        """The similarity of each known dataset, in scope or not, to one with this profile; the same dataset has 1."""
+        """Similarity of every known dataset, in scope or not, to the one with this profile, which itself has 1."""
         own = to_json(dict(profile))
         return {
             source: 1.0 if dataset_id and source == dataset_id else text_similarity(own, other)

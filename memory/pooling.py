@@ -24,7 +24,7 @@ class Sums(NamedTuple):
 
 
 def pooled_effect(values: Mapping[str, Sums], num_datasets: int) -> dict[str, Any]:
-    """The pooled effect of a knob; `values` maps knob values in JSON to sums. Values with most trials come first."""
+    """The pooled effect of a knob; `values` maps knob values in JSON to sums. The most tried values come first."""
     total = Sums(*map(sum, zip(*values.values(), strict=True)))
     mean, se = _pooled_mean(total)
     rows = [

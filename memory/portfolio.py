@@ -19,7 +19,8 @@ def choose(runs: Sequence[Run], similar: Mapping[str, float], limit: int) -> lis
 
     On each dataset, configurations are ranked by validation NDCG@10: 0 is the best, and 1 stands for those that were
     never run there. Each step adds the configuration that most reduces the sum over datasets of similarity x best rank
-    among the selected ones. So the first performs well on average, and later ones where the earlier ones do not.
+    among the selected ones. The first configuration therefore performs well on average, and each later one performs
+    well on datasets where the earlier ones do not.
     """
     ranks = _ranks(runs)
     best = dict.fromkeys((run.dataset_id for run in runs), 1.0)

@@ -63,7 +63,7 @@ class Reflections(Repository):
         return [ReflectionRecord.model_validate(from_row(row, ["evidence"])) for row in rows]
 
     def _merged(self, reflection: ReflectionRecord) -> ReflectionRecord:
-        """The reflection with a reference to an earlier one with nearly the same lesson, if any, whose count is raised.
+        """If an earlier reflection has nearly the same lesson, increment its count and refer to it in the result.
 
         Reflections with different checks are never merged: a supported lesson must not add to the count of an
         unsupported one.

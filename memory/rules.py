@@ -119,14 +119,14 @@ class Rules(Repository):
         """Replace the counts of `session` and extend its evidence; the caller must call `update_totals` afterwards."""
         support, contradiction, evidence = count
         handles = dict.fromkeys([*self._evidence_of(rule_id, session), *evidence])
-        place = self._sessions.get(session) if session else None
+        record = self._sessions.get(session) if session else None
         self.db.execute(
             "INSERT INTO rule_counts (rule, session, support, contradiction, evidence, dataset, dataset_id) "
             "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (rule, session) DO UPDATE SET support = excluded.support, "
             "contradiction = excluded.contradiction, evidence = excluded.evidence",
             [
                 rule_id, session, support, contradiction, to_json(list(handles)),
-                place.dataset if place else "", place.dataset_id if place else "",
+                record.dataset if record else "", record.dataset_id if record else "",
             ],
         )  # fmt: skip
 

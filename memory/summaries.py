@@ -19,7 +19,7 @@ class Summaries(Repository):
 
     @writes
     def add(self, record: SummaryRecord) -> None:
-        """Store the summary of an open session, replacing an earlier one; raises SessionError if it is not open."""
+        """Store the summary of an open session, replacing an earlier one; SessionError if the session is not open."""
         summary = record.model_copy(
             update={
                 "session": self._sessions.require_open(record.session).id,

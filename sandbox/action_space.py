@@ -81,12 +81,13 @@ class ActionSpace(BaseModel):
     def resolve(self, base: TrialConfig, changes: Mapping[str, Any]) -> TrialConfig:
         """`base` with `changes` applied.
 
-        Raises ConfigError for all invalid changes together (an unknown knob, a wrong type, a value out of range, a knob
-        that the backbone does not have or that SANDBOX.md fixes); and, if there are none, for an invalid combination.
+        Raises one ConfigError that lists every invalid change (an unknown knob, a wrong type, a value out of range, a
+        knob that the backbone does not have or that SANDBOX.md fixes). If all changes are valid by themselves, raises
+        ConfigError for an invalid combination.
         """
         settings, errors = base.model_dump(), []
         unknown = [name for name in changes if name not in KNOBS and name not in _NOT_KNOBS]
-        if len(unknown) > 1:  # one message for all: each separate message could list all knobs
+        if len(unknown) > 1:  # one message for all of them, because each separate one could list every knob
             errors.append(_unknown_knobs(unknown))
             changes = {name: changes[name] for name in changes if name in KNOBS or name in _NOT_KNOBS}
         for name, value in changes.items():

@@ -43,9 +43,9 @@ def changed_knobs(trial: TrialRecord, base: TrialConfig | None) -> dict[str, Any
 
 
 def isolates(knob: str, trial: TrialRecord, base: TrialConfig, changed: Mapping[str, Any]) -> bool:
-    """Whether the trial isolates the effect of `knob`: it is the only change, or it cannot be changed by itself.
+    """Whether the trial isolates the effect of `knob`: the knob is the only change, or it cannot change alone.
 
-    Example: causal=false is only valid with supervision='last', so the two can only be changed together.
+    Example: causal=false is only valid with supervision='last', so the two knobs can only be changed together.
     """
     if set(changed) == {knob}:
         return True
@@ -62,7 +62,7 @@ def interval(mean: float, se: float) -> list[float]:
 
 
 def coverage(trials: Sequence[TrialRecord], space: ActionSpace, backbone: str) -> dict[str, dict[str, int]]:
-    """Per dimension: the number of knobs that at least one trial has changed (`tried`), and of all knobs (`knobs`)."""
+    """Per dimension: the number of its knobs (`knobs`), and how many of them some trial has changed (`tried`)."""
     tried = {knob for trial in trials for knob in trial.changes}
     counts_of = {dimension: {"tried": 0, "knobs": 0} for dimension in DIMENSIONS}
     for knob in space.knobs(backbone):

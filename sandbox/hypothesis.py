@@ -34,7 +34,7 @@ def _measured_direction(outcome: TrialOutcome) -> str:
 def _held(hypothesis: Hypothesis, happened: str, measured: float | None) -> Held:
     """Whether the prediction held.
 
-    yes       the direction is right, and so is the size, within a factor of three, if one was predicted
+    yes       the direction is right, and the size, if one was predicted, is right within a factor of three
     no        the direction is wrong
     unclear   the difference is within noise, the size is off, or nothing was predicted or measured
     Only the absolute value of a predicted size counts; its sign is ignored.

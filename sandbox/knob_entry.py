@@ -125,5 +125,5 @@ class _Reader:
             TrialConfig.model_validate({"backbone": "sasrec", self.name: value})
         except ValidationError as error:
             message = error.errors(include_url=False)[0]["msg"]
-            raise self.entry.error(f"{key}: {self.name}={value!r} is beyond the engine: {message}") from None
+            raise self.entry.error(f"{key}: {self.name}={value!r} is outside the engine's bounds: {message}") from None
         return value

@@ -35,7 +35,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Page:
-    """The contents of a page; `end` is its last line, which errors about missing tables name."""
+    """The contents of a page. `end` is its last line (e.g. "SANDBOX.md:218"), for errors about missing tables."""
 
     rules: tuple[Entry, ...]
     knobs: tuple[Entry, ...]
@@ -95,7 +95,7 @@ def _rows(text: str, source: str, first_column: str) -> Iterator[_Row]:
 
 
 def _header(line: str, where: str) -> list[str]:
-    """The columns of a table. Raises ProtocolError for a row of a knob or rule, which would silently be ignored."""
+    """The columns in a header line; raises ProtocolError for a row of a knob or rule, which lacks a header."""
     columns = _cells(line)
     name = _unquote(columns[0])
     if name in KNOBS or columns[0] == f"`{name}`":
@@ -157,7 +157,9 @@ def _unquote(cell: str) -> str:
     return cell.strip().strip("`\"'")
 
 
-def _else_text(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+def _or_text(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A parser that returns the cell unchanged if `parse` fails."""
+
     def reader(cell: str) -> Any:
         try:
             return parse(cell)
@@ -168,9 +170,9 @@ def _else_text(parse: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 _PARSERS: Mapping[str, Callable[[str], Any]] = {
-    "int": _else_text(int),
-    "float": _else_text(float),
-    "bool": _else_text(lambda cell: {"true": True, "false": False}[cell]),
+    "int": _or_text(int),
+    "float": _or_text(float),
+    "bool": _or_text(lambda cell: {"true": True, "false": False}[cell]),
     "choice": str,
 }
 """Cell parsers by type of knob."""

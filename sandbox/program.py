@@ -43,7 +43,10 @@ class Admission:
 
 @dataclass(frozen=True)
 class TrialSize:
-    """Model size, which decides within noise. Training seconds cannot: they are noisy, and 0 for re-scored trials."""
+    """The size of a trial's model: within noise, the smaller one wins.
+
+    Training seconds are not compared, because they are noisy, and 0 for re-scored trials.
+    """
 
     handle: str
     parameters: int
@@ -80,10 +83,10 @@ def admit(
 ) -> Admission:
     """Decide whether `config`, which is `base` with `changes` applied, may run now.
 
-    A configuration that equals that of a finished or running trial, apart from knobs without effect, is a duplicate: it
-    costs nothing, because another run would differ by its seed only. Duplicates are reported before the budget, a
-    running trial or a pending reflection is checked, because a client that lost a response repeats its call. Crashed
-    and cancelled trials may be repeated.
+    A configuration is a duplicate if a finished or running trial has the same effective settings. A duplicate costs
+    nothing, because another run would differ by its seed only. The check for duplicates comes before the checks of the
+    budget, of a running trial and of a pending reflection, because a client that lost a response repeats its call.
+    Crashed and cancelled trials may be repeated.
     """
     refusal = _state_refusal(session_state) or _combination_refusal(config)
     if refusal:
@@ -118,10 +121,10 @@ def judge(
 ) -> Judgement:
     """The verdict, keep or discard; `comparison` is candidate minus incumbent, None only if there is no incumbent.
 
-    `best_kept` is the handle of the best trial kept so far and the comparison of the candidate with it. It is given if
-    that trial is not the incumbent, because a simpler configuration has replaced it within noise. The candidate must
-    pass both comparisons. Otherwise a series of ever simpler and slightly worse incumbents would lower the threshold,
-    and a trial as good as the best one kept would pass as an improvement.
+    `best_kept` is the handle of the best trial kept so far, and the candidate's comparison with that trial; None if
+    that trial is the incumbent. The best trial stops being the incumbent when a simpler configuration replaces it
+    within noise. From then on the candidate must pass both comparisons. Otherwise a series of ever simpler and slightly
+    worse incumbents would lower the threshold, and a trial as good as the best one kept would pass as an improvement.
     """
     if incumbent is None:
         return Judgement("keep", "the first finished trial becomes the incumbent")

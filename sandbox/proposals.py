@@ -19,7 +19,7 @@ from .surrogate import Prediction, Surrogate, position
 
 STEPS = (0.06, 0.12, 0.25)  # step sizes of single moves, as fractions of a knob's range
 NUM_PAIRED = 6  # two-knob moves combine this many single moves, those with the largest predicted gain
-PAIR_MARGIN = 1.15  # factor by which a pair must beat single moves, because it tells less about each knob
+PAIR_MARGIN = 1.15  # factor by which a pair must beat single moves, because a pair tells less about each knob
 NUM_PROPOSALS = 3
 DIGITS = 4  # significant digits of predictions; more would suggest false precision
 
@@ -123,7 +123,7 @@ def _neighbours(knob: Knob, current: Any) -> list[Any]:
 
 
 def value_at(knob: Knob, place: float) -> int | float:
-    """The number at a relative position in [0, 1] of a knob's range, rounded to two significant digits within it."""
+    """The number at a relative position in [0, 1] of a knob's range, with two significant digits, inside the range."""
     assert knob.low is not None and knob.high is not None  # only numeric knobs have positions
     if knob.scale == "log":
         exact = knob.low * (knob.high / knob.low) ** place
@@ -204,9 +204,9 @@ def _entry(
 
 
 def _evidence(move: Move, trials: Sequence[TrialRecord], history: Mapping[str, Mapping[str, Any]]) -> str:
-    here = sum(bool(set(move.changes) & set(trial.changes)) for trial in trials)
-    before = sum(history.get(knob, {}).get("n", 0) for knob in move.changes)
-    return f"changed in {here} trials of this session and {before} of closed sessions"
+    num_here = sum(bool(set(move.changes) & set(trial.changes)) for trial in trials)
+    num_closed = sum(history.get(knob, {}).get("n", 0) for knob in move.changes)
+    return f"changed in {num_here} trials of this session and {num_closed} of closed sessions"
 
 
 def _rounded(value: float) -> float:

@@ -16,7 +16,7 @@ Helped = Literal["yes", "no", "unclear"]
 CLEAR_Z = 1.0  # one standard error, like the default keep_z of the Program
 OBVIOUS_Z = 2.0  # from this |z| on, helped="unclear" contradicts the numbers
 SIZE_Z = 2.0  # a claimed effect may differ from the recorded one by this many standard errors
-SIZE_SHARE = 0.25  # or by this share of the recorded effect, because agents round
+SIZE_SHARE = 0.25  # it may also differ by this share of the recorded effect, because agents round
 
 
 class Claim(NamedTuple):
@@ -70,8 +70,8 @@ def check_reflection(
         check = "contradicted"
         notes.append(mismatch)
     default = space.default(trial.config["backbone"])
-    stray = _dimension_doubt(trial, claim.dimension, trials, space)
-    doubts = [*([stray] if stray else []), *_evidence_doubts(trial, claim, trials, default)]
+    dimension_doubt = _dimension_doubt(trial, claim.dimension, trials, space)
+    doubts = [*([dimension_doubt] if dimension_doubt else []), *_evidence_doubts(trial, claim, trials, default)]
     if doubts and check == "supported":
         check = "unsupported"
     return check, "; ".join([*notes, *doubts])
@@ -89,12 +89,13 @@ def check_evidence(evidence: Sequence[str], trials: Sequence[TrialRecord]) -> No
 def check_rule(
     kind: RuleKind, condition: str | None, trials: Sequence[TrialRecord], default: TrialConfig | None = None
 ) -> RuleCheck:
-    """Count the trials that made `condition` true over a base where it was false, and lost (avoid) or gained (prefer).
+    """Count the trials for and against a rule: those that made `condition` true over a base where it was false.
 
-    A trial counts if its difference is at least one standard error and it isolates the knob of the condition
-    (`effects.isolates`), because several changes at once are confounded. Insights and rules without a condition are
-    unverified. `default` is the configuration of base "default"; if it is None, the session's default trial provides
-    it. Raises ConfigError for a condition that does not parse.
+    A gain in NDCG@10 supports a prefer rule and contradicts an avoid rule; a loss does the reverse. A trial counts if
+    its difference is at least one standard error and it isolates the knob of the condition (`effects.isolates`),
+    because several changes at once are confounded. Insights and rules without a condition are unverified. `default` is
+    the configuration of base "default"; if it is None, the session's default trial provides it. Raises ConfigError for
+    a condition that does not parse.
     """
     if kind == "insight" or condition is None:
         return RuleCheck("unverified", 0, 0, "only prefer and avoid rules with a condition are checked against trials")
@@ -173,7 +174,7 @@ def _effect_mismatch(outcome: TrialOutcome, claimed: float | None) -> str | None
 def _dimension_doubt(
     trial: TrialRecord, dimension: str, trials: Sequence[TrialRecord], space: ActionSpace
 ) -> str | None:
-    """A doubt if none of the knobs that the trial changed belongs to `dimension`, so that it cannot be the cause."""
+    """A doubt if no knob of `dimension` was changed, so that the dimension cannot explain the result."""
     base = base_config(trial, trials, space.default(trial.config["backbone"]))
     changed = {knob: space.dimension(knob) for knob in changed_knobs(trial, base)}
     if not changed or dimension in changed.values():
@@ -196,7 +197,7 @@ def _evidence_doubts(
 
 
 def _doubt(cited: TrialRecord, move: Move | None, own: Move, helped: Helped) -> str | None:
-    """Why a cited trial does not support the claim about the changes of `own`; None if it does not conflict."""
+    """Why a cited trial does not support the claim about the changes of `own`; None if there is no conflict."""
     shared = set(own.changed) & set(move.changed) if move else set()
     if move is None or not shared:
         return f"{cited.handle} is cited but changed none of {', '.join(own.changed) or 'the same knobs'}"

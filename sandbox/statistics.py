@@ -10,7 +10,7 @@ from ..data.errors import TrialError
 from ..training.metrics import ndcg_per_user
 
 Z_LIMIT = 1e6
-"""Substitute for infinity, which JSON cannot represent: |z| of a difference with zero variance over users."""
+"""|z| of a nonzero difference with zero variance over users, instead of infinity, which JSON cannot represent."""
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 A Gaussian process that is additive over knobs, because most trials change a single knob and identify no interactions:
 f(x) - f(x0) is a sum of one term per knob, where x0 is the first measured configuration. Each numeric knob has the
 kernel exp(-|u - u'| / LENGTH_SCALE), where u in [0, 1] is the position in its range (on a log scale if the knob has
-one). For choices, the kernel makes the increments of two choices over that of x0 independent. The covariance of
-increments over x0 is k(x, y) - k(x, x0) - k(y, x0) + 1 per knob, so knobs at their x0 value contribute nothing. The
-prior mean is the shrunk effect measured by closed sessions; the prior scale is the one of SCALES with the largest
-marginal likelihood. Pure numpy, no randomness. All effects are relative to NDCG@10 at x0.
+one). For choices, the kernel is such that the effects of two choices, relative to the choice in x0, are independent.
+The covariance of increments over x0 is k(x, y) - k(x, x0) - k(y, x0) + 1 per knob, so knobs at their x0 value
+contribute nothing. The prior mean is the shrunk effect measured by closed sessions; the prior scale is the one of
+SCALES with the largest marginal likelihood. Pure numpy, no randomness. All effects are relative to NDCG@10 at x0.
 """
 
 import math
@@ -23,7 +23,7 @@ from .action_space import Knob
 Floats = npt.NDArray[np.float64]
 
 LENGTH_SCALE = 0.5  # half of a knob's range: neighbours correlate strongly, the two ends weakly
-CHOICE_CORRELATION = math.exp(-0.25 / LENGTH_SCALE)  # another choice varies like a quarter of a numeric range
+CHOICE_CORRELATION = math.exp(-0.25 / LENGTH_SCALE)  # of two choices, one at x0: like numbers 1/4 of a range apart
 SCALES = (0.01, 0.02, 0.04, 0.08, 0.16)  # prior standard deviation of one knob's effect; most effects are a few percent
 MAX_PRIOR_EFFECT = 0.5  # bound on a prior mean from other datasets
 DEFAULT_NOISE = 0.005  # relative standard error if none was measured

@@ -37,7 +37,7 @@ def format_range(knob: DeclaredKnob) -> str:
 
 
 def notes(knob: DeclaredKnob) -> str:
-    """The only backbone that has the knob (if there is just one), when the knob is inert, and the declared note."""
+    """The notes on a knob: its backbone if only one has it, the reason if it can be inert, and its declared note."""
     only = [f"{BACKBONE_COLUMNS[backbone]} only" for backbone in knob.defaults if len(knob.defaults) == 1]
     inert = [f"no effect: {knob.inert.reason}"] if knob.inert else []
     return "; ".join([*only, *inert, *([knob.about.note] if knob.about.note else [])])

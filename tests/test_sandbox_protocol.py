@@ -124,7 +124,7 @@ def test_defaults_may_be_changed_and_ranges_narrowed() -> None:
 def test_a_range_may_be_widened_up_to_the_bounds_of_the_engine() -> None:
     row = "`hidden_dim` | int | 16 … {high}, log | 128 | 128"
     assert parse_protocol(page(RULES, knob("capacity", row.format(high=1024)))).space.entries[0].high == 1024
-    with pytest.raises(ProtocolError, match="high: hidden_dim=1025 is beyond the engine"):
+    with pytest.raises(ProtocolError, match="high: hidden_dim=1025 is outside the engine's bounds"):
         parse_protocol(page(RULES, knob("capacity", row.format(high=1025))))
 
 
@@ -137,10 +137,10 @@ def test_windows_line_endings_and_a_byte_order_mark_are_accepted(tmp_path: Path)
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        pytest.param("1e-5 …", "0.0 …", "beyond the engine", id="below the engine"),
-        pytest.param("… 1e-2", "… 2.0", "beyond the engine", id="beyond the engine"),
-        pytest.param("… 1e-2", "… true", "beyond the engine", id="bound of the wrong type"),
-        pytest.param("… 1e-2", "… nan", "beyond the engine", id="bound that is not a number"),
+        pytest.param("1e-5 …", "0.0 …", "outside the engine", id="below the engine"),
+        pytest.param("… 1e-2", "… 2.0", "outside the engine", id="beyond the engine"),
+        pytest.param("… 1e-2", "… true", "outside the engine", id="bound of the wrong type"),
+        pytest.param("… 1e-2", "… nan", "outside the engine", id="bound that is not a number"),
         pytest.param("1e-5 … 1e-2", "1e-5 - 1e-2", "is not a range; write LOW … HIGH", id="not a range"),
         pytest.param("1e-5 …", "0.5 …", "is above high", id="empty range"),
         pytest.param("| 3e-4 | 3e-4 |", "| 0.5 | 3e-4 |", "the default is invalid", id="default out of range"),
@@ -152,7 +152,7 @@ def test_windows_line_endings_and_a_byte_order_mark_are_accepted(tmp_path: Path)
         pytest.param("float", "int", "write float", id="wrong type"),
         pytest.param(", log", ", sqrt", "choose linear or log", id="unknown scale"),
         pytest.param("last, mean", "", "has no choices", id="empty choices"),
-        pytest.param("last, mean", "last, median", "beyond the engine", id="unknown choice"),
+        pytest.param("last, mean", "last, median", "outside the engine", id="unknown choice"),
         pytest.param("last, mean", "last, last", "contains a duplicate", id="repeated choice"),
         pytest.param("| 30 |", "| 0 |", "greater than or equal to 1", id="no trials"),
         pytest.param("| 30 |", "| many |", "valid integer", id="budget as text"),

@@ -126,6 +126,6 @@ def test_false_keeps_among_500_equal_configurations_stay_below_the_bound(sizes: 
     gate = simulation()
     rng = np.random.default_rng(3)
     keeps = np.array([gate.simulate(rng, 500, 1.0, sizes=sizes).false_keeps for _ in range(12)])
-    bound = gate.promised
+    bound = gate.false_keeps_bound
     assert bound(500, 1.0) == pytest.approx(2.49, abs=0.01)
     assert 0 < keeps.mean() + 2 * keeps.std(ddof=1) / len(keeps) ** 0.5 < bound(500, 1.0)

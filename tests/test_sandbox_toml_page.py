@@ -85,7 +85,7 @@ def test_tables_are_ignored_on_a_page_with_toml_blocks() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "line_of", "message"),
     [
-        pytest.param("high = 1e-2", "high = 2.0", "[knobs.lr]", "beyond the engine", id="beyond the engine"),
+        pytest.param("high = 1e-2", "high = 2.0", "[knobs.lr]", "outside the engine", id="beyond the engine"),
         pytest.param("low = 1e-5", "low = 1e-5\nx = 1", "[knobs.lr]", "x is not a key", id="unknown key"),
         pytest.param("default = 3e-4\n", "", "[knobs.lr]", "lr lacks default", id="no default"),
         pytest.param("[knobs.lr]", "[knobs.learning]", "[knobs.learning]", "not a knob", id="unknown knob"),

@@ -1,7 +1,7 @@
 """The tool finalize: close the session and only then let the examiner evaluate on the test set, once.
 
 The states go one way: open → frozen → attempted → revealed | void. If the process is killed in between, the next call
-continues from the recorded state. The look itself is never repeated: an examiner that has started has used it.
+continues from the recorded state. The look itself is never repeated: once an examiner has started, the look is used.
 """
 
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""Turn the record of a trial into the observation that an agent receives: under 2 KB, all figures measured here."""
+"""Turn the record of a trial into the observation that an agent receives: under 2 KB, measured by the server."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ SLOPE_EPOCHS = 5
 def observe(ws: Workspace, session: SessionRecord, handle: str, *, duplicate_reason: str = "") -> TrialObservation:
     """The observation of one trial, from memory.db and the trial's directory.
 
-    `duplicate_reason`: set if the trial is returned in place of a duplicate that was requested.
+    `duplicate_reason`: set if the agent requested a duplicate of this trial.
     """
     trials = ws.memory.trials.all(session.id)
     record = ws.memory.trials.get(session.id, handle)

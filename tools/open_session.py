@@ -28,9 +28,9 @@ def open_session(
     by people (`virtualmle data add`), never by agents.
     """
     data = ws.dataset(dataset)
-    open_ones = ws.memory.sessions.all_open(data.dataset_id, backbone)
-    resumed = bool(open_ones) and not new
-    session = open_ones[-1] if resumed else _new_session(ws, data, backbone)
+    open_sessions = ws.memory.sessions.all_open(data.dataset_id, backbone)
+    resumed = bool(open_sessions) and not new
+    session = open_sessions[-1] if resumed else _new_session(ws, data, backbone)
     sync_session(ws, session.id)
     return _brief(ws, session, resumed)
 

@@ -12,8 +12,8 @@ from .workspace import Workspace
 def count_rules(ws: Workspace, session: SessionRecord, knobs: Collection[str]) -> int:
     """Update support and contradiction of every rule on `knobs` from the session's trials; returns how many changed.
 
-    Counting is idempotent: it replaces the session's earlier counts. A count that a killed process missed is therefore
-    restored by the next one. Sessions that may not read long-term memory update it, too.
+    Counting is idempotent: it replaces the session's earlier counts. If a process is killed before it counts, the next
+    call therefore repairs the counts. Sessions that may not read long-term memory update the counts, too.
     """
     moves = moves_of(ws.memory.trials.all(session.id), ws.session_protocol(session).space.default(session.backbone))
     counts = {}

@@ -47,7 +47,7 @@ def sync_session(ws: Workspace, session_id: str) -> TrialRecord | None:
     record = ws.memory.trials.running(session_id)
     if record is None:
         return None
-    asked_at = datetime.fromisoformat(record.created_at).timestamp()  # its directory may not exist yet
+    asked_at = datetime.fromisoformat(record.created_at).timestamp()  # the trial's directory may not exist yet
     state = poll(ws.trial_directory(session_id, record.handle), asked_at=asked_at)
     if state.status == "running":
         return record

@@ -85,7 +85,7 @@ class HeuristicCheck:
 def _heuristics(
     ws: Workspace, session: SessionRecord, knobs: Collection[str] | None, *, quoted: bool
 ) -> list[Heuristic]:
-    """Discard heuristics on any of `knobs`, or on all knobs for None. `quoted`: the caller shows their texts."""
+    """Discard heuristics on any of `knobs`, or on all knobs for None; without statements unless `quoted`."""
     if not session.with_memory:
         return []
     shuffle = _placebo(ws, session)

@@ -18,7 +18,7 @@ from ..training.spec import CHECKPOINT, STATE
 
 @dataclass(frozen=True)
 class Settings:
-    """What a person chooses when starting the server or a command; agents cannot change it."""
+    """Settings that a person chooses when starting the server or a command; agents cannot change them."""
 
     max_trials: int | None = None  # None = from SANDBOX.md
     max_train_seconds: float | None = None
@@ -127,7 +127,8 @@ class Workspace:
 def trial_seed(session_seed: int, dataset_id: str, train_hash: str) -> int:
     """The seed of a configuration in a session. Agents cannot choose it, so they cannot search for a lucky seed.
 
-    It depends on the training hash only, so that re-scoring a checkpoint equals training and scoring it again.
+    Of the configuration, only the training hash enters, so that re-scoring a checkpoint equals training and scoring
+    again.
     """
     repetition = 0  # in the hashed text, so that adding repetitions later does not change this seed
     text = f"{session_seed}:{dataset_id}:{train_hash}:{repetition}"

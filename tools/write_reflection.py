@@ -104,7 +104,7 @@ def write_reflection(  # noqa: PLR0913, PLR0917 - one parameter per claim that i
 def prepare_rule(
     ws: Workspace, session: SessionRecord, rule: RuleInput, trials: list[TrialRecord]
 ) -> tuple[RuleRecord, str]:
-    """The rule as it will be stored, with its condition parsed and its supporting trials counted, and a note on them.
+    """The rule as it will be stored, its condition parsed and its trials counted, and a note that names these trials.
 
     Raises ConfigError for a condition that cannot be parsed, SessionError for evidence that names no trial.
     """

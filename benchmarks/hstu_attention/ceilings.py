@@ -11,7 +11,7 @@ from timing import captured, interleaved
 from torch.profiler import ProfilerActivity, profile
 
 GEMM_SIZE = 8192
-COPY_BYTES = 2**31  # read, and as many written
+COPY_BYTES = 2**31  # bytes read; as many are written
 EMPTY_KERNELS = 100
 
 
@@ -76,7 +76,7 @@ def launches_in(events: Sequence[dict[str, object]]) -> int:
 
 
 def floor_ms(step: Callable[[], object], traffic_bytes: int, flops: int, ceilings: Ceilings) -> float:
-    """A lower bound on the time of a step: its launches, empty, plus one move of all bytes; or its products alone."""
+    """Lower bound on a step's time: as many empty launches plus one move of all bytes, or, if longer, the products."""
     launches = count_launches(step) * ceilings.empty_launch_us / 1e3
     traffic = traffic_bytes / ceilings.copy_tbs / 1e9
     return max(launches + traffic, flops / ceilings.gemm_tflops / 1e9)

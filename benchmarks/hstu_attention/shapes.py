@@ -17,7 +17,7 @@ from virtualmle.kernels.jagged.packing import num_distances
 from virtualmle.kernels.jagged.time_buckets import NUM_TIME_BUCKETS
 
 TOKENS = 131_072  # in every shape of regime b
-MINIMUM = 3  # the shortest history of regime a: what a 5-core with leave-one-out leaves for training
+MIN_LENGTH = 3  # shortest history of regime a: a 5-core with leave-one-out leaves three events for training
 BIASES = ("none", "position", "position+time")
 
 
@@ -116,7 +116,7 @@ def draw_lengths(shape: Shape, seed: int) -> np.ndarray:
         return _scaled(random.random(shape.batch) * 2, shape, minimum=0)
     if shape.lengths == "zipf":
         return _scaled(1 / (1 + random.permutation(shape.batch)), shape, minimum=1)
-    return _scaled(random.exponential(size=shape.batch), shape, minimum=MINIMUM)
+    return _scaled(random.exponential(size=shape.batch), shape, minimum=MIN_LENGTH)
 
 
 def _scaled(spread: np.ndarray, shape: Shape, minimum: int) -> np.ndarray:
@@ -170,7 +170,7 @@ def valid_pairs(offsets: Tensor) -> int:
 
 
 def forward_flops(shape: Shape, offsets: Tensor) -> int:
-    """Two products of 2 * dim operations per valid pair and head; a backward has five products, 2.5 times as many."""
+    """Two products of 2 * dim operations per valid pair and head; a backward pass has five products (2.5 times)."""
     return 4 * shape.heads * shape.dim * valid_pairs(offsets)
 
 

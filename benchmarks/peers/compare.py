@@ -25,7 +25,7 @@ from virtualmle.data.prepared import PrepareOptions
 from virtualmle.data.readers import Log, read_log
 
 HERE = Path(__file__).parent
-ENGINES = {  # name: (script, loss); our runs are spread over the peers', so that load changes affect all alike
+ENGINES = {  # name: (script, loss); ours run between the peers, so that load changes affect all alike
     "ours softmax": ("our_engine.py", "softmax"),
     "ours sampled": ("our_engine.py", "sampled"),
     "rectools sampled": ("rectools_engine.py", "sampled"),

@@ -51,7 +51,7 @@ def timed(action: Callable[[], object]) -> tuple[float, object]:
 
 
 def answer(task: Task, fit_seconds: float, evaluate_seconds: float, top: np.ndarray, versions: dict[str, str]) -> None:
-    """Write the engine's answer; top (num_users, 10) item ids, best first, filled up with -1."""
+    """Write the engine's answer; top (num_users, 10) item ids, best first, padded with -1."""
     np.save(task.folder / "top.npy", top)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     record = {

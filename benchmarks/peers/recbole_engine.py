@@ -17,7 +17,7 @@ from recbole.utils.case_study import full_sort_topk  # noqa: E402
 
 
 def write_log(task) -> None:
-    """Write each user's train events and validation item in RecBole's format; its leave-one-out holds out the last."""
+    """Write each user's train events and validation item in RecBole's format; its split holds out the latter."""
     items = np.insert(task.items, task.offsets[1:], task.valid_items)
     users = np.repeat(np.arange(len(task.valid_items)), np.diff(task.offsets) + 1)
     frame = pd.DataFrame({"user_id:token": users, "item_id:token": items, "timestamp:float": np.arange(len(items))})
@@ -60,7 +60,7 @@ trainer = Trainer(config, model)
 fit_seconds, _ = timed(lambda: trainer.fit(train, None, saved=False, show_progress=False))
 evaluate_seconds, _ = timed(lambda: trainer.evaluate(valid, load_best_model=False, show_progress=False))
 
-# RecBole's ranking includes the history: longer lists are requested and cut. Rows are in the order of its own user ids.
+# RecBole ranks the history too: request longer lists and remove it. Rows are in the order of RecBole's user ids.
 inner = np.unique(valid.dataset[dataset.uid_field].numpy())
 _, best = full_sort_topk(inner, model, valid, TOP + MAX_LEN, device="cpu")
 users = valid.dataset[dataset.uid_field].numpy()

@@ -16,7 +16,7 @@ LEVELS = tl.constexpr(1 << 24)  # philox.LEVELS
 
 @triton.jit
 def allowed_pairs(queries, keys, starts, ends, CAUSAL: tl.constexpr):
-    """Mask of the pairs whose query may attend to the key, which lies in starts .. ends - 1, the query's sequence."""
+    """Mask of the pairs whose query may attend to the key; starts .. ends - 1 is the query's sequence."""
     inside = (keys >= starts) & (keys < ends)
     if CAUSAL:
         inside = inside & (keys <= queries)

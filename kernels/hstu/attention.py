@@ -40,10 +40,10 @@ def hstu_attention(
 
     q, k (total_tokens, heads, dqk); v (total_tokens, heads, dv); result shaped like v. `scale` should be 1 / max_len,
     equal for every batch. Pass the sequences as a plan, or as offsets (batch + 1,) int32 on q's device with `max_len`,
-    which no sequence may exceed (the default with a plan is its longest sequence). position_table (1 or heads,
+    which no sequence may exceed (default with a plan: its longest sequence). position_table (1 or heads,
     num_distances(max_len, causal)). time_table (1 or heads, NUM_TIME_BUCKETS) requires times (total_tokens,), seconds
-    in int64 or int32, by default the plan's. next_times, like times, gives t_i of the queries if it is not the time of
-    their own events.
+    in int64 or int32, by default the plan's. next_times (like times) gives t_i of the queries if t_i is not the time of
+    the query's own event.
 
     Dropout applies to the weights, in training only. `seed`, an integer or a (1,) int64 tensor on q's device,
     determines the mask; by default a seed is drawn from torch's generator of that device. deterministic: bit-identical

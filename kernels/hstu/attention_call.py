@@ -16,7 +16,7 @@ from .philox import kept_levels
 
 @dataclass(frozen=True, eq=False)
 class AttentionCall:
-    """The terms of one attention call; all tensors are on the device of q. No property makes the host wait for it.
+    """The terms of one attention call; all tensors are on the device of q. No property waits for this device.
 
     offsets: (batch + 1,) int32; sequence s consists of the tokens offsets[s]:offsets[s + 1]. Tokens past the last
     offset belong to no sequence: their outputs and gradients are zero. No sequence is longer than max_len, from which
@@ -33,7 +33,7 @@ class AttentionCall:
     deterministic: bool = False  # every sum is computed in the same order in every run
     position_table: Tensor | None = None  # contiguous (1 or heads, entries), read at position_reach + (j - i), clipped
     time_table: Tensor | None = None  # (1 or heads, NUM_TIME_BUCKETS) contiguous; requires times
-    times: Tensor | None = None  # (total_tokens,) int64 or int32 seconds: of keys; of queries too without next_times
+    times: Tensor | None = None  # (total_tokens,) int64 or int32 seconds: of keys, and by default of queries
     next_times: Tensor | None = None  # like times: the time of each query, if not that of its own event
 
     @property
@@ -77,7 +77,7 @@ class AttentionCall:
 
 
 def fast_math(dtype: torch.dtype) -> bool:
-    """Whether the kernels may use the GPU's approximate tanh and log2: bfloat16 alone rounds more coarsely."""
+    """Whether the kernels may use the GPU's approximate tanh and log2: only in bfloat16, which rounds more coarsely."""
     return dtype == torch.bfloat16
 
 

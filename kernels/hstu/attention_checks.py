@@ -89,7 +89,7 @@ def check_values(offsets: Tensor, total_tokens: int, max_len: int) -> None:
     offsets = offsets.cpu()
     check_offsets(offsets)
     if int(offsets[-1]) != total_tokens:
-        raise KernelError(f"offsets end at {int(offsets[-1])} but there are {total_tokens} tokens; end them there")
+        raise KernelError(f"offsets end at {int(offsets[-1])} but there are {total_tokens} tokens; make the two equal")
     longest = int(offsets.diff().max()) if len(offsets) > 1 else 0
     if longest > max_len:
         raise KernelError(f"a sequence has {longest} tokens but max_len={max_len}; truncate it or raise max_len")

@@ -4,8 +4,8 @@
     dk_j = alpha sum_i ds q_i               dq_i = alpha sum_j ds k_j          db, dc: sums of ds by entry
 
 `backward_keys`: a program owns blocks of keys and loops over queries; it computes dk, dv and both tables' gradients. By
-default it also adds each tile's contribution to dq to a float32 buffer with atomics: five products per tile. In
-deterministic mode `backward_queries` computes dq in a second pass, seven products in all, and every sum has a fixed
+default it also adds each tile's contribution to dq to a float32 buffer with atomics: five matrix products per tile. In
+deterministic mode `backward_queries` computes dq in a second pass (seven products in all), and every sum has a fixed
 order.
 
 Atomics are per tile, not per pair. A tile of ds is rotated so that each diagonal, one distance j - i, becomes a row.
@@ -70,7 +70,10 @@ def backward_keys(  # noqa: PLR0912, PLR0915 (one loop, in the order of the form
     PRECISION: tl.constexpr, UPCAST: tl.constexpr, FAST_MATH: tl.constexpr,
     BLOCK_QUERIES: tl.constexpr, BLOCK_KEYS: tl.constexpr, DETERMINISTIC: tl.constexpr,
 ):  # fmt: skip
-    """Blocks group, group + groups, … of keys. Tiles are (N, M). Rows past the end are zero, and so is their ds."""
+    """A program processes the blocks group, group + groups, … of keys, in tiles (N, M).
+
+    Rows past the end of the sequence are zero, and so is their ds.
+    """
     group, head, sequence = place_of(tl.program_id(0), groups, heads)
     start = tl.load(offsets + sequence)
     length = tl.minimum(tl.load(offsets + sequence + 1) - start, max_len)
@@ -163,7 +166,7 @@ def add_diagonals(
     """
     rows, columns = tl.arange(0, BLOCK_KEYS)[:, None], tl.arange(0, BLOCK_QUERIES)[None, :]
     rotated = tl.gather(tile, (rows + columns) % BLOCK_KEYS, 0)
-    unwrapped = rows + columns < BLOCK_KEYS  # the others wrapped around: their places are N lower
+    unwrapped = rows + columns < BLOCK_KEYS  # the other elements wrapped around: their places are N lower
     places = first + tl.arange(0, BLOCK_KEYS)
     sums = tl.sum(tl.where(unwrapped, rotated, 0.0), 1)
     tl.atomic_add(copy + places, sums, (places >= 0) & (places < span), sem="relaxed")

@@ -37,7 +37,7 @@ class BlockTimes:
 
 
 def block_times(call: AttentionCall, times: Tensor, block: int) -> BlockTimes:
-    """The BlockTimes of `times`, which are call.times or call.query_times; both count from the same earliest time.
+    """The BlockTimes of `times`, which are call.times or call.query_times; both count from one earliest time.
 
     block: tokens per block, a power of two.
     """
@@ -97,9 +97,9 @@ def load_times(times, places, length):
 
 @triton.jit
 def bucket_range(earliest, latest, lows, highs, block, last_seconds, FAST_MATH: tl.constexpr):
-    """Scalars first, last: the range of the buckets of times earliest .. latest with those of the other side's `block`.
+    """Scalars first, last: bounds on the buckets of the pairs of a time in earliest .. latest and one in `block`.
 
-    Times need not be sorted.
+    `block` is a block of the other side, with times lows[block] .. highs[block]. Times need not be sorted.
     """
     low = tl.load(lows + block)
     high = tl.load(highs + block)

@@ -63,7 +63,7 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, *others: Any) -> 
 
 
 def _backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, *others: Any) -> tuple[Tensor, ...]:
-    """dq, dk, dv, and the tables' gradients, an empty tensor for a missing table, because an op cannot return None."""
+    """dq, dk, dv and the tables' gradients; an empty tensor for a missing table, because an op cannot return None."""
     if not len(q):
         tables = (q.new_empty(0) if table is None else torch.zeros_like(table) for table in others[:2])
         return (*(x.new_empty(x.shape) for x in (q, k, v)), *tables)
@@ -82,7 +82,7 @@ def _call(
     seed: Tensor | None,
     *terms: Any,
 ) -> AttentionCall:
-    """The arguments of the schema from `offsets` on, in its order, as an AttentionCall."""
+    """The arguments from `offsets` on, in the order of the op's schema, as an AttentionCall."""
     max_len, scale, alpha, causal, dropout, deterministic = terms
     tables = (None if x is None else x.contiguous() for x in (position_table, time_table, times, next_times))
     return AttentionCall(
@@ -91,7 +91,7 @@ def _call(
 
 
 def _execution_context(q: Tensor) -> AbstractContextManager[None]:
-    """On CUDA, q's device as the current device, on which Triton launches; on a CPU, threads to match the size of q."""
+    """Make q's CUDA device the current one, on which Triton launches; on a CPU, set the threads by the size of q."""
     if q.is_cuda:
         return torch.cuda.device(q.device)
     return threads_for(q.numel())

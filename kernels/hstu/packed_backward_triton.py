@@ -65,14 +65,17 @@ def _table_gradients(
         return None, dtime
     distances = (shared if len(position) == 1 else sums)[:, :num_distances]
     following = num_distances - zero  # number of distances >= 0
-    distances = _ending(distances, call.position_reach + following, call.max_len - 1 + following)
+    distances = _last_columns(distances, call.position_reach + following, call.max_len - 1 + following)
     if not call.causal:
-        distances = _ending(distances.flip(1), position.shape[1], call.position_reach + call.max_len).flip(1)
+        distances = _last_columns(distances.flip(1), position.shape[1], call.position_reach + call.max_len).flip(1)
     return distances.to(position.dtype), dtime
 
 
-def _ending(sums: Tensor, num: int, num_filled: int) -> Tensor:
-    """The last `num` columns, with all preceding ones added to the first; only the last num_filled may be nonzero."""
+def _last_columns(sums: Tensor, num: int, num_filled: int) -> Tensor:
+    """The last `num` columns; the sum of all earlier columns is added to the first of these.
+
+    Only the last num_filled columns of `sums` may be nonzero.
+    """
     surplus = sums.shape[1] - num
     if surplus <= 0:
         return F.pad(sums, (-surplus, 0))
@@ -90,7 +93,7 @@ def packed_backward_kernel(
     TILE: tl.constexpr, TILES: tl.constexpr, STEPS: tl.constexpr, CAUSAL: tl.constexpr, DETERMINISTIC: tl.constexpr,
     PRECISION: tl.constexpr, UPCAST: tl.constexpr, FAST_MATH: tl.constexpr,
 ):  # fmt: skip
-    """Program (tile, head, 0): dq of its tokens as queries, and `partials`; (tile, head, 1): dk and dv as keys."""
+    """Program (tile, head, 0) writes dq and `partials` for its tokens as queries, (tile, head, 1) dk and dv as keys."""
     head = tl.program_id(1)
     tokens = tl.program_id(0) * TILE + tl.arange(0, TILE)
     starts, ends = sequence_bounds(offsets, tokens, batch, STEPS)
@@ -172,7 +175,7 @@ def _open_partials(
 ):  # fmt: skip
     """Pointers to the program's sums by distance (TILE at a time, descending) and by bucket, and zeroed accumulators.
 
-    Zeros are written for the distances before tile `low` and for buckets that atomics will add to.
+    Zeros are written for the distances before tile `low` and, if atomics will add to them, for the buckets.
     """
     WIDTH: tl.constexpr = NUM_LINES * TILE + (0 if time_table is None else BUCKETS)
     carried = tl.zeros((TILE,), tl.float32)
@@ -193,7 +196,7 @@ def _open_partials(
 
 @triton.jit
 def _diagonal_sums(block, TILE: tl.constexpr):
-    """(TILE,), (TILE,): element c sums the entries [r, n] of a square block with r - n = c; with r - n = c - TILE.
+    """Two (TILE,): element c sums the entries [r, n] of a square block with r - n = c (first) or c - TILE (second).
 
     Rotating row r by r moves every diagonal into a column; of the two diagonals that share column c, the first has the
     rows r >= c.

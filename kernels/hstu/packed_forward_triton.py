@@ -41,7 +41,7 @@ def packed_forward_kernel(
     TILES: tl.constexpr, STEPS: tl.constexpr, CAUSAL: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
     FAST_MATH: tl.constexpr,
 ):  # fmt: skip
-    """Program (tile, head): out of its tokens. TILES: the most tiles that a sequence reaches to either side."""
+    """Program (tile, head) writes `out` for its tokens. TILES: most tiles that a sequence reaches to either side."""
     head = tl.program_id(1)
     first_token = tl.program_id(0) * TILE
     queries = first_token + tl.arange(0, TILE)

@@ -1,4 +1,4 @@
-"""Dropout at a quarter of the cost of torch's on a CPU, most of which is drawing one Bernoulli number per element."""
+"""Dropout on a CPU at a quarter of the cost of torch's, which draws one Bernoulli number per element."""
 
 import torch
 import torch.nn.functional as F

@@ -26,7 +26,7 @@ class TokenPlaces(NamedTuple):
 
 
 def token_places(offsets: Tensor, num_tokens: int) -> TokenPlaces:
-    """Sequence i has tokens `offsets[i]:offsets[i + 1]` of `num_tokens` (C); those past the last offset are padding."""
+    """Places of `num_tokens` (C) tokens; sequence i has `offsets[i]:offsets[i + 1]`, and later tokens are padding."""
     steps = torch.arange(num_tokens, device=offsets.device)
     owners = torch.searchsorted(offsets[1:], steps, right=True)  # skips empty sequences, which end where they begin
     counted = owners < len(offsets) - 1

@@ -2,7 +2,7 @@
 
     bucket(d) = min(trunc(ln(max(|d|, 1)) / 0.301), 127)      d in seconds
 
-A float32 logarithm is on the wrong side of some bucket edges, and of other edges on another device. A table with the
+A float32 logarithm puts some d next to an edge into the wrong bucket, and which d depends on the device. A table of the
 smallest d of every bucket gives equal buckets everywhere. Unlike in the research code, d is by default the time between
 two past events: the time of the next event is unknown when recommendations are computed.
 

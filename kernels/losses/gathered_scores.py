@@ -4,7 +4,7 @@ The forward pass and both gradients are sums of `embedding_bag`, which reads row
 
     d s_i = sum_j g_ij w_{c_ij}         one bag of table rows per position, weighted by the gradient
     d w_r = sum_{ij: c_ij = r} g_ij s_i     one bag of states per table row, with candidates sorted by row
-    s_i . w_{c_ij}                      the gradient of the first bag's weights if the bag's own gradient is s_i
+    s_i . w_{c_ij}                      the gradient in the first bag's weights if the gradient of its sum is s_i
 
 Tensor dimensions: n positions, m candidates each, u rows of the table, d width.
 """

@@ -1,6 +1,6 @@
 """The gradient of the table, as the sum over each item's candidates.
 
-    collect(grad_scale, inputs, terms, statistics, scores, negative_gradients) -> gradient of the table, like table
+    table_gradient(grad_scale, inputs, terms, statistics, scores, negative_gradients) -> the gradient, like table
 
 Called by `sampled_softmax_triton.py`, which explains the arguments. Candidates are sorted by item, and one program sums
 the contributions of one item's candidates in this order. There are no float atomics: equal inputs give equal bits.
@@ -70,7 +70,7 @@ COLLECT_ROWS = {16: 32, 32: 32, 64: 32, 128: 16, 256: 16}  # candidates of one i
 NUM_WARPS = 2
 
 
-def collect(
+def table_gradient(
     grad_scale: Tensor,
     inputs: SampledInputs,
     terms: SampledTerms,

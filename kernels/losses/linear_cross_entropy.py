@@ -155,7 +155,7 @@ def _is_safe(states: Tensor, table: Tensor) -> bool:
 def _to_gradient(logits: Tensor, targets: Tensor, smoothing: float, shift: bool) -> tuple[Tensor, Tensor]:
     """Losses (rows,) and sums of exponentials (rows, 1), both without the uniform term of smoothing.
 
-    `logits` (V, rows) are replaced in place by the gradient of the summed losses times each position's sum.
+    `logits` (V, rows) are replaced in place by the gradient of the summed losses times these sums.
     """
     target_logits = logits.gather(0, targets[None])
     maxima = logits.amax(dim=0, keepdim=True) if shift else torch.zeros_like(target_logits)

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ..jagged.padded_width import padded_width
 from .arguments import SampledInputs, SampledTerms
-from .item_gradients_triton import collect
+from .item_gradients_triton import table_gradient
 from .norms_triton import inverse_norms, through_norm
 from .own_negatives_triton import own_forward
 from .score_units_triton import LN2, LOG2E, LOWEST
@@ -238,7 +238,7 @@ def backward(
         return torch.zeros_like(inputs.table)
     inputs = inputs.contiguous()
     negative_gradients = _shared_negative_gradients(inputs, terms, statistics) if inputs.negatives.dim() == 1 else None
-    return collect(grad_scale, inputs, terms, statistics, scores, negative_gradients)
+    return table_gradient(grad_scale, inputs, terms, statistics, scores, negative_gradients)
 
 
 def _shared_forward(

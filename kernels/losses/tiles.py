@@ -22,7 +22,7 @@ def kind_of_product(states: Tensor, precision: str) -> str:
 
 
 def wanted_programs(states: Tensor) -> int:
-    """Two per multiprocessor, so that one computes while the other waits for memory."""
+    """Two programs per multiprocessor, so that one computes while the other waits for memory."""
     return 2 * torch.cuda.get_device_properties(states.device).multi_processor_count
 
 

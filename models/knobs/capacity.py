@@ -67,5 +67,5 @@ class Capacity(KnobGroup):
         hstu=True,
         source="Press & Wolf 2017",
         helps="rare items: one vector to learn instead of two",
-        cost="half the tables",
+        cost="halves the memory of the tables",
     )

@@ -88,12 +88,12 @@ class Optimisation(KnobGroup):
         "maximum number of epochs",
         high=100, ge=1, le=1000,
         helps="where the loss still falls in the last epoch",
-        cost="proportional",
+        cost="proportional to the epochs that run",
     )
     patience: int = knob(
         3,
         "early stopping: epochs without an improvement of validation NDCG@10 before training stops",
         high=20, ge=1, le=1000,
         helps="where the validation curve has plateaus",
-        cost="at most as many more epochs",
+        cost="at most this many epochs after the best one",
     )

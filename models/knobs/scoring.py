@@ -42,7 +42,7 @@ class Scoring(KnobGroup):
         inert=Inert(_no_prior, "no prior has a non-zero weight"),
         source="two-stage ranking",
         helps="none known",
-        cost="rerank: one selection per user",
+        cost="rerank: one top-k selection per user",
     )
     rerank_top: int = knob(
         100,

@@ -37,7 +37,7 @@ class Supervision(KnobGroup):
         "one set of negatives per batch, or one per position (slow)",
         inert=_NO_NEGATIVES,
         source="`position`: as in most libraries",
-        helps="measured: faster learning in the first epoch, at several times its cost",
+        helps="measured: faster learning in the first epoch, which costs several times as much",
         cost="3-5 times the step",
     )
     negative_power: float = knob(
