@@ -17,7 +17,8 @@ from .errors import DataError, HomeError
 from .names import check_name, name_from_file
 from .prepare import prepare
 from .prepared import MANIFEST, Manifest, PreparedDataset, PrepareOptions, read_manifest
-from .readers import ROLES, Format, Log, read_log
+from .readers import Log, read_log
+from .reading import ROLES, Format
 
 DEMO = "demo"
 AMAZON = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
