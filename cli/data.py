@@ -12,21 +12,38 @@ if TYPE_CHECKING:
     from ..data.catalogue import Catalogue
     from ..data.prepared import Manifest
 
+LOG = (
+    "A CSV, TSV, JSON or Parquet file, also packed (.gz, .zip, .bz2, .xz, .zst); a directory of Parquet parts; "
+    "- for standard input, with --format."
+)
 app = typer.Typer(
     help="Register and look at datasets.\n\nExample: virtualmle data add office office.tsv.gz", no_args_is_help=True
 )
 
 
 @app.command()
-def add(
+def add(  # noqa: PLR0913, PLR0917 - one argument per option
     name: Annotated[str, typer.Argument(help="A name of your choice.")],
-    file: Annotated[Path, typer.Argument(help="CSV, TSV, JSON lines (.gz too), Parquet, or an Amazon review file.")],
-    user: Annotated[str | None, typer.Option(help="Column of the user.", show_default="guessed")] = None,
+    file: Annotated[Path, typer.Argument(help=LOG)],
+    user: Annotated[
+        str | None, typer.Option(help="Column of the user, name or number.", show_default="guessed")
+    ] = None,
     item: Annotated[str | None, typer.Option(help="Column of the item.", show_default="guessed")] = None,
     timestamp: Annotated[str | None, typer.Option(help="Column of the time.", show_default="guessed")] = None,
     k_core: Annotated[int, typer.Option(help="Least number of events per user and item.")] = 5,
     max_events: Annotated[int, typer.Option(help="Last events kept per user.")] = 50,
     format: Annotated[str | None, typer.Option(help="csv, tsv, jsonl, parquet.", show_default="by ending")] = None,
+    separator: Annotated[
+        str | None,
+        typer.Option(help="Between the cells of a text table, e.g. ';', '::' or tab.", show_default="detected"),
+    ] = None,
+    header: Annotated[
+        bool | None, typer.Option("--header/--no-header", help="Whether names come first.", show_default="detected")
+    ] = None,
+    no_quotes: Annotated[bool, typer.Option("--no-quotes", help="Double quotes are plain characters.")] = False,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Leave out rows that cannot be parsed, and count them.")
+    ] = False,
     home: Home = HERE,
     as_json: Json = False,
 ) -> None:
@@ -36,14 +53,16 @@ def add(
     """
     from ..data.errors import DataError  # these bring polars
     from ..data.prepared import PrepareOptions
+    from ..data.reading import Reading
     from ..examiner.vault import Vault
 
     if format not in (None, "csv", "tsv", "jsonl", "parquet"):
         raise DataError(f"format={format!r} is not known; use csv, tsv, jsonl or parquet")
+    quotes = False if no_quotes else None
     manifest = _catalogue(home).add(
         name, file, public_key=Vault(home).public_key(),
         options=PrepareOptions(k_core=k_core, max_events=max_events),
-        user=user, item=item, timestamp=timestamp, format=format,  # type: ignore[arg-type]  # checked above
+        reading=Reading(user, item, timestamp, format, separator, header, quotes, skip_bad_rows),  # type: ignore[arg-type]
     )  # fmt: skip
     _tell(manifest, as_json)
 

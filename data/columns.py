@@ -60,19 +60,15 @@ class Choice:
 def choose_columns(source: str, columns: list[Column], given: dict[str, str], header: bool = True) -> Choice:
     """The columns of the three roles: those that are given, else the best guess. Raises DataError."""
     positions = {role: _position_of(columns, name) for role, name in given.items()}
-    by_position = {} if header else _by_position(columns)
-    guesses = []
+    notes = []
     for role in (role for role in ROLES if role not in given):
         if header:
-            position, others = _guess(source, role, columns, set(positions.values()))
+            positions[role], reason = _guess(source, role, columns, set(positions.values()))
         else:
-            position, others = by_position.get(role), []
-        positions[role] = position
-        if position is not None:
-            rather = f" (not {' or '.join(repr(columns[other].name) for other in others)})" if others else ""
-            guesses.append(f"{role} from {columns[position].name!r}{rather}")
-    found = {role: positions[role] for role in ROLES}
-    chosen = {role: position for role, position in found.items() if position is not None}
+            positions[role], reason = _by_position(columns).get(role), "by its position, as there is no header"
+        if reason and (position := positions[role]) is not None:
+            notes.append(f"the {role} is taken from the column {columns[position].name!r}, {reason}")
+    chosen = {role: position for role in ROLES if (position := positions[role]) is not None}
     if len(chosen) < len(ROLES):
         missing = {role: given.get(role) for role in ROLES if role not in chosen}
         raise DataError(_missing_message(source, columns, missing, header))
@@ -81,8 +77,7 @@ def choose_columns(source: str, columns: list[Column], given: dict[str, str], he
         raise DataError(f"{source}: user, item and timestamp must be three columns, not {names}")
     if "timestamp" not in given:
         _refuse_clock(source, columns, chosen["timestamp"])
-    reason = "by name and content" if header else "by position and content, as there is no header"
-    return Choice(chosen, (f"columns guessed {reason}: {', '.join(guesses)}",) if guesses else ())
+    return Choice(chosen, tuple(notes))
 
 
 def kind_of(values: Sequence[str]) -> str:
@@ -114,18 +109,28 @@ def _position_of(columns: list[Column], name: str) -> int | None:
     return int(name) - 1 if name.isdecimal() and 1 <= int(name) <= len(columns) else None
 
 
-def _guess(source: str, role: str, columns: list[Column], taken: set[int | None]) -> tuple[int | None, list[int]]:
-    """The position that fits the role best, and others that fit less. Raises DataError if two fit equally well."""
+def _guess(source: str, role: str, columns: list[Column], taken: set[int | None]) -> tuple[int | None, str]:
+    """The position that fits the role best, and why if the name alone does not say it.
+
+    Raises DataError if two columns fit equally well.
+    """
+    kinds = [kind_of(column.values) for column in columns]
     ranks = {}
     for position, column in enumerate(columns):
-        rank = _rank(role, normalise(column.name), kind_of(column.values))
+        rank = _rank(role, normalise(column.name), kinds[position])
         if position not in taken and rank is not None:
             ranks[position] = rank
+    if not ranks and role == "timestamp":
+        instants = [position for position, kind in enumerate(kinds) if kind == "instant" and position not in taken]
+        return (instants[0], "the only one that holds times") if len(instants) == 1 else (None, "")
     best = [position for position, rank in ranks.items() if rank == min(ranks.values())]
     if len(best) > 1:
         both = " and ".join(repr(columns[position].name) for position in best)
         raise DataError(f"{source}: {both} fit equally well as the {role}; choose one with --{role}")
-    return (best[0], [position for position in ranks if position != best[0]]) if best else (None, [])
+    others = [columns[position].name for position in ranks if position not in best]
+    if others:
+        return best[0], f"not from {' or '.join(map(repr, others))}, by name and content"
+    return (best[0], "by its name" if ranks[best[0]][1] else "") if best else (None, "")
 
 
 def normalise(name: str) -> str:

@@ -83,8 +83,12 @@ def split_line(line: str, separator: str, quoted: bool) -> list[str]:
 
 
 def _separator(lines: list[str], declared: Format, given: str | None) -> str:
+    """The given separator, else the one with the same number of cells in most lines. Raises DataError."""
     if given is not None:
-        return SEPARATOR_NAMES.get(given, given)
+        separator = SEPARATOR_NAMES.get(given, given)
+        if not separator or any(character in separator for character in '"\r\n'):
+            raise DataError(f"separator={given!r} cannot separate cells; use e.g. ',', ';', '|', '::', tab or space")
+        return separator
     order = [DECLARED[declared], *(s for s in SEPARATORS if s != DECLARED[declared])]
     scores = {}
     for separator in order:
@@ -109,8 +113,10 @@ def _has_quotes(lines: list[str], separator: str) -> bool:
 
 
 def _has_blank_before_quote(lines: list[str], separator: str) -> bool:
-    found = [cell for line in lines for cell in line.split(separator) if re.match(r' +"', cell)]
-    return separator != " " and any(cell.rstrip().endswith('"') for cell in found)
+    if len(separator) > 1 or separator == " ":
+        return False
+    parsed = csv.reader([line.replace("\r", " ") for line in lines], delimiter=separator)
+    return any(re.fullmatch(r' +"[^"]+" *', cell) for row in parsed for cell in row)
 
 
 def _first_line(texts: list[str], start: int, separator: str, quoted: bool, width: int) -> int:

@@ -13,7 +13,8 @@ import polars as pl
 
 from .columns import Column, choose_columns
 from .errors import DataError
-from .reading import ROLES, Format, RawLog, Reading, counted
+from .reading import ROLES, Format, RawLog, Reading
+from .wording import counted
 
 SAMPLE_ROWS = 200
 MAGIC = b"PAR1"

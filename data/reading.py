@@ -6,6 +6,7 @@ from typing import Literal
 import polars as pl
 
 from .errors import DataError
+from .wording import counted
 
 Format = Literal["csv", "tsv", "jsonl", "parquet"]
 ROLES = ("user", "item", "timestamp")
@@ -14,7 +15,7 @@ NUM_NAMED = 3  # bad rows that a message names
 
 @dataclass(frozen=True)
 class Reading:
-    """Everything that a caller can say about a log; None = decide from the name and the content of the file."""
+    """What a caller can say about a log, as `read_log` takes it; None = decide from the name and the content."""
 
     user: str | None = None  # the name of a column, or its number, counted from 1
     item: str | None = None
@@ -67,8 +68,3 @@ class BadRows:
             return (f"{counted(self.count, 'bad row')} skipped ({named})",)
         rest = f" ({self.count:,} bad rows in all)" if self.count > 1 else ""
         raise DataError(f"{self.source}, {named}{rest}; correct the file, or leave such rows out with --skip-bad-rows")
-
-
-def counted(number: int, noun: str) -> str:
-    """The number with its noun, e.g. "1 row" or "1,024 rows"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -17,7 +17,8 @@ import polars as pl
 from .columns import choose_columns
 from .dialect import Dialect, detect, split_line
 from .errors import DataError
-from .reading import BadRows, Format, RawLog, Reading, counted
+from .reading import BadRows, Format, RawLog, Reading
+from .wording import counted
 
 HEAD_BYTES = 1 << 17
 CHUNK_BYTES = 1 << 24
