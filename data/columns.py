@@ -60,12 +60,12 @@ class Choice:
 def choose_columns(source: str, columns: list[Column], given: dict[str, str], header: bool = True) -> Choice:
     """The columns of the three roles: those that are given, else the best guess. Raises DataError."""
     positions = {role: _position_of(columns, name) for role, name in given.items()}
-    notes = []
+    by_position = {} if header else _by_position(columns)
+    notes = ["there is no header: columns were guessed by position and content"] if by_position else []
     for role in (role for role in ROLES if role not in given):
+        positions[role], reason = by_position.get(role), ""
         if header:
             positions[role], reason = _guess(source, role, columns, set(positions.values()))
-        else:
-            positions[role], reason = _by_position(columns).get(role), "by its position, as there is no header"
         if reason and (position := positions[role]) is not None:
             notes.append(f"the {role} is taken from the column {columns[position].name!r}, {reason}")
     chosen = {role: position for role in ROLES if (position := positions[role]) is not None}
@@ -130,7 +130,10 @@ def _guess(source: str, role: str, columns: list[Column], taken: set[int | None]
     others = [columns[position].name for position in ranks if position not in best]
     if others:
         return best[0], f"not from {' or '.join(map(repr, others))}, by name and content"
-    return (best[0], "by its name" if ranks[best[0]][1] else "") if best else (None, "")
+    if not best:
+        return None, ""
+    is_plain = normalise(columns[best[0]].name).startswith("time" if role == "timestamp" else role)
+    return best[0], "" if is_plain else "by its name"
 
 
 def normalise(name: str) -> str:

@@ -13,7 +13,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -23,7 +23,6 @@ import polars as pl
 from .errors import DataError
 
 STANDARD_INPUT = Path("-")
-SUFFIXES = (".gz", ".zip", ".bz2", ".xz", ".zst")
 MAX_LAYERS = 3
 BUFFER_BYTES = 1 << 20
 UTF_8_MARK = b"\xef\xbb\xbf"
@@ -65,9 +64,9 @@ def open_content(path: Path) -> Iterator[Opened]:
     except OSError as error:
         raise DataError(f"{name} cannot be read ({error.strerror}); check its permissions") from None
     packed: list[str] = []
-    with file:
+    with ExitStack() as opened:
         try:
-            yield _unpack(name, io.BufferedReader(cast(io.RawIOBase, file), BUFFER_BYTES), packed)
+            yield _unpack(name, _buffered(opened.enter_context(file), opened), packed, opened)
         except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
             kind = f" {packed[-1]}" if packed else ""
             raise DataError(f"{name} is not a complete{kind} file ({error}); download or copy it again") from None
@@ -78,7 +77,7 @@ def source_name(path: Path) -> str:
     return "standard input" if path == STANDARD_INPUT else path.name
 
 
-def _unpack(name: str, file: io.BufferedReader, packed: list[str]) -> Opened:
+def _unpack(name: str, file: io.BufferedReader, packed: list[str], opened: ExitStack) -> Opened:
     inner = name
     for _ in range(MAX_LAYERS):
         start = file.peek(8)
@@ -86,11 +85,15 @@ def _unpack(name: str, file: io.BufferedReader, packed: list[str]) -> Opened:
         if found is None:
             break
         packed.append(found)
-        opened, member = CONTAINERS[found][1](name, file)
-        file = io.BufferedReader(cast(io.RawIOBase, opened), BUFFER_BYTES)
+        content, member = CONTAINERS[found][1](name, file)
+        file = _buffered(opened.enter_context(content), opened)
         inner = member or inner
     _refuse_unreadable(name, file.peek(512))
     return Opened(_without_mark(file), inner, tuple(packed))
+
+
+def _buffered(file: BinaryIO, opened: ExitStack) -> io.BufferedReader:
+    return opened.enter_context(io.BufferedReader(cast(io.RawIOBase, file), BUFFER_BYTES))
 
 
 def _refuse_unreadable(name: str, start: bytes) -> None:

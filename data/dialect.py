@@ -52,7 +52,9 @@ def detect(source: str, head: bytes, declared: Format, reading: Reading) -> Dial
     if not body:
         raise DataError(f"{source} is empty; a log needs one interaction per row")
     uncommented = [text for text in body if not text.startswith("#")] or body
-    separator = _separator(uncommented, declared, reading.separator or (announced[1] if announced else None))
+    separator = _separator(
+        uncommented, declared, reading.separator if reading.separator is not None else announced and announced[1]
+    )
     if separator != DECLARED[declared] and not announced and reading.separator is None:
         notes.append(f"the separator is {separator!r}, by content")
     quoted = reading.quotes if reading.quotes is not None else _has_quotes(uncommented, separator)

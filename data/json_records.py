@@ -93,7 +93,7 @@ def _line_reason(line: bytes) -> str:
     try:
         line.decode()
     except UnicodeDecodeError:
-        return "not UTF-8 text; convert the file to UTF-8"
+        return "not UTF-8 text, e.g. Latin-1"
     return "not a JSON object; every line must be one"
 
 

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import polars as pl
 
-from .containers import STANDARD_INPUT, SUFFIXES, Opened, open_content, source_name
+from .containers import STANDARD_INPUT, Opened, open_content, source_name
 from .errors import DataError
 from .json_records import read_json
 from .parquet import MAGIC, read_parquet, read_parquet_parts
@@ -88,16 +88,18 @@ def _read_raw(path: Path, reading: Reading) -> RawLog:
 
 
 def _format_of(source: str, opened: Opened) -> Format:
-    if opened.file.peek(len(MAGIC)).startswith(MAGIC):
+    start = opened.file.peek(64)
+    if start.startswith(MAGIC):
         return "parquet"
-    extensions = [extension.lower() for extension in Path(opened.name).suffixes if extension.lower() not in SUFFIXES]
-    kind = FORMATS.get(extensions[-1]) if extensions else None
+    suffixes = [suffix.lower() for name in (source, opened.name) for suffix in Path(name).suffixes]
+    kind = next((FORMATS[suffix] for suffix in reversed(suffixes) if suffix in FORMATS), None)
     if kind is None:
         raise DataError(
-            f"{source} has no known file name extension; use one of {', '.join(FORMATS)} (optionally with .gz), "
+            f"{source} has no known file name extension; use one of {', '.join(FORMATS)} (packed or not), "
             "or name the format: --format csv, tsv, jsonl or parquet"
         )
-    return kind
+    is_json = kind != "parquet" and start.lstrip().startswith((b'{"', b'[{"'))
+    return "jsonl" if is_json else kind
 
 
 def _convert_types(source: str, raw: pl.DataFrame, rows: pl.Series | int) -> pl.DataFrame:

@@ -158,7 +158,7 @@ class _Table:
                 if not any(map(str.strip, span)):
                     continue
                 self._check_span(row, span)
-                reason = self._fault(cells, span, width) if decoded else "not UTF-8 text; convert the file to UTF-8"
+                reason = self._fault(cells, span, width) if decoded else "not UTF-8 text, e.g. Latin-1"
                 if reason:
                     bad.add(row, reason)
                 else:
