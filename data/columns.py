@@ -163,7 +163,7 @@ def _id_rank(name: str, nouns: tuple[str, ...]) -> int | None:
     tiers = (
         name in (f"{own}id", f"{own[0]}id"),
         name in codes or any(name == f"{noun}{end}" for noun in nouns for end in ID_ENDINGS),
-        name == own,
+        name in (own, f"{own}s"),
         name in synonyms,
         any(name.endswith(f"{noun}id") for noun in nouns),
         name in late,

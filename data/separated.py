@@ -70,17 +70,33 @@ class _Table:
     def read(self, bad: BadRows) -> tuple[pl.DataFrame, pl.Series | int, tuple[str, ...]]:
         """The three columns, the row numbers and notes; rows that cannot be parsed are added to `bad`."""
         parsed = self._parse()
-        if parsed is None or parsed.height != self.content.count(b"\n"):
-            frame, rows = self._parse_slowly(bad)
-            return frame, rows, ()
+        num_lines = self.content.count(b"\n")
+        rows = self.dialect.first_row if parsed is None or parsed.height == num_lines else self._rows_of_several_lines()
+        if parsed is None or rows is None or (isinstance(rows, pl.Series) and len(rows) != parsed.height):
+            return (*self._parse_slowly(bad), ())
         last, surplus = parsed[str(self.dialect.width - 1)], parsed[str(self.dialect.width)]
         frame = parsed.select(**{role: pl.col(str(position)) for role, position in self.positions.items()})
         if self.separator != self.dialect.separator:
             frame = frame.with_columns(pl.all().str.replace_all(STAND_IN, self.dialect.separator, literal=True))
         suspicious = (last.is_null() | surplus.is_not_null()).arg_true()
         if suspicious.is_empty():
-            return frame, self.dialect.first_row, ()
-        return self._without_uneven(frame, suspicious, bad)
+            return frame, rows, ()
+        return self._without_uneven(frame, suspicious, bad) if isinstance(rows, int) else (*self._parse_slowly(bad), ())
+
+    def _rows_of_several_lines(self) -> pl.Series | None:
+        """The number of each row's first line, if quoted line breaks explain all others and no row is swallowed."""
+        lines = self._lines()[1:]
+        quotes = lines.str.count_matches('"', literal=True)
+        inside = (quotes.cum_sum() - quotes) % 2 == 1  # the line starts within a quoted cell
+        ends_inside = inside.shift(-1, fill_value=False)
+        in_span = (inside | ends_inside).arg_true()
+        like_rows = pl.Series(map(self._looks_like_row, lines.gather(in_span)), dtype=pl.Boolean)
+        first, last = ~inside.gather(in_span), ~ends_inside.gather(in_span)
+        first_like = like_rows.filter(first | last)  # first and last lines of the spans take turns
+        both = first_like.gather_every(2) & first_like.gather_every(2, offset=1) if len(first_like) % 2 == 0 else None
+        if both is None or both.any() or (like_rows & ~first & ~last).any():
+            return None
+        return (~inside).arg_true().cast(pl.Int64) + self.dialect.first_row
 
     def _parse(self) -> pl.DataFrame | None:
         """The columns of the roles, the last column and the surplus one, named by position; None if polars refuses."""

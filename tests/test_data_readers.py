@@ -105,7 +105,7 @@ def test_numeric_ids_in_json_become_text(tmp_path: Path) -> None:
         pytest.param("log.csv", "who,what,timestamp\na,b,1\n", "'who'.*--user", id="no user column"),
         pytest.param("log.csv", "user,item\na,b\n", "timestamp.*'user', 'item'", id="no time column"),
         pytest.param("log.csv", "user,item,time\na,b,1\na,,2\n", "row 3: the item is empty", id="no item"),
-        pytest.param("log.csv", "user,item,time\na,b,1\n\n,b,2\n", "row 4: the user is empty", id="no user after a blank row"),
+        pytest.param("log.csv", "user,item,time\na,b,1\n\n,b,2\n", "row 4: the user is empty", id="after a blank row"),
         pytest.param("log.tsv", "a\tb\t100\na\tb\n", "row 2: 2 fields instead of 3", id="too few fields"),
         pytest.param("log.tsv", "a\tb\t100\na\tb\t2\t3\n", "row 2: 4 fields instead of 3", id="too many fields"),
         pytest.param("log.csv", "user,item,time\na,b,1\na,b,soon\n", "row 3: the time 'soon'.*ISO", id="bad time"),
