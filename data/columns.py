@@ -24,6 +24,7 @@ ITEM_NOUNS = (
 ITEM_CODES = ("sku", "asin", "isbn", "ean", "upc", "gtin")
 ID_ENDINGS = ("id", "ids", "uid", "uuid", "guid", "key", "code", "no", "nr", "num", "number", "index", "idx", "hash")
 NUM_SHOWN = 20  # columns that an error lists
+MIN_ORDER = 3  # events of one user that have to be distinct
 SMALLEST_UNIX, LARGEST_UNIX = 1e8, 5e9  # 1973 and 2128, in seconds
 SHAPES = {
     "instant": re.compile(
@@ -189,11 +190,22 @@ def _time_rank(name: str, kind: str) -> int | None:
 def _by_position(columns: list[Column]) -> dict[str, int]:
     """Roles in a file without a header: user, item and time, or user, item, rating and time. A rating is no time."""
     kinds = [kind_of(column.values) for column in columns]
-    if len(columns) == 3 and kinds[2] not in ("rating", "clock", "text", "empty"):
+    if len(columns) == 3 and (kinds[2] in ("instant", "date", "number") or _is_order(columns[0], columns[2])):
         return {"user": 0, "item": 1, "timestamp": 2}
     if len(columns) == 4 and sorted(kinds[2:]) == ["instant", "rating"] and "instant" not in kinds[:2]:
         return {"user": 0, "item": 1, "timestamp": kinds.index("instant")}
     return {"user": 0, "item": 1} if len(columns) == 3 and kinds[2] == "rating" else {}
+
+
+def _is_order(users: Column, values: Column) -> bool:
+    """Whether small numbers count the events of each user; as ratings they would repeat."""
+    by_user: dict[str, list[str]] = {}
+    for user, value in zip(users.values, values.values, strict=False):
+        by_user.setdefault(user, []).append(value)
+    repeats = any(len(set(found)) < len(found) for found in by_user.values())
+    return (
+        not repeats and max(map(len, by_user.values()), default=0) >= MIN_ORDER and kind_of(values.values) == "rating"
+    )
 
 
 def _refuse_clock(source: str, columns: list[Column], chosen: int) -> None:

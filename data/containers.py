@@ -92,7 +92,7 @@ def _unpack(name: str, file: io.BufferedReader, packed: list[str], opened: ExitS
     return Opened(_without_mark(file), inner, tuple(packed))
 
 
-def _buffered(file: BinaryIO, opened: ExitStack) -> io.BufferedReader:
+def _buffered(file: BinaryIO | io.BufferedIOBase, opened: ExitStack) -> io.BufferedReader:
     return opened.enter_context(io.BufferedReader(cast(io.RawIOBase, file), BUFFER_BYTES))
 
 

@@ -163,8 +163,9 @@ class _Table:
         """Row number and cells of every complete row; the others are added to `bad`. Raises DataError."""
         width = self.dialect.width
         lines = _Lines(self.content, self.dialect.first_row - 1)
-        quoting = csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE
-        reader = csv.reader(lines, delimiter=self.separator, quoting=quoting)
+        reader = csv.reader(
+            lines, delimiter=self.separator, quoting=csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE
+        )
         try:
             next(reader)
             lines.take()

@@ -64,6 +64,14 @@ def test_a_header_is_recognised_by_name_and_content(tmp_path: Path) -> None:
     assert read_log(dated, header=True, user="1", item="2", timestamp="3").frame.height == 1
 
 
+def test_without_a_header_small_numbers_are_times_if_they_count_the_events_of_a_user(tmp_path: Path) -> None:
+    order = write(tmp_path / "order.csv", "u,a,0\nu,b,1\nv,a,0\nu,c,2\n")
+    assert read_log(order).frame["timestamp"].to_list() == [0, 1, 0, 2]
+    for filename, text in (("ratings.csv", "u,a,3\nu,b,5\nu,c,3\n"), ("short.csv", "u,a,3\nv,b,5\n")):
+        with pytest.raises(DataError, match="lacks a column for the timestamp"):
+            read_log(write(tmp_path / filename, text))
+
+
 @pytest.mark.parametrize("quotes", [None, False])
 def test_hash_signs_of_ids_are_no_comments(tmp_path: Path, quotes: bool | None) -> None:
     path = write(tmp_path / "log.csv", f"#a,x,{T}\n#b,y,{T}\n")
