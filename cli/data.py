@@ -44,6 +44,12 @@ def add(  # noqa: PLR0913, PLR0917 - one argument per option
     skip_bad_rows: Annotated[
         bool, typer.Option("--skip-bad-rows", help="Leave out rows that cannot be parsed, and count them.")
     ] = False,
+    time_unit: Annotated[str, typer.Option(help="Of numeric times: s, ms, us, ns, day, auto.")] = "auto",
+    drop_bad_times: Annotated[bool, typer.Option("--drop-bad-times", help="Leave out rows without a time.")] = False,
+    drop_missing: Annotated[bool, typer.Option("--drop-missing", help="Leave out rows without user or item.")] = False,
+    keep_duplicates: Annotated[
+        bool, typer.Option("--keep-duplicates", help="Keep rows with equal user, item and time.")
+    ] = False,
     home: Home = HERE,
     as_json: Json = False,
 ) -> None:
@@ -52,6 +58,7 @@ def add(  # noqa: PLR0913, PLR0917 - one argument per option
     Example: virtualmle data add office ~/logs/office.tsv.gz --user customer --item product --timestamp time
     """
     from ..data.errors import DataError  # these bring polars
+    from ..data.interactions import Cleaning
     from ..data.prepared import PrepareOptions
     from ..data.reading import Reading
     from ..examiner.vault import Vault
@@ -61,7 +68,8 @@ def add(  # noqa: PLR0913, PLR0917 - one argument per option
     quotes = False if no_quotes else None
     manifest = _catalogue(home).add(
         name, file, public_key=Vault(home).public_key(),
-        options=PrepareOptions(k_core=k_core, max_events=max_events),
+        options=PrepareOptions(k_core=k_core, max_events=max_events, keep_duplicates=keep_duplicates),
+        cleaning=Cleaning(drop_missing, drop_bad_times, time_unit),  # type: ignore[arg-type]  # checked by Cleaning
         reading=Reading(user, item, timestamp, format, separator, header, quotes, skip_bad_rows),  # type: ignore[arg-type]
     )  # fmt: skip
     _tell(manifest, as_json)
@@ -140,3 +148,5 @@ def _tell(manifest: "Manifest", as_json: bool) -> None:
     )
     for name, value in manifest.profile.items():
         print(f"  {name:<20} {value}")
+    for note in manifest.notes:
+        print(f"note: {note}")

@@ -9,11 +9,13 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from .atomic import write_json
 from .demo import generate_demo
 from .download import Progress, download
 from .errors import DataError, HomeError
+from .interactions import STRICT, Cleaning
 from .names import check_name, name_from_file
 from .prepare import prepare
 from .prepared import MANIFEST, Manifest, PreparedDataset, PrepareOptions, read_manifest
@@ -82,6 +84,7 @@ class Catalogue:
         public_key: bytes,
         options: PrepareOptions | None = None,
         reading: Reading | None = None,
+        cleaning: Cleaning = STRICT,
     ) -> Manifest:
         """Register a log (a file, a directory of Parquet parts or standard input) under a new name.
 
@@ -89,10 +92,17 @@ class Catalogue:
         """
         self._check_new(name)
         options = options or PrepareOptions()
-        log = read_log(file, **asdict(reading or Reading()))
+        log = read_log(file, **asdict(reading or Reading()), cleaning=cleaning)
         manifest = prepare(log, name, self.root / name, options, public_key)
-        digest = _file_hash(file) if file.is_file() else ""  # no path leads to other logs again
-        self._save_source(name, {"sha256": digest, "columns": log.columns, "options": asdict(options)})
+        self._save_source(
+            name,
+            {
+                "sha256": _file_hash(file) if file.is_file() else "",  # no path leads to other logs again
+                "columns": log.columns,
+                "options": asdict(options),
+                "cleaning": asdict(cleaning),
+            },
+        )
         return manifest
 
     def ensure_demo(self, public_key: bytes) -> Path:
@@ -138,10 +148,12 @@ class Catalogue:
         return name_or_path
 
     def _resolve_file(self, file: Path, public_key: bytes) -> str:
-        digest, default_options = _file_hash(file), asdict(PrepareOptions())
+        digest, default_options, default_cleaning = _file_hash(file), asdict(PrepareOptions()), asdict(STRICT)
         for name in self.names():
             source = self._source(name)
-            if source.get("sha256") == digest and source.get("options") == default_options:
+            options = default_options | source.get("options", {})  # an option that is newer than the dataset
+            cleaning = default_cleaning | source.get("cleaning", {})
+            if source.get("sha256") == digest and (options, cleaning) == (default_options, default_cleaning):
                 return name
         name = name_from_file(file.name)
         if name in self.names():
@@ -176,9 +188,9 @@ class Catalogue:
     def _source_path(self, name: str) -> Path:
         return self._vault_directory / "sources" / f"{name}.json"
 
-    def _source(self, name: str) -> dict[str, object]:
+    def _source(self, name: str) -> dict[str, Any]:
         path = self._source_path(name)
-        source: dict[str, object] = json.loads(path.read_bytes()) if path.exists() else {}
+        source: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
         return source
 
     def _save_source(self, name: str, source: dict[str, object]) -> None:

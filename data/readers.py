@@ -14,11 +14,12 @@ import polars as pl
 
 from .containers import STANDARD_INPUT, Opened, open_content, source_name
 from .errors import DataError
+from .interactions import STRICT, Cleaning, clean_interactions
 from .json_records import read_json
 from .parquet import MAGIC, read_parquet, read_parquet_parts
 from .reading import Format, RawLog, Reading
+from .rows import Source
 from .separated import read_separated
-from .times import parse_times
 
 FORMATS: dict[str, Format] = {
     ".csv": "csv",
@@ -37,12 +38,12 @@ FORMATS: dict[str, Format] = {
 
 @dataclass(frozen=True)
 class Log:
-    """A raw log: `frame` has the columns user (String), item (String), timestamp (Int64), in file order."""
+    """A raw log: `frame` as `clean_interactions` returns it, in file order; its timestamps are Unix seconds."""
 
     frame: pl.DataFrame
     columns: dict[str, str]  # role → the column that was used, given or guessed
     rows_read: int
-    notes: tuple[str, ...] = ()  # what was guessed, detected, counted and left out
+    notes: tuple[str, ...] = ()  # what was noticed, changed or left out; whole sentences for people
 
 
 def read_log(
@@ -56,6 +57,7 @@ def read_log(
     header: bool | None = None,
     quotes: bool | None = None,
     skip_bad_rows: bool = False,
+    cleaning: Cleaning = STRICT,
 ) -> Log:
     """Read an interaction log: a file, a directory of Parquet parts, or standard input (the path "-").
 
@@ -69,7 +71,8 @@ def read_log(
     source = source_name(path)
     if raw.frame.is_empty():
         raise DataError(f"{source} has no rows; a log needs one interaction per row")
-    return Log(_convert_types(source, raw.frame, raw.rows), raw.columns, raw.frame.height, raw.notes)
+    frame, notes = clean_interactions(raw.frame, Source(source, raw.columns, raw.rows), cleaning)
+    return Log(frame, raw.columns, raw.frame.height, (*raw.notes, *notes))
 
 
 def _read_raw(path: Path, reading: Reading) -> RawLog:
@@ -100,27 +103,6 @@ def _format_of(source: str, opened: Opened) -> Format:
         )
     is_json = kind != "parquet" and start.lstrip().startswith((b'{"', b'[{"'))
     return "jsonl" if is_json else kind
-
-
-def _convert_types(source: str, raw: pl.DataFrame, rows: pl.Series | int) -> pl.DataFrame:
-    """Convert ids to text and times to Int64; `rows`: see RawLog."""
-    for role in ("user", "item"):
-        text = raw[role].cast(pl.String)
-        bad = (text.is_null() | (text == "")).arg_true()
-        if len(bad):
-            raise DataError(f"{source}, row {_row(rows, bad[0])}: the {role} is empty; remove or correct the row")
-        raw = raw.with_columns(text.alias(role))
-    times, bad_row = parse_times(raw["timestamp"])
-    if bad_row is not None:
-        raise DataError(
-            f"{source}, row {_row(rows, bad_row)}: the time {raw['timestamp'][bad_row]!r} cannot be read; "
-            "use Unix times (numbers) or ISO dates like 2024-05-31T12:00:00 throughout"
-        )
-    return raw.select("user", "item", times.alias("timestamp"))
-
-
-def _row(rows: pl.Series | int, position: int) -> int:
-    return rows + position if isinstance(rows, int) else int(rows[position])
 
 
 _READERS: dict[Format, Callable[[str, BinaryIO, Format, Reading], RawLog]] = {

@@ -6,6 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from virtualmle.data.prepare import prepare
+from virtualmle.data.prepared import PreparedDataset, PrepareOptions
+from virtualmle.data.readers import read_log
+from virtualmle.kernels.jagged.time_buckets import time_buckets
 from virtualmle.models.config import make_config
 from virtualmle.training.batches import TrainBatches
 from virtualmle.training.errors import TrainingError
@@ -41,6 +45,21 @@ def expected(max_len, last_only):
 @pytest.mark.parametrize("supervision", ["all", "last"])
 def test_an_epoch_holds_every_user_with_two_events_once(max_len, supervision):
     assert sorted(examples(max_len=max_len, supervision=supervision)) == expected(max_len, supervision == "last")
+
+
+@pytest.mark.parametrize("filename", ["unit_ms.csv", "unit_iso_frac.csv", "unit_compact.csv"])
+def test_time_buckets_do_not_depend_on_the_unit_of_the_log(shared_logs, tmp_path, filename):
+    def buckets(name):
+        folder = tmp_path / name
+        prepare(read_log(shared_logs / name), "log", folder, PrepareOptions(k_core=1), bytes(range(32)))
+        dataset = PreparedDataset.load(folder)
+        batch = next(TrainBatches(dataset, make_config("hstu", time_bias=True), torch.device("cpu"), 0).epoch())
+        times = batch.inputs.plan.times
+        return time_buckets(times[:, None] - times)
+
+    in_seconds = buckets("unit_s.csv")
+    assert buckets(filename).equal(in_seconds)
+    assert 43 in in_seconds  # six days
 
 
 def test_supervised_states_are_those_that_see_what_comes_before_the_target():

@@ -5,6 +5,10 @@
 In float32 the logarithm lands on the wrong side of some edges, differently on each device; a table of the smallest d
 of every bucket means the same everywhere. Unlike the research code, d is the time between two events that both have
 happened: when the next one will is not known at the moment a list is made.
+
+Prepared datasets store Unix seconds before 2050, or an order below 1e8 (`data/time_units.py`). CUDA kernels count from
+the first event of a sequence in int32, which saturates at 2**31 - 1 seconds (68 years): the same bucket, 71, as the
+longest distance that a dataset can have (77 years), so that CPU and GPU agree.
 """
 
 from decimal import Decimal, getcontext
