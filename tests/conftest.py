@@ -39,6 +39,15 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture
+def shared_logs() -> Path:
+    """The folder of small logs as real exports look, with a README of right answers; skipped where it is absent."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "cases" / "logs"
+    if not folder.is_dir():
+        pytest.skip("needs the example logs in ../shared/cases/logs, which this checkout does not have beside it")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_dataset_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prepared dataset of about 150 users and 60 items, from the demo generator; sealed with a key nobody keeps."""
