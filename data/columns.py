@@ -227,7 +227,7 @@ def _missing_message(source: str, columns: list[Column], missing: dict[str, str 
     how = f"name {'it' if len(missing) == 1 else 'them'} with {options}"
     if not header:
         names = [f"{name} ({column.values[0]!r:.40})" for name, column in zip(names, columns, strict=False)]
-        options = " ".join(f"--{role} {number}" for number, role in enumerate(ROLES, 1) if role in missing)
-        how = f"name columns by number, e.g. {options}"
+        options = " ".join(f"--{role} N" for role in missing)
+        how = f"name columns by number, counted from 1: {options}"
     more = f" and {len(columns) - NUM_SHOWN} more" if len(columns) > NUM_SHOWN else ""
     return f"{source} lacks {wanted}; it has {'' if header else 'no header and '}{', '.join(names)}{more}: {how}"
