@@ -122,6 +122,7 @@ def test_an_error_lists_a_wide_table_in_part() -> None:
         (["20231114221320"], "instant"),
         (["2023-11-14 22:13:20+00"], "instant"),
         (["Tue, 14 Nov 2023 22:13:20 GMT"], "instant"),
+        (["Tue Nov 14 22:13:20 +0000 2023"], "instant"),
         (["20231114"], "date"),
         (["14/11/2023"], "date"),
         (["22:13", "01:59:59"], "clock"),
