@@ -31,6 +31,7 @@ SHAPES = {
         r"\d{4}-\d{2}-\d{2}[T ]\d{2}:?\d{2}.*"  # ISO 8601
         r"|(19|20)\d{12}"  # YYYYMMDDhhmmss
         r"|[A-Z][a-z]{2}, \d{1,2} [A-Z][a-z]{2} \d{4}.*"  # RFC 2822
+        r"|[A-Z][a-z]{2} [A-Z][a-z]{2} \d{2} \d{2}:\d{2}.*"  # Tue Nov 14 22:13:20 +0000 2023
     ),
     "date": re.compile(r"(19|20)\d{2}(0[1-9]|1[0-2])([0-2]\d|3[01])|\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}"),
     "clock": re.compile(r"([01]\d|2[0-3])(:?[0-5]\d){1,2}(\.\d+)?"),  # 23:14, 231429
@@ -227,7 +228,7 @@ def _missing_message(source: str, columns: list[Column], missing: dict[str, str 
     how = f"name {'it' if len(missing) == 1 else 'them'} with {options}"
     if not header:
         names = [f"{name} ({column.values[0]!r:.40})" for name, column in zip(names, columns, strict=False)]
-        options = " ".join(f"--{role} {number}" for number, role in enumerate(ROLES, 1) if role in missing)
-        how = f"name columns by number, e.g. {options}"
+        options = " ".join(f"--{role} N" for role in missing)
+        how = f"name columns by number, counted from 1: {options}"
     more = f" and {len(columns) - NUM_SHOWN} more" if len(columns) > NUM_SHOWN else ""
     return f"{source} lacks {wanted}; it has {'' if header else 'no header and '}{', '.join(names)}{more}: {how}"

@@ -81,7 +81,7 @@ def _parse_line(line: bytes) -> Record | None:
         record = json.loads(text)
     except UnicodeDecodeError:
         return None
-    except ValueError:
+    except (ValueError, RecursionError):
         try:
             record = ast.literal_eval(text.strip())  # the older Amazon files contain one Python dictionary per line
         except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -108,7 +108,7 @@ def _elements(source: str, text: str, bad: BadRows) -> Iterator[tuple[int, Recor
             break
         try:
             element, position = decoder.raw_decode(text, position)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{source}, row {row}: broken JSON ({str(error):.80}); correct or cut the file") from None
         if isinstance(element, dict):
             yield row, element

@@ -70,9 +70,8 @@ class _Table:
     def read(self, bad: BadRows) -> tuple[pl.DataFrame, pl.Series | int, tuple[str, ...]]:
         """The three columns, the row numbers and notes; rows that cannot be parsed are added to `bad`."""
         parsed = self._parse()
-        num_lines = self.content.count(b"\n")
-        rows = self.dialect.first_row if parsed is None or parsed.height == num_lines else self._rows_of_several_lines()
-        if parsed is None or rows is None or (isinstance(rows, pl.Series) and len(rows) != parsed.height):
+        rows = None if parsed is None else self._row_numbers(parsed.height)
+        if parsed is None or rows is None:
             return (*self._parse_slowly(bad), ())
         last, surplus = parsed[str(self.dialect.width - 1)], parsed[str(self.dialect.width)]
         frame = parsed.select(**{role: pl.col(str(position)) for role, position in self.positions.items()})
@@ -83,18 +82,24 @@ class _Table:
             return frame, rows, ()
         return self._without_uneven(frame, suspicious, bad) if isinstance(rows, int) else (*self._parse_slowly(bad), ())
 
-    def _rows_of_several_lines(self) -> pl.Series | None:
-        """The number of each row's first line, if quoted line breaks explain all others and no row is swallowed."""
+    def _row_numbers(self, height: int) -> pl.Series | int | None:
+        """The number of each row, or of the first one if each is one line.
+
+        None if quoted line breaks do not explain why there are `height` rows, or if a cell holds lines that look like
+        rows: then a quote may have swallowed them.
+        """
+        if height == self.content.count(b"\n"):
+            return self.dialect.first_row
         lines = self._lines()[1:]
         quotes = lines.str.count_matches('"', literal=True)
         inside = (quotes.cum_sum() - quotes) % 2 == 1  # the line starts within a quoted cell
         ends_inside = inside.shift(-1, fill_value=False)
-        in_span = (inside | ends_inside).arg_true()
-        like_rows = pl.Series(map(self._looks_like_row, lines.gather(in_span)), dtype=pl.Boolean)
-        first, last = ~inside.gather(in_span), ~ends_inside.gather(in_span)
-        first_like = like_rows.filter(first | last)  # first and last lines of the spans take turns
-        both = first_like.gather_every(2) & first_like.gather_every(2, offset=1) if len(first_like) % 2 == 0 else None
-        if both is None or both.any() or (like_rows & ~first & ~last).any():
+        spans = (inside | ends_inside).arg_true()  # the lines of rows that have several
+        like_rows = pl.Series(map(self._looks_like_row, lines.gather(spans)), dtype=pl.Boolean)
+        first, last = ~inside.gather(spans), ~ends_inside.gather(spans)
+        ends = like_rows.filter(first | last)  # the first and the last line of each span, in turn
+        swallowed = (like_rows & ~first & ~last).any() or (ends.gather_every(2) & ends.gather_every(2, offset=1)).any()
+        if swallowed or int((~inside).sum()) != height:
             return None
         return (~inside).arg_true().cast(pl.Int64) + self.dialect.first_row
 
