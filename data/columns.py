@@ -63,7 +63,8 @@ def choose_columns(source: str, columns: list[Column], given: dict[str, str], he
     """The columns of the three roles: those that are given, else the best guess. Raises DataError."""
     positions = {role: _position_of(columns, name) for role, name in given.items()}
     by_position = {} if header else _by_position(columns)
-    notes = ["there is no header: columns were guessed by position and content"] if by_position else []
+    is_guess = by_position and len(given) < len(ROLES)
+    notes = ["there is no header: columns were guessed by position and content"] if is_guess else []
     for role in (role for role in ROLES if role not in given):
         positions[role], reason = by_position.get(role), ""
         if header:

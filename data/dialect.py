@@ -46,16 +46,16 @@ def detect(source: str, head: bytes, declared: Format, reading: Reading) -> Dial
     notes, start = [], 0
     announced = re.fullmatch(r'"?sep=(.+?)"?', texts[0], re.IGNORECASE) if texts else None
     if announced:
-        notes.append(f"first line names the separator {announced[1]!r}")
+        notes.append(f"the first line names the separator {announced[1]!r}")
         start = 1
     body = [text for text in texts[start:] if text.strip()]
     if not body:
         raise DataError(f"{source} is empty; a log needs one interaction per row")
+    # A line that starts with '#' may also be a header or hold the id of a hashtag: see _first_line
     uncommented = [text for text in body if not text.startswith("#")] or body
-    separator = _separator(
-        uncommented, declared, reading.separator if reading.separator is not None else announced and announced[1]
-    )
-    if separator != DECLARED[declared] and not announced and reading.separator is None:
+    given = announced[1] if announced and reading.separator is None else reading.separator
+    separator = _separator(uncommented, declared, given)
+    if separator != DECLARED[declared] and given is None:
         notes.append(f"the separator is {separator!r}, by content")
     quoted = reading.quotes if reading.quotes is not None else _has_quotes(uncommented, separator)
     width = _usual_width(split_line(text, separator, quoted) for text in uncommented)
@@ -64,11 +64,7 @@ def detect(source: str, head: bytes, declared: Format, reading: Reading) -> Dial
         notes.append("comment lines at the start are left out")
     rows = [split_line(text, separator, quoted) for text in texts[first:] if text.strip()]
     header = reading.header if reading.header is not None else _has_header(rows, reading.given())
-    names = [cell.strip().removeprefix("#" if number == 0 else "") for number, cell in enumerate(rows[0])]
-    if not header:
-        names = [f"column_{number}" for number in range(1, _width_without_trailing(rows, width) + 1)]
-    elif names[-1:] == [""] and all(row[-1] == "" for row in rows[1:] if len(row) == len(names)):
-        names = names[:-1]
+    names = _names(rows, header, width)
     columns = [Column(name, _cells(rows[header:], number)) for number, name in enumerate(names)]
     first_row = first + header
     return Dialect(
@@ -142,6 +138,16 @@ def _has_header(rows: list[list[str]], given: dict[str, str]) -> bool:
         return True
     below = [_cells(rows[1:], number) for number in range(len(first))]
     return any(kind_of(values) not in ("text", "empty") for values in below)
+
+
+def _names(rows: list[list[str]], header: bool, width: int) -> list[str]:
+    """The names of the columns, or column_1, column_2, ...; a separator at the end of every row adds none."""
+    if not header:
+        return [f"column_{number}" for number in range(1, _width_without_trailing(rows, width) + 1)]
+    names = [cell.strip() for cell in rows[0]]
+    names[0] = names[0].removeprefix("#")
+    trailing = names[-1] == "" and all(row[-1] == "" for row in rows[1:] if len(row) == len(names))
+    return names[:-1] if trailing else names
 
 
 def _cells(rows: list[list[str]], number: int) -> list[str]:
