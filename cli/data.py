@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from ..data.catalogue import Catalogue
     from ..data.prepared import Manifest
 
+LOG = (
+    "A CSV, TSV, JSON or Parquet file, also compressed (.gz, .zip, .bz2, .xz, .zst); a directory of Parquet parts; "
+    "or - for standard input, with --format."
+)
 app = typer.Typer(
     help="Register, prepare and inspect datasets.\n\nExample: virtualmle data add office office.tsv.gz",
     no_args_is_help=True,
@@ -21,15 +25,33 @@ app = typer.Typer(
 @app.command()
 def add(  # noqa: PLR0913, PLR0917 - one argument per option
     name: Annotated[str, typer.Argument(help="The name to register the dataset under.")],
-    file: Annotated[Path, typer.Argument(help="CSV, TSV, JSON Lines (also .gz), Parquet, or an Amazon review file.")],
-    user: Annotated[str | None, typer.Option(help="Name of the user column.", show_default="guessed")] = None,
-    item: Annotated[str | None, typer.Option(help="Name of the item column.", show_default="guessed")] = None,
-    timestamp: Annotated[str | None, typer.Option(help="Name of the timestamp column.", show_default="guessed")] = None,
+    file: Annotated[Path, typer.Argument(help=LOG)],
+    user: Annotated[
+        str | None, typer.Option(help="Name or number of the user column.", show_default="guessed")
+    ] = None,
+    item: Annotated[
+        str | None, typer.Option(help="Name or number of the item column.", show_default="guessed")
+    ] = None,
+    timestamp: Annotated[
+        str | None, typer.Option(help="Name or number of the timestamp column.", show_default="guessed")
+    ] = None,
     k_core: Annotated[int, typer.Option(help="Minimum number of events per user and per item.")] = 5,
     max_events: Annotated[int, typer.Option(help="Number of most recent events kept per user.")] = 50,
     format: Annotated[
         str | None, typer.Option(help="csv, tsv, jsonl or parquet.", show_default="by file extension")
     ] = None,
+    separator: Annotated[
+        str | None,
+        typer.Option(help="Separator between the cells of a text table, e.g. ';', '::' or tab.", show_default="detected"),
+    ] = None,
+    header: Annotated[
+        bool | None,
+        typer.Option("--header/--no-header", help="Whether the first row has column names.", show_default="detected"),
+    ] = None,
+    no_quotes: Annotated[bool, typer.Option("--no-quotes", help="Treat double quotes as plain characters.")] = False,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Skip and count rows that cannot be parsed.")
+    ] = False,
     time_unit: Annotated[str, typer.Option(help="Unit of numeric times: s, ms, us, ns, day or auto.")] = "auto",
     drop_bad_times: Annotated[bool, typer.Option("--drop-bad-times", help="Drop rows without a valid time.")] = False,
     drop_missing: Annotated[bool, typer.Option("--drop-missing", help="Drop rows without a user or item.")] = False,
@@ -48,15 +70,17 @@ def add(  # noqa: PLR0913, PLR0917 - one argument per option
     from ..data.errors import DataError  # these import polars
     from ..data.interactions import Cleaning
     from ..data.prepared import PrepareOptions
+    from ..data.reading import Reading
     from ..examiner.vault import Vault
 
     if format not in (None, "csv", "tsv", "jsonl", "parquet"):
         raise DataError(f"format={format!r} is not known; use csv, tsv, jsonl or parquet")
+    quotes = False if no_quotes else None
     manifest = _catalogue(home).add(
         name, file, public_key=Vault(home).public_key(),
         options=PrepareOptions(k_core=k_core, max_events=max_events, keep_duplicates=keep_duplicates),
         cleaning=Cleaning(drop_missing, drop_bad_times, time_unit),  # type: ignore[arg-type]  # checked by Cleaning
-        user=user, item=item, timestamp=timestamp, format=format,  # type: ignore[arg-type]  # checked above
+        reading=Reading(user, item, timestamp, format, separator, header, quotes, skip_bad_rows),  # type: ignore[arg-type]
     )  # fmt: skip
     _print_manifest(manifest, as_json)
 

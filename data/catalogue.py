@@ -19,7 +19,8 @@ from .interactions import STRICT, Cleaning
 from .names import check_name, name_from_file
 from .prepare import prepare
 from .prepared import MANIFEST, Manifest, PreparedDataset, PrepareOptions, read_manifest
-from .readers import ROLES, Format, Log, read_log
+from .readers import Log, read_log
+from .reading import ROLES, Reading
 
 DEMO = "demo"
 AMAZON = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
@@ -82,21 +83,21 @@ class Catalogue:
         *,
         public_key: bytes,
         options: PrepareOptions | None = None,
-        user: str | None = None,
-        item: str | None = None,
-        timestamp: str | None = None,
-        format: Format | None = None,
+        reading: Reading | None = None,
         cleaning: Cleaning = STRICT,
     ) -> Manifest:
-        """Register a log file under a new name. Raises DataError, SealError or HomeError, and then leaves no files."""
+        """Register a log (a file, a directory of Parquet parts or standard input) under a new name.
+
+        Raises DataError, SealError or HomeError, and then leaves no files.
+        """
         self._check_new(name)
         options = options or PrepareOptions()
-        log = read_log(file, user=user, item=item, timestamp=timestamp, format=format, cleaning=cleaning)
+        log = read_log(file, **asdict(reading or Reading()), cleaning=cleaning)
         manifest = prepare(log, name, self.root / name, options, public_key)
         self._save_source(
             name,
             {
-                "sha256": _file_hash(file),
+                "sha256": _file_hash(file) if file.is_file() else "",  # no path leads to other logs again
                 "columns": log.columns,
                 "options": asdict(options),
                 "cleaning": asdict(cleaning),

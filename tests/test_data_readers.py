@@ -103,18 +103,18 @@ def test_numeric_ids_in_json_become_text(tmp_path: Path) -> None:
         pytest.param("log.csv", "who,what,timestamp\na,b,1\n", "'who'.*--user", id="no user column"),
         pytest.param("log.csv", "user,item\na,b\n", "timestamp.*'user', 'item'", id="no time column"),
         pytest.param("log.csv", "user,item,time\na,b,1\na,,2\n", "row 3: the item is empty", id="no item"),
-        pytest.param("log.csv", "user,item,time\na,b,1\n\na,b,2\n", "row 3: the user is empty", id="blank row"),
-        pytest.param("log.tsv", "a\tb\t1\na\tb\n", r"row 2: the time None", id="too few fields"),
-        pytest.param("log.tsv", "a\tb\t1\na\tb\t2\t3\n", "row 2: 4 fields instead of 3", id="too many fields"),
+        pytest.param("log.csv", "user,item,time\na,b,1\n\n,b,2\n", "row 4: the user is empty", id="after a blank row"),
+        pytest.param("log.tsv", "a\tb\t100\na\tb\n", "row 2: 2 fields instead of 3", id="too few fields"),
+        pytest.param("log.tsv", "a\tb\t100\na\tb\t2\t3\n", "row 2: 4 fields instead of 3", id="too many fields"),
         pytest.param("log.csv", "user,item,time\na,b,1\na,b,soon\n", "row 3: the time 'soon'.*ISO", id="bad time"),
         pytest.param("log.csv", "user,item,time\na,b,05/06/2020\n", "row 2: the time '05/06/2020'", id="unclear date"),
         pytest.param("log.csv", "user,item,time\na,b,nan\n", "row 2: the time 'nan'", id="NaN time"),
         pytest.param("log.csv", b"user,item,time\na,b,1\n\xff,b,1\n", "row 3: not UTF-8", id="not UTF-8"),
-        pytest.param("log.csv", 'user,item,time\n"a,b,1\n', "cannot be read", id="unclosed quote"),
+        pytest.param("log.csv", 'user,item,time\n"a,b,1\n', "row 2: a stray quote.*--no-quotes", id="unclosed quote"),
         pytest.param("log.jsonl", '{"user":1,"item":2,"time":3}\n[1]\n', "row 2: not a JSON object", id="JSON list"),
         pytest.param("log.jsonl", '{"user":1,"item":2,"time":3}\n{"us\n', "row 2: not a JSON object", id="cut JSON"),
         pytest.param(
-            "log.jsonl", '{"user":1,"item":2,"time":3}\n{"user":1}\n', "row 2: 'item' is None", id="missing key"
+            "log.jsonl", '{"user":1,"item":2,"time":3}\n{"user":1}\n', "row 2: the item is empty", id="missing key"
         ),
         pytest.param("log.parquet", "PAR1 not really", "not a readable Parquet", id="not Parquet"),
         pytest.param("log.csv.gz", b"user,item,time\na,b,1\n", "", id="plain text named gz is read"),
