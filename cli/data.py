@@ -42,7 +42,7 @@ def add(  # noqa: PLR0913, PLR0917 - one argument per option
     ] = None,
     separator: Annotated[
         str | None,
-        typer.Option(help="Separator between the cells of a text table, e.g. ';', '::' or tab.", show_default="detected"),
+        typer.Option(help="Cell separator of a text table, e.g. ';', '::' or tab.", show_default="detected"),
     ] = None,
     header: Annotated[
         bool | None,

@@ -56,6 +56,7 @@ def tarred() -> bytes:
         (zipped("export/log.csv", "__MACOSX/._log.csv"), "zip"),
         (bz2.compress(gzip.compress(TABLE)), "gzip in bzip2"),
     ],
+    ids=["gzip", "bzip2", "xz", "Zstandard", "zip", "nested"],
 )
 def test_a_container_is_recognised_by_its_content(tmp_path: Path, suffix: str, content: bytes, container: str) -> None:
     (tmp_path / f"log{suffix}").write_bytes(content)
