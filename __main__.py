@@ -1,4 +1,4 @@
-"""`python -m virtualmle` and the `virtualmle` console script."""
+"""Entry point of `python -m virtualmle`; the `virtualmle` console script calls the same `main`."""
 
 from .cli.app import main
 

@@ -1,7 +1,8 @@
-"""What an agent is: a function from the situation to the next action, and nothing else.
+"""The agent interface: a function from the current situation to the next action.
 
-An agent keeps no state between calls: everything it may know is in the `Situation`, and its randomness is drawn from
-a generator seeded by (seed, number of trials). A session that is resumed in another process goes on identically.
+An agent keeps no state between calls: all its information is in the `Situation`, and its random numbers come from a
+generator seeded by (seed, number of trials). A session that is resumed in another process therefore continues
+identically.
 """
 
 from abc import ABC, abstractmethod
@@ -38,19 +39,19 @@ class RunTrial:
     changes: KnobValues
     base: str = "incumbent"
     hypothesis: Hypothesis | None = None
-    override: str = ""  # why a discard heuristic does not hold here; empty = it is respected
+    override: str = ""  # why a discard heuristic does not apply here; empty = no override
 
 
 @dataclass(frozen=True)
 class WaitTrial:
-    """Wait for the trial that is running."""
+    """Wait for the running trial."""
 
     trial: str
 
 
 @dataclass(frozen=True)
 class Reflect:
-    """Write the reflection that a finished trial still needs."""
+    """Write the missing reflection on a finished trial."""
 
     trial: str
     helped: Helped
@@ -59,8 +60,8 @@ class Reflect:
     next_step: str = ""
     evidence: tuple[str, ...] = ()
     rule: RuleInput | None = None
-    cause: str = ""  # the mechanism that is thought to lie behind the outcome
-    effect: float | None = None  # claimed change of NDCG@10 against the base
+    cause: str = ""  # the mechanism that probably explains the outcome
+    effect: float | None = None  # claimed change in NDCG@10 against the base
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ Action = RunTrial | WaitTrial | Reflect | Finalize
 
 @dataclass(frozen=True)
 class Refusal:
-    """A trial that the server did not run since the last trial that it ran, and why."""
+    """A trial that the server refused, and the reason; forgotten when the server runs the next trial."""
 
     changes: KnobValues
     base: str
@@ -85,7 +86,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Brief:
-    """What a session starts from: the answer of open_session, or the same from the views of one that is taken up."""
+    """The brief of a session, from open_session or, if the session is resumed by its id, from views of read_memory."""
 
     session: str
     resumed: bool
@@ -94,39 +95,39 @@ class Brief:
     budget: Budget
     knobs: Sequence[Knob]
     prior: Sequence[PriorEntry] = ()
-    profile: Mapping[str, Any] = field(default_factory=dict)  # train-only statistics; the views do not have them
+    profile: Mapping[str, Any] = field(default_factory=dict)  # train-only statistics; not part of the views
 
     @classmethod
     def of(cls, opened: OpenedSession) -> "Brief":
-        """The brief of a session that open_session has opened."""
+        """The brief of a session that open_session has returned."""
         return cls(
             session=opened.session,
             resumed=opened.resumed,
             dataset=opened.dataset,
             backbone=opened.backbone,
             budget=opened.budget,
-            knobs=[row.offered(opened.backbone) for row in _KNOBS.validate_python(opened.action_space)],
+            knobs=[row.to_knob(opened.backbone) for row in _KNOBS.validate_python(opened.action_space)],
             prior=_PRIOR.validate_python(opened.prior),
             profile=opened.profile,
         )
 
     @classmethod
     def from_views(cls, state: StateView, space: ActionSpaceView, long_term: LongTermView) -> "Brief":
-        """The brief of a session that is taken up by its id."""
+        """The brief of a session that is resumed by its id."""
         return cls(
             session=state.session,
             resumed=True,
             dataset=state.dataset,
             backbone=state.backbone,
             budget=state.budget,
-            knobs=[row.offered(space.backbone) for row in space.knobs],
+            knobs=[row.to_knob(space.backbone) for row in space.knobs],
             prior=long_term.prior,
         )
 
 
 @dataclass(frozen=True)
 class Situation:
-    """All that an agent knows: the brief, two views of read_memory, and what was refused since the last trial ran."""
+    """All that an agent knows: the brief, two views of read_memory, and the trials refused since a trial last ran."""
 
     brief: Brief
     state: StateView
@@ -135,15 +136,15 @@ class Situation:
 
 
 class Agent(ABC):
-    """Whoever drives the tools."""
+    """Base class of the agents: it chooses actions, and the loop executes them."""
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
 
     @abstractmethod
     def act(self, situation: Situation) -> Action:
-        """The next action. Deterministic given (seed, situation)."""
+        """The next action; deterministic given (seed, situation)."""
 
     def generator(self, situation: Situation) -> np.random.Generator:
-        """The randomness of this step: the same again when the step is taken again."""
+        """The random generator of this step; repeating the step gives the same random numbers."""
         return np.random.default_rng([self.seed, situation.state.budget.trials_used])

@@ -1,4 +1,4 @@
-"""Values of a knob for a search: all choices, one at random, a short number. `Knob.check` decides what is valid."""
+"""Candidate values of a knob: its choices, a random value, a rounded number. `Knob.check` decides what is valid."""
 
 import math
 
@@ -11,18 +11,18 @@ SIGNIFICANT_DIGITS = 3
 
 
 def choices_of(knob: Knob) -> tuple[Value, ...]:
-    """The values of a knob that has a list of them; empty for a number."""
+    """The values of a boolean or categorical knob; empty for a numeric knob."""
     return (False, True) if knob.type == "bool" else knob.choices
 
 
 def bounds(knob: Knob) -> tuple[float, float]:
-    """The lowest and the highest value of a number."""
-    assert knob.low is not None and knob.high is not None  # only numbers have bounds, and all have
+    """The lowest and the highest value of a numeric knob."""
+    assert knob.low is not None and knob.high is not None  # numeric knobs have bounds, other knobs have none
     return knob.low, knob.high
 
 
 def draw(knob: Knob, generator: np.random.Generator) -> Value:
-    """A value from the whole range, uniform on the knob's own scale."""
+    """A random value from the whole range, uniform on the knob's own scale (linear or log)."""
     if choices := choices_of(knob):
         return choices[int(generator.integers(len(choices)))]
     low, high = bounds(knob)
@@ -32,7 +32,7 @@ def draw(knob: Knob, generator: np.random.Generator) -> Value:
 
 
 def tidy(knob: Knob, value: float) -> int | float:
-    """Few digits, the knob's type, inside the bounds."""
+    """`value` clipped to the bounds, with the knob's type and `SIGNIFICANT_DIGITS` digits."""
     low, high = bounds(knob)
     bounded = min(max(value, low), high)
     if knob.type == "int":

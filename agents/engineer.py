@@ -1,70 +1,76 @@
-"""The embedded engineer: deterministic, no key, no network. It plans as a practitioner would.
+"""The embedded engineer: a deterministic agent that needs no API key and no network, and plans as a practitioner would.
 
-The plain default first, then what earlier sessions recommend, then single moves in the order of what they usually
-gain (`moves.py`: all that it knows by itself). From then on measured effects, of this session and of the backbone's
-history, raise and lower what each next move is expected to gain, and the most promising one runs; every few trials
-the server's surrogate has its turn. It explains every trial by a hypothesis and every outcome by its numbers. A trial
-teaches through its reflection only: without reflections it goes down its list, with verdicts for its sole guide.
+It runs the default configuration first, then what earlier sessions recommend, then the opening moves of `moves.py` in
+the order of their usual gain. Effects measured in this session and in closed sessions with the same backbone raise or
+lower the expected gain of each further move; the move with the largest expected gain runs. Every few trials, the
+server's surrogate chooses instead. Each trial has a hypothesis, and each reflection is computed from the measurements.
+Only trials with a reflection count as measurements: without reflections the engineer follows its list of opening
+moves and the verdicts.
 """
 
 from ..memory.records import Hypothesis
 from .base import Action, Agent, RunTrial, Situation
-from .duties import close, duty
-from .following import around, follow
+from .follow_ups import follow_ups, random_neighbours
 from .history import History
 from .knowledge import Knowledge
 from .moves import OPENINGS, Move
 from .reflecting import NOTICEABLE_Z, dimension_of
+from .required import close, required_action
 
-FRUITLESS_TESTS = 3
+MIN_FRUITLESS_STEPS = 3
+"""Number of single-knob trials without an effect after which the moves of a dimension are discounted."""
 DISCOUNT, SETTLED, REPEATED = 0.4, 0.2, 0.1
+"""Factors on the gain of an opening move, by what the session has already measured; see `expected_gain`."""
 SURROGATE_AFTER, SURROGATE_EVERY = 8, 4
-"""A surrogate needs points before it can be asked; then it has one trial in four."""
-COVERED_BY = 0.4
-"""Share of the budget after which a dimension without a trial comes first."""
+"""The surrogate needs some trials to be fitted; after that it chooses one trial in four."""
+COVERAGE_SHARE = 0.4
+"""Share of the budget after which a dimension without a trial is preferred."""
 COVERAGE_GAIN = 0.03
+"""Minimum expected gain of an opening move in a dimension that is preferred because it has no trial."""
 
 
 class Engineer(Agent):
     """Runs the move with the largest expected gain."""
 
     def act(self, situation: Situation) -> Action:
-        """Duties first, then the next trial; ends the session when nothing new is left to try."""
-        return duty(situation) or self._plan(situation)
+        """Required actions first, then the next trial; ends the session when no untried move is left."""
+        return required_action(situation) or self._plan(situation)
 
     def _plan(self, situation: Situation) -> Action:
         history = History(situation)
         if history.trials_used == 0 and history.is_new({}, "default"):
-            yardstick = Hypothesis(dimension="optimisation", direction="same", size=0.0, reason="the yardstick")
-            return RunTrial({}, "default", yardstick)
+            reason = "the baseline that later trials are compared with"
+            baseline = Hypothesis(dimension="optimisation", direction="same", size=0.0, reason=reason)
+            return RunTrial({}, "default", baseline)
         knowledge = Knowledge(history)
         moves = self._moves(history, knowledge)
         if not moves:
-            drawn = around(history, self.generator(situation))
+            drawn = random_neighbours(history, self.generator(situation))
             moves = [move for move in drawn if history.is_new(move.changes, move.base)][:1]
         if not moves:
             return close(situation)
-        move = max(moves, key=lambda move: expected(move, history, knowledge))
-        return RunTrial(move.changes, move.base, explain(move, history), override(move, history, knowledge))
+        move = max(moves, key=lambda move: expected_gain(move, history, knowledge))
+        override = override_reason(move, history, knowledge)
+        return RunTrial(move.changes, move.base, hypothesis_for(move, history), override)
 
     def _moves(self, history: History, knowledge: Knowledge) -> list[Move]:
-        """Everything worth a thought that is new and that no discard heuristic forbids."""
+        """All candidate moves that are new and that no discard heuristic rules out."""
         proposed = proposals(history)
         if history.trials_used >= SURROGATE_AFTER and history.trials_used % SURROGATE_EVERY == 0:
-            turn = [move for move in proposed if move.gain > 0 and history.is_new(move.changes, move.base)]
-            if turn:
-                return turn[:1]
-        moves = [*knowledge.moves(), *OPENINGS[history.space.backbone], *follow(history), *proposed]
+            promising = [move for move in proposed if move.gain > 0 and history.is_new(move.changes, move.base)]
+            if promising:
+                return promising[:1]
+        moves = [*knowledge.moves(), *OPENINGS[history.space.backbone], *follow_ups(history), *proposed]
         return [
             move
             for move in moves
             if history.is_new(move.changes, move.base)
-            and (not knowledge.warns(move.changes, history.settings(move.base)) or defended(move, history))
+            and (not knowledge.discourages(move.changes, history.settings(move.base)) or has_helped(move, history))
         ]
 
 
 def proposals(history: History) -> list[Move]:
-    """What the server's surrogate advises, as moves; half of what it expects is believed."""
+    """The proposals of the server's surrogate as moves; their expected gain is halved."""
     base = history.incumbent.ndcg if history.incumbent and history.incumbent.ndcg else 0.0
     return [
         Move(row.changes, 0.5 * row.expected_delta / base, f"{row.source}: {row.reason}", row.base)
@@ -73,25 +79,25 @@ def proposals(history: History) -> list[Move]:
     ]
 
 
-def expected(move: Move, history: History, knowledge: Knowledge) -> float:
-    """A move's gain, discounted where its dimension or its knob has shown nothing, or where little time is left."""
+def expected_gain(move: Move, history: History, knowledge: Knowledge) -> float:
+    """The gain of a move, discounted if its dimension or knob had no effect so far or if few trials are left."""
     if not move.opening:
         return move.gain
-    gain = knowledge.informed(move)
+    gain = knowledge.informed_gain(move)
     dimension = dimension_of(move.changes, history.space)
-    tests = [step for step in history.lessons() if history.space.dimension(step.knob) == dimension]
-    if len(tests) >= FRUITLESS_TESTS and all(step.z < NOTICEABLE_Z for step in tests):
+    tests = [step for step in history.reflected_steps() if history.space.dimension(step.knob) == dimension]
+    if len(tests) >= MIN_FRUITLESS_STEPS and all(step.z < NOTICEABLE_Z for step in tests):
         gain *= DISCOUNT
-    if history.tried_change(move.changes) or _ticked_off(move, history):
-        gain *= REPEATED  # it was measured over another incumbent and not kept
+    if history.has_tried(move.changes) or _already_passed(move, history):
+        gain *= REPEATED  # measured over an earlier incumbent and not kept
     elif any(knob in history.settings("incumbent") for knob in move.changes):
         gain *= SETTLED
-    elif any(history.touched(knob) for knob in move.changes):
-        gain *= DISCOUNT  # what follows from the measurements of this knob is worth more than the table
-    elif history.trials_used >= COVERED_BY * history.budget and not _covered(dimension, history):
+    elif any(history.was_changed(knob) for knob in move.changes):
+        gain *= DISCOUNT  # moves that follow from measurements of this knob are preferred (`follow_ups.py`)
+    elif history.trials_used >= COVERAGE_SHARE * history.budget and not _covered(dimension, history):
         gain = max(gain, COVERAGE_GAIN)
     if history.trials_left <= max(2, history.budget // 6):
-        gain *= DISCOUNT  # near the end, around what is known to be good
+        gain *= DISCOUNT  # near the end, stay close to the incumbent
     return gain
 
 
@@ -99,35 +105,35 @@ def _covered(dimension: str, history: History) -> bool:
     return any(history.space.dimension(knob) == dimension for trial in history.trials for knob in trial.changes)
 
 
-def _ticked_off(move: Move, history: History) -> bool:
-    """Without memory, only the number of the trial says how far down the generic order it has come."""
+def _already_passed(move: Move, history: History) -> bool:
+    """Whether a session without memory has already run this opening move, judged by its number of trials alone."""
     if history.situation.state.with_memory:
         return False
-    order = sorted(OPENINGS[history.space.backbone], key=lambda one: -one.gain)
+    order = sorted(OPENINGS[history.space.backbone], key=lambda opening: -opening.gain)
     return move in order[: max(0, history.trials_used - 1)]
 
 
-def defended(move: Move, history: History) -> bool:
-    """Whether this session has measured that the move's one knob helps in this direction, whatever others found."""
+def has_helped(move: Move, history: History) -> bool:
+    """Whether the last step of the move's only knob helped in this session, and the move goes on in its direction."""
     if len(move.changes) != 1:
         return False
     knob, value = next(iter(move.changes.items()))
-    steps = history.lessons(knob)
+    steps = history.reflected_steps(knob)
     if not steps or isinstance(value, (bool, str)):
         return False
     return steps[-1].z >= NOTICEABLE_Z and (value - steps[-1].after) * (steps[-1].after - steps[-1].before) > 0
 
 
-def override(move: Move, history: History, knowledge: Knowledge) -> str:
-    """Why a discard heuristic does not hold here; empty where none stands against the move."""
-    if not knowledge.warns(move.changes, history.settings(move.base)):
+def override_reason(move: Move, history: History, knowledge: Knowledge) -> str:
+    """Why a discard heuristic does not apply here; empty if none matches the move."""
+    if not knowledge.discourages(move.changes, history.settings(move.base)):
         return ""
-    step = history.lessons(next(iter(move.changes)))[-1]
+    step = history.reflected_steps(next(iter(move.changes)))[-1]
     return f"here {step.knob} from {step.before} to {step.after} changed NDCG@10 by {step.relative:+.1%} ({step.trial})"
 
 
-def explain(move: Move, history: History) -> Hypothesis:
-    """The hypothesis of a move: which dimension, which way, how much, and why."""
+def hypothesis_for(move: Move, history: History) -> Hypothesis:
+    """The hypothesis of a move: its dimension, expected direction and size, and the reason."""
     base = history.incumbent.ndcg if history.incumbent and history.incumbent.ndcg else 0.0
     return Hypothesis(
         dimension=dimension_of(move.changes, history.space),

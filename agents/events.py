@@ -1,4 +1,4 @@
-"""What happens in a session, as values for whoever displays it."""
+"""The events of a session, for displays and logs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class SessionOpened:
 
 @dataclass(frozen=True)
 class TrialStarted:
-    """A trial's process is running, or was found running; `action` is None for one that an earlier process started."""
+    """A trial is running; `action` is None if an earlier process started it."""
 
     trial: str
     action: RunTrial | None
@@ -24,7 +24,7 @@ class TrialStarted:
 
 @dataclass(frozen=True)
 class TrialProgress:
-    """News of a running trial: epochs done of epochs at most, and the same in words."""
+    """Progress of a running trial: epochs done, maximum number of epochs (if known), and a message."""
 
     trial: str
     done: float
@@ -34,14 +34,14 @@ class TrialProgress:
 
 @dataclass(frozen=True)
 class TrialFinished:
-    """A trial is over."""
+    """A trial has ended."""
 
     observation: TrialObservation
 
 
 @dataclass(frozen=True)
 class TrialRefused:
-    """The server did not run a trial: a duplicate, a discard heuristic, a rule of the protocol."""
+    """The server did not run a trial: a duplicate, a match of a discard heuristic, or a violated protocol rule."""
 
     action: RunTrial
     reason: str
@@ -49,7 +49,7 @@ class TrialRefused:
 
 @dataclass(frozen=True)
 class Reflected:
-    """A reflection is stored; `receipt` says whether the numbers support it."""
+    """A reflection was stored; `receipt` says whether the numbers support it."""
 
     action: Reflect
     receipt: ReflectionReceipt
@@ -57,7 +57,7 @@ class Reflected:
 
 @dataclass(frozen=True)
 class Finalized:
-    """The session is over."""
+    """The session was finalized."""
 
     result: FinalResult
 
@@ -67,4 +67,4 @@ OnEvent = Callable[[Event], None]
 
 
 def ignore(_: Event) -> None:
-    """For callers that display nothing."""
+    """Event handler of callers that display nothing."""

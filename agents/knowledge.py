@@ -1,6 +1,6 @@
-"""What earlier sessions recommend, as moves. Only conditions, settings and figures are read, never texts of agents.
+"""The recommendations of earlier sessions as moves, from conditions, settings and figures, never from agents' texts.
 
-How far they are followed depends on how they serve here: recommendations that fail lower the trust in the others.
+Each recommendation that fails in this session lowers the trust in the others.
 """
 
 import math
@@ -13,30 +13,32 @@ from ..models.knobs.declaration import Value
 from ..sandbox.conditions import Condition, parse_condition
 from ..tools.views import KnobValues, PriorConfiguration, PriorRule
 from .drawing import choices_of
-from .history import History, Tried
+from .history import History, PastTrial
 from .moves import Move, rungs
 
 CONFIGURATION_GAIN = 0.25
-"""What a good configuration gains over the default at least, as a share, on an equal dataset."""
+"""Smallest expected relative gain over the default of a good configuration from an identical dataset."""
 CROSSOVER_GAIN = 0.06
-"""What the knobs gain that a second configuration sets and the first one does not."""
+"""Expected gain of adding to a kept configuration the knobs that only another good configuration sets."""
 RULE_GAIN = 0.08
+"""Expected gain of following a `prefer` rule from an identical dataset."""
 SECOND_CHOICE = 0.02
-"""What a further configuration gains over the default where one has served already: it has to beat that one."""
-BETWEEN_DATASETS = 0.03
-"""Spread of a knob's effect from one dataset to another, as a share of NDCG@10."""
-OPINION = 0.05
-"""How unsure the engineer's own order of moves is, as a share of NDCG@10."""
-KNOWN_Z = 2.0
+"""Expected gain of another configuration once one has been kept, because the other one must beat the kept one."""
+DATASET_SPREAD = 0.03
+"""Standard deviation of a knob's effect between datasets, relative to NDCG@10."""
+LIST_SPREAD = 0.05
+"""Assumed standard error of the gains in the engineer's list of opening moves, relative to NDCG@10."""
+CLEAR_EFFECT_Z = 2.0
+"""Minimum z of a pooled effect that is tried without a rule."""
 
 
 class Knowledge:
-    """The prior of a session, read against its history."""
+    """The prior of a session, combined with its history."""
 
     def __init__(self, history: History) -> None:
-        own = history.situation.state.session  # its own rules are in the history, and in no prior before it began
+        own = history.situation.state.session  # the history already covers the session's own rules
         prior = [entry for entry in history.situation.brief.prior if entry.session != own]
-        rules = [(entry, c) for entry in prior if isinstance(entry, PriorRule) and (c := readable(entry))]
+        rules = [(entry, c) for entry in prior if isinstance(entry, PriorRule) and (c := parsed_condition(entry))]
         self._history = history
         self._configurations = [entry for entry in prior if isinstance(entry, PriorConfiguration)]
         self._rules = [(entry, c) for entry, c in rules if entry.type == "rule" and entry.kind == "prefer"]
@@ -44,62 +46,62 @@ class Knowledge:
         self._effects = history.situation.state.history_effects
 
     def moves(self) -> list[Move]:
-        """Whole configurations over the default, then rules and single values over the incumbent."""
+        """Configurations over the default; over the incumbent: knobs that it does not set, rules, and single values."""
         return [*self._portfolio(), *self._crossovers(), *self._preferences(), *self._values()]
 
     @cached_property
     def trust(self) -> float:
-        """1 before anything was tried, then the share of recommendations that served here, by Laplace's rule."""
+        """The share of recommendations that helped in this session, (1 + helped) / (1 + tried); 1 before the first."""
         outcomes = [trial.verdict == "keep" for entry in self._configurations if (trial := self._trial_of(entry))]
-        for step in self._history.lessons():
-            advised = any(c.knob == step.knob and _turns_true(c, step.before, step.after) for _, c in self._rules)
+        for step in self._history.reflected_steps():
+            advised = any(c.knob == step.knob and _becomes_true(c, step.before, step.after) for _, c in self._rules)
             outcomes += [step.z > 0] if advised else []
         return float(1 + sum(outcomes)) / (1 + len(outcomes))
 
-    def informed(self, move: Move) -> float:
-        """The gain of a move, weighed against what its knob has shown on other datasets."""
+    def informed_gain(self, move: Move) -> float:
+        """The gain of a move, averaged with its effect on other datasets, weighted by their variances and the trust."""
         knob, value = next(iter(move.changes.items()))
         if len(move.changes) != 1 or knob in self._history.settings("incumbent"):
-            return move.gain  # what was measured elsewhere was a step from the default
+            return move.gain  # effects from other sessions are relative to the default
         found = self._effects.get(knob)
         measured = next((row for row in found.values if row.value == value), None) if found else None
         if measured is None:
             return move.gain
-        error = math.hypot(measured.se, BETWEEN_DATASETS)
-        weight = self.trust * OPINION**2 / (OPINION**2 + error**2)
+        error = math.hypot(measured.se, DATASET_SPREAD)
+        weight = self.trust * LIST_SPREAD**2 / (LIST_SPREAD**2 + error**2)
         return float((1 - weight) * move.gain + weight * measured.mean_relative)
 
-    def warns(self, changes: KnobValues, over: KnobValues) -> bool:
-        """Whether a discard heuristic stands against `changes` over these settings."""
+    def discourages(self, changes: KnobValues, over: KnobValues) -> bool:
+        """Whether `changes` over the settings `over` match a discard heuristic."""
         before = self._history.space.complete(over)
         return any(
-            c.knob in changes and _turns_true(c, before.get(c.knob), changes[c.knob]) for c in self._heuristics
+            c.knob in changes and _becomes_true(c, before.get(c.knob), changes[c.knob]) for c in self._heuristics
         )
 
     def _portfolio(self) -> Iterator[Move]:
-        served = False
+        one_kept = False
         for entry in self._configurations:
             changes, trial = self._settings(entry), self._trial_of(entry)
-            served = served or (trial is not None and trial.verdict == "keep")
+            one_kept = one_kept or (trial is not None and trial.verdict == "keep")
             if changes and trial is None:
-                hope = self.trust * max(entry.gain or 0.0, CONFIGURATION_GAIN)
-                gain = entry.similarity * (SECOND_CHOICE if served else hope)
+                first_choice = self.trust * max(entry.gain or 0.0, CONFIGURATION_GAIN)
+                gain = entry.similarity * (SECOND_CHOICE if one_kept else first_choice)
                 yield Move(changes, gain, f"a configuration that did well on {entry.dataset}", "default")
 
     def _crossovers(self) -> Iterator[Move]:
-        """Over an incumbent that came from a configuration: what the other configurations set beyond it."""
+        """Once a configuration of the prior was kept: the knobs that the other configurations set in addition."""
         if not any((trial := self._trial_of(entry)) and trial.verdict == "keep" for entry in self._configurations):
             return
         set_already = self._history.settings("incumbent")
         for entry in self._configurations:
-            beyond = {knob: value for knob, value in self._settings(entry).items() if knob not in set_already}
-            if beyond and self._trial_of(entry) is None:
+            added = {knob: value for knob, value in self._settings(entry).items() if knob not in set_already}
+            if added and self._trial_of(entry) is None:
                 gain = CROSSOVER_GAIN * entry.similarity * self.trust
-                yield Move(beyond, gain, f"what a configuration that did well on {entry.dataset} has beyond ours")
+                yield Move(added, gain, f"knobs that a good configuration on {entry.dataset} sets in addition")
 
     def _preferences(self) -> Iterator[Move]:
         for entry, condition in self._rules:
-            value = _satisfying(condition, self._history)
+            value = _nearest_satisfying(condition, self._history)
             if value is None or value == self._history.current[condition.knob]:
                 continue
             confidence = (entry.support + 1) / (entry.support + entry.contradiction + 2)
@@ -108,20 +110,20 @@ class Knowledge:
             yield Move({condition.knob: value}, gain, reason)
 
     def _values(self) -> Iterator[Move]:
-        """Values that clearly helped on other datasets."""
+        """Single values that clearly helped in closed sessions."""
         for name, found in self._effects.items():
             if name not in self._history.space.knobs or name in self._history.settings("incumbent"):
                 continue
             for row in found.values:
-                error = math.hypot(row.se, BETWEEN_DATASETS)
-                if row.mean_relative >= KNOWN_Z * error:
-                    gain = row.mean_relative * self.trust * OPINION**2 / (OPINION**2 + error**2)
-                    where = counted(found.datasets, "dataset")
-                    reason = f"{name} at this value gained {row.mean_relative:+.1%} ({where})"
+                error = math.hypot(row.se, DATASET_SPREAD)
+                if row.mean_relative >= CLEAR_EFFECT_Z * error:
+                    gain = row.mean_relative * self.trust * LIST_SPREAD**2 / (LIST_SPREAD**2 + error**2)
+                    datasets = counted(found.datasets, "dataset")
+                    reason = f"this value gained {row.mean_relative:+.1%} on average ({datasets})"
                     yield Move({name: row.value}, min(gain, CONFIGURATION_GAIN), reason)
 
     def _settings(self, entry: PriorConfiguration) -> KnobValues:
-        """The part of a configuration that is open here and differs from the default."""
+        """The values of a configuration that this session offers and that differ from the default."""
         space = self._history.space
         return {
             name: value
@@ -129,27 +131,27 @@ class Knowledge:
             if space.offers(name, value) and value != space.defaults[name]
         }
 
-    def _trial_of(self, entry: PriorConfiguration) -> Tried | None:
+    def _trial_of(self, entry: PriorConfiguration) -> PastTrial | None:
         key = self._history.space.key(self._settings(entry))
         return next((t for t in self._history.finished if t.changes and self._history.key_of(t) == key), None)
 
 
-def readable(rule: PriorRule) -> Condition | None:
-    """The condition of a rule; None where it has none, or one of another grammar."""
+def parsed_condition(rule: PriorRule) -> Condition | None:
+    """The condition of a rule; None if it has none or if it cannot be parsed."""
     try:
         return parse_condition(rule.condition) if rule.condition else None
     except ConfigError:
         return None
 
 
-def _turns_true(condition: Condition, before: Value | None, after: Value) -> bool:
-    """Whether the step makes the condition true."""
+def _becomes_true(condition: Condition, before: Value | None, after: Value) -> bool:
+    """Whether a change from `before` to `after` makes the condition true."""
     known = before is not None and condition.matches({condition.knob: before})
     return condition.matches({condition.knob: after}) and not known
 
 
-def _satisfying(condition: Condition, history: History) -> Value | None:
-    """The value nearest to the incumbent's that satisfies a condition in a valid configuration; None for none."""
+def _nearest_satisfying(condition: Condition, history: History) -> Value | None:
+    """The value nearest to the incumbent's that satisfies `condition` in a valid configuration, if there is one."""
     knob = history.space.knobs.get(condition.knob)
     if knob is None:
         return None

@@ -1,7 +1,7 @@
-"""The loop between an agent and an MCP server: look, act, wait, until the session is finalized.
+"""The loop between an agent and an MCP server: read the situation, act, wait, until the session is finalized.
 
-It drives a real `mcp.Client`, whatever that is connected to: a server on stdio, an HTTP address, or one in this
-process. It holds no state that a session needs: killed anywhere, it is started again with the session's id.
+It uses a real `mcp.Client`, connected to a server on stdio, over HTTP or in this process. It holds no state that the
+session needs: if it is killed at any point, it can be restarted with the session's id.
 """
 
 from typing import Any, TypeVar
@@ -28,15 +28,15 @@ from .events import (
 )
 
 MAX_REFUSALS = 40
-"""Refusals in a row after which an agent is taken to have no way on: more than the engineer's whole opening list."""
+"""Consecutive refusals after which the loop gives up; more than the engineer has opening moves."""
 
 
 Result = TypeVar("Result", bound=BaseModel)
-Viewed = TypeVar("Viewed", bound=View)
+AnyView = TypeVar("AnyView", bound=View)
 
 
 class ToolCrashed(RuntimeError):
-    """The server failed in a way that is not the caller's mistake; its own stderr has the traceback."""
+    """The server failed, although the caller made no mistake; the traceback is on the server's stderr."""
 
 
 async def run_agent(
@@ -51,8 +51,9 @@ async def run_agent(
 ) -> FinalResult:
     """Tune until the agent finalizes.
 
-    session: take up this one instead of opening one. new: open another session even if one is open. Raises
-    SessionError for what a tool refuses, AdmissionError when trial after trial is refused, ToolCrashed.
+    session: resume the session with this id instead of opening one. new: open a new session even if one is open.
+    Raises SessionError if a tool refuses a call, AdmissionError after `MAX_REFUSALS` refused trials in a row, and
+    ToolCrashed if the server failed.
     """
     return await _Loop(client, agent, on_event).run(dataset, backbone, session, new)
 
@@ -61,18 +62,18 @@ class _Loop:
     def __init__(self, client: Client, agent: Agent, on_event: OnEvent) -> None:
         self._client = client
         self._agent = agent
-        self._tell = on_event
+        self._emit = on_event
         self._refused: list[Refusal] = []
         self._session = ""
-        self._announced = ""  # the trial whose start was reported last
-        self._finished = ""  # the trial whose end was reported last
+        self._announced = ""  # the last trial for which TrialStarted was emitted
+        self._finished = ""  # the last trial for which TrialFinished was emitted
 
     async def run(self, dataset: str, backbone: str, session: str | None, new: bool) -> FinalResult:
         brief = await (self._reopen(session) if session else self._open(dataset, backbone, new))
         self._session = brief.session
-        self._tell(SessionOpened(brief))
+        self._emit(SessionOpened(brief))
         while True:
-            event = await self._perform(self._agent.act(await self._look(brief)))
+            event = await self._perform(self._agent.act(await self._situation(brief)))
             if isinstance(event, Finalized):
                 return event.result
 
@@ -80,20 +81,20 @@ class _Loop:
         return Brief.of(await self._call(OpenedSession, "open_session", dataset=dataset, backbone=backbone, new=new))
 
     async def _reopen(self, session: str) -> Brief:
-        """The brief of a session by its id: open_session would take the latest of its dataset and backbone."""
+        """The brief of a session by its id; open_session would return the latest one of its dataset and backbone."""
         self._session = session
         state = await self._view(StateView, "state")
         space = await self._view(ActionSpaceView, "action_space")
         long_term = await self._view(LongTermView, "long_term")
         return Brief.from_views(state, space, long_term)
 
-    async def _look(self, brief: Brief) -> Situation:
+    async def _situation(self, brief: Brief) -> Situation:
         state = await self._view(StateView, "state")
         trajectory = await self._view(TrajectoryView, "trajectory")
         return Situation(brief, state, trajectory, tuple(self._refused))
 
     async def _perform(self, action: Action) -> Event | None:
-        """Do what the agent decided; None where another driver of the session has just done it."""
+        """Execute an action; returns None for a reflection that another client has written in the meantime."""
         match action:
             case RunTrial():
                 return await self._run_trial(action)
@@ -106,7 +107,7 @@ class _Loop:
                 return await self._finalize(action)
 
     async def _run_trial(self, action: RunTrial) -> Event:
-        """Start a trial and wait for it; what the server does not run is remembered until it runs one."""
+        """Start a trial and wait for it; refusals are remembered until the server runs the next trial."""
         hypothesis = action.hypothesis.model_dump() if action.hypothesis else None
         arguments: dict[str, Any] = {"changes": action.changes, "base": action.base, "hypothesis": hypothesis}
         if action.override:
@@ -126,35 +127,35 @@ class _Loop:
         if len(self._refused) > MAX_REFUSALS:
             raise AdmissionError(f"{MAX_REFUSALS} trials in a row were refused; the last one: {reason}")
         event = TrialRefused(action, reason)
-        self._tell(event)
+        self._emit(event)
         return event
 
     def _started(self, trial: str, action: RunTrial | None) -> None:
         if trial != self._announced:
             self._announced = trial
-            self._tell(TrialStarted(trial, action))
+            self._emit(TrialStarted(trial, action))
 
     async def _wait(self, trial: str) -> TrialFinished:
-        """Wait as often as the server's bound per call makes necessary."""
+        """Wait for a trial, in as many calls as the server's limit per call requires."""
 
-        async def news(progress: float, total: float | None, message: str | None) -> None:
-            self._tell(TrialProgress(trial, progress, total, message or ""))
+        async def report(progress: float, total: float | None, message: str | None) -> None:
+            self._emit(TrialProgress(trial, progress, total, message or ""))
 
         arguments = {"session": self._session, "trial": trial}
         while True:
-            answer = await self._client.call_tool("wait_trial", arguments, progress_callback=news)
+            answer = await self._client.call_tool("wait_trial", arguments, progress_callback=report)
             observation = _read(TrialObservation, answer, "wait_trial")
             if observation.status != "running":
                 break
         event = TrialFinished(observation)
         self._finished = trial
-        self._tell(event)
+        self._emit(event)
         if observation.machine_fault:
-            raise MachineError(f"{observation.reason}; no budget was spent, and the session can be resumed")
+            raise MachineError(f"{observation.reason}; no budget was used, and the session can be resumed")
         return event
 
     async def _reflect(self, action: Reflect) -> Reflected | None:
-        if action.trial != self._finished:  # it ended before this process took the session up
+        if action.trial != self._finished:  # it ended before this process resumed the session
             self._started(action.trial, None)
             await self._wait(action.trial)
         answer = await self._ask(
@@ -171,19 +172,19 @@ class _Loop:
             effect=action.effect,
         )
         if answer.is_error and (await self._view(StateView, "state")).pending_reflection != action.trial:
-            return None  # another client has written it meanwhile
+            return None  # this reflection is written already
         event = Reflected(action, _read(ReflectionReceipt, answer, "write_reflection"))
-        self._tell(event)
+        self._emit(event)
         return event
 
     async def _finalize(self, action: Finalize) -> Finalized:
         rules = [rule.model_dump() for rule in action.rules]
         arguments = {"cognition_summary": action.summary, "rules": rules, "confirm": True}
         event = Finalized(await self._call(FinalResult, "finalize", session=self._session, **arguments))
-        self._tell(event)
+        self._emit(event)
         return event
 
-    async def _view(self, kind: type[Viewed], view: str) -> Viewed:
+    async def _view(self, kind: type[AnyView], view: str) -> AnyView:
         answer = await self._call(MemoryView, "read_memory", session=self._session, view=view)
         return kind.model_validate(answer.content)
 
@@ -195,16 +196,16 @@ class _Loop:
 
 
 def refusal_text(answer: CallToolResult, tool: str) -> str:
-    """What the tool said against the call; ToolCrashed if it did not say anything."""
+    """The reason why the tool refused the call; raises ToolCrashed if it gave none."""
     text = " ".join(part.text for part in answer.content if isinstance(part, TextContent))
     prefix = f"Error executing tool {tool}"
-    if text == prefix:  # the SDK hides what crashed; a refusal goes on after a colon
+    if text == prefix:  # the SDK hides the cause of a crash; the text of a refusal follows a colon
         raise ToolCrashed(f"the server crashed in {tool}; its log on stderr has the traceback")
     return text.removeprefix(f"{prefix}: ")
 
 
 def _read(result: type[Result], answer: CallToolResult, tool: str) -> Result:
-    """The structured answer of a tool as its result model; SessionError for a refusal."""
+    """The structured result of a tool as its model; raises SessionError for a refusal."""
     if answer.is_error:
         raise SessionError(refusal_text(answer, tool))
     return result.model_validate(answer.structured_content)

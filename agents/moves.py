@@ -1,7 +1,7 @@
-"""What the engineer knows beforehand: which values are worth a trial, and what each move usually gains.
+"""The engineer's prior knowledge: which values of a knob are worth a trial, and what each move usually gains.
 
-The gains are shares of the incumbent's NDCG@10 on sparse sequences (short histories, thousands of items). They order
-the first trials only: from then on measured effects decide (`following.py`).
+The gains are relative to the incumbent's NDCG@10 on sparse sequences (short histories, thousands of items). They order
+the first trials only; later, measured effects decide (`follow_ups.py`).
 """
 
 from dataclasses import dataclass, field
@@ -36,14 +36,14 @@ LADDERS: dict[str, tuple[float, ...]] = {
     "cooccurrence_weight": (0.0, 1.0, 2.0, 4.0, 8.0, 16.0),
     "cooccurrence_window": (1, 3, 5, 10, 20),
 }
-"""The values of a numeric knob that are far enough apart to tell from noise."""
+"""Values of each numeric knob, far enough apart for their effects to be distinguishable from noise."""
 
 GENERIC_RUNGS = 7
 
 
 @dataclass(frozen=True)
 class Move:
-    """A trial worth running: `gain` is the expected change of NDCG@10 as a share of the incumbent's."""
+    """A candidate trial; `gain` is the expected change in NDCG@10, relative to the incumbent's."""
 
     changes: KnobValues
     gain: float
@@ -57,53 +57,53 @@ def _opening(gain: float, reason: str, **changes: Any) -> Move:
 
 
 _BOTH = (
-    _opening(0.12, "the default learning rate is cautious for few epochs", lr=1e-3),
-    _opening(0.10, "the next item often follows the last one directly; costs no training", transition_weight=8.0),
-    _opening(0.09, "every item as a negative gives the exact gradient of the ranking", loss="full_softmax"),
-    _opening(0.055, "items seen in the same histories; costs no training", cooccurrence_weight=4.0),
-    _opening(0.035, "item vectors over-fit first when items are rare", embedding_dropout=0.3),
-    _opening(0.03, "few epochs want large steps", lr=2e-3),
-    _opening(0.025, "several of the last events, and what followed them within three steps; costs no training",
+    _opening(0.12, "the default learning rate is low for so few epochs", lr=1e-3),
+    _opening(0.10, "the last item predicts the next one; needs no training", transition_weight=8.0),
+    _opening(0.09, "every item serves as a negative, so the gradient has no sampling error", loss="full_softmax"),
+    _opening(0.055, "items of the same histories are related; needs no training", cooccurrence_weight=4.0),
+    _opening(0.035, "embeddings of rare items overfit first", embedding_dropout=0.3),
+    _opening(0.03, "few epochs need larger steps", lr=2e-3),
+    _opening(0.025, "transitions from the last three events, within three steps; needs no training",
              transition_window=3, transition_normalisation="sqrt", transition_recent=3, transition_recency=0.5),
-    _opening(0.02, "a wider state separates more items", hidden_dim=256),
-    _opening(0.02, "more negatives come closer to the full softmax", num_negatives=2000),
-    _opening(0.02, "smaller batches make more steps per epoch", batch_size=128),
-    _opening(0.019, "a second block sees compositions of transitions", num_blocks=2),
-    _opening(0.018, "the distance between events matters more than their index", position="relative"),
-    _opening(0.015, "most of the evidence lies in the last few events", max_len=20),
-    _opening(0.013, "a target that is not certain over-fits less", label_smoothing=0.1),
-    _opening(0.012, "decoupled decay keeps rare items' vectors short", optimizer="adamw", weight_decay=0.01),
-    _opening(0.01, "averaged weights are steadier than the last ones", ema_decay=0.99),
-    _opening(0.01, "the time between two events says whether they belong together", time_bias=True),
-    _opening(0.008, "popular items are the safer guess for short histories", popularity_weight=0.25),
-    _opening(0.004, "averaging the states is steadier than the last one alone", readout="mean"),
+    _opening(0.02, "wider hidden states separate more items", hidden_dim=256),
+    _opening(0.02, "more negatives approximate the full softmax better", num_negatives=2000),
+    _opening(0.02, "smaller batches give more updates per epoch", batch_size=128),
+    _opening(0.019, "a second block can model compositions of transitions", num_blocks=2),
+    _opening(0.018, "the distance between events matters more than their absolute position", position="relative"),
+    _opening(0.015, "the last few events carry most of the signal", max_len=20),
+    _opening(0.013, "soft targets reduce overfitting", label_smoothing=0.1),
+    _opening(0.012, "decoupled weight decay shrinks embeddings of rare items", optimizer="adamw", weight_decay=0.01),
+    _opening(0.01, "averaged weights are less noisy than the last ones", ema_decay=0.99),
+    _opening(0.01, "the time between two events indicates whether they are related", time_bias=True),
+    _opening(0.008, "popularity is a strong predictor for short histories", popularity_weight=0.25),
+    _opening(0.004, "averaged hidden states are less noisy than the last one alone", readout="mean"),
 )
 
 OPENINGS: dict[str, tuple[Move, ...]] = {
     "sasrec": (
         *_BOTH,
-        _opening(0.05, "cosine scores with a low temperature stop popular items from winning by norm",
+        _opening(0.05, "cosine scores at a low temperature remove the popularity bias of embedding norms",
                  scores="cosine", temperature=0.07),
-        _opening(0.045, "short histories over-fit: more dropout", dropout=0.5),
-        _opening(0.03, "one table for input and output halves what rare items must learn", tie_embeddings=True),
-        _opening(0.017, "a gated feed-forward is the stronger one at equal width", ffn="swiglu"),
+        _opening(0.045, "short histories overfit, and more dropout reduces this", dropout=0.5),
+        _opening(0.03, "one embedding for input and output halves what rare items must learn", tie_embeddings=True),
+        _opening(0.017, "a gated feed-forward layer is stronger at equal width", ffn="swiglu"),
     ),
     "hstu": (
         *_BOTH,
-        _opening(0.03, "a milder softmax for a catalogue of this size", temperature=0.07),
-        _opening(0.03, "less dropout where the model under-fits", dropout=0.2),
-        _opening(0.02, "wider gates and values per head", linear_dim=32, attention_dim=32),
-        _opening(0.018, "several heads attend to several past items", num_heads=2),
-        _opening(0.01, "separate tables for input and output", tie_embeddings=False),
+        _opening(0.03, "a softer softmax suits a catalogue of this size", temperature=0.07),
+        _opening(0.03, "less dropout helps a model that underfits", dropout=0.2),
+        _opening(0.02, "each head gets wider gates and values", linear_dim=32, attention_dim=32),
+        _opening(0.018, "several heads can attend to different past items", num_heads=2),
+        _opening(0.01, "input and output embeddings can differ", tie_embeddings=False),
     ),
 }
-"""The generic order, by what each decision usually gains: one decision a move (two knobs where neither acts alone),
-from the literature that docs/knobs.md names. No finished recipe: how the moves add up is what a session finds out,
-and what memory carries to the next one."""
+"""The opening moves, with their usual gains from the literature that docs/knobs.md cites. Each move is one decision; it
+changes several knobs only if they have no effect alone. Nothing is assumed about how the gains of several moves add up:
+each session measures their sum, and memory passes the result on."""
 
 
 def rungs(name: str, space: Space) -> list[int | float]:
-    """The values of a numeric knob worth trying within its bounds, ascending."""
+    """The ladder of a numeric knob within its bounds, including the default, ascending."""
     knob = space.knobs[name]
     low, high = bounds(knob)
     values = LADDERS.get(name) or _generic(knob)
@@ -112,13 +112,13 @@ def rungs(name: str, space: Space) -> list[int | float]:
 
 
 def neighbour(name: str, value: float, direction: int, space: Space) -> int | float | None:
-    """The next rung above (+1) or below (-1) `value`, or None at the end of the ladder."""
+    """The next rung above (+1) or below (-1) `value`; None at the end of the ladder."""
     beyond = [rung for rung in rungs(name, space) if (rung - value) * direction > 0]
     return (min(beyond) if direction > 0 else max(beyond)) if beyond else None
 
 
 def _generic(knob: Knob) -> tuple[float, ...]:
-    """Evenly spaced rungs on the knob's scale, for knobs that the table does not know."""
+    """Evenly spaced rungs on the knob's scale, for knobs that `LADDERS` does not list."""
     low, high = bounds(knob)
     parts = [step / (GENERIC_RUNGS - 1) for step in range(GENERIC_RUNGS)]
     if knob.scale == "log" and low > 0:

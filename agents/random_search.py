@@ -1,22 +1,22 @@
-"""Random search: the yardstick that an engineer has to beat at the same budget."""
+"""Random search, the baseline that other agents must beat with the same budget."""
 
 from ..memory.records import Hypothesis
 from .base import Action, Agent, RunTrial, Situation
 from .drawing import draw
-from .duties import close, duty
 from .history import History
 from .reflecting import dimension_of
+from .required import close, required_action
 
 MAX_CHANGES = 6
-DRAWS = 500  # a space so small that this many draws find nothing new is taken to be exhausted
+DRAWS = 500  # if this many draws find nothing new, the space counts as exhausted
 
 
 class RandomSearch(Agent):
-    """The plain default, then two to six knobs over it drawn at random, each from its whole range on its own scale."""
+    """Runs the default, then configurations with two to `MAX_CHANGES` random knobs, each drawn from its whole range."""
 
     def act(self, situation: Situation) -> Action:
-        """Duties first, then a random configuration that was not tried before."""
-        return duty(situation) or self._draw(situation)
+        """Required actions first, then a random configuration that has not been tried yet."""
+        return required_action(situation) or self._draw(situation)
 
     def _draw(self, situation: Situation) -> Action:
         history = History(situation)

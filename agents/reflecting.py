@@ -1,4 +1,4 @@
-"""Reflections, rules and the Cognition Summary, from the numbers alone: nothing is claimed that was not measured."""
+"""Reflections, rules and the Cognition Summary, computed from the measurements only."""
 
 from collections.abc import Sequence
 
@@ -8,19 +8,19 @@ from ..sandbox.reflection import Helped
 from ..tools.views import KnobValues
 from ..tools.write_reflection import RuleInput
 from .base import Reflect, Situation
-from .history import History, Step, Tried, pool
+from .history import History, PastTrial, Step, pool
 from .moves import OPENINGS
 from .space import Space
 
 NOTICEABLE_Z = 1.0
-"""From here on a change is said to have helped or hurt."""
+"""From this |z| on, a change is reported to have helped or hurt."""
 CLEAR_Z = 2.0
-"""From here on a change is worth a rule."""
+"""From this |z| on, a change becomes a rule."""
 SUMMARY_RULES = 8
 
 
 def reflect_on(situation: Situation, handle: str) -> Reflect:
-    """The factual reflection on a finished trial."""
+    """The reflection on a finished trial, computed from its measurements."""
     history = History(situation)
     trial = next(t for t in history.trials if t.trial == handle)
     verdict = helped(trial)
@@ -37,104 +37,104 @@ def reflect_on(situation: Situation, handle: str) -> Reflect:
     )
 
 
-def helped(trial: Tried) -> Helped:
-    """yes or no from one standard error of the difference to the base on, unclear below."""
+def helped(trial: PastTrial) -> Helped:
+    """yes or no if the difference to the base is at least one standard error, otherwise unclear."""
     if trial.base_z is None or not trial.changes:
         return "unclear"
     return "yes" if trial.base_z >= NOTICEABLE_Z else "no" if trial.base_z <= -NOTICEABLE_Z else "unclear"
 
 
 def dimension_of(changes: KnobValues, space: Space) -> str:
-    """The dimension most of the changed knobs belong to, the first of equals."""
+    """The dimension of most of the changed knobs; the first one on a tie."""
     dimensions = [space.dimension(knob) for knob in changes] or ["optimisation"]
     return max(dict.fromkeys(dimensions), key=dimensions.count)
 
 
-def lesson(trial: Tried) -> str:
-    """What the trial measured, in one or two sentences."""
+def lesson(trial: PastTrial) -> str:
+    """The measurement of the trial in one or two sentences."""
     if not trial.changes:
-        return f"The plain {trial.base} reaches validation NDCG@10 {trial.ndcg:.5f}; the yardstick for what follows."
-    text = f"{written(trial.changes)} over {trial.base}: {measured(trial)}."
+        return f"The plain {trial.base} reaches validation NDCG@10 {trial.ndcg:.5f}, the baseline for the session."
+    text = f"{format_settings(trial.changes)} over {trial.base}: {measured(trial)}."
     if len(trial.changes) > 1:
-        text += " Several knobs changed together, so the effect of each one alone is not known."
+        text += " Several knobs were changed together, so their individual effects are not known."
     return text
 
 
-def measured(trial: Tried) -> str:
-    """The difference to the base with its error, or that there is none."""
+def measured(trial: PastTrial) -> str:
+    """The difference to the base with its standard error, if there is one."""
     if trial.base_z is None or trial.base_delta is None:
-        return f"NDCG@10 {trial.ndcg:.5f}, with nothing to compare it with"
+        return f"NDCG@10 {trial.ndcg:.5f}, without a comparison"
     difference = f"NDCG@10 {trial.base_delta:+.5f} ± {trial.base_delta_se:.5f} (z {trial.base_z:+.1f})"
     word = {"yes": "it helped", "no": "it hurt", "unclear": "not distinguishable from noise"}[helped(trial)]
     return f"{difference}, {word}"
 
 
-def next_step(trial: Tried) -> str:
-    """What follows from the trial, as a sentence."""
+def next_step(trial: PastTrial) -> str:
+    """The next step that the outcome suggests, as a sentence."""
     if not trial.changes:
-        return "Change one knob at a time, those first that matter most on sparse sequences."
+        return "Change one knob at a time, starting with those that matter most on sparse sequences."
     return {
-        "yes": f"Build on it and go further in the same direction with {', '.join(trial.changes)}.",
-        "no": f"Leave {', '.join(trial.changes)} where the base has it, or try the other direction.",
-        "unclear": "Leave it for now and try a knob with more to gain; combine it later if its sign was positive.",
+        "yes": f"Keep it, and go further in the same direction with {', '.join(trial.changes)}.",
+        "no": f"Keep the base's value of {', '.join(trial.changes)}, or try the other direction.",
+        "unclear": "Try a knob with a larger expected gain; combine this one with others if its sign is positive.",
     }[helped(trial)]
 
 
-def cause(trial: Tried, history: History) -> str:
-    """The mechanism for which the move is in the engineer's list, and whether the outcome speaks for it."""
+def cause(trial: PastTrial, history: History) -> str:
+    """The mechanism behind the opening move on these knobs, and whether the outcome supports it; empty without one."""
     reason = next((m.reason for m in OPENINGS[history.space.backbone] if m.changes.keys() == trial.changes.keys()), "")
     if not trial.changes or not reason:
         return ""
     return {
-        "yes": f"In line with: {reason}.",
-        "no": f"Expected: {reason}. The outcome speaks against it, at this value and over this base.",
-        "unclear": f"Expected: {reason}. If it is so, the effect is smaller than the noise.",
+        "yes": f"Consistent with: {reason}.",
+        "no": f"Expected: {reason}. The outcome contradicts it for this value and base.",
+        "unclear": f"Expected: {reason}. If this holds, the effect is smaller than the noise.",
     }[helped(trial)]
 
 
-def evidence(trial: Tried, history: History) -> tuple[str, ...]:
-    """The trial, and the earlier ones in which the same step of the same knob clearly went the same way."""
+def evidence(trial: PastTrial, history: History) -> tuple[str, ...]:
+    """The trial and earlier ones that moved the knob in its direction with a noticeable effect of the same sign."""
     step = _step_of(trial, history)
     if step is None or abs(step.z) < NOTICEABLE_Z:
         return (trial.trial,)
-    others = [s for s in _alike(step, history) if abs(s.z) >= NOTICEABLE_Z and (s.z > 0) == (step.z > 0)]
+    others = [s for s in _earlier_steps(step, history) if abs(s.z) >= NOTICEABLE_Z and (s.z > 0) == (step.z > 0)]
     return (*(s.trial for s in others), trial.trial)
 
 
-def pooled_lesson(trial: Tried, history: History) -> str:
-    """What all steps of the knob in this direction say together; empty for the first one."""
+def pooled_lesson(trial: PastTrial, history: History) -> str:
+    """The pooled effect of all steps of the knob in this direction; empty for the first step."""
     step = _step_of(trial, history)
-    earlier = _alike(step, history) if step else []
-    together = pool([*earlier, step]) if step and earlier else None
-    if step is None or together is None:
+    earlier = _earlier_steps(step, history) if step else []
+    pooled = pool([*earlier, step]) if step and earlier else None
+    if step is None or pooled is None:
         return ""
     return (
-        f" Over {counted(together.num_steps, 'trial')} {_way(step)}: {together.mean:+.1%} ± {together.se:.1%} "
-        f"(z {together.z:+.1f})."
+        f" Pooled over {counted(pooled.num_steps, 'trial')}, {_step_name(step)}: {pooled.mean:+.1%} ± {pooled.se:.1%} "
+        f"(z {pooled.z:+.1f})."
     )
 
 
-def _step_of(trial: Tried, history: History) -> Step | None:
+def _step_of(trial: PastTrial, history: History) -> Step | None:
     return next((step for step in history.steps() if step.trial == trial.trial), None)
 
 
-def _alike(step: Step, history: History) -> list[Step]:
+def _earlier_steps(step: Step, history: History) -> list[Step]:
     """Earlier steps of the same knob in the same direction."""
     return [s for s in history.steps(step.knob) if s.trial < step.trial and s.direction == step.direction]
 
 
-def _way(step: Step) -> str:
+def _step_name(step: Step) -> str:
     if isinstance(step.after, (bool, str)):
-        return f"{step.knob} to {step.after}"
-    return f"{step.knob} {'up' if step.direction > 0 else 'down'}"
+        return f"setting {step.knob} to {step.after}"
+    return f"{'raising' if step.direction > 0 else 'lowering'} {step.knob}"
 
 
-def rule_for(trial: Tried, history: History) -> RuleInput | None:
-    """A rule with a condition, where one knob alone had a clear effect, by itself or over several trials; said once."""
+def rule_for(trial: PastTrial, history: History) -> RuleInput | None:
+    """The rule for a single-knob trial with a clear effect, alone or pooled with earlier ones; stated only once."""
     step = _step_of(trial, history)
     if step is None or condition_of(step) is None:
         return None
-    earlier = _alike(step, history)
+    earlier = _earlier_steps(step, history)
     if any(abs(s.z) >= CLEAR_Z and (s.z > 0) == (step.z > 0) for s in earlier):
         return None
     if abs(step.z) >= CLEAR_Z:
@@ -147,18 +147,18 @@ def rule_for(trial: Tried, history: History) -> RuleInput | None:
 
 
 def _pooled_rule(steps: list[Step]) -> RuleInput | None:
-    """The rule that several steps in one direction bear out together, with the last one and none against it."""
-    together, before = pool(steps), pool(steps[:-1])
-    if together is None or before is None or abs(together.z) < CLEAR_Z or abs(before.z) >= CLEAR_Z:
+    """The rule for several steps in one direction, if all signs agree and the last step makes the effect clear."""
+    pooled, before = pool(steps), pool(steps[:-1])
+    if pooled is None or before is None or abs(pooled.z) < CLEAR_Z or abs(before.z) >= CLEAR_Z:
         return None
-    if any((step.z > 0) != (together.z > 0) for step in steps):
+    if any((step.z > 0) != (pooled.z > 0) for step in steps):
         return None
     nearest = min(steps, key=lambda step: 0 if isinstance(step.after, (bool, str)) else step.after * step.direction)
     text = (
-        f"{_way(steps[-1])} changed validation NDCG@10 by {together.mean:+.1%} over "
-        f"{counted(together.num_steps, 'trial')} together (z {together.z:+.1f})."
+        f"Pooled over {counted(pooled.num_steps, 'trial')}, {_step_name(steps[-1])} changed validation NDCG@10 by "
+        f"{pooled.mean:+.1%} (z {pooled.z:+.1f})."
     )
-    return _rule(together.z, text, condition_of(nearest), [step.trial for step in steps])
+    return _rule(pooled.z, text, condition_of(nearest), [step.trial for step in steps])
 
 
 def _rule(z: float, statement: str, condition: str | None, handles: list[str]) -> RuleInput:
@@ -167,7 +167,7 @@ def _rule(z: float, statement: str, condition: str | None, handles: list[str]) -
 
 
 def condition_of(step: Step) -> str | None:
-    """The side of the knob on which the step's end lies, in the grammar of conditions."""
+    """The condition that the step makes true: the new choice, or the new number and all beyond it in its direction."""
     if isinstance(step.after, (bool, str)):
         return f"{step.knob} == {str(step.after).lower() if isinstance(step.after, bool) else step.after}"
     if step.before is None or step.before == step.after:
@@ -176,7 +176,7 @@ def condition_of(step: Step) -> str | None:
 
 
 def closing_rules(situation: Situation) -> tuple[RuleInput, ...]:
-    """Rules for finalize: the clear effects that no reflection has recorded as a rule."""
+    """Rules for finalize: the clear effects, if the session writes no reflections that could record them."""
     if situation.state.with_reflection:
         return ()
     history = History(situation)
@@ -185,7 +185,7 @@ def closing_rules(situation: Situation) -> tuple[RuleInput, ...]:
 
 
 def summarise(situation: Situation) -> str:
-    """The Cognition Summary of a session, from its trajectory."""
+    """The Cognition Summary of a session, computed from its trajectory."""
     history = History(situation)
     return " ".join(
         sentence
@@ -203,8 +203,8 @@ def summarise(situation: Situation) -> str:
 def _data(situation: Situation) -> str:
     profile = situation.brief.profile
     facts = [f"{name} {profile[name]}" for name in ("users", "items", "length_mean", "density") if name in profile]
-    of = f" ({', '.join(facts)})" if facts else ""
-    return f"{situation.state.backbone} on {situation.state.dataset}{of}."
+    details = f" ({', '.join(facts)})" if facts else ""
+    return f"{situation.state.backbone} on {situation.state.dataset}{details}."
 
 
 def _gain(history: History) -> str:
@@ -213,7 +213,7 @@ def _gain(history: History) -> str:
         return f"None of {counted(history.trials_used, 'trial')} finished."
     default = next((t for t in history.finished if not t.settings), None)
     start = f", from {default.ndcg:.5f} for the plain default" if default else ""
-    settings = written(best.settings) or "the plain default"
+    settings = format_settings(best.settings) or "the plain default"
     failed = sum(trial.status == "crashed" for trial in history.trials)
     crashes = f", {failed} of which crashed" if failed else ""
     used = counted(history.trials_used, "trial")
@@ -221,10 +221,10 @@ def _gain(history: History) -> str:
 
 
 def _path(history: History) -> str:
-    """What was kept, in order: where a session on a like dataset may begin."""
+    """The kept changes in order; a session on a similar dataset can start from them."""
     kept = [trial for trial in history.finished if trial.verdict == "keep" and trial.changes]
-    steps = [f"{written(trial.changes)} ({trial.relative:+.1%})" for trial in kept]
-    return f"Kept one after the other: {'; '.join(steps)}." if steps else ""
+    steps = [f"{format_settings(trial.changes)} ({trial.relative:+.1%})" for trial in kept]
+    return f"Kept in this order: {'; '.join(steps)}." if steps else ""
 
 
 def _effects(steps: Sequence[Step]) -> list[str]:
@@ -245,6 +245,6 @@ def _untried(situation: Situation) -> str:
     return f"Never tried: {', '.join(untried)}." if untried else ""
 
 
-def written(settings: KnobValues) -> str:
-    """knob=value, knob=value."""
+def format_settings(settings: KnobValues) -> str:
+    """The settings as text: knob=value, knob=value."""
     return ", ".join(f"{knob}={value}" for knob, value in settings.items())

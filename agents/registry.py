@@ -1,4 +1,4 @@
-"""The agents by the names under which a person chooses one."""
+"""The agents, by the names that `--agent` accepts."""
 
 from ..data.errors import ConfigError
 from .base import Agent
@@ -9,7 +9,7 @@ AGENTS: dict[str, type[Agent]] = {"engineer": Engineer, "random": RandomSearch}
 
 
 def make_agent(name: str, seed: int) -> Agent:
-    """The agent of that name; raises ConfigError for a name that is not known."""
+    """The agent called `name`; raises ConfigError for an unknown name."""
     if name not in AGENTS:
         raise ConfigError(f"agent={name!r} is not known; choose one of {', '.join(AGENTS)}")
     return AGENTS[name](seed)

@@ -1,4 +1,4 @@
-"""The action space as an agent sees it: the knobs of the brief, with whatever bounds the user has left open."""
+"""The action space as an agent sees it: the knobs of the brief, within the bounds of the session's protocol."""
 
 from collections.abc import Iterable
 
@@ -9,7 +9,7 @@ from ..tools.views import KnobValues
 
 
 class Space:
-    """The knobs that a session may turn."""
+    """The knobs that a session may change."""
 
     def __init__(self, backbone: str, knobs: Iterable[Knob]) -> None:
         self.backbone = backbone
@@ -17,34 +17,34 @@ class Space:
         self.defaults: KnobValues = {name: knob.defaults[backbone] for name, knob in self.knobs.items()}
 
     def complete(self, settings: KnobValues) -> KnobValues:
-        """Every knob's value under `settings`, the knobs that differ from the default."""
+        """All knob values, given `settings`, the values that differ from the defaults."""
         return self.defaults | settings
 
     def config(self, settings: KnobValues) -> TrialConfig | None:
-        """The whole configuration, or None where the engine does not take the combination."""
+        """The full configuration, or None if the engine refuses the combination."""
         try:
             return make_config(self.backbone, **self.complete(settings))
         except ConfigError:
             return None
 
     def key(self, settings: KnobValues) -> str:
-        """One text per configuration: equal keys train and rank alike. Empty for a combination that is not valid."""
+        """A key of the configuration; configurations with equal keys behave identically. Empty for an invalid one."""
         config = self.config(settings)
         return fingerprint(effective(config)) if config else ""
 
     def dimension(self, knob: str) -> str:
-        """The dimension that a knob belongs to; 'optimisation' for one that the brief does not list."""
+        """The dimension of a knob; 'optimisation' for a knob that the brief does not list."""
         return self.knobs[knob].dimension if knob in self.knobs else "optimisation"
 
     def offers(self, name: str, value: object) -> bool:
-        """Whether the user's action space has this knob and lets it have this value."""
+        """Whether the session's action space has this knob and allows this value."""
         try:
             return name in self.knobs and self.knobs[name].check(value) is not None
         except ConfigError:
             return False
 
     def allows(self, changes: KnobValues, over: KnobValues) -> bool:
-        """Whether `changes` over the settings `over` use open knobs only, all act, and make a valid configuration."""
+        """Whether `changes` over the settings `over` are offered, all take effect, and give a valid configuration."""
         if not all(self.offers(name, value) for name, value in changes.items()):
             return False
         config = self.config(over | changes)

@@ -1,8 +1,8 @@
-"""One session of bench_agents.py in a process of its own: reads a task on stdin, writes what came of it.
+"""One session of bench_agents.py, in a separate process: reads a task from standard input and writes a result file.
 
-The agent is driven by `run_agent` over a real MCP connection to a server in this process, as `virtualmle tune` drives
-it. When it wants to finalize, the session ends: no test set is opened. With "freeze" the session is frozen, so
-that later sessions may draw on it.
+As in `virtualmle tune`, `run_agent` drives the agent over a real MCP connection to a server in this process. The
+session ends when the agent wants to finalize, so that no test set is opened. With "freeze" the session is then frozen,
+so that later sessions can use its memory.
 """
 
 import asyncio
@@ -30,8 +30,8 @@ from virtualmle.trials.warm import retire
 WARM_SECONDS = 60.0
 
 
-class Over(Exception):
-    """The agent wants to finalize."""
+class SessionOver(Exception):
+    """The agent wants to finalize; raised in place of its action."""
 
     def __init__(self, action: Finalize) -> None:
         super().__init__(action.summary)
@@ -39,42 +39,42 @@ class Over(Exception):
 
 
 class UntilFinalize(Agent):
-    """An agent that is stopped where it would ask for the test set."""
+    """An agent that stops before it finalizes, which would open the test set."""
 
     def __init__(self, agent: Agent) -> None:
         super().__init__(agent.seed)
         self._agent = agent
 
     def act(self, situation: Situation) -> Action:
-        """What the agent does; Over instead of Finalize."""
+        """The agent's action; raises SessionOver instead of returning Finalize."""
         action = self._agent.act(situation)
         if isinstance(action, Finalize):
-            raise Over(action)
+            raise SessionOver(action)
         return action
 
 
-async def play(task: Mapping[str, Any], settings: Settings) -> Over:
-    """Run the session of `task` until the agent has nothing left to do, taking up what an earlier process left."""
+async def run_session(task: Mapping[str, Any], settings: Settings) -> SessionOver:
+    """Run the session of `task` until the agent wants to finalize; resumes the session of an earlier process."""
 
-    def tell(event: Event) -> None:
+    def print_trial(event: Event) -> None:
         if isinstance(event, TrialFinished):
-            seen = event.observation
-            figure = seen.metrics.get("ndcg@10", 0.0)
-            line = f"{task['name']} {seen.trial} {figure:.5f} {seen.verdict} {seen.changes}"
+            trial = event.observation
+            ndcg = trial.metrics.get("ndcg@10", 0.0)
+            line = f"{task['name']} {trial.trial} {ndcg:.5f} {trial.verdict} {trial.changes}"
             print(line, file=sys.stderr, flush=True)
 
     server = build_server(Path(task["home"]), settings)
     agent = UntilFinalize(make_agent(task["agent"], task["seed"]))
     async with Client(server, client_info=Implementation(name=f"virtualmle-{task['agent']}", version="1")) as client:
         try:
-            await run_agent(client, agent, task["dataset"], task["backbone"], on_event=tell)
-        except Over as over:
-            ended = over  # returned outside: the client's task groups would wrap it in a group of exceptions
+            await run_agent(client, agent, task["dataset"], task["backbone"], on_event=print_trial)
+        except SessionOver as over:
+            ended = over  # caught here, because the client's task groups would wrap it in an exception group
     return ended
 
 
 def trial_row(trial: TrialRecord) -> dict[str, Any]:
-    """What the benchmark keeps of a trial."""
+    """The fields of a trial that the benchmark stores."""
     outcome = trial.outcome
     return {
         "trial": trial.handle,
@@ -87,13 +87,13 @@ def trial_row(trial: TrialRecord) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Play the session of the task on stdin."""
+    """Run the session of the task on standard input and write its result file."""
     task = json.load(sys.stdin)
     home = Path(task["home"])
-    chosen = {**task["settings"], "threads": 1, "keep_warm": WARM_SECONDS, "seed": task["seed"]}
-    settings = Settings(**chosen, max_trials=task["trials"], protocol_path=Path(task["sandbox"]))
+    options = {**task["settings"], "threads": 1, "keep_warm": WARM_SECONDS, "seed": task["seed"]}
+    settings = Settings(**options, max_trials=task["trials"], protocol_path=Path(task["sandbox"]))
     started = time.perf_counter()
-    ended = asyncio.run(play(task, settings))
+    ended = asyncio.run(run_session(task, settings))
     ws = Workspace.open(home, settings=settings)
     with ws.memory:
         session = ws.memory.sessions.all()[-1]
@@ -102,8 +102,8 @@ def main() -> None:
         if task["freeze"] and session.state == "open":
             freeze(ws, session, ended.action.summary, list(ended.action.rules))
     seconds = round(time.perf_counter() - started, 1)
-    kept = {name: task[name] for name in ("name", "arm", "dataset", "backbone", "agent", "seed")}
-    write_json(Path(task["result"]), {**kept, "seconds": seconds, "trials": trials, "summary": ended.action.summary})
+    about = {name: task[name] for name in ("name", "arm", "dataset", "backbone", "agent", "seed")}
+    write_json(Path(task["result"]), {**about, "seconds": seconds, "trials": trials, "summary": ended.action.summary})
 
 
 if __name__ == "__main__":

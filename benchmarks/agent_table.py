@@ -1,4 +1,4 @@
-"""The statistics of bench_agents.py, and its table."""
+"""The statistics and the table of bench_agents.py."""
 
 import math
 import statistics
@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 RESAMPLES = 4000
-SHORT, MIDDLE = 5, 10  # trials after which the best so far is shown as well
+SHORT, MIDDLE = 5, 10  # the table also shows the best figure after this many trials
 
 
 def running_best(figures: Sequence[float | None]) -> list[float]:
-    """The best figure after each trial; a trial without one changes nothing."""
+    """The best figure so far after each trial; None is a trial without a figure."""
     best, curve = 0.0, []
     for figure in figures:
         best = max(best, figure or 0.0)
@@ -21,20 +21,20 @@ def running_best(figures: Sequence[float | None]) -> list[float]:
 
 
 def trials_to(curve: Sequence[float], level: float) -> float:
-    """The number of the first trial that reaches `level`; infinite where none does."""
+    """The number of the first trial that reaches `level`; infinite if none does."""
     return next((number for number, best in enumerate(curve, 1) if best >= level), math.inf)
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """The median and its 95 % percentile bootstrap interval; infinities are censored values."""
-    drawn = np.random.default_rng(0).choice(np.array(values, dtype=float), size=(RESAMPLES, len(values)))
-    medians = np.sort([statistics.median_high(row) for row in drawn])
+    """The median and its 95 % percentile bootstrap interval; infinite values are censored observations."""
+    samples = np.random.default_rng(0).choice(np.array(values, dtype=float), size=(RESAMPLES, len(values)))
+    medians = np.sort([statistics.median_high(sample) for sample in samples])
     low, high = medians[int(0.025 * RESAMPLES)], medians[int(0.975 * RESAMPLES) - 1]
     return statistics.median_high(values), float(low), float(high)
 
 
 def sign_flip_p(differences: Sequence[float]) -> float:
-    """Exact two-sided permutation test of paired differences: the share of sign patterns with as large a mean."""
+    """Exact two-sided permutation test of paired differences: share of sign patterns with as large a |mean|."""
     values = np.array(differences, dtype=float)
     patterns = (np.arange(2 ** len(values))[:, None] >> np.arange(len(values))) & 1
     means = np.abs((np.where(patterns, 1, -1) * values).mean(1))
@@ -42,7 +42,7 @@ def sign_flip_p(differences: Sequence[float]) -> float:
 
 
 def summary_of(sessions: Sequence[dict[str, Any]], arm: str) -> dict[str, Any] | None:
-    """An arm's figures over the sessions that random search and the plain engineer were played beside."""
+    """The figures of an arm, and its comparison with random search and the engineer on the same backbones and seeds."""
     curves = {(s["arm"], s["backbone"], s["seed"]): running_best([t["ndcg@10"] for t in s["trials"]]) for s in sessions}
     pairs = sorted((b, s) for a, b, s in curves if a == arm)
     if not pairs:
@@ -71,8 +71,8 @@ def table(summaries: dict[str, dict[str, dict[str, Any]]], trials: int) -> str:
     """Markdown: a row per backbone and arm."""
 
     def reached(row: dict[str, Any], name: str) -> str:
-        words = [f"> {trials}" if math.isinf(v) else f"{v:g}" for v in row.get(name, ())]
-        return f"{words[0]} [{words[1]}, {words[2]}]" if words else ""
+        texts = [f"> {trials}" if math.isinf(v) else f"{v:g}" for v in row.get(name, ())]
+        return f"{texts[0]} [{texts[1]}, {texts[2]}]" if texts else ""
 
     def compared(row: dict[str, Any], name: str) -> str:
         found = row.get(name)

@@ -1,14 +1,14 @@
-"""How many trials a search needs: the engineer against random search, without its parts, and with knowledge of others.
+"""How many trials a search needs: the engineer, its ablations, and the engineer with memory, against random search.
 
     python benchmarks/bench_agents.py office.tsv.gz
     python benchmarks/bench_agents.py office.tsv.gz --sources beauty.tsv.gz tools.tsv.gz \\
         --set hidden_dim.high=64 hidden_dim.default=64 lr.default=0.001
 
-Few epochs leave the plain default at its cautious learning rate untrained, and any search over it with it: with a low
---epochs-cap, move that default too (for all arms alike), as the second command does.
-Every session (arm x backbone x seed) has a home of its own, the same budget, the same protocol, one thread and a warm
-worker. Only validation figures exist: the homes hold no key, and no session is finalized. What has been played is
-kept in --home and not repeated. Prints a table and one JSON line; writes benchmarks/results/agents-NAME.json and .md.
+With a low --epochs-cap, the default learning rate is too low to learn anything in so few epochs. Raise it for all arms,
+as the second command does.
+Every session (arm x backbone x seed) has its own home, and all have the same budget and protocol, one thread and a warm
+worker. All figures are for validation: the homes contain no key, and no session is finalized. Finished sessions are
+stored in --home and not repeated. Prints a table and one JSON line; writes benchmarks/results/agents-NAME.json and .md.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))  # which PYTHONSAFEPATH leaves out
+sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH leaves it out
 
 from agent_table import summary_of, table
 from record import HERE, RESULTS, environment, parser_of, save
@@ -47,13 +47,13 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {  # name: (agent, settings)
     "placebo": ("engineer", {"placebo": True}),
 }
 INFORMED = ("carried", "placebo")
-"""Arms whose homes hold the closed sessions of the sources."""
+"""Arms that start with the closed sessions of the sources in their memory."""
 
 
 def capped(text: str, epochs: int, trials: int, further: Sequence[str] = ()) -> str:
-    """A SANDBOX.md with `epochs` at most, and without a stop before the budget of `trials` is used.
+    """`text`, a SANDBOX.md, with at most `epochs` epochs per trial, and with `trials` trials as the only stop rule.
 
-    further: other low, high or default values, as "lr.default=0.001". All arms tune under this text.
+    further: other low, high or default values, such as "lr.default=0.001". All arms tune under this text.
     """
     for rule, value in {"max_trials": trials, "max_train_seconds": 10_000_000, "patience": trials}.items():
         text = _with_cells(text, rule, lambda cells, value=value: {"value": str(value)})
@@ -61,12 +61,12 @@ def capped(text: str, epochs: int, trials: int, further: Sequence[str] = ()) -> 
         path, _, value = entry.partition("=")
         knob, _, key = path.partition(".")
         text = _with_cells(text, knob, lambda cells, key=key, value=value: _narrowed(cells, key, value))
-    parse_protocol(text)  # refuses what the engine cannot do
+    parse_protocol(text)  # raises ProtocolError for values beyond the engine's bounds
     return text
 
 
 def _narrowed(cells: dict[str, str], key: str, value: str) -> dict[str, str]:
-    """The cells of a knob that change with its low, high or default."""
+    """The cells of a knob's row that change if its low, high or default (`key`) becomes `value`."""
     if key == "default":
         return {column: value for column in ("SASRec", "HSTU") if cells[column] != ABSENT}
     low, separator, high = re.split(r"( … )", cells[RANGE_COLUMN])
@@ -76,7 +76,7 @@ def _narrowed(cells: dict[str, str], key: str, value: str) -> dict[str, str]:
 
 
 def _with_cells(text: str, name: str, changed: Callable[[dict[str, str]], dict[str, str]]) -> str:
-    """The page with some cells of the row of a rule or a knob changed."""
+    """The page with the cells that `changed` returns replaced in the row of the rule or knob `name`."""
     lines = text.split("\n")
     number = next(n for n, line in enumerate(lines) if line.startswith(f"| `{name}` |"))
     header = max(n for n in range(number) if lines[n].startswith("|---")) - 1
@@ -87,7 +87,7 @@ def _with_cells(text: str, name: str, changed: Callable[[dict[str, str]], dict[s
 
 
 class Bench:
-    """The homes of one experiment, below a directory named by its protocol and its package."""
+    """The sessions of one experiment, with their homes in a directory that is named after the protocol's hash."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
@@ -100,38 +100,38 @@ class Bench:
         self.prepared: dict[Path, str] = {}
 
     def protocol(self, epochs: int, trials: int) -> str:
-        """The SANDBOX.md of this experiment's sessions."""
+        """The SANDBOX.md of this experiment, limited to `epochs` epochs per trial and to `trials` trials."""
         text = (self.arguments.sandbox or PACKAGED).read_text(encoding="utf-8")
         return capped(text, epochs, trials, self.arguments.set)
 
     def register(self, log: Path) -> str:
-        """The log's name in the base home, where it is prepared once: every session sees the same ids."""
+        """The log's dataset name. The base home prepares the log once, so that all sessions use the same ids."""
         self.base.mkdir(parents=True, exist_ok=True)
         if log not in self.prepared:
             self.prepared[log] = Catalogue(self.base).resolve(str(log), Vault(self.base).public_key())
         return self.prepared[log]
 
-    def play(self, task: dict[str, Any]) -> dict[str, Any] | None:
-        """The finished session of a task, played now unless it was before; None where it failed."""
+    def run_session(self, task: dict[str, Any]) -> dict[str, Any] | None:
+        """Run a task's session, unless its result is stored, and return the result; None if the session fails."""
         home = Path(task["home"])
-        kept = home / f"{task['name']}.json"
-        if not kept.exists():
+        result = home / f"{task['name']}.json"
+        if not result.exists():
             data = home / ".virtualmle" / "data"
-            if not (data / task["dataset"]).exists():  # without the vault: no key, no test
+            if not (data / task["dataset"]).exists():  # copied without the vault, so that no test set can be opened
                 shutil.copytree(self.base / ".virtualmle" / "data" / task["dataset"], data / task["dataset"])
             variables = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-            ended = subprocess.run(
+            done = subprocess.run(
                 [sys.executable, "-P", str(HERE / "agent_session.py")],
-                input=json.dumps({**task, "result": str(kept)}), text=True, env=variables, check=False,
+                input=json.dumps({**task, "result": str(result)}), text=True, env=variables, check=False,
             )  # fmt: skip
-            if ended.returncode:
-                print(f"{task['name']} failed; run the command again to take it up", file=sys.stderr)
+            if done.returncode:
+                print(f"{task['name']} failed; run the command again to resume it", file=sys.stderr)
                 return None
-        found: dict[str, Any] = json.loads(kept.read_bytes())
-        return found
+        session: dict[str, Any] = json.loads(result.read_bytes())
+        return session
 
     def task(self, arm: str, backbone: str, seed: int) -> dict[str, Any]:
-        """One session of an arm."""
+        """The task of one session, as agent_session.py reads it."""
         agent, settings = ARMS[arm]
         name = f"{arm.replace(' ', '-')}-{backbone}-{seed}"
         home = self.folder / name
@@ -145,8 +145,8 @@ class Bench:
             "trials": self.arguments.trials, "freeze": False,
         }  # fmt: skip
 
-    def source_chain(self, backbone: str) -> Callable[[], bool]:
-        """The sessions that knowledge is carried from, one after the other in one home; whether all were played."""
+    def source_sessions(self, backbone: str) -> Callable[[], bool]:
+        """A function that runs the sessions on the sources, in order and in one home, and says whether all finished."""
         arguments = self.arguments
         sandbox = self.folder / "SANDBOX-sources.md"
         write_bytes(sandbox, self.protocol(arguments.source_epochs, arguments.source_trials).encode())
@@ -159,51 +159,51 @@ class Bench:
             }
             for name in (self.register(log) for log in arguments.sources)
         ]  # fmt: skip
-        return lambda: all(self.play(task) for task in tasks)
+        return lambda: all(self.run_session(task) for task in tasks)
 
 
 def copy_memory(source: Path, target: Path) -> None:
-    """A consistent copy of a memory.db, unless there is one already."""
+    """Copy a memory.db consistently, unless the target exists."""
     if target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    with closing(sqlite3.connect(source)) as opened, closing(sqlite3.connect(target)) as copy:
-        opened.backup(copy)
+    with closing(sqlite3.connect(source)) as original, closing(sqlite3.connect(target)) as copy:
+        original.backup(copy)
 
 
 def run(bench: Bench, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Play what is missing and return every session that there is."""
+    """Run the sessions without a stored result and return the results of all sessions that finished."""
     bench.register(arguments.log)
     with ThreadPoolExecutor(arguments.jobs) as pool:
         if any(arm in INFORMED for arm in arguments.arms):
-            chains = [bench.source_chain(backbone) for backbone in arguments.backbones]
-            if not all(pool.map(lambda chain: chain(), chains)):
-                sys.exit("a source session failed; the arms that draw on it were not started")
-        wanted = [
+            runs = [bench.source_sessions(backbone) for backbone in arguments.backbones]
+            if not all(pool.map(lambda run_sources: run_sources(), runs)):
+                sys.exit("a source session failed, so that no other session was started; run the command again")
+        tasks = [
             bench.task(arm, backbone, seed)
             for seed in range(arguments.seeds) for backbone in arguments.backbones for arm in arguments.arms
         ]  # fmt: skip
-        played = list(pool.map(bench.play, wanted))
-    return [session for session in played if session]
+        sessions = list(pool.map(bench.run_session, tasks))
+    return [session for session in sessions if session]
 
 
 def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("log", type=Path, nargs="?", default=Path("office.tsv.gz"))
-    parser.add_argument("--sources", type=Path, nargs="*", default=[], help="logs to carry knowledge from")
-    parser.add_argument("--arms", nargs="*", choices=list(ARMS), help="default: all, informed ones only with --sources")
+    parser.add_argument("--sources", type=Path, nargs="*", default=[], help="logs whose sessions fill the memory")
+    parser.add_argument("--arms", nargs="*", choices=list(ARMS), help="default: all; carried, placebo need --sources")
     parser.add_argument("--backbones", nargs="*", choices=["sasrec", "hstu"], default=["sasrec", "hstu"])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--trials", type=int, default=25)
-    parser.add_argument("--epochs-cap", type=int, default=3, help="epochs of a trial at most, for all arms")
-    parser.add_argument("--set", nargs="*", default=[], help="further keys of knobs, e.g. hidden_dim.high=64")
+    parser.add_argument("--epochs-cap", type=int, default=3, help="maximum number of epochs of a trial, for all arms")
+    parser.add_argument("--set", nargs="*", default=[], help="other lows, highs, defaults, e.g. hidden_dim.high=64")
     parser.add_argument("--source-trials", type=int, default=12)
     parser.add_argument("--source-epochs", type=int, default=3)
-    parser.add_argument("--sandbox", type=Path, help="a SANDBOX.md to cap, instead of the bundled one")
-    parser.add_argument("--jobs", type=int, default=2, help="sessions side by side, one thread each")
+    parser.add_argument("--sandbox", type=Path, help="the SANDBOX.md to use instead of the packaged one")
+    parser.add_argument("--jobs", type=int, default=2, help="number of sessions in parallel, one thread each")
     parser.add_argument("--home", type=Path, default=Path("agents-home"))
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where the result files go")
-    parser.add_argument("--name", help="of the result files; default: the log's name")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the folder of the result files")
+    parser.add_argument("--name", help="name of the result files; default: the log's name")
     arguments = parser.parse_args()
     missing = [str(log) for log in (arguments.log, *arguments.sources) if not log.exists()]
     if missing:
@@ -227,19 +227,19 @@ def write_record(arguments: argparse.Namespace, dataset: str, sessions: list[dic
         group: {arm: row for arm in arguments.arms if (row := summary_of(members, arm))}
         for group, members in groups.items()
     }
-    asked = {name: getattr(arguments, name) for name in ("seeds", "trials", "epochs_cap", "set", "jobs")}
+    options = {name: getattr(arguments, name) for name in ("seeds", "trials", "epochs_cap", "set", "jobs")}
     sources = {name: getattr(arguments, name) for name in ("source_trials", "source_epochs")}
     record = finite({
-        "bench": "agents", "dataset": dataset, **environment(), **asked, **sources,
+        "bench": "agents", "dataset": dataset, **environment(), **options, **sources,
         "sources": [log.name.split(".")[0] for log in arguments.sources], "summaries": summaries,
     })  # fmt: skip
     narrowed = f" ({', '.join(arguments.set)})" if arguments.set else ""
-    settings = (
+    about = (
         f"{dataset}, {arguments.trials} trials of at most {arguments.epochs_cap} epochs{narrowed}, {arguments.seeds} "
-        f"seeds; {record['hardware']}, {record['cores']} cores, {arguments.jobs} sessions side by side, one thread "
+        f"seeds; {record['hardware']}, {record['cores']} cores, {arguments.jobs} sessions in parallel, one thread "
         f"each, {record['date']}, commit {record['commit']}"
     )
-    text = f"{settings}\n\n{table(summaries, arguments.trials)}\n"
+    text = f"{about}\n\n{table(summaries, arguments.trials)}\n"
     curves = [
         {name: session[name] for name in ("arm", "backbone", "seed", "seconds")}
         | {"ndcg@10": [trial["ndcg@10"] for trial in session["trials"]]}
@@ -251,7 +251,7 @@ def write_record(arguments: argparse.Namespace, dataset: str, sessions: list[dic
 
 
 def finite(value: Any) -> Any:
-    """The same value as JSON can hold it: a number of trials that was never reached is null."""
+    """`value` with None for infinities, which JSON cannot represent; they stand for a level that was never reached."""
     if isinstance(value, dict):
         return {str(name): finite(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):

@@ -1,9 +1,9 @@
-"""On a GPU: default 20-epoch trials, the padded eager loop of research code beside them, and a million items.
+"""On a GPU: default 20-epoch trials, the padded eager loop of research code for comparison, and a million items.
 
     python benchmarks/bench_gpu.py beauty.tsv.gz
     python benchmarks/bench_gpu.py --cpu-smoke        # the same code on a tiny log, without a GPU: times mean nothing
 
-Prints a table with what each figure is to reach, then one JSON line. Without a GPU it says so and ends.
+Prints a table of figures with their targets, then one JSON line. Without a GPU it says so and measures nothing.
 """
 
 import json
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))  # under `python -P` too
+sys.path.insert(0, str(Path(__file__).parent))  # `python -P` leaves it out
 
 from logs import log_of, prepared
 from padded_loop import PaddedLoop
@@ -34,22 +34,23 @@ from virtualmle.training.optimizer import FusedAdam
 from virtualmle.training.trainer import Training, fit
 
 EPOCHS, ROUNDS = 20, 5
-SMALL = {"hidden_dim": 16, "num_negatives": 20, "batch_size": 32}  # for the smoke run
+WARM_UP = 3  # rounds: a shape is captured when it occurs for the second time
+SMALL = {"hidden_dim": 16, "num_negatives": 20, "batch_size": 32}  # for --cpu-smoke
 TARGETS = {"trial_seconds": ("under", 10.0), "padded_over_ours": ("at least", 5.0)}
 
 
 def seconds_of(action: Callable[[], object], device: torch.device) -> float:
-    """Wall-clock seconds, the device waited for before and after."""
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    wait()
+    """Wall-clock seconds of `action`, with the device synchronised before and after."""
+    synchronise = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    synchronise()
     started = time.perf_counter()
     action()
-    wait()
+    synchronise()
     return time.perf_counter() - started
 
 
 def peak_mb(device: torch.device) -> float | None:
-    """Most memory that tensors held since the last call."""
+    """Peak memory of tensors in MiB since the last call; None on the CPU."""
     if device.type != "cuda":
         return None
     peak = torch.cuda.max_memory_allocated() / 2**20
@@ -58,7 +59,7 @@ def peak_mb(device: torch.device) -> float | None:
 
 
 def measure_trial(config: TrialConfig, dataset: PreparedDataset, device: torch.device) -> dict[str, Any]:
-    """A whole trial as a worker runs it, from data on disk to the best weights, captures included."""
+    """A whole trial as a worker runs it, from the data on disk to the best weights, with the capture of graphs."""
     peak_mb(device)
     fitted = []
     wall = seconds_of(lambda: fitted.append(fit(config, dataset, 0, device)), device)
@@ -73,29 +74,29 @@ def measure_trial(config: TrialConfig, dataset: PreparedDataset, device: torch.d
 
 
 def measure_epochs(config: TrialConfig, dataset: PreparedDataset, device: torch.device) -> dict[str, Any]:
-    """An epoch of ours, of the padded loop, and an evaluation of all users: medians of interleaved rounds."""
+    """An epoch of our engine, an epoch of the padded loop, and an evaluation of all users: medians, interleaved."""
     training = Training(config, dataset, 0, device)
     if device.type != "cuda":
-        training.fixed = FixedSteps(training.batches, ())
+        training.fixed_steps = FixedSteps(training.batches, ())
     actions: dict[str, Callable[[], object]] = {
         "epoch_seconds": training.epoch,
         "padded_epoch_seconds": PaddedLoop(training).epoch,
         "evaluate_seconds": lambda: evaluate_validation(training.model, dataset, config, None),
     }
-    found: dict[str, list[float]] = {name: [] for name in actions}
-    for _ in range(ROUNDS + 3):  # three to warm up: a shape is captured when it comes for the second time
+    seconds: dict[str, list[float]] = {name: [] for name in actions}
+    for _ in range(WARM_UP + ROUNDS):
         for name, action in actions.items():
-            found[name].append(seconds_of(action, device))
-    found = {name: values[3:] for name, values in found.items()}
-    row: dict[str, Any] = {name: statistics.median(values) for name, values in found.items()}
+            seconds[name].append(seconds_of(action, device))
+    seconds = {name: values[WARM_UP:] for name, values in seconds.items()}
+    row: dict[str, Any] = {name: statistics.median(values) for name, values in seconds.items()}
     row["padded_over_ours"] = row["padded_epoch_seconds"] / row["epoch_seconds"]
-    row["captured_shapes"] = len(training.fixed.graphs) if training.fixed else 0
-    row["spread"] = {name: [min(values), max(values)] for name, values in found.items()}
+    row["captured_shapes"] = len(training.fixed_steps.graphs) if training.fixed_steps else 0
+    row["spread"] = {name: [min(values), max(values)] for name, values in seconds.items()}
     return row
 
 
 def measure_large_catalogue(device: torch.device, num_items: int) -> dict[str, Any]:
-    """A sampled-softmax step over many items: forward, backward, and an update of the rows used alone."""
+    """A sampled-softmax step over many items: forward, backward, and an update of the rows that it used."""
     config = make_config("hstu", hidden_dim=64, num_negatives=512)
     peak_mb(device)
     model = build_model(config, num_items, 0).to(device).train()
@@ -112,12 +113,12 @@ def measure_large_catalogue(device: torch.device, num_items: int) -> dict[str, A
         objective.loss(model.items, states, items.roll(-1)).backward()
         optimizer.step()
 
-    found = [seconds_of(step, device) for _ in range(12)][2:]
-    return {"items": num_items, "step_seconds": statistics.median(found), "step_peak_mb": peak_mb(device)}
+    seconds = [seconds_of(step, device) for _ in range(12)][2:]
+    return {"items": num_items, "step_seconds": statistics.median(seconds), "step_peak_mb": peak_mb(device)}
 
 
 def print_table(name: str, row: dict[str, Any], judged: bool) -> None:
-    """One line a figure, with what it is to reach and whether it does."""
+    """One line per figure, with its target if it has one; `judged`: also say whether the target is met."""
     for figure, value in row.items():
         target = ""
         if figure in TARGETS:
@@ -131,7 +132,7 @@ def print_table(name: str, row: dict[str, Any], judged: bool) -> None:
 def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("log", nargs="?", type=Path)
-    parser.add_argument("--cpu-smoke", action="store_true", help="run everything, tiny, on the CPU")
+    parser.add_argument("--cpu-smoke", action="store_true", help="run everything on the CPU with tiny sizes")
     arguments = parser.parse_args()
     if not torch.cuda.is_available() and not arguments.cpu_smoke:
         print("no CUDA device here: nothing was measured")
@@ -146,7 +147,7 @@ def main() -> None:
         "log": arguments.log.name if arguments.log else "demo",
     }
     print("  ".join(str(value) for value in record.values()))
-    seconds_of(lambda: None, device)  # the device's own start-up is no trial's
+    seconds_of(lambda: None, device)  # initialise the device, so that no trial's time includes it
     with tempfile.TemporaryDirectory() as folder:
         dataset = prepared(log_of(arguments.log, num_users=150, num_items=60), Path(folder) / "log", PrepareOptions())
         for backbone in ("sasrec", "hstu"):

@@ -1,12 +1,13 @@
-"""HSTU attention, forward and backward with every gradient: ours against its peers and against what the device can do.
+"""HSTU attention, forward and backward with every gradient, against peers and against the limits of the device.
 
     python benchmarks/bench_hstu_attention.py --save         # a CUDA device; under ten minutes
     python benchmarks/bench_hstu_attention.py --cpu --save   # the packed path on a CPU, one and two threads
-    python benchmarks/bench_hstu_attention.py --cpu-gate     # no times: every contestant's mathematics
+    python benchmarks/bench_hstu_attention.py --cpu-gate     # no times: checks that every contestant is correct
 
-Order: what the device can do at most (matrix product, copy, empty kernels in a CUDA graph); then for each shape every
-contestant against the reference in float64, and only who is right is timed, in turns, medians of the rounds. Shapes,
-contestants and the meaning of the columns: docs/kernels.md, Benchmarks. The last line is the record as JSON.
+First the ceilings of the device are measured (matrix product, copy, empty kernels in a CUDA graph). Then, for each
+shape, every contestant is compared with the reference in float64, and the correct ones are timed in turns, with medians
+over the rounds. The section Benchmarks of docs/kernels.md explains shapes, contestants and columns. The last line is
+the JSON record.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported; spinning threads slow each other
-sys.path.insert(0, str(Path(__file__).parent))  # which PYTHONSAFEPATH leaves out
+sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH leaves it out
 
 import torch
 from hstu_attention.ceilings import measure_ceilings
@@ -38,7 +39,7 @@ TINY = [
 
 
 def on_cuda(arguments: argparse.Namespace) -> Report:
-    """Ceilings, then both regimes, as far as the minutes go."""
+    """Ceilings, then both regimes, until the time limit."""
     device, started = torch.device("cuda"), time.monotonic()
     torch.set_float32_matmul_precision("high")  # TF32, as research code trains
     torch._dynamo.config.recompile_limit = 64  # beyond it, torch.compile silently runs a contestant eagerly
@@ -53,9 +54,10 @@ def on_cuda(arguments: argparse.Namespace) -> Report:
 
 
 def on_cpu(arguments: argparse.Namespace) -> Report:
-    """The packed path (its plan made before: it serves every layer) against the padded research form; one, two threads.
+    """The packed path against the padded research code, on one and on two threads.
 
-    `ours` is the op, which on a CPU makes its plan in every call, and again in the backward.
+    The packed path gets a finished plan, because in training all layers share one. `ours` is the op, which on a CPU
+    builds its plan in every call and again in the backward pass.
     """
     report, device = Report("HSTU attention on a CPU", "cpu", vars(arguments)), torch.device("cpu")
     ours = [each for each in our_implementations(compiled=False) if each.name != DETERMINISTIC]
@@ -72,7 +74,7 @@ def on_cpu(arguments: argparse.Namespace) -> Report:
 
 
 def cpu_gate() -> int:
-    """Every contestant that can run here, on tiny problems in float64 and float32; 1 if one is wrong."""
+    """Check every contestant that runs on a CPU on tiny problems in float64 and float32; 1 if one is wrong, else 0."""
     contestants = [*our_implementations(compiled=False), *padded_implementations(compiled=False)]
     contest = Contest(contestants, torch.device("cpu"), None)
     wrong = [verdict for shape in TINY for verdict in contest.gate(shape) if verdict.wrong]
@@ -88,18 +90,18 @@ def _clock(started: float, minutes: float) -> Callable[[], bool]:
 
 def main() -> int:
     parser = parser_of(__doc__)
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--cpu", action="store_true", help="time the packed path on the CPU instead")
-    what.add_argument("--cpu-gate", action="store_true", help="check the contestants' mathematics on the CPU; no times")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--cpu", action="store_true", help="time the packed path on the CPU instead")
+    mode.add_argument("--cpu-gate", action="store_true", help="check the contestants' results on the CPU; no times")
     parser.add_argument("--regime", choices=["a", "b", "ab"], default="ab", help="a: short histories, b: long ones")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--minutes", type=float, default=8.5, help="no new shape is begun after that")
+    parser.add_argument("--minutes", type=float, default=8.5, help="start no new shape after this time")
     parser.add_argument("--save", action="store_true", help="write the record to benchmarks/results/")
     arguments = parser.parse_args()
     if arguments.cpu_gate:
         return cpu_gate()
     if not (arguments.cpu or torch.cuda.is_available()):
-        print("This needs a CUDA device and there is none: nothing was measured. --cpu and --cpu-gate run without one.")
+        print("This benchmark needs a CUDA device: nothing was measured. --cpu and --cpu-gate run without one.")
         print(json.dumps({"bench": "HSTU attention on CUDA", "skipped": "no CUDA device"}))
         return 0
     report = on_cpu(arguments) if arguments.cpu else on_cuda(arguments)

@@ -1,14 +1,15 @@
-"""The fused losses against plain torch and, where they are installed, other people's: seconds and peak memory.
+"""The fused losses against plain torch and, if they are installed, other libraries: time and peak memory.
 
-    python benchmarks/bench_losses.py    # on CUDA; without it, the CPU part alone
+    python benchmarks/bench_losses.py    # the CUDA part needs a CUDA device; the CPU part always runs
 
-First the gate: value and both gradients of every contestant against the reference in float64; who is wrong is not
-timed. Then forward plus backward of the mean loss, contestants in turns, median and extremes of the rounds, all in one
-run. Peak memory is what a call holds at most beside its inputs, gradients included. Tables, then one JSON line last.
+First the gate compares the value and both gradients of every contestant with the reference in float64; a contestant
+that is wrong is not timed. Then forward plus backward of the mean loss is timed in one run, contestants in turns, with
+median and extremes over the rounds. Peak memory is what a call needs beyond its inputs, gradients included.
+Prints tables, then one JSON line.
 
-    full CE     every item of the catalogue competes; (n, V) scores, if somebody makes them
+    full CE     softmax over the whole catalogue; contestants that are not fused store all (n, V) scores
     sampled     the same 512 negatives for all positions, cosine scores, logQ
-    own         128 negatives of each position's own
+    own         128 negatives drawn separately for each position
 """
 
 import importlib
@@ -20,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))  # which PYTHONSAFEPATH leaves out
+sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH leaves it out
 
 import torch
 import torch.nn.functional as F
@@ -32,21 +33,21 @@ from virtualmle.kernels.losses import reference
 from virtualmle.kernels.losses.linear_cross_entropy import linear_cross_entropy
 from virtualmle.kernels.losses.sampled_softmax import sampled_softmax_loss
 
-Loss = Callable[[Tensor, Tensor], Tensor]  # of states and table
-ALLOWED = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # relative error of the norm at the gate
+Loss = Callable[[Tensor, Tensor], Tensor]  # (states, table) to the mean loss
+ALLOWED = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # relative error that the gate allows
 WIDTH = 64
 TERMS = {"cosine": True, "temperature": 0.1}
 
 
 @dataclass(frozen=True)
 class Shape:
-    """One case; `drawn` is 0 for the full loss."""
+    """One case of the benchmark."""
 
     name: str
     positions: int
     items: int
-    drawn: int
-    own: bool
+    drawn: int  # number of negatives; 0 for the full softmax
+    own: bool  # negatives drawn separately for each position
     dtype: torch.dtype
 
     def __str__(self) -> str:
@@ -74,7 +75,7 @@ CPU_SHAPES = [
 
 
 def contestants(shape: Shape, device: torch.device) -> tuple[Loss, dict[str, Loss]]:
-    """The reference of a case, and everybody who can run it."""
+    """The reference of a case, and the contestants that can run it, by name."""
     generator = torch.Generator(device).manual_seed(1)
     targets = torch.randint(shape.items, (shape.positions,), generator=generator, device=device)
     if not shape.drawn:
@@ -126,7 +127,7 @@ def full_contestants(targets: Tensor) -> tuple[Loss, dict[str, Loss]]:
 
 
 def importable(name: str) -> ModuleType | None:
-    """A peer's module, or None where it is not installed."""
+    """A peer's module, or None if it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError:
@@ -147,7 +148,7 @@ def step(loss: Loss, leaves: list[Tensor]) -> tuple[Tensor, ...]:
 
 
 def errors(shape: Shape, device: torch.device) -> dict[str, float | str]:
-    """Largest relative error of value and gradients on a small case of the same kind, by contestant; or its failure."""
+    """The largest relative error of each contestant's value and gradients on a small case, or its failure as text."""
     small = replace(shape, positions=64, items=1_000, drawn=min(shape.drawn, 40))
     exact_loss, named = contestants(small, device)
     leaves = leaves_of(small, device)
@@ -156,15 +157,15 @@ def errors(shape: Shape, device: torch.device) -> dict[str, float | str]:
     for name, loss in named.items():
         try:
             pairs = zip(step(loss, leaves), exact, strict=True)
-        except Exception as error:  # whatever a peer or a compiler raises: the others go on
+        except Exception as error:  # whatever a peer or a compiler raises, the other contestants continue
             found[name] = f"failed: {type(error).__name__}: {str(error).strip().partition(chr(10))[0][:120]}"
             continue
-        found[name] = max(((one.double() - right).norm() / right.norm()).item() for one, right in pairs)
+        found[name] = max(((value.double() - true).norm() / true.norm()).item() for value, true in pairs)
     return found
 
 
 def measure(shape: Shape, device: torch.device, rounds: int) -> dict[str, dict[str, Any]]:
-    """Milliseconds and peak bytes of everybody who is right; of the others why there are none."""
+    """Milliseconds and peak bytes of each contestant that passes the gate; for the others, why they are missing."""
     allowed = ALLOWED[shape.dtype]
     judged = errors(shape, device).items()
     wrong = {name: error for name, error in judged if isinstance(error, str) or not error <= allowed}
@@ -185,7 +186,7 @@ def measure(shape: Shape, device: torch.device, rounds: int) -> dict[str, dict[s
 
 
 def peak_bytes(loss: Loss, leaves: list[Tensor], device: torch.device) -> int | None:
-    """Two calls to warm up; then the most memory a call takes beside what lies there. None on the CPU, not counted."""
+    """Peak memory of one call beyond what was allocated before it, after two warm-up calls; None on the CPU."""
     for _ in range(2):
         step(loss, leaves)
     if device.type != "cuda":
@@ -214,14 +215,14 @@ def table(shape: Shape, found: dict[str, dict[str, Any]]) -> str:
 def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU part")
+    parser.add_argument("--threads", type=int, default=1, help="threads of the CPU part")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     parts = {"cpu": CPU_SHAPES}
     if torch.cuda.is_available():
         parts["cuda"] = CUDA_SHAPES
     else:
-        print("no CUDA device here: only the CPU part is measured, which runs without Triton")
+        print("no CUDA device: only the CPU part is measured, which runs without Triton")
     cases = []
     for kind, shapes in parts.items():
         print(f"\n{kind}: {environment(kind)}")

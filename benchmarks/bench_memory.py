@@ -1,12 +1,12 @@
-"""How fast the memory answers when it is full: 100,000 trials and 20,000 rules by default.
+"""The latency of the tools on a large memory: 100,000 trials and 20,000 rules by default.
 
-Writes a memory.db as closed sessions leave it (sessions, trials, reflections, rules with counts, summaries, effects,
-configurations), opens one more session with 30 trials in it, and measures the tools as plain functions: median wall
-clock and median CPU time of each; on a machine that does other things, too, only the second says something. A table,
-then one JSON line.
+Fills a memory.db as closed sessions leave it (sessions, trials, reflections, rules with counts, summaries, effects,
+configurations), opens one more session with 30 trials, and measures the tools as plain functions: median wall-clock and
+median CPU time of each. On a machine with other work, only the CPU time is meaningful. Prints a table, then one JSON
+line.
 
     python benchmarks/bench_memory.py
-    python benchmarks/bench_memory.py --trials 300 --rules 60 --repetitions 2    # does it run?
+    python benchmarks/bench_memory.py --trials 300 --rules 60 --repetitions 2    # a quick check that it runs
 """
 
 import json
@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))  # which PYTHONSAFEPATH leaves out
+sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH leaves it out
 
 from record import environment, parser_of
 
@@ -40,29 +40,29 @@ WORDS = "wider deeper layers rates decay dropout transitions popular items help 
 
 
 def main() -> None:
-    """Fill, measure, print."""
+    """Fill the memory, measure the calls and print the results."""
     parser = parser_of(__doc__)
     parser.add_argument("--trials", type=int, default=100_000)
     parser.add_argument("--rules", type=int, default=20_000)
     parser.add_argument("--repetitions", type=int, default=20)
-    parser.add_argument("--home", type=Path, help="keep the files here")
-    asked = parser.parse_args()
+    parser.add_argument("--home", type=Path, help="keep the files in this folder")
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        ws = Workspace.open(asked.home or Path(scratch), settings=Settings(threads=1))
+        ws = Workspace.open(arguments.home or Path(scratch), settings=Settings(threads=1))
         ws.dataset("demo")
-        fill(ws, asked.trials, asked.rules)
-        rows = {name: measure(call, asked.repetitions) for name, call in calls(ws, asked.repetitions)}
+        fill(ws, arguments.trials, arguments.rules)
+        rows = {name: measure(call, arguments.repetitions) for name, call in calls(ws, arguments.repetitions)}
         size = (ws.home / "memory.db").stat().st_size / 1e6
         ws.close()
-    print(f"{asked.trials:,} trials, {asked.rules:,} rules, memory.db {size:.0f} MB")
+    print(f"{arguments.trials:,} trials, {arguments.rules:,} rules, memory.db {size:.0f} MB")
     for name, (wall, cpu) in rows.items():
         print(f"{name:32} {wall:7.1f} ms wall {cpu:7.1f} ms CPU {'' if wall <= LIMIT_MS else 'over the limit'}")
-    record = {"bench": "memory", **environment(), "trials": asked.trials, "rules": asked.rules}
+    record = {"bench": "memory", **environment(), "trials": arguments.trials, "rules": arguments.rules}
     print(json.dumps({**record, "ms": rows, "limit_ms": LIMIT_MS}))
 
 
 def measure(call: Callable[[], object], repetitions: int) -> tuple[float, float]:
-    """Median wall clock and median CPU time in milliseconds, after one call that is not counted."""
+    """Median wall-clock and CPU time of a call in milliseconds, after one warm-up call."""
     call()
     walls, cpus = [], []
     for _ in range(repetitions):
@@ -74,28 +74,28 @@ def measure(call: Callable[[], object], repetitions: int) -> tuple[float, float]
 
 
 def calls(ws: Workspace, repetitions: int) -> Iterator[tuple[str, Callable[[], object]]]:
-    """The calls that are measured, by name."""
+    """The calls to measure, with their names."""
     session = open_session(ws, "demo", "sasrec").session
     add_trials(ws, session, PER_SESSION)
     yield "open_session, new", lambda: open_session(ws, "demo", "hstu", new=True)
-    yield "open_session, taken up again", lambda: open_session(ws, "demo", "sasrec")
+    yield "open_session, resumed", lambda: open_session(ws, "demo", "sasrec")
     for view in ("state", "trajectory", "long_term", "action_space", "protocol"):
         yield f"read_memory {view}", lambda view=view: read_memory(ws, session, view)  # type: ignore[misc]
     yield "read_memory trial", lambda: read_memory(ws, session, "trial", trial="t002")
     yield "read_memory long_term, search", lambda: read_memory(ws, session, "long_term", "dropout on sparse users")
-    waiting = iter([handle for _ in range(repetitions + 1) for handle in add_trials(ws, session, 1)])
+    pending = iter([handle for _ in range(repetitions + 1) for handle in add_trials(ws, session, 1)])
 
     def reflect() -> None:
         condition = f"lr > {random.random():.6f}"
         rule = RuleInput(kind="prefer", statement=f"{sentence(random.Random())} {condition}", condition=condition)
         lesson = sentence(random.Random())
-        write_reflection(ws, session, next(waiting), "unclear", "optimisation", lesson, evidence=["t001"], rule=rule)
+        write_reflection(ws, session, next(pending), "unclear", "optimisation", lesson, evidence=["t001"], rule=rule)
 
     yield "write_reflection with a rule", reflect
 
 
 def fill(ws: Workspace, trials: int, rules: int) -> None:
-    """Closed sessions with trials, and rules with counts, written in bulk as the tools write them one by one."""
+    """Write closed sessions with trials, and rules with counts, in bulk, with the rows that the tools would write."""
     rng = random.Random(0)
     sessions = trials // PER_SESSION
     with ws.memory.database.writing() as db:
@@ -108,15 +108,15 @@ def fill(ws: Workspace, trials: int, rules: int) -> None:
             write_rule(ws.protocol.space, db, number, json.dumps(profiles[number % DATASETS]), rng)
 
 
-def insert(db: Any, table: str, *, twice: str = "ABORT", **values: object) -> int:
-    """One row; returns its number. twice: what SQLite does about a row that is there already."""
+def insert(db: Any, table: str, *, on_conflict: str = "ABORT", **values: object) -> int:
+    """Insert one row and return its rowid. on_conflict: SQLite's resolution for a row that exists already."""
     names, marks = ", ".join(f'"{name}"' for name in values), ", ".join("?" * len(values))
-    sql = f"INSERT OR {twice} INTO {table} ({names}) VALUES ({marks})"
+    sql = f"INSERT OR {on_conflict} INTO {table} ({names}) VALUES ({marks})"
     return int(db.execute(sql, list(values.values())).lastrowid)
 
 
 def write_session(ws: Workspace, db: Any, number: int, profile: str, rng: random.Random) -> None:
-    """One closed session with its trials, effects, configurations and summary."""
+    """Write one closed session with its trials, effects, configurations and summary."""
     space, backbone = ws.protocol.space, ("sasrec", "hstu")[number % 2]
     name, dataset = f"old-{number}", f"d{number % DATASETS}"
     data = {"dataset": dataset, "dataset_id": dataset, "backbone": backbone}
@@ -143,8 +143,8 @@ def write_session(ws: Workspace, db: Any, number: int, profile: str, rng: random
             check_note="", created_at="then",
         )  # fmt: skip
         insert(
-            db, "effects", twice="IGNORE", session=name, **data, knob=knob.name, value=json.dumps(changes[knob.name]),
-            n=1, weight=2500.0, weighted=rng.gauss(0, 50),
+            db, "effects", on_conflict="IGNORE", session=name, **data, knob=knob.name,
+            value=json.dumps(changes[knob.name]), n=1, weight=2500.0, weighted=rng.gauss(0, 50),
         )  # fmt: skip
         if index < 5:
             insert(
@@ -156,11 +156,11 @@ def write_session(ws: Workspace, db: Any, number: int, profile: str, rng: random
 
 
 def write_rule(space: ActionSpace, db: Any, number: int, profile: str, rng: random.Random) -> None:
-    """One rule with the counts of two sessions."""
+    """Write one rule with the counts of two sessions."""
     backbone = ("sasrec", "hstu", None)[number % 3]
     knob = rng.choice(space.knobs(backbone or "sasrec"))
     value = some_value(knob, rng)
-    shown = str(value).lower() if isinstance(value, bool) else str(value)
+    shown = str(value).lower() if isinstance(value, bool) else str(value)  # as conditions write it
     statement = f"{sentence(rng)} {number}"
     counts = [(rng.randrange(4), rng.randrange(3)) for _ in range(2)]
     support, against = (sum(count[i] for count in counts) for i in (0, 1))
@@ -172,13 +172,13 @@ def write_rule(space: ActionSpace, db: Any, number: int, profile: str, rng: rand
         check="supported" if support > against else "contradicted" if support < against else "unverified",
         words=content_key(statement), knob=knob.name,
     )  # fmt: skip
-    for index, (one, other) in enumerate(counts):
+    for index, (pro, con) in enumerate(counts):
         session = f"old-{number + index}"
-        insert(db, "rule_counts", rule=rule, session=session, support=one, contradiction=other, evidence="[]", **data)
+        insert(db, "rule_counts", rule=rule, session=session, support=pro, contradiction=con, evidence="[]", **data)
 
 
 def add_trials(ws: Workspace, session: str, count: int) -> list[str]:
-    """Finished trials in an open session; returns their handles."""
+    """Add finished trials to an open session and return their handles; each has a reflection if `count` exceeds 1."""
     rng = random.Random(len(ws.memory.trials.all(session)))
     record = ws.memory.sessions.get(session)
     space = ws.session_protocol(record).space
@@ -210,14 +210,14 @@ def add_trials(ws: Workspace, session: str, count: int) -> list[str]:
 
 
 def some_value(knob: Knob, rng: random.Random) -> Any:
-    """Any of a few values of a knob."""
+    """One of a few values of a knob, at random."""
     if knob.low is None:
         return rng.choice(knob.choices or (False, True))
     return value_at(knob, rng.choice([0.1, 0.3, 0.5, 0.7, 0.9]))
 
 
 def sentence(rng: random.Random) -> str:
-    """Some words, as an agent might write them."""
+    """Eight random words in place of an agent's text."""
     return " ".join(rng.choices(WORDS, k=8))
 
 

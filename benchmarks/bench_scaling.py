@@ -1,10 +1,10 @@
-"""What an epoch costs follows the number of events: not the number of slots that a padded batch would have.
+"""The time of an epoch depends on the number of events, not on the number of slots of a padded batch.
 
     python benchmarks/bench_scaling.py beauty.tsv.gz
     python benchmarks/bench_scaling.py --demo
 
-Interleaved in one run, each case in turn: the log; the same log with its users twice; and, prepared with the last 200
-events of a user, max_len 50 against max_len 200. Prints medians, ratios, and one JSON line.
+Four cases are measured in turns in one run: the log; the log with every user twice; and the log with the last 200
+events of each user, once with max_len 50 and once with max_len 200. Prints medians and ratios, then one JSON line.
 """
 
 import json
@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
-sys.path.insert(0, str(Path(__file__).parent))  # which PYTHONSAFEPATH leaves out
+sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH leaves it out
 
 import polars as pl
 import torch
@@ -29,10 +29,10 @@ from virtualmle.models.config import make_config
 from virtualmle.training.trainer import Training
 
 
-def twice(log: Log) -> Log:
-    """Every user again under another name, with the same items."""
-    other = log.frame.with_columns(user="again-" + pl.col("user"))
-    return Log(pl.concat((log.frame, other)), log.columns, 2 * log.rows_read)
+def with_users_twice(log: Log) -> Log:
+    """The log with a copy of every user under another name."""
+    copies = log.frame.with_columns(user="again-" + pl.col("user"))
+    return Log(pl.concat((log.frame, copies)), log.columns, 2 * log.rows_read)
 
 
 def main() -> None:
@@ -44,12 +44,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     if not arguments.log and not arguments.demo:
-        parser.error("give a log, or --demo")
+        parser.error("give the path of a log, or --demo")
     torch.set_num_threads(arguments.threads)
     log = log_of(arguments.log)
     cases = {
         "as it is": (log, 50, 50),
-        "users twice": (twice(log), 50, 50),
+        "users twice": (with_users_twice(log), 50, 50),
         "200 events, max_len 50": (log, 200, 50),
         "200 events, max_len 200": (log, 200, 200),
     }
@@ -66,21 +66,21 @@ def main() -> None:
             for name, training in runs.items():
                 started = time.perf_counter()
                 training.epoch()
-                if repeat:  # the first is not counted
+                if repeat:  # the first epoch warms up
                     seconds[name].append(time.perf_counter() - started)
-    medians = {name: statistics.median(found) for name, found in seconds.items()}
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
     events = {name: int(training.batches.lengths.sum()) for name, training in runs.items()}
     ratios = {
         "users twice / as it is": medians["users twice"] / medians["as it is"],
         "max_len 200 / max_len 50": medians["200 events, max_len 200"] / medians["200 events, max_len 50"],
     }
     for name, median in medians.items():
-        print(f"{name:26}{median:9.3f} s   {events[name]:>9,} events   {1e6 * median / events[name]:7.2f} us an event")
+        print(f"{name:26}{median:9.3f} s   {events[name]:>9,} events   {1e6 * median / events[name]:7.2f} us per event")
     for name, ratio in ratios.items():
         print(f"{name:26}{ratio:9.3f}")
-    asked = {"backbone": arguments.backbone, "threads": arguments.threads}
+    settings = {"backbone": arguments.backbone, "threads": arguments.threads}
     measured = {"seconds": seconds, "events": events, "ratios": ratios}
-    print(json.dumps({"bench": "scaling", **environment(), **asked, **measured}))
+    print(json.dumps({"bench": "scaling", **environment(), **settings, **measured}))
 
 
 if __name__ == "__main__":

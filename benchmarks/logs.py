@@ -1,4 +1,4 @@
-"""A log for a benchmark: read, or the demo; and prepared in a folder, sealed with a key that nobody keeps."""
+"""Read a log for a benchmark, or generate the demo, and prepare it in a folder; the sealing key is discarded."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from virtualmle.data.readers import Log, read_log
 
 
 def log_of(path: Path | None, **demo: int) -> Log:
-    """The log at `path`, or a generated one where there is none; demo: its sizes."""
+    """The log at `path`, or a generated demo log if `path` is None; demo: the sizes of the latter."""
     if path:
         return read_log(path)
     frame = generate_demo(**demo)
@@ -19,6 +19,7 @@ def log_of(path: Path | None, **demo: int) -> Log:
 
 
 def prepared(log: Log, folder: Path, options: PrepareOptions) -> PreparedDataset:
+    """The log, prepared in `folder`."""
     key = X25519PrivateKey.generate().public_key().public_bytes_raw()
     prepare(log, "log", folder, options, key)
     return PreparedDataset.load(folder)

@@ -1,7 +1,7 @@
-"""The padded eager loop that research code trains with: every sequence padded to max_len, all pairs computed, one
-tensor operation after the other. Written here from the papers' formulas, for `bench_gpu.py` to run beside our engine.
+"""The padded eager training loop of research code, the baseline of `bench_gpu.py`, written from the papers' formulas.
 
-Generous to the loop: its padded examples lie on the device before the clock starts.
+Every sequence is padded to max_len, all pairs are computed, and tensor operations run one by one. In favour of the
+baseline, its padded examples are on the device before the clock starts.
 
 Tensor dimensions: B sequences of a batch, N = max_len, m negatives.
 """
@@ -15,22 +15,22 @@ from virtualmle.training.trainer import Training
 
 
 class PaddedModel(nn.Module):
-    """Items (B, N), id 0 = padding, to states (B, N, hidden_dim); one block, as in both plain baselines."""
+    """Items (B, N), where id 0 is padding, to states (B, N, hidden_dim); one block, as in both plain baselines."""
 
     def __init__(self, config: TrialConfig, num_items: int) -> None:
         super().__init__()
         self.config, width = config, config.hidden_dim
         self.items = nn.Embedding(num_items + 1, width, padding_idx=0)
         self.output = self.items if config.tie_embeddings else nn.Embedding(num_items + 1, width, padding_idx=0)
-        self.places = nn.Embedding(config.max_len, width)
-        for table in (self.items, self.output, self.places):
+        self.positions = nn.Embedding(config.max_len, width)
+        for table in (self.items, self.output, self.positions):
             nn.init.normal_(table.weight, std=0.02)
 
     def forward(self, items: Tensor) -> Tensor:
-        there = (items > 0)[..., None]
+        valid = (items > 0)[..., None]
         steps = torch.arange(items.shape[1], device=items.device)
-        x = (self.items(items) * self.config.hidden_dim**0.5 + self.places(steps)) * there
-        return self.block(x, steps[None] - steps[:, None]) * there  # distances j - i
+        x = (self.items(items) * self.config.hidden_dim**0.5 + self.positions(steps)) * valid
+        return self.block(x, steps[None] - steps[:, None]) * valid  # distances j - i
 
     def heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.config.num_heads, -1))  # (B, N, heads, d)
@@ -73,7 +73,7 @@ class PaddedHSTU(PaddedModel):
 
 
 class PaddedLoop:
-    """Epochs over the examples of `training`, with a model, loss and optimizer of the loop's own."""
+    """Epochs over the training examples of `training`, with its own model, loss and optimizer."""
 
     def __init__(self, training: Training) -> None:
         self.config, self.num_items, batches = training.config, training.model.num_items, training.batches
@@ -82,24 +82,24 @@ class PaddedLoop:
         optimizer = torch.optim.AdamW if self.config.optimizer == "adamw" else torch.optim.Adam
         self.optimizer = optimizer(self.model.parameters(), lr=self.config.lr, weight_decay=0)
         columns = torch.arange(self.config.max_len)
-        inside = columns < batches.lengths[:, None]  # (examples, N)
-        events = torch.where(inside, batches.starts[:, None] + columns, 0).to(training.device)
-        self.inside = inside.to(training.device)
-        self.inputs, self.targets = ((batches.items[events + ahead] + 1) * self.inside for ahead in (0, 1))
+        valid = columns < batches.lengths[:, None]  # (examples, N)
+        events = torch.where(valid, batches.starts[:, None] + columns, 0).to(training.device)
+        self.valid = valid.to(training.device)
+        self.inputs, self.targets = ((batches.items[events + ahead] + 1) * self.valid for ahead in (0, 1))
 
     def epoch(self) -> None:
-        """One pass in a new order."""
+        """One pass over the examples in random order."""
         for rows in torch.randperm(len(self.inputs), device=self.inputs.device).split(self.config.batch_size):
-            loss = self.loss(self.inputs[rows], self.targets[rows], self.inside[rows])
+            loss = self.loss(self.inputs[rows], self.targets[rows], self.valid[rows])
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
 
-    def loss(self, items: Tensor, targets: Tensor, inside: Tensor) -> Tensor:
-        """Sampled softmax over negatives that the batch shares, with the scores that the configuration names."""
+    def loss(self, items: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
+        """Sampled softmax with negatives shared by the batch, on dot or cosine scores as configured."""
         negatives = torch.randint(1, self.num_items + 1, (self.config.num_negatives,), device=items.device)
         parts = self.model(items), self.model.output(targets), self.model.output(negatives)
-        states, own, others = (F.normalize(x, dim=-1) if self.config.scores == "cosine" else x for x in parts)
-        logits = torch.cat(((states * own).sum(-1, keepdim=True), states @ others.T), -1) / self.config.temperature
-        losses = logits.logsumexp(-1) - logits[..., 0]  # (B, N) of logits (B, N, 1 + m)
-        return (losses * inside).sum() / inside.sum()
+        states, positive, others = (F.normalize(x, dim=-1) if self.config.scores == "cosine" else x for x in parts)
+        logits = torch.cat(((states * positive).sum(-1, keepdim=True), states @ others.T), -1) / self.config.temperature
+        losses = logits.logsumexp(-1) - logits[..., 0]  # (B, N) from logits (B, N, 1 + m)
+        return (losses * valid).sum() / valid.sum()

@@ -1,4 +1,4 @@
-"""What every record says of where and with what it was measured, and how the records that are kept are written."""
+"""The environment that every record of a benchmark describes, and how records are saved."""
 
 import argparse
 import importlib.util
@@ -24,7 +24,7 @@ def parser_of(description: str) -> argparse.ArgumentParser:
 
 
 def environment(device: str = "cpu") -> dict[str, object]:
-    """Date, commit, hardware (of the device's type) and versions."""
+    """Date, commit, hardware (the GPU's name if `device` is "cuda"), load and versions."""
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "commit": commit(),
@@ -37,7 +37,7 @@ def environment(device: str = "cpu") -> dict[str, object]:
 
 
 def commit() -> str:
-    """As git describes it; a copy of the tree without its history is unknown."""
+    """The commit as `git describe` names it; "unknown" without git or in a copy of the tree without history."""
     if not shutil.which("git"):
         return "unknown"
     command = ["git", "describe", "--always", "--dirty"]
@@ -49,13 +49,13 @@ def version(package: str) -> str | None:
 
 
 def gpu() -> str:
-    import torch  # noqa: PLC0415 - some benchmarks have no use for it
+    import torch  # noqa: PLC0415 - not every benchmark needs it
 
     return torch.cuda.get_device_name()
 
 
 def processor() -> str:
-    """The processor's name as Linux tells it."""
+    """The processor's name from /proc/cpuinfo, or else as Python's `platform` reports it."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -63,8 +63,8 @@ def processor() -> str:
 
 
 def save(target: Path, record: Mapping[str, object], text: str) -> None:
-    """TARGET.json for programs and TARGET.md for people."""
+    """Write TARGET.json for programs and TARGET.md for people."""
     target.parent.mkdir(exist_ok=True)
-    written = json.dumps(record, indent=1, default=str) + "\n"
-    write_bytes(target.with_name(f"{target.name}.json"), written.encode())
+    encoded = json.dumps(record, indent=1, default=str) + "\n"
+    write_bytes(target.with_name(f"{target.name}.json"), encoded.encode())
     write_bytes(target.with_name(f"{target.name}.md"), text.encode())

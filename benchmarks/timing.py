@@ -1,7 +1,7 @@
-"""Interleaved timing: in every round each contestant has its turn, so that all meet the machine in every mood.
+"""Interleaved timing: contestants take turns in every round, so that changes of the machine's load affect all alike.
 
-A turn is repeated until it takes long enough to be measured, over several sets of inputs in rotation, so that nothing
-is found in the cache only because the same call was made before.
+A turn repeats its calls until it takes long enough to be measured. It rotates over several sets of inputs, so that the
+inputs of a call are not in the cache only because the previous call used them.
 """
 
 import statistics
@@ -17,7 +17,7 @@ Action = Callable[[], object]
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds of one call: the median of the rounds, and their extremes."""
+    """Milliseconds per call: the median and the extremes over the rounds."""
 
     median: float
     low: float
@@ -35,21 +35,21 @@ def interleaved(
     rounds: int,
     turn_ms: float,
 ) -> dict[str, Timing]:
-    """actions: of each contestant one action per set of inputs. Every turn lasts about turn_ms."""
+    """Time each contestant; `actions` has one action per set of inputs. Every turn lasts about turn_ms."""
     counts = {}
     for name, each in actions.items():
         turn(each, len(each), device)  # the first calls compile, allocate and fill caches
         once = turn(each, len(each), device) / len(each)
         counts[name] = max(len(each), round(turn_ms / max(once, 1e-3)))
-    found: dict[str, list[float]] = {name: [] for name in actions}
+    times: dict[str, list[float]] = {name: [] for name in actions}
     for _ in range(rounds):
         for name, each in actions.items():
-            found[name].append(turn(each, counts[name], device) / counts[name])
-    return {name: Timing.of(milliseconds) for name, milliseconds in found.items()}
+            times[name].append(turn(each, counts[name], device) / counts[name])
+    return {name: Timing.of(milliseconds) for name, milliseconds in times.items()}
 
 
 def turn(actions: Sequence[Action], count: int, device: torch.device) -> float:
-    """Milliseconds of `count` calls in rotation: by the device's own clock where it has one."""
+    """Milliseconds of `count` calls in rotation, measured with CUDA events on a GPU."""
     if device.type != "cuda":
         started = time.perf_counter()
         for action in islice(cycle(actions), count):
@@ -66,9 +66,9 @@ def turn(actions: Sequence[Action], count: int, device: torch.device) -> float:
 
 
 def captured(action: Action) -> Action:
-    """The same kernels as one CUDA graph: without the host's share, which at short histories is most of it.
+    """The kernels of `action` as one CUDA graph, without the host's launches, which dominate at short histories.
 
-    The graph owns the results of the action, which stay referenced as long as it does.
+    The returned function keeps the results of the captured action alive, because the graph writes to them.
     """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())

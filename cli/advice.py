@@ -1,6 +1,6 @@
-"""What a person at a terminal can do about a session, as commands.
+"""Advice about sessions as commands of the command line.
 
-The tools advise agents and name other tools; the same advice is given here in the words of the command line.
+The error messages of the tools advise agents, and therefore name other tools. A person at a terminal needs commands.
 """
 
 import shlex
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SessionCommands:
-    """The commands about one session; `session` is empty as long as none is open."""
+    """The commands for one session; `session` is empty until one is open."""
 
     home: Path
     dataset: str
@@ -26,7 +26,7 @@ class SessionCommands:
 
     @property
     def resume(self) -> str:
-        """Goes on with the session."""
+        """Resumes the session."""
         return self._command("sessions", "resume", self.session)
 
     @property
@@ -49,25 +49,26 @@ class SessionCommands:
 
 
 def in_commands(text: str, commands: SessionCommands) -> str:
-    """An error text of a tool with the tools that it names replaced by commands."""
+    """The error text of a tool, with advice to call other tools replaced by commands."""
     replacements = {
         "open_session(new=true) starts another": f"`{commands.new}` starts another",
-        "call finalize again to see": f"run `{commands.resume}` to see",
+        "open_session(new=true) opens another session": f"`{commands.new}` opens another session",
         "call finalize again in a minute": f"run `{commands.resume}` in a minute",
-        "then finalize again": f"then run `{commands.resume}`",
-        "run_trial with changes={} first": f"`{commands.show}` shows what failed, `{commands.new}` starts anew",
+        "and call finalize again": f"and run `{commands.resume}`",
+        "run_trial with changes={} first":
+            f"`{commands.show}` shows what failed, `{commands.new}` opens another session",
         "see list_sessions": "see `virtualmle sessions list`",
         "call wait_trial or cancel_trial for it first": f"`{commands.resume}` waits for it",
         "wait_trial or cancel_trial first": f"`{commands.resume}` waits for it",
         "; call finalize": f"; run `{commands.resume}`",
-    }
+    }  # fmt: skip
     for words, command in replacements.items():
         text = text.replace(words, command)
     return text
 
 
-def ended(record: "SessionRecord", home: Path) -> str:
-    """Why a finalized session cannot be resumed, and what can be done instead."""
+def describe_end(record: "SessionRecord", home: Path) -> str:
+    """The error text for an attempt to resume a finalized session, with the commands that are useful instead."""
     commands = SessionCommands(home, record.dataset, record.backbone, record.id)
     return (
         f"session {record.id} has been finalized (state {record.state}), so nothing is left to resume; "
@@ -77,9 +78,9 @@ def ended(record: "SessionRecord", home: Path) -> str:
 
 
 def ignored_options(settings: "Settings", record: "SessionRecord") -> str:
-    """A note on the options of a `tune` that took up the open session `record` and could not apply them; often empty.
+    """A note on the options of `tune` that have no effect because it resumes the open session `record`, or "".
 
-    Only options that were given and differ from what the session was opened with are named.
+    It names only the options that were given and differ from the settings of the session.
     """
     given = {
         f"--trials {settings.max_trials}": settings.max_trials not in (None, record.max_trials),

@@ -1,6 +1,6 @@
-"""The command line: `virtualmle COMMAND`. Exit codes: 0 done, 1 the user's error, 2 usage, 3 our fault.
+"""The command line: `virtualmle COMMAND`. Exit codes: 0 success, 1 user error, 2 wrong usage, 3 internal error.
 
-This page only puts the commands together and turns errors into exit codes; each group has a file of its own.
+This module only assembles the commands and maps errors to exit codes; each command group has its own module.
 """
 
 import os
@@ -15,7 +15,7 @@ from .. import __version__
 from ..data.errors import VirtualMLEError
 from . import bench, call, data, doctor, memory, report, serve, sessions, tune
 
-USERS_ERROR, OUR_FAULT = 1, 3
+USER_ERROR, INTERNAL_ERROR = 1, 3
 
 app = typer.Typer(
     name="virtualmle",
@@ -44,19 +44,21 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version.")
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """A virtual ML engineer for sequential recommenders (SASRec, HSTU).
+    """A virtual ML engineer that tunes sequential recommenders (SASRec, HSTU).
+
+    Exit codes: 0 success, 1 user error, 2 wrong usage, 3 internal error, 130 interrupted.
 
     Example: virtualmle tune demo --backbone sasrec --trials 12
     """
 
 
 def _ensure_utf8() -> None:
-    """Start this process again in Python's UTF-8 mode where the locale would have file names in another encoding.
+    """Restart this process in Python's UTF-8 mode if the locale has another encoding for file names.
 
-    A home whose name is not ASCII could not be written to memory.db and to the files of trials otherwise. Child
+    Otherwise the name of a home that is not ASCII could not be stored in memory.db and in the files of trials. Child
     processes inherit the mode.
     """
     if sys.getfilesystemencoding().lower() == "utf-8" or os.environ.get("PYTHONUTF8") == "1":
@@ -65,17 +67,17 @@ def _ensure_utf8() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run one command and leave the process with its exit code."""
+    """Run one command and exit the process with its exit code."""
     if arguments is None:
         _ensure_utf8()
     try:
-        # Leaves by itself with 0 when done and 2 for wrong usage
+        # typer exits with 0 on success and with 2 on wrong usage
         app(args=None if arguments is None else list(arguments), prog_name="virtualmle")
     except VirtualMLEError as error:
         print(f"virtualmle: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(USERS_ERROR)
-    except Exception:  # the outermost handler: whatever arrives here is a mistake of ours
+        sys.exit(USER_ERROR)
+    except Exception:  # the outermost handler: any other exception is a bug
         traceback.print_exc()
-        print("virtualmle: this is a fault of VirtualMLE; please report it with the lines above", file=sys.stderr)
-        sys.exit(OUR_FAULT)
+        print("virtualmle: internal error; please report it together with the traceback above", file=sys.stderr)
+        sys.exit(INTERNAL_ERROR)
     sys.exit(0)

@@ -1,4 +1,4 @@
-"""`virtualmle bench`: how long things take on this machine. A table for people, then one JSON line for programs."""
+"""`virtualmle bench`: timings on this machine, as a table for people and one JSON line for programs."""
 
 import json
 import os
@@ -24,16 +24,18 @@ if TYPE_CHECKING:
     from ..tools.results import TrialObservation
     from ..tools.workspace import Workspace
 
-HELP = """Measure training, evaluation, preparation and a trial's overhead on this machine.
+HELP = """Measure the speed of this machine.
+
+Each command prints a table, then one line of JSON.
 
 Example: virtualmle bench train beauty.tsv.gz --set loss=full_softmax
 """
 app = typer.Typer(help=HELP, no_args_is_help=True)
 
-Dataset = Annotated[str, typer.Argument(help="demo, a registered dataset, or the path of a log.")]
+Dataset = Annotated[str, typer.Argument(help="demo, the name of a registered dataset, or the path of a log file.")]
 Backbone = Annotated[str, typer.Option(help="sasrec or hstu.")]
-Repeats = Annotated[int, typer.Option(min=1, help="Counted repetitions, after one that is not.")]
-Knobs = Annotated[list[str] | None, typer.Option("--set", help="A knob, e.g. --set hidden_dim=64; may be repeated.")]
+Repeats = Annotated[int, typer.Option(min=1, help="Measured repetitions, after one warm-up run.")]
+Knobs = Annotated[list[str] | None, typer.Option("--set", help="A knob, e.g. --set hidden_dim=64. Repeatable.")]
 PREPARE = """
 import json, resource, sys, time
 from pathlib import Path
@@ -65,11 +67,11 @@ def train(
     device: Device = "auto",
     home: Home = HERE,
 ) -> None:
-    """Seconds of a training epoch.
+    """Measure the seconds per training epoch.
 
     Example: virtualmle bench train beauty.tsv.gz --set loss=full_softmax --set hidden_dim=64 --threads 2
     """
-    _engine("train", dataset, backbone, repeats, knobs, threads, device, home)
+    _run_engine_bench("train", dataset, backbone, repeats, knobs, threads, device, home)
 
 
 @app.command(name="eval")
@@ -82,19 +84,23 @@ def evaluate(
     device: Device = "auto",
     home: Home = HERE,
 ) -> None:
-    """Seconds of ranking the whole catalogue for all users, and of scoring again with other priors.
+    """Measure full ranking and re-scoring.
+
+    Ranks the whole catalogue for all users, then scores again with other score priors.
 
     Example: virtualmle bench eval beauty --backbone hstu
     """
-    _engine("eval", dataset, backbone, repeats, knobs, threads, device, home)
+    _run_engine_bench("eval", dataset, backbone, repeats, knobs, threads, device, home)
 
 
 @app.command(name="prepare")
 def preparation(
-    interactions: Annotated[int, typer.Option(min=1000, help="Rows of the generated log.")] = 1_000_000,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    interactions: Annotated[int, typer.Option(min=1000, help="Number of rows of the generated log.")] = 1_000_000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the generated log.")] = 0,
 ) -> None:
-    """Seconds and memory of preparing a log whose items are Zipf-distributed (generated in a temporary directory).
+    """Measure the preparation of a log.
+
+    Generates a log with Zipf-distributed items in a temporary directory; reports seconds and peak memory.
 
     Example: virtualmle bench prepare --interactions 20000000
     """
@@ -119,11 +125,13 @@ def overhead(
     threads: Threads = 0,
     device: Device = "auto",
 ) -> None:
-    """Seconds that a trial takes beside its training: the first, two by the warm worker, and three re-scorings.
+    """Measure the overhead of a trial.
+
+    Times the first trial, two trials of the warm worker and three re-scored trials.
 
     Example: virtualmle bench overhead beauty.tsv.gz
     """
-    changes = {"epochs": 1, **_parsed(knobs)}
+    changes = {"epochs": 1, **_parse_knobs(knobs)}
     with tempfile.TemporaryDirectory() as folder:
         settings = make_settings(device=device, threads=threads, keep_warm=WARM_SECONDS)
         ws = open_workspace(Path(folder), settings)
@@ -133,7 +141,7 @@ def overhead(
 
 
 def write_zipf_log(path: Path, interactions: int, seed: int) -> None:
-    """A Parquet log of user, item, timestamp: twenty events per user on average, items by Zipf's law of exponent 1."""
+    """Write a Parquet log (user, item, timestamp): 20 events per user on average, items by Zipf's law, exponent 1."""
     import numpy as np
     import polars as pl
 
@@ -148,7 +156,7 @@ def write_zipf_log(path: Path, interactions: int, seed: int) -> None:
     }).write_parquet(path)
 
 
-def _engine(
+def _run_engine_bench(
     what: str,
     dataset: str,
     backbone: str,
@@ -161,15 +169,15 @@ def _engine(
     from ..data.errors import ConfigError
     from ..models.config import make_config
 
-    given = _parsed(knobs)
-    make_config(backbone, **given)  # refused here, in words, not by a process of its own
+    overrides = _parse_knobs(knobs)
+    make_config(backbone, **overrides)  # wrong knobs are refused here, before a subprocess is started
     with tempfile.TemporaryDirectory() as folder:
-        # a log's path is prepared in passing; a registered name is read from the home, which stays as it is
+        # a log file is prepared in the temporary directory; a registered dataset is only read from the home
         ws = open_workspace(Path(folder) if Path(dataset).exists() or dataset == "demo" else home)
         with ws.memory:
             directory = ws.catalogue.path(_resolved(ws, dataset))
         request = {
-            "what": what, "directory": str(directory), "backbone": backbone, "knobs": given,
+            "what": what, "directory": str(directory), "backbone": backbone, "knobs": overrides,
             "threads": threads, "repeats": repeats, "device": device,
         }
         command = [sys.executable, "-P", "-m", "virtualmle.training.bench", json.dumps(request)]
@@ -178,7 +186,7 @@ def _engine(
         raise ConfigError(f"the measurement failed: {ended.stderr.strip().splitlines()[-1]}")
     figures = json.loads(ended.stdout)
     rows = figures.pop("seconds")
-    _show(what, rows, {"dataset": dataset, "backbone": backbone, "knobs": given, **figures})
+    _show(what, rows, {"dataset": dataset, "backbone": backbone, "knobs": overrides, **figures})
 
 
 def _resolved(ws: "Workspace", dataset: str) -> str:
@@ -192,7 +200,7 @@ def _resolved(ws: "Workspace", dataset: str) -> str:
 def _overhead(
     ws: "Workspace", dataset: str, backbone: str, changes: dict[str, Any]
 ) -> tuple[dict[str, list[float]], int]:
-    """Seconds by what they were spent on, and how many worker processes ran the trials: 1 if all but one were warm."""
+    """Seconds per measured part, and the number of worker processes: 1 if every trial after the first ran warm."""
     from ..tools.open_session import open_session
     from ..tools.run_trial import run_trial
     from ..tools.write_reflection import write_reflection
@@ -214,7 +222,7 @@ def _overhead(
         since = read_progress(directory).training_since
         if since is not None:
             rows.setdefault(f"{label}: call to training", []).append(since - started)
-        write_reflection(ws, session, trial.trial, "unclear", "optimisation", "measured, not judged")
+        write_reflection(ws, session, trial.trial, "unclear", "optimisation", "run for its timing only")
 
     try:
         measured("first trial", lambda: run_trial(ws, session, changes, base="default"))
@@ -228,31 +236,31 @@ def _overhead(
     return rows, len(workers)
 
 
-def _parsed(knobs: list[str] | None) -> dict[str, Any]:
+def _parse_knobs(knobs: list[str] | None) -> dict[str, Any]:
     from ..data.errors import ConfigError
 
     found: dict[str, Any] = {}
     for text in knobs or []:
         name, equals, value = text.partition("=")
         if not equals:
-            raise ConfigError(f"--set {text!r} has no value; write --set knob=value")
+            raise ConfigError(f"--set {text!r} has no value; write --set KNOB=VALUE")
         try:
             found[name] = json.loads(value)
-        except json.JSONDecodeError:  # a choice, written without quotes
+        except json.JSONDecodeError:  # a choice, given without quotes
             found[name] = value
     return found
 
 
 def _show(what: str, rows: dict[str, list[float]], facts: dict[str, Any]) -> None:
-    table = Table("", "median s", "from", "to", title=f"virtualmle bench {what}")
+    table = Table("", "median s", "min s", "max s", title=f"virtualmle bench {what}")
     for name, seconds in rows.items():
         numbers = (statistics.median(seconds), min(seconds), max(seconds))
         table.add_row(name, *(f"{number:.3f}" for number in numbers))
     console = Console(stderr=False, width=100)
     console.print(table)
-    said = {name: value for name, value in facts.items() if not isinstance(value, dict)}
+    scalars = {name: value for name, value in facts.items() if not isinstance(value, dict)}
     console.print(", ".join(f"{name} {value:,.0f}" if isinstance(value, float) else f"{name} {value}"
-                            for name, value in said.items()), highlight=False)  # fmt: skip
+                            for name, value in scalars.items()), highlight=False)  # fmt: skip
     record = {
         "bench": what,
         "median": {name: statistics.median(seconds) for name, seconds in rows.items()},

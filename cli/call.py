@@ -1,4 +1,4 @@
-"""`virtualmle call`: one tool as a plain function, without MCP; for scripts, and for looking around."""
+"""`virtualmle call`: call one tool as a plain function, without MCP; for scripts and for inspection."""
 
 import inspect
 import json
@@ -18,8 +18,10 @@ TOOLS = (
 
 
 def call(
-    tool: Annotated[str, typer.Argument(help=f"One of {', '.join(TOOLS)}.")],
-    arguments: Annotated[str, typer.Argument(metavar="JSON", help="A JSON object; - reads it from stdin.")] = "{}",
+    tool: Annotated[str, typer.Argument(help=f"The tool: {', '.join(TOOLS)}.")],
+    arguments: Annotated[
+        str, typer.Argument(metavar="JSON", help="Its arguments as a JSON object; - reads them from standard input.")
+    ] = "{}",
     home: Home = HERE,
     trials: Trials = None,
     seed: Seed = 0,
@@ -27,7 +29,9 @@ def call(
     threads: Threads = 0,
     keep_warm: KeepWarm = WARM_SECONDS,
 ) -> None:
-    """Call one tool and print its result as JSON.
+    """Call one tool without a server.
+
+    Prints the result of the tool as JSON.
 
     Example: virtualmle call open_session '{"dataset": "demo", "backbone": "sasrec"}'
     """
@@ -43,7 +47,7 @@ def _parse(text: str) -> dict[str, Any]:
     try:
         given = json.loads(text)
         json.dumps(given, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:  # UnicodeEncodeError, a ValueError: half a surrogate pair
+    except (ValueError, RecursionError) as error:  # UnicodeEncodeError, a ValueError: a lone surrogate
         raise typer.BadParameter(f"not JSON: {error}", param_hint="JSON") from None
     if not isinstance(given, dict):
         raise typer.BadParameter("give a JSON object, e.g. '{\"dataset\": \"demo\"}'", param_hint="JSON")
@@ -56,7 +60,7 @@ def _function(tool: str) -> Callable[..., Any]:
 
 
 def _invoke(function: Callable[..., Any], ws: Any, given: dict[str, Any]) -> Any:
-    """Call `function` with arguments checked against its signature, as the server does. Raises ConfigError."""
+    """Call `function` with arguments validated against its signature, as the server does. Raises ConfigError."""
     from pydantic import ConfigDict, ValidationError, validate_call
 
     from ..data.errors import ConfigError
@@ -70,7 +74,7 @@ def _invoke(function: Callable[..., Any], ws: Any, given: dict[str, Any]) -> Any
     try:
         return validate_call(config=ConfigDict(arbitrary_types_allowed=True))(function)(ws, **given)
     except ValidationError as error:
-        if error.title != function.__name__:  # not the arguments: something inside the tool
+        if error.title != function.__name__:  # raised inside the tool, not by its arguments
             raise
         problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False)]
         raise ConfigError(f"{function.__name__} refuses its arguments: {'; '.join(problems)}") from None

@@ -1,7 +1,7 @@
-"""The checks of `virtualmle doctor`: each looks at one thing and says ok, warn or fail with a sentence.
+"""The checks of `virtualmle doctor`: each examines one thing and reports ok, warn or fail with a sentence.
 
-Not covered: whether training gives right numbers (the tests do that). Nothing is installed, changed or downloaded, and
-the only file written is an empty one that is removed at once.
+Not covered: the correctness of training, which the tests check. Nothing is installed, changed or downloaded, and the
+only file written is an empty one that is removed at once.
 """
 
 import json
@@ -25,7 +25,7 @@ from ..memory.store import Memory
 from ..sandbox.protocol import load_protocol
 
 Status = Literal["ok", "warn", "fail"]
-PROBE_SECONDS = 120.0  # a first import of torch from a cold network disk takes a minute
+PROBE_SECONDS = 120.0  # the first import of torch from a cold network file system takes a minute
 TRAINING_ENVIRONMENT = (
     "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "VIRTUALMLE_WAIT_SECONDS", "PYTHONPATH",
 )  # fmt: skip
@@ -41,12 +41,12 @@ print(json.dumps({"torch": torch.__version__, "triton": triton_version, "threads
                   "cuda": torch.version.cuda, "device": torch.cuda.get_device_name(0) if cuda else None}))
 """
 VISIBLE_FILES = {MANIFEST, SEALED, USER_IDS, ITEM_IDS, *map(array_file, ARRAYS)}
-"""Everything that belongs into a prepared dataset's directory; test targets lie in the sealed file only."""
+"""All files that belong in the directory of a prepared dataset; only the sealed one contains test targets."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found."""
+    """The result of one check."""
 
     check: str
     status: Status
@@ -54,7 +54,7 @@ class Finding:
 
 
 def run_checks(home: Path) -> list[Finding]:
-    """All checks on this machine and `home`, in the order in which trouble is best mended."""
+    """Run all checks on this machine and on `home`, in the order in which problems are best fixed."""
     findings = [_python(), *_torch(), _home(home)]
     for check in (_memory, _protocol, _environment, _vault, _plain_targets, _isolation):
         findings.append(_guarded(check, home))
@@ -62,7 +62,7 @@ def run_checks(home: Path) -> list[Finding]:
 
 
 def _guarded(check: Callable[[Path], Finding], home: Path) -> Finding:
-    """The finding of `check`; what a caller could mend is a failure of the check, in its own words."""
+    """The finding of `check`; an error that a user can fix becomes a failed check with the error's message."""
     try:
         return check(home)
     except (VirtualMLEError, OSError) as error:
@@ -75,7 +75,7 @@ def _python() -> Finding:
 
 
 def _torch() -> list[Finding]:
-    """In a process of its own: this one must stay free of torch, and a broken install should not end the doctor."""
+    """Probe torch in a subprocess: this process must not import it, and a broken install must not end the doctor."""
     command = [sys.executable, "-P", "-c", TORCH_PROBE]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False)
@@ -90,33 +90,33 @@ def _torch() -> list[Finding]:
 def _torch_findings(probe: dict[str, str | int | None]) -> list[Finding]:
     device = probe["device"]
     cuda = Finding("cuda", "ok", f"{device}, CUDA {probe['cuda']}") if device else Finding(
-        "cuda", "warn", "no CUDA device: trials run on the CPU"
+        "cuda", "warn", "no CUDA device; trials run on the CPU"
     )  # fmt: skip
     if probe["triton"]:
         triton = Finding("triton", "ok", str(probe["triton"]))
     else:
-        triton = Finding("triton", "warn" if device else "ok", "not installed: the plain torch kernels are used")
+        triton = Finding("triton", "warn" if device else "ok", "not installed; the plain torch kernels are used")
     count, limit = os.cpu_count(), os.environ.get("OMP_NUM_THREADS")
     threads = f"{probe['threads']} torch threads on {count} cores" + (f" (OMP_NUM_THREADS={limit})" if limit else "")
     return [Finding("torch", "ok", str(probe["torch"])), triton, cuda, Finding("threads", "ok", threads)]
 
 
 def _home(home: Path) -> Finding:
-    """Whether files can be made there; a home that does not exist yet is judged by where it would be made."""
+    """Whether `home` is writable; for a home that does not exist yet, whether its nearest existing parent is."""
     existing = next(folder for folder in (home, *home.parents) if folder.exists())
     try:
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
         return Finding("home", "fail", f"{home} cannot be written ({error.strerror}); choose another with --home")
-    outlook = "is writable" if existing == home else "will be created on first use"
-    return Finding("home", "ok", f"{home} {outlook}")
+    state = "is writable" if existing == home else "will be created on first use"
+    return Finding("home", "ok", f"{home} {state}")
 
 
 def _memory(home: Path) -> Finding:
     path = home / "memory.db"
     if not path.exists():
-        return Finding("memory", "ok", "no memory.db yet; it is created on first use")
+        return Finding("memory", "ok", "no memory.db yet; it will be created on first use")
     with Memory(path) as memory:
         sessions, rules = len(memory.sessions.all()), len(memory.rules.all())
     return Finding("memory", "ok", f"{counted(sessions, 'session')}, {counted(rules, 'rule')}")
@@ -131,29 +131,30 @@ def _protocol(home: Path) -> Finding:
 
 
 def _environment(home: Path) -> Finding:
-    """An MCP client passes a stdio server a handful of variables only: what is set here may be missing there."""
-    del home  # the same for every home
-    from mcp.client.stdio import get_default_environment  # brings the MCP library
+    """Whether variables that matter for training reach a stdio server; MCP clients pass only a few of them on."""
+    del home  # this check does not depend on the home
+    from mcp.client.stdio import get_default_environment  # imports the MCP library
 
     passed = get_default_environment()
     lost = [name for name in TRAINING_ENVIRONMENT if name in os.environ and name not in passed]
     if not lost:
-        return Finding("environment", "ok", f"a stdio server sees {', '.join(sorted(passed))}")
+        return Finding("environment", "ok", f"a stdio server receives {', '.join(sorted(passed))}")
     entries = ", ".join(f'"{name}": "{os.environ[name]}"' for name in lost)
-    return Finding("environment", "warn", f"set here, but a stdio server gets it only by the client's `env`: {entries}")
+    detail = f"not passed to a stdio server; add to `env` in the client's configuration: {entries}"
+    return Finding("environment", "warn", detail)
 
 
 def _vault(home: Path) -> Finding:
     vault = Vault(home)
     if not vault.directory.exists():
-        return Finding("vault", "ok", "none yet; it is created with the first dataset")
+        return Finding("vault", "ok", "none yet; it will be created with the first dataset")
     open_to_others = [
         path.name for path in (vault.directory, vault.directory / PRIVATE) if path.exists() and _others_may_read(path)
     ]
     if open_to_others:
         names = " and ".join(open_to_others)
-        return Finding("vault", "fail", f"others can read {names}; run chmod -R go= {vault.directory}")
-    return Finding("vault", "ok", f"{vault.mode} mode; closed to other users")
+        return Finding("vault", "fail", f"other users can read {names}; run chmod -R go= {vault.directory}")
+    return Finding("vault", "ok", f"{vault.mode} mode; not readable by other users")
 
 
 def _others_may_read(path: Path) -> bool:
@@ -161,7 +162,7 @@ def _others_may_read(path: Path) -> bool:
 
 
 def _plain_targets(home: Path) -> Finding:
-    """Look for test targets where an agent could read them, as an agent would."""
+    """Look for unsealed test targets wherever an agent could read them."""
     names, found = Catalogue(home).names(), []
     for name in names:
         directory = Catalogue(home).path(name)
@@ -171,12 +172,12 @@ def _plain_targets(home: Path) -> Finding:
     downloads = home / ".virtualmle" / "vault" / "downloads"
     found += [f"downloads/{path.name}" for path in downloads.glob("*")] if downloads.exists() else []
     if found:
-        return Finding("plain targets", "fail", f"files that may hold test targets in the open: {', '.join(found)}")
-    return Finding("plain targets", "ok", f"looked through {counted(len(names), 'dataset')} and found none")
+        return Finding("plain targets", "fail", f"files that may contain unsealed test targets: {', '.join(found)}")
+    return Finding("plain targets", "ok", f"none found in {counted(len(names), 'dataset')}")
 
 
 def _looks_sealed(path: Path) -> bool:
-    """Whether a file is there, is of no known format, and is not an array of small numbers, mostly zero bytes."""
+    """Whether a file exists and looks like ciphertext: no known format, and not mostly zero bytes (small integers)."""
     if not path.is_file():
         return False
     content = path.read_bytes()
@@ -186,15 +187,15 @@ def _looks_sealed(path: Path) -> bool:
 
 
 def _isolation(home: Path) -> Finding:
-    """How far test targets are from an agent; docs/protocol-and-safety.md defines the levels."""
+    """The isolation level of the test targets; docs/protocol-and-safety.md defines the levels."""
     vault = Vault(home)
     if not vault.directory.exists():
-        return Finding("isolation", "ok", "no dataset yet; sealed from the first one on (L1)")
+        return Finding("isolation", "ok", "no dataset yet; test targets will be sealed (L1)")
     if not os.access(vault.directory, os.R_OK):
         return Finding("isolation", "ok", "L2: the vault belongs to another user")
     if vault.mode == "operator":
         return Finding("isolation", "ok", "L3 for the key: the private key is not on this machine")
     return Finding(
         "isolation", "ok",
-        "L1: sealed. A process of this same user could read the key; serve over HTTP as another user for L2",
+        "L1: sealed, but a process of the same user could read the key; for L2, serve over HTTP as another user",
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""`virtualmle data`: registering and looking at datasets. For people: no MCP tool can do this."""
+"""`virtualmle data`: register and inspect datasets. Only people can do this; there is no MCP tool for it."""
 
 import inspect
 import json
@@ -15,52 +15,91 @@ if TYPE_CHECKING:
     from ..data.catalogue import Catalogue
     from ..data.prepared import Manifest
 
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
+LOG = (
+    "A CSV, TSV, JSON or Parquet file, also compressed (.gz, .zip, .bz2, .xz, .zst); a directory of Parquet parts; "
+    "or - for standard input, with --format."
+)
 app = typer.Typer(
-    help="Register and look at datasets.\n\nExample: virtualmle data add office office.tsv.gz", no_args_is_help=True
+    help="Register, prepare and inspect datasets.\n\nExample: virtualmle data add office office.tsv.gz",
+    no_args_is_help=True,
 )
 
 
 @app.command()
-def add(  # noqa: PLR0913, PLR0917 - one parameter per option
-    name: Annotated[str, typer.Argument(help="A name of your choice.")],
-    file: Annotated[Path, typer.Argument(help="CSV, TSV, JSON lines (.gz too), Parquet, or an Amazon review file.")],
-    user: Annotated[str | None, typer.Option(help="Column of the user.", show_default="guessed")] = None,
-    item: Annotated[str | None, typer.Option(help="Column of the item.", show_default="guessed")] = None,
-    timestamp: Annotated[str | None, typer.Option(help="Column of the time.", show_default="guessed")] = None,
-    k_core: Annotated[int, typer.Option(help="Least number of events per user and item.")] = 5,
-    max_events: Annotated[int, typer.Option(help="Last events kept per user.")] = 50,
-    format: Annotated[str | None, typer.Option(help="csv, tsv, jsonl, parquet.", show_default="by ending")] = None,
+def add(  # noqa: PLR0913, PLR0917 - one argument per option
+    name: Annotated[str, typer.Argument(help="The name to register the dataset under.")],
+    file: Annotated[Path, typer.Argument(help=LOG)],
+    user: Annotated[
+        str | None, typer.Option(help="Name or number of the user column.", show_default="guessed")
+    ] = None,
+    item: Annotated[
+        str | None, typer.Option(help="Name or number of the item column.", show_default="guessed")
+    ] = None,
+    timestamp: Annotated[
+        str | None, typer.Option(help="Name or number of the timestamp column.", show_default="guessed")
+    ] = None,
+    k_core: Annotated[int, typer.Option(help="Minimum number of events per user and per item.")] = 5,
+    max_events: Annotated[int, typer.Option(help="Number of most recent events kept per user.")] = 50,
+    format: Annotated[
+        str | None, typer.Option(help="csv, tsv, jsonl or parquet.", show_default="by file extension")
+    ] = None,
+    separator: Annotated[
+        str | None,
+        typer.Option(help="Cell separator of a text table, e.g. ';', '::' or tab.", show_default="detected"),
+    ] = None,
+    header: Annotated[
+        bool | None,
+        typer.Option("--header/--no-header", help="Whether the first row has column names.", show_default="detected"),
+    ] = None,
+    no_quotes: Annotated[bool, typer.Option("--no-quotes", help="Treat double quotes as plain characters.")] = False,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Skip and count rows that cannot be parsed.")
+    ] = False,
+    time_unit: Annotated[str, typer.Option(help="Unit of numeric times: s, ms, us, ns, day or auto.")] = "auto",
+    drop_bad_times: Annotated[bool, typer.Option("--drop-bad-times", help="Drop rows without a valid time.")] = False,
+    drop_missing: Annotated[bool, typer.Option("--drop-missing", help="Drop rows without a user or item.")] = False,
+    keep_duplicates: Annotated[
+        bool, typer.Option("--keep-duplicates", help="Keep rows with equal user, item and time.")
+    ] = False,
     home: Home = HERE,
     as_json: Json = False,
     replace: Annotated[bool, typer.Option(hidden=True)] = False,  # set by `data replace`
 ) -> None:
-    """Prepare a log and register it under a name.
+    """Register an interaction log as a dataset.
+
+    Reads, filters and splits the log, and seals its test targets.
 
     Example: virtualmle data add office ~/logs/office.tsv.gz --user customer --item product --timestamp time
     """
-    from ..data.errors import DataError  # these bring polars
+    from ..data.errors import DataError  # these import polars
+    from ..data.interactions import Cleaning
     from ..data.prepared import PrepareOptions
+    from ..data.reading import Reading
     from ..examiner.vault import Vault
 
     if format not in (None, "csv", "tsv", "jsonl", "parquet"):
         raise DataError(f"format={format!r} is not known; use csv, tsv, jsonl or parquet")
+    quotes = False if no_quotes else None
     manifest = _catalogue(home).add(
         name, file, public_key=Vault(home).public_key(),
-        options=PrepareOptions(k_core=k_core, max_events=max_events),
-        user=user, item=item, timestamp=timestamp, format=format, replace=replace,  # type: ignore[arg-type]  # checked above
+        options=PrepareOptions(k_core=k_core, max_events=max_events, keep_duplicates=keep_duplicates),
+        cleaning=Cleaning(drop_missing, drop_bad_times, time_unit),  # type: ignore[arg-type]  # checked by Cleaning
+        reading=Reading(user, item, timestamp, format, separator, header, quotes, skip_bad_rows),  # type: ignore[arg-type]
+        replace=replace,
     )  # fmt: skip
-    _tell(manifest, as_json)
+    _print_manifest(manifest, as_json)
 
 
 @app.command()
 def prepare(
-    name: Annotated[str, typer.Argument(help="demo, or a public dataset to download, e.g. amazon-beauty.")],
+    name: Annotated[str, typer.Argument(help="demo, or a public dataset, e.g. amazon-beauty.")],
     home: Home = HERE,
     as_json: Json = False,
 ) -> None:
-    """Generate or download a named dataset and prepare it; one that is prepared already is left as it is.
+    """Prepare a dataset by name.
+
+    Generates or downloads the dataset, and prepares it. A dataset that is prepared already is not changed.
 
     Example: virtualmle data prepare amazon-beauty
     """
@@ -70,12 +109,14 @@ def prepare(
     catalogue = _catalogue(home)
     with download_bar(name) as progress:
         catalogue.resolve(name, Vault(home).public_key(), progress)
-    _tell(catalogue.manifest(name), as_json)
+    _print_manifest(catalogue.manifest(name), as_json)
 
 
 @app.command("list")
 def list_datasets(home: Home = HERE, as_json: Json = False) -> None:
-    """List the registered datasets, and those that can be fetched by name.
+    """List registered and available datasets.
+
+    Available datasets can be passed to `data prepare` and `tune` by name.
 
     Example: virtualmle data list --json
     """
@@ -96,18 +137,20 @@ def list_datasets(home: Home = HERE, as_json: Json = False) -> None:
     for m in manifests:
         table.add_row(m.name, f"{m.num_users:,}", f"{m.num_items:,}", f"{m.num_interactions:,}", m.dataset_id[:12])
     Console().print(table)
-    print(f"ready to fetch: {', '.join(n for n in catalogue.available() if n not in catalogue.names()) or 'none'}")
+    print(f"available by name: {', '.join(n for n in catalogue.available() if n not in catalogue.names()) or 'none'}")
 
 
 @app.command()
 def show(
     name: Annotated[str, typer.Argument(help="A registered dataset.")], home: Home = HERE, as_json: Json = False
 ) -> None:
-    """Show a dataset's counts, options and train-only profile.
+    """Show the counts and profile of a dataset.
+
+    The profile is computed on the training data only.
 
     Example: virtualmle data show demo
     """
-    _tell(_catalogue(home).manifest(name), as_json)
+    _print_manifest(_catalogue(home).manifest(name), as_json)
 
 
 @app.command()
@@ -116,7 +159,9 @@ def rm(
     yes: Yes = False,
     home: Home = HERE,
 ) -> None:
-    """Remove a dataset; its sessions stay readable, and so do the looks at its test set that were counted.
+    """Remove a dataset.
+
+    Its sessions can still be shown, and the looks at its test set stay counted.
 
     Example: virtualmle data rm office
     """
@@ -127,12 +172,12 @@ def rm(
     catalogue.path(name)  # raises for an unknown name
     try:
         content = catalogue.manifest(name).dataset_id
-    except DataError:  # a damaged dataset can be removed too; which sessions used it, its name alone tells
+    except DataError:  # a damaged dataset can be removed too; its sessions are then found by its name only
         content = None
     sessions = sessions_on(home, name, content)
     if busy := unfinished(sessions):
         raise DataError(
-            f"dataset {name!r} is used by {busy}; resume it to its end (`virtualmle sessions resume`) before you "
+            f"dataset {name!r} is used by {busy}; finish it with `virtualmle sessions resume` before you "
             "remove the dataset"
         )
     _confirm(f"Remove the dataset {name!r}, with {counted(len(sessions), 'ended session')} on it?", yes)
@@ -142,7 +187,9 @@ def rm(
 
 @app.command()
 def replace(**given: Any) -> None:
-    """Prepare a log and put it in the place of a registered dataset, in one step; takes the options of `data add`.
+    """Replace the content of a dataset by another log.
+
+    Takes the options of `data add`. If the new log cannot be prepared, the dataset is unchanged.
 
     Example: virtualmle data replace office ~/logs/office-2026.tsv.gz
     """
@@ -153,58 +200,60 @@ def replace(**given: Any) -> None:
     before = catalogue.manifest(name)
     sessions = sessions_on(home, name, before.dataset_id)
     if busy := unfinished(sessions):
-        print(f"{busy} uses the present content of {name!r}: it stays readable and takes no more trials",
+        print(f"{busy} uses the current content of {name!r}: it can still be shown, but takes no more trials",
               file=sys.stderr)  # fmt: skip
     _confirm(f"Replace the dataset {name!r}?", yes)
     add(**given, replace=True)
     if catalogue.manifest(name).dataset_id == before.dataset_id:
-        print("train and validation parts are what they were: sessions on them go on", file=sys.stderr)
+        print("the train and validation parts are unchanged: sessions on this dataset continue", file=sys.stderr)
         return
     print(
-        f"{counted(len(sessions), 'session')} on the old content can still be shown and reported; what they taught "
-        "stays in memory as knowledge of another dataset. Looks at the test set are counted by content: those at the "
-        "old content stay counted, the new content has none unless it was registered here before.",
+        f"{counted(len(sessions), 'session')} on the old content can still be shown and reported; their lessons stay "
+        "in memory as those of another dataset. Looks at the test set are counted by content: those at the old content "
+        "stay counted, and the new content has none unless it was registered here before.",
         file=sys.stderr,
     )
 
 
 def _confirm(question: str, yes: bool) -> None:
-    """Ask on a terminal unless `yes`; raises DataError where nobody can be asked, typer.Abort for a no."""
+    """Ask for confirmation unless `yes`; raises typer.Abort for a no, and DataError without a terminal."""
     from ..data.errors import DataError
 
     if yes:
         return
     if not sys.stdin.isatty():
-        raise DataError(f"{question} Nobody can be asked here: give --yes")
+        raise DataError(f"{question} Standard input is not a terminal, so confirm with --yes")
     typer.confirm(question, abort=True, err=True)
 
 
 def _add_yes() -> None:
-    """`replace` takes the parameters of `add` but its hidden one, and --yes."""
+    """Give `replace` the parameters of `add`, except the hidden one, and --yes."""
     parameters = [p for p in inspect.signature(add).parameters.values() if p.name != "replace"]
-    asked = inspect.Parameter("yes", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Yes, default=False)
-    replace.__signature__ = inspect.Signature([*parameters, asked])  # type: ignore[attr-defined]
+    confirmation = inspect.Parameter("yes", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Yes, default=False)
+    replace.__signature__ = inspect.Signature([*parameters, confirmation])  # type: ignore[attr-defined]
 
 
 _add_yes()
 
 
 def _catalogue(home: Path) -> "Catalogue":
-    from ..data.catalogue import Catalogue  # brings polars
+    from ..data.catalogue import Catalogue  # imports polars
 
     return Catalogue(home)
 
 
-def _tell(manifest: "Manifest", as_json: bool) -> None:
+def _print_manifest(manifest: "Manifest", as_json: bool) -> None:
     if as_json:
         print(manifest.model_dump_json(indent=1, exclude={"files"}))
         return
     from .dataset_text import filter_lines, profile_lines
 
-    taken = ", ".join(f"{role} from {column!r}" for role, column in manifest.columns.items())
+    columns = ", ".join(f"{role} from {column!r}" for role, column in manifest.columns.items())
     print(
         f"{manifest.name}: {manifest.num_users:,} users, {manifest.num_items:,} items, "
-        f"{manifest.num_interactions:,} interactions (of {manifest.rows_read:,} rows; columns: {taken})"
+        f"{manifest.num_interactions:,} interactions (of {manifest.rows_read:,} rows; columns: {columns})"
     )
     for line in (*filter_lines(manifest), *profile_lines(manifest)):
         print(f"  {line}")
+    for note in manifest.notes:
+        print(f"note: {note}")

@@ -1,10 +1,10 @@
-"""A prepared dataset in lines for people: what the filters removed, and which figures describe the train part alone."""
+"""A prepared dataset as text: what the filters removed, and the profile of its train part."""
 
 from ..data.prepared import MIN_EVENTS, Manifest
 
 
 def filter_lines(manifest: Manifest) -> list[str]:
-    """What the k-core filter and the cut to the last events removed; the former is unknown to older manifests."""
+    """What the k-core filter and the truncation to the last events removed; older manifests lack the former."""
     options, before = manifest.options, manifest.before_core
     lines = []
     if before:
@@ -25,8 +25,8 @@ def filter_lines(manifest: Manifest) -> list[str]:
 
 
 def profile_lines(manifest: Manifest) -> list[str]:
-    """The profile, under a heading that says what it covers."""
-    heading = "train part alone, without each user's last two events (validation and test):"
+    """The profile, under a heading that names the events it describes."""
+    heading = "train part only, without the last two events of each user (validation and test):"
     return [heading, *(f"  {name:<20} {value}" for name, value in manifest.profile.items())]
 
 

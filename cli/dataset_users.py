@@ -1,4 +1,4 @@
-"""Which sessions use a dataset: asked before it is removed or replaced."""
+"""The sessions that use a dataset, which are checked before it is removed or replaced."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ ENDED = ("revealed", "void")
 
 
 def sessions_on(home: Path, name: str, dataset_id: str | None) -> list[SessionRecord]:
-    """The sessions of a home on one content of a dataset, or on any for None, oldest first; creates no memory.db."""
+    """The sessions on dataset `name` with content `dataset_id` (None: any), oldest first; creates no memory.db."""
     path = home / "memory.db"
     if not path.exists():
         return []
@@ -19,6 +19,6 @@ def sessions_on(home: Path, name: str, dataset_id: str | None) -> list[SessionRe
 
 
 def unfinished(sessions: list[SessionRecord]) -> str:
-    """The sessions that still need their dataset, for an error text; empty if there are none."""
+    """The sessions that still need their dataset, as text for a message; empty if there are none."""
     named = [f"{session.id} ({session.state})" for session in sessions if session.state not in ENDED]
     return f"session {', '.join(named)}" if named else ""

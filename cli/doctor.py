@@ -1,4 +1,4 @@
-"""`virtualmle doctor`: is this machine and this home fit for use, and is the test set out of reach?"""
+"""`virtualmle doctor`: check whether the machine and the home are usable and whether the test set is out of reach."""
 
 import json
 from dataclasses import asdict
@@ -11,11 +11,13 @@ STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 def doctor(home: Home = HERE, as_json: Json = False) -> None:
-    """Check the installation, the home and the sealing; exit 1 if anything fails.
+    """Check the installation and the home.
+
+    Checks python, torch, the home directory and the sealing of test sets; exits with 1 if a check fails.
 
     Example: virtualmle doctor --home ~/recsys
     """
-    from .checks import run_checks  # brings polars, cryptography and sqlite-utils
+    from .checks import run_checks  # imports polars, cryptography and sqlite-utils
 
     findings = run_checks(home)
     if as_json:
@@ -31,7 +33,7 @@ def _print_table(rows: list[tuple[str, str, str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("check", "status", "what was found")
+    table = Table("check", "status", "details")
     for check, status, detail in rows:
         table.add_row(check, Text(status, style=STYLES[status]), Text(detail))
     Console().print(table)

@@ -1,7 +1,7 @@
-"""One driver per session: an advisory lock that `tune` and `sessions resume` hold while they drive a session.
+"""An advisory lock that `tune` and `sessions resume` hold while they run a session, so that only one of them does.
 
-The lock is `flock` on a file in the session's directory, so the system releases it when its holder ends, however it
-ends. MCP clients do not take it: the tools themselves refuse what two of them must not do at once.
+The lock is `flock` on a file in the directory of the session, so the system releases it even if its holder is killed.
+MCP clients do not take it: the tools refuse conflicting calls of several clients.
 """
 
 import contextlib
@@ -14,21 +14,21 @@ from ..data.errors import SessionError
 
 try:
     import fcntl
-except ImportError:  # not a POSIX system: there is no such lock, and two drivers are not told apart
+except ImportError:  # not a POSIX system: it has no such lock, so a second run is not detected
     fcntl = None  # type: ignore[assignment]
 
 LOCK = "driver.lock"
 
 
 class DriverLock:
-    """The lock on the session that this process drives; `acquire` once its id is known."""
+    """The lock on the session that this process runs; call `acquire` when the id of the session is known."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
         self._file: IO[str] | None = None
 
     def acquire(self, session: str) -> None:
-        """Take the lock, or keep it. Raises SessionError, naming its process, where another run drives `session`."""
+        """Take the lock unless it is held already. Raises SessionError with the process id if another run holds it."""
         if self._file is not None or fcntl is None:
             return
         path = self._home / ".virtualmle" / "sessions" / session / LOCK
@@ -41,10 +41,10 @@ class DriverLock:
             holder = file.read().strip() or "unknown"
             file.close()
             raise SessionError(
-                f"session {session} is being driven by another run (process {holder}); watch it with "
+                f"session {session} is in use by another run (process {holder}); watch it with "
                 f"`virtualmle sessions show {session}`, or open another session with `virtualmle tune ... --new`"
             ) from None
-        except OSError:  # a file system without locks: two drivers are not told apart there
+        except OSError:  # a file system without locks: a second run is not detected
             file.close()
             return
         file.truncate(0)
@@ -53,7 +53,7 @@ class DriverLock:
         self._file = file
 
     def release(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         if self._file is not None:
             self._file.close()
             self._file = None

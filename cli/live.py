@@ -1,4 +1,4 @@
-"""What a person sees while a session runs: on stderr, as a live bar on a terminal and as plain lines elsewhere."""
+"""Live output of a running session on stderr: a progress bar on a terminal, plain lines otherwise."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ STYLES = {"keep": "green", "discard": "dim", "crash": "red"}
 
 
 class Display:
-    """Turns events into lines, and into a bar for the trial that runs. `session` is the id once it is known."""
+    """Prints events as lines and the running trial as a progress bar. `session` is its id once it is known."""
 
     def __init__(self, console: Console) -> None:
         self.session = ""
@@ -52,8 +52,8 @@ class Display:
                 self.session, self._trials_max = brief.session, brief.budget.trials_max
                 self._line(_opened(brief))
             case TrialStarted(trial, action):
-                asked = formats.settings(action.changes, empty="the default") if action else "taken up again"
-                self._start(f"{trial} {asked}")
+                label = formats.settings(action.changes, empty="the default") if action else "resumed"
+                self._start(f"{trial} {label}")
             case TrialProgress(_, done, total, message):
                 self._advance(done, total, message)
             case TrialFinished(observation):
@@ -67,7 +67,7 @@ class Display:
                 self._line(f"finalized {result.session}: {result.selected} selected, state {result.state}")
 
     def _line(self, text: str, style: str = "") -> None:
-        # Text: markup that an agent wrote is shown, not obeyed; soft_wrap: one event, one line in a log file
+        # Text shows markup in agents' texts literally; soft_wrap keeps each event on one line of a log file
         self._console.print(Text(text, style=style), soft_wrap=True)
 
     def _start(self, description: str) -> None:
@@ -97,19 +97,19 @@ def _opened(brief: Brief) -> str:
 def _finished(observation: TrialObservation, trials_max: int) -> str:
     """`t003/12 keep     0.0612 ± 0.0011  +0.0031 ± 0.0012 (z +2.6)  lr=0.001  8.4 s`."""
     head = f"{observation.trial}/{trials_max} {observation.verdict or observation.status:<9}"
-    asked = formats.settings(observation.changes, empty="the default")
+    changes = formats.settings(observation.changes, empty="the default")
     seconds = formats.duration(observation.seconds)
     if not observation.metrics:
-        return f"{head} {observation.reason}  {asked}  {seconds}"
+        return f"{head} {observation.reason}  {changes}  {seconds}"
     figures = formats.with_error(observation.metrics["ndcg@10"], observation.ndcg10_se)
     delta = observation.delta
-    change = formats.change(delta["delta"], delta["se"], delta["z"]) if delta else ""
-    return "  ".join(part for part in (f"{head} {figures}", change, asked, seconds) if part)
+    difference = formats.change(delta["delta"], delta["se"], delta["z"]) if delta else ""
+    return "  ".join(part for part in (f"{head} {figures}", difference, changes, seconds) if part)
 
 
 @contextmanager
 def download_bar(name: str) -> Iterator[Callable[[int, int | None], None]]:
-    """A progress callback that shows a download on stderr, and nothing while there is none."""
+    """A progress callback that shows a download on stderr; nothing is shown before the first call."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:

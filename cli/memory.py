@@ -1,4 +1,4 @@
-"""`virtualmle memory`: what was learnt here, over all sessions."""
+"""`virtualmle memory`: the knowledge of all sessions of a home."""
 
 import json
 from pathlib import Path
@@ -12,17 +12,21 @@ if TYPE_CHECKING:
     from ..memory.store import Memory
 
 app = typer.Typer(
-    help="Look at what earlier sessions learnt.\n\nExample: virtualmle memory search dropout", no_args_is_help=True
+    help="Inspect and exchange long-term memory.\n\n"
+    "Example: virtualmle memory search dropout",
+    no_args_is_help=True,
 )
 
 
 @app.command("list")
 def list_rules(
-    backbone: Annotated[str | None, typer.Option(help="Only rules that hold for sasrec or hstu.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Only rules for this backbone: sasrec or hstu.")] = None,
     home: Home = HERE,
     as_json: Json = False,
 ) -> None:
-    """List the rules in memory with how the trials bear them out.
+    """List the rules in memory.
+
+    Shows how many trials support and contradict each rule, and which sessions left a Cognition Summary.
 
     Example: virtualmle memory list --backbone hstu
     """
@@ -40,7 +44,7 @@ def list_rules(
     for rule in rules:
         counts = f"{rule.support}/{rule.contradiction}"
         scope = (str(rule.id), rule.kind, rule.backbone or "both", rule.condition or "")
-        # Text: markup that an agent wrote is shown, not obeyed
+        # Text shows markup in agents' texts literally
         table.add_row(*map(Text, (*scope, rule.check, counts, rule.statement)))
     Console().print(table)
     print(f"Cognition Summaries of: {', '.join(s.session for s in summaries) or 'no session yet'}")
@@ -48,12 +52,12 @@ def list_rules(
 
 @app.command()
 def search(
-    words: Annotated[list[str], typer.Argument(help="Words to look for.")],
-    limit: Annotated[int, typer.Option(min=1, help="Most results shown.")] = 20,
+    words: Annotated[list[str], typer.Argument(help="Words to search for.")],
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of results.")] = 20,
     home: Home = HERE,
     as_json: Json = False,
 ) -> None:
-    """Search rules, reflections and summaries.
+    """Search rules, reflections and Cognition Summaries.
 
     Example: virtualmle memory search learning rate
     """
@@ -71,10 +75,12 @@ def search(
 
 @app.command()
 def show(
-    what: Annotated[str, typer.Argument(help="A rule's number, or a session's id for its summary and reflections.")],
+    what: Annotated[str, typer.Argument(help="The id of a rule, or the id of a session.")],
     home: Home = HERE,
 ) -> None:
-    """Show one rule, or what one session wrote, as JSON.
+    """Show a rule or a session as JSON.
+
+    For a session, shows its Cognition Summary and its reflections.
 
     Example: virtualmle memory show demo-sasrec-1
     """
@@ -85,10 +91,12 @@ def show(
 
 @app.command("export")
 def export_cognition(
-    file: Annotated[Path, typer.Argument(help="The file to write; an existing one is not overwritten.")],
+    file: Annotated[Path, typer.Argument(help="The file to write; an existing file is not overwritten.")],
     home: Home = HERE,
 ) -> None:
-    """Write all cognition (rules, summaries, effects, configurations) to one JSON file. It holds no data of datasets.
+    """Export all cognition to a JSON file.
+
+    Exports rules, summaries, effects and configurations; the file contains no users, items or interactions.
 
     Example: virtualmle memory export cognition.json
     """
@@ -108,15 +116,15 @@ def export_cognition(
 
 @app.command("import")
 def import_cognition(
-    file: Annotated[Path, typer.Argument(help="A file that `virtualmle memory export` wrote.")],
+    file: Annotated[Path, typer.Argument(help="A file written by `virtualmle memory export`.")],
     home: Home = HERE,
 ) -> None:
-    """Add the cognition of another memory to this one. What is here already stays as it is, and nothing counts twice.
+    """Import the cognition of another home. Existing entries are not changed, and nothing is counted twice.
 
     Example: virtualmle memory import cognition.json --home ~/recsys
     """
     from ..memory.portable import merge, read_cognition
-    from .options import open_workspace  # a home may begin with what others have learnt
+    from .options import open_workspace  # not existing_memory: a new home may start with an import
 
     cognition = read_cognition(file)
     ws = open_workspace(home)
@@ -130,7 +138,7 @@ def _rule(memory: "Memory", number: int) -> dict[str, Any]:
 
     rules = {rule.id: rule for rule in memory.rules.all()}
     if number not in rules:
-        raise SessionError(f"there is no rule {number}; `virtualmle memory list` shows the {len(rules)} there are")
+        raise SessionError(f"there is no rule {number}; `virtualmle memory list` shows all {len(rules)} rules")
     return rules[number].model_dump()
 
 
@@ -145,13 +153,13 @@ def _session(memory: "Memory", session: str) -> dict[str, Any]:
 
 
 def existing_memory(home: Path) -> "Memory":
-    """memory.db of a home, which must exist: looking creates nothing."""
+    """Open memory.db of a home; raises HomeError if it does not exist, because commands that read create nothing."""
     from ..data.errors import HomeError
-    from ..memory.store import Memory  # brings sqlite-utils
+    from ..memory.store import Memory  # imports sqlite-utils
 
     path = home / "memory.db"
     if not path.exists():
         raise HomeError(
-            f"home={str(path.parent)!r} holds no memory.db; tune something first, or name another with --home"
+            f"home={str(path.parent)!r} has no memory.db; run `virtualmle tune` first or choose another with --home"
         )
     return Memory(path)

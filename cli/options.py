@@ -1,4 +1,4 @@
-"""Options that several commands share, written once."""
+"""The options that several commands share."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 
 def absolute(path: Path) -> Path:
-    """The path as every room sees it: one directory has one name, or its key and its data would part.
+    """The absolute path: every module must use the same path of a home, so that its key and its data stay together.
 
-    Raises HomeError where it is relative to a working directory that was deleted, or has no name in UTF-8.
+    Raises HomeError if `path` is relative to a working directory that was deleted, or is not valid UTF-8.
     """
     from ..data.errors import HomeError
 
@@ -28,7 +28,7 @@ def absolute(path: Path) -> Path:
         str(resolved).encode()
     except UnicodeEncodeError:
         raise HomeError(
-            f"home={str(resolved)!r} has bytes in its name that are not UTF-8; rename the directory, "
+            f"home={str(resolved)!r} has a name that is not UTF-8; rename the directory, "
             "or choose another with --home"
         ) from None
     return resolved
@@ -39,30 +39,34 @@ Home = Annotated[
     typer.Option(
         "--home",
         callback=absolute,
-        help="Directory that holds memory.db and .virtualmle/.",
+        help="Home directory, which holds memory.db and .virtualmle/.",
         show_default="current directory",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for programs.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
 Trials = Annotated[
-    int | None, typer.Option("--trials", min=1, help="Trials per new session.", show_default="as SANDBOX.md says")
+    int | None,
+    typer.Option("--trials", min=1, help="Maximum number of trials of a new session.", show_default="from SANDBOX.md"),
 ]
 Seconds = Annotated[
     float | None,
-    typer.Option("--seconds", min=1, help="Training seconds per new session.", show_default="as SANDBOX.md says"),
+    typer.Option("--seconds", min=1, help="Maximum training seconds of a new session.", show_default="from SANDBOX.md"),
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of new sessions and of the agent.")]
-WithoutReflection = Annotated[bool, typer.Option("--without-reflection", help="Ablation: no reflections.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the agent and of new sessions.")]
+WithoutReflection = Annotated[bool, typer.Option("--without-reflection", help="Ablation: no reflections are written.")]
 WithoutMemory = Annotated[
-    bool, typer.Option("--without-memory", help="Ablation: no prior, and the agent remembers the last trial only.")
+    bool, typer.Option("--without-memory", help="Ablation: no prior, and the agent sees the last trial only.")
 ]
 MemoryFrom = Annotated[
-    str, typer.Option("--memory-from", help="Use cognition from these datasets only: beauty,tools.", show_default="all")
+    str,
+    typer.Option(
+        "--memory-from", help="Use only the knowledge of these datasets, e.g. beauty,tools.", show_default="all"
+    ),
 ]
 Placebo = Annotated[
-    bool, typer.Option("--placebo-memory", help="Ablation: a memory of the same form about the wrong knobs.")
+    bool, typer.Option("--placebo-memory", help="Ablation: a prior of the same form with shuffled knobs.")
 ]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Threads = Annotated[int, typer.Option("--threads", min=0, help="Torch threads of a trial on CPU.", show_default="all")]
 KeepWarm = Annotated[
     float,
@@ -70,16 +74,16 @@ KeepWarm = Annotated[
         "--keep-warm",
         min=0,
         envvar="VIRTUALMLE_KEEP_WARM",
-        help="Seconds that a worker waits for its session's next trial, torch loaded; 0 = it leaves.",
+        help="Seconds that a worker stays loaded for the session's next trial; 0 = exit at once.",
     ),
 ]
 Sandbox = Annotated[
     Path | None,
-    typer.Option("--sandbox", help="A SANDBOX.md to tune under.", show_default="HOME/SANDBOX.md, else the bundled one"),
+    typer.Option("--sandbox", help="Path of the protocol file.", show_default="HOME/SANDBOX.md, else the bundled one"),
 ]
 
 HERE = Path(".")
-WARM_SECONDS = 300.0  # an agent thinks for seconds, sometimes for minutes
+WARM_SECONDS = 300.0  # agents plan for seconds, sometimes for minutes
 
 
 def make_settings(  # noqa: PLR0913, PLR0917 - one parameter per option
@@ -95,9 +99,9 @@ def make_settings(  # noqa: PLR0913, PLR0917 - one parameter per option
     memory_from: str = "",
     placebo: bool = False,
 ) -> "Settings":
-    """What a person chose on the command line, as the tools take it.
+    """The settings for the tools from the options of a command.
 
-    Raises ConfigError for an unknown device and for choices about memory that do not go together.
+    Raises ConfigError for an unknown device and for memory options that exclude each other.
     """
     from ..data.errors import ConfigError
     from ..tools.workspace import Settings
@@ -106,7 +110,7 @@ def make_settings(  # noqa: PLR0913, PLR0917 - one parameter per option
         raise ConfigError(f"device={device!r} is not known; use auto, cpu, cuda or cuda:N")
     datasets = tuple(name.strip() for name in memory_from.split(",") if name.strip())
     if without_memory and (datasets or placebo):
-        raise ConfigError("--without-memory excludes --memory-from and --placebo-memory; leave it or them out")
+        raise ConfigError("--without-memory excludes --memory-from and --placebo-memory; use either it or them")
     return Settings(
         max_trials=trials,
         max_train_seconds=seconds,
@@ -123,7 +127,7 @@ def make_settings(  # noqa: PLR0913, PLR0917 - one parameter per option
 
 
 def open_workspace(home: Path, settings: "Settings | None" = None) -> "Workspace":
-    """The workspace of `home`, created if need be."""
+    """The workspace of `home`, which is created if it does not exist."""
     from ..tools.workspace import Workspace
 
     return Workspace.open(home, settings=settings)

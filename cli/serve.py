@@ -1,4 +1,4 @@
-"""`virtualmle serve`: the MCP server, for clients such as Claude Desktop, Cursor or Codex."""
+"""`virtualmle serve`: run the MCP server, for clients such as Claude Desktop, Cursor or Codex."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -34,13 +34,15 @@ class Transport(StrEnum):
 def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
     home: Home = HERE,
     transport: Annotated[
-        Transport, typer.Option(help="stdio: the client starts it; http: it listens.")
+        Transport, typer.Option(help="stdio: the client starts the server; http: the server listens on a port.")
     ] = Transport.stdio,
-    host: Annotated[str, typer.Option(help="Address to listen on, with --transport http.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 = any free one.")] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen on, for --transport http.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on, for --transport http; 0 = any free port.")
+    ] = 8000,
     token: Annotated[
         str | None,
-        typer.Option(envvar="VIRTUALMLE_TOKEN", help="Bearer token for HTTP; needed unless on loopback."),
+        typer.Option(envvar="VIRTUALMLE_TOKEN", help="Bearer token for HTTP; required unless the host is loopback."),
     ] = None,
     allowed_host: Annotated[
         list[str] | None,
@@ -62,7 +64,9 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
     keep_warm: KeepWarm = WARM_SECONDS,
     sandbox: Sandbox = None,
 ) -> None:
-    """Serve the tools over MCP until the client leaves.
+    """Serve the tools over MCP.
+
+    Runs until the client disconnects (stdio) or the server is stopped (http).
 
     Example: virtualmle serve --home ~/recsys --trials 30
     """
@@ -70,6 +74,6 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
         trials, seconds, seed, without_reflection, without_memory, device, threads, sandbox, keep_warm, memory_from,
         placebo_memory,
     )  # fmt: skip
-    from ..server.serve import serve as run  # brings the MCP library: most of a second
+    from ..server.serve import serve as run  # imports the MCP library, which takes most of a second
 
     run(home, settings, transport.value, host, port, token, allowed_host or ())

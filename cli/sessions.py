@@ -1,4 +1,4 @@
-"""`virtualmle sessions`: what has been tuned here, and going on with what was interrupted."""
+"""`virtualmle sessions`: list and show the sessions of a home, and resume interrupted ones."""
 
 import json
 from typing import TYPE_CHECKING, Annotated
@@ -15,16 +15,16 @@ app = typer.Typer(
     help="List, show and resume sessions.\n\nExample: virtualmle sessions resume demo-sasrec-1", no_args_is_help=True
 )
 
-Session = Annotated[str, typer.Argument(help="A session's id, e.g. demo-sasrec-1.")]
+Session = Annotated[str, typer.Argument(help="The id of a session, e.g. demo-sasrec-1.")]
 
 
 @app.command("list")
 def list_all(home: Home = HERE, as_json: Json = False) -> None:
-    """List all sessions with their states.
+    """List all sessions.
 
     Example: virtualmle sessions list
     """
-    from ..tools.list_sessions import list_sessions  # brings polars
+    from ..tools.list_sessions import list_sessions  # imports polars
 
     existing_memory(home).close()
     ws = open_workspace(home)
@@ -36,8 +36,8 @@ def list_all(home: Home = HERE, as_json: Json = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=None)  # no frame: seven columns must fit a terminal of 80
-    table.add_column("session", no_wrap=True)  # it is there to be copied: never cut
+    table = Table(box=None)  # no frame, so that seven columns fit into a terminal of width 80
+    table.add_column("session", no_wrap=True)  # ids are there to be copied, so they are never truncated
     for heading in ("dataset", "backbone", "state", "trials", "best NDCG@10", "opened"):
         table.add_column(heading, overflow="fold")
     for s in listed.sessions:
@@ -48,7 +48,7 @@ def list_all(home: Home = HERE, as_json: Json = False) -> None:
 
 @app.command()
 def show(session: Session, home: Home = HERE, as_json: Json = False) -> None:
-    """Show a session's trials and, once it is finalized, its result.
+    """Show the trials and result of a session.
 
     Example: virtualmle sessions show demo-sasrec-1
     """
@@ -75,35 +75,37 @@ def show(session: Session, home: Home = HERE, as_json: Json = False) -> None:
 @app.command()
 def resume(
     session: Session,
-    agent: Annotated[str | None, typer.Option(help="engineer or random.", show_default="as before")] = None,
+    agent: Annotated[str | None, typer.Option(help="engineer or random.", show_default="as opened")] = None,
     device: Device = "auto",
     threads: Threads = 0,
     keep_warm: KeepWarm = WARM_SECONDS,
     home: Home = HERE,
     as_json: Json = False,
 ) -> None:
-    """Go on with a session where it stopped, with the agent, seed and protocol that it was opened with.
+    """Resume an interrupted session.
+
+    Uses the agent, seed and protocol that the session was opened with.
 
     Example: virtualmle sessions resume demo-sasrec-1
     """
     from ..data.errors import SessionError
-    from .advice import ended
-    from .driving import Drive, drive  # brings the MCP library
+    from .advice import describe_end
+    from .headless import HeadlessRun, run_headless  # imports the MCP library
 
     with existing_memory(home) as memory:
         record = memory.sessions.get(session)
     if record.state in ("revealed", "void"):
-        raise SessionError(ended(record, home))
-    plan = Drive(
+        raise SessionError(describe_end(record, home))
+    plan = HeadlessRun(
         home, agent or agent_of(record), record.seed, record.dataset, record.backbone, session
     )
-    drive(plan, make_settings(seed=record.seed, device=device, threads=threads, keep_warm=keep_warm), as_json)
+    run_headless(plan, make_settings(seed=record.seed, device=device, threads=threads, keep_warm=keep_warm), as_json)
 
 
 def agent_of(record: "SessionRecord") -> str:
-    """The agent that a session was opened by; the engineer for one that another client opened."""
+    """The name of the agent that opened a session; engineer if another client opened it."""
     from ..agents.registry import AGENTS
-    from .driving import CLIENT_PREFIX
+    from .headless import CLIENT_PREFIX
 
     name = record.client.removeprefix(CLIENT_PREFIX)
     return name if name in AGENTS else "engineer"

@@ -1,4 +1,4 @@
-"""`virtualmle tune`: a whole session without any client, from the data to the report."""
+"""`virtualmle tune`: a complete session without an MCP client, from the data to the report."""
 
 import sys
 from pathlib import Path
@@ -28,13 +28,15 @@ from .options import (
 
 
 def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
-    dataset: Annotated[str, typer.Argument(help="demo, a registered or public dataset's name, or the path of a log.")],
+    dataset: Annotated[
+        str, typer.Argument(help="demo, the name of a registered or public dataset, or the path of a log file.")
+    ],
     backbone: Annotated[str, typer.Option(help="sasrec or hstu.")] = "sasrec",
     agent: Annotated[str, typer.Option(help="engineer or random.")] = "engineer",
     trials: Trials = None,
     seconds: Seconds = None,
     seed: Seed = 0,
-    new: Annotated[bool, typer.Option("--new", help="Open another session even if one is open.")] = False,
+    new: Annotated[bool, typer.Option("--new", help="Open a new session even if one is open already.")] = False,
     without_reflection: WithoutReflection = False,
     without_memory: WithoutMemory = False,
     memory_from: MemoryFrom = "",
@@ -46,32 +48,36 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
     home: Home = HERE,
     as_json: Json = False,
 ) -> None:
-    """Tune a backbone on a dataset and print the result; takes up an open session of the two again.
+    """Tune a backbone on a dataset.
+
+    Runs trials until the budget is spent or a stop rule applies, evaluates the best one on the test set, prints the
+    result and writes an HTML report. An open session of this dataset and backbone is resumed, unless --new is given.
+    Ctrl-C interrupts the session; the same command or `virtualmle sessions resume` continues it.
 
     Example: virtualmle tune demo --backbone hstu --trials 12
     """
-    from ..agents.registry import make_agent  # brings the tools: half a second
+    from ..agents.registry import make_agent  # imports the tools, which takes half a second
     from ..data.errors import ConfigError
-    from .driving import Drive, drive
+    from .headless import HeadlessRun, run_headless
 
     if backbone not in ("sasrec", "hstu"):
         raise ConfigError(f"backbone={backbone!r} is not known; choose sasrec or hstu")
-    make_agent(agent, seed)  # a wrong name should not cost the preparation of a dataset
+    make_agent(agent, seed)  # refuse an unknown name before the dataset is prepared
     settings = make_settings(
         trials, seconds, seed, without_reflection, without_memory, device, threads, sandbox, keep_warm, memory_from,
         placebo_memory,
     )  # fmt: skip
     where, name = _prepared(home, dataset, sandbox)
-    drive(Drive(where, agent, seed, name, backbone, new=new), settings, as_json)
+    run_headless(HeadlessRun(where, agent, seed, name, backbone, new=new), settings, as_json)
 
 
 def _prepared(home: Path, dataset: str, sandbox: Path | None) -> tuple[Path, str]:
-    """The home, checked, and the dataset's name, registered if it was not yet; what was guessed is said on stderr."""
+    """Check the home and register the dataset if necessary; returns both. Guessed columns are printed to stderr."""
     from ..examiner.vault import Vault
     from .dataset_text import filter_lines
     from .live import download_bar
 
-    # Opened here before any server is started: what is wrong with it becomes one line, not a lost connection
+    # Opened before the server is started, so that a broken home gives a one-line error and not a lost connection
     ws = open_workspace(home, make_settings(sandbox=sandbox))
     with ws.memory:
         before = ws.catalogue.names()
@@ -79,10 +85,10 @@ def _prepared(home: Path, dataset: str, sandbox: Path | None) -> tuple[Path, str
             name = ws.catalogue.resolve(dataset, Vault(ws.home).public_key(), progress)
         manifest = ws.catalogue.manifest(name)
     if name not in before:
-        taken = ", ".join(f"{role} from {column!r}" for role, column in manifest.columns.items())
+        columns = ", ".join(f"{role} from {column!r}" for role, column in manifest.columns.items())
         print(
             f"registered {name}: {manifest.num_users:,} users, {manifest.num_items:,} items, "
-            f"{manifest.num_interactions:,} interactions (columns: {taken})",
+            f"{manifest.num_interactions:,} interactions (columns: {columns})",
             file=sys.stderr,
         )
         for line in filter_lines(manifest):

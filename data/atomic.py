@@ -36,9 +36,9 @@ def write_json(path: Path, value: Any, mode: int = 0o644) -> None:
 
 
 def exchange(one: Path, other: Path) -> None:
-    """Exchange two directories of one file system, in one step where the system can (Linux); OSError if that fails.
+    """Exchange two directories of one file system, atomically on Linux. Raises OSError if that fails.
 
-    Elsewhere three renames do it, and between them `other` does not exist for a moment.
+    Other systems need three renames, between which `other` does not exist for a moment.
     """
     if _exchange_at_once(one, other):
         return
@@ -53,7 +53,7 @@ def exchange(one: Path, other: Path) -> None:
 
 
 def _exchange_at_once(one: Path, other: Path) -> bool:
-    """Linux's renameat2(RENAME_EXCHANGE); False where the system or the file system does not have it."""
+    """Call Linux's renameat2(RENAME_EXCHANGE); returns False if the system or the file system lacks it."""
     try:
         call = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError, TypeError):

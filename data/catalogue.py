@@ -12,15 +12,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from .atomic import exchange, write_json
 from .demo import generate_demo
 from .download import Progress, download
 from .errors import DataError, HomeError
+from .interactions import STRICT, Cleaning
 from .names import check_name, name_from_file
 from .prepare import prepare
 from .prepared import MANIFEST, Manifest, PreparedDataset, PrepareOptions, read_manifest
-from .readers import ROLES, Format, Log, read_log
+from .readers import Log, read_log
+from .reading import ROLES, Reading
 
 DEMO = "demo"
 AMAZON = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
@@ -55,7 +58,7 @@ class Catalogue:
         return sorted(path.parent.name for path in found if not path.parent.name.startswith("."))
 
     def available(self) -> list[str]:
-        """Names that `resolve` accepts even before they are registered: it generates or downloads them."""
+        """Names that `resolve` also accepts before registration: it generates or downloads these datasets."""
         return [DEMO, *DOWNLOADS]
 
     def path(self, name: str) -> Path:
@@ -83,36 +86,43 @@ class Catalogue:
         *,
         public_key: bytes,
         options: PrepareOptions | None = None,
-        user: str | None = None,
-        item: str | None = None,
-        timestamp: str | None = None,
-        format: Format | None = None,
+        reading: Reading | None = None,
+        cleaning: Cleaning = STRICT,
         replace: bool = False,
     ) -> Manifest:
-        """Register a log file under a new name, or in place of the dataset of this name if `replace` is true.
+        """Register a log (a file, a directory of Parquet parts or standard input) under a new name.
 
-        Raises DataError, SealError or HomeError, and then leaves no new files and an existing dataset as it was.
+        With `replace`, the log replaces the registered dataset of this name instead. Raises DataError, SealError or
+        HomeError, and then leaves no new files and an existing dataset unchanged.
         """
         if replace:
-            self.path(name)  # raises where there is nothing to replace
+            self.path(name)  # raises if there is no such dataset
         else:
             self._check_new(name)
         options = options or PrepareOptions()
-        log = read_log(file, user=user, item=item, timestamp=timestamp, format=format)
+        log = read_log(file, **asdict(reading or Reading()), cleaning=cleaning)
         with self._destination(name, replace) as directory:
             manifest = prepare(log, name, directory, options, public_key)
-        self._save_source(name, {"sha256": _file_hash(file), "columns": log.columns, "options": asdict(options)})
+        self._save_source(
+            name,
+            {
+                "sha256": _file_hash(file) if file.is_file() else "",  # no path leads to other logs again
+                "columns": log.columns,
+                "options": asdict(options),
+                "cleaning": asdict(cleaning),
+            },
+        )
         return manifest
 
     def remove(self, name: str) -> None:
-        """Remove a registered dataset and what the vault knows of its log; the look ledger keeps its entries.
+        """Remove a registered dataset and the vault's record of its log; the look ledger keeps its entries.
 
-        Raises DataError for an unknown name, HomeError where the files cannot be removed.
+        Raises DataError for an unknown name, HomeError if the files cannot be removed.
         """
         directory = self.path(name)
         try:
             with tempfile.TemporaryDirectory(dir=self.root, prefix=f".{name}.") as trash:
-                os.rename(directory, Path(trash) / name)  # from here on the name is free, also if this process dies
+                os.rename(directory, Path(trash) / name)  # now the name is free, even if this process is killed
             self._source_path(name).unlink(missing_ok=True)
         except OSError as error:
             raise HomeError(f"{str(directory)!r} cannot be removed ({error.strerror}); check its permissions") from None
@@ -126,7 +136,7 @@ class Catalogue:
         return self.root / DEMO
 
     def fetch(self, name: str, public_key: bytes, progress: Progress | None = None) -> Manifest:
-        """Download and register one of DOWNLOADS. Raises DataError, also if its counts are not the published ones."""
+        """Download and register one of DOWNLOADS. Raises DataError, also for counts that differ from `expected`."""
         if name not in DOWNLOADS:
             raise DataError(f"{name!r} cannot be downloaded; choose one of {', '.join(DOWNLOADS)}")
         self._check_new(name)
@@ -160,10 +170,12 @@ class Catalogue:
         return name_or_path
 
     def _resolve_file(self, file: Path, public_key: bytes) -> str:
-        digest, default_options = _file_hash(file), asdict(PrepareOptions())
+        digest, default_options, default_cleaning = _file_hash(file), asdict(PrepareOptions()), asdict(STRICT)
         for name in self.names():
             source = self._source(name)
-            if source.get("sha256") == digest and source.get("options") == default_options:
+            options = default_options | source.get("options", {})  # an option that is newer than the dataset
+            cleaning = default_cleaning | source.get("cleaning", {})
+            if source.get("sha256") == digest and (options, cleaning) == (default_options, default_cleaning):
                 return name
         name = name_from_file(file.name)
         if name in self.names():
@@ -176,7 +188,7 @@ class Catalogue:
 
     @contextmanager
     def _destination(self, name: str, replace: bool) -> Iterator[Path]:
-        """Where a dataset is to be prepared: its directory, or one beside it that takes its place at the end."""
+        """The directory to prepare a dataset in: its own, or a temporary one that replaces it when the block ends."""
         if not replace:
             yield self.root / name
             return
@@ -211,9 +223,9 @@ class Catalogue:
     def _source_path(self, name: str) -> Path:
         return self._vault_directory / "sources" / f"{name}.json"
 
-    def _source(self, name: str) -> dict[str, object]:
+    def _source(self, name: str) -> dict[str, Any]:
         path = self._source_path(name)
-        source: dict[str, object] = json.loads(path.read_bytes()) if path.exists() else {}
+        source: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
         return source
 
     def _save_source(self, name: str, source: dict[str, object]) -> None:

@@ -12,7 +12,8 @@ import polars as pl
 NUM_COMMUNITIES = 10
 NUM_SUCCESSORS = 3
 START, DAYS, SECONDS_PER_DAY = 1_388_534_400, 730, 86_400  # two years from 2014-01-01
-# Probability that an event follows the last item; otherwise, that its item comes from the user's community
+# Probability that a successor of the last item is tried first; probability that any other item is drawn from the
+# user's community
 FOLLOW, STAY = 0.3, 0.8
 MIN_LENGTH, MEAN_EXTRA = 6, 5.0
 
@@ -55,7 +56,7 @@ def _successors(rng: np.random.Generator, community: Ints, popularity: Floats) -
 
 
 def _freshness(age: Floats) -> Floats:
-    """Factor of an item's appeal: it rises at the release and then fades; `age` is a fraction of the time span."""
+    """The factor of an item's appeal that rises at the release and then fades; `age` is a fraction of the time span."""
     return np.where(age < 0, 0.02, 0.15 + np.exp(-np.maximum(age, 0) / 0.4))
 
 

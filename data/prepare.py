@@ -2,7 +2,8 @@
 
 Everything is vectorised: 20 million rows take about a minute. Test targets exist in memory here and are written only as
 ciphertext (`seal.py`); plaintext files are computed from the train and validation parts. There is one unavoidable
-exception: the k-core filter counts all events, so the numbers of users, items and interactions include test events.
+exception: the k-core filter counts all events, so the numbers of users, items and interactions include test events, and
+so do the counts of rows in notes.
 """
 
 import hashlib
@@ -36,8 +37,11 @@ from .prepared import (
 from .profile import train_profile
 from .readers import Log
 from .seal import pack_test, seal
+from .time_units import LATEST
 
 READ_ONLY = 0o444
+# A user with more than this share of all events, and with this many times the events of the median user, is reported
+LARGE_SHARE, LARGE_FACTOR = 0.2, 100
 
 Ints = npt.NDArray[np.int64]
 
@@ -51,7 +55,9 @@ def prepare(log: Log, name: str, directory: Path, options: PrepareOptions, vault
     check_name(name)
     if directory.exists():
         raise DataError(f"dataset {name!r} exists already; choose another name or remove {str(directory)!r} first")
-    events = order_events(log.frame, options)
+    _check_seconds(log.frame["timestamp"])
+    frame, num_identical = (log.frame, 0) if options.keep_duplicates else collapse_duplicates(log.frame)
+    events = order_events(frame, options)
     split = split_events(events, options.max_events)
     visible = _visible_files(split)
     hashes = {file: hashlib.sha256(content).hexdigest() for file, content in visible.items()}
@@ -69,6 +75,8 @@ def prepare(log: Log, name: str, directory: Path, options: PrepareOptions, vault
         options=options,
         profile=train_profile(split.items, split.timestamps, split.offsets),
         files=hashes,
+        num_identical_rows=num_identical,
+        notes=(*log.notes, *_notes(events, num_identical)),
     )
     sealed = seal(
         pack_test(split.test_items, split.test_timestamps, fingerprint_of(events)), vault_public_key, dataset_id
@@ -87,7 +95,7 @@ class Events:
     offsets: Ints  # (num_users + 1,)
     user_ids: pl.Series  # original ids (String), indexed by new id
     item_ids: pl.Series
-    before_core: Counts  # of the whole log
+    before_core: Counts  # before the k-core filter
 
 
 @dataclass(frozen=True)
@@ -106,8 +114,31 @@ class Split:
     item_ids: pl.Series
 
 
+def _check_seconds(timestamps: pl.Series) -> None:
+    """Refuse a frame that was not made by `clean_interactions`: everything that reads a dataset relies on its unit."""
+    if not timestamps.is_between(0, LATEST).all():
+        raise DataError(f"timestamps must be Unix seconds from 0 to {LATEST}; convert them before preparing")
+
+
+def collapse_duplicates(frame: pl.DataFrame) -> tuple[pl.DataFrame, int]:
+    """Keep the first of several rows with equal user, item and time; also returns the number of rows removed.
+
+    Copies of one event would otherwise become a train event, a validation target and a test target. A repeat at another
+    time, even within the same second, is another event.
+    """
+    hashes = frame.hash_rows(seed=0)
+    if hashes.n_unique() == frame.height:
+        return frame, 0
+    repeated = hashes.is_duplicated()  # equal rows have equal hashes, so all others are unique
+    suspects = repeated.arg_true()
+    first = frame[suspects].with_columns(position=suspects).unique(frame.columns, keep="first", maintain_order=True)
+    kept = ~repeated
+    kept[first["position"]] = True
+    return frame.filter(kept), frame.height - int(kept.sum())
+
+
 def order_events(frame: pl.DataFrame, options: PrepareOptions) -> Events:
-    """Filter, sort and re-index a raw log with columns user (String), item (String), timestamp (Int64)."""
+    """Filter, sort and re-index a raw log with the columns that `clean_interactions` gives it."""
     users, user_names = _codes(frame["user"])
     items, item_names = _codes(frame["item"])
     kept = k_core(users, items, options.k_core)
@@ -116,7 +147,8 @@ def order_events(frame: pl.DataFrame, options: PrepareOptions) -> Events:
     users, user_ids = _reindex(users[kept], user_names, f"{options.id_key}:user")
     items, item_ids = _reindex(items[kept], item_names, f"{options.id_key}:item")
     times = frame["timestamp"].to_numpy()[kept]
-    order = np.lexsort((times, users))  # stable: events of a user with equal times stay in file order
+    finer = [frame["nanosecond"].to_numpy()[kept]] if "nanosecond" in frame.columns else []
+    order = np.lexsort((*finer, times, users))  # stable: events of a user with equal times stay in file order
     offsets = np.concatenate([[0], np.cumsum(np.bincount(users))])
     before = Counts(users=len(user_names), items=len(item_names), interactions=frame.height)
     return Events(items[order], times[order], offsets, user_ids, item_ids, before)
@@ -212,6 +244,24 @@ def _empty_core_message(users: Ints, items: Ints, k: int) -> str:
         if remaining:
             return f"the {k}-core of {counts} is empty; --k-core {smaller} would leave {remaining} interactions"
     return f"no user among {counts} has the {MIN_EVENTS} events that the three splits need; use a longer log"
+
+
+def _notes(events: Events, num_identical: int) -> list[str]:
+    notes = []
+    if num_identical:
+        notes.append(
+            f"{num_identical:,} rows repeat the user, item and time of an earlier row and were left out; "
+            "--keep-duplicates keeps them"
+        )
+    counts = np.diff(events.offsets)
+    user = int(counts.argmax())
+    most, total = int(counts[user]), len(events.items)
+    if most > LARGE_SHARE * total and most > LARGE_FACTOR * float(np.median(counts)):
+        notes.append(
+            f"user {events.user_ids[user]!r:.60} has {most / total:.0%} of all interactions: if this id stands for "
+            "unknown users, remove its rows"
+        )
+    return notes
 
 
 def _visible_files(split: Split) -> dict[str, bytes]:

@@ -2,9 +2,9 @@
 
     manifest.json            counts, options, train-only profile, hashes of the files below
     items.npy                int32 (num_train_events,): the train part, user after user
-    timestamps.npy           int64 (num_train_events,)
+    timestamps.npy           int64 (num_train_events,): Unix seconds, or an order if the log has no clock
     offsets.npy              int64 (num_users + 1,): user u owns events offsets[u]:offsets[u + 1]
-    valid_items.npy          int32 (num_users,): the event after a user's train part
+    valid_items.npy          int32 (num_users,): the item after a user's train part
     valid_timestamps.npy     int64 (num_users,)
     user_ids.parquet         original ids of users 0..num_users-1, for serving
     item_ids.parquet         original ids of items 0..num_items-1
@@ -16,7 +16,7 @@ events.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,9 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .errors import DataError
+from .time_units import are_seconds
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # version 1 had times in the unit of the log and kept identical rows
 MIN_EVENTS = 3  # one each for train, validation and test
 MAX_KEY_BYTES = 48  # BLAKE2b accepts a key of 64 bytes, and `prepare` appends ":user" or ":item"
 MANIFEST, SEALED = "manifest.json", "test.sealed"
@@ -47,6 +48,7 @@ class PrepareOptions:
     k_core: int = 5  # users and items with fewer events are removed repeatedly; users always need MIN_EVENTS
     max_events: int = 50  # the number of most recent events kept per user, all splits together
     id_key: str = "virtualmle"  # key of the id permutation; equal keys give equal ids on every machine
+    keep_duplicates: bool = False  # keep rows with equal user, item and time, which leak targets into the train part
 
     def __post_init__(self) -> None:
         if self.k_core < 1:
@@ -60,7 +62,7 @@ class PrepareOptions:
 
 
 class Counts(BaseModel):
-    """How large a log is."""
+    """The size of a log."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -81,12 +83,14 @@ class Manifest(BaseModel):
     num_items: int
     num_interactions: int  # all splits together, after truncation to max_events
     num_interactions_before_cut: int
-    before_core: Counts | None = None  # of the log, before the k-core filter; None in manifests of older versions
+    before_core: Counts | None = None  # without collapsed rows, before the k-core filter; None in older manifests
     rows_read: int  # rows of the raw log
     columns: dict[str, str]  # role (user, item, timestamp) → column of the raw log
     options: PrepareOptions
     profile: dict[str, Any]
     files: dict[str, str]  # name → SHA-256, in hexadecimal
+    num_identical_rows: int = 0  # rows left out because user, item and time equal those of an earlier row
+    notes: tuple[str, ...] = ()  # what was noticed, changed or left out when the log was read; sentences for people
 
 
 def dataset_id_of(files: dict[str, str], num_users: int, num_items: int) -> str:
@@ -101,7 +105,7 @@ def array_file(name: str) -> str:
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """The manifest in `directory`. Raises DataError if it is missing, damaged or of another format version."""
+    """The manifest in `directory`. Raises DataError if it is missing, damaged or of an unknown format version."""
     path = directory / MANIFEST
     try:
         manifest = Manifest.model_validate_json(path.read_bytes())
@@ -109,6 +113,8 @@ def read_manifest(directory: Path) -> Manifest:
         raise DataError(f"{str(directory)!r} is not a prepared dataset: it has no readable {MANIFEST}") from None
     except ValidationError as error:
         raise DataError(f"{str(path)!r} is damaged ({error.error_count()} errors); {_ADVICE}") from None
+    if manifest.format_version == 1:
+        return manifest.model_copy(update={"options": replace(manifest.options, keep_duplicates=True)})
     if manifest.format_version != FORMAT_VERSION:
         raise DataError(f"{str(path)!r} has format version {manifest.format_version}, not {FORMAT_VERSION}; {_ADVICE}")
     return manifest
@@ -142,6 +148,8 @@ class PreparedDataset:
             _verify(directory, manifest)
         arrays = {name: _open_array(directory / array_file(name)) for name in ARRAYS}
         _check_shapes(directory, manifest, arrays)
+        if manifest.format_version == 1:
+            _check_seconds(manifest, arrays)
         return cls(directory, manifest, arrays)
 
 
@@ -171,6 +179,15 @@ def _open_array(path: Path) -> npt.NDArray[Any]:
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{str(path)!r} is damaged ({error}); {_ADVICE}") from None
     return array
+
+
+def _check_seconds(manifest: Manifest, arrays: dict[str, npt.NDArray[Any]]) -> None:
+    """Refuse a dataset of format version 1 whose log was not in seconds; all others are as version 2 has them."""
+    if not all(are_seconds(arrays[name]) for name in ("timestamps", "valid_timestamps")):
+        raise DataError(
+            f"dataset {manifest.name!r} was prepared by an earlier version, which kept times in another unit than "
+            f"seconds; prepare its log again: virtualmle data replace {manifest.name} FILE"
+        )
 
 
 def _check_shapes(directory: Path, manifest: Manifest, arrays: dict[str, npt.NDArray[Any]]) -> None:

@@ -13,12 +13,11 @@ QUANTILES = {"length_min": 0.0, "length_p25": 0.25, "length_median": 0.5, "lengt
 def train_profile(
     items: npt.NDArray[np.int32], timestamps: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64]
 ) -> dict[str, Any]:
-    """Statistics of the jagged train part: items and timestamps (num_events,), offsets (num_users + 1,)."""
+    """Statistics of the jagged train part: items, timestamps in seconds (num_events,), offsets (num_users + 1,)."""
     lengths = np.diff(offsets)
     counts = np.bincount(items)
     counts = counts[counts > 0]
     num_users, num_items, num_events = len(lengths), len(counts), len(items)
-    per_day = SECONDS_PER_DAY * units_per_second(timestamps)
     return {
         "users": num_users,
         "items": num_items,
@@ -28,15 +27,9 @@ def train_profile(
         **{name: _rounded(float(np.quantile(lengths, q))) for name, q in QUANTILES.items()},
         "popularity_gini": _rounded(gini(counts)),
         "repeat_rate": _rounded(_repeat_rate(items, lengths)),
-        "time_span_days": _rounded(float(timestamps.max() - timestamps.min()) / per_day),
-        "median_gap_days": _rounded(_median_gap(timestamps, offsets) / per_day),
+        "time_span_days": _rounded((int(timestamps.max()) - int(timestamps.min())) / SECONDS_PER_DAY),
+        "median_gap_days": _rounded(_median_gap(timestamps, offsets) / SECONDS_PER_DAY),
     }
-
-
-def units_per_second(timestamps: npt.NDArray[np.int64]) -> int:
-    """1, 10^3, 10^6 or 10^9: the unit of Unix times, inferred from their magnitude."""
-    magnitude = float(np.median(np.abs(timestamps)))
-    return next((unit for unit, limit in ((1, 1e11), (10**3, 1e14), (10**6, 1e17)) if magnitude < limit), 10**9)
 
 
 def gini(counts: npt.NDArray[np.int64]) -> float:
@@ -56,7 +49,7 @@ def _repeat_rate(items: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64]) -
 
 def _median_gap(timestamps: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64]) -> float:
     """The median time between consecutive events of a user; 0 if every user has a single event."""
-    gaps = np.diff(timestamps)
+    gaps = np.diff(timestamps.astype(np.float64))  # exact for seconds, and without overflow for any int64
     inside = np.ones(len(gaps), dtype=bool)
     inside[offsets[1:-1] - 1] = False  # the gap between one user's last event and the next user's first
     return float(np.median(gaps[inside])) if inside.any() else 0.0

@@ -42,7 +42,7 @@ def seal(payload: bytes, public_key: bytes, bound_to: str) -> bytes:
 
 
 def derive_key(shared: bytes, sender: bytes, recipient: bytes) -> bytes:
-    """Derive the encryption key of one sealed file; both public keys are in the salt, so it fits this pair only."""
+    """Derive the encryption key of one sealed file; the salt contains both public keys."""
     return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=sender + recipient, info=MAGIC).derive(shared)
 
 

@@ -49,7 +49,7 @@ def examine(
     timeout: float,
     key_file: Path | None = None,
 ) -> TestResult:
-    """Evaluate a finished trial on the test targets, once; returns the result, which is then in the vault.
+    """Evaluate a finished trial on the test targets, once; returns the result, which is also in the vault.
 
     `key_file` contains the private key (32 bytes) in operator mode. Raises SealError if the session has looked before,
     if decryption fails, or if the examiner fails or runs longer than `timeout` seconds. The look is used as soon as the
@@ -67,7 +67,7 @@ def examine(
     _run(command, session, timeout, home.resolve())
     result = read_revealed(home, session)
     if result is None:
-        raise SealError(f"the examiner of session {session} ended without a result; its look is used")
+        raise SealError(f"the examiner of session {session} ended without a result; the session's look is used")
     return result
 
 
@@ -104,7 +104,7 @@ def _run(command: list[str], session: str, timeout: float, cwd: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=cwd,  # ours may have been deleted
+        cwd=cwd,  # this process's own may have been deleted
         env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ},  # as in trial workers: spinning threads starve each other
         start_new_session=os.name == "posix",
     )

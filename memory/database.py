@@ -1,10 +1,10 @@
-"""The connection to memory.db: opened, brought to the newest schema, shared by threads, its failures explained.
+"""The connection to memory.db: schema migrations, sharing between threads, transactions, and error messages.
 
-Every process has its own connection; within a process the threads take turns on one, for milliseconds each. Writers
-begin with the write lock (BEGIN IMMEDIATE), so that what they read cannot change before they write.
+Every process has its own connection; the threads of a process share it, each holding its lock for milliseconds. Writers
+take the write lock first (BEGIN IMMEDIATE), so that the rows they read cannot change before they write.
 
-`Part` is the base of the classes that query it (`Sessions`, `Trials`, `Rules`, ...). Each of their public methods is
-marked `@reads` or `@writes` and is one transaction; a method that calls another one shares its own with it.
+`Repository` is the base class of the classes that query memory.db (`Sessions`, `Trials`, `Rules`, ...). Each of their
+public methods is marked `@reads` or `@writes` and is one transaction; nested calls join the transaction of the caller.
 """
 
 import functools
@@ -23,7 +23,7 @@ from .migrations import MIGRATIONS
 ADVICE = {
     sqlite3.SQLITE_BUSY: "another process has it locked; wait for that process to finish and try again",
     sqlite3.SQLITE_LOCKED: "another process has it locked; wait for that process to finish and try again",
-    sqlite3.SQLITE_FULL: "the disk is full; free some space and try again, nothing of this call was stored",
+    sqlite3.SQLITE_FULL: "the disk is full; free some space and try again; this call stored nothing",
     sqlite3.SQLITE_READONLY: "it is read-only; give this user write access to the file and its directory, "
     "or choose another home with --home",
     sqlite3.SQLITE_PERM: "access is denied; give this user write access to the file and its directory",
@@ -34,21 +34,21 @@ ADVICE = {
     sqlite3.SQLITE_CORRUPT: "it is damaged; move it away together with its -wal and -shm files, "
     "or restore it from a backup",
 }
-"""What to do, by primary SQLite result code; any other error is our own and is passed on."""
+"""Advice by primary SQLite result code. Any other error is a bug in this package and is raised unchanged."""
 
 
 class MemoryDatabase:
-    """memory.db at `path`, or a database in memory for None.
+    """memory.db at `path`, or an in-memory database if `path` is None.
 
-    `busy_seconds` is how long a call waits for another process's lock. Raises MemoryStoreError for a file that cannot
-    be used: locked, read-only, damaged, of another program, or written by a newer VirtualMLE.
+    A call waits up to `busy_seconds` for a lock of another process. Raises MemoryStoreError for a file that cannot be
+    used: locked, read-only, damaged, of another program, or written by a newer VirtualMLE.
     """
 
     def __init__(self, path: Path | None, busy_seconds: float) -> None:
         self.path = path
         self._lock = threading.RLock()
-        self._file: tuple[int, int] | None = None  # what is in use, known once the file is made
-        with self._explained():
+        self._file: tuple[int, int] | None = None  # (device, inode) of the open file, known once it exists
+        with self._translated_errors():
             connection = sqlite3.connect(
                 path or ":memory:", timeout=busy_seconds, check_same_thread=False, isolation_level=None
             )
@@ -62,17 +62,17 @@ class MemoryDatabase:
 
     @contextmanager
     def reading(self) -> Iterator[Database]:
-        """The database for reads."""
-        with self._lock, self._explained():
+        """Lock the connection for reads."""
+        with self._lock, self._translated_errors():
             yield self.db
 
     @contextmanager
     def writing(self) -> Iterator[Database]:
-        """The database in a transaction that holds the write lock: all of it is stored, or nothing.
+        """Run an atomic transaction that holds the write lock; it is rolled back on any exception.
 
-        Within another `writing` of the same thread, it is part of that transaction.
+        Inside another `writing` of the same thread, it joins the outer transaction.
         """
-        with self._lock, self._explained():
+        with self._lock, self._translated_errors():
             if self.db.conn.in_transaction:
                 yield self.db
                 return
@@ -96,30 +96,30 @@ class MemoryDatabase:
         self._refuse_newer()
         self._use_wal()
         if MIGRATIONS.pending(self.db):
-            with self.writing() as db:  # of several processes that open a new file at once, one makes the schema
+            with self.writing() as db:  # if several processes open a new file at once, one creates the schema
                 MIGRATIONS.apply(db)
 
     def _use_wal(self) -> None:
-        """Let readers and a writer work side by side; a property of the file, so any opening may set it."""
+        """Allow reads during a write. WAL mode is a persistent property of the file, so any process may set it."""
         if self.db.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
             return
         try:
             self.db.execute("PRAGMA journal_mode = WAL")
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:  # busy: another process is switching it right now
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:  # busy: another process is setting it right now
                 raise
 
     def _identity(self) -> tuple[int, int] | None:
-        """Which file `path` names now, or None where there is none."""
+        """(device, inode) of the file at `path` now, or None if there is none."""
         if self.path is None or not self.path.exists():
             return None
         status = self.path.stat()
         return status.st_dev, status.st_ino
 
     def _refuse_replaced(self) -> None:
-        """SQLite would go on writing to a deleted file in silence, and all of it would be lost at the end."""
+        """Raise if the file was replaced, because SQLite would silently write to the deleted file."""
         if self._file is not None and self._identity() != self._file:
-            raise MemoryStoreError(f"{self.path} was removed or replaced while it was in use; restart to go on")
+            raise MemoryStoreError(f"{self.path} was removed or replaced while it was in use; restart to continue")
 
     def _refuse_newer(self) -> None:
         with Database(memory=True) as empty:
@@ -132,7 +132,7 @@ class MemoryDatabase:
             )
 
     def _refuse_foreign(self) -> None:
-        tables = self.db.table_names()  # read first: another process may be making our schema
+        tables = self.db.table_names()  # read first: another process may be creating the schema
         if tables and not MIGRATIONS.applied(self.db):
             raise MemoryStoreError(
                 f"{self.path} belongs to another program (it has the tables {', '.join(tables[:5])}); "
@@ -140,7 +140,7 @@ class MemoryDatabase:
             )
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _translated_errors(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:
@@ -150,8 +150,8 @@ class MemoryDatabase:
             raise MemoryStoreError(f"{self.path or 'the memory database'}: {error}: {advice}") from error
 
 
-class Part:
-    """Queries over one kind of rows. Only methods marked `@reads` or `@writes`, and what they call, may use `db`."""
+class Repository:
+    """Queries on one kind of row. Only methods marked `@reads` or `@writes`, and their callees, may use `db`."""
 
     def __init__(self, database: MemoryDatabase) -> None:
         self.database = database
@@ -160,22 +160,22 @@ class Part:
 
 P = ParamSpec("P")
 R = TypeVar("R")
-S = TypeVar("S", bound=Part)
+S = TypeVar("S", bound=Repository)
 
 
 def reads(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
-    """A method that runs while no other thread uses the connection."""
+    """Decorator: the method runs while no other thread uses the connection."""
 
     @functools.wraps(method)
-    def in_turn(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+    def locked(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
         with self.database.reading():
             return method(self, *args, **kwargs)
 
-    return in_turn
+    return locked
 
 
 def writes(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
-    """A method that runs in a transaction with the write lock."""
+    """Decorator: the method runs in a transaction that holds the write lock."""
 
     @functools.wraps(method)
     def in_transaction(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:

@@ -1,12 +1,12 @@
-"""What earlier sessions have to say to a new one: full-text search, ranked rules, pooled effects, configurations.
+"""Knowledge of earlier sessions for new ones: full-text search, ranked rules, pooled effects, top configurations.
 
-`Memory.knowledge(datasets)` is a view of memory.db. With datasets named, every query sees only what sessions on these
-left. The view holds the condition on the datasets, so no query takes them as an argument. SQL views and temporary
-tables would not serve: threads with sessions of different scopes share one connection, and each read would have to
-write first. Where no dataset is named, the condition is the constant TRUE, which SQLite removes, so that such queries
-use their indexes as if there were none.
+`Memory.knowledge(datasets)` is a view of memory.db. If datasets are given, every query is restricted to knowledge from
+sessions on these datasets (the scope). The view stores the condition, so queries do not take it as an argument. SQL
+views and temporary tables are unsuitable: threads with different scopes share one connection, and every read would have
+to write first. Without datasets, the condition is the constant TRUE, which SQLite removes, so that the queries use
+their indexes.
 
-Validation only, like everything in memory.db. Text that agents wrote comes back quoted and bounded, as data.
+All figures are validation figures, like everything in memory.db. Text by agents is returned quoted and bounded.
 """
 
 import re
@@ -14,52 +14,55 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
-from .database import MemoryDatabase, Part, reads
+from .database import MemoryDatabase, Repository, reads
 from .measurements import CONFIGURATION_COLUMNS
 from .pooling import Sums, pooled_effect
 from .portfolio import Run, choose
 from .records import ConfigurationRecord, RuleKind, RuleRecord, SummaryRecord
 from .rows import Row, from_row, to_json
-from .rules import RULE_COLUMNS, Rules, confidence, recounted, rule_record
+from .rules import RULE_COLUMNS, Rules, confidence, rule_record, with_counts
 from .similarity import text_similarity
 from .summaries import SUMMARY_COLUMNS, summary_record
 from .text import quote
 
 QUOTE_LIMIT = 400
-QUERY_WORDS = 32  # more words only slow the search down
+MAX_QUERY_WORDS = 32  # additional words would only slow the search down
 ALL_KINDS: tuple[RuleKind, ...] = get_args(RuleKind)
 BACKBONE_MATCH = {"same": 1.0, "both": 0.9, "other": 0.5}
-RETIRED = 0.25
-"""A rule with this confidence or less is no longer passed on."""
-TRUSTED = 2 / 3
-"""An `avoid` with a condition stops trials from this confidence on: one trial for it, and twice as many as against."""
-TRUSTED_ALREADY = "AND \"check\" = 'supported' AND support >= 2 * contradiction + 1"  # the same in SQL
-PER_DATASET = 8
-"""Configurations per dataset that a portfolio is chosen from."""
-NEAREST = 12
-"""Datasets, the most similar ones, that a portfolio is chosen from."""
-MATCHES = 2000  # only so many of the newest matches are ranked: a common word may stand in every text
+RETIRED_CONFIDENCE = 0.25
+"""Rules with at most this confidence are not returned by `prior`."""
+TRUSTED_CONFIDENCE = 2 / 3
+"""An `avoid` rule with a condition blocks trials from this confidence on: support >= 2 * contradiction + 1."""
+TRUSTED_SQL = "AND \"check\" = 'supported' AND support >= 2 * contradiction + 1"  # the same condition in SQL
+CONFIGURATIONS_PER_DATASET = 8
+"""A portfolio is selected from this many top configurations of each dataset."""
+MAX_DATASETS = 12
+"""A portfolio is selected from configurations of this many of the most similar datasets."""
+MAX_MATCHES = 2000  # only the newest matches are ranked, because every text may contain a common word
 SEARCH = """
-    WITH ruled AS (SELECT rowid, rank FROM rules_fts WHERE rules_fts MATCH :words ORDER BY rowid DESC LIMIT :matches),
-         reflected AS (
+    WITH rule_hits AS (
+             SELECT rowid, rank FROM rules_fts WHERE rules_fts MATCH :words ORDER BY rowid DESC LIMIT :matches
+         ),
+         reflection_hits AS (
              SELECT rowid, rank FROM reflections_fts WHERE reflections_fts MATCH :words
               ORDER BY rowid DESC LIMIT :matches
          ),
-         summed AS (
+         summary_hits AS (
              SELECT rowid, rank FROM summaries_fts WHERE summaries_fts MATCH :words ORDER BY rowid DESC LIMIT :matches
          )
     SELECT * FROM (
     SELECT 'rule' AS source, rules.id, session, NULL AS trial, dataset, backbone, kind, condition,
-           "check", rules.statement AS text, ruled.rank AS score
-      FROM ruled JOIN rules ON rules.id = ruled.rowid
+           "check", rules.statement AS text, rule_hits.rank AS score
+      FROM rule_hits JOIN rules ON rules.id = rule_hits.rowid
     UNION ALL
     SELECT 'reflection', reflections.id, reflections.session, trial, dataset, backbone, NULL, NULL,
-           "check", reflections.lesson, reflected.rank
-      FROM reflected JOIN reflections ON reflections.id = reflected.rowid
+           "check", reflections.lesson, reflection_hits.rank
+      FROM reflection_hits JOIN reflections ON reflections.id = reflection_hits.rowid
       JOIN sessions ON sessions.id = reflections.session
     UNION ALL
-    SELECT 'summary', summaries.id, session, NULL, dataset, backbone, NULL, NULL, NULL, summaries.text, summed.rank
-      FROM summed JOIN summaries ON summaries.id = summed.rowid
+    SELECT 'summary', summaries.id, session, NULL, dataset, backbone, NULL, NULL, NULL, summaries.text,
+           summary_hits.rank
+      FROM summary_hits JOIN summaries ON summaries.id = summary_hits.rowid
     ) WHERE {scope}
     ORDER BY score, source, id LIMIT :limit
 """
@@ -93,7 +96,7 @@ AVOID_COUNTS = """
 
 
 class AvoidRule(NamedTuple):
-    """A discard heuristic; a full memory has hundreds of a knob, so this is all that is read of it."""
+    """A discard heuristic. A large memory has hundreds per knob, so only these fields are read."""
 
     id: int
     statement: str
@@ -104,20 +107,20 @@ class AvoidRule(NamedTuple):
     contradiction: int
 
 
-class Knowledge(Part):
-    """What sessions on `datasets`, or all sessions where none is named, have left for later ones."""
+class Knowledge(Repository):
+    """The knowledge from sessions on `datasets`, or from all sessions if `datasets` is empty."""
 
     def __init__(self, database: MemoryDatabase, rules: Rules, datasets: Iterable[str]) -> None:
         super().__init__(database)
         self._rules = rules
         self._datasets = {f"dataset{number}": name for number, name in enumerate(datasets)}
-        places = ", ".join(f":{place}" for place in self._datasets)
-        self._scope = f"dataset IN ({places})" if self._datasets else "TRUE"
+        parameters = ", ".join(f":{name}" for name in self._datasets)
+        self._scope = f"dataset IN ({parameters})" if self._datasets else "TRUE"
         self._pooled: dict[str, tuple[int, dict[str, dict[str, Any]]]] = {}
 
     @reads
     def sources(self) -> list[str]:
-        """The names of the datasets that any rule or summary comes from, in order."""
+        """The sorted names of the datasets from which rules or summaries come."""
         return [name for (name,) in self._execute("""
             SELECT dataset FROM summaries WHERE {scope} UNION
             SELECT dataset FROM rules WHERE dataset <> '' AND {scope} ORDER BY dataset
@@ -125,12 +128,12 @@ class Knowledge(Part):
 
     @reads
     def search(self, query: str, limit: int = 20) -> list[dict[str, Any]]:
-        """Rules, reflections and summaries with any of the words of `query`, best first; any text is a valid query."""
-        words = re.findall(r"\w+", query)[:QUERY_WORDS]
+        """Rules, reflections and summaries that contain a word of `query`, best first; any text is a valid query."""
+        words = re.findall(r"\w+", query)[:MAX_QUERY_WORDS]
         if not words or limit < 1:
             return []
-        match = " OR ".join(f'"{word}"' for word in words)  # quoted: never read as FTS5 syntax
-        return [_found(row) for row in self._rows(SEARCH, words=match, limit=limit, matches=MATCHES)]
+        match = " OR ".join(f'"{word}"' for word in words)  # quoted, so that words are not parsed as FTS5 syntax
+        return [_search_entry(row) for row in self._rows(SEARCH, words=match, limit=limit, matches=MAX_MATCHES)]
 
     @reads
     def prior(
@@ -142,10 +145,10 @@ class Knowledge(Part):
         *,
         kinds: Sequence[RuleKind] = ALL_KINDS,
     ) -> list[dict[str, Any]]:
-        """The rules that bear on a dataset and backbone, best first; contradicted and retired ones are left out.
+        """The rules for a dataset and backbone, best first, without contradicted and retired rules.
 
-        Rank = backbone match x profile similarity x confidence (`rules.confidence`), by the counts of sessions in
-        scope.
+        Score = backbone match x profile similarity x confidence (`rules.confidence`), with the counts of the sessions
+        in scope.
         """
         rows = self._execute(
             RANKED.replace("{counted}", SCOPED_COUNTS if self._datasets else ALL_COUNTS),
@@ -153,11 +156,11 @@ class Knowledge(Part):
             backbone=backbone,
             **BACKBONE_MATCH,
             kinds=to_json(list(kinds)),
-            retired=RETIRED,
+            retired=RETIRED_CONFIDENCE,
             limit=max(limit, 0),
         )
         return [
-            _quoted(recounted(self._rules.get(rule), support, against), similarity)
+            _prior_entry(with_counts(self._rules.get(rule), support, against), similarity)
             for rule, support, against, similarity in rows
         ]
 
@@ -165,14 +168,14 @@ class Knowledge(Part):
     def portfolio(
         self, profile: Mapping[str, Any], dataset_id: str, backbone: str, limit: int = 5
     ) -> list[dict[str, Any]]:
-        """Up to `limit` configurations that did well on similar datasets (`portfolio.choose`)."""
+        """Up to `limit` top configurations of similar datasets (`portfolio.choose`)."""
         similar = self.similarities(profile, dataset_id)
         chosen = choose(self._best_runs(backbone, similar), similar, limit)
-        return [_entry(self._configuration(run), similar) for run in chosen]
+        return [_portfolio_entry(self._configuration(run), similar) for run in chosen]
 
     @reads
     def similarities(self, profile: Mapping[str, Any], dataset_id: str) -> dict[str, float]:
-        """How alike each known dataset (in scope or not) is to one with this profile; the same dataset is 1."""
+        """Similarity of every known dataset, in scope or not, to the one with this profile, which itself has 1."""
         own = to_json(dict(profile))
         return {
             source: 1.0 if dataset_id and source == dataset_id else text_similarity(own, other)
@@ -183,8 +186,8 @@ class Knowledge(Part):
     def pooled_effects(self, backbone: str) -> dict[str, dict[str, Any]]:
         """Per knob: {n, datasets, mean_relative, se, interval, values: [{value, n, mean_relative, se}, ...]}.
 
-        `pooling.py` has the formulas. The result is not to be changed by the caller: it is kept until a session with
-        this backbone closes, which raises the number of measured effects.
+        `pooling.py` has the formulas. The caller must not modify the result: it is cached until a session with this
+        backbone closes, which increases the number of measured effects.
         """
         query = "SELECT coalesce(sum(n), 0) FROM effect_totals WHERE backbone = ?"
         (measured,) = self.db.execute(query, [backbone]).fetchone()
@@ -194,7 +197,7 @@ class Knowledge(Part):
 
     @reads
     def latest_rules(self, backbone: str, limit: int = 50) -> list[RuleRecord]:
-        """The newest `limit` rules that hold for a backbone, the oldest of them first."""
+        """The newest `limit` rules for a backbone or for both, oldest first."""
         query = (
             f"SELECT {RULE_COLUMNS} FROM rules WHERE (backbone IS NULL OR backbone = :backbone) AND {{scope}} "
             "ORDER BY id DESC LIMIT :limit"
@@ -203,7 +206,7 @@ class Knowledge(Part):
 
     @reads
     def latest_summaries(self, limit: int = 10) -> list[SummaryRecord]:
-        """The newest `limit` Cognition Summaries, the oldest of them first."""
+        """The newest `limit` Cognition Summaries, oldest first."""
         query = f"SELECT {SUMMARY_COLUMNS} FROM summaries WHERE {{scope}} ORDER BY id DESC LIMIT :limit"
         return [summary_record(row) for row in self._rows(query, limit=limit)][::-1]
 
@@ -211,26 +214,27 @@ class Knowledge(Part):
     def avoid_rules(
         self, backbone: str, knobs: Collection[str] | None = None, *, session: str = ""
     ) -> list[AvoidRule]:
-        """The discard heuristics: rules to avoid a condition that the trials support with a confidence of `TRUSTED`.
+        """The discard heuristics: `avoid` rules with a condition and a confidence of at least `TRUSTED_CONFIDENCE`.
 
-        With `knobs`, those on these knobs. With datasets named, by the counts of these and of `session` itself.
+        If `knobs` is given, only rules on these knobs. With a scope, the counts of the sessions in scope and of
+        `session` itself determine the confidence.
         """
         narrowed = "" if knobs is None else "AND knob IN (SELECT value FROM json_each(:knobs))"
-        narrowed += "" if self._datasets else f" {TRUSTED_ALREADY}"
+        narrowed += "" if self._datasets else f" {TRUSTED_SQL}"
         query = AVOID.replace("{narrowed}", narrowed)
         found = [AvoidRule(*row) for row in self._execute(query, backbone=backbone, knobs=to_json(list(knobs or ())))]
         if self._datasets:
             rows = self._execute(AVOID_COUNTS, rules=to_json([rule.id for rule in found]), session=session)
             counts = {rule: {"support": support, "contradiction": against} for rule, support, against in rows}
             found = [rule._replace(**counts[rule.id]) for rule in found if rule.id in counts]
-        return [rule for rule in found if confidence(rule.support, rule.contradiction) >= TRUSTED]
+        return [rule for rule in found if confidence(rule.support, rule.contradiction) >= TRUSTED_CONFIDENCE]
 
     def _execute(self, query: str, **values: Any) -> list[tuple[Any, ...]]:
-        """The rows of a query in which {scope} stands for the condition on the datasets."""
+        """Execute a query, with {scope} replaced by the condition on the datasets; returns tuples."""
         return self.db.execute(query.replace("{scope}", self._scope), values | self._datasets).fetchall()
 
     def _rows(self, query: str, **values: Any) -> list[Row]:
-        """The same with the names of the columns."""
+        """Like `_execute`, but returns rows with column names."""
         return list(self.db.query(query.replace("{scope}", self._scope), values | self._datasets))
 
     def _pool(self, backbone: str) -> dict[str, dict[str, Any]]:
@@ -243,22 +247,22 @@ class Knowledge(Part):
         num_datasets = dict(self._execute("""
             SELECT knob, count(DISTINCT dataset) FROM effect_totals WHERE backbone = :backbone AND {scope} GROUP BY knob
         """, backbone=backbone))
-        return {knob: pooled_effect(of, num_datasets[knob]) for knob, of in values.items()}
+        return {knob: pooled_effect(sums, num_datasets[knob]) for knob, sums in values.items()}
 
     def _best_runs(self, backbone: str, similar: Mapping[str, float]) -> list[Run]:
-        """The best configurations of the most similar datasets that have any, best first within each dataset."""
+        """The top configurations of the most similar datasets that have any, best first within each dataset."""
         query = f"""
             SELECT session, trial, dataset_id, config_hash FROM configurations
              WHERE backbone = :backbone AND dataset_id = :source AND {{scope}}
-             ORDER BY ndcg DESC, session, trial LIMIT {PER_DATASET}
+             ORDER BY ndcg DESC, session, trial LIMIT {CONFIGURATIONS_PER_DATASET}
         """
         found: list[Run] = []
-        seen = 0
+        num_datasets = 0
         for source in sorted(similar, key=lambda key: (-similar[key], key)):
             runs = [Run(*row) for row in self._execute(query, backbone=backbone, source=source)]
             found += runs
-            seen += bool(runs)
-            if seen == NEAREST:
+            num_datasets += bool(runs)
+            if num_datasets == MAX_DATASETS:
                 break
         return found
 
@@ -268,7 +272,7 @@ class Knowledge(Part):
         return ConfigurationRecord.model_validate(from_row(row, ["config"]))
 
 
-def _entry(record: ConfigurationRecord, similar: Mapping[str, float]) -> dict[str, Any]:
+def _portfolio_entry(record: ConfigurationRecord, similar: Mapping[str, float]) -> dict[str, Any]:
     return {
         **record.model_dump(include={"dataset", "session", "trial", "config", "gain"}),
         "ndcg@10": record.ndcg,
@@ -276,7 +280,7 @@ def _entry(record: ConfigurationRecord, similar: Mapping[str, float]) -> dict[st
     }
 
 
-def _quoted(rule: RuleRecord, similarity: float) -> dict[str, Any]:
+def _prior_entry(rule: RuleRecord, similarity: float) -> dict[str, Any]:
     fields = rule.model_dump(include={"id", "kind", "condition", "backbone", "dataset", "check", "session"})
     return {
         **fields,
@@ -288,6 +292,6 @@ def _quoted(rule: RuleRecord, similarity: float) -> dict[str, Any]:
     }
 
 
-def _found(row: Row) -> dict[str, Any]:
-    shown = {name: value for name, value in row.items() if value is not None and name != "score"}
-    return {**shown, "text": quote(row["text"], QUOTE_LIMIT)}
+def _search_entry(row: Row) -> dict[str, Any]:
+    fields = {name: value for name, value in row.items() if value is not None and name != "score"}
+    return {**fields, "text": quote(row["text"], QUOTE_LIMIT)}

@@ -1,7 +1,7 @@
-"""The schema of memory.db, step by step. A step that was released is never edited: later ones change what it made.
+"""The schema of memory.db as a series of migrations. A released migration is never edited.
 
-What must hold whatever the code above does is written into the schema: states go one way, a session has one running
-trial at most, a trial ends once, and a session that is not open takes no more trials and reflections.
+The schema itself enforces the invariants, whatever the callers do: session states go one way, a session has at most one
+running trial, a trial ends once, and a session that is not open accepts no trials or reflections.
 """
 
 import json
@@ -134,14 +134,14 @@ def m001_tables(db: Database) -> None:
 
 @MIGRATIONS()
 def m002_full_text(db: Database) -> None:
-    """A full-text index over what agents wrote, kept in step by triggers."""
+    """Full-text indexes on the texts of agents, updated by triggers."""
     for table, column in (("rules", "statement"), ("reflections", "lesson"), ("summaries", "text")):
         db.table(table).enable_fts([column], create_triggers=True, tokenize="porter unicode61")
 
 
 @MIGRATIONS()
 def m003_rule_counts(db: Database) -> None:
-    """What each session has to say for and against a rule, so that counting a session twice changes nothing."""
+    """Counts per rule and session, so that counting the same session twice has no effect."""
     db.executescript("""
         CREATE TABLE rule_counts (
             rule INTEGER NOT NULL REFERENCES rules (id) ON DELETE CASCADE,
@@ -158,7 +158,7 @@ def m003_rule_counts(db: Database) -> None:
 
 @MIGRATIONS()
 def m004_guards(db: Database) -> None:
-    """The one-way rules, held by the database itself."""
+    """Triggers that enforce one-way transitions in the database itself."""
     db.executescript("""
         CREATE TRIGGER sessions_one_way BEFORE UPDATE OF state ON sessions
         WHEN (OLD.state || '>' || NEW.state) NOT IN
@@ -181,7 +181,7 @@ def m004_guards(db: Database) -> None:
 
 @MIGRATIONS()
 def m005_sessions_know_their_memory(db: Database) -> None:
-    """Which knowledge a session may use, what its language model cost, and which home this is."""
+    """The knowledge that a session may use, the cost of its language model, and the id of this memory."""
     db.executescript("""
         ALTER TABLE sessions ADD COLUMN memory_from TEXT NOT NULL DEFAULT '[]' CHECK (json_valid(memory_from));
         ALTER TABLE sessions ADD COLUMN placebo INTEGER NOT NULL DEFAULT 0 CHECK (placebo IN (0, 1));
@@ -195,7 +195,7 @@ def m005_sessions_know_their_memory(db: Database) -> None:
 
 @MIGRATIONS()
 def m006_reflections_merge(db: Database) -> None:
-    """A cause, a claimed effect, and the reflection that said the same before; `unverified` becomes `unsupported`."""
+    """Reflections: cause, claimed effect, reference to an equal one; `unverified` becomes `unsupported`."""
     db.table("reflections").disable_fts()
     db.executescript("""
         CREATE TABLE reflections_wider (
@@ -234,7 +234,7 @@ def m006_reflections_merge(db: Database) -> None:
 
 @MIGRATIONS()
 def m007_rules_are_found_by_what_they_are_about(db: Database) -> None:
-    """Rules by knob, by words and by source; counts know the dataset that they were made on."""
+    """Index rules by knob, content words and source; store the dataset of every count."""
     db.executescript("""
         CREATE TABLE datasets (
             source TEXT PRIMARY KEY,
@@ -268,7 +268,7 @@ def m007_rules_are_found_by_what_they_are_about(db: Database) -> None:
 
 @MIGRATIONS()
 def m008_closed_sessions_teach(db: Database) -> None:
-    """What closed sessions measured, ready to be pooled. Of sessions closed before, only configurations are known."""
+    """Effects of closed sessions, for pooling. For sessions closed earlier, only configurations are known."""
     db.executescript("""
         CREATE TABLE effects (
             session TEXT NOT NULL,
@@ -328,7 +328,7 @@ def m008_closed_sessions_teach(db: Database) -> None:
 
 @MIGRATIONS()
 def m009_trusted_heuristics_at_hand(db: Database) -> None:
-    """The discard heuristics that stop trials, read as a whole for every state digest: in order, without the table."""
+    """A covering index for the discard heuristics, which every state digest reads completely and in order."""
     db.executescript("""
         CREATE INDEX rules_trusted ON rules
             (kind, id, backbone, knob, condition, dataset_id, session, support, contradiction, statement)

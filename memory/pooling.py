@@ -1,8 +1,8 @@
 """Effects of knobs pooled over sessions and datasets. Pure functions: no database.
 
-Effects are shares of the base's NDCG@10, so that datasets of different difficulty can be pooled by inverse-variance
-means. Each value on each dataset is one study; where the studies disagree by more than their errors, the error of the
-mean is widened by the Birge ratio sqrt(Q / (studies - 1)), Q being Cochran's statistic.
+Effects are relative to the base's NDCG@10, so that datasets of different difficulty can be pooled by inverse-variance
+means. Each value on each dataset is one study. If the studies disagree by more than their standard errors, the standard
+error of the mean is multiplied by the Birge ratio sqrt(Q / (studies - 1)), where Q is Cochran's statistic.
 """
 
 import json
@@ -14,21 +14,21 @@ INTERVAL_Z = 1.96  # 95 %
 
 
 class Sums(NamedTuple):
-    """Sufficient statistics of some measured effects x_i with weights w_i = 1 / se_i^2, in `studies` groups."""
+    """Sufficient statistics of measured effects x_i with weights w_i = 1 / se_i^2, from `studies` groups."""
 
     n: int
     studies: int
     weight: float  # sum w
     weighted: float  # sum w x
-    squared: float  # sum (sum w x)^2 / (sum w), group by group
+    squared: float  # sum over groups of (sum w x)^2 / (sum w)
 
 
 def pooled_effect(values: Mapping[str, Sums], num_datasets: int) -> dict[str, Any]:
-    """The effect of a knob; `values` has its values as JSON text. The values with most trials come first."""
+    """The pooled effect of a knob; `values` maps knob values in JSON to sums. The most tried values come first."""
     total = Sums(*map(sum, zip(*values.values(), strict=True)))
-    mean, se = _mean(total)
+    mean, se = _pooled_mean(total)
     rows = [
-        {"value": json.loads(value), "n": sums.n, **dict(zip(("mean_relative", "se"), _mean(sums), strict=True))}
+        {"value": json.loads(value), "n": sums.n, **dict(zip(("mean_relative", "se"), _pooled_mean(sums), strict=True))}
         for value, sums in values.items()
     ]
     return {
@@ -41,9 +41,9 @@ def pooled_effect(values: Mapping[str, Sums], num_datasets: int) -> dict[str, An
     }
 
 
-def _mean(sums: Sums) -> tuple[float, float]:
-    """The mean and its standard error."""
+def _pooled_mean(sums: Sums) -> tuple[float, float]:
+    """The pooled mean and its standard error."""
     mean = sums.weighted / sums.weight
     disagreement = max(sums.squared - sums.weighted**2 / sums.weight, 0.0)  # Q
-    widening = max(1.0, disagreement / (sums.studies - 1)) if sums.studies > 1 else 1.0
-    return mean, math.sqrt(widening / sums.weight)
+    variance_factor = max(1.0, disagreement / (sums.studies - 1)) if sums.studies > 1 else 1.0
+    return mean, math.sqrt(variance_factor / sums.weight)

@@ -1,8 +1,9 @@
-"""Cognition that travels: rules, summaries, effects and configurations of one memory, as a value and back.
+"""Export and import of cognition: the rules, summaries, effects and configurations of a memory, as one file.
 
-What travels is what the training part taught: no interaction, no item, no user, no trial of an open session, nothing
-about test targets. Merging only adds: what this memory has under the same name stays as it is, and what comes a second
-time is not counted twice. Sessions of another home are called ORIGIN:SESSION, because "demo-hstu-1" exists in both.
+A file contains only knowledge derived from training and validation data: no interactions, items or users, no trials of
+open sessions, nothing about test targets. Merging only adds: existing entries are not changed, and a second import of
+the same file has no effect. Sessions of another home are named ORIGIN:SESSION, because ids such as "demo-hstu-1" exist
+in both homes.
 """
 
 import json
@@ -17,9 +18,9 @@ from sqlite_utils import Database
 from ..data.errors import ConfigError
 from .measurements import CONFIGURATION_COLUMNS
 from .records import ConfigurationRecord, EffectRecord, RuleKind, RuleRecord, SummaryRecord
-from .rows import from_row, insert, insert_new, to_json, to_row
+from .rows import from_row, insert, insert_or_ignore, to_json, to_row
 from .rules import RULE_COLUMNS
-from .sessions import remember_dataset
+from .sessions import store_profile
 from .store import Memory
 from .summaries import SUMMARY_COLUMNS, SUMMARY_LIMIT
 from .text import clean_text
@@ -34,12 +35,12 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 Profile = dict[Name, Any]
 
 
-class _Part(BaseModel):
+class _Entry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class Counts(_Part):
-    """What one session counted for and against a rule."""
+class Counts(_Entry):
+    """The counts of one session for and against a rule."""
 
     session: Name
     dataset: Name
@@ -49,8 +50,8 @@ class Counts(_Part):
     evidence: list[Name] = Field(max_length=1000)
 
 
-class Rule(_Part):
-    """A rule with the counts of every session that has met it."""
+class Rule(_Entry):
+    """A rule with the counts of every session that has tested it."""
 
     kind: RuleKind
     statement: Text
@@ -64,7 +65,7 @@ class Rule(_Part):
     counts: list[Counts] = Field(max_length=100_000)
 
 
-class Summary(_Part):
+class Summary(_Entry):
     """A Cognition Summary."""
 
     session: Name
@@ -77,8 +78,8 @@ class Summary(_Part):
     created_at: Name
 
 
-class Effect(_Part):
-    """What one knob value did in one session."""
+class Effect(_Entry):
+    """The effect of one knob value in one session."""
 
     session: Name
     dataset: Name
@@ -91,8 +92,8 @@ class Effect(_Part):
     weighted: Number
 
 
-class Configuration(_Part):
-    """A configuration that did well."""
+class Configuration(_Entry):
+    """A top configuration of a session."""
 
     session: Name
     trial: Name
@@ -105,8 +106,8 @@ class Configuration(_Part):
     gain: Number | None
 
 
-class Cognition(_Part):
-    """The file: what it is, where it comes from, and what it holds."""
+class Cognition(_Entry):
+    """The file: its format, its origin, and its contents."""
 
     format: Literal["virtualmle-cognition"] = "virtualmle-cognition"
     schema_version: Literal[1] = 1
@@ -118,8 +119,8 @@ class Cognition(_Part):
     configurations: list[Configuration] = Field(max_length=MAX_ENTRIES)
 
 
-class Merged(BaseModel):
-    """How much of a file was new here."""
+class MergeCounts(BaseModel):
+    """The numbers of rows that an import has added."""
 
     rules: int = 0
     counts: int = 0
@@ -129,21 +130,21 @@ class Merged(BaseModel):
 
 
 def read_cognition(file: Path) -> Cognition:
-    """The cognition in a file; ConfigError, with the first thing that is wrong, for any other file."""
+    """Read and validate a file; raises ConfigError, with the first error, if it is not a valid cognition file."""
     try:
         return Cognition.model_validate_json(file.read_bytes())
     except OSError as error:
-        raise ConfigError(f"{file} cannot be read ({error.strerror}); name a file of `memory export`") from None
+        raise ConfigError(f"{file} cannot be read ({error.strerror}); give a file written by `memory export`") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"])) or "the file"
         raise ConfigError(
-            f"{file} is no cognition that this version reads: {place}: {first['msg']}; nothing was imported"
+            f"{file} is not a cognition file that this version can read: {place}: {first['msg']}; nothing was imported"
         ) from None
 
 
 def collect(memory: Memory) -> Cognition:
-    """All cognition of a memory; sessions get names that hold everywhere."""
+    """All cognition of a memory, with globally unique session names."""
     with memory.database.reading() as db:
         origin = _origin(db)
 
@@ -169,17 +170,17 @@ def collect(memory: Memory) -> Cognition:
         )
 
 
-def merge(memory: Memory, cognition: Cognition) -> Merged:
-    """Add what is new, in one transaction; returns how much that was. Texts are cleaned as those of agents are."""
+def merge(memory: Memory, cognition: Cognition) -> MergeCounts:
+    """Add new entries in one transaction and count them. Texts are sanitised like those of agents."""
     with memory.database.writing() as db:
         origin = _origin(db)
 
         def name(session: str) -> str:
-            """A session of this memory under its own id: it went out and comes back."""
+            """The local session name: sessions of this memory lose the prefix that their export has added."""
             own = session.removeprefix(f"{origin}:")
             return clean_text(own, NAME_LIMIT)
 
-        before = _sizes(db)
+        before = _row_counts(db)
         for key, profile in cognition.datasets.items():
             db.execute("INSERT OR IGNORE INTO datasets VALUES (?, ?)", [clean_text(key, NAME_LIMIT), to_json(profile)])
         for rule in cognition.rules:
@@ -190,12 +191,12 @@ def merge(memory: Memory, cognition: Cognition) -> Merged:
             [ConfigurationRecord(**_cleaned(c) | {"session": name(c.session)}) for c in cognition.configurations],
             [EffectRecord(**_cleaned(e) | {"session": name(e.session)}) for e in cognition.effects],
         )
-        after = _sizes(db)
-        return Merged(**{table: after[table] - before[table] for table in after})
+        after = _row_counts(db)
+        return MergeCounts(**{table: after[table] - before[table] for table in after})
 
 
 def _origin(db: Database) -> str:
-    """What this memory is called in files that leave it."""
+    """The name of this memory in exported files."""
     return str(db.execute("SELECT id FROM origin").fetchone()[0])
 
 
@@ -218,9 +219,9 @@ def _add_rule(memory: Memory, rule: Rule, name: Callable[[str], str]) -> None:
     rule_id, _ = memory.rules.find_or_store(record)
     for counts in rule.counts:
         row = _cleaned(counts, ["evidence"]) | {"session": name(counts.session), "rule": rule_id}
-        row["evidence"] = to_json([clean_text(shown, NAME_LIMIT) for shown in counts.evidence])
-        insert_new(memory.database.db, "rule_counts", row)
-    memory.rules.add_up(rule_id)
+        row["evidence"] = to_json([clean_text(handle, NAME_LIMIT) for handle in counts.evidence])
+        insert_or_ignore(memory.database.db, "rule_counts", row)
+    memory.rules.update_totals(rule_id)
 
 
 def _add_summary(db: Database, summary: Summary, name: Callable[[str], str]) -> None:
@@ -228,16 +229,16 @@ def _add_summary(db: Database, summary: Summary, name: Callable[[str], str]) -> 
     if db.execute("SELECT 1 FROM summaries WHERE session = ?", [session]).fetchone():
         return
     fields = _cleaned(summary) | {"session": session, "text": clean_text(summary.text, SUMMARY_LIMIT)}
-    remember_dataset(db, fields["dataset_id"], summary.profile)
+    store_profile(db, fields["dataset_id"], summary.profile)
     insert(db, "summaries", to_row(SummaryRecord(**fields)))
 
 
-def _cleaned(part: _Part, leave_out: Iterable[str] = ()) -> dict[str, Any]:
-    """The fields of a part; names and texts without hidden characters."""
-    fields = part.model_dump(exclude=set(leave_out))
+def _cleaned(entry: _Entry, leave_out: Iterable[str] = ()) -> dict[str, Any]:
+    """The fields of an entry, with sanitised names and texts."""
+    fields = entry.model_dump(exclude=set(leave_out))
     return {key: clean_text(value, 20_000) if isinstance(value, str) else value for key, value in fields.items()}
 
 
-def _sizes(db: Database) -> dict[str, int]:
-    tables = {name: name for name in Merged.model_fields} | {"counts": "rule_counts"}
+def _row_counts(db: Database) -> dict[str, int]:
+    tables = {name: name for name in MergeCounts.model_fields} | {"counts": "rule_counts"}
     return {name: db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for name, table in tables.items()}

@@ -1,4 +1,4 @@
-"""The rows of memory.db as values. No field here, and no column behind it, can hold anything about test targets."""
+"""The rows of memory.db as immutable values. No field, and no column of the database, concerns the test set."""
 
 import functools
 from typing import Any, Literal
@@ -11,8 +11,8 @@ SessionState = Literal["open", "frozen", "attempted", "revealed", "void"]
 TrialStatus = Literal["running", "finished", "crashed", "cancelled"]
 Verdict = Literal["keep", "discard", "crash"]
 RuleKind = Literal["prefer", "avoid", "insight"]
-Check = Literal["supported", "contradicted", "unverified"]  # of a rule: what its counts say
-ReflectionCheck = Literal["supported", "contradicted", "unsupported"]  # of a reflection: what the numbers say
+Check = Literal["supported", "contradicted", "unverified"]  # status of a rule
+ReflectionCheck = Literal["supported", "contradicted", "unsupported"]  # status of a reflection
 
 
 class _Record(BaseModel):
@@ -20,7 +20,7 @@ class _Record(BaseModel):
 
 
 class Hypothesis(_Record):
-    """What the agent expects of a trial before it runs."""
+    """The prediction that the agent makes before a trial runs."""
 
     dimension: str
     direction: Literal["better", "worse", "same", "unknown"] = "unknown"
@@ -31,9 +31,9 @@ class Hypothesis(_Record):
 class SessionRecord(_Record):
     """One tuning session: one dataset, one backbone, one protocol, one budget."""
 
-    id: str  # e.g. "office-hstu-1": dataset, backbone, running number
-    dataset: str  # visible name
-    dataset_id: str  # hash over train and validation only
+    id: str  # e.g. "office-hstu-1": dataset, backbone, counter
+    dataset: str  # display name
+    dataset_id: str  # hash of the training and validation data only
     backbone: str
     state: SessionState = "open"
     seed: int = 0
@@ -43,46 +43,46 @@ class SessionRecord(_Record):
     max_train_seconds: float
     with_reflection: bool = True
     with_memory: bool = True
-    memory_from: list[str] = []  # names of the datasets whose cognition alone it may use; empty = all
-    placebo: bool = False  # its long-term memory is that of a shuffled dataset
+    memory_from: list[str] = []  # names of the only datasets whose knowledge it may use; empty = all
+    placebo: bool = False  # its long-term memory is shuffled over knobs (sandbox/placebo.py)
     max_llm_usd: float | None = None
-    llm_usd: float = 0.0  # what the driving client reported
+    llm_usd: float = 0.0  # as reported by the client
     profile: dict[str, Any]  # train-only profile of the dataset
     client: str = ""
-    selected: str | None = None  # trial handle, set at the freeze
-    opened_at: str = ""  # UTC, ISO 8601; filled by the store
+    selected: str | None = None  # trial handle; set when the session is frozen
+    opened_at: str = ""  # UTC, ISO 8601; set by the store
     frozen_at: str | None = None
 
 
 class TrialOutcome(_Record):
-    """What is written when a trial ends; every number is measured by the server."""
+    """The outcome of a trial, written when it ends; the server measures every number."""
 
     status: Literal["finished", "crashed", "cancelled"]
     verdict: Verdict | None = None
-    reason: str = ""  # the rule that made the verdict, with its numbers
-    cause: str | None = None  # of a crash
+    reason: str = ""  # the rule that produced the verdict, with its numbers
+    cause: str | None = None  # of a crash; None otherwise
     metrics: dict[str, float] = {}
     ndcg_se: float | None = None  # standard error of validation NDCG@10 over users
     incumbent_before: str | None = None
-    delta: float | None = None  # NDCG@10 against the incumbent: paired over users
+    delta: float | None = None  # change of NDCG@10 against the incumbent, paired over users
     delta_se: float | None = None
     z: float | None = None
-    base_delta: float | None = None  # the same against the base
+    base_delta: float | None = None  # change of NDCG@10 against the base, paired over users
     base_delta_se: float | None = None
     curve: list[dict[str, Any]] = []
     details: dict[str, Any] = {}  # model_ndcg10, train_ndcg10, ties, best_epoch, device, rescored, metrics_se, …;
     # of a crash: machine_fault
     parameters: int = 0
-    train_seconds: float = 0.0  # what counts against the budget
+    train_seconds: float = 0.0  # counted against the budget
     wall_seconds: float = 0.0
 
 
 class TrialRecord(_Record):
-    """One trial: what was asked, and, once it is over, what came of it."""
+    """One trial: its configuration and, once it has ended, its outcome."""
 
     session: str
     handle: str  # "t001"
-    number: int  # 1 = first
+    number: int  # counts from 1
     base: str  # "default" or the handle of the trial that `changes` were applied to
     changes: dict[str, Any]
     config: dict[str, Any]
@@ -91,24 +91,24 @@ class TrialRecord(_Record):
     hypothesis: Hypothesis | None = None
     override_reason: str | None = None  # why a discard heuristic was overridden
     status: TrialStatus = "running"
-    outcome: TrialOutcome | None = None  # None while it runs
+    outcome: TrialOutcome | None = None  # None while the trial is running
     reflected: bool = False
     created_at: str = ""
     finished_at: str | None = None
 
     @functools.cached_property
     def configuration(self) -> TrialConfig:
-        """`config` as the engine reads it."""
+        """`config` as a TrialConfig."""
         return TrialConfig(**self.config)
 
     @property
     def machine_fault(self) -> bool:
-        """Whether the machine failed it, not its configuration: such a trial counts against no budget."""
+        """Whether the machine caused the crash, not the configuration; such a trial uses no budget."""
         return bool(self.outcome and self.outcome.details.get("machine_fault"))
 
 
 class ReflectionRecord(_Record):
-    """What an agent made of a trial, and what the server's check of it said."""
+    """An agent's reflection on a trial, and the result of the server's check."""
 
     session: str
     trial: str
@@ -116,27 +116,27 @@ class ReflectionRecord(_Record):
     verdict: Verdict
     helped: Literal["yes", "no", "unclear"]
     dimension: str
-    effect: float | None = None  # the change of NDCG@10 that was claimed
+    effect: float | None = None  # claimed change of NDCG@10
     evidence: list[str] = []  # trial handles
     cause: str = ""
     lesson: str
     next_step: str = ""
     check: ReflectionCheck = "unsupported"
     check_note: str = ""
-    merged_into: str | None = None  # the trial whose reflection said nearly the same before
+    merged_into: str | None = None  # the trial with an earlier reflection of nearly the same content
     times_said: int = 1
     id: int = 0
     created_at: str = ""
 
 
 class RuleRecord(_Record):
-    """A piece of long-term knowledge: text, an optional condition on knobs, and how the trials bear it out."""
+    """A rule of the long-term memory: text, an optional condition on a knob, and its counts of trials."""
 
     kind: RuleKind
     statement: str
     condition: str | None = None  # e.g. "hidden_dim > 128"; grammar in sandbox/conditions.py
     backbone: str | None = None  # None = both
-    dataset: str = ""  # where it was learnt
+    dataset: str = ""  # the dataset of the session that stated it first
     dataset_id: str = ""
     session: str = ""
     evidence: list[str] = []
@@ -149,7 +149,7 @@ class RuleRecord(_Record):
 
 
 class EffectRecord(_Record):
-    """What one knob value did in one session, as a share of the base's NDCG@10: sums, so that sessions add up."""
+    """The effect of one knob value in one session, relative to the base's NDCG@10, as sums that can be added up."""
 
     session: str
     dataset: str
@@ -157,13 +157,13 @@ class EffectRecord(_Record):
     backbone: str
     knob: str
     value: bool | int | float | str
-    n: int  # trials that changed this knob alone
+    n: int  # number of trials that changed only this knob
     weight: float  # sum of 1 / se^2
     weighted: float  # sum of effect / se^2
 
 
 class ConfigurationRecord(_Record):
-    """A configuration that did well in a closed session. `gain` is over the session's own default, as a share."""
+    """A top configuration of a closed session. `gain` is its relative gain over the session's default."""
 
     session: str
     trial: str
@@ -177,13 +177,13 @@ class ConfigurationRecord(_Record):
 
 
 class SummaryRecord(_Record):
-    """The Cognition Summary of a session: the agent's text beside what the server computed."""
+    """The Cognition Summary of a session: the agent's text and the figures that the server computed."""
 
     session: str
     dataset: str
     dataset_id: str
     backbone: str
     text: str
-    computed: dict[str, Any] = {}  # effects per knob, best configuration, counts: validation only
+    computed: dict[str, Any] = {}  # effects per knob, best configuration, counts; validation only
     profile: dict[str, Any] = {}
     created_at: str = ""

@@ -1,22 +1,22 @@
-"""Reflections: what agents make of their trials, one each."""
+"""Reflections of agents on their trials, one per trial."""
 
 from ..data.errors import SessionError
-from .database import MemoryDatabase, Part, reads, writes
+from .database import MemoryDatabase, Repository, reads, writes
 from .records import ReflectionRecord
 from .rows import columns_of, from_row, insert, now, to_row
 from .sessions import Sessions
-from .text import alike, clean_text
+from .text import clean_text, word_overlap
 from .trials import Trials
 
 DIMENSION_LIMIT = 100
 LESSON_LIMIT = 2000
 SAME_LESSON = 0.8
-"""From this share of common content words on, two lessons of one dimension and direction count as one."""
+"""Lessons with at least this word overlap and the same dimension, direction and check are merged."""
 COLUMNS = columns_of(ReflectionRecord)
 
 
-class Reflections(Part):
-    """The reflections of all sessions."""
+class Reflections(Repository):
+    """The table of reflections of all sessions."""
 
     def __init__(self, database: MemoryDatabase, sessions: Sessions, trials: Trials) -> None:
         super().__init__(database)
@@ -25,17 +25,17 @@ class Reflections(Part):
 
     @writes
     def add(self, record: ReflectionRecord) -> ReflectionRecord:
-        """Store the reflection on a trial that is over; SessionError if there is one already.
+        """Store the reflection on a trial that has ended; raises SessionError if it already has one.
 
-        One that says nearly the same as an earlier one of its session is stored with a pointer to it, and counted
-        there.
+        A reflection with nearly the same lesson as an earlier one of the session is stored with a reference to the
+        earlier one, whose count is incremented.
         """
         session = self._sessions.require_open(record.session).id
         trial = self._trials.get(session, record.trial)
         if trial.status == "running":
-            raise SessionError(f"trial {trial.handle} of session {session!r} is still running; reflect once it is over")
+            raise SessionError(f"trial {trial.handle} of session {session!r} is still running; call wait_trial first")
         if trial.reflected:
-            raise SessionError(f"trial {trial.handle} of session {session!r} has a reflection already; a trial has one")
+            raise SessionError(f"trial {trial.handle} of session {session!r} already has a reflection; one is allowed")
         reflection = self._merged(
             record.model_copy(
                 update={
@@ -63,20 +63,21 @@ class Reflections(Part):
         return [ReflectionRecord.model_validate(from_row(row, ["evidence"])) for row in rows]
 
     def _merged(self, reflection: ReflectionRecord) -> ReflectionRecord:
-        """The reflection, pointing to the earlier one that says nearly the same, if there is one, and counted there.
+        """If an earlier reflection has nearly the same lesson, increment its count and refer to it in the result.
 
-        Two that were checked differently are never one: a lesson that the numbers bear out does not count for one that
-        they do not.
+        Reflections with different checks are never merged: a supported lesson must not add to the count of an
+        unsupported one.
         """
         earlier = self.db.query(
             "SELECT trial, lesson, times_said FROM reflections WHERE session = ? AND dimension = ? AND helped = ? "
             'AND "check" = ? AND merged_into IS NULL ORDER BY id',
             [reflection.session, reflection.dimension, reflection.helped, reflection.check],
         )
-        same = next((row for row in list(earlier) if alike(row["lesson"], reflection.lesson) >= SAME_LESSON), None)
-        if same is None:
+        lesson = reflection.lesson
+        match = next((row for row in list(earlier) if word_overlap(row["lesson"], lesson) >= SAME_LESSON), None)
+        if match is None:
             return reflection
-        times = same["times_said"] + 1
+        times = match["times_said"] + 1
         where = "WHERE session = ? AND trial = ?"
-        self.db.execute(f"UPDATE reflections SET times_said = ? {where}", [times, reflection.session, same["trial"]])
-        return reflection.model_copy(update={"merged_into": same["trial"], "times_said": times})
+        self.db.execute(f"UPDATE reflections SET times_said = ? {where}", [times, reflection.session, match["trial"]])
+        return reflection.model_copy(update={"merged_into": match["trial"], "times_said": times})

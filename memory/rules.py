@@ -1,29 +1,29 @@
-"""Rules: knowledge that outlives a session, with what each session counted for and against it.
+"""Rules: knowledge that outlives a session, with the counts of each session for and against it.
 
-Confidence = (support + 1) / (support + contradiction + 2), Laplace's rule of succession: the chance that a further
-trial bears the rule out; one half without any count. A rule is retired while its confidence is 1/4 or less: two trials
-against it and none for it, or at least three against each one for it and two more.
+Confidence = (support + 1) / (support + contradiction + 2), Laplace's rule of succession: the probability that the next
+trial supports the rule; one half without any counts. A rule is retired while its confidence is at most 1/4, that is,
+contradiction >= 3 * support + 2.
 """
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .database import MemoryDatabase, Part, reads, writes
+from .database import MemoryDatabase, Repository, reads, writes
 from .records import Check, RuleRecord
 from .rows import Row, columns_of, from_row, insert, now, to_json, to_row
-from .sessions import Sessions, remember_dataset
+from .sessions import Sessions, store_profile
 from .text import clean_text, content_key, normalised
 
 STATEMENT_LIMIT = 600
 CONDITION_LIMIT = 300
 RULE_COLUMNS = columns_of(RuleRecord)
 Count = tuple[int, int, Sequence[str]]
-"""For a rule, against it, and the handles of the trials that say so."""
+"""(support, contradiction, handles of these trials)"""
 
 
-class Rules(Part):
-    """The rules, and what each session counts for and against them."""
+class Rules(Repository):
+    """The table of rules, and the counts of each session for and against them."""
 
     def __init__(self, database: MemoryDatabase, sessions: Sessions) -> None:
         super().__init__(database)
@@ -31,19 +31,19 @@ class Rules(Part):
 
     @writes
     def add(self, record: RuleRecord) -> RuleRecord:
-        """Store a rule, or add its evidence and counts to the rule that says the same; returns the rule as it stands.
+        """Store a rule, or add its evidence and counts to an equivalent rule; returns the stored rule.
 
-        A rule that names a session needs that session open (SessionError); one with session "" comes from a person.
+        Raises SessionError if the rule names a session that is not open. A rule with session "" comes from a person.
         """
         if record.session:
             self._sessions.require_open(record.session)
         rule_id, is_new = self.find_or_store(record)
-        self._set_count(rule_id, record.session, (record.support, record.contradiction, record.evidence))
-        return self.add_up(rule_id, record.check if is_new else None)
+        self._set_counts(rule_id, record.session, (record.support, record.contradiction, record.evidence))
+        return self.update_totals(rule_id, record.check if is_new else None)
 
     @writes
     def find_or_store(self, record: RuleRecord) -> tuple[int, bool]:
-        """The number of the rule that says the same, and False; or of `record`, stored without counts, and True."""
+        """Find an equivalent rule, or store `record` without counts; returns the id and whether it was stored."""
         condition = record.condition and " ".join(clean_text(record.condition, CONDITION_LIMIT).split())
         rule = record.model_copy(
             update={
@@ -54,18 +54,18 @@ class Rules(Part):
         )
         words = content_key(rule.statement) or normalised(rule.statement)
         knob = _knob(rule.condition)
-        same = self._same(rule, words)
-        if same is not None:
+        equivalent = self._find_equivalent(rule, words)
+        if equivalent is not None:
             query = "UPDATE rules SET condition = coalesce(condition, ?), knob = coalesce(knob, ?) WHERE id = ?"
-            self.db.execute(query, [rule.condition, knob, same])
-            return same, False
-        source = remember_dataset(self.db, rule.dataset_id, rule.profile)
+            self.db.execute(query, [rule.condition, knob, equivalent])
+            return equivalent, False
+        source = store_profile(self.db, rule.dataset_id, rule.profile)
         row = to_row(rule, leave_out=["id"]) | {"source": source, "words": words, "knob": knob}
         return insert(self.db, "rules", row), True
 
     @writes
     def count(self, session: str, counts: Mapping[int, Count]) -> int:
-        """Set what `session` counts for and against each rule; returns how many of these counts are new or differ.
+        """Set the counts of `session` for and against each rule; returns the number of counts that are new or changed.
 
         A second call for the same session replaces the first. The session may be in any state.
         """
@@ -73,40 +73,41 @@ class Rules(Part):
         known = {rule: (support, against) for rule, support, against in self.db.execute(query, [session]).fetchall()}
         changed = {rule: count for rule, count in counts.items() if known.get(rule, (0, 0)) != count[:2]}
         for rule, count in changed.items():
-            self._set_count(rule, session, count)
-            self.add_up(rule)
+            self._set_counts(rule, session, count)
+            self.update_totals(rule)
         return len(changed)
 
     @writes
-    def add_up(self, rule_id: int, check: Check | None = None) -> RuleRecord:
-        """Make a rule's counts, evidence and check those of all sessions together; returns it.
+    def update_totals(self, rule_id: int, check: Check | None = None) -> RuleRecord:
+        """Recompute the counts, evidence and check of a rule from those of all sessions; returns the rule.
 
-        Without a `check`, the majority of the counts decides.
+        If `check` is None, the majority of the counts determines it.
         """
         rule = self.get(rule_id)
         counts = list(self.db.query("SELECT * FROM rule_counts WHERE rule = ? ORDER BY rowid", [rule_id]))
-        total, against = sum(row["support"] for row in counts), sum(row["contradiction"] for row in counts)
+        support, against = sum(row["support"] for row in counts), sum(row["contradiction"] for row in counts)
+        evidence = to_json(_evidence(rule, counts))
         self.db.execute(
             'UPDATE rules SET support = ?, contradiction = ?, evidence = ?, "check" = ? WHERE id = ?',
-            [total, against, to_json(_evidence(rule, counts)), check or _majority(total, against, rule.check), rule_id],
+            [support, against, evidence, check or _majority(support, against, rule.check), rule_id],
         )
         return self.get(rule_id)
 
     @reads
     def get(self, rule_id: int) -> RuleRecord:
-        """The rule with this number, which must exist."""
+        """The rule with this id, which must exist."""
         (row,) = self.db.query(f"SELECT {RULE_COLUMNS} FROM rules WHERE id = ?", [rule_id])
         return rule_record(row)
 
     @reads
     def all(self, backbone: str | None = None) -> list[RuleRecord]:
-        """Every rule, oldest first; with a backbone, those that hold for it (rules for both included)."""
+        """Every rule, oldest first; with a backbone, the rules for it and those for both backbones."""
         query = f"SELECT {RULE_COLUMNS} FROM rules WHERE ? IS NULL OR backbone IS NULL OR backbone = ? ORDER BY id"
         return [rule_record(row) for row in self.db.query(query, [backbone, backbone])]
 
     @reads
     def about(self, backbone: str, knobs: Iterable[str]) -> list[RuleRecord]:
-        """The rules to prefer or avoid something, for a backbone or both, whose condition is on one of `knobs`."""
+        """The prefer and avoid rules for `backbone` (or both backbones) whose condition is on one of `knobs`."""
         named = list(dict.fromkeys(knobs))
         query = (
             f"SELECT {RULE_COLUMNS} FROM rules WHERE knob IN ({', '.join('?' for _ in named)}) "
@@ -114,18 +115,18 @@ class Rules(Part):
         )
         return [rule_record(row) for row in self.db.query(query, [*named, backbone])]
 
-    def _set_count(self, rule_id: int, session: str, count: Count) -> None:
-        """Replace the counts of `session`, and add to its evidence; `add_up` must follow."""
+    def _set_counts(self, rule_id: int, session: str, count: Count) -> None:
+        """Replace the counts of `session` and extend its evidence; the caller must call `update_totals` afterwards."""
         support, contradiction, evidence = count
-        shown = dict.fromkeys([*self._evidence_of(rule_id, session), *evidence])
-        place = self._sessions.get(session) if session else None
+        handles = dict.fromkeys([*self._evidence_of(rule_id, session), *evidence])
+        record = self._sessions.get(session) if session else None
         self.db.execute(
             "INSERT INTO rule_counts (rule, session, support, contradiction, evidence, dataset, dataset_id) "
             "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (rule, session) DO UPDATE SET support = excluded.support, "
             "contradiction = excluded.contradiction, evidence = excluded.evidence",
             [
-                rule_id, session, support, contradiction, to_json(list(shown)),
-                place.dataset if place else "", place.dataset_id if place else "",
+                rule_id, session, support, contradiction, to_json(list(handles)),
+                record.dataset if record else "", record.dataset_id if record else "",
             ],
         )  # fmt: skip
 
@@ -135,8 +136,8 @@ class Rules(Part):
         found: list[str] = json.loads(row[0]) if row else []
         return found
 
-    def _same(self, rule: RuleRecord, words: str) -> int | None:
-        """The rule with the same condition, or, where one of the two has none, with nearly the same words."""
+    def _find_equivalent(self, rule: RuleRecord, words: str) -> int | None:
+        """The id of a rule with the same condition or, if one of the rules has none, with the same content words."""
         where = "FROM rules WHERE kind = ? AND backbone IS ?"
         if rule.condition is not None:
             query = f"SELECT id {where} AND condition = ? ORDER BY id LIMIT 1"
@@ -150,34 +151,34 @@ class Rules(Part):
 
 
 def rule_record(row: Row) -> RuleRecord:
-    """A row of `RULE_COLUMNS` as a record."""
+    """Convert a row of `RULE_COLUMNS` to a record."""
     return RuleRecord.model_validate(from_row(row, ["evidence", "profile"]))
 
 
 def confidence(support: int, contradiction: int) -> float:
-    """The chance that a further trial bears a rule out, by its counts."""
+    """The probability that the next trial supports a rule with these counts."""
     return (support + 1) / (support + contradiction + 2)
 
 
-def recounted(rule: RuleRecord, support: int, contradiction: int) -> RuleRecord:
-    """The rule as it would stand with these counts alone."""
+def with_counts(rule: RuleRecord, support: int, contradiction: int) -> RuleRecord:
+    """A copy of the rule with these counts and the check that follows from them."""
     check = _majority(support, contradiction, rule.check if not support + contradiction else "unverified")
     return rule.model_copy(update={"support": support, "contradiction": contradiction, "check": check})
 
 
 def _knob(condition: str | None) -> str | None:
-    """What a condition is about: the grammar of conditions begins with the knob."""
+    """The knob of a condition, which is its first word."""
     return condition.split()[0] if condition else None
 
 
-def _majority(support: int, contradiction: int, otherwise: Check) -> Check:
+def _majority(support: int, contradiction: int, default: Check) -> Check:
     if support == contradiction:
-        return "unverified" if support else otherwise
+        return "unverified" if support else default
     return "supported" if support > contradiction else "contradicted"
 
 
 def _evidence(rule: RuleRecord, counts: list[dict[str, Any]]) -> list[str]:
-    """All evidence: handles of the rule's own session as they are, those of others as "session:handle"."""
+    """All evidence: plain handles for the rule's own session, "session:handle" for other sessions."""
     return [
         handle if row["session"] == rule.session else f"{row['session']}:{handle}"
         for row in counts

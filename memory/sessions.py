@@ -1,4 +1,4 @@
-"""Sessions: their ids, their one-way states, and the refusal of writes once they are not open."""
+"""Sessions: ids, one-way state transitions, and the refusal of writes to sessions that are not open."""
 
 import difflib
 import re
@@ -8,10 +8,10 @@ from typing import Any
 from sqlite_utils import Database
 
 from ..data.errors import SessionError
-from .database import Part, reads, writes
+from .database import Repository, reads, writes
 from .records import SessionRecord, SessionState
 from .rows import Row, columns_of, from_row, insert, now, to_json, to_row
-from .text import clean_text, source_key, storable
+from .text import clean_text, replace_surrogates, source_key
 
 NEXT_STATES: dict[SessionState, tuple[SessionState, ...]] = {
     "open": ("frozen",),
@@ -23,14 +23,14 @@ NEXT_STATES: dict[SessionState, tuple[SessionState, ...]] = {
 COLUMNS = columns_of(SessionRecord)
 
 
-class Sessions(Part):
-    """The sessions on record."""
+class Sessions(Repository):
+    """The table of sessions."""
 
     @writes
     def open(self, record: SessionRecord, *, taken: Collection[str] = ()) -> SessionRecord:
-        """Store a new session; an empty id becomes the next "DATASET-BACKBONE-N" that is not in `taken` either."""
+        """Store a new session; an empty id is replaced by the next "DATASET-BACKBONE-N" that is not in `taken`."""
         if self.db.execute("SELECT 1 FROM sessions WHERE id = ?", [record.id]).fetchone():
-            raise SessionError(f"session {record.id!r} exists already; leave the id empty to have one chosen")
+            raise SessionError(f"session {record.id!r} exists already; leave the id empty to have one generated")
         session = record.model_copy(
             update={
                 "id": record.id or self._next_id(f"{record.dataset}-{record.backbone}", taken),
@@ -42,27 +42,27 @@ class Sessions(Part):
             }
         )
         insert(self.db, "sessions", to_row(session))
-        remember_dataset(self.db, session.dataset_id, session.profile)
+        store_profile(self.db, session.dataset_id, session.profile)
         return session
 
     @reads
     def get(self, session: str) -> SessionRecord:
-        """One session; SessionError names the nearest ids if there is none of that name."""
-        rows = list(self.db.query(f"SELECT {COLUMNS} FROM sessions WHERE id = ?", [storable(session)]))
+        """The session with this id; raises SessionError, with the most similar ids, if it does not exist."""
+        rows = list(self.db.query(f"SELECT {COLUMNS} FROM sessions WHERE id = ?", [replace_surrogates(session)]))
         if not rows:
             ids = [row["id"] for row in self.db.query("SELECT id FROM sessions ORDER BY serial DESC")]
-            none = "there are none here yet; open_session or `virtualmle tune` opens one"
-            known = f"sessions here: {nearest(session, ids)}" if ids else none
+            none = "there are none yet; open_session or `virtualmle tune` opens one"
+            known = f"sessions here: {closest_names(session, ids)}" if ids else none
             raise SessionError(f"unknown session {session!r:.60}; {known}")
         return _record(rows[0])
 
     @reads
     def require_open(self, session: str) -> SessionRecord:
-        """One session that takes writes; SessionError if it does not exist or is past `open`."""
+        """The session with this id; raises SessionError if it does not exist or is not open."""
         record = self.get(session)
         if record.state != "open":
             raise SessionError(
-                f"session {record.id!r} is {record.state} and takes no more writes; open another session to go on"
+                f"session {record.id!r} is {record.state} and takes no more writes; open another session to continue"
             )
         return record
 
@@ -73,7 +73,7 @@ class Sessions(Part):
 
     @reads
     def all_open(self, dataset_id: str, backbone: str | None = None) -> list[SessionRecord]:
-        """The sessions on a dataset that still take trials, oldest first; of one backbone, if it is named."""
+        """The open sessions on a dataset, oldest first; only those of `backbone`, if given."""
         where = "WHERE dataset_id = ? AND backbone = coalesce(?, backbone) AND state = 'open'"
         query = f"SELECT {COLUMNS} FROM sessions {where} ORDER BY serial"
         return [_record(row) for row in self.db.query(query, [dataset_id, backbone])]
@@ -90,7 +90,7 @@ class Sessions(Part):
 
     @writes
     def record_llm_cost(self, session: str, usd: float) -> None:
-        """Record what the language model has cost so far; the total only grows, and only while the session is open."""
+        """Record the total language-model cost so far; it never decreases, and is fixed once the session is frozen."""
         self.db.execute(
             "UPDATE sessions SET llm_usd = max(llm_usd, ?) WHERE id = ? AND state = 'open'",
             [usd, self.get(session).id],
@@ -100,16 +100,17 @@ class Sessions(Part):
     def set_state(
         self, session: str, expected: SessionState, new: SessionState, *, selected: str | None = None
     ) -> bool:
-        """Go from `expected` to `new` (open -> frozen -> attempted -> revealed or void; frozen -> void).
+        """Change the state from `expected` to `new` (open -> frozen -> attempted -> revealed or void; frozen -> void).
 
-        Returns False if the session was not in `expected`: another process was first. `selected`, a finished trial, is
-        set at the freeze; a running trial prevents the freeze (SessionError).
+        Returns False if the state was not `expected`, because another process has changed it. `selected`, the handle of
+        a finished trial, is set with the state "frozen". Raises SessionError for an invalid transition, an unfinished
+        `selected`, or a running trial at the freeze.
         """
         if new not in NEXT_STATES[expected]:
-            allowed = " or ".join(NEXT_STATES[expected]) or "nothing: it is the end"
+            allowed = " or ".join(NEXT_STATES[expected]) or "nothing: the state is final"
             raise SessionError(f"a session cannot go from {expected} to {new}; after {expected} comes {allowed}")
         if selected is not None and new != "frozen":
-            raise SessionError(f"selected={selected!r} cannot be set with {new}; the trial is chosen at the freeze")
+            raise SessionError(f"selected={selected!r} cannot be set with {new}; the trial is selected at the freeze")
         if self.get(session).state != expected:
             return False
         if new == "frozen":
@@ -132,7 +133,7 @@ class Sessions(Part):
         )
 
     def _next_id(self, stem: str, taken: Collection[str]) -> str:
-        """One more than the highest number used with this stem: an id never names two sessions."""
+        """`stem` with the highest number used so far plus one, so that an id never refers to two sessions."""
         query = "SELECT id FROM sessions WHERE substr(id, 1, ?) = ?"
         rows = self.db.execute(query, [len(stem) + 1, f"{stem}-"]).fetchall()
         used = {*taken, *(name for (name,) in rows)}
@@ -140,18 +141,18 @@ class Sessions(Part):
         return f"{stem}-{max(numbers, default=0) + 1}"
 
 
-def remember_dataset(db: Database, dataset_id: str, profile: Mapping[str, Any]) -> str:
-    """Keep a profile under the key of its source, which is returned; a source that is known keeps its profile."""
+def store_profile(db: Database, dataset_id: str, profile: Mapping[str, Any]) -> str:
+    """Store a profile under the key of its source, unless one is stored already; returns the key."""
     source = source_key(dataset_id, profile)
     db.execute("INSERT OR IGNORE INTO datasets VALUES (?, ?)", [source, to_json(dict(profile))])
     return source
 
 
-def nearest(name: str, names: Iterable[str], limit: int = 5) -> str:
-    """The names most like `name`, for an error text."""
+def closest_names(name: str, names: Iterable[str], limit: int = 5) -> str:
+    """The names most similar to `name`, for an error message."""
     names = list(names)
     close = difflib.get_close_matches(name, names, limit, cutoff=0.0)
-    return ", ".join(close) + (f", … ({len(names)} in all)" if len(names) > len(close) else "")
+    return ", ".join(close) + (f", … ({len(names)} in total)" if len(names) > len(close) else "")
 
 
 def _record(row: Row) -> SessionRecord:

@@ -1,4 +1,4 @@
-"""How alike two datasets are, judged by their train-only profiles. A pure function: no database, no dataset."""
+"""Similarity of two datasets, computed from their train-only profiles. Pure functions: no database, no dataset."""
 
 import functools
 import json
@@ -7,32 +7,32 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 UNKNOWN = 0.5
-"""The similarity where nothing can be compared: neither alike nor unlike."""
+"""The neutral similarity, used if nothing can be compared."""
 
-SMALLEST = 1e-6  # stands for zero on the logarithmic scale; densities of large catalogues are around 1e-5
+SMALLEST = 1e-6  # lower bound on the log scale; densities of large catalogues are around 1e-5
 
 
 def profile_similarity(a: Mapping[str, Any], b: Mapping[str, Any]) -> float:
-    """Similarity in [0, 1] of two profiles: 1 = the same numbers; symmetric.
+    """Symmetric similarity in [0, 1] of two profiles; 1 means equal numbers.
 
-    The mean over the features of exp(-decades apart): 10,000 against 100,000 users score 1/e, whatever the unit.
-    Nested mappings are read as features of their own; text is not compared. A feature that only one profile has
-    counts as `UNKNOWN`, and so does a comparison without any feature.
+    The mean over features of exp(-|log10(a / b)|), which does not depend on the unit: 10,000 against 100,000 users
+    gives 1/e. Entries of nested mappings are separate features; text is ignored. A feature that only one profile has
+    counts as `UNKNOWN`, and two profiles without any feature have the similarity `UNKNOWN`.
     """
     left, right = dict(_features("", a)), dict(_features("", b))
     names = left.keys() | right.keys()
     if not names:
         return UNKNOWN
-    return math.fsum(_alike(left.get(name), right.get(name)) for name in sorted(names)) / len(names)
+    return math.fsum(_feature_similarity(left.get(name), right.get(name)) for name in sorted(names)) / len(names)
 
 
 @functools.lru_cache(maxsize=10_000)
 def text_similarity(a: str, b: str) -> float:
-    """The same of two profiles as JSON text: a server asks it of the same few datasets again and again."""
+    """`profile_similarity` of two profiles in JSON, cached because a server compares the same few datasets often."""
     return profile_similarity(json.loads(a), json.loads(b))
 
 
-def _alike(a: float | None, b: float | None) -> float:
+def _feature_similarity(a: float | None, b: float | None) -> float:
     if a is None or b is None:
         return UNKNOWN
     if a * b < 0:

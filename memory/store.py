@@ -1,8 +1,8 @@
-"""memory.db as one object, which has its parts as attributes: `memory.sessions`, `memory.trials`, `memory.rules`, ...
+"""memory.db as one object with a repository per kind of row: `memory.sessions`, `memory.trials`, `memory.rules`, ...
 
-Not here: the rules of the Program, and anything about test targets, which memory.db never holds. Every method of a part
-may raise MemoryStoreError (the file is locked, full, read-only or damaged); SessionError where a session or trial does
-not exist, and for writes to a session that is not open.
+Not covered: the rules of the Program, and test targets, which memory.db never stores. Every method of a repository may
+raise MemoryStoreError (the file is locked, full, read-only or damaged), and SessionError for an unknown session or
+trial and for writes to a session that is not open.
 """
 
 from collections.abc import Iterable
@@ -20,9 +20,9 @@ from .trials import Trials
 
 
 class Memory:
-    """memory.db at `path` (its directory must exist), or a database in memory for None.
+    """memory.db at `path`, whose directory must exist, or an in-memory database if `path` is None.
 
-    Threads of a process may share one Memory; every process opens its own.
+    The threads of a process may share one Memory; every process must open its own.
     """
 
     def __init__(self, path: Path | None, *, busy_seconds: float = 5.0) -> None:
@@ -48,8 +48,8 @@ class Memory:
         self.database.close()
 
     def knowledge(self, datasets: Iterable[str] = ()) -> Knowledge:
-        """What earlier sessions left for later ones; from sessions on `datasets` alone, if any are named."""
+        """The knowledge of earlier sessions; if `datasets` are given, only from sessions on these datasets."""
         scope = tuple(datasets)
-        if scope not in self._knowledge:  # kept, because it keeps the effects that it has pooled
+        if scope not in self._knowledge:  # cached, because a Knowledge caches its pooled effects
             self._knowledge[scope] = Knowledge(self.database, self.rules, scope)
         return self._knowledge[scope]

@@ -1,6 +1,6 @@
-"""Cognition Summaries: what each session taught, in the agent's words and in computed figures."""
+"""Cognition Summaries: the conclusions of each session, as the agent's text and as computed figures."""
 
-from .database import MemoryDatabase, Part, reads, writes
+from .database import MemoryDatabase, Repository, reads, writes
 from .records import SummaryRecord
 from .rows import Row, columns_of, from_row, insert, now, to_row
 from .sessions import Sessions
@@ -10,8 +10,8 @@ SUMMARY_LIMIT = 8000
 SUMMARY_COLUMNS = columns_of(SummaryRecord)
 
 
-class Summaries(Part):
-    """The Cognition Summaries, at most one per session."""
+class Summaries(Repository):
+    """The table of Cognition Summaries, at most one per session."""
 
     def __init__(self, database: MemoryDatabase, sessions: Sessions) -> None:
         super().__init__(database)
@@ -19,7 +19,7 @@ class Summaries(Part):
 
     @writes
     def add(self, record: SummaryRecord) -> None:
-        """Store the summary of an open session; the last one before the freeze replaces those before it."""
+        """Store the summary of an open session, replacing an earlier one; SessionError if the session is not open."""
         summary = record.model_copy(
             update={
                 "session": self._sessions.require_open(record.session).id,
@@ -37,5 +37,5 @@ class Summaries(Part):
 
 
 def summary_record(row: Row) -> SummaryRecord:
-    """A row of `SUMMARY_COLUMNS` as a record."""
+    """Convert a row of `SUMMARY_COLUMNS` to a record."""
     return SummaryRecord.model_validate(from_row(row, ["computed", "profile"]))

@@ -1,13 +1,13 @@
-"""Trials: started one at a time, ended exactly once, never renamed."""
+"""Trials: a session runs one at a time, each ends exactly once, and handles never change."""
 
 import math
 
 from ..data.errors import MemoryStoreError, SessionError
-from .database import MemoryDatabase, Part, reads, writes
+from .database import MemoryDatabase, Repository, reads, writes
 from .records import TrialOutcome, TrialRecord
 from .rows import Row, from_row, insert, now, to_row
-from .sessions import Sessions, nearest
-from .text import clean_text, storable
+from .sessions import Sessions, closest_names
+from .text import clean_text, replace_surrogates
 
 CAUSE_LIMIT = 4000
 REASON_LIMIT = 1000
@@ -20,8 +20,8 @@ SELECT = """
 """
 
 
-class Trials(Part):
-    """The trials of all sessions."""
+class Trials(Repository):
+    """The table of trials of all sessions."""
 
     def __init__(self, database: MemoryDatabase, sessions: Sessions) -> None:
         super().__init__(database)
@@ -29,7 +29,7 @@ class Trials(Part):
 
     @writes
     def start(self, record: TrialRecord) -> TrialRecord:
-        """Start a trial; number and handle are given here. SessionError if it is not open or another trial runs."""
+        """Start a trial, assigning its number and handle; raises SessionError unless the session is open and idle."""
         session = self._sessions.require_open(record.session).id
         query = "SELECT handle FROM trials WHERE session = ? AND status = 'running'"
         running = self.db.execute(query, [session]).fetchone()
@@ -56,11 +56,11 @@ class Trials(Part):
 
     @writes
     def finish(self, session: str, handle: str, outcome: TrialOutcome) -> bool:
-        """Write the outcome if the trial is still running; returns whether this call was the one that ended it."""
+        """Store the outcome if the trial is still running; returns whether this call ended the trial."""
         self.get(session, handle)
-        wrong = {name: value for name, value in outcome.metrics.items() if not math.isfinite(value)}
-        if wrong:
-            raise MemoryStoreError(f"metrics must be finite, not {wrong}; a trial that measured them has crashed")
+        nonfinite = {name: value for name, value in outcome.metrics.items() if not math.isfinite(value)}
+        if nonfinite:
+            raise MemoryStoreError(f"metrics must be finite, not {nonfinite}; record such a trial as crashed")
         row = to_row(outcome) | {"finished_at": now(), "reason": clean_text(outcome.reason, REASON_LIMIT)}
         row["cause"] = None if outcome.cause is None else clean_text(outcome.cause, CAUSE_LIMIT)
         assignments = ", ".join(f'"{name}" = :{name}' for name in row)
@@ -72,28 +72,28 @@ class Trials(Part):
 
     @reads
     def get(self, session: str, handle: str) -> TrialRecord:
-        """One trial; SessionError names the nearest handles if there is none of that name."""
-        found = self._select(session, "AND handle = ?", storable(handle))
+        """The trial with this handle; raises SessionError, with the most similar handles, if it does not exist."""
+        found = self._select(session, "AND handle = ?", replace_surrogates(handle))
         if not found:
             query = "SELECT handle FROM trials WHERE session = ?"
             handles = [name for (name,) in self.db.execute(query, [session]).fetchall()]
-            known = f"its trials: {nearest(handle, handles)}" if handles else "it has none yet, call run_trial"
+            known = f"its trials: {closest_names(handle, handles)}" if handles else "it has none yet, call run_trial"
             raise SessionError(f"unknown trial {handle!r:.60} of session {session!r:.60}; {known}")
         return found[0]
 
     @reads
     def all(self, session: str) -> list[TrialRecord]:
-        """The trials of a session, first to last."""
+        """The trials of a session, in order."""
         return self._select(session, "ORDER BY number")
 
     @reads
     def running(self, session: str) -> TrialRecord | None:
-        """The trial of a session that has not ended, or None."""
+        """The running trial of a session, or None."""
         return next(iter(self._select(session, "AND status = 'running'")), None)
 
     @reads
     def incumbent(self, session: str) -> TrialRecord | None:
-        """The latest trial that was kept, or None."""
+        """The latest trial with verdict keep, or None."""
         return next(iter(self._select(session, "AND verdict = 'keep' ORDER BY number DESC LIMIT 1")), None)
 
     def _select(self, session: str, clauses: str, *values: str) -> list[TrialRecord]:

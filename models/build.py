@@ -1,4 +1,4 @@
-"""From a configuration to a model with its weights drawn."""
+"""Build a model from a configuration and initialise its weights."""
 
 import torch
 
@@ -9,12 +9,12 @@ from .sequence_model import SequenceModel
 
 
 def build_model(config: TrialConfig, num_items: int, seed: int) -> SequenceModel:
-    """A model on the CPU in float32; the same arguments give bit-identical weights, whatever torch's global seed is."""
+    """A float32 model on the CPU. The same arguments give bit-identical weights, whatever torch's global seed is."""
     model: SequenceModel = SASRec(config, num_items) if config.backbone == "sasrec" else HSTU(config, num_items)
     model.initialise(torch.Generator().manual_seed(seed))
     return model
 
 
 def num_parameters(model: torch.nn.Module) -> int:
-    """Trained numbers; tables that are tied count once."""
+    """The number of trainable parameters; a tied table counts once."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -1,7 +1,7 @@
-"""The configuration of one trial: every knob, made of the groups in `models/knobs/`.
+"""The configuration of one trial: all knobs, composed from the groups in `models/knobs/`.
 
-Torch-free, so that the sandbox may read it. Defaults are the plain baselines of VirtualMLE (arXiv 2606.03221) for each
-backbone; bounds are the engine's own, which no SANDBOX.md can exceed.
+This module does not import torch, so that the sandbox can use it. The defaults are the plain baselines of VirtualMLE
+(arXiv 2606.03221) for each backbone. The bounds of the knobs are limits of the engine, which no SANDBOX.md can exceed.
 """
 
 import difflib
@@ -26,7 +26,7 @@ KNOBS = declared_knobs(GROUPS)
 """Every knob by name, in the order of SANDBOX.md."""
 
 SCORING_KNOBS = frozenset(name for name, knob in KNOBS.items() if knob.dimension == "scoring")
-"""Knobs that act on finished scores only: changing nothing else re-scores the checkpoint instead of training."""
+"""Knobs that act on finished scores only: a trial that changes no others re-scores a checkpoint instead of training."""
 
 _ALIASES = {
     spelling: knob.name
@@ -39,7 +39,7 @@ BASELINES: dict[Backbone, dict[str, Value]] = {
     backbone: {name: knob.defaults[backbone] for name, knob in KNOBS.items() if backbone in knob.defaults}
     for backbone in BACKBONES
 }
-"""The plain baseline of each backbone: the defaults of the knobs that it reads."""
+"""The plain baseline of each backbone: the defaults of the knobs that this backbone reads."""
 
 
 class TrialConfig(Scoring, Supervision, SequenceModelling, Capacity, Regularisation, Optimisation):
@@ -51,8 +51,8 @@ class TrialConfig(Scoring, Supervision, SequenceModelling, Capacity, Regularisat
 def make_config(backbone: str, **changes: Any) -> TrialConfig:
     """The plain baseline of `backbone` with `changes` applied.
 
-    Raises ConfigError for an unknown backbone or knob, a value out of range or of the wrong type, NaN, and for
-    combinations that have no meaning (`check_combination`).
+    Raises ConfigError for an unknown backbone or knob, a value out of range or of the wrong type, NaN, and a
+    combination that `check_combination` refuses.
     """
     if backbone not in BACKBONES:
         raise ConfigError(f"backbone={backbone!r} is not known; choose one of {sorted(BACKBONES)}")
@@ -65,7 +65,7 @@ def make_config(backbone: str, **changes: Any) -> TrialConfig:
 
 
 def check_combination(config: TrialConfig) -> None:
-    """Refuse combinations that would be wrong or meaningless, each with its reason (ConfigError)."""
+    """Raise ConfigError, with the reason, if the combination of values is wrong or has no meaning."""
     if config.backbone == "sasrec" and config.hidden_dim % config.num_heads:
         choices = [n for n in range(1, 17) if config.hidden_dim % n == 0]
         raise ConfigError(
@@ -79,7 +79,7 @@ def check_combination(config: TrialConfig) -> None:
         )
     if config.position == "rotary" and _rotated_width(config) % 2:
         raise ConfigError(
-            f"position='rotary' turns pairs of numbers, but query and key are {_rotated_width(config)} wide per head; "
+            f"position='rotary' rotates pairs of entries, but query and key have {_rotated_width(config)} per head; "
             + ("choose an even attention_dim" if config.backbone == "hstu" else "choose an even hidden_dim / num_heads")
         )
     if config.warmup_epochs > config.epochs:
@@ -90,31 +90,31 @@ def check_combination(config: TrialConfig) -> None:
 
 
 def similar_knobs(name: str) -> list[str]:
-    """The knobs that `name` may stand for, best first: by a known alias, else by similar spelling; often empty."""
+    """The knobs that `name` may mean, best first: the knob with this alias, or else those of similar spelling."""
     folded = name.casefold().replace("-", "_").replace(" ", "_")
     alias = _ALIASES.get(folded) or _ALIASES.get(folded.replace("_", ""))
     return [alias] if alias else difflib.get_close_matches(folded, KNOBS, n=3)
 
 
 def train_part(config: TrialConfig) -> dict[str, Any]:
-    """The knobs that training depends on: everything but the scoring knobs."""
+    """The knobs that training depends on: all except the scoring knobs."""
     return {knob: value for knob, value in config.model_dump().items() if knob not in SCORING_KNOBS}
 
 
 def train_hash(config: TrialConfig) -> str:
-    """The identity of what training gives: seeds and checkpoints go by it.
+    """The identity of a training run: configurations with the same hash share their seed and their checkpoints.
 
-    Only knobs that were moved off the backbone's plain baseline are hashed, so that a knob which a later version adds
-    leaves the identity, and thereby the seed, of every configuration without it as it was.
+    Only knobs that differ from the backbone's plain baseline are hashed. A knob that a later version adds therefore
+    changes neither the identity nor the seed of a configuration that leaves it at its default.
     """
     baseline = make_config(config.backbone).model_dump()
-    moved = {knob: value for knob, value in train_part(config).items() if value != baseline[knob]}
-    return fingerprint({"backbone": config.backbone, **moved})
+    changed = {knob: value for knob, value in train_part(config).items() if value != baseline[knob]}
+    return fingerprint({"backbone": config.backbone, **changed})
 
 
-def fingerprint(part: dict[str, Any]) -> str:
-    """Sixteen hex digits that name a configuration, or its training part, by content."""
-    canonical = json.dumps(part, sort_keys=True, separators=(",", ":"), allow_nan=False)
+def fingerprint(values: dict[str, Any]) -> str:
+    """Sixteen hex digits that identify a configuration, or its training part, by content."""
+    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.blake2b(canonical.encode(), digest_size=8).hexdigest()
 
 
@@ -127,8 +127,8 @@ def _explain(error: ValidationError) -> str:
     for item in error.errors(include_url=False, include_context=False):
         knob = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            near = similar_knobs(knob)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"the knobs are {', '.join(sorted(KNOBS))}"
+            similar = similar_knobs(knob)
+            hint = f"did you mean {' or '.join(similar)}?" if similar else f"the knobs are {', '.join(sorted(KNOBS))}"
             lines.append(f"{knob} is not a knob; {hint}")
         else:
             lines.append(f"{knob}={item['input']!r} is refused: {item['msg']}")

@@ -1,4 +1,4 @@
-"""The point-wise feed-forward layer of SASRec, with the activation that the configuration names."""
+"""The point-wise feed-forward layer of SASRec, with the configured activation."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,9 +7,9 @@ from .config import TrialConfig
 
 
 class FeedForward(nn.Module):
-    """W2 a(W1 x + b1) + b2, the inner width `ffn_multiplier` times hidden_dim; once in the paper (eq. 6).
+    """W2 a(W1 x + b1) + b2 with inner width ffn_multiplier * hidden_dim; the multiplier is 1 in the paper (eq. 6).
 
-    ffn="swiglu" is W2 (silu(W1 x + b1) * (W3 x + b3)) + b2 (Shazeer 2020), which has half as many weights again.
+    ffn="swiglu" is W2 (silu(W1 x + b1) * (W3 x + b3)) + b2 (Shazeer 2020), which has 1.5 times as many weights.
     """
 
     def __init__(self, config: TrialConfig) -> None:
@@ -20,7 +20,7 @@ class FeedForward(nn.Module):
         self.outer = nn.Linear(inner, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (total_tokens, hidden_dim), and so is the result."""
+        """(total_tokens, hidden_dim) to the same shape."""
         inner = self.inner(x)
         if self.activation == "swiglu":
             gate, value = inner.chunk(2, dim=-1)

@@ -1,11 +1,12 @@
-"""HSTU (Zhai et al. 2024, "Actions Speak Louder than Words", section 3), the block of its research code.
+"""HSTU (Zhai et al. 2024, "Actions Speak Louder than Words", section 3), with the block of its research code.
 
     u, v, q, k = split(silu(norm(x) W))
     a_i        = 1/N sum_j silu(q_i . k_j + b[j - i] + c[bucket(t_i - t_j)]) v_j      no softmax, no 1/sqrt(d)
-    out        = W_o dropout(u * norm(a)) + b_o + x          N = max_len; norms without weights of their own
+    out        = W_o dropout(u * norm(a)) + b_o + x          N = max_len; norms without learned weights
 
-Switches: SiLU on u alone (hstu_activation="gate", as in the production code that the authors published later), the
-output from [u, a, u * a] side by side (hstu_gating="concat"), and the norm after the sum instead of before W.
+Switches: SiLU on u alone (hstu_activation="gate", as in the production code that the authors published later), an
+output projection of the concatenation [u, a, u * a] (hstu_gating="concat"), and the norm after the residual sum
+instead of before W (norm_placement="post").
 
 Dimension L: total tokens of the jagged batch.
 """
@@ -25,7 +26,7 @@ from .sequence_model import TABLE_STD, SequenceModel
 
 
 class HSTUBlock(nn.Module):
-    """Pointwise attention gated by u. Per head, u and v are linear_dim wide, q and k attention_dim."""
+    """Pointwise attention, gated by u. Per head, u and v have width linear_dim, q and k attention_dim."""
 
     def __init__(self, config: TrialConfig) -> None:
         super().__init__()
@@ -35,11 +36,11 @@ class HSTUBlock(nn.Module):
         self.widths = [gate, gate] + [config.num_heads * config.attention_dim] * 2
         self.uvqk = nn.Linear(config.hidden_dim, sum(self.widths), bias=False)
         self.out = nn.Linear(gate * (3 if config.hstu_gating == "concat" else 1), config.hidden_dim)
-        self.position_table = relative_table(config, 1)  # shared by the heads
+        self.position_table = relative_table(config, 1)  # one table, shared by all heads
         self.time_table = time_table(config, 1)
 
     def forward(self, x: Tensor, plan: PackingPlan) -> Tensor:
-        """x (L, hidden_dim), and so is the result."""
+        """(L, hidden_dim) to the same shape."""
         config = self.config
         for layer in self.local_mixing:
             x = layer(x, plan)
@@ -57,9 +58,9 @@ class HSTUBlock(nn.Module):
         return F.silu(u), *others
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, plan: PackingPlan) -> Tensor:
-        """(L, heads * linear_dim)."""
+        """The attention output, (L, heads * linear_dim)."""
         config = self.config
-        q, k, v = (part.reshape(len(part), config.num_heads, -1) for part in (q, k, v))  # (L, heads, width)
+        q, k, v = (x.reshape(len(x), config.num_heads, -1) for x in (q, k, v))  # (L, heads, width)
         if config.position == "rotary":
             q, k = rotate(q, plan.positions), rotate(k, plan.positions)
         return hstu_attention(
@@ -78,7 +79,7 @@ class HSTUBlock(nn.Module):
 
 
 class HSTU(SequenceModel):
-    """The backbone; `build_model` draws its weights. With scores="dot" a norm ends it, as cosine would."""
+    """The backbone; `build_model` initialises it. It has no final norm with cosine scores, which normalise states."""
 
     def __init__(self, config: TrialConfig, num_items: int) -> None:
         super().__init__(config, num_items)
@@ -88,7 +89,7 @@ class HSTU(SequenceModel):
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
-        """As every model, but W is N(0, .02), as in the research code."""
+        """Like `SequenceModel.initialise`, but W is normal with standard deviation .02, as in the research code."""
         super().initialise(generator)
         for block in (module for module in self.modules() if isinstance(module, HSTUBlock)):
             nn.init.normal_(block.uvqk.weight, std=TABLE_STD, generator=generator)

@@ -1,4 +1,4 @@
-"""Items as vectors: the input embedding, the output table (tied to it or not), and scores against the catalogue."""
+"""Item vectors: the input embedding, the output table (tied or not), and scores over the catalogue."""
 
 import torch
 import torch.nn.functional as F
@@ -7,13 +7,13 @@ from torch import Tensor, nn
 from ..kernels.jagged.look_up import look_up
 from .config import TrialConfig
 
-NORM_EPS = 1e-6  # a zero vector has cosine 0 with everything, and a finite gradient
+NORM_EPS = 1e-6  # gives a zero vector a cosine of 0 with every vector, and a finite gradient
 ROW_SPARSE_ABOVE = 200_000
-"""Larger catalogues get sparse gradients from look-ups: a step then costs what its rows cost, not the whole table."""
+"""Look-ups in larger catalogues give sparse gradients: a step's cost then depends on its rows, not on the table."""
 
 
 def is_row_sparse(config: TrialConfig, num_items: int) -> bool:
-    """Whether the tables of a configuration get sparse gradients: a full softmax has one for every item anyway."""
+    """Whether the item tables get sparse gradients; not with a full softmax, which has a gradient for every item."""
     return num_items > ROW_SPARSE_ABOVE and config.loss != "full_softmax"
 
 
@@ -43,15 +43,15 @@ class ItemTable(nn.Module):
         return self.scaled(states) @ self.catalogue().T
 
     def scaled(self, states: Tensor) -> Tensor:
-        """States (n, hidden_dim) such that their dot products with `catalogue` or `vectors` are scores."""
+        """(n, hidden_dim) to the same shape, such that dot products with `catalogue` or `vectors` are scores."""
         return self._normalised(states) / self.temperature
 
     def catalogue(self) -> Tensor:
-        """(num_items, hidden_dim): every item as scores see it."""
+        """(num_items, hidden_dim): the output table, normalised for cosine scores."""
         return self._normalised(self.output)
 
     def vectors(self, items: Tensor) -> Tensor:
-        """(m,) to (m, hidden_dim): these items as scores see them, without touching the others."""
+        """(m,) to (m, hidden_dim): the rows of `catalogue` for these items, computed without the other rows."""
         return self._normalised(self.rows(items))
 
     def rows(self, items: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""What may stand before the attention of a block: a short depthwise convolution, and a filter over the whole history.
+"""Optional layers before the attention of a block: a short depthwise convolution, and a filter over the whole history.
 
-Both look back only, so that a state still knows nothing of later items, and both work inside a sequence only.
+Both are causal, so that no state depends on later items, and neither crosses the boundary between two sequences.
 """
 
 import torch
@@ -14,7 +14,7 @@ from .norms import build_norm
 
 
 class ShortConvolution(nn.Module):
-    """x + dropout(conv(norm(x))): each channel a weighted sum of its last `conv_kernel` values."""
+    """x + dropout(conv(norm(x))): conv gives, for each channel, a weighted sum of its last `conv_kernel` values."""
 
     def __init__(self, config: TrialConfig) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class ShortConvolution(nn.Module):
         self.taps = nn.Parameter(torch.empty(config.conv_kernel, config.hidden_dim))
 
     def forward(self, x: Tensor, plan: PackingPlan) -> Tensor:
-        """x (total_tokens, hidden_dim), and so is the result."""
+        """(total_tokens, hidden_dim) to the same shape."""
         mixed = causal_convolution(self.norm(x), self.taps, plan)
         return x + dropout(mixed, self.config.dropout, self.training)
 
@@ -31,8 +31,8 @@ class ShortConvolution(nn.Module):
 class FrequencyFilter(nn.Module):
     """x + dropout(filter(norm(x))): a learned complex weight per frequency and channel (FMLP-Rec, Zhou et al. 2022).
 
-    FMLP-Rec multiplies the spectrum of the whole sequence, which mixes later items into earlier states. Here the same
-    weights are turned into a response over max_len steps by the inverse Fourier transform and applied to the past only.
+    FMLP-Rec multiplies the spectrum of the whole sequence, which mixes later items into earlier states. Here the
+    inverse Fourier transform turns these weights into an impulse response of max_len steps, which is applied causally.
     """
 
     def __init__(self, config: TrialConfig) -> None:
@@ -42,14 +42,14 @@ class FrequencyFilter(nn.Module):
         self.spectrum = nn.Parameter(torch.empty(config.max_len // 2 + 1, config.hidden_dim, 2))  # real, imaginary
 
     def forward(self, x: Tensor, plan: PackingPlan) -> Tensor:
-        """x (total_tokens, hidden_dim), and so is the result."""
+        """(total_tokens, hidden_dim) to the same shape."""
         response = torch.fft.irfft(torch.view_as_complex(self.spectrum), n=self.config.max_len, dim=0, norm="ortho")
         mixed = causal_convolution(self.norm(x), response, plan)
         return x + dropout(mixed, self.config.dropout, self.training)
 
 
 def build_local_mixing(config: TrialConfig) -> nn.ModuleList:
-    """The layers that the configuration asks for, each called as layer(x, plan); often none."""
+    """The configured layers, each called as layer(x, plan); none by default."""
     layers: list[nn.Module] = []
     if config.conv_kernel:
         layers.append(ShortConvolution(config))

@@ -2,12 +2,12 @@
 
     s(u, j) = z(u, j) + w_pop pop(j) + w_tr sum_r a^r T[i_r, j] + w_co sum_r b^r C[i_r, j]
 
-z is the model's score, normalised per user over the whole catalogue as `score_normalisation` says; i_0, i_1, … are the
-user's latest items, latest first, of which `transition_recent` and `cooccurrence_window` count, each weighing
-`…_recency` times as much as the one after it. The tables are those of `prior_tables.py`, from the train part alone.
+z is the model's score, normalised per user over the whole catalogue (`score_normalisation`). i_0, i_1, … are the user's
+latest items, latest first; the sums use `transition_recent` and `cooccurrence_window` of them, and a and b are
+`transition_recency` and `cooccurrence_recency`. `prior_tables.py` defines the tables, counted on the train split only.
 
-With fusion="rerank" that sum orders the model's top `rerank_top` candidates only: all others stay below them, as the
-model had them.
+With fusion="rerank", s orders only the model's top `rerank_top` candidates. All other items stay below these, in the
+model's order.
 """
 
 from dataclasses import dataclass
@@ -21,33 +21,33 @@ from .batch import keep_last
 from .config import TrialConfig
 from .prior_tables import Floats, Ints, cooccurrence_prior, popularity_prior, transition_prior
 
-MIN_DEVIATION = 1e-12  # a model that scores all items alike keeps its zeros
+MIN_DEVIATION = 1e-12  # avoids a division by zero if all scores of a user are equal; these scores become 0
 
 
 @dataclass(frozen=True)
 class SparseRows:
-    """A sparse (num_items, num_items) matrix by rows: row i is `columns[starts[i]:starts[i + 1]]` with its values."""
+    """A sparse (num_items, num_items) matrix (CSR): row i is `starts[i]:starts[i + 1]` of `columns` and `values`."""
 
     starts: Tensor  # (num_items + 1,) int64
     columns: Tensor  # (entries,) int32, ascending within a row
     values: Tensor  # (entries,) float32
 
     def add_to(self, scores: Tensor, owners: Tensor, rows: Tensor, weights: Tensor) -> None:
-        """scores[owners[k]] += weights[k] * row rows[k], for every k; an owner may come several times."""
+        """For every k, add row rows[k], times weights[k], to scores[owners[k]]; an owner may occur several times."""
         first = self.starts[rows]
         counts = self.starts[rows + 1] - first
-        added = torch.repeat_interleave(counts)  # of each entry, the k that brings it
+        source = torch.repeat_interleave(counts)  # the k of each entry to add
         shift = first - (counts.cumsum(0) - counts)
-        # index_select: indexing by brackets takes several times as long on a CPU, and so do further repeat_interleaves
-        entries = torch.arange(len(added), device=scores.device).add_(shift.index_select(0, added))
-        places = (owners * scores.shape[1]).index_select(0, added).add_(self.columns.index_select(0, entries))
-        values = self.values.index_select(0, entries).mul_(weights.index_select(0, added))
-        scores.view(-1).index_add_(0, places, values)
+        # index_select is several times as fast on a CPU as indexing with brackets or further repeat_interleaves
+        entries = torch.arange(len(source), device=scores.device).add_(shift.index_select(0, source))
+        targets = (owners * scores.shape[1]).index_select(0, source).add_(self.columns.index_select(0, entries))
+        values = self.values.index_select(0, entries).mul_(weights.index_select(0, source))
+        scores.view(-1).index_add_(0, targets, values)
 
 
 @dataclass(frozen=True)
 class ScorePriors:
-    """The priors of one configuration on one device; those without a weight are left out."""
+    """The priors of one configuration on one device; a prior whose weight is 0 is None."""
 
     config: TrialConfig
     popularity: Tensor | None  # (num_items,) float32
@@ -58,14 +58,14 @@ class ScorePriors:
     def from_dataset(
         cls, dataset: PreparedDataset, config: TrialConfig, device: torch.device | str = "cpu"
     ) -> "ScorePriors | None":
-        """The priors that have a weight in `config`, or None if none has: the model's scores then stand as they are."""
+        """The priors with a non-zero weight in `config`, or None if all weights are 0."""
         if not (config.popularity_weight or config.transition_weight or config.cooccurrence_weight):
             return None
         items, offsets, size = np.asarray(dataset.items, np.int64), np.asarray(dataset.offsets), dataset.num_items
         popularity = transition = cooccurrence = None
         if config.popularity_weight:
-            counted = popularity_prior(items, np.asarray(dataset.timestamps), size, config.popularity_window)
-            popularity = torch.tensor(counted, dtype=torch.float32, device=device)
+            values = popularity_prior(items, np.asarray(dataset.timestamps), size, config.popularity_window)
+            popularity = torch.tensor(values, dtype=torch.float32, device=device)
         if config.transition_weight:
             transition = _to_rows(*transition_prior(items, offsets, size, config), size, device)
         if config.cooccurrence_weight:
@@ -73,10 +73,10 @@ class ScorePriors:
         return cls(config, popularity, transition, cooccurrence)
 
     def add_to(self, scores: Tensor, items: Tensor, offsets: Tensor, normalised: bool = False) -> Tensor:
-        """Fuse into `scores` float32 (users, num_items), contiguous, in place; returns them.
+        """Fuse the priors into `scores`, float32 (users, num_items), contiguous, in place; returns `scores`.
 
         Histories: items integer (num_events,) on the scores' device, offsets int64 (users + 1,) on the CPU, none empty.
-        `normalised` says that `scores` have been normalised as the configuration wants it.
+        `normalised` says that the caller has applied the configured normalisation to `scores` already.
         """
         if not normalised:
             normalise(scores, self.config.score_normalisation)
@@ -84,12 +84,12 @@ class ScorePriors:
             self._add(scores, items, offsets)
             return scores
         outside = _outside_top(scores, items, offsets, self.config.rerank_top)
-        alone = scores.clone()
+        model_scores = scores.clone()
         self._add(scores, items, offsets)
         lowest = scores.masked_fill(outside, torch.inf).amin(dim=1, keepdim=True)
-        highest = alone.masked_fill(~outside, -torch.inf).amax(dim=1, keepdim=True)
-        sunk = alone.sub_((highest - lowest).clamp_(min=0).add_(1))  # keeps its order, below everything inside
-        return scores.copy_(torch.where(outside, sunk, scores))
+        highest = model_scores.masked_fill(~outside, -torch.inf).amax(dim=1, keepdim=True)
+        lowered = model_scores.sub_((highest - lowest).clamp_(min=0).add_(1))  # in the model's order, below the top
+        return scores.copy_(torch.where(outside, lowered, scores))
 
     def _add(self, scores: Tensor, items: Tensor, offsets: Tensor) -> None:
         config = self.config
@@ -105,9 +105,10 @@ class ScorePriors:
 
 
 def normalise(scores: Tensor, kind: str) -> None:
-    """Each row in place: "zscore" to mean 0 and deviation 1 (over all columns, not n - 1), "minmax" to 0 … 1,
+    """Normalise each row in place.
 
-    "softmax" to probabilities; "none" leaves it.
+    "zscore" gives mean 0 and standard deviation 1 (divisor n, not n - 1), "minmax" the range 0 … 1, "softmax"
+    probabilities; "none" changes nothing.
     """
     if kind == "zscore":
         scores.sub_(scores.mean(dim=1, keepdim=True))
@@ -121,7 +122,7 @@ def normalise(scores: Tensor, kind: str) -> None:
 
 
 def _outside_top(scores: Tensor, items: Tensor, offsets: Tensor, top: int) -> Tensor:
-    """(users, num_items) bool: not among the `top` best of what a user has not had; ties with the last are inside."""
+    """(users, num_items) bool: False for the `top` best items outside the history and for ties with the last."""
     owners = torch.arange(len(scores)).repeat_interleave(offsets.diff()).to(scores.device)
     candidates = scores.clone()
     candidates[owners, items.long()] = -torch.inf
@@ -129,7 +130,7 @@ def _outside_top(scores: Tensor, items: Tensor, offsets: Tensor, top: int) -> Te
 
 
 def _latest(items: Tensor, offsets: Tensor, window: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the last `window` events of each history: whose it is, the item (int64), its age (float32, 0 = the last)."""
+    """For the last `window` events of each history: the user's row, the item (int64), the age (float32, 0 = latest)."""
     index, bounds = keep_last(offsets, window)
     owners = torch.arange(len(offsets) - 1).repeat_interleave(bounds.diff())
     ages = (bounds[1:] - 1)[owners] - torch.arange(len(owners))

@@ -1,6 +1,6 @@
-"""From the last block's tokens to the state that is scored: each readout looks at tokens <= t only.
+"""Readouts pool the outputs of the last block into the states that are scored; state t pools tokens <= t only.
 
-That holds with causal=False too: there, only the state of a sequence's last token is used, and it sees all of it.
+This also holds with causal=False: training and scoring then use only the last token's state, which pools all tokens.
 """
 
 from torch import Tensor, nn
@@ -11,22 +11,22 @@ from .config import TrialConfig
 
 
 class LastReadout(nn.Module):
-    """The token itself."""
+    """State t is token t itself."""
 
     def forward(self, x: Tensor, plan: PackingPlan) -> Tensor:
-        """x (total_tokens, hidden_dim), and so is the result."""
+        """(total_tokens, hidden_dim) to the same shape."""
         return x
 
 
 class MeanReadout(nn.Module):
-    """The mean of the last `k` tokens up to t, or of all of them where k is None."""
+    """The mean of the last `k` tokens up to t, or of all tokens up to t if k is None."""
 
     def __init__(self, k: int | None = None) -> None:
         super().__init__()
         self.k = k
 
     def forward(self, x: Tensor, plan: PackingPlan) -> Tensor:
-        """x (total_tokens, hidden_dim), and so is the result."""
+        """(total_tokens, hidden_dim) to the same shape."""
         sums = plan.scatter([
             self._window(group.mask(causal=True, dtype=x.dtype)) @ rows
             for group, rows in zip(plan.groups, plan.gather(x), strict=True)
@@ -35,24 +35,24 @@ class MeanReadout(nn.Module):
         return sums / counts[:, None]
 
     def _window(self, mask: Tensor) -> Tensor:
-        return mask if self.k is None else mask.triu(1 - self.k)  # a sequence lies side by side: keep j > t - k
+        return mask if self.k is None else mask.triu(1 - self.k)  # a sequence is contiguous in its row: keep j > t - k
 
 
 class AttentionReadout(nn.Module):
-    """One head of softmax attention of token t over the tokens up to t; the values are the tokens themselves."""
+    """Single-head softmax attention of token t over the tokens up to t; the values are the tokens themselves."""
 
     def __init__(self, hidden_dim: int) -> None:
         super().__init__()
         self.query_key = nn.Linear(hidden_dim, 2 * hidden_dim, bias=False)
 
     def forward(self, x: Tensor, plan: PackingPlan) -> Tensor:
-        """x (total_tokens, hidden_dim), and so is the result."""
+        """(total_tokens, hidden_dim) to the same shape."""
         q, k = self.query_key(x)[:, None].chunk(2, dim=-1)  # (total_tokens, 1, hidden_dim) each
         return softmax_attention(q, k, x[:, None], plan=plan, causal=True).squeeze(1)
 
 
 def build_readout(config: TrialConfig) -> nn.Module:
-    """The readout that the configuration names."""
+    """The configured readout."""
     if config.readout == "attention":
         return AttentionReadout(config.hidden_dim)
     if config.readout == "last":

@@ -2,9 +2,9 @@
 
     x = x + dropout(attention(norm(x)));   x = x + dropout(feed_forward(norm(x)));   a norm after the last block
 
-which is the paper's g'(x) = x + Dropout(g(LayerNorm(x))) (section III-D). Beyond the paper, the configuration may
-normalise after the sum instead (x = norm(x + dropout(g(x)))), and switch to other positions, time biases, activations,
-bidirectional attention, readouts, local mixing, and dropout inside attention.
+This is the paper's g'(x) = x + Dropout(g(LayerNorm(x))) (section III-D). Beyond the paper, the configuration may
+normalise after the residual sum instead (x = norm(x + dropout(g(x)))), and choose other positional encodings, time
+biases, activations, bidirectional attention, readouts, local mixing, and dropout on the attention weights.
 
 Dimension L: total tokens of the jagged batch.
 """
@@ -41,17 +41,17 @@ class SASRecBlock(nn.Module):
         self.feed_forward = FeedForward(config)
 
     def forward(self, x: Tensor, plan: PackingPlan) -> Tensor:
-        """x (L, hidden_dim), and so is the result."""
+        """(L, hidden_dim) to the same shape."""
         for layer in self.local_mixing:
             x = layer(x, plan)
         x = self._branch(x, self.attention_norm, lambda states: self.attend(states, plan))
         return self._branch(x, self.feed_forward_norm, self.feed_forward)
 
-    def _branch(self, x: Tensor, norm: nn.Module, change: Callable[[Tensor], Tensor]) -> Tensor:
+    def _branch(self, x: Tensor, norm: nn.Module, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
         if self.config.norm_placement == "post":
-            after: Tensor = norm(x + dropout(change(x), self.config.dropout, self.training))
+            after: Tensor = norm(x + dropout(sublayer(x), self.config.dropout, self.training))
             return after
-        return x + dropout(change(norm(x)), self.config.dropout, self.training)
+        return x + dropout(sublayer(norm(x)), self.config.dropout, self.training)
 
     def attend(self, x: Tensor, plan: PackingPlan) -> Tensor:
         """Multi-head self-attention, (L, hidden_dim) to (L, hidden_dim)."""
@@ -74,7 +74,7 @@ class SASRecBlock(nn.Module):
 
 
 class SASRec(SequenceModel):
-    """The backbone; `build_model` draws its weights. Post-normalised blocks end in a norm of their own."""
+    """The backbone; `build_model` initialises it. Post-norm blocks end in a norm, so no final norm follows them."""
 
     def __init__(self, config: TrialConfig, num_items: int) -> None:
         super().__init__(config, num_items)

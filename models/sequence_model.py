@@ -1,10 +1,11 @@
-"""What SASRec and HSTU share: items in, one state per token out, scores against the catalogue.
+"""The base class of SASRec and HSTU: items in, one state per token out, and scores over the catalogue.
 
     embed items (+ absolute positions), dropout  ->  blocks  ->  final norm  ->  readout  ->  states (L, hidden_dim)
 
-With `latent_steps`, what leaves the final norm goes through the blocks again, with a learned vector for the step
-added, and the states of all passes are averaged (after ReaRec, Tang et al. 2025, "Think Before Recommend", which passes
-the last state only; here every position's, so that every position can still be trained).
+With `latent_steps`, each step adds its learned vector to the last output of the final norm and passes the sum through
+the blocks and the norm again; the outputs of all passes are averaged (after ReaRec, Tang et al. 2025, "Think Before
+Recommend"). ReaRec does this for the last state only; here it is done for every position, so that every position can
+still be a training target.
 
 Dimension L: total tokens of the jagged batch.
 """
@@ -24,7 +25,7 @@ TABLE_STD = 0.02
 
 
 class SequenceModel(nn.Module):
-    """A backbone without its blocks. A subclass gives `blocks`, `num_distinct_blocks` of them, and `final_norm`."""
+    """A backbone without its blocks. Subclasses set `blocks` (`num_distinct_blocks` of them) and `final_norm`."""
 
     def __init__(self, config: TrialConfig, num_items: int) -> None:
         super().__init__()
@@ -40,15 +41,15 @@ class SequenceModel(nn.Module):
 
     @property
     def num_distinct_blocks(self) -> int:
-        """Blocks with weights of their own."""
+        """The number of blocks with separate weights."""
         return 1 if self.config.shared_blocks else self.config.num_blocks
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
         """Draw every weight, in a fixed order, from `generator` (on the CPU).
 
-        Linear layers Xavier-uniform with zero biases, tables N(0, .02), absolute positions N(0, 1 / hidden_dim); 
-        norms stay the identity that they are made as.
+        Linear layers are Xavier-uniform with zero biases. Tables are normal with standard deviation .02, and absolute
+        positions with hidden_dim ** -0.5. Norms keep torch's initial weights of 1 and biases of 0.
         """
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -61,7 +62,7 @@ class SequenceModel(nn.Module):
                     nn.init.normal_(table, std=std, generator=generator)
 
     def forward(self, batch: JaggedBatch) -> Tensor:
-        """(L, hidden_dim): state t summarises tokens <= t of its sequence (all of them where causal is false)."""
+        """(L, hidden_dim): state t depends on tokens <= t of its sequence (on all of them if causal is false)."""
         x = self._embed(batch)
         x = self._pass(x, batch.plan)
         if self.steps is not None:
@@ -74,8 +75,8 @@ class SequenceModel(nn.Module):
 
     def _embed(self, batch: JaggedBatch) -> Tensor:
         x = self.items.embed(batch.items)
-        if batch.hidden is not None:
-            x = x.masked_fill(batch.hidden[:, None], 0)
+        if batch.masked is not None:
+            x = x.masked_fill(batch.masked[:, None], 0)
         if self.training and self.config.token_dropout:
             x = x.masked_fill(torch.rand(len(x), 1, device=x.device) < self.config.token_dropout, 0)
         if self.positions is not None:
@@ -83,9 +84,9 @@ class SequenceModel(nn.Module):
         return dropout(x, self.config.embedding_dropout, self.training)
 
     def _pass(self, x: Tensor, plan: PackingPlan) -> Tensor:
-        """Once through all blocks and the final norm, (L, hidden_dim) to (L, hidden_dim)."""
-        for number in range(self.config.num_blocks):
-            x = self.blocks[number % len(self.blocks)](x, plan)
+        """One pass through all blocks and the final norm, (L, hidden_dim) to (L, hidden_dim)."""
+        for index in range(self.config.num_blocks):
+            x = self.blocks[index % len(self.blocks)](x, plan)
         normed: Tensor = self.final_norm(x)
         return normed
 
@@ -94,5 +95,5 @@ class SequenceModel(nn.Module):
         return self.items.output
 
     def score(self, states: Tensor) -> Tensor:
-        """Logits (n, num_items), temperature and cosine included."""
+        """Logits (n, num_items), after the division by the temperature (and by the norms if scores are cosines)."""
         return self.items.score(states)

@@ -1,4 +1,4 @@
-"""Formatting of numbers: the only module that does it, so that terminal, report and README agree."""
+"""Formatting of numbers. No other module formats them, so that terminal, report and README agree."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -116,7 +116,7 @@ def _results(data: ReportData) -> list[list[str]]:
 
 
 def _effects(data: ReportData) -> list[list[str]]:
-    """Knob, dimension, mean effect, number of trials, what was tried, together with others; most helpful first."""
+    """Rows: knob, dimension, effect, trials changing it alone, values tried, trials changing others too; best first."""
     measured_first = sorted(data.effects.items(), key=lambda entry: (not entry[1].n, -(entry[1].mean_delta or 0.0)))
     return [
         [

@@ -1,6 +1,6 @@
 """The two charts of a report as inline SVG. Their colours are CSS variables of the page, so they follow its theme.
 
-Importing this module imports matplotlib, which takes half a second; only `html.render` does so, inside the function.
+Importing this module imports matplotlib, which takes half a second; only `html.render` imports it, when called.
 """
 
 import io

@@ -49,7 +49,7 @@ def _cells(record: TrialRecord) -> list[str]:
 def verdict_label(record: TrialRecord) -> str:
     """The verdict (keep, discard, crash), or the status (running, cancelled) of a trial without a verdict.
 
-    A crash that was the machine's fault is named so: it says nothing about the configuration.
+    A crash caused by the machine has a label of its own, because it says nothing about the configuration.
     """
     if record.machine_fault:
         return "machine fault"

@@ -1,7 +1,7 @@
-"""The action space: which knobs an agent may turn, how far, and what each is for.
+"""The action space: which knobs an agent may change, within which ranges, and with which defaults.
 
-SANDBOX.md states it (`protocol.py`) within the engine's bounds, which the knobs' declarations own (`models/knobs/`). A
-knob that SANDBOX.md leaves out is fixed at the backbone's plain default.
+SANDBOX.md defines it (`protocol.py`) within the engine's bounds, which are declared in `models/knobs/`. A knob that is
+missing from SANDBOX.md is fixed at the engine's default for the backbone.
 """
 
 import math
@@ -14,30 +14,30 @@ from ..data.errors import ConfigError
 from ..models.config import KNOBS, TrialConfig, check_combination, make_config, similar_knobs
 from ..models.knobs.declaration import Dimension, KnobType, Value
 
-MAX_REFUSED = 10  # reasons in one refusal: enough to mend a call, too few to flood a reader
+MAX_ERRORS = 10  # errors reported per refusal
 _TITLES = {"sasrec": "SASRec", "hstu": "HSTU"}
 _NOT_KNOBS = {
-    "seed": "seeds belong to the server: one per configuration and repetition; leave seed out",
-    "backbone": "a session tunes one backbone; open another session for the other one",
+    "seed": "seeds belong to the server: one per configuration and repetition; omit seed",
+    "backbone": "a session tunes one backbone; open another session for the other backbone",
 }
 
 
 class Knob(BaseModel):
-    """One knob as SANDBOX.md offers it. `defaults` has one value per backbone that the knob exists for."""
+    """One knob as offered by SANDBOX.md. `defaults` has one value per backbone for which the knob is offered."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     type: KnobType
     dimension: Dimension
-    low: int | float | None = None  # both ends belong to the range
+    low: int | float | None = None  # the range includes both ends
     high: int | float | None = None
-    scale: Literal["linear", "log"] | None = None  # how a search should step through the range
+    scale: Literal["linear", "log"] | None = None  # the scale on which a search should vary the number
     choices: tuple[str, ...] = ()
     defaults: dict[str, Value]
 
     def check(self, value: object) -> Value:
-        """`value` as the engine takes it; raises ConfigError for a wrong type or a value outside the range."""
+        """`value` in the type that the engine expects; raises ConfigError for a wrong type or a value out of range."""
         if self.type == "choice":
             if isinstance(value, str) and value in self.choices:
                 return value
@@ -45,25 +45,25 @@ class Knob(BaseModel):
         if self.type == "bool":
             if isinstance(value, bool):
                 return value
-            raise ConfigError(f"{self.name}={value!r:.60} is not a truth value; give true or false")
+            raise ConfigError(f"{self.name}={value!r:.60} is not a boolean; give true or false")
         return self._number(value)
 
     def _number(self, value: object) -> int | float:
-        assert self.low is not None and self.high is not None  # the reader of SANDBOX.md sees to it
-        wanted = f"{'a whole' if self.type == 'int' else 'a'} number from {self.low:g} to {self.high:g}"
+        assert self.low is not None and self.high is not None  # the parser of SANDBOX.md guarantees it
+        expected = f"{'an integer' if self.type == 'int' else 'a number'} from {self.low:g} to {self.high:g}"
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ConfigError(f"{self.name}={value!r:.60} is not a number; give {wanted}, without quotes")
+            raise ConfigError(f"{self.name}={value!r:.60} is not a number; give {expected}, without quotes")
         if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"{self.name}={value!r} is not finite; give {wanted}")
+            raise ConfigError(f"{self.name}={value!r} is not finite; give {expected}")
         if self.type == "int" and isinstance(value, float):
-            raise ConfigError(f"{self.name}={value!r} has a decimal point; give {wanted}, e.g. {math.floor(value)}")
+            raise ConfigError(f"{self.name}={value!r} has a decimal point; give {expected}, e.g. {math.floor(value)}")
         if not self.low <= value <= self.high:
-            raise ConfigError(f"{self.name}={value!r:.60} is out of range; give {wanted}")
-        return value if self.type == "int" else float(value) + 0.0  # -0.0 and 0 are one configuration
+            raise ConfigError(f"{self.name}={value!r:.60} is out of range; give {expected}")
+        return value if self.type == "int" else float(value) + 0.0  # -0.0 and 0 must have the same fingerprint
 
 
 class ActionSpace(BaseModel):
-    """All knobs that a protocol offers, for both backbones."""
+    """All knobs that a protocol offers, over all backbones."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -74,41 +74,42 @@ class ActionSpace(BaseModel):
         return [knob for knob in self.entries if backbone in knob.defaults]
 
     def default(self, backbone: str) -> TrialConfig:
-        """Where a session starts; ConfigError for an unknown backbone."""
+        """The configuration from which a session starts; raises ConfigError for an unknown backbone."""
         return make_config(backbone, **{knob.name: knob.defaults[backbone] for knob in self.knobs(backbone)})
 
     def resolve(self, base: TrialConfig, changes: Mapping[str, Any]) -> TrialConfig:
         """`base` with `changes` applied.
 
-        Raises ConfigError, naming every change that is refused: an unknown knob, a wrong type, a value out of range, a
-        knob without meaning on this backbone or fixed by SANDBOX.md; and then combinations without meaning.
+        Raises one ConfigError that lists every invalid change (an unknown knob, a wrong type, a value out of range, a
+        knob that the backbone does not have or that SANDBOX.md fixes). If all changes are valid by themselves, raises
+        ConfigError for an invalid combination.
         """
-        settings, refused = base.model_dump(), []
+        settings, errors = base.model_dump(), []
         unknown = [name for name in changes if name not in KNOBS and name not in _NOT_KNOBS]
-        if len(unknown) > 1:  # otherwise each would list the knobs there are
-            refused.append(_unknown_knobs(unknown))
+        if len(unknown) > 1:  # one message for all of them, because each separate one could list every knob
+            errors.append(_unknown_knobs(unknown))
             changes = {name: changes[name] for name in changes if name in KNOBS or name in _NOT_KNOBS}
         for name, value in changes.items():
             try:
                 settings[name] = self._offered(base.backbone, name).check(value)
             except ConfigError as error:
-                refused.append(str(error))
-        if refused:
-            more = f"; and {len(refused) - MAX_REFUSED} more" if len(refused) > MAX_REFUSED else ""
-            raise ConfigError("; ".join(refused[:MAX_REFUSED]) + more)
+                errors.append(str(error))
+        if errors:
+            more = f"; and {len(errors) - MAX_ERRORS} more" if len(errors) > MAX_ERRORS else ""
+            raise ConfigError("; ".join(errors[:MAX_ERRORS]) + more)
         config = TrialConfig(**settings)
         check_combination(config)
         return config
 
     def dimension(self, knob: str) -> str:
-        """The dimension that `knob` belongs to; ConfigError where SANDBOX.md does not offer it."""
+        """The dimension of `knob`; raises ConfigError if SANDBOX.md does not offer the knob."""
         for entry in self.entries:
             if entry.name == knob:
                 return entry.dimension
         raise ConfigError(unknown_knob(knob) if knob not in KNOBS else f"{knob} is fixed by SANDBOX.md")
 
     def describe(self, backbone: str) -> list[dict[str, Any]]:
-        """The knobs of `backbone` as plain values; keys that say nothing about a knob are None."""
+        """The knobs of `backbone` as JSON values; keys that do not apply to a type are None."""
         return [
             {
                 "knob": knob.name,
@@ -124,7 +125,7 @@ class ActionSpace(BaseModel):
         ]
 
     def differences(self, config: TrialConfig) -> dict[str, Any]:
-        """The knobs in which `config` differs from its backbone's default, with their values."""
+        """The knobs whose values differ from the default of the backbone, with their values in `config`."""
         default = self.default(config.backbone).model_dump()
         return {knob: value for knob, value in config.model_dump().items() if value != default[knob]}
 
@@ -136,39 +137,39 @@ class ActionSpace(BaseModel):
             raise ConfigError(unknown_knob(name))
         if backbone not in KNOBS[name].defaults:
             owner = " and ".join(KNOBS[name].defaults)
-            raise ConfigError(f"{name} has no meaning on {backbone}: it belongs to {owner}; leave it out")
+            raise ConfigError(f"{name} has no meaning on {backbone}: it belongs to {owner}; omit it")
         fixed = getattr(self.default(backbone), name)
-        raise ConfigError(f"{name} is fixed at {fixed!r} for {backbone}: SANDBOX.md does not offer it; leave it out")
+        raise ConfigError(f"{name} is fixed at {fixed!r} for {backbone}: SANDBOX.md does not offer it; omit it")
 
 
 def unknown_knob(name: str) -> str:
-    """Why `name` is no knob, with the nearest ones there are."""
+    """The error text for a `name` that is not a knob, with the most similar knobs."""
     if name in _NOT_KNOBS:
         return f"{name} is not a knob: {_NOT_KNOBS[name]}"
-    near = similar_knobs(name)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"the knobs are {', '.join(sorted(KNOBS))}"
+    similar = similar_knobs(name)
+    hint = f"did you mean {' or '.join(similar)}?" if similar else f"the knobs are {', '.join(sorted(KNOBS))}"
     return f"{name!r:.60} is not a knob; {hint}"
 
 
 def _unknown_knobs(names: list[str]) -> str:
-    """Why none of several `names` is a knob; all knobs are listed once, at the end, if a name has no suggestion."""
-    more = f" and {len(names) - MAX_REFUSED} more" if len(names) > MAX_REFUSED else ""
-    suggestions = {name: similar_knobs(name) for name in names[:MAX_REFUSED]}
+    """The error text for several `names` that are not knobs; it lists all knobs if a name has no suggestion."""
+    more = f" and {len(names) - MAX_ERRORS} more" if len(names) > MAX_ERRORS else ""
+    suggestions = {name: similar_knobs(name) for name in names[:MAX_ERRORS]}
     named = ", ".join(
-        f"{name!r:.60}" + (f" (did you mean {' or '.join(near)}?)" if near else "")
-        for name, near in suggestions.items()
+        f"{name!r:.60}" + (f" (did you mean {' or '.join(similar)}?)" if similar else "")
+        for name, similar in suggestions.items()
     )
     known = "" if all(suggestions.values()) else f"; the knobs are {', '.join(sorted(KNOBS))}"
     return f"{named}{more} are not knobs{known}"
 
 
 def inert_changes(config: TrialConfig, changes: Mapping[str, Any]) -> dict[str, str]:
-    """Those of `changes` whose value makes no difference to `config`, each with the reason."""
-    return {knob: reason for knob in changes if (reason := _why_inert(config, knob))}
+    """The knobs of `changes` that have no effect in `config`, each with the reason."""
+    return {knob: reason for knob in changes if (reason := _inert_reason(config, knob))}
 
 
-def _why_inert(config: TrialConfig, knob: str) -> str:
-    """Why `knob` makes no difference to `config`; empty where it acts."""
+def _inert_reason(config: TrialConfig, knob: str) -> str:
+    """Why `knob` has no effect in `config`; empty if it has one."""
     declared = KNOBS.get(knob)
     if declared is None:
         return ""
@@ -178,7 +179,7 @@ def _why_inert(config: TrialConfig, knob: str) -> str:
 
 
 def effective(config: TrialConfig) -> dict[str, Any]:
-    """The part of a configuration that acts: configurations with equal effective parts train and rank alike."""
+    """The settings that have an effect; configurations with equal effective settings train and rank identically."""
     settings = config.model_dump()
     inert = inert_changes(config, settings)
     return {knob: value for knob, value in settings.items() if knob not in inert}

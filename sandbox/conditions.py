@@ -1,8 +1,8 @@
-"""Conditions on knobs, the machine-readable half of a rule.
+"""Conditions on knobs: the machine-readable form of a rule.
 
     condition := KNOB OP VALUE | KNOB in {VALUE, …}
-    OP        := == | != | < | <= | > | >=        choices and truth values: == and != only
-    VALUE     := number | true | false | word     words may stand in quotes
+    OP        := == | != | < | <= | > | >=        choices and booleans: == and != only
+    VALUE     := number | true | false | word     words may be quoted
 
 Examples: "hidden_dim > 128", "position in {absolute, both}", "causal == false".
 """
@@ -40,26 +40,26 @@ class Condition:
 
     knob: str
     operator: str  # a key of _COMPARE, or "in"
-    values: tuple[Value, ...]  # one, unless the operator is "in"
+    values: tuple[Value, ...]  # a single value, unless the operator is "in"
 
     def matches(self, config: TrialConfig | Mapping[str, Any]) -> bool:
-        """Whether a configuration, or one dumped to a dict, satisfies the condition."""
+        """Whether a configuration (or its `model_dump()`) satisfies the condition."""
         actual = getattr(config, self.knob) if isinstance(config, TrialConfig) else config[self.knob]
         if self.operator == "in":
             return actual in self.values
         return _COMPARE[self.operator](actual, self.values[0])
 
     def __str__(self) -> str:
-        shown = [_shown(value) for value in self.values]
-        text = f"{{{', '.join(shown)}}}" if self.operator == "in" else shown[0]
+        values = [_format_value(value) for value in self.values]
+        text = f"{{{', '.join(values)}}}" if self.operator == "in" else values[0]
         return f"{self.knob} {self.operator} {text}"
 
 
-@functools.lru_cache(maxsize=10_000)  # the same few conditions are asked of every trial
+@functools.lru_cache(maxsize=10_000)  # every trial is checked against the same few conditions
 def parse_condition(text: str) -> Condition:
-    """The condition that `text` states; ConfigError for a wrong form, an unknown knob, or a value it cannot have."""
+    """Parse `text`; raises ConfigError for a syntax error, an unknown knob, or a value that the knob cannot take."""
     if len(text) > MAX_LENGTH:
-        raise ConfigError(f"a condition has {MAX_LENGTH} characters at most, not {len(text)}; {_EXAMPLES}")
+        raise ConfigError(f"a condition has at most {MAX_LENGTH} characters, not {len(text)}; {_EXAMPLES}")
     if match := _SET.fullmatch(text):
         knob, op, words = match[1], "in", [word.strip() for word in match[2].split(",")]
     elif match := _SINGLE.fullmatch(text):
@@ -70,16 +70,16 @@ def parse_condition(text: str) -> Condition:
         raise ConfigError(f"condition {text!r}: {unknown_knob(knob)}")
     values = tuple(_value(knob, word) for word in words)
     if op not in ("==", "!=", "in") and isinstance(values[0], bool | str):
-        raise ConfigError(f"condition {text!r}: {knob} has no order; use ==, != or in")
+        raise ConfigError(f"condition {text!r}: the values of {knob} have no order; use ==, != or in")
     return Condition(knob, op, tuple(dict.fromkeys(values)))
 
 
 def _value(name: str, word: str) -> Value:
     knob = KNOBS[name]
     if knob.type == "bool":
-        return _one_of(name, word.lower(), {"true": True, "false": False})
+        return _choice(name, word.lower(), {"true": True, "false": False})
     if knob.type == "choice":
-        return _one_of(name, word.strip("\"'"), {choice: choice for choice in knob.choices})
+        return _choice(name, word.strip("\"'"), {choice: choice for choice in knob.choices})
     try:
         number = float(word)
     except ValueError:
@@ -89,11 +89,11 @@ def _value(name: str, word: str) -> Value:
     return int(number) if knob.type == "int" and number.is_integer() else number
 
 
-def _one_of(knob: str, word: str, choices: Mapping[str, Value]) -> Value:
+def _choice(knob: str, word: str, choices: Mapping[str, Value]) -> Value:
     if word not in choices:
-        raise ConfigError(f"condition on {knob}: {word!r} is none of its values; choose from {[*choices]}")
+        raise ConfigError(f"condition on {knob}: {word!r} is not one of its values; choose from {[*choices]}")
     return choices[word]
 
 
-def _shown(value: Value) -> str:
+def _format_value(value: Value) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)

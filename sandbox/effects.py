@@ -1,4 +1,4 @@
-"""What each knob did so far: paired differences against the base, from trials that changed one knob alone."""
+"""Measured effects of knobs: paired differences against the base, from trials that changed a single knob."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from .action_space import ActionSpace, inert_changes
 
 INTERVAL_Z = 1.96  # 95 %
 SMALLEST_RELATIVE_SE = 1e-3
-"""A difference without spread over users is taken to be this sure, as a share of the base's NDCG@10."""
+"""Lower bound on the standard error of a relative effect, for differences with zero variance over users."""
 
 
 def base_config(
@@ -19,7 +19,8 @@ def base_config(
 ) -> TrialConfig | None:
     """The configuration that the changes of `trial` were applied to.
 
-    For base "default" it is `default`, or else that of the trial that ran the default; None where neither is known.
+    For base "default" this is `default` if given, otherwise the configuration of the trial that ran the unchanged
+    default. None if the base is unknown.
     """
     if trial.base == "default" and default is not None:
         return default
@@ -31,7 +32,7 @@ def base_config(
 
 
 def changed_knobs(trial: TrialRecord, base: TrialConfig | None) -> dict[str, Any]:
-    """The changes that made a difference: values unlike the base's (where it is known), and not without effect."""
+    """The changes that are not inert and whose values differ from those of the base (if it is known)."""
     config = trial.configuration
     inert = inert_changes(config, trial.changes)
     return {
@@ -41,10 +42,10 @@ def changed_knobs(trial: TrialRecord, base: TrialConfig | None) -> dict[str, Any
     }
 
 
-def alone(knob: str, trial: TrialRecord, base: TrialConfig, changed: Mapping[str, Any]) -> bool:
-    """Whether the trial's difference speaks of `knob` by itself: nothing else changed, or nothing that had a choice.
+def isolates(knob: str, trial: TrialRecord, base: TrialConfig, changed: Mapping[str, Any]) -> bool:
+    """Whether the trial isolates the effect of `knob`: the knob is the only change, or it cannot change alone.
 
-    causal=false, say, has no meaning without supervision='last', so the two can only be tried together.
+    Example: causal=false is only valid with supervision='last', so the two knobs can only be changed together.
     """
     if set(changed) == {knob}:
         return True
@@ -56,18 +57,18 @@ def alone(knob: str, trial: TrialRecord, base: TrialConfig, changed: Mapping[str
 
 
 def interval(mean: float, se: float) -> list[float]:
-    """The 95 % interval of a mean."""
+    """The 95 % confidence interval of a mean."""
     return [mean - INTERVAL_Z * se, mean + INTERVAL_Z * se]
 
 
 def coverage(trials: Sequence[TrialRecord], space: ActionSpace, backbone: str) -> dict[str, dict[str, int]]:
-    """Per dimension: how many of its knobs any trial has changed, and how many there are."""
+    """Per dimension: the number of its knobs (`knobs`), and how many of them some trial has changed (`tried`)."""
     tried = {knob for trial in trials for knob in trial.changes}
-    found = {dimension: {"tried": 0, "knobs": 0} for dimension in DIMENSIONS}
+    counts_of = {dimension: {"tried": 0, "knobs": 0} for dimension in DIMENSIONS}
     for knob in space.knobs(backbone):
-        found[knob.dimension]["knobs"] += 1
-        found[knob.dimension]["tried"] += knob.name in tried
-    return {dimension: counts for dimension, counts in found.items() if counts["knobs"]}
+        counts_of[knob.dimension]["knobs"] += 1
+        counts_of[knob.dimension]["tried"] += knob.name in tried
+    return {dimension: counts for dimension, counts in counts_of.items() if counts["knobs"]}
 
 
 def untried(trials: Sequence[TrialRecord], space: ActionSpace, backbone: str) -> dict[str, list[str]]:
@@ -81,18 +82,18 @@ def untried(trials: Sequence[TrialRecord], space: ActionSpace, backbone: str) ->
 def relative_effects(
     trials: Sequence[TrialRecord], default: TrialConfig | None = None
 ) -> list[tuple[str, Any, float, float]]:
-    """(knob, value, effect, se) of every trial that changed one knob alone, as shares of its base's NDCG@10."""
+    """(knob, value, effect, se) of every trial that changed a single knob, relative to the NDCG@10 of its base."""
     found = []
     for trial in trials:
         outcome = trial.outcome
         if outcome is None or outcome.base_delta is None or outcome.base_delta_se is None:
             continue
         changed = changed_knobs(trial, base_config(trial, trials, default))
-        before = outcome.metrics["ndcg@10"] - outcome.base_delta
-        if len(changed) == 1 and before > 0:
+        base_ndcg = outcome.metrics["ndcg@10"] - outcome.base_delta
+        if len(changed) == 1 and base_ndcg > 0:
             knob, value = next(iter(changed.items()))
-            se = max(outcome.base_delta_se / before, SMALLEST_RELATIVE_SE)
-            found.append((knob, value, outcome.base_delta / before, se))
+            se = max(outcome.base_delta_se / base_ndcg, SMALLEST_RELATIVE_SE)
+            found.append((knob, value, outcome.base_delta / base_ndcg, se))
     return found
 
 
@@ -101,9 +102,9 @@ def knob_effects(
 ) -> dict[str, dict[str, Any]]:
     """Per knob: {n, mean_delta, se, interval, values, confounded}, from trials with a measured `base_delta`.
 
-    values       [{value, delta, se, trial}, …]: the trials that changed this knob alone; n is their number
-    mean_delta   their mean, weighted by 1/se² (None if n is 0), its standard error `se` and its 95 % `interval`
-    confounded   number of trials that changed this knob together with others: counted, never averaged
+    values       [{value, delta, se, trial}, …]: the trials that changed only this knob; n is their number
+    mean_delta   their mean, weighted by 1/se² (None if n is 0), with its standard error `se` and 95 % `interval`
+    confounded   number of trials that changed this knob together with others; excluded from the mean
     """
     effects: dict[str, dict[str, Any]] = {}
     for trial in trials:
@@ -123,12 +124,12 @@ def knob_effects(
 
 
 def _pooled(entry: dict[str, Any]) -> dict[str, Any]:
-    """Inverse-variance mean. A difference without spread (se 0) weighs as much as the surest of the others."""
+    """Inverse-variance mean. A standard error of 0 is replaced by the smallest nonzero one of the values."""
     values = entry["values"]
-    surest = min((v["se"] for v in values if v["se"] > 0), default=0.0)
-    weights = [max(v["se"], surest) ** -2 if surest else 1.0 for v in values]
+    smallest_se = min((v["se"] for v in values if v["se"] > 0), default=0.0)
+    weights = [max(v["se"], smallest_se) ** -2 if smallest_se else 1.0 for v in values]
     total = sum(weights)
     mean = sum(w * v["delta"] for w, v in zip(weights, values, strict=True)) / total if values else None
-    se = (total**-0.5 if surest else 0.0) if values else None
-    sure = None if mean is None or se is None else interval(mean, se)
-    return {"n": len(values), "mean_delta": mean, "se": se, "interval": sure, **entry}
+    se = (total**-0.5 if smallest_se else 0.0) if values else None
+    bounds = None if mean is None or se is None else interval(mean, se)
+    return {"n": len(values), "mean_delta": mean, "se": se, "interval": bounds, **entry}

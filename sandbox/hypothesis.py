@@ -1,18 +1,18 @@
-"""Where a hypothesis stood: what was predicted of a trial against what it measured over its base. Pure."""
+"""Compare the hypothesis of a trial with the paired difference that the trial measured against its base. Pure."""
 
 from typing import Any, Literal
 
 from ..memory.records import Hypothesis, TrialOutcome
 from .statistics import z_score
 
-CLEAR_Z = 1.0  # closer than one standard error, nothing has happened
-FACTOR = 3.0  # a predicted size is right within this factor
+CLEAR_Z = 1.0  # a difference below one standard error counts as "same"
+SIZE_FACTOR = 3.0  # a predicted size within this factor of the measured one counts as correct
 Held = Literal["yes", "no", "unclear"]
 
 
 def outcome_of(hypothesis: Hypothesis, outcome: TrialOutcome, dimensions: set[str]) -> dict[str, Any]:
-    """Prediction and measurement side by side; `dimensions` are those of the knobs that the trial changed."""
-    happened = _happened(outcome)
+    """Prediction and measurement side by side; `dimensions` are the dimensions of the knobs that the trial changed."""
+    happened = _measured_direction(outcome)
     return {
         "dimension": hypothesis.dimension,
         "dimension_changed": hypothesis.dimension in dimensions,
@@ -24,7 +24,7 @@ def outcome_of(hypothesis: Hypothesis, outcome: TrialOutcome, dimensions: set[st
     }
 
 
-def _happened(outcome: TrialOutcome) -> str:
+def _measured_direction(outcome: TrialOutcome) -> str:
     if outcome.base_delta is None or outcome.base_delta_se is None:
         return "unmeasured"
     z = z_score(outcome.base_delta, outcome.base_delta_se)
@@ -32,9 +32,12 @@ def _happened(outcome: TrialOutcome) -> str:
 
 
 def _held(hypothesis: Hypothesis, happened: str, measured: float | None) -> Held:
-    """yes: the direction, and the size within a factor of three where one was named; unclear: noise, or no prediction.
+    """Whether the prediction held.
 
-    A size without its sign is read in the predicted direction.
+    yes       the direction is right, and the size, if one was predicted, is right within a factor of three
+    no        the direction is wrong
+    unclear   the difference is within noise, the size is off, or nothing was predicted or measured
+    Only the absolute value of a predicted size counts; its sign is ignored.
     """
     if happened == "unmeasured" or hypothesis.direction == "unknown":
         return "unclear"
@@ -42,5 +45,5 @@ def _held(hypothesis: Hypothesis, happened: str, measured: float | None) -> Held
         return "unclear" if happened == "same" else "no"
     if hypothesis.size and measured and happened != "same":
         ratio = abs(measured / hypothesis.size)
-        return "yes" if 1 / FACTOR <= ratio <= FACTOR else "unclear"
+        return "yes" if 1 / SIZE_FACTOR <= ratio <= SIZE_FACTOR else "unclear"
     return "yes"

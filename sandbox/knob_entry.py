@@ -1,4 +1,4 @@
-"""From an entry of SANDBOX.md to a Knob, held against the bounds of the engine."""
+"""Turn an entry of SANDBOX.md into a Knob, checked against the bounds of the engine."""
 
 from typing import Any
 
@@ -18,11 +18,11 @@ KEYS: dict[KnobType, tuple[str, ...]] = {
     "bool": _COMMON,
     "choice": (*_COMMON, "choices"),
 }
-"""What an entry may state, by the knob's type."""
+"""The keys that an entry may have, by type of knob."""
 
 
 def read_knob(entry: Entry) -> Knob:
-    """The knob that `entry` states; raises ProtocolError with its line for the first rule that it breaks."""
+    """The knob that `entry` describes; raises ProtocolError, with the line, for the first error in the entry."""
     if entry.name not in KNOBS:
         raise entry.error(unknown_knob(entry.name))
     reader = _Reader(entry, KNOBS[entry.name])
@@ -32,13 +32,13 @@ def read_knob(entry: Entry) -> Knob:
         type=reader.kind(),
         dimension=reader.dimension(),
         defaults={},
-        **reader.extent(),
+        **reader.range_or_choices(),
     )
     return reader.with_defaults(knob)
 
 
 class _Reader:
-    """Reads the values of one entry; every refusal names its line."""
+    """Reads the values of one entry; every error names its line."""
 
     def __init__(self, entry: Entry, declared: DeclaredKnob) -> None:
         self.entry = entry
@@ -49,7 +49,7 @@ class _Reader:
         for key in self.entry.values:
             if key not in KEYS[self.declared.type]:
                 known = ", ".join(KEYS[self.declared.type])
-                raise self.entry.error(f"{key} is no key of a knob of type {self.declared.type}; the keys are {known}")
+                raise self.entry.error(f"{key} is not a key of a {self.declared.type} knob; the keys are {known}")
 
     def kind(self) -> KnobType:
         given = self.entry.values.get("type", self.declared.type)
@@ -63,21 +63,21 @@ class _Reader:
             raise self.entry.error(f"dimension {dimension!r} is unknown; choose one of {', '.join(DIMENSIONS)}")
         return dimension
 
-    def extent(self) -> dict[str, Any]:
-        """The range of a number, the choices of a choice knob."""
+    def range_or_choices(self) -> dict[str, Any]:
+        """The range of a numeric knob, the choices of a choice knob, nothing for a bool."""
         if self.declared.type == "choice":
             return {"choices": self.choices()}
         return {} if self.declared.type == "bool" else self.bounds()
 
     def bounds(self) -> dict[str, Any]:
-        low, high = (self._engine_takes(key, self._required(key)) for key in ("low", "high"))
+        low, high = (self._within_engine_bounds(key, self._required(key)) for key in ("low", "high"))
         if low > high:
-            raise self.entry.error(f"low={low!r} lies above high={high!r}; exchange them")
+            raise self.entry.error(f"low={low!r} is above high={high!r}; exchange them")
         scale = self.entry.values.get("scale", "linear")
         if scale not in ("linear", "log"):
             raise self.entry.error(f"scale {scale!r} is unknown; choose linear or log")
         if scale == "log" and low <= 0:
-            raise self.entry.error(f"a log scale needs low > 0, and low={low!r}; use a linear scale or raise low")
+            raise self.entry.error(f"a log scale needs low > 0, not low={low!r}; use a linear scale or raise low")
         number = int if self.declared.type == "int" else float
         return {"low": number(low), "high": number(high), "scale": scale}
 
@@ -87,9 +87,9 @@ class _Reader:
             known = ", ".join(self.declared.choices)
             raise self.entry.error(f"{self.name} has no choices; name at least one of {known}")
         for choice in choices:
-            self._engine_takes("choices", choice)
+            self._within_engine_bounds("choices", choice)
         if len(set(choices)) < len(choices):
-            raise self.entry.error(f"choices={choices!r} names one twice; remove it")
+            raise self.entry.error(f"choices={choices!r} contains a duplicate; remove it")
         return tuple(choices)
 
     def with_defaults(self, knob: Knob) -> Knob:
@@ -98,11 +98,11 @@ class _Reader:
         if not isinstance(default, dict):
             default = dict.fromkeys(backbones, default)
         if sorted(default) != sorted(backbones):
-            raise self.entry.error(f"default has values for {sorted(default)}, and {self.name} is for {backbones}")
+            raise self.entry.error(f"default has values for {sorted(default)}, but {self.name} is for {backbones}")
         try:
             checked = {backbone: knob.check(default[backbone]) for backbone in backbones}
         except ConfigError as error:
-            raise self.entry.error(f"the default does not fit: {error}") from None
+            raise self.entry.error(f"the default is invalid: {error}") from None
         return knob.model_copy(update={"defaults": checked})
 
     def _backbones(self) -> list[str]:
@@ -120,10 +120,10 @@ class _Reader:
             raise self.entry.error(f"{self.name} lacks {key}; add it")
         return self.entry.values[key]
 
-    def _engine_takes(self, key: str, value: Any) -> Any:
+    def _within_engine_bounds(self, key: str, value: Any) -> Any:
         try:
             TrialConfig.model_validate({"backbone": "sasrec", self.name: value})
         except ValidationError as error:
             message = error.errors(include_url=False)[0]["msg"]
-            raise self.entry.error(f"{key}: {self.name}={value!r} is beyond the engine: {message}") from None
+            raise self.entry.error(f"{key}: {self.name}={value!r} is outside the engine's bounds: {message}") from None
         return value

@@ -1,7 +1,7 @@
-"""What a SANDBOX.md states: the rows of its tables, with their lines.
+"""Parse a SANDBOX.md into the rows of its tables, with line numbers.
 
-Two kinds of table count, told by their first column: `rule` (the budgets) and `knob` (the action space, one table under
-the heading of each dimension). Everything else is prose.
+Two kinds of table are parsed, identified by the header of their first column: `rule` (budgets) and `knob` (the action
+space, one table under the heading of each dimension). Everything else is prose and is ignored.
 """
 
 import re
@@ -15,27 +15,27 @@ from .toml_page import toml_tables
 
 BACKBONE_COLUMNS = {"sasrec": "SASRec", "hstu": "HSTU"}
 RANGE_COLUMN = "range or choices"
-ABSENT = "–"  # in the column of a backbone that a knob is not offered for
+ABSENT = "–"  # default cell of a backbone for which the knob is not offered
 _RANGE = re.compile(r"([^\s…]+)\s*…\s*([^\s,…]+)\s*(?:,\s*(\w+))?")
 _FENCE = re.compile(r"\s*(```|~~~)")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A rule or a knob as a page states it. `where` is its line ("SANDBOX.md:12")."""
+    """A rule or a knob as stated on a page. `where` is its line, e.g. "SANDBOX.md:12"."""
 
     where: str
     name: str
     values: Mapping[str, Any]
 
     def error(self, text: str) -> ProtocolError:
-        """The refusal of this entry, with its line."""
+        """An error about this entry that names its line."""
         return ProtocolError(f"{self.where}: {text}")
 
 
 @dataclass(frozen=True)
 class Page:
-    """All that a page states; `end` is the line to name where something is missing altogether."""
+    """The contents of a page. `end` is its last line (e.g. "SANDBOX.md:218"), for errors about missing tables."""
 
     rules: tuple[Entry, ...]
     knobs: tuple[Entry, ...]
@@ -43,24 +43,24 @@ class Page:
 
 
 def read_page(text: str, source: str) -> Page:
-    """The rules and knobs of a page; `source` names it in errors.
+    """Read the rules and knobs of a page; `source` is its name in error messages.
 
-    Raises ProtocolError for rows that cannot be read. Pages of version 0.1 state rules and knobs in fenced toml blocks
-    beside the tables; where a page has such blocks, they count and the tables of the same kind do not.
+    Raises ProtocolError for rows that cannot be parsed. Pages of version 0.1 state rules and knobs in fenced toml
+    blocks; if a page has such blocks, its tables of the same kind are ignored.
     """
-    older = toml_tables(text, source)
-    rules = [Entry(where, name, {"value": value}) for where, name, value in older.rules]
-    knobs = [Entry(where, name, table) for where, name, table in older.knobs]
+    toml = toml_tables(text, source)
+    rules = [Entry(where, name, {"value": value}) for where, name, value in toml.rules]
+    knobs = [Entry(where, name, table) for where, name, table in toml.knobs]
     return Page(
-        tuple(rules or (_rule(row) for row in _rows(text, source, "rule"))),
-        tuple(knobs or (_knob(row) for row in _rows(text, source, "knob"))),
+        tuple(rules or (_rule_entry(row) for row in _rows(text, source, "rule"))),
+        tuple(knobs or (_knob_entry(row) for row in _rows(text, source, "knob"))),
         f"{source}:{text.count(chr(10)) + 1}",
     )
 
 
 @dataclass(frozen=True)
 class _Row:
-    """One row of a table; `heading` is the one that the table stands under."""
+    """One row of a table; `heading` is the nearest heading above the table."""
 
     where: str
     heading: str
@@ -85,7 +85,7 @@ def _rows(text: str, source: str, first_column: str) -> Iterator[_Row]:
             heading = line.lstrip("#").strip() if line.startswith("#") and not fenced else heading
             columns = []
         elif not columns:
-            columns = _cells(line)
+            columns = _header(line, f"{source}:{number}")
         elif columns[0] == first_column and not re.fullmatch(r"[\s|:-]+", line):
             cells = _cells(line)
             row = _Row(f"{source}:{number}", heading, dict(zip(columns, cells, strict=False)))
@@ -94,13 +94,24 @@ def _rows(text: str, source: str, first_column: str) -> Iterator[_Row]:
             yield row
 
 
+def _header(line: str, where: str) -> list[str]:
+    """The columns in a header line; raises ProtocolError for a row of a knob or rule, which lacks a header."""
+    columns = _cells(line)
+    name = _unquote(columns[0])
+    if name in KNOBS or columns[0] == f"`{name}`":
+        raise ProtocolError(
+            f"{where}: the row of {name} is separated from its table; remove the lines between them, or add a header"
+        )
+    return columns
+
+
 def _cells(line: str) -> list[str]:
-    inner = line.strip().removeprefix("|").removesuffix("|")
-    return [cell.strip() for cell in re.split(r"(?<!\\)\|", inner)]
+    content = line.strip().removeprefix("|").removesuffix("|")
+    return [cell.strip() for cell in re.split(r"(?<!\\)\|", content)]
 
 
-def _rule(row: _Row) -> Entry:
-    return Entry(row.where, _plain(row.cell("rule")), {"value": _rule_value(_plain(row.cell("value")))})
+def _rule_entry(row: _Row) -> Entry:
+    return Entry(row.where, _unquote(row.cell("rule")), {"value": _rule_value(_unquote(row.cell("value")))})
 
 
 def _rule_value(cell: str) -> bool | int | float | str:
@@ -114,52 +125,54 @@ def _rule_value(cell: str) -> bool | int | float | str:
     return cell
 
 
-def _knob(row: _Row) -> Entry:
-    """A row as the values that a knob is made of; a cell that cannot be read as its type stays text."""
-    name = _plain(row.cell("knob"))
-    kind = KNOBS[name].type if name in KNOBS else "choice"  # an unknown name is refused later, with the nearest ones
-    defaults = {backbone: _plain(row.cell(column)) for backbone, column in BACKBONE_COLUMNS.items()}
-    offered = {backbone: _READ[kind](cell) for backbone, cell in defaults.items() if cell not in (ABSENT, "-", "")}
+def _knob_entry(row: _Row) -> Entry:
+    """The entry of a knob row. A cell that cannot be parsed as the knob's type stays text and is refused later."""
+    name = _unquote(row.cell("knob"))
+    kind = KNOBS[name].type if name in KNOBS else "choice"  # an unknown name is refused later, with suggestions
+    defaults = {backbone: _unquote(row.cell(column)) for backbone, column in BACKBONE_COLUMNS.items()}
+    offered = {backbone: _PARSERS[kind](cell) for backbone, cell in defaults.items() if cell not in (ABSENT, "-", "")}
     values: dict[str, Any] = {"dimension": row.heading, "default": offered, "backbones": list(offered)}
     values |= {"type": row.cells["type"]} if "type" in row.cells else {}
-    return Entry(row.where, name, values | _extent(row, kind))
+    return Entry(row.where, name, values | _range_or_choices(row, kind))
 
 
-def _extent(row: _Row, kind: str) -> dict[str, Any]:
-    """The range of a number, or the choices of another knob."""
+def _range_or_choices(row: _Row, kind: str) -> dict[str, Any]:
+    """The range of a numeric knob, or the choices of a choice knob; nothing for a bool."""
     cell = row.cell(RANGE_COLUMN)
     if kind in ("int", "float"):
         found = _RANGE.fullmatch(cell.replace("...", "…").replace("..", "…"))
         if not found:
             raise row.error(f"{cell!r} is not a range; write LOW … HIGH, or LOW … HIGH, log")
         low, high, scale = found.groups()
-        return {"low": _READ[kind](low), "high": _READ[kind](high), "scale": scale or "linear"}
-    choices = [_plain(choice) for choice in cell.split(",") if choice.strip()]
+        return {"low": _PARSERS[kind](low), "high": _PARSERS[kind](high), "scale": scale or "linear"}
+    choices = [_unquote(choice) for choice in cell.split(",") if choice.strip()]
     if kind == "choice":
         return {"choices": choices}
     if sorted(choices) != ["false", "true"]:
-        raise row.error(f"{cell!r} are not both truth values; write true, false, or remove the row to fix the knob")
+        raise row.error(f"{cell!r} is not both booleans; write true, false, or remove the row to fix the knob")
     return {}
 
 
-def _plain(cell: str) -> str:
+def _unquote(cell: str) -> str:
     return cell.strip().strip("`\"'")
 
 
-def _or_text(read: Callable[[str], Any]) -> Callable[[str], Any]:
+def _or_text(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A parser that returns the cell unchanged if `parse` fails."""
+
     def reader(cell: str) -> Any:
         try:
-            return read(cell)
+            return parse(cell)
         except (KeyError, ValueError):
             return cell
 
     return reader
 
 
-_READ: Mapping[str, Callable[[str], Any]] = {
+_PARSERS: Mapping[str, Callable[[str], Any]] = {
     "int": _or_text(int),
     "float": _or_text(float),
     "bool": _or_text(lambda cell: {"true": True, "false": False}[cell]),
     "choice": str,
 }
-"""Cells as values, by the type of the knob."""
+"""Cell parsers by type of knob."""

@@ -1,10 +1,10 @@
-"""The memory of a shuffled dataset: knowledge of the same form and strength, about the wrong knobs. For ablation only.
+"""Placebo memory for ablations: knowledge of the same form and strength, but about the wrong knobs.
 
-What was learnt about knob a is told about knob p(a), where p is one cycle through all knobs of the backbone, so that
-no knob keeps its own; p is drawn from the session's seed. A number keeps its place in the range (a third of the way
-up stays a third of the way up), a choice its place in the list. Counts, effects, similarities and sources stay as they
-are. Texts would tell the truth, so they are replaced by what the condition says. A session that does as well with this
-as with its real memory has learnt nothing from the real one. Pure.
+Knowledge about knob a is presented as knowledge about knob p(a). The permutation p is a single cycle through all knobs
+of the backbone, drawn from the session's seed, so no knob keeps its own knowledge. A number keeps its relative position
+in the range, a choice its relative position in the list. Counts, effects, similarities and sources are unchanged.
+Statements of rules would reveal the true knob, so they are replaced by the text of the shuffled condition. A session
+that performs as well with the placebo as with its real memory has gained nothing from the real memory. Pure.
 """
 
 import random
@@ -19,7 +19,7 @@ from .surrogate import position
 
 
 class Placebo:
-    """One permutation of the knobs of a backbone."""
+    """A permutation of the knobs of one backbone."""
 
     def __init__(self, space: ActionSpace, backbone: str, seed: int) -> None:
         knobs = space.knobs(backbone)
@@ -27,39 +27,39 @@ class Placebo:
         self._knobs = {knob.name: knob for knob in knobs}
         order = list(knobs)
         random.Random(f"placebo:{seed}").shuffle(order)
-        self._becomes = {a.name: b for a, b in zip(order, [*order[1:], *order[:1]], strict=True)}
+        self._target_of = {a.name: b for a, b in zip(order, [*order[1:], *order[:1]], strict=True)}
 
     def settings(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Knobs and values that differ from the default, moved to other knobs."""
-        return dict(self._moved(name, value) for name, value in settings.items() if self._offers(name, value))
+        """Map settings that differ from the default (knob -> value) to other knobs."""
+        return dict(self._mapped(name, value) for name, value in settings.items() if self._offers(name, value))
 
     def condition(self, text: str) -> str | None:
-        """A condition about another knob, or None for one on a knob that the protocol does not offer."""
+        """The condition on the mapped knob; None if `text` is on a knob that the protocol does not offer."""
         try:
             condition = parse_condition(text)
         except ConfigError:
             return None
-        if condition.knob not in self._becomes:
+        if condition.knob not in self._target_of:
             return None
-        moved = [self._moved(condition.knob, value) for value in condition.values]
-        target = self._becomes[condition.knob]
-        return str(Condition(target.name, self._operator(condition, target, moved[0][1]), tuple(v for _, v in moved)))
+        mapped = [self._mapped(condition.knob, value) for value in condition.values]
+        target = self._target_of[condition.knob]
+        return str(Condition(target.name, self._operator(condition, target, mapped[0][1]), tuple(v for _, v in mapped)))
 
     def effects(self, effects: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-        """Pooled effects (`Knowledge.pooled_effects`) under the names of other knobs."""
+        """Pooled effects (`Knowledge.pooled_effects`), mapped to other knobs."""
         shuffled = {}
         for name, effect in effects.items():
-            if name in self._becomes:
+            if name in self._target_of:
                 values = [
-                    {**row, "value": self._moved(name, row["value"])[1]}
+                    {**row, "value": self._mapped(name, row["value"])[1]}
                     for row in effect["values"]
                     if self._offers(name, row["value"])
                 ]
-                shuffled[self._becomes[name].name] = {**effect, "values": values}
+                shuffled[self._target_of[name].name] = {**effect, "values": values}
         return shuffled
 
     def rule(self, rule: Mapping[str, Any]) -> dict[str, Any] | None:
-        """A rule of the prior about another knob; None for one without a condition, of which only the text is known."""
+        """A rule of the prior, mapped to another knob; None for a rule without a condition, which is text only."""
         condition = self.condition(rule["condition"]) if rule.get("condition") else None
         if condition is None:
             return None
@@ -71,17 +71,17 @@ class Placebo:
         except ConfigError:
             return False
 
-    def _moved(self, name: str, value: Any) -> tuple[str, Any]:
-        source, target = self._knobs[name], self._becomes[name]
-        place = _place(source, value)
+    def _mapped(self, name: str, value: Any) -> tuple[str, Any]:
+        source, target = self._knobs[name], self._target_of[name]
+        fraction = _relative_position(source, value)
         if target.low is not None:
-            moved: Any = value_at(target, min(max(place, 0.0), 1.0))
+            mapped: Any = value_at(target, min(max(fraction, 0.0), 1.0))
         else:
             choices = target.choices or (False, True)
-            moved = choices[min(int(place * len(choices)), len(choices) - 1)]
-            if moved == target.defaults[self._backbone]:  # a change stays a change
-                moved = choices[(choices.index(moved) + 1) % len(choices)]
-        return target.name, moved
+            mapped = choices[min(int(fraction * len(choices)), len(choices) - 1)]
+            if mapped == target.defaults[self._backbone]:  # a change must map to a change
+                mapped = choices[(choices.index(mapped) + 1) % len(choices)]
+        return target.name, mapped
 
     def _operator(self, condition: Condition, target: Knob, value: Any) -> str:
         if target.low is None:
@@ -93,8 +93,8 @@ class Placebo:
         return ">=" if value > target.defaults[self._backbone] else "<="
 
 
-def _place(knob: Knob, value: Any) -> float:
-    """Where a value lies in its knob, in [0, 1]."""
+def _relative_position(knob: Knob, value: Any) -> float:
+    """Relative position of a value in the range or the choices of its knob, in [0, 1]."""
     if knob.low is not None:
         return position(knob, value)
     choices = knob.choices or (False, True)

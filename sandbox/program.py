@@ -1,4 +1,4 @@
-"""The Program: which trials are admitted, which verdict they get, and when a session should stop. Pure; no I/O."""
+"""The Program: admission of trials, their verdicts, and the stopping rule of a session. Pure functions, no I/O."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from .statistics import Comparison
 
 
 class BudgetStatus(Protocol):
-    """What a session has spent and may spend."""
+    """The resources that a session has used, and their limits."""
 
     trials_used: int
     trials_max: int
@@ -29,13 +29,13 @@ class Heuristic:
     """An active discard heuristic: a supported rule of kind `avoid` with a condition on knobs."""
 
     rule_id: int
-    statement: str  # written by an agent: in quotation marks, never followed
+    statement: str  # written by an agent: quoted as data, never executed as an instruction
     condition: str
 
 
 @dataclass(frozen=True)
 class Admission:
-    """`trial` is the handle of the equal trial when kind is "duplicate"."""
+    """The decision on a proposed trial; for a "duplicate", `trial` is the handle of the equivalent trial."""
 
     kind: Literal["admitted", "duplicate", "refused"]
     reason: str
@@ -44,7 +44,10 @@ class Admission:
 
 @dataclass(frozen=True)
 class TrialSize:
-    """The size of a trial's model, which decides within noise. Seconds do not: noisy, and 0 if re-scored."""
+    """The size of a trial's model: within noise, the smaller one wins.
+
+    Training seconds are not compared, because they are noisy, and 0 for re-scored trials.
+    """
 
     handle: str
     parameters: int
@@ -52,7 +55,7 @@ class TrialSize:
 
 @dataclass(frozen=True)
 class Judgement:
-    """The verdict on a finished trial, and the rule that made it with its numbers."""
+    """The verdict on a finished trial, and the rule that produced it, with its numbers."""
 
     verdict: Literal["keep", "discard"]
     reason: str
@@ -60,7 +63,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Stop:
-    """Whether to stop, and why; or how many trials are left."""
+    """Whether the session should stop. `reason` says why, or how many trials are left."""
 
     stop: bool
     reason: str
@@ -79,19 +82,20 @@ def admit(
     heuristics: Sequence[Heuristic] = (),
     override_reason: str | None = None,
 ) -> Admission:
-    """Whether `config`, made of `base` and `changes`, may run now.
+    """Decide whether `config`, which is `base` with `changes` applied, may run now.
 
-    A configuration that a finished or running trial has, up to knobs without effect, is a duplicate: it costs nothing,
-    and running it again would only draw another seed. It is answered even while the session waits for something else,
-    because a client that lost its call sends it again. Crashed and cancelled trials may be repeated.
+    A configuration is a duplicate if a finished or running trial has the same effective settings. A duplicate costs
+    nothing, because another run would differ by its seed only. The check for duplicates comes before the checks of the
+    budget, of a running trial and of a pending reflection, because a client that lost a response repeats its call.
+    Crashed and cancelled trials may be repeated.
     """
     refusal = _state_refusal(session_state) or _combination_refusal(config)
     if refusal:
         return Admission("refused", refusal)
-    twin = _twin(trials, config)
-    if twin is not None:
-        return Admission("duplicate", _duplicate_reason(twin, config, changes), twin.handle)
-    refusal = _turn_refusal(budget, running, pending_reflection)
+    equivalent = _equivalent_trial(trials, config)
+    if equivalent is not None:
+        return Admission("duplicate", _duplicate_reason(equivalent, config, changes), equivalent.handle)
+    refusal = _start_refusal(budget, running, pending_reflection)
     if refusal:
         return Admission("refused", refusal)
     applying = applying_heuristic(heuristics, base, config)
@@ -104,7 +108,7 @@ def admit(
 def applying_heuristic(
     heuristics: Sequence[Heuristic], base: TrialConfig, config: TrialConfig | Mapping[str, Any]
 ) -> Heuristic | None:
-    """The first discard heuristic that speaks against trying `config`, or its dump, over `base`; or None."""
+    """The first discard heuristic that rejects `config` (or its `model_dump()`) over `base`, or None."""
     return next((h for h in heuristics if _applies(h, base, config)), None)
 
 
@@ -116,22 +120,23 @@ def judge(
     *,
     best_kept: tuple[str, Comparison] | None = None,
 ) -> Judgement:
-    """keep or discard; `comparison` is the candidate against the incumbent, None only where there is no incumbent.
+    """The verdict, keep or discard; `comparison` is candidate minus incumbent, None only if there is no incumbent.
 
-    `best_kept` is the best trial kept so far and the candidate against it, where that is not the incumbent: after the
-    simpler configuration won within noise. What was reached stays the mark. Otherwise a line of ever simpler, ever
-    slightly worse incumbents would lower it, and the next equal trial would pass as better.
+    `best_kept` is the handle of the best trial kept so far, and the candidate's comparison with that trial; None if
+    that trial is the incumbent. The best trial stops being the incumbent when a simpler configuration replaces it
+    within noise. From then on the candidate must pass both comparisons. Otherwise a series of ever simpler and slightly
+    worse incumbents would lower the threshold, and a trial as good as the best one kept would pass as an improvement.
     """
     if incumbent is None:
         return Judgement("keep", "the first finished trial becomes the incumbent")
-    assert comparison is not None  # whoever has an incumbent has its ranks
+    assert comparison is not None  # the ranks of every incumbent are stored
     numbers = _numbers(comparison, incumbent.handle)
-    mark = comparison if best_kept is None else best_kept[1]
+    reference = comparison if best_kept is None else best_kept[1]
     if best_kept is not None:
-        numbers += f", and {_numbers(best_kept[1], best_kept[0])}, the best one kept"
-    if min(comparison.z, mark.z) >= keep_z and mark.delta > 0:
+        numbers += f", and {_numbers(best_kept[1], best_kept[0])}, the best trial kept so far"
+    if min(comparison.z, reference.z) >= keep_z and reference.delta > 0:
         return Judgement("keep", f"{numbers}; keep needs z >= {keep_z:g}")
-    if min(comparison.z, mark.z) < -keep_z:
+    if min(comparison.z, reference.z) < -keep_z:
         return Judgement("discard", f"{numbers}; clearly worse")
     sizes = f"{candidate.parameters:,} parameters against {incumbent.parameters:,}"
     if candidate.parameters < incumbent.parameters:
@@ -149,13 +154,13 @@ def stop(
     llm_usd: float = 0.0,
     max_llm_usd: float | None = None,
 ) -> Stop:
-    """Whether a session has reached an end: budget in trials, seconds or language-model cost, patience, or target."""
+    """Whether a session should stop: trials, seconds or LLM budget used up, patience exceeded, or target reached."""
     used = trials_used(trials)
     reason = (
-        _spent(used, max_trials, seconds_used(trials), max_train_seconds)
-        or _llm_spent(llm_usd, max_llm_usd)
-        or _patience(trials, patience)
-        or _target(trials, target_ndcg)
+        _budget_used_up(used, max_trials, seconds_used(trials), max_train_seconds)
+        or _llm_budget_used_up(llm_usd, max_llm_usd)
+        or _patience_exceeded(trials, patience)
+        or _target_reached(trials, target_ndcg)
     )
     left = max_trials - used
     verb = "is" if left == 1 else "are"
@@ -163,12 +168,12 @@ def stop(
 
 
 def trials_used(trials: Sequence[TrialRecord]) -> int:
-    """How many trials count against a session's budget: all but those that the machine failed."""
+    """The number of trials that count against the budget of a session: all except machine faults."""
     return sum(not trial.machine_fault for trial in trials)
 
 
 def seconds_used(trials: Sequence[TrialRecord]) -> float:
-    """Training seconds that all trials of a session have spent, crashed and cancelled ones too."""
+    """Training seconds used by all trials of a session, including crashed and cancelled trials."""
     return sum(trial.outcome.train_seconds for trial in trials if trial.outcome)
 
 
@@ -185,17 +190,17 @@ def _state_refusal(state: str) -> str | None:
     return f"the session is {state} and takes no more trials; open_session(new=true) starts another"
 
 
-def _turn_refusal(budget: BudgetStatus, running: str | None, pending: str | None) -> str | None:
-    """Why no new trial may start now, even an admissible one."""
-    spent = _spent(
+def _start_refusal(budget: BudgetStatus, running: str | None, pending: str | None) -> str | None:
+    """Why no trial may start now, whatever its configuration; or None."""
+    used_up = _budget_used_up(
         budget.trials_used, budget.trials_max, budget.train_seconds_used, budget.train_seconds_max
-    ) or _llm_spent(budget.llm_usd_used, budget.llm_usd_max)
-    if spent:
-        return f"{spent}; call finalize"
+    ) or _llm_budget_used_up(budget.llm_usd_used, budget.llm_usd_max)
+    if used_up:
+        return f"{used_up}; call finalize"
     if running:
         return f"one trial at a time: {running} is running; call wait_trial or cancel_trial for it first"
     if pending:
-        return f"each finished trial is reflected on before the next: call write_reflection for {pending} first"
+        return f"a finished trial needs a reflection before the next trial: call write_reflection for {pending} first"
     return None
 
 
@@ -207,26 +212,26 @@ def _combination_refusal(config: TrialConfig) -> str | None:
     return None
 
 
-def _twin(trials: Sequence[TrialRecord], config: TrialConfig) -> TrialRecord | None:
-    acting = effective(config)
-    counting = (trial for trial in trials if trial.status in ("finished", "running"))
-    return next((trial for trial in counting if effective(trial.configuration) == acting), None)
+def _equivalent_trial(trials: Sequence[TrialRecord], config: TrialConfig) -> TrialRecord | None:
+    settings = effective(config)
+    candidates = (trial for trial in trials if trial.status in ("finished", "running"))
+    return next((trial for trial in candidates if effective(trial.configuration) == settings), None)
 
 
-def _duplicate_reason(twin: TrialRecord, config: TrialConfig, changes: Mapping[str, Any]) -> str:
-    if twin.status == "running":
-        return f"{twin.handle} is running with this configuration; nothing new was started"
-    if twin.config == config.model_dump():
-        return f"{twin.handle} had this configuration already; nothing was spent"
+def _duplicate_reason(equivalent: TrialRecord, config: TrialConfig, changes: Mapping[str, Any]) -> str:
+    if equivalent.status == "running":
+        return f"{equivalent.handle} is already running with this configuration; no new trial was started"
+    if equivalent.config == config.model_dump():
+        return f"{equivalent.handle} already had this configuration; nothing was spent"
     why = "; ".join(f"{knob} has no effect ({reason})" for knob, reason in inert_changes(config, changes).items())
-    return f"{twin.handle} was the same in effect; nothing was spent" + (f": {why}" if why else "")
+    return f"{equivalent.handle} had an equivalent configuration; nothing was spent" + (f": {why}" if why else "")
 
 
 def _applies(heuristic: Heuristic, base: TrialConfig, config: TrialConfig | Mapping[str, Any]) -> bool:
-    """Whether the trial makes the condition true that its base did not satisfy."""
+    """Whether `config` satisfies the condition of the heuristic and `base` does not."""
     try:
         condition = parse_condition(heuristic.condition)
-    except ConfigError:  # a rule imported from an engine with other knobs says nothing about this one
+    except ConfigError:  # a rule imported from an engine with other knobs does not apply here
         return False
     return condition.matches(config) and not condition.matches(base)
 
@@ -234,11 +239,11 @@ def _applies(heuristic: Heuristic, base: TrialConfig, config: TrialConfig | Mapp
 def _heuristic_refusal(heuristic: Heuristic) -> str:
     return (
         f"discard heuristic {heuristic.rule_id} ({heuristic.statement}) applies: {heuristic.condition} holds for "
-        "this trial and not for its base; change the trial, or say in override_reason why this case differs"
+        "this trial but not for its base; change the trial, or explain in override_reason why this case differs"
     )
 
 
-def _spent(trials: int, max_trials: int, seconds: float, max_seconds: float) -> str | None:
+def _budget_used_up(trials: int, max_trials: int, seconds: float, max_seconds: float) -> str | None:
     if trials >= max_trials:
         all_used = f"all {max_trials} trials of the budget are used"
         return "the one trial of the budget is used" if max_trials == 1 else all_used
@@ -247,21 +252,23 @@ def _spent(trials: int, max_trials: int, seconds: float, max_seconds: float) -> 
     return None
 
 
-def _llm_spent(usd: float, max_usd: float | None) -> str | None:
+def _llm_budget_used_up(usd: float, max_usd: float | None) -> str | None:
     if max_usd is None or usd < max_usd:
         return None
     return f"{usd:.2f} of {max_usd:.2f} dollars for the language model are used"
 
 
-def _patience(trials: Sequence[TrialRecord], patience: int) -> str | None:
-    since = 0  # finished trials since the last keep
+def _patience_exceeded(trials: Sequence[TrialRecord], patience: int) -> str | None:
+    without_keep = 0  # finished trials since the last keep
     for trial in trials:
         if trial.outcome and trial.status == "finished":
-            since = 0 if trial.outcome.verdict == "keep" else since + 1
-    return f"{counted(since, 'finished trial')} without a keep (patience {patience})" if since >= patience else None
+            without_keep = 0 if trial.outcome.verdict == "keep" else without_keep + 1
+    if without_keep < patience:
+        return None
+    return f"{counted(without_keep, 'finished trial')} without a keep (patience {patience})"
 
 
-def _target(trials: Sequence[TrialRecord], target: float | None) -> str | None:
+def _target_reached(trials: Sequence[TrialRecord], target: float | None) -> str | None:
     if target is None:
         return None
     for trial in trials:

@@ -1,8 +1,8 @@
-"""Three proposals for the next trial, each with its reason: advice from the surrogate, which an agent may ignore.
+"""Propose up to three next trials from the surrogate, each with its reason; an agent may ignore them.
 
-The first is the move with the largest expected improvement over the incumbent, the second the best one on other knobs,
-the third the best one in the dimension that was looked at least. Moves change one knob, or two that both promise to
-help. Nothing is proposed that would be refused or has been tried. Pure and deterministic.
+The first proposal is the move with the largest expected improvement over the incumbent, the second the best move on
+other knobs, the third the best move in the least explored dimension. A move changes one knob, or two knobs that are
+both expected to help. Moves that would be refused or have been tried are not proposed. Pure and deterministic.
 """
 
 import itertools
@@ -16,27 +16,27 @@ from ..memory.records import TrialRecord
 from ..models.config import TrialConfig
 from .action_space import ActionSpace, Knob, effective, inert_changes
 from .effects import coverage
-from .surrogate import Guess, Surrogate, position
+from .surrogate import Prediction, Surrogate, position
 
-STEPS = (0.06, 0.12, 0.25)  # how far single moves go, as shares of a knob's range
-PAIRED = 6  # two-knob moves are made of this many single moves, those that promise most
-MARGIN = 1.15  # a pair must promise this much more than the best single move: it tells less about each knob
-PROPOSALS = 3
-DIGITS = 4  # significant digits of expected changes: more would look like knowledge
+STEPS = (0.06, 0.12, 0.25)  # step sizes of single moves, as fractions of a knob's range
+NUM_PAIRED = 6  # two-knob moves combine this many single moves, those with the largest predicted gain
+PAIR_MARGIN = 1.15  # factor by which a pair must beat single moves, because a pair tells less about each knob
+NUM_PROPOSALS = 3
+DIGITS = 4  # significant digits of predictions; more would suggest false precision
 
 Refused = Callable[[Mapping[str, Any]], bool]
 
 
 class Move(NamedTuple):
-    """Changes over the incumbent and what is expected of them."""
+    """Changes over the incumbent and the predicted effect."""
 
     changes: dict[str, Any]
-    guess: Guess
+    prediction: Prediction
 
     @property
-    def promise(self) -> float:
-        """By what the moves are ordered."""
-        return self.guess.expected_improvement / (MARGIN if len(self.changes) > 1 else 1.0)
+    def acquisition(self) -> float:
+        """The expected improvement, discounted for pairs; moves are sorted by it."""
+        return self.prediction.expected_improvement / (PAIR_MARGIN if len(self.changes) > 1 else 1.0)
 
 
 def propose(
@@ -46,51 +46,51 @@ def propose(
     history: Mapping[str, Mapping[str, Any]],
     refused: Refused,
 ) -> list[dict[str, Any]]:
-    """Up to three of {changes, base, dimension, expected_delta, sd, source, reason}; none before a finished trial.
+    """Up to three of {changes, base, dimension, expected_delta, sd, source, reason}; empty without an incumbent.
 
-    `history` is `Knowledge.pooled_effects`; `refused` says whether a change over the incumbent would be refused.
+    `history` is `Knowledge.pooled_effects`; `refused` returns whether changes over the incumbent would be refused.
     """
     if incumbent is None:
         return []
-    now = incumbent.configuration
-    knobs = space.knobs(now.backbone)
+    incumbent_config = incumbent.configuration
+    knobs = space.knobs(incumbent_config.backbone)
     surrogate = Surrogate(trials, knobs, history)
-    allowed = _Allowed(trials, now, space, refused)
-    singles = _ordered(surrogate, now, _single_changes(knobs, now, history))
-    pairs = _pairs(surrogate, now, singles)
+    allowed = _Allowed(trials, incumbent_config, space, refused)
+    singles = _sorted_moves(surrogate, incumbent_config, _single_changes(knobs, incumbent_config, history))
+    pairs = _pairs(surrogate, incumbent_config, singles)
     chosen: list[tuple[str, Move]] = []
-    for source, moves in (("surrogate", _merged(pairs, singles)), ("surrogate", singles)):
-        move = next((m for m in moves if _apart(m, chosen) and allowed(m.changes)), None)
+    for source, moves in (("surrogate", _merge(pairs, singles)), ("surrogate", singles)):
+        move = next((m for m in moves if _disjoint(m, chosen) and allowed(m.changes)), None)
         if move:
             chosen.append(("pair" if len(move.changes) > 1 else source, move))
-    least = _least_covered(trials, space, now.backbone)
-    unseen = [m for m in singles if space.dimension(next(iter(m.changes))) == least]
-    for source, moves in (("explore", unseen), ("surrogate", singles)):
-        move = next((m for m in moves if _apart(m, chosen) and allowed(m.changes)), None)
-        if move and len(chosen) < PROPOSALS:
+    least = _least_covered(trials, space, incumbent_config.backbone)
+    unexplored = [m for m in singles if space.dimension(next(iter(m.changes))) == least]
+    for source, moves in (("explore", unexplored), ("surrogate", singles)):
+        move = next((m for m in moves if _disjoint(m, chosen) and allowed(m.changes)), None)
+        if move and len(chosen) < NUM_PROPOSALS:
             chosen.append((source, move))
     scale = surrogate.reference_ndcg
-    return [_entry(s, m, incumbent, now, space, scale, trials, history) for s, m in chosen]
+    return [_entry(s, m, incumbent, incumbent_config, space, scale, trials, history) for s, m in chosen]
 
 
 class _Allowed:
-    """Whether a change over the incumbent is valid, new, not without effect, and not refused; the same once asked."""
+    """Whether changes over the incumbent are valid, new, effective and not refused; answers are cached."""
 
     def __init__(
         self, trials: Sequence[TrialRecord], incumbent: TrialConfig, space: ActionSpace, refused: Refused
     ) -> None:
-        counting = (t for t in trials if t.status in ("finished", "running"))
-        self._tried = [effective(t.configuration) for t in counting]
+        counted = (t for t in trials if t.status in ("finished", "running"))
+        self._tried = [effective(t.configuration) for t in counted]
         self._incumbent, self._space, self._refused = incumbent, space, refused
         self._answers: dict[str, bool] = {}
 
     def __call__(self, changes: Mapping[str, Any]) -> bool:
         key = repr(changes)
         if key not in self._answers:
-            self._answers[key] = self._asked(changes)
+            self._answers[key] = self._check(changes)
         return self._answers[key]
 
-    def _asked(self, changes: Mapping[str, Any]) -> bool:
+    def _check(self, changes: Mapping[str, Any]) -> bool:
         if self._refused(changes):
             return False
         try:
@@ -101,18 +101,18 @@ class _Allowed:
 
 
 def _single_changes(
-    knobs: Sequence[Knob], now: TrialConfig, history: Mapping[str, Mapping[str, Any]]
+    knobs: Sequence[Knob], incumbent_config: TrialConfig, history: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[dict[str, Any]]:
     for knob in knobs:
-        current = getattr(now, knob.name)
+        current = getattr(incumbent_config, knob.name)
         known = [row["value"] for row in history.get(knob.name, {}).get("values", [])]
-        for value in dict.fromkeys([*_neighbours(knob, current), *_fitting(knob, known)]):
+        for value in dict.fromkeys([*_neighbours(knob, current), *_valid_values(knob, known)]):
             if value != current:
                 yield {knob.name: value}
 
 
 def _neighbours(knob: Knob, current: Any) -> list[Any]:
-    """Other values of a knob: all choices, or numbers some steps away on its scale, with two significant digits."""
+    """Other values of a knob: all other choices, or numbers at distances STEPS on its scale, with two digits."""
     if knob.low is None or knob.high is None:
         return [value for value in (knob.choices or (False, True)) if value != current]
     here = position(knob, current)
@@ -124,8 +124,8 @@ def _neighbours(knob: Knob, current: Any) -> list[Any]:
 
 
 def value_at(knob: Knob, place: float) -> int | float:
-    """The number at a position of a knob's range, rounded to two significant digits within the range."""
-    assert knob.low is not None and knob.high is not None  # only numbers have positions
+    """The number at a relative position in [0, 1] of a knob's range, with two significant digits, inside the range."""
+    assert knob.low is not None and knob.high is not None  # only numeric knobs have positions
     if knob.scale == "log":
         exact = knob.low * (knob.high / knob.low) ** place
     else:
@@ -134,37 +134,38 @@ def value_at(knob: Knob, place: float) -> int | float:
     return round(rounded) if knob.type == "int" else float(rounded)
 
 
-def _fitting(knob: Knob, values: Sequence[Any]) -> list[Any]:
-    fitting = []
+def _valid_values(knob: Knob, values: Sequence[Any]) -> list[Any]:
+    valid = []
     for value in values:
         try:
-            fitting.append(knob.check(value))
-        except ConfigError:  # of an engine or a protocol with other ranges
+            valid.append(knob.check(value))
+        except ConfigError:  # measured under an engine or a protocol with other ranges
             continue
-    return fitting
+    return valid
 
 
-def _ordered(surrogate: Surrogate, now: TrialConfig, changes: Iterator[dict[str, Any]]) -> list[Move]:
+def _sorted_moves(surrogate: Surrogate, incumbent_config: TrialConfig, changes: Iterator[dict[str, Any]]) -> list[Move]:
     listed = list(changes)
-    moves = [Move(*pair) for pair in zip(listed, surrogate.guesses(now, listed), strict=True)]
-    return sorted(moves, key=lambda move: -move.promise)  # stable: the order of SANDBOX.md among equals
+    moves = [Move(*pair) for pair in zip(listed, surrogate.predict(incumbent_config, listed), strict=True)]
+    return sorted(moves, key=lambda move: -move.acquisition)  # the sort is stable: ties keep the order of SANDBOX.md
 
 
-def _pairs(surrogate: Surrogate, now: TrialConfig, singles: Sequence[Move]) -> list[Move]:
-    """Two single moves at once, of those that are expected to help by themselves."""
+def _pairs(surrogate: Surrogate, incumbent_config: TrialConfig, singles: Sequence[Move]) -> list[Move]:
+    """Combinations of two single moves that are both expected to help."""
     best: dict[str, Move] = {}
-    for move in sorted(singles, key=lambda single: -single.guess.mean):
-        if move.guess.mean > 0:
+    for move in sorted(singles, key=lambda single: -single.prediction.mean):
+        if move.prediction.mean > 0:
             best.setdefault(next(iter(move.changes)), move)
-    helpful = list(best.values())[:PAIRED]
-    return _ordered(surrogate, now, (a.changes | b.changes for a, b in itertools.combinations(helpful, 2)))
+    helpful = list(best.values())[:NUM_PAIRED]
+    combined = (a.changes | b.changes for a, b in itertools.combinations(helpful, 2))
+    return _sorted_moves(surrogate, incumbent_config, combined)
 
 
-def _merged(pairs: Sequence[Move], singles: Sequence[Move]) -> list[Move]:
-    return sorted([*pairs, *singles], key=lambda move: -move.promise)
+def _merge(pairs: Sequence[Move], singles: Sequence[Move]) -> list[Move]:
+    return sorted([*pairs, *singles], key=lambda move: -move.acquisition)
 
 
-def _apart(move: Move, chosen: Sequence[tuple[str, Move]]) -> bool:
+def _disjoint(move: Move, chosen: Sequence[tuple[str, Move]]) -> bool:
     return not any(set(move.changes) & set(other.changes) for _, other in chosen)
 
 
@@ -177,20 +178,21 @@ def _entry(
     source: str,
     move: Move,
     incumbent: TrialRecord,
-    now: TrialConfig,
+    incumbent_config: TrialConfig,
     space: ActionSpace,
     scale: float,
     trials: Sequence[TrialRecord],
     history: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
-    delta, sd = _short(move.guess.mean * scale), _short(move.guess.sd * scale)
+    delta, sd = _rounded(move.prediction.mean * scale), _rounded(move.prediction.sd * scale)
     dimensions = [space.dimension(knob) for knob in move.changes]
-    moved = ", ".join(f"{knob} {getattr(now, knob)} -> {value}" for knob, value in move.changes.items())
-    why = f"{moved}: expected {delta:+.4g} ± {sd:.2g} NDCG@10 over {incumbent.handle}; {_known(move, trials, history)}"
+    changes = ", ".join(f"{knob} {getattr(incumbent_config, knob)} -> {value}" for knob, value in move.changes.items())
+    reason = f"{changes}: NDCG@10 is expected to change by {delta:+.4g} ± {sd:.2g} against {incumbent.handle}; "
+    reason += _evidence(move, trials, history)
     if source == "explore":
-        why += f"; {dimensions[0]} is the dimension that was looked at least"
+        reason += f"; {dimensions[0]} is the least explored dimension"
     if set(dimensions) == {"scoring"}:
-        why += "; nearly free, it only re-scores"
+        reason += "; nearly free, because the trial is only re-scored"
     return {
         "changes": move.changes,
         "base": "incumbent",
@@ -198,15 +200,15 @@ def _entry(
         "expected_delta": delta,
         "sd": sd,
         "source": source,
-        "reason": why,
+        "reason": reason,
     }
 
 
-def _known(move: Move, trials: Sequence[TrialRecord], history: Mapping[str, Mapping[str, Any]]) -> str:
-    here = sum(bool(set(move.changes) & set(trial.changes)) for trial in trials)
-    before = sum(history.get(knob, {}).get("n", 0) for knob in move.changes)
-    return f"seen in {counted(here, 'trial')} here and {before} of closed sessions"
+def _evidence(move: Move, trials: Sequence[TrialRecord], history: Mapping[str, Mapping[str, Any]]) -> str:
+    num_here = sum(bool(set(move.changes) & set(trial.changes)) for trial in trials)
+    num_closed = sum(history.get(knob, {}).get("n", 0) for knob in move.changes)
+    return f"changed in {counted(num_here, 'trial')} of this session and {num_closed} of closed sessions"
 
 
-def _short(value: float) -> float:
+def _rounded(value: float) -> float:
     return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else 0.0

@@ -1,7 +1,7 @@
 """The protocol of a session, read from SANDBOX.md: budgets, the keep rule, and the action space.
 
-The tables of the page are what counts: the table of rules, and a table of knobs under the heading of each dimension.
-What the engine cannot do is refused with the line that asks for it.
+Only the tables of the page count: the table of rules, and one table of knobs under the heading of each dimension.
+Values beyond the engine's bounds are refused, with the line number.
 """
 
 import hashlib
@@ -20,28 +20,28 @@ PACKAGED = Path(__file__).resolve().parents[1] / "SANDBOX.md"
 
 
 class Protocol(BaseModel):
-    """Rules of one session; a session keeps the text and the hash of the protocol it was opened under."""
+    """The rules of one session. A session stores the text and the hash of the protocol under which it was opened."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     metric: Literal["ndcg@10"]  # on validation, full ranking
     max_trials: int = Field(ge=1, le=100_000)
-    max_train_seconds: float = Field(gt=0, le=1e8)  # all trials of the session together
-    trial_seconds: float = Field(gt=0, le=1e8)  # one trial
-    patience: int = Field(ge=1, le=100_000)  # finished trials without a keep
+    max_train_seconds: float = Field(gt=0, le=1e8)  # budget of the session: sum over its trials
+    trial_seconds: float = Field(gt=0, le=1e8)  # time limit of one trial
+    patience: int = Field(ge=1, le=100_000)  # finished trials in a row without a keep
     keep_z: float = Field(ge=0, le=10)
     require_reflection: bool
     target_ndcg: float | None = Field(None, gt=0, le=1)
-    max_llm_usd: float | None = Field(None, gt=0, le=1e6)  # of the session's language model
+    max_llm_usd: float | None = Field(None, gt=0, le=1e6)  # cost limit of the session's language model
     space: ActionSpace
     text: str
     sha256: str  # of `text`
 
 
 def load_protocol(path: Path | None = None) -> Protocol:
-    """The protocol in the file at `path`; None means the SANDBOX.md that comes with the package.
+    """The protocol in the file at `path`; None means the SANDBOX.md that is shipped with the package.
 
-    Raises ProtocolError for a file that is missing, is no text, or breaks a rule (with the line number).
+    Raises ProtocolError for a file that is missing, is not UTF-8 text, or is invalid (with the line number).
     """
     file = path or PACKAGED
     try:
@@ -54,23 +54,23 @@ def load_protocol(path: Path | None = None) -> Protocol:
 
 
 def parse_protocol(text: str, source: str = "SANDBOX.md") -> Protocol:
-    """The protocol that `text` states; `source` names it in errors ("SANDBOX.md:12: …")."""
+    """Parse the text of a protocol; `source` is its name in error messages ("SANDBOX.md:12: …")."""
     page = read_page(text, source)
     if not page.rules:
         raise ProtocolError(f"{page.end}: the page has no table of rules (| rule | value |); add one")
     if not page.knobs:
-        raise ProtocolError(f"{page.end}: the page has no table of knobs (| knob | …); offer one knob at least")
-    _refuse_repetition(page.rules)
-    _refuse_repetition(page.knobs)
+        raise ProtocolError(f"{page.end}: the page has no table of knobs (| knob | …); offer at least one knob")
+    _refuse_duplicates(page.rules)
+    _refuse_duplicates(page.knobs)
     return _protocol(page, _space(page.knobs), text)
 
 
-def _refuse_repetition(entries: tuple[Entry, ...]) -> None:
+def _refuse_duplicates(entries: tuple[Entry, ...]) -> None:
     first: dict[str, Entry] = {}
     for entry in entries:
         if entry.name in first:
             line = first[entry.name].where.rpartition(":")[2]
-            raise entry.error(f"{entry.name} stands already in line {line}; remove one of the two")
+            raise entry.error(f"{entry.name} is already stated in line {line}; remove one of the two")
         first[entry.name] = entry
 
 
@@ -79,19 +79,19 @@ def _space(entries: tuple[Entry, ...]) -> ActionSpace:
     for backbone in BACKBONES:
         try:
             space.default(backbone)
-        except ConfigError as error:  # each default is fine by itself; together they have no meaning
+        except ConfigError as error:  # each default is valid by itself, but not their combination
             entry = next((entry for entry in entries if str(error).startswith(entry.name)), entries[0])
-            raise entry.error(f"the defaults of {backbone} do not fit: {error}") from None
+            raise entry.error(f"the defaults of {backbone} are not a valid combination: {error}") from None
     return space
 
 
 def _protocol(page: Page, space: ActionSpace, text: str) -> Protocol:
     rules = {entry.name: entry for entry in page.rules}
-    own = {"space", "text", "sha256"}
-    known = [name for name in Protocol.model_fields if name not in own]
+    computed = {"space", "text", "sha256"}
+    rule_names = [name for name in Protocol.model_fields if name not in computed]
     for name, entry in rules.items():
-        if name not in known:
-            raise entry.error(f"{name} is not a rule of the protocol; the rules are {', '.join(known)}")
+        if name not in rule_names:
+            raise entry.error(f"{name} is not a rule of the protocol; the rules are {', '.join(rule_names)}")
     values = {name: entry.values["value"] for name, entry in rules.items()}
     try:
         return Protocol(**values, space=space, text=text, sha256=hashlib.sha256(text.encode()).hexdigest())
@@ -99,5 +99,5 @@ def _protocol(page: Page, space: ActionSpace, text: str) -> Protocol:
         first = error.errors(include_url=False)[0]
         name = str(first["loc"][0])
         if first["type"] == "missing":
-            raise page.rules[0].error(f"the rules lack {name}; add it") from None
+            raise page.rules[0].error(f"the table of rules lacks {name}; add it") from None
         raise rules[name].error(f"{name}={first['input']!r} is refused: {first['msg']}") from None

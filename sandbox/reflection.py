@@ -1,4 +1,4 @@
-"""Checks of what an agent claims, in reflections and rules, against what the trials measured. Pure."""
+"""Check the claims of an agent, in reflections and rules, against the measured differences of trials. Pure."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -10,27 +10,27 @@ from ..models.config import TrialConfig
 from ..models.knobs.declaration import DIMENSIONS
 from .action_space import ActionSpace
 from .conditions import Condition, parse_condition
-from .effects import alone, base_config, changed_knobs
+from .effects import base_config, changed_knobs, isolates
 from .statistics import z_score
 
 Helped = Literal["yes", "no", "unclear"]
-CLEAR_Z = 1.0  # a difference of one standard error, as the Program's default keep_z
-OBVIOUS_Z = 2.0  # beyond this, "unclear" contradicts the numbers
-SIZE_Z = 2.0  # a claimed size may be off by this many standard errors
-SIZE_SHARE = 0.25  # or by this share of the recorded size: nobody recalls four digits
+CLEAR_Z = 1.0  # one standard error, like the default keep_z of the Program
+OBVIOUS_Z = 2.0  # from this |z| on, helped="unclear" contradicts the numbers
+SIZE_Z = 2.0  # a claimed effect may differ from the recorded one by this many standard errors
+SIZE_SHARE = 0.25  # it may also differ by this share of the recorded effect, because agents round
 
 
 class Claim(NamedTuple):
-    """What a reflection says about a trial: did its change help, through what, by how much, seen in which trials."""
+    """The claims of a reflection: whether the change helped, by which dimension, by how much, and the trials cited."""
 
     helped: Helped
     dimension: str
-    effect: float | None = None  # change of NDCG@10 against the base
+    effect: float | None = None  # claimed change of NDCG@10 against the base
     evidence: Sequence[str] = ()  # trial handles
 
 
 class RuleCheck(NamedTuple):
-    """How the trials bear out a rule: the numbers of trials for and against it, and a note with the handles."""
+    """How many trials support and contradict a rule, with a note that names their handles."""
 
     check: Check
     support: int
@@ -40,7 +40,7 @@ class RuleCheck(NamedTuple):
 
 
 class Move(NamedTuple):
-    """A trial that changed its base, and how sure the difference is."""
+    """A trial with its base, the effective changes, and the z score of the paired difference."""
 
     trial: TrialRecord
     base: TrialConfig
@@ -51,35 +51,35 @@ class Move(NamedTuple):
 def check_reflection(
     trial: TrialRecord, claim: Claim, trials: Sequence[TrialRecord], space: ActionSpace
 ) -> tuple[ReflectionCheck, str]:
-    """Whether the numbers bear out the claim; returns the check and a note with the figures.
+    """Check the claim against the recorded numbers; returns the check and a note with the numbers.
 
-    contradicted   the recorded difference has the other sign, or is far from the claimed size
-    unsupported    it is within noise, of another dimension, not measured, or the trials cited do not show it
+    contradicted   the recorded difference has the opposite sign, or its size is far from the claimed effect
+    unsupported    the difference is within noise or was not measured, no knob of the claimed dimension was changed, or
+                   a cited trial does not show the claimed effect
     supported      otherwise
-    Raises ConfigError for an unknown dimension, SessionError for a trial that is still running and for evidence that
-    names no trial.
+    Raises ConfigError for an unknown dimension, SessionError for a running trial and for evidence that names no trial.
     """
     if claim.dimension not in DIMENSIONS:
         raise ConfigError(f"dimension={claim.dimension!r:.60} is unknown; choose one of {', '.join(DIMENSIONS)}")
     check_evidence(claim.evidence, trials)
     if trial.outcome is None:
-        raise SessionError(f"{trial.handle} is {trial.status}: there is nothing to reflect on yet; call wait_trial")
+        raise SessionError(f"{trial.handle} is {trial.status}: there is no result to reflect on yet; call wait_trial")
     check, note = _check_helped(trial, trial.outcome, claim.helped)
     notes = [note]
-    wrong_size = _wrong_size(trial.outcome, claim.effect)
-    if wrong_size:
+    mismatch = _effect_mismatch(trial.outcome, claim.effect)
+    if mismatch:
         check = "contradicted"
-        notes.append(wrong_size)
+        notes.append(mismatch)
     default = space.default(trial.config["backbone"])
-    doubts = [_stray_dimension(trial, claim.dimension, trials, space), *_idle_evidence(trial, claim, trials, default)]
-    said = [doubt for doubt in doubts if doubt]
-    if said and check == "supported":
+    dimension_doubt = _dimension_doubt(trial, claim.dimension, trials, space)
+    doubts = [*([dimension_doubt] if dimension_doubt else []), *_evidence_doubts(trial, claim, trials, default)]
+    if doubts and check == "supported":
         check = "unsupported"
-    return check, "; ".join([*notes, *said])
+    return check, "; ".join([*notes, *doubts])
 
 
 def check_evidence(evidence: Sequence[str], trials: Sequence[TrialRecord]) -> None:
-    """SessionError where evidence names a trial that the session does not have."""
+    """Raise SessionError if evidence names a trial that the session does not have."""
     handles = {t.handle for t in trials}
     unknown = [handle for handle in evidence if handle not in handles]
     if unknown:
@@ -90,12 +90,13 @@ def check_evidence(evidence: Sequence[str], trials: Sequence[TrialRecord]) -> No
 def check_rule(
     kind: RuleKind, condition: str | None, trials: Sequence[TrialRecord], default: TrialConfig | None = None
 ) -> RuleCheck:
-    """How often making `condition` true, over a base where it was false, did harm (avoid) or good (prefer).
+    """Count the trials for and against a rule: those that made `condition` true over a base where it was false.
 
-    A difference counts from one standard error, and if the trial changed the knob of the condition alone: whole
-    configurations bear out no rule on one of their knobs. Insights and rules without a condition are unverified.
-    `default` is the configuration behind base "default"; without it, that of the session's default trial. ConfigError
-    for a condition that does not parse.
+    A gain in NDCG@10 supports a prefer rule and contradicts an avoid rule; a loss does the reverse. A trial counts if
+    its difference is at least one standard error and it isolates the knob of the condition (`effects.isolates`),
+    because several changes at once are confounded. Insights and rules without a condition are unverified. `default` is
+    the configuration of base "default"; if it is None, the session's default trial provides it. Raises ConfigError for
+    a condition that does not parse.
     """
     if kind == "insight" or condition is None:
         return RuleCheck("unverified", 0, 0, "only prefer and avoid rules with a condition are checked against trials")
@@ -103,7 +104,7 @@ def check_rule(
 
 
 def moves_of(trials: Sequence[TrialRecord], default: TrialConfig | None = None) -> list[Move]:
-    """Every trial with a paired difference against a base that is known."""
+    """All trials that have a paired difference against a known base."""
     moves = []
     for trial in trials:
         z = _base_z(trial.outcome) if trial.outcome else None
@@ -114,31 +115,31 @@ def moves_of(trials: Sequence[TrialRecord], default: TrialConfig | None = None) 
 
 
 def count_rule(kind: RuleKind, condition: Condition, moves: Sequence[Move]) -> RuleCheck:
-    """The counts of a rule to prefer or avoid a condition, from moves that are known already."""
-    into = [m for m in moves if condition.matches(m.trial.config) and not condition.matches(m.base)]
-    clear = [m for m in into if alone(condition.knob, m.trial, m.base, m.changed)]
-    up = [m.trial.handle for m in clear if m.z >= CLEAR_Z]
-    down = [m.trial.handle for m in clear if m.z <= -CLEAR_Z]
-    support, against = (up, down) if kind == "prefer" else (down, up)
+    """Count the moves for and against a rule to prefer or avoid a condition."""
+    entering = [m for m in moves if condition.matches(m.trial.config) and not condition.matches(m.base)]
+    isolated = [m for m in entering if isolates(condition.knob, m.trial, m.base, m.changed)]
+    improved = [m.trial.handle for m in isolated if m.z >= CLEAR_Z]
+    worsened = [m.trial.handle for m in isolated if m.z <= -CLEAR_Z]
+    support, against = (improved, worsened) if kind == "prefer" else (worsened, improved)
     note = (
-        f"{counted(len(clear), 'trial')} made '{condition}' true over a base without it: "
-        f"for the rule {support or 'none'}, against it {against or 'none'}"
+        f"{counted(len(isolated), 'trial')} made '{condition}' true over a base without it: "
+        f"{support or 'none'} support the rule, {against or 'none'} contradict it"
     )
-    if len(into) > len(clear):
-        note += f"; {len(into) - len(clear)} more changed other knobs too and are not counted"
-    shown = tuple(sorted([*support, *against]))
-    return RuleCheck(_majority(len(support), len(against)), len(support), len(against), note, shown)
+    if len(entering) > len(isolated):
+        note += f"; {len(entering) - len(isolated)} more changed other knobs too and are not counted"
+    evidence = tuple(sorted([*support, *against]))
+    return RuleCheck(_majority(len(support), len(against)), len(support), len(against), note, evidence)
 
 
 def _check_helped(trial: TrialRecord, outcome: TrialOutcome, helped: Helped) -> tuple[ReflectionCheck, str]:
     if outcome.status == "crashed":
         verdicts: dict[Helped, ReflectionCheck] = {"yes": "contradicted", "no": "supported", "unclear": "unsupported"}
-        return verdicts[helped], f"{trial.handle} crashed: {outcome.cause or 'no cause known'}"
+        return verdicts[helped], f"{trial.handle} crashed: {outcome.cause or 'unknown cause'}"
     z = _base_z(outcome)
     if z is None:
-        fits = helped == "unclear" and outcome.status == "finished" and not trial.changes
+        is_consistent = helped == "unclear" and outcome.status == "finished" and not trial.changes
         note = f"{trial.handle} has no paired difference against its base {trial.base}"
-        return ("supported" if fits else "unsupported"), note
+        return ("supported" if is_consistent else "unsupported"), note
     numbers = (
         f"NDCG@10 of {trial.handle} against its base {trial.base}: "
         f"{outcome.base_delta:+.4f} ± {outcome.base_delta_se:.4f} (z = {z:+.2f})"
@@ -149,8 +150,8 @@ def _check_helped(trial: TrialRecord, outcome: TrialOutcome, helped: Helped) -> 
     if signed >= CLEAR_Z:
         return "supported", numbers
     if signed <= -CLEAR_Z:
-        return "contradicted", f"{numbers}; helped={helped!r} says the opposite"
-    return "unsupported", f"{numbers}; within noise, 'unclear' is right"
+        return "contradicted", f"{numbers}; helped={helped!r} claims the opposite"
+    return "unsupported", f"{numbers}; within noise, so helped='unclear' would be right"
 
 
 def _check_unclear(z: float) -> ReflectionCheck:
@@ -159,34 +160,34 @@ def _check_unclear(z: float) -> ReflectionCheck:
     return "unsupported" if abs(z) < OBVIOUS_Z else "contradicted"
 
 
-def _wrong_size(outcome: TrialOutcome, claimed: float | None) -> str | None:
-    """How the claimed effect differs from the recorded one by more than memory and noise excuse."""
+def _effect_mismatch(outcome: TrialOutcome, claimed: float | None) -> str | None:
+    """An error text if the claimed effect differs from the recorded one by more than noise and rounding explain."""
     if claimed is None:
         return None
     if outcome.base_delta is None or outcome.base_delta_se is None:
-        return f"an effect of {claimed:+.4f} is claimed, and none was measured"
+        return f"an effect of {claimed:+.4f} is claimed, but none was measured"
     allowed = max(SIZE_Z * outcome.base_delta_se, SIZE_SHARE * abs(outcome.base_delta))
     if abs(claimed - outcome.base_delta) <= allowed:
         return None
     return f"an effect of {claimed:+.4f} is claimed, {outcome.base_delta:+.4f} ± {outcome.base_delta_se:.4f} recorded"
 
 
-def _stray_dimension(
+def _dimension_doubt(
     trial: TrialRecord, dimension: str, trials: Sequence[TrialRecord], space: ActionSpace
 ) -> str | None:
-    """Why `dimension` cannot explain the trial: none of the knobs that it changed belongs to it."""
+    """A doubt if no knob of `dimension` was changed, so that the dimension cannot explain the result."""
     base = base_config(trial, trials, space.default(trial.config["backbone"]))
     changed = {knob: space.dimension(knob) for knob in changed_knobs(trial, base)}
     if not changed or dimension in changed.values():
         return None
     knobs = ", ".join(f"{knob} ({of})" for knob, of in changed.items())
-    return f"nothing of dimension {dimension} was changed, only {knobs}"
+    return f"no knob of dimension {dimension} was changed, only {knobs}"
 
 
-def _idle_evidence(
+def _evidence_doubts(
     trial: TrialRecord, claim: Claim, trials: Sequence[TrialRecord], default: TrialConfig
 ) -> list[str]:
-    """What is wrong with the trials that are cited beside the trial itself and its base."""
+    """Doubts about the cited trials, other than the trial itself and its base."""
     moves = {move.trial.handle: move for move in moves_of(trials, default)}
     own = moves.get(trial.handle)
     if own is None or claim.helped == "unclear":
@@ -197,19 +198,19 @@ def _idle_evidence(
 
 
 def _doubt(cited: TrialRecord, move: Move | None, own: Move, helped: Helped) -> str | None:
-    """Why a cited trial does not show what is claimed of the change in `own`."""
+    """Why a cited trial does not support the claim about the changes of `own`; None if there is no conflict."""
     shared = set(own.changed) & set(move.changed) if move else set()
     if move is None or not shared:
-        return f"{cited.handle} is cited and changed none of {', '.join(own.changed) or 'the same knobs'}"
-    ways = [_same_way(own, move, knob) for knob in sorted(shared)]
-    way = ways[0] if len(set(ways)) == 1 else 0
-    if way * move.z * (1 if helped == "yes" else -1) <= -CLEAR_Z:
-        return f"{cited.handle} is cited and shows the opposite (z = {move.z:+.2f})"
+        return f"{cited.handle} is cited but changed none of {', '.join(own.changed) or 'the same knobs'}"
+    directions = [_relative_direction(own, move, knob) for knob in sorted(shared)]
+    direction = directions[0] if len(set(directions)) == 1 else 0
+    if direction * move.z * (1 if helped == "yes" else -1) <= -CLEAR_Z:
+        return f"{cited.handle} is cited but shows the opposite (z = {move.z:+.2f})"
     return None
 
 
-def _same_way(a: Move, b: Move, knob: str) -> int:
-    """1 if both moved the knob to the same value or side, -1 if to opposite sides, 0 if that cannot be said."""
+def _relative_direction(a: Move, b: Move, knob: str) -> int:
+    """1 if both moves changed the knob in the same direction, -1 if in opposite directions, 0 if undefined."""
     before, after = getattr(a.base, knob), a.changed[knob]
     other_before, other_after = getattr(b.base, knob), b.changed[knob]
     if after == other_after:

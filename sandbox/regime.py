@@ -1,4 +1,4 @@
-"""The regime of a dataset in a few words, from its train-only profile: what makes one dataset like another. Pure."""
+"""Describe a dataset in a few words (its regime: size, density, pace, ...) from its train-only profile. Pure."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,14 +12,14 @@ REGIMES: dict[str, tuple[str, tuple[tuple[float, str], ...], str]] = {
     "repeats": ("repeat_rate", ((0.01, "none"), (0.1, "some")), "many"),
     "pace": ("median_gap_days", ((0.5, "sessions"), (14.0, "days to weeks")), "months"),
 }
-"""Per regime: the number that it is read from, upper bounds with their words, and the word beyond the last bound."""
+"""Per regime: the profile field, exclusive upper bounds with their words, and the word above the last bound."""
 
 
 def regime(profile: Mapping[str, Any]) -> dict[str, str]:
-    """A word per regime; those whose number the profile lacks are left out."""
+    """One word per regime; regimes whose field is missing from the profile are left out."""
     words = {}
-    for name, (feature, bounds, beyond) in REGIMES.items():
-        value = profile.get(feature)
+    for name, (field, bounds, above) in REGIMES.items():
+        value = profile.get(field)
         if isinstance(value, int | float) and not isinstance(value, bool):
-            words[name] = next((word for bound, word in bounds if value < bound), beyond)
+            words[name] = next((word for bound, word in bounds if value < bound), above)
     return words

@@ -1,4 +1,4 @@
-"""Paired statistics over users: how sure is it that one trial ranks better than another on validation?"""
+"""Paired statistics over users: is the difference in validation NDCG@10 between two trials larger than noise?"""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from ..data.errors import TrialError
 from ..training.metrics import ndcg_per_user
 
 Z_LIMIT = 1e6
-"""Stands for infinity, which JSON does not have: z of a difference without any spread over users."""
+"""|z| of a nonzero difference with zero variance over users, instead of infinity, which JSON cannot represent."""
 
 
 @dataclass(frozen=True)
@@ -24,50 +24,50 @@ class Comparison:
 
 
 def compare(ranks_base: npt.ArrayLike, ranks_candidate: npt.ArrayLike) -> Comparison:
-    """Candidate minus base, paired by user; both are ranks (num_users,) of the same users in the same order.
+    """Candidate minus base, paired by user; both arguments are ranks (num_users,) of the same users in the same order.
 
-    The standard error is sd(difference, ddof=1) / sqrt(n), so that z is the statistic of the paired t-test. Raises
-    TrialError where the two are not of the same users or there are fewer than two.
+    The standard error is sd(difference, ddof=1) / sqrt(n), so z is the statistic of the paired t-test. Raises
+    TrialError if the numbers of users differ or there are fewer than two users.
     """
     base, candidate = np.asarray(ranks_base), np.asarray(ranks_candidate)
     if base.shape != candidate.shape:
         raise TrialError(
-            f"paired trials need the same users: {base.shape[0]} against {candidate.shape[0]} ranks; "
-            "compare trials of one dataset"
+            f"a paired comparison needs the same users: {base.shape[0]} against {candidate.shape[0]} ranks; "
+            "compare trials of the same dataset"
         )
     difference = ndcg_per_user(candidate) - ndcg_per_user(base)
-    delta, se = float(difference.mean()) if difference.size else 0.0, _error_of_mean(difference)
+    delta, se = float(difference.mean()) if difference.size else 0.0, _standard_error_of_mean(difference)
     return Comparison(delta, se, z_score(delta, se), int(difference.size))
 
 
 def metric_errors(ranks: npt.ArrayLike) -> dict[str, float]:
-    """Standard errors over users of recall and NDCG at 5 and 10; ranks (num_users,), 1 = best."""
-    found = np.asarray(ranks)
+    """Standard errors over users of recall and NDCG at 5 and 10, by metric name; ranks (num_users,), 1 = best."""
+    observed = np.asarray(ranks)
     errors = {}
     for k in (5, 10):
-        errors[f"recall@{k}"] = _error_of_mean((found <= k).astype(np.float64))
-        errors[f"ndcg@{k}"] = _error_of_mean(ndcg_per_user(found, k))
+        errors[f"recall@{k}"] = _standard_error_of_mean((observed <= k).astype(np.float64))
+        errors[f"ndcg@{k}"] = _standard_error_of_mean(ndcg_per_user(observed, k))
     return errors
 
 
 def standard_error(ranks: npt.ArrayLike) -> float:
     """Standard error over users of NDCG@10; raises TrialError for fewer than two users."""
-    return _error_of_mean(ndcg_per_user(np.asarray(ranks)))
+    return _standard_error_of_mean(ndcg_per_user(np.asarray(ranks)))
 
 
 def z_score(delta: float, se: float) -> float:
-    """delta / se within ±Z_LIMIT; without spread it is 0 for no difference and ±Z_LIMIT otherwise."""
+    """delta / se, clamped to ±Z_LIMIT; if se is 0, the result is 0 for delta 0 and ±Z_LIMIT otherwise."""
     if se == 0:
         return math.copysign(Z_LIMIT, delta) if delta else 0.0
     return max(-Z_LIMIT, min(Z_LIMIT, delta / se))
 
 
 def selection_inflation(se: float, k: int) -> float:
-    """SE * sqrt(2 ln K): bound on how much the best of K equal trials may flatter itself by noise alone."""
+    """se * sqrt(2 ln k): bound on the expected optimism of the best of k equally good trials, due to noise alone."""
     return se * math.sqrt(2 * math.log(k)) if k > 1 else 0.0
 
 
-def _error_of_mean(values: npt.NDArray[np.float64]) -> float:
+def _standard_error_of_mean(values: npt.NDArray[np.float64]) -> float:
     if values.size < 2:
-        raise TrialError(f"a standard error needs two users, and there are {values.size}; use a larger dataset")
+        raise TrialError(f"a standard error needs at least two users, not {values.size}; use a larger dataset")
     return float(values.std(ddof=1) / math.sqrt(values.size))

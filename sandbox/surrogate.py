@@ -1,12 +1,12 @@
-"""A small model of the session's response surface: which configuration may be better, and how sure is that.
+"""Surrogate model of a session's response surface: predicts the change of NDCG@10 and its uncertainty.
 
-A Gaussian process that is additive over knobs. With one-knob trials in the main, additive is what the data can tell:
-f(x) - f(x0) is a sum over the knobs of differences, x0 being the first measured configuration. Each knob has the kernel
-exp(-|u - u'| / LENGTH), u in [0, 1] being the place in its range (on a log scale where it has one); for choices it is
-such that the increments of two choices over the one in x0 are independent. The covariance of increments over x0 is
-k(x, y) - k(x, x0) - k(y, x0) + 1, so that knobs left at x0 contribute nothing. The prior mean is what closed sessions
-measured, shrunk; the prior scale is the likeliest of SCALES. Pure numpy, no randomness; all effects are shares of
-NDCG@10 at x0.
+A Gaussian process that is additive over knobs, because most trials change a single knob and identify no interactions:
+f(x) - f(x0) is a sum of one term per knob, where x0 is the first measured configuration. Each numeric knob has the
+kernel exp(-|u - u'| / LENGTH_SCALE), where u in [0, 1] is the position in its range (on a log scale if the knob has
+one). For choices, the kernel is such that the effects of two choices, relative to the choice in x0, are independent.
+The covariance of increments over x0 is k(x, y) - k(x, x0) - k(y, x0) + 1 per knob, so knobs at their x0 value
+contribute nothing. The prior mean is the shrunk effect measured by closed sessions; the prior scale is the one of
+SCALES with the largest marginal likelihood. Pure numpy, no randomness. All effects are relative to NDCG@10 at x0.
 """
 
 import math
@@ -22,23 +22,23 @@ from .action_space import Knob
 
 Floats = npt.NDArray[np.float64]
 
-LENGTH = 0.5  # half a knob's range: neighbours tell much, the ends little about each other
-UNLIKE = math.exp(-0.25 / LENGTH)  # another choice may do as much as a quarter of a number's range
-SCALES = (0.01, 0.02, 0.04, 0.08, 0.16)  # sd of one knob's effect; most lie within a few percent
-LARGEST_SHIFT = 0.5  # knowledge of other datasets says at most this much
-NOISE = 0.005  # relative standard error where none was measured
-HALF_TRUSTED = 0.02  # an earlier effect with this standard error counts for half
+LENGTH_SCALE = 0.5  # half of a knob's range: neighbours correlate strongly, the two ends weakly
+CHOICE_CORRELATION = math.exp(-0.25 / LENGTH_SCALE)  # of two choices, one at x0: like numbers 1/4 of a range apart
+SCALES = (0.01, 0.02, 0.04, 0.08, 0.16)  # prior standard deviation of one knob's effect; most effects are a few percent
+MAX_PRIOR_EFFECT = 0.5  # bound on a prior mean from other datasets
+DEFAULT_NOISE = 0.005  # relative standard error if none was measured
+HALF_WEIGHT_SE = 0.02  # an earlier effect with this standard error is shrunk by half
 
 
-class Guess(NamedTuple):
-    """Expected change of NDCG@10 over another configuration, and its standard deviation, as shares at x0."""
+class Prediction(NamedTuple):
+    """Mean and standard deviation of the predicted change of NDCG@10, relative to NDCG@10 at x0."""
 
     mean: float
     sd: float
 
     @property
     def expected_improvement(self) -> float:
-        """E max(0, change): what trying it promises, counting that a failure costs nothing but the trial."""
+        """E[max(0, change)]: a change for the worse is not adopted, so it counts as 0."""
         if self.sd <= 0:
             return max(self.mean, 0.0)
         z = self.mean / self.sd
@@ -47,7 +47,7 @@ class Guess(NamedTuple):
 
 
 def position(knob: Knob, value: Any) -> float:
-    """Where a number lies in its knob's range, in [0, 1]; of a choice, a number that names it."""
+    """Position of a number in the range of its knob, in [0, 1]; for a choice or a bool, its index."""
     if knob.low is None or knob.high is None:
         return float([*knob.choices, False, True].index(value))
     if knob.high == knob.low:
@@ -58,50 +58,50 @@ def position(knob: Knob, value: Any) -> float:
 
 
 class Surrogate:
-    """Fitted to the finished trials of a session; `history` is `Knowledge.pooled_effects` or {}.
+    """The model, fitted to the finished trials of a session; `history` is `Knowledge.pooled_effects` or {}.
 
-    Needs one finished trial at least (the caller's care).
+    The caller guarantees at least one finished trial.
     """
 
     def __init__(
         self, trials: Sequence[TrialRecord], knobs: Sequence[Knob], history: Mapping[str, Mapping[str, Any]]
     ) -> None:
         self._knobs = knobs
-        self._place = {knob.name: d for d, knob in enumerate(knobs)}
+        self._column = {knob.name: d for d, knob in enumerate(knobs)}
         self._numeric = np.array([knob.low is not None for knob in knobs])
         measured = [(t, t.outcome) for t in trials if t.outcome and t.status == "finished"]
         first, outcome = measured[0]
         self.reference_ndcg = max(outcome.metrics["ndcg@10"], 1e-9)
         self._first = first.configuration
         self._origin = np.array([position(knob, getattr(self._first, knob.name)) for knob in knobs])
-        self._shifts = [self._shift(knob, history.get(knob.name)) for knob in knobs]
+        self._prior_points = [self._prior_of(knob, history.get(knob.name)) for knob in knobs]
         x = np.array([self._vector(t.configuration) for t, _ in measured])
         y = np.array([o.metrics["ndcg@10"] / self.reference_ndcg - 1 for _, o in measured])
         noises = [o.base_delta_se / self.reference_ndcg for _, o in measured if o.base_delta_se]
-        self._fit(x, y - self._mean(x), float(np.median(noises)) if noises else NOISE)
+        self._fit(x, y - self._prior_mean(x), float(np.median(noises)) if noises else DEFAULT_NOISE)
 
-    def guesses(self, incumbent: TrialConfig, moves: Sequence[Mapping[str, Any]]) -> list[Guess]:
-        """What to expect of each of some changes over `incumbent`."""
+    def predict(self, incumbent: TrialConfig, moves: Sequence[Mapping[str, Any]]) -> list[Prediction]:
+        """Predict the effect of each set of changes over `incumbent`."""
         if not moves:
             return []
-        here = self._vector(incumbent)
-        turned = [(m, self._place[name], value) for m, changes in enumerate(moves) for name, value in changes.items()]
-        move, d = np.array([m for m, _, _ in turned]), np.array([d for _, d, _ in turned])
-        new, old = np.array([position(self._knobs[d], value) for _, d, value in turned]), here[d]
-        # covariance of each turned knob's increment with every trial: only that knob's kernel changes
-        trials, of = self._x.T[d], d[:, None]
-        gain = self._kernel(new[:, None], trials, of) - self._kernel(old[:, None], trials, of)
-        gain -= (self._kernel(new, self._origin[d], d) - self._kernel(old, self._origin[d], d))[:, None]
-        gained = self._summed(move, self._scale**2 * gain, len(moves))  # (moves, trials)
-        shift = self._expected(d, new) - self._expected(d, old)
-        means = self._summed(move, shift, len(moves)) + gained @ self._weights
-        prior = self._summed(move, 2 * self._scale**2 * (1 - self._kernel(new, old, d)), len(moves))
-        learnt = (np.linalg.solve(self._lower, gained.T) ** 2).sum(axis=0)
-        sds = np.sqrt(np.maximum(prior - learnt, 0.0))
-        return [Guess(float(mean), float(sd)) for mean, sd in zip(means, sds, strict=True)]
+        start = self._vector(incumbent)
+        changed = [(m, self._column[name], value) for m, changes in enumerate(moves) for name, value in changes.items()]
+        move, d = np.array([m for m, _, _ in changed]), np.array([d for _, d, _ in changed])
+        new, old = np.array([position(self._knobs[d], value) for _, d, value in changed]), start[d]
+        # covariance of each changed knob's increment with every trial: only that knob's kernel contributes
+        trials, column = self._x.T[d], d[:, None]
+        increments = self._kernel(new[:, None], trials, column) - self._kernel(old[:, None], trials, column)
+        increments -= (self._kernel(new, self._origin[d], d) - self._kernel(old, self._origin[d], d))[:, None]
+        covariance = self._sum_by(move, self._scale**2 * increments, len(moves))  # (moves, trials)
+        prior_mean = self._prior_effects(d, new) - self._prior_effects(d, old)
+        means = self._sum_by(move, prior_mean, len(moves)) + covariance @ self._weights
+        prior = self._sum_by(move, 2 * self._scale**2 * (1 - self._kernel(new, old, d)), len(moves))
+        explained = (np.linalg.solve(self._lower, covariance.T) ** 2).sum(axis=0)
+        sds = np.sqrt(np.maximum(prior - explained, 0.0))
+        return [Prediction(float(mean), float(sd)) for mean, sd in zip(means, sds, strict=True)]
 
     def _vector(self, config: TrialConfig) -> Floats:
-        vector = self._origin.copy()  # trials differ from the first one in few knobs
+        vector = self._origin.copy()  # a trial differs from the first one in few knobs
         for d, knob in enumerate(self._knobs):
             value = getattr(config, knob.name)
             if value != getattr(self._first, knob.name):
@@ -109,70 +109,70 @@ class Surrogate:
         return vector
 
     def _fit(self, x: Floats, residual: Floats, noise: float) -> None:
-        """Choose the scale by the marginal likelihood, and factorise."""
+        """Choose the prior scale by marginal likelihood, and store the Cholesky factor and the weights."""
         self._x = x
-        shape = self._shape(x)
+        unit = self._unit_covariance(x)
         best = -math.inf
         for scale in SCALES:
-            covariance = scale**2 * shape + (noise**2 + 1e-10) * np.eye(len(x))
+            covariance = scale**2 * unit + (noise**2 + 1e-10) * np.eye(len(x))
             lower = np.linalg.cholesky(covariance)
             weights = np.linalg.solve(lower.T, np.linalg.solve(lower, residual))
             likelihood = -0.5 * float(residual @ weights) - float(np.log(np.diag(lower)).sum())
             if likelihood > best:
                 best, self._scale, self._lower, self._weights = likelihood, scale, lower, weights
 
-    def _shape(self, x: Floats) -> Floats:
-        """Covariance of the trials' increments over the origin at scale 1, (trials, trials)."""
-        turned = np.flatnonzero((x != self._origin).any(axis=0))  # the others contribute nothing
-        x = x[:, turned]
-        between = self._kernel(x[:, None, :], x[None, :, :], turned).sum(axis=-1)
-        origin = self._kernel(x, self._origin[turned], turned).sum(axis=-1)
-        shape = between - origin[:, None] - origin[None, :] + len(turned)
-        return np.asarray(shape, dtype=np.float64)
+    def _unit_covariance(self, x: Floats) -> Floats:
+        """Prior covariance of the trials' increments over x0 at scale 1, (trials, trials)."""
+        changed = np.flatnonzero((x != self._origin).any(axis=0))  # unchanged knobs contribute nothing
+        x = x[:, changed]
+        between = self._kernel(x[:, None, :], x[None, :, :], changed).sum(axis=-1)
+        origin = self._kernel(x, self._origin[changed], changed).sum(axis=-1)
+        covariance = between - origin[:, None] - origin[None, :] + len(changed)
+        return np.asarray(covariance, dtype=np.float64)
 
     def _kernel(self, a: Floats, b: Floats, d: npt.NDArray[np.int64]) -> Floats:
-        """Correlation of the effects of positions a and b of knobs d, elementwise."""
-        numbers = np.exp(-np.abs(a - b) / LENGTH)
+        """Kernel value between positions a and b of knobs d, elementwise."""
+        numbers = np.exp(-np.abs(a - b) / LENGTH_SCALE)
         with_origin = (a == self._origin[d]) | (b == self._origin[d])
-        choices = np.where(a == b, 1.0, np.where(with_origin, UNLIKE, 2 * UNLIKE - 1))
+        choices = np.where(a == b, 1.0, np.where(with_origin, CHOICE_CORRELATION, 2 * CHOICE_CORRELATION - 1))
         return np.asarray(np.where(self._numeric[d], numbers, choices))
 
     @staticmethod
-    def _summed(groups: npt.NDArray[np.int64], values: Floats, num_groups: int) -> Floats:
-        """Sums of the rows of `values` by group."""
+    def _sum_by(groups: npt.NDArray[np.int64], values: Floats, num_groups: int) -> Floats:
+        """Sum the rows of `values` by group."""
         total = np.zeros((num_groups, *values.shape[1:]))
         np.add.at(total, groups, values)
         return total
 
-    def _shift(self, knob: Knob, effect: Mapping[str, Any] | None) -> tuple[Floats, Floats]:
-        """Positions and expected effects of a knob by earlier sessions, shrunk where little is known; 0 at x0."""
-        points = {float(self._origin[self._place[knob.name]]): 0.0}
+    def _prior_of(self, knob: Knob, effect: Mapping[str, Any] | None) -> tuple[Floats, Floats]:
+        """Positions and prior mean effects of a knob from earlier sessions, shrunk by their standard error; 0 at x0."""
+        points = {float(self._origin[self._column[knob.name]]): 0.0}
         for row in effect["values"] if effect else []:
-            trust = HALF_TRUSTED**2 / (HALF_TRUSTED**2 + row["se"] ** 2)
-            shift = max(-LARGEST_SHIFT, min(LARGEST_SHIFT, trust * row["mean_relative"]))
+            shrinkage = HALF_WEIGHT_SE**2 / (HALF_WEIGHT_SE**2 + row["se"] ** 2)
+            mean = max(-MAX_PRIOR_EFFECT, min(MAX_PRIOR_EFFECT, shrinkage * row["mean_relative"]))
             if _offers(knob, row["value"]):
-                points.setdefault(position(knob, row["value"]), shift)
-        if len(points) > 1 and knob.low is not None:  # half as much at the ends, where nobody has been
+                points.setdefault(position(knob, row["value"]), mean)
+        if len(points) > 1 and knob.low is not None:  # an end that was never tried gets half of the nearest effect
             for end in (0.0, 1.0):
-                points.setdefault(end, points[min(points, key=lambda place: abs(place - end))] / 2)
-        places = sorted(points)
-        return np.array(places), np.array([points[place] for place in places])
+                points.setdefault(end, points[min(points, key=lambda known: abs(known - end))] / 2)
+        known = sorted(points)
+        return np.array(known), np.array([points[at] for at in known])
 
-    def _mean(self, x: Floats) -> Floats:
+    def _prior_mean(self, x: Floats) -> Floats:
         """The prior mean of configurations (n, knobs)."""
         knobs = np.repeat(np.arange(x.shape[1])[None, :], len(x), axis=0)
-        return np.asarray(self._expected(knobs, x).sum(axis=1))
+        return np.asarray(self._prior_effects(knobs, x).sum(axis=1))
 
-    def _expected(self, knobs: npt.NDArray[np.int64], positions: Floats) -> Floats:
-        """What earlier sessions expect of positions of knobs: interpolated for numbers, 0 for an unknown choice."""
-        expected = np.zeros(positions.shape)
-        for d, (places, shifts) in enumerate(self._shifts):
-            here = knobs == d
-            if len(places) > 1 and self._numeric[d]:
-                expected[here] = np.interp(positions[here], places, shifts)
-            elif len(places) > 1:
-                expected[here] = ((positions[here][:, None] == places) * shifts).sum(axis=1)
-        return expected
+    def _prior_effects(self, knobs: npt.NDArray[np.int64], positions: Floats) -> Floats:
+        """Prior mean effects at positions of knobs: interpolated for numbers, 0 for choices that were never tried."""
+        means = np.zeros(positions.shape)
+        for d, (known, effects) in enumerate(self._prior_points):
+            mask = knobs == d
+            if len(known) > 1 and self._numeric[d]:
+                means[mask] = np.interp(positions[mask], known, effects)
+            elif len(known) > 1:
+                means[mask] = ((positions[mask][:, None] == known) * effects).sum(axis=1)
+        return means
 
 
 def _offers(knob: Knob, value: Any) -> bool:

@@ -1,8 +1,9 @@
-"""The tables of SANDBOX.md and docs/knobs.md, written from the declarations of the knobs.
+"""Generate the knob tables of SANDBOX.md and docs/knobs.md from the declarations of the knobs.
 
     python -m virtualmle.sandbox.tables SANDBOX.md docs/knobs.md
 
-replaces the table under each dimension's heading and leaves the prose alone; a test holds both pages against it.
+replaces the table under each dimension's heading and leaves the prose alone. A test checks that both pages are up to
+date.
 """
 
 import sys
@@ -15,11 +16,11 @@ from ..models.knobs.declaration import DIMENSIONS, DeclaredKnob, Value
 from .page import ABSENT, BACKBONE_COLUMNS, RANGE_COLUMN
 
 Columns = dict[str, Callable[[DeclaredKnob], str]]
-"""Header of a column → its cell for a knob."""
+"""Column header → function that returns the cell of a knob."""
 
 
-def shown(value: Value) -> str:
-    """A value as a page writes it: true, 3e-4, 0.05, adamw."""
+def format_value(value: Value) -> str:
+    """Format a value for a page: true, 3e-4, 0.05, adamw."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and 0 < abs(value) < 0.01:
@@ -28,15 +29,15 @@ def shown(value: Value) -> str:
     return str(value)
 
 
-def extent(knob: DeclaredKnob) -> str:
-    """The range or the choices of a knob: "1e-5 … 0.01, log" or "relu, gelu, swiglu"."""
+def format_range(knob: DeclaredKnob) -> str:
+    """The range or choices of a knob: "1e-5 … 0.01, log" or "relu, gelu, swiglu"."""
     if knob.low is None or knob.high is None:
         return ", ".join(knob.choices) or "true, false"
-    return f"{shown(knob.low)} … {shown(knob.high)}" + (", log" if knob.about.scale == "log" else "")
+    return f"{format_value(knob.low)} … {format_value(knob.high)}" + (", log" if knob.about.scale == "log" else "")
 
 
 def notes(knob: DeclaredKnob) -> str:
-    """The backbone that reads the knob if only one does, when the knob has no effect, and the declared note."""
+    """The notes on a knob: its backbone if only one has it, the reason if it can be inert, and its declared note."""
     only = [f"{BACKBONE_COLUMNS[backbone]} only" for backbone in knob.defaults if len(knob.defaults) == 1]
     inert = [f"no effect: {knob.inert.reason}"] if knob.inert else []
     return "; ".join([*only, *inert, *([knob.about.note] if knob.about.note else [])])
@@ -44,7 +45,7 @@ def notes(knob: DeclaredKnob) -> str:
 
 def _default_on(backbone: str) -> Callable[[DeclaredKnob], str]:
     def cell(knob: DeclaredKnob) -> str:
-        return next((shown(value) for name, value in knob.defaults.items() if name == backbone), ABSENT)
+        return next((format_value(value) for name, value in knob.defaults.items() if name == backbone), ABSENT)
 
     return cell
 
@@ -52,7 +53,7 @@ def _default_on(backbone: str) -> Callable[[DeclaredKnob], str]:
 SANDBOX: Columns = {
     "knob": lambda knob: f"`{knob.name}`",
     "type": lambda knob: knob.type,
-    RANGE_COLUMN: extent,
+    RANGE_COLUMN: format_range,
     **{title: _default_on(backbone) for backbone, title in BACKBONE_COLUMNS.items()},
     "what it does": lambda knob: knob.about.text,
 }
@@ -67,20 +68,20 @@ KNOBS_PAGE: Columns = {
 
 
 def table(columns: Columns, dimension: str) -> str:
-    """The table of one dimension in Markdown, without a line break at its end."""
+    """The Markdown table of one dimension, without a trailing newline."""
     rows = [[cell(knob) for cell in columns.values()] for knob in KNOBS.values() if knob.dimension == dimension]
     lines = [list(columns), *rows]
     head, *body = [f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in lines]
     return "\n".join([head, f"|{'---|' * len(columns)}", *body])
 
 
-def rewritten(page: str, columns: Columns) -> str:
-    """`page` with the first table under the heading of each dimension replaced."""
+def replace_tables(page: str, columns: Columns) -> str:
+    """Replace the first table under the heading of each dimension of `page`."""
     lines = page.split("\n")
     for dimension in DIMENSIONS:
         headings = [number for number, line in enumerate(lines) if line.lstrip("#").strip() == dimension]
         if not headings or not lines[headings[0]].startswith("#"):
-            raise ValueError(f"the page has no heading {dimension!r}; add one with a table below it")
+            raise ValueError(f"the page has no heading {dimension!r}; add the heading with a table below it")
         start = next(number for number in range(headings[0], len(lines)) if lines[number].startswith("|"))
         end = next(number for number in range(start, len(lines)) if not lines[number].startswith("|"))
         lines[start:end] = table(columns, dimension).split("\n")
@@ -88,9 +89,9 @@ def rewritten(page: str, columns: Columns) -> str:
 
 
 def main(sandbox: str, knobs: str) -> None:
-    """Write the tables into the two pages at these paths."""
+    """Update the tables in the pages at these two paths."""
     for path, columns in ((Path(sandbox), SANDBOX), (Path(knobs), KNOBS_PAGE)):
-        write_bytes(path, rewritten(path.read_text(encoding="utf-8"), columns).encode())
+        write_bytes(path, replace_tables(path.read_text(encoding="utf-8"), columns).encode())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The fenced toml blocks in which a SANDBOX.md of version 0.1 states its rules and knobs.
+"""Reader for SANDBOX.md files of version 0.1, which state rules and knobs in fenced toml blocks.
 
-Sessions keep the page that they were opened under, and a home may hold a page of its own; both stay readable. New pages
-state everything in tables (`page.py`).
+Stored sessions keep the page under which they were opened, and a home directory may contain its own page; both must
+remain readable. Newer pages use tables (`page.py`).
 """
 
 import re
@@ -14,14 +14,14 @@ _POSITION = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
 
 class TomlTables(NamedTuple):
-    """(line, name, value) of every rule, and (line, name, table) of every knob; a line is "SANDBOX.md:12"."""
+    """(line, name, value) of every rule, and (line, name, table) of every knob; line is e.g. "SANDBOX.md:12"."""
 
     rules: list[tuple[str, str, Any]]
     knobs: list[tuple[str, str, dict[str, Any]]]
 
 
 def toml_tables(text: str, source: str) -> TomlTables:
-    """All that the toml blocks of a page state; empty for a page without them. Raises ProtocolError."""
+    """The contents of all toml blocks of a page; empty if there are none. Raises ProtocolError for invalid blocks."""
     found = TomlTables([], [])
     for first_line, block in _blocks(text, source):
         for section, content in _parsed(block, source, first_line).items():
@@ -40,7 +40,7 @@ def toml_tables(text: str, source: str) -> TomlTables:
 
 
 def _blocks(text: str, source: str) -> list[tuple[int, str]]:
-    """The ```toml blocks of `text` in order, each with the number of its first line."""
+    """The ```toml blocks of `text` in order, each with the line number of its first line."""
     blocks: list[tuple[int, str]] = []
     lines = text.split("\n")
     opened: int | None = None  # index of the first line inside the open block
@@ -51,7 +51,7 @@ def _blocks(text: str, source: str) -> list[tuple[int, str]]:
             blocks.append((opened + 1, "\n".join(lines[opened:index]) + "\n"))
             opened = None
     if opened is not None:
-        raise ProtocolError(f"{source}:{opened}: this toml block is not closed; end it with a line of ```")
+        raise ProtocolError(f"{source}:{opened}: this toml block is not closed; end it with a line ```")
     return blocks
 
 
@@ -67,6 +67,6 @@ def _parsed(block: str, source: str, first_line: int) -> dict[str, Any]:
 
 
 def _line_of(block: str, first_line: int, name: str) -> int:
-    """The line on which a table or key of this name begins."""
+    """The line number of the table header or key called `name`."""
     begins = re.compile(rf"\s*(\[[^\]]*\b)?[\"']?{re.escape(name)}\b")
     return first_line + next((i for i, line in enumerate(block.split("\n")) if begins.match(line)), 0)

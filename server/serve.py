@@ -1,4 +1,4 @@
-"""Serving over stdio or HTTP until it is stopped. The wire is stdout or the socket; every log line goes to stderr."""
+"""Serves over stdio or HTTP until it is stopped. Messages use standard output or a socket; all logs go to stderr."""
 
 import logging
 import sys
@@ -26,8 +26,8 @@ def serve(
 
     token: bearer token that HTTP clients must send; required for a host that other machines can reach, and without
     use over stdio, where whoever starts the server is its client. allowed_hosts: names under which a reverse proxy
-    forwards HTTP requests to this server. Raises ServerError for a missing or weak token and
-    for a port in use, and whatever `build_server` raises.
+    forwards HTTP requests to this server. Raises ServerError for a missing or weak token and for a port in use, and
+    whatever `build_server` raises.
     """
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("virtualmle").setLevel(logging.INFO)

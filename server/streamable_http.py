@@ -1,4 +1,4 @@
-"""Streamable HTTP: on loopback by default, behind a bearer token wherever other machines can reach it."""
+"""Streamable HTTP, on loopback by default; any host that other machines can reach requires a bearer token."""
 
 import errno
 import hmac
@@ -28,18 +28,18 @@ LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 MIN_TOKEN_LENGTH = 16  # characters: too long to try out over a network
 _HOST_HEADER = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?")  # a name, or an IPv6 address in brackets
 BACKLOG = 128  # connections waiting to be accepted; one agent opens a handful
-SHUTDOWN_SECONDS = 3.0  # open streams are cut then; trials run on, and clients connect again
+SHUTDOWN_SECONDS = 3.0  # then open streams are closed; trials continue, and clients reconnect
 
 
 class BearerToken(TokenVerifier):
-    """Admits whoever knows the one token."""
+    """Accepts requests that carry the server's only token."""
 
     def __init__(self, token: str) -> None:
         self._token = token.encode()
 
     async def verify_token(self, token: str) -> AccessToken | None:
-        """The access that `token` gives, or None."""
-        if not hmac.compare_digest(token.encode(), self._token):  # takes as long for a near miss as for a far one
+        """The access that `token` grants, or None."""
+        if not hmac.compare_digest(token.encode(), self._token):  # in constant time, so that timing reveals nothing
             return None
         return AccessToken(token=token, client_id="bearer", scopes=[])
 
@@ -49,7 +49,7 @@ def serve_http(
 ) -> None:
     """Serve until a signal ends the process. Raises ServerError before anything is served.
 
-    allowed_hosts: further names, or name:port, that a reverse proxy passes on in the Host header.
+    allowed_hosts: further accepted values of the Host header, `name` or `name:port`, for a reverse proxy.
     """
     check_token(host, token, allowed_hosts)
     security = transport_security(host, allowed_hosts)
@@ -88,7 +88,7 @@ def check_token(host: str, token: str | None, allowed_hosts: Sequence[str] = ())
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach `host`."""
+    """Whether `host` can be reached from this machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -96,26 +96,26 @@ def is_loopback(host: str) -> bool:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket, taken before the server starts so that a port in use is one clear sentence (ServerError)."""
+    """A listening socket; opened before the server starts, so that a port in use gives a one-line ServerError."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
         raise ServerError(f"host={host!r} is not an address of this machine ({error.strerror}); see --host") from None
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # at once after a restart
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # allows an immediate restart
         listener.bind(address)
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
             raise ServerError(f"port {port} on {host} is in use; choose another with --port, or 0 for any") from None
-        raise ServerError(f"cannot listen on {host} port {port} ({error.strerror}); choose others") from None
+        raise ServerError(f"cannot listen on {host} port {port} ({error.strerror}); choose another --port") from None
     return listener
 
 
 def base_url(host: str, port: int) -> str:
-    """http://HOST:PORT, an IPv6 host in brackets."""
+    """http://HOST:PORT, with brackets around an IPv6 host."""
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
@@ -146,5 +146,5 @@ def transport_security(host: str, allowed_hosts: Sequence[str] = ()) -> Transpor
 
 
 def _with_any_port(name: str) -> list[str]:
-    """The Host headers that `name` allows: itself alone where it has a port, else itself with and without any port."""
+    """The Host headers that `name` allows: only itself if it has a port, or else itself with and without any port."""
     return [name] if re.search(r":\d+$", name) else [name, f"{name}:*"]

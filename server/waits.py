@@ -1,7 +1,7 @@
-"""How long one call may wait for a trial, and what the client hears meanwhile.
+"""Waits for a running trial: the limit per call and client, and the progress messages during the wait.
 
-A trial runs in its own process; waiting for it only polls its state. So a wait that is cut short, cancelled or never
-answered stops nothing, and the overrun text says so: after a shorter text, models started the same trial twice.
+A trial runs in its own process, and a wait only polls its state. A wait that ends early, or is cancelled, therefore
+does not stop the trial. `still_running_advice` says so explicitly: with a shorter text, models started a trial twice.
 """
 
 import math
@@ -20,28 +20,28 @@ from ..tools.workspace import Workspace
 OVERRIDE = "VIRTUALMLE_WAIT_SECONDS"
 
 CAPS = {
-    "claude-code": 100.0,  # moves a call to the background at 120 s
-    "claude": 45.0,  # Claude Desktop ("claude-ai"): 60 s for every call, whatever the progress
-    "cursor": 45.0,  # undocumented; behaves like 60 s
-    "codex": 240.0,  # 300 s for every call
+    "claude-code": 100.0,  # it moves a call to the background after 120 s
+    "claude": 45.0,  # Claude Desktop ("claude-ai"): 60 s per call, even with progress messages
+    "cursor": 45.0,  # undocumented; observed limit of about 60 s
+    "codex": 240.0,  # 300 s per call
     "visual studio code": 240.0,
     "vscode": 240.0,
-    "virtualmle": math.inf,  # our own loop waits as long as a trial takes
+    "virtualmle": math.inf,  # our own agent loop waits as long as a trial takes
 }
-"""Seconds per call by the beginning of the client's name; the longest that matches counts."""
+"""Seconds per call by prefix of the client's name; the longest matching prefix applies."""
 
 UNKNOWN_CAP = 25.0  # the shortest documented limit is JetBrains Copilot's 30 s
 
 POLL_SECONDS = 0.25  # polling costs a few file reads; a re-scored trial takes about a second
-BUSY_SECONDS = 60.0  # another process may hold memory.db for a while, not for good
-HEARTBEAT_SECONDS = 5.0  # clients that extend their limit on progress want some well within 60 s
-HALF_EPOCH_SECONDS = 60.0  # an epoch of unknown length shows as half done after this long
+BUSY_SECONDS = 60.0  # the longest that another process may block memory.db before the wait fails
+HEARTBEAT_SECONDS = 5.0  # clients that extend their limit on progress need a message well within 60 s
+HALF_EPOCH_SECONDS = 60.0  # an epoch of unknown length is shown as half done after this time
 
 
 def wait_override() -> float | None:
-    """The limit in seconds that a person set for every client by environment, `inf` for none; else None.
+    """The limit in seconds for all clients from the environment variable OVERRIDE, `inf` = no limit; None if not set.
 
-    Raises ServerError for what is not a number of seconds.
+    Raises ServerError if the value is not a number of seconds >= 0.
     """
     text = os.environ.get(OVERRIDE)
     if not text:
@@ -56,7 +56,7 @@ def wait_override() -> float | None:
 
 
 def wait_cap(client: str, override: float | None = None) -> float:
-    """Seconds that one call of this client may wait; `client` is the name it gave itself."""
+    """Seconds that one call of this client may wait; `client` is the name that the client reported."""
     if override is not None:
         return override
     matches = [prefix for prefix in CAPS if client.casefold().startswith(prefix)]
@@ -66,37 +66,37 @@ def wait_cap(client: str, override: float | None = None) -> float:
 async def wait_until_over(
     ws: Workspace, observation: TrialObservation, context: Context[Workspace], seconds: float
 ) -> TrialObservation:
-    """Poll a trial until it is over or `seconds` have passed; its last observation."""
-    seen = anyio.current_time()
-    deadline = seen + seconds
+    """Poll a trial until it is over or `seconds` have passed; returns its last observation."""
+    last_polled = anyio.current_time()
+    deadline = last_polled + seconds
     progress = ProgressMessages(context)
     poll = partial(wait_trial, ws, observation.session, observation.trial, 0)
     while observation.status == "running":
         await progress.send(observation)
-        left = deadline - anyio.current_time()
-        if left <= 0:
-            return observation.model_copy(update={"next": overrun(observation)})
-        await anyio.sleep(min(POLL_SECONDS, left))
+        remaining = deadline - anyio.current_time()
+        if remaining <= 0:
+            return observation.model_copy(update={"next": still_running_advice(observation)})
+        await anyio.sleep(min(POLL_SECONDS, remaining))
         try:
             observation = await anyio.to_thread.run_sync(poll)
-            seen = anyio.current_time()
-        except MemoryStoreError:  # memory.db is busy: the trial goes on without it, and so may the wait
-            if anyio.current_time() - seen > BUSY_SECONDS:
+            last_polled = anyio.current_time()
+        except MemoryStoreError:  # memory.db is busy: the trial continues, and so does the wait
+            if anyio.current_time() - last_polled > BUSY_SECONDS:
                 raise
     return observation
 
 
-def overrun(observation: TrialObservation) -> str:
-    """What to do with a trial that outlasts the wait."""
+def still_running_advice(observation: TrialObservation) -> str:
+    """The text for `next` when the wait ends before the trial."""
     session, trial = observation.session, observation.trial
     return (
-        f"Trial {trial} is still running; nothing failed, only this call's wait is up. Call "
-        f"wait_trial(session='{session}', trial='{trial}') to go on waiting. Do not start it again."
+        f"Trial {trial} is still running and nothing failed; only the wait of this call has ended. Call "
+        f"wait_trial(session='{session}', trial='{trial}') to continue waiting. Do not start it again."
     )
 
 
 class ProgressMessages:
-    """Progress messages about one trial: epochs done, strictly increasing, with a heartbeat inside long epochs."""
+    """Progress messages about one trial: completed epochs, strictly increasing, with a heartbeat in long epochs."""
 
     def __init__(self, context: Context[Workspace]) -> None:
         self._context = context
@@ -104,7 +104,7 @@ class ProgressMessages:
         self._epoch_since = self._sent_at = 0.0
 
     async def send(self, observation: TrialObservation) -> None:
-        """Send a message if an epoch has ended since the last one, or a heartbeat is due."""
+        """Send a message if an epoch has ended since the last message, or if a heartbeat is due."""
         progress = observation.progress or {}
         epoch, epochs = progress.get("epoch", 0), progress.get("epochs", 0)
         now = anyio.current_time()
@@ -115,14 +115,14 @@ class ProgressMessages:
         self._sent_at = now
         waited = now - self._epoch_since
         await self._context.report_progress(
-            epoch + waited / (waited + HALF_EPOCH_SECONDS),  # below epoch + 1, however long it takes
+            epoch + waited / (waited + HALF_EPOCH_SECONDS),  # always below epoch + 1
             epochs or None,
             describe(observation),
         )
 
 
 def describe(observation: TrialObservation) -> str:
-    """A running trial in a few words, for a person who watches."""
+    """The progress of a running trial in one short line, for people."""
     progress = observation.progress or {}
     text = f"{observation.trial}: {progress.get('stage', 'loading')}"
     if progress.get("epochs"):

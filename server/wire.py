@@ -1,7 +1,7 @@
-"""From a plain function over a Workspace to an MCP tool.
+"""Turns a plain function over a Workspace into an MCP tool.
 
-What the agent must not choose never reaches the wire: the workspace is cut from the signature, and an argument that
-is not in the signature (a seed, say) is refused by name instead of being dropped in silence, as the SDK would.
+The tool's schema has no parameter that an agent must not choose: the workspace is removed from the signature. An
+argument outside the signature, for instance a seed, is refused by name; the SDK would drop it silently.
 """
 
 import inspect
@@ -30,25 +30,25 @@ PlainTool = Callable[..., BaseModel]
 
 CLIENT_NAME_LENGTH = 80
 LLM_USD = "virtualmle/llm_usd"
-"""In a request's `_meta`: dollars that the client's language model cost this session so far. No model can set it."""
+"""Key in a request's `_meta`: dollars that the client's language model cost in this session; no model can set it."""
 WAIT = "wait_seconds"
 
-OUT_OF_REACH = {
-    "seed": "Seeds belong to the server: one per configuration, so that no lucky seed can be picked.",
-    "split": "Trials are measured on validation; the test set is looked at once, by finalize.",
+UNAVAILABLE = {
+    "seed": "Seeds belong to the server: it uses one per configuration, so that nobody can pick a lucky seed.",
+    "split": "Trials are evaluated on validation; only finalize evaluates on the test set, once.",
 } | dict.fromkeys(TrialConfig.model_fields, "Knobs go inside `changes`.")
-"""Arguments that agents try, and why they do not exist."""
+"""Arguments that agents try, with the reason why they do not exist."""
 
 
 class WireTool(Tool):
-    """A tool that refuses arguments it does not know."""
+    """A tool that refuses unknown arguments."""
 
     async def run(self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool = False) -> Any:
-        """Run the tool; ToolError for unknown arguments and for every mistake that the caller can mend."""
+        """Run the tool; ToolError for unknown arguments and for every error that the caller can correct."""
         known = list(self.parameters.get("properties", {}))
         unknown = sorted(set(arguments) - set(known))
         if unknown:
-            reasons = " ".join(dict.fromkeys(OUT_OF_REACH[name] for name in unknown if name in OUT_OF_REACH))
+            reasons = " ".join(dict.fromkeys(UNAVAILABLE[name] for name in unknown if name in UNAVAILABLE))
             raise ToolError(
                 f"{self.name} has no argument {', '.join(map(repr, unknown))}; "
                 f"its arguments are {', '.join(known) or 'none'}. {reasons}".rstrip()
@@ -57,30 +57,30 @@ class WireTool(Tool):
 
 
 def wire_tool(ws: Workspace, tool: PlainTool, annotations: ToolAnnotations, override: float | None) -> Tool:
-    """`tool` as it is offered to clients: its docstring the description, its parameters the schema, minus `ws`."""
-    wired = WireTool.from_function(_on_the_wire(ws, tool, override), annotations=annotations)
+    """The MCP tool of a function: description from its docstring, schema from its parameters without `ws`."""
+    wired = WireTool.from_function(_mcp_function(ws, tool, override), annotations=annotations)
     wired.parameters["additionalProperties"] = False
     return wired
 
 
-def _on_the_wire(ws: Workspace, tool: PlainTool, override: float | None) -> Callable[..., Awaitable[BaseModel]]:
-    """`tool` without its first parameter, run off the event loop; a wait becomes polling from here, within bounds."""
+def _mcp_function(ws: Workspace, tool: PlainTool, override: float | None) -> Callable[..., Awaitable[BaseModel]]:
+    """An async `tool` without its first parameter, run in a thread; a wait becomes bounded polling in the server."""
     signature = inspect.signature(tool, eval_str=True)
     _, *parameters = signature.parameters.values()
     waits = WAIT in signature.parameters
 
     async def call(context: Context[Workspace], **arguments: Any) -> BaseModel:
         client = client_name(context)
-        asked = arguments.pop(WAIT, None)
+        requested = arguments.pop(WAIT, None)
         if waits:
             arguments[WAIT] = 0
         try:
-            await anyio.to_thread.run_sync(note_cost, ws, context, arguments.get("session"))
-            result = await anyio.to_thread.run_sync(partial(tool, for_client(ws, client), **arguments))
+            await anyio.to_thread.run_sync(record_cost, ws, context, arguments.get("session"))
+            result = await anyio.to_thread.run_sync(partial(tool, named_workspace(ws, client), **arguments))
             if not isinstance(result, TrialObservation) or not waits:
                 return result
             cap = wait_cap(client, override)
-            return await wait_until_over(ws, result, context, cap if asked is None else min(asked, cap))
+            return await wait_until_over(ws, result, context, cap if requested is None else min(requested, cap))
         except VirtualMLEError as error:
             raise ToolError(str(error)) from error
 
@@ -91,21 +91,21 @@ def _on_the_wire(ws: Workspace, tool: PlainTool, override: float | None) -> Call
 
 
 def client_name(context: Context[Workspace]) -> str:
-    """The name that the client gave itself, cleaned; empty when it gave none."""
+    """The name that the client reported, cleaned; empty if it reported none."""
     parameters = context.request_context.session.client_params
     return clean_text(parameters.client_info.name, CLIENT_NAME_LENGTH) if parameters else ""
 
 
-def note_cost(ws: Workspace, context: Context[Workspace], session: object) -> None:
-    """Record what the client says its language model has cost, where it says so; SessionError for no such session."""
+def record_cost(ws: Workspace, context: Context[Workspace], session: object) -> None:
+    """Record the language-model cost if the client reports it; SessionError for an unknown session."""
     cost = (context.request_context.meta or {}).get(LLM_USD)
-    number = isinstance(cost, int | float) and not isinstance(cost, bool) and math.isfinite(cost) and cost > 0
-    if number and isinstance(session, str):
+    is_amount = isinstance(cost, int | float) and not isinstance(cost, bool) and math.isfinite(cost) and cost > 0
+    if is_amount and isinstance(session, str):
         ws.memory.sessions.record_llm_cost(session, float(cost))  # type: ignore[arg-type]
 
 
-def for_client(ws: Workspace, client: str) -> Workspace:
-    """The workspace, with the client's name in its settings unless a person has set one: sessions record it."""
+def named_workspace(ws: Workspace, client: str) -> Workspace:
+    """The workspace, with the client's name in its settings unless they already name one; sessions record the name."""
     if ws.settings.client or not client:
         return ws
     named = copy(ws)

@@ -1,6 +1,6 @@
-"""A session as the tools describe it, over a made-up response surface: what planning is tested on, without training.
+"""A session over a synthetic response surface, described as the tools would: for tests of planning without training.
 
-Only the numbers are invented. The action space, the keep rule, duplicates and patience are those of the sandbox.
+Only the scores are synthetic. The action space, the keep rule, duplicates and patience are those of the sandbox.
 """
 
 import math
@@ -26,7 +26,7 @@ Surface = Callable[[TrialConfig], float]
 
 
 def smooth(config: TrialConfig) -> float:
-    """NDCG@10 with an optimum at lr 1e-3, dropout .35, transition_weight 8 and full_softmax; the rest does nothing."""
+    """NDCG@10 with a maximum at lr 1e-3, dropout .35, transition_weight 8, full_softmax; other knobs have no effect."""
     score = 0.05
     score -= 0.004 * abs(math.log10(config.lr / 1e-3))
     score -= 0.01 * abs(config.dropout - 0.35)
@@ -35,7 +35,7 @@ def smooth(config: TrialConfig) -> float:
 
 
 class World:
-    """One session. `act` takes an agent's action; `situation` is what the tools would say now."""
+    """One session. `act` applies an agent's action; `situation` is what the tools would return now."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class World:
         self.over: Finalize | None = None
 
     def act(self, action: Action) -> None:
-        """Do what the server would do; invalid actions raise, as there."""
+        """Do what the server would do; invalid actions raise an error, as there."""
         match action:
             case RunTrial():
                 self._run(action)
@@ -82,7 +82,7 @@ class World:
                 self.over = action
 
     def base(self, name: str) -> TrialConfig:
-        """The configuration behind a base."""
+        """The configuration of a base."""
         if name == "incumbent" and self.incumbent:
             return self.configs[self.incumbent]
         return self.configs[name] if name in self.configs else self.space.default(self.backbone)
@@ -137,12 +137,12 @@ class World:
 
     @property
     def situation(self) -> Situation:
-        """What an agent is given now."""
+        """The situation that an agent receives now."""
         budget = Budget(
             trials_used=len(self.trials), trials_max=self.trials_max, train_seconds_used=0.0, train_seconds_max=1e6
         )
         rows = knob_rows(self.space, self.backbone)
-        knobs = [row.offered(self.backbone) for row in rows]
+        knobs = [row.to_knob(self.backbone) for row in rows]
         brief = Brief("s", False, "d", self.backbone, budget, knobs, self.prior, {"users": 100})
         stop = self._stop()
         state = {
@@ -174,7 +174,7 @@ class World:
 
 
 def without_memory(situation: Situation) -> Situation:
-    """What the tools would say in a session without memory: no prior, no digest, and the last trial alone."""
+    """The situation in a session without memory: no prior, no evidence in the state view, and the last trial only."""
     blank = {"best": [], "effects": {}, "history_effects": {}, "untried": {}, "coverage": {}, "proposals": []}
     trajectory = situation.trajectory
     last = {"trials": trajectory.trials[-1:], "reflections": trajectory.reflections[-1:]}
@@ -187,5 +187,5 @@ def without_memory(situation: Situation) -> Situation:
 
 
 def stopped(situation: Situation) -> Situation:
-    """The same situation after a stop rule has spoken."""
+    """The same situation after a stop rule has applied."""
     return replace(situation, state=situation.state.model_copy(update={"stop": Stop(True, "patience")}))

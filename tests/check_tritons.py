@@ -1,11 +1,11 @@
-"""Runs the kernel tests and compiles every shipped kernel on each supported version of Triton.
+"""Run the kernel tests and compile every shipped kernel with each supported version of Triton.
 
     make check-tritons        # or: python -P tests/check_tritons.py [--save] [--all] [--only 3.7.1] [--skip-tests]
 
-Makes `.venv-triton-VERSION` beside the checkout's `.venv`: the one Triton and the numpy that it can live with; all the
-rest comes from the environment that runs this. Some minutes and 1 GB per version; with `--all`, which compiles every
-configuration instead of a few of each kernel, some quarters of an hour. `--save` writes the table to
-benchmarks/results/sm90-compile.md.
+For each version, the script creates `.venv-triton-VERSION` next to the checkout's `.venv`, with this Triton and a
+compatible numpy; all other packages come from the environment that runs the script. A version takes a few minutes and 1
+GB; with `--all`, which compiles every configuration instead of a few of each kernel, up to an hour. `--save` writes the
+table to benchmarks/results/sm90-compile.md.
 """
 
 import argparse
@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-VERSIONS = {  # each with what has to go with it
-    "3.6.0": ["numpy<2.4"],  # its interpreter meets a TypeError in numpy 2.4
+VERSIONS = {  # with the packages that each version requires
+    "3.6.0": ["numpy<2.4"],  # its interpreter raises a TypeError with numpy 2.4
     "3.7.1": [],
     "3.9.0": [],
 }
@@ -31,7 +31,7 @@ TESTS = "tests/test_kernels_*.py"
 
 
 def make_environment(version: str) -> Path:
-    """The Python of an environment with this Triton; made once."""
+    """The Python of an environment with this Triton, which is created if it does not exist."""
     folder = ROOT / f".venv-triton-{version}"
     python = folder / "bin" / "python"
     if not (folder / "installed").exists():
@@ -42,14 +42,14 @@ def make_environment(version: str) -> Path:
             [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
             capture_output=True, text=True, check=True,
         ).stdout.strip()  # fmt: skip
-        # A .pth comes after the environment's own packages, so that these win.
+        # The path of a .pth file follows the environment's own packages, which therefore take precedence.
         Path(packages, "rest.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
         (folder / "installed").touch()
     return python
 
 
 def run(python: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """In the checkout, which is imported from where it lies."""
+    """Run Python in the checkout, with the package imported from there."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment |= {"PYTHONPATH": str(ROOT / ".typing"), "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"}
     environment["TRITON_CACHE_DIR"] = str(python.parents[1] / "cache")
@@ -59,7 +59,7 @@ def run(python: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def check(version: str, arguments: argparse.Namespace) -> tuple[str, list[dict[str, Any]]]:
-    """The last line of the tests, and what `sm90.py` measured."""
+    """The last line of the tests' output, and the results of `sm90.py`."""
     python = make_environment(version)
     which = ["--all"] if arguments.all else []
     done = run(python, str(ROOT / "tests" / "sm90.py"), "--json", "--processes", str(arguments.processes), *which)
@@ -76,16 +76,16 @@ def check(version: str, arguments: argparse.Namespace) -> tuple[str, list[dict[s
 
 
 def report(found: dict[str, tuple[str, list[dict[str, Any]]]], everything: bool) -> str:
-    """The page: one row per configuration, one group of columns per version."""
+    """The Markdown page: one row per configuration, one column per version."""
     lines = [
         "# Shipped Triton kernels, compiled for sm_90 without a GPU",
         "",
         f"`make check-tritons`, {datetime.now(UTC):%Y-%m-%d}, commit {commit()}, torch {metadata.version('torch')}, "
         f"Python {platform.python_version()}: {'every configuration' if everything else 'a few of each kernel'}.",
         "",
-        "Registers / stack bytes a thread / shared bytes a block; then the sm_90 tensor-core instruction",
-        "(HGMMA) or the older one (HMMA), as often as it is in the code. Stack is what was spilled. Nothing says how",
-        "fast a kernel is.",
+        "Registers / stack bytes per thread / shared bytes per block; then the sm_90 tensor-core instruction",
+        "(HGMMA) or the older one (HMMA) and the number of its occurrences. Stack is the size of register spills. The",
+        "table does not show how fast a kernel is.",
         "",
         f"| configuration | {' | '.join(f'triton {version}' for version in found)} |",
         f"|---|{'---|' * len(found)}",
@@ -121,7 +121,7 @@ def commit() -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", choices=list(VERSIONS), help="may be repeated; default: all")
-    parser.add_argument("--all", action="store_true", help="every configuration, not a few of each kernel")
+    parser.add_argument("--all", action="store_true", help="every configuration instead of a few of each kernel")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--skip-tests", action="store_true", help="compile only")
     parser.add_argument("--save", action="store_true")
@@ -130,7 +130,7 @@ def main() -> int:
     for version in arguments.only or VERSIONS:
         found[version] = check(version, arguments)
         print(f"triton {version}: {len(found[version][1])} configurations; tests: {found[version][0]}", flush=True)
-        if arguments.save:  # after each version: the next takes minutes
+        if arguments.save:  # after each version, because the next one takes minutes
             page = ROOT / "benchmarks" / "results" / "sm90-compile.md"
             page.write_text(report(found, arguments.all), encoding="utf-8")
     print(report(found, arguments.all))

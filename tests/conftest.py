@@ -1,4 +1,4 @@
-"""Fixtures and settings shared by all rooms."""
+"""Fixtures and settings that the tests of all rooms share."""
 
 import gc
 import os
@@ -8,20 +8,20 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# `make test` runs a pytest process per core, and tests start processes of their own. One torch thread each: nothing
-# fights for a core, and sums run in the same order everywhere. Two polars threads each: parallel, not cores squared.
+# `make test` runs one pytest process per core, and tests start further processes. One torch thread per process avoids
+# contention and fixes the order of sums. Two polars threads keep polars parallel without one thread per core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("POLARS_MAX_THREADS", "2")
-# Commands started by tests leave no worker behind; tests of warm workers ask for them.
+# Commands that tests start leave no worker behind; tests of warm workers request one explicitly.
 os.environ["VIRTUALMLE_KEEP_WARM"] = "0"
-# An example takes as long as the other processes let it: seconds on the clock say nothing about the code.
+# The time of an example depends on the load of the machine, so a deadline would say nothing about the code.
 settings.register_profile("shared cores", deadline=None)
 settings.load_profile("shared cores")
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Imports make millions of objects that stay: the garbage collector would look at them again and again."""
+    """Freeze the objects that imports create; the garbage collector would scan millions of them repeatedly."""
     gc.disable()
     try:
         return (yield)
@@ -32,16 +32,25 @@ def pytest_collection() -> Generator[None, object, object]:
 
 @pytest.fixture
 def shared_data() -> Path:
-    """The folder of real interaction logs beside the checkout; the test is skipped where it is absent."""
+    """The folder of real interaction logs beside the checkout; skips the test if it does not exist."""
     folder = Path(__file__).resolve().parents[2] / "shared" / "data"
     if not folder.is_dir():
-        pytest.skip("needs the real interaction logs in ../shared/data, which this checkout does not have beside it")
+        pytest.skip("needs the real interaction logs in ../shared/data, beside the checkout")
+    return folder
+
+
+@pytest.fixture
+def shared_logs() -> Path:
+    """The folder of small logs as real exports look, with a README of right answers; skipped where it is absent."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "cases" / "logs"
+    if not folder.is_dir():
+        pytest.skip("needs the example logs in ../shared/cases/logs, which this checkout does not have beside it")
     return folder
 
 
 @pytest.fixture(scope="session")
 def tiny_dataset_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A prepared dataset of about 150 users and 60 items, from the demo generator; sealed with a key nobody keeps."""
+    """A prepared dataset of about 150 users and 60 items, from the demo generator; the key of its seal is discarded."""
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
     from virtualmle.data.demo import generate_demo

@@ -1,8 +1,10 @@
-"""The packed kernels in Triton's interpreter, against the float64 reference. Run by test_kernels_hstu_packed.py, or:
+"""The packed kernels in Triton's interpreter against the float64 reference; test_kernels_hstu_packed.py runs this file.
+
+To run it alone:
 
     TRITON_INTERPRET=1 pytest tests/interpreted_hstu_packed.py
 
-In float32 a tile is 32 tokens (16 at width 256), so 31, 32 and 33 are the edges of one.
+In float32 a tile has 32 tokens (16 at width 256), so that 31, 32 and 33 are lengths around a tile boundary.
 """
 
 from dataclasses import dataclass, replace
@@ -12,10 +14,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from virtualmle.kernels.hstu import packed_forward_triton as hstu_packed_triton
 from virtualmle.kernels.hstu import reference
 from virtualmle.kernels.hstu.attention_call import AttentionCall
-from virtualmle.kernels.hstu.packed_forward_triton import packed_backward, packed_forward
+from virtualmle.kernels.hstu.packed_backward_triton import packed_backward
+from virtualmle.kernels.hstu.packed_forward_triton import packed_forward
+from virtualmle.kernels.hstu.packed_launch import packed_configuration
 from virtualmle.kernels.hstu.philox import dropout_factors
 from virtualmle.kernels.jagged.packing import num_distances
 
@@ -25,16 +28,16 @@ NAMES = ("out", "dq", "dk", "dv", "position", "time")
 
 @dataclass(frozen=True)
 class Case:
-    """One attention: its sequences, and which of its terms there are."""
+    """One attention call: its sequences and options."""
 
     lengths: tuple[int, ...]
     max_len: int
     heads: int = 2
     dqk: int = 8
     dv: int = 8
-    positions: int = 1  # rows of the table, 0 = none
-    entries: int | None = None  # of the position table; by default what max_len asks for
-    times: int = 1  # rows of the table, 0 = none
+    positions: int = 1  # rows of the position table, 0 = no table
+    entries: int | None = None  # of the position table; by default num_distances(max_len, causal)
+    times: int = 1  # rows of the time table, 0 = no table
     next_times: bool = False
     causal: bool = True
     deterministic: bool = False
@@ -44,7 +47,7 @@ class Case:
 
 
 def tensors_of(case):
-    """Leaves in float64, rounded as the kernels get them, and an AttentionCall with neither tables nor dtype."""
+    """Float64 leaves with values of the kernels' dtype, the output's gradient, and an AttentionCall without tables."""
     generator = torch.Generator().manual_seed(sum(case.lengths) + case.dqk)
     total = sum(case.lengths)
 
@@ -73,9 +76,9 @@ def tensors_of(case):
     return leaves, draw(total, case.heads, case.dv).detach(), call
 
 
-def wanted(case, leaves, grad, call):
+def expected_results(case, leaves, grad, call):
     if case.dropout:
-        out = with_mask(case, leaves, call)
+        out = attention_with_dropout(case, leaves, call)
     else:
         out = reference.hstu_attention(
             *leaves[:3],
@@ -93,8 +96,8 @@ def wanted(case, leaves, grad, call):
     return [out, *(None if leaf is None else next(gradients) for leaf in leaves)]
 
 
-def with_mask(case, leaves, call):
-    """The formula for sequences without biases, with the mask that the CPU draws for each pair."""
+def attention_with_dropout(case, leaves, call):
+    """The formula without biases, with the dropout factors drawn on the CPU."""
     q, k, v, *_ = leaves
     places = torch.arange(len(q))
     heads = torch.arange(case.heads)[:, None, None]
@@ -120,7 +123,7 @@ def computed(case, leaves, grad, call):
 
 def check(case, tolerance=1e-5):
     leaves, grad, call = tensors_of(case)
-    want, got = wanted(case, leaves, grad, call), computed(case, leaves, grad, call)
+    want, got = expected_results(case, leaves, grad, call), computed(case, leaves, grad, call)
     for name, expected, actual in zip(NAMES, want, got, strict=True):
         assert (expected is None) == (actual is None), name
         if expected is not None:
@@ -143,13 +146,13 @@ def poison(monkeypatch):
 @pytest.mark.parametrize(
     "case",
     [
-        pytest.param(Case((1,), 1), id="a single token that may be alone"),
+        pytest.param(Case((1,), 1), id="a single token, max_len 1"),
         pytest.param(Case((9,), 50), id="a batch of one"),
         pytest.param(Case((0, 5, 0, 0, 3, 0), 10), id="empty sequences, also first and last"),
-        pytest.param(Case((31, 1), 40), id="one below a tile, then exactly it"),
-        pytest.param(Case((32, 32), 32), id="sequences that are tiles"),
-        pytest.param(Case((33, 30, 2), 33), id="one above a tile, and a sequence across its edge"),
-        pytest.param(Case((3, 64, 1), 64), id="reaches over three tiles"),
+        pytest.param(Case((31, 1), 40), id="one below a tile, then one to fill it"),
+        pytest.param(Case((32, 32), 32), id="sequences that are exactly tiles"),
+        pytest.param(Case((33, 30, 2), 33), id="one above a tile, and a sequence across a tile boundary"),
+        pytest.param(Case((3, 64, 1), 64), id="spans three tiles"),
         pytest.param(Case((5, 65, 31), 65, next_times=True), id="max_len one above two tiles; the next event's time"),
         pytest.param(Case((20, 20), 20, dqk=8, dv=25), id="values wider than queries, neither a power of two"),
         pytest.param(Case((20, 9), 20, dqk=25, dv=5), id="queries wider than values"),
@@ -158,13 +161,13 @@ def poison(monkeypatch):
         pytest.param(Case((17, 20), 40, dqk=128, dv=64, times=0, heads=1), id="width 128, no time table"),
         pytest.param(Case((17, 4), 17, dqk=256, dv=16, positions=0, times=0, heads=1), id="width 256, no table"),
         pytest.param(Case((33, 7), 33, causal=False), id="keys after the query"),
-        pytest.param(Case((31, 33, 20), 70, causal=False, positions=2, times=2), id="keys after it, a table a head"),
-        pytest.param(Case((31, 33), 70, positions=2, times=2), id="a table a head"),
-        pytest.param(Case((40, 12), 40, entries=9), id="a position table that does not reach"),
+        pytest.param(Case((31, 33, 20), 70, causal=False, positions=2, times=2), id="later keys, one table per head"),
+        pytest.param(Case((31, 33), 70, positions=2, times=2), id="one table per head"),
+        pytest.param(Case((40, 12), 40, entries=9), id="a position table shorter than the sequence"),
         pytest.param(Case((40, 12), 40, entries=90), id="a position table longer than max_len"),
-        pytest.param(Case((40, 12), 40, entries=9, causal=False), id="a table that reaches neither way"),
+        pytest.param(Case((40, 12), 40, entries=9, causal=False), id="a table too short in both directions"),
         pytest.param(Case((40, 12), 40, entries=1, causal=False), id="a table of one entry"),
-        pytest.param(Case((40, 12), 40, entries=99, causal=False), id="a table longer than both ways"),
+        pytest.param(Case((40, 12), 40, entries=99, causal=False), id="a table longer than both directions"),
         pytest.param(Case((33, 12), 40, deterministic=True), id="buckets summed in order"),
         pytest.param(Case((12, 9), 12, deterministic=True, causal=False, time_dtype=torch.int32), id="int32 seconds"),
         pytest.param(Case((2, 256), 256, heads=1, times=0), id="the longest max_len of the family"),
@@ -174,7 +177,7 @@ def test_output_and_every_gradient_agree_with_the_reference(case):
     check(case)
 
 
-def test_half_precision_stays_as_close_as_its_rounding():
+def test_half_precision_errors_stay_within_its_rounding():
     check(Case((31, 3, 40), 70, dqk=16, dv=16, dtype=torch.float16), tolerance=2e-3)
 
 
@@ -195,11 +198,11 @@ def test_any_jagged_batch_agrees(lengths, dqk, dv, causal, deterministic, next_t
     )
 
 
-def test_dropout_is_the_mask_that_the_cpu_draws_forward_and_backward():
+def test_forward_and_backward_use_the_dropout_mask_drawn_on_the_cpu():
     check(Case((33, 7, 40), 40, positions=0, times=0, dropout=0.3))
 
 
-def test_tokens_after_the_last_sequence_are_not_read_and_come_out_zero():
+def test_tokens_after_the_last_sequence_are_not_read_and_get_zero_outputs_and_gradients():
     case = Case((20, 15), 40)
     leaves, grad, call = tensors_of(case)
     want = computed(case, leaves, grad, call)
@@ -214,7 +217,7 @@ def test_tokens_after_the_last_sequence_are_not_read_and_come_out_zero():
             assert torch.equal(padded[:35], alone) and (padded[35:] == 0).all(), name
 
 
-def test_a_change_in_one_sequence_leaves_the_others_as_they_were():
+def test_a_change_in_one_sequence_does_not_change_the_others():
     case = Case((9, 12, 8), 12)
     leaves, grad, call = tensors_of(case)
     before = computed(case, leaves, grad, call)[:4]
@@ -226,7 +229,7 @@ def test_a_change_in_one_sequence_leaves_the_others_as_they_were():
         assert not torch.equal(old[9:21], new[9:21])
 
 
-def test_heads_that_lie_side_by_side_in_one_projection_are_read_where_they_are():
+def test_views_into_a_joint_projection_give_the_same_results():
     case = Case((9, 12), 12, dqk=8, dv=8)
     leaves, grad, call = tensors_of(case)
     flat = torch.cat([leaf.detach().flatten(1) for leaf in leaves[:3]], 1)
@@ -236,9 +239,9 @@ def test_heads_that_lie_side_by_side_in_one_projection_are_read_where_they_are()
         assert torch.equal(a, b)
 
 
-def test_half_and_wide_heads_get_tiles_of_their_own():
+def test_tile_sizes_depend_on_dtype_width_and_max_len():
     tiles = {
-        hstu_packed_triton.packed_configuration(width, max_len, dtype)[0]
+        packed_configuration(width, max_len, dtype)[0]
         for width in (16, 64, 256)
         for max_len in (50, 200)
         for dtype in (torch.float32, torch.bfloat16)

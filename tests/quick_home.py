@@ -1,4 +1,4 @@
-"""A home whose protocol makes every trial a matter of a second: one epoch, a small state, a handful of knobs."""
+"""A home whose protocol makes trials run in about a second: one epoch, a small model, a few knobs."""
 
 import os
 import sys
@@ -39,12 +39,12 @@ QUICK_SANDBOX = """\
 
 
 def quick_home(home: Path) -> Path:
-    """`home` with the quick protocol in it."""
+    """Write the quick protocol to `home` and return `home`."""
     home.mkdir(exist_ok=True)
     (home / "SANDBOX.md").write_text(QUICK_SANDBOX, encoding="utf-8")
     return home
 
 
 def environment() -> dict[str, str]:
-    """The environment in which a process of ours finds the package as this one does."""
+    """The environment in which a child process finds the package as this process does."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}

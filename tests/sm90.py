@@ -1,14 +1,14 @@
-"""Compiles the shipped Triton kernels for sm_90 (H100, H200) without a GPU and reads what came out.
+"""Compile the shipped Triton kernels for sm_90 (H100, H200) without a GPU, and check the results.
 
     python -P tests/sm90.py                 # a few configurations of each kernel
     python -P tests/sm90.py --all           # every shipped configuration
     python -P tests/sm90.py --module shipped_kernels.hstu_long --json
 
-Finds: syntax and type errors, constructs that a version of Triton lacks, spilled registers, shared memory beyond the
-device's, and tensor-core instructions that were lost. Does not find: races, wrong results, slowness.
+Detects syntax and type errors, constructs that a version of Triton lacks, spilled registers, shared memory beyond the
+device's limit, and missing tensor-core instructions. Does not detect races, wrong results or slow code.
 
-What is shipped stands in `tests/shipped_kernels/`. Runs as a process of its own, because TRITON_INTERPRET, which other
-tests set, replaces the compiler. A module may be a dotted name or a path. Exit status 1 if any
+`tests/shipped_kernels/` describes the configurations. Run this file as a separate process, because TRITON_INTERPRET,
+which other tests set, replaces the compiler. A module may be a dotted name or a path. The exit code is 1 if any
 configuration has a fault.
 """
 
@@ -29,18 +29,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 
-sys.path.append(str(Path(__file__).resolve().parent))  # this folder, which python -P leaves out
+sys.path.append(str(Path(__file__).resolve().parent))  # this folder, which python -P does not add
 
 from shipped_kernels.shipped_kernel import Shipped
 
 HERE = Path(__file__).resolve().parent
-SHARED_LIMIT = 232_448  # bytes a block may have on sm_90: 227 KiB
+SHARED_LIMIT = 232_448  # bytes per block on sm_90: 227 KiB
 OPCODES = ("HGMMA", "HMMA", "UTMALDG", "LDGSTS", "MUFU", "LDL", "STL", "RED", "ATOMG")
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """What one configuration became; `faults` are sentences."""
+    """The result of compiling one configuration; each fault is a sentence."""
 
     module: str
     name: str
@@ -54,13 +54,13 @@ class Compiled:
 
 
 def kernel_modules() -> list[str]:
-    """Dotted names of the files that describe what is shipped."""
+    """Dotted names of the modules that describe shipped kernels."""
     files = sorted((HERE / "shipped_kernels").glob("*.py"))
     return [f"shipped_kernels.{path.stem}" for path in files if path.stem != "shipped_kernel"]
 
 
 def load(module: str) -> ModuleType:
-    """By dotted name, or by path if it ends in .py."""
+    """Import a module by dotted name, or by path if the name ends in .py."""
     if not module.endswith(".py"):
         return importlib.import_module(module)
     spec = importlib.util.spec_from_file_location(Path(module).stem, module)
@@ -72,7 +72,7 @@ def load(module: str) -> ModuleType:
 
 
 def chosen(module: str, everything: bool) -> list[str]:
-    """Names of the configurations to compile: all; or, of each kernel, the first without wgmma, first and last with."""
+    """Names of the configurations to compile: all, or per kernel the first without wgmma and two with it."""
     picked: dict[tuple[object, bool, bool], str] = {}
     names = []
     for shipped in load(module).shipped():
@@ -84,12 +84,12 @@ def chosen(module: str, everything: bool) -> list[str]:
 
 
 def compile_one(module: str, name: str) -> Compiled:
-    """Compile and read one configuration; an error of the compiler is a fault like the others."""
+    """Compile and check one configuration; a compiler error is reported as a fault."""
     found = [shipped for shipped in load(module).shipped() if shipped.name == name]
     kernel, started = found[0].kernel.__name__, time.perf_counter()
     try:
         registers, stack, shared, instructions = build(found[0])
-    except Exception as error:  # whatever the compiler raises is the finding
+    except Exception as error:  # any compiler error is a result
         reason = f"does not compile: {type(error).__name__}: {first_line(error)}"
         return Compiled(module, name, kernel, time.perf_counter() - started, 0, 0, 0, {}, (reason,))
     faults = [f"{len(found)} configurations have this name; a name must be unique"] if len(found) > 1 else []
@@ -99,7 +99,7 @@ def compile_one(module: str, name: str) -> Compiled:
 
 
 def build(shipped: Shipped) -> tuple[int, int, int, dict[str, int]]:
-    """Registers, stack bytes and shared bytes of the kernel, and how often each opcode of interest is in it."""
+    """Registers, stack bytes and shared bytes of the kernel, and the number of instructions with each of OPCODES."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -118,14 +118,14 @@ def build(shipped: Shipped) -> tuple[int, int, int, dict[str, int]]:
 
 
 def judge(shipped: Shipped, stack: int, shared: int, instructions: dict[str, int]) -> list[str]:
-    """What is wrong with a configuration that compiled."""
+    """The faults of a configuration that compiled."""
     faults = []
     if stack > shipped.max_spill_bytes:
-        faults.append(f"spills {stack} bytes a thread, {shipped.max_spill_bytes} are accepted; use smaller tiles")
+        faults.append(f"spills {stack} bytes per thread, {shipped.max_spill_bytes} are accepted; use smaller tiles")
     if shared > SHARED_LIMIT:
         faults.append(f"needs {shared} bytes of shared memory, sm_90 has {SHARED_LIMIT}; use smaller tiles or stages")
     if shipped.expects_wgmma and not instructions.get("HGMMA"):
-        faults.append("has no wgmma although it should; tiles need 64 rows for each four warps")
+        faults.append("has no wgmma, which this configuration expects; tiles need 64 rows for each four warps")
     return faults
 
 
@@ -135,18 +135,18 @@ def output_of(*command: str) -> str:
 
 def number(pattern: str, text: str) -> int:
     found = re.search(pattern, text)
-    assert found is not None, f"cuobjdump says nothing of {pattern}: {text[:300]}"
+    assert found is not None, f"the output of cuobjdump has no {pattern}: {text[:300]}"
     return int(found[1])
 
 
 def first_line(error: BaseException) -> str:
-    """The most telling line of an exception: the compiler's own cause comes last."""
+    """One line about an exception: the last one, which names the cause of a compiler error."""
     lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
     return lines[-1][:300] if lines else ""
 
 
 def compile_all(modules: list[str], everything: bool, processes: int) -> Iterator[Compiled]:
-    """In some processes side by side, in the order of the modules."""
+    """Compile in `processes` parallel processes; results are in the order of the modules."""
     wanted = [(module, name) for module in modules for name in chosen(module, everything)]
     context = multiprocessing.get_context("spawn")  # LLVM's threads do not survive a fork
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
@@ -154,7 +154,7 @@ def compile_all(modules: list[str], everything: bool, processes: int) -> Iterato
 
 
 def row(compiled: Compiled) -> str:
-    """One line of the table for people."""
+    """One line of the readable table."""
     seen = " ".join(f"{opcode}:{count}" for opcode, count in compiled.instructions.items())
     where = f"{compiled.module.removeprefix('shipped_kernels.')} {compiled.name}"
     measured = f"{compiled.registers:4} reg {compiled.stack_bytes:5} stack {compiled.shared_bytes:7} shared"
@@ -164,13 +164,13 @@ def row(compiled: Compiled) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--module", action="append", help="dotted name or path; default: all of shipped_kernels/")
-    parser.add_argument("--all", action="store_true", help="every configuration, not a few of each kernel")
+    parser.add_argument("--all", action="store_true", help="every configuration instead of a few of each kernel")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--json", action="store_true", help="one JSON line per configuration instead of the table")
     arguments = parser.parse_args()
     if os.environ.get("TRITON_INTERPRET", "0") != "0":
-        parser.error("TRITON_INTERPRET is set: the interpreter compiles nothing; unset it")
-    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # what Triton < 3.10 does, without its warning
+        parser.error("TRITON_INTERPRET is set: the interpreter does not compile; unset it")
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton < 3.10 warns about its default
     results = []
     for compiled in compile_all(arguments.module or kernel_modules(), arguments.all, arguments.processes):
         results.append(compiled)

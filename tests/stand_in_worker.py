@@ -1,4 +1,4 @@
-"""A worker that trains nothing, for tests of a trial's life as a process: it does what spec.config["do"] says."""
+"""A worker without training, for tests of trials as processes: it performs the action in spec.config["do"]."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from virtualmle.training.spec import (
 
 
 def main(directory: Path) -> None:
-    """Act out one trial in `directory`."""
+    """Simulate one trial in `directory`."""
     spec = read_spec(directory)
     action = spec.config["do"]
     if action == "ignore SIGTERM":
@@ -39,7 +39,7 @@ def main(directory: Path) -> None:
 
 
 def end(directory: Path, status: str, cause: str | None = None) -> None:
-    """Write the result and leave."""
+    """Write the result and exit."""
     metrics = {"ndcg@10": 0.5} if status == "finished" else {}
     write_model(directory / RESULT, TrialResult(status=status, cause=cause, metrics=metrics, wall_seconds=1.5))
     print(os.environ.get("PYTHONSAFEPATH"), sys.stdin.read())

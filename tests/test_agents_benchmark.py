@@ -1,4 +1,4 @@
-"""The benchmark of agents: its statistics, its protocol, and a whole small run that is taken up again."""
+"""The benchmark of agents: its statistics, its protocol, and a small complete run that is resumed."""
 
 import json
 import math
@@ -21,7 +21,7 @@ from bench_agents import capped  # noqa: E402
 
 
 def mean_difference(a: np.ndarray, b: np.ndarray, axis: int) -> np.ndarray:
-    """What scipy permutes."""
+    """The statistic that scipy permutes."""
     return (a - b).mean(axis=axis)
 
 
@@ -30,7 +30,7 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=environment(), check=True)
 
 
-def test_trials_are_counted_to_the_first_that_reaches_a_level() -> None:
+def test_trials_are_counted_up_to_the_first_that_reaches_a_level() -> None:
     curve = running_best([0.1, None, 0.3, 0.2])
     assert curve == [0.1, 0.1, 0.3, 0.3]
     assert (trials_to(curve, 0.2), trials_to(curve, 0.4)) == (3, math.inf)
@@ -47,10 +47,10 @@ def test_the_paired_test_agrees_with_scipy() -> None:
     differences = [0.3, -0.1, 0.2, 0.25, 0.05, -0.02]
     expected = permutation_test((differences, [0.0] * 6), mean_difference, permutation_type="samples", vectorized=True)
     assert sign_flip_p(differences) == pytest.approx(expected.pvalue)
-    assert sign_flip_p([1, 2, 3, 4, 5]) == 2 / 32  # the smallest that five seeds can give
+    assert sign_flip_p([1, 2, 3, 4, 5]) == 2 / 32  # the smallest p-value that five seeds can give
 
 
-def test_a_capped_protocol_has_the_budget_to_use_and_every_other_knob_as_it_was() -> None:
+def test_a_capped_protocol_changes_the_budget_and_the_named_knobs_only() -> None:
     text = PACKAGED.read_text(encoding="utf-8")
     before = parse_protocol(text)
     further = ["hidden_dim.high=64", "hidden_dim.default=64"]
@@ -61,13 +61,13 @@ def test_a_capped_protocol_has_the_budget_to_use_and_every_other_knob_as_it_was(
     assert after.space.default("hstu").epochs == 3
 
 
-def test_a_log_that_is_not_there_is_skipped_with_a_sentence() -> None:
+def test_a_missing_log_is_skipped_with_a_message() -> None:
     assert run("nowhere.tsv.gz").stdout == (
         "skipped: there is no nowhere.tsv.gz; give the path of a log (user, item, timestamp)\n"
     )
 
 
-def test_sessions_are_played_once_and_compared_without_opening_a_test_set(tmp_path: Path) -> None:
+def test_sessions_run_once_and_are_compared_without_opening_a_test_set(tmp_path: Path) -> None:
     generate_demo(num_users=150, num_items=60).write_csv(tmp_path / "tiny.csv")
     (tmp_path / "quick.md").write_text(QUICK_SANDBOX, encoding="utf-8")
     words = [

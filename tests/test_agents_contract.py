@@ -1,4 +1,4 @@
-"""What every agent must do, whatever its planning: the engine refuses nothing of it, and nothing is tried twice."""
+"""The contract of every agent: the engine accepts all its configurations, and none is tried twice."""
 
 from dataclasses import replace
 
@@ -38,7 +38,7 @@ def test_a_pending_reflection_comes_before_the_next_trial(agent: Agent) -> None:
     assert isinstance(action, Reflect) and action.trial == "t001" and action.lesson
 
 
-def test_without_reflections_none_is_written(agent: Agent) -> None:
+def test_no_reflection_is_written_if_reflections_are_off(agent: Agent) -> None:
     world = World(reflection=False, trials_max=6).play(agent)
     assert len(world.trials) == 6 and not world.reflections
 
@@ -49,7 +49,7 @@ def test_a_running_trial_is_waited_for(agent: Agent) -> None:
     assert agent.act(world.situation) == WaitTrial("t001")
 
 
-def test_the_session_is_finalized_when_a_stop_rule_speaks(agent: Agent) -> None:
+def test_the_session_is_finalized_when_a_stop_rule_applies(agent: Agent) -> None:
     world = World(trials_max=3, reflection=False)
     while len(world.trials) < 2:
         world.act(agent.act(world.situation))
@@ -63,13 +63,13 @@ def test_a_session_that_is_no_longer_open_is_finalized_again(agent: Agent) -> No
     assert isinstance(agent.act(frozen), Finalize)
 
 
-def test_trials_that_admission_refuses_are_given_up_for_others(agent: Agent) -> None:
+def test_trials_that_admission_refuses_are_replaced_by_others(agent: Agent) -> None:
     world = World(avoid="lr >= 0.0004", trials_max=15).play(agent)
     assert len(world.trials) == 15
     assert all(config.lr < 0.0004 for config in world.configs.values())
 
 
-def test_crashed_trials_end_neither_the_session_nor_are_they_repeated(agent: Agent) -> None:
+def test_crashed_trials_do_not_end_the_session_and_are_not_repeated(agent: Agent) -> None:
     def fragile(config: TrialConfig) -> float:
         return float("nan") if config.lr > 5e-4 or config.num_blocks > 1 else smooth(config)
 
@@ -77,7 +77,7 @@ def test_crashed_trials_end_neither_the_session_nor_are_they_repeated(agent: Age
     assert len({str(row["settings"]) for row in world.trials}) == 15
 
 
-def test_a_crash_of_the_default_ends_nothing(agent: Agent) -> None:
+def test_a_crash_of_the_default_does_not_end_the_session(agent: Agent) -> None:
     world = World(lambda config: float("nan") if config.lr == 3e-4 else 0.05, trials_max=20).play(agent)
     assert len(world.trials) == 20
 
@@ -90,7 +90,7 @@ def test_the_same_situation_gives_the_same_action_in_a_new_process(agent: Agent,
         world.act(action)
 
 
-def test_only_knobs_that_the_user_left_open_are_turned(agent: Agent) -> None:
+def test_only_the_knobs_of_the_action_space_are_changed(agent: Agent) -> None:
     world = World(knobs={"lr", "dropout"}, trials_max=12).play(agent)
     assert {knob for row in world.trials for knob in row["changes"]} <= {"lr", "dropout"}
 
@@ -104,7 +104,7 @@ def test_a_space_without_knobs_ends_after_the_default(agent: Agent) -> None:
     assert len(World(knobs=set()).play(agent).trials) == 1
 
 
-def test_without_memory_the_last_trial_is_all_that_is_remembered(agent: Agent) -> None:
+def test_without_memory_only_the_last_trial_is_known(agent: Agent) -> None:
     world = World(trials_max=6)
     while not world.over:
         situation = without_memory(world.situation)

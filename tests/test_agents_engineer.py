@@ -1,4 +1,4 @@
-"""How the engineer plans: from what is known beforehand to what its own trials have measured."""
+"""How the engineer plans, from its prior knowledge to the effects that its own trials have measured."""
 
 import math
 from typing import Any
@@ -16,10 +16,10 @@ def changes(world: World) -> list[dict[str, Any]]:
     return [row["changes"] for row in world.trials]
 
 
-def test_it_reaches_the_optimum_that_random_search_misses_at_the_same_budget() -> None:
+def test_it_reaches_an_optimum_that_random_search_misses_with_the_same_budget() -> None:
     engineered = World(trials_max=25).play(Engineer(0)).best
     random = max(World(trials_max=25).play(RandomSearch(seed)).best for seed in range(3))
-    assert engineered > 0.0585 > random  # the surface ends at 0.0590
+    assert engineered > 0.0585 > random  # the maximum of the surface is 0.0590
 
 
 def test_every_dimension_is_covered_within_twenty_trials() -> None:
@@ -29,7 +29,7 @@ def test_every_dimension_is_covered_within_twenty_trials() -> None:
     assert len(dimensions) == 6
 
 
-def test_a_change_that_helped_is_driven_further_in_its_direction() -> None:
+def test_a_change_that_helped_is_continued_in_its_direction() -> None:
     def deeper(config: TrialConfig) -> float:
         return 0.05 + 0.01 * config.num_blocks
 
@@ -37,7 +37,7 @@ def test_a_change_that_helped_is_driven_further_in_its_direction() -> None:
     assert changes(world) == [{}, {"num_blocks": 2}, {"num_blocks": 3}, {"num_blocks": 4}]
 
 
-def test_a_change_that_hurt_is_tried_the_other_way() -> None:
+def test_after_a_change_that_hurt_the_other_direction_is_tried() -> None:
     def lighter(config: TrialConfig) -> float:
         return 0.05 - 0.02 * config.dropout
 
@@ -58,21 +58,21 @@ def test_changes_within_noise_are_combined_when_each_was_positive() -> None:
 
 def test_a_score_weight_is_tuned_again_after_the_model_has_changed() -> None:
     def coupled(config: TrialConfig) -> float:
-        wanted = 8 if config.lr < 5e-4 else 2  # a better model wants less help from the prior
+        wanted = 8 if config.lr < 5e-4 else 2  # the better model needs a weaker prior
         return 0.05 + (0.01 if config.lr >= 5e-4 else 0.0) - 0.001 * abs(config.transition_weight - wanted)
 
     world = World(coupled, knobs={"transition_weight", "lr"}, trials_max=12).play(Engineer(0))
     assert world.configs[world.incumbent or ""].transition_weight == 2
 
 
-def test_a_run_that_was_best_in_its_last_epoch_is_trained_longer() -> None:
+def test_training_is_extended_if_the_last_epoch_was_the_best() -> None:
     world = World(knobs={"epochs", "patience", "tie_embeddings"}, trials_max=10)
     world.act(Engineer(0).act(world.situation))
     world.trials[0].update(best_epoch=20, reflected=True)  # of 20 epochs
     assert Engineer(0).act(world.situation).changes == {"epochs": 40, "patience": 5}  # type: ignore[union-attr]
 
 
-def test_a_run_that_stopped_after_few_epochs_is_given_more_patience() -> None:
+def test_patience_is_raised_if_training_stopped_after_few_epochs() -> None:
     world = World(knobs={"epochs", "patience", "tie_embeddings"}, trials_max=10)
     world.act(Engineer(0).act(world.situation))
     world.trials[0].update(best_epoch=2, reflected=True)
@@ -87,8 +87,8 @@ def test_the_best_configuration_of_a_similar_dataset_runs_second() -> None:
 
 
 def test_a_preference_from_memory_comes_before_the_usual_openings() -> None:
-    told = [rule("prefer", "num_blocks >= 3", support=9, similarity=1.0)]
-    world = World(knobs={"num_blocks", "dropout"}, prior=told, trials_max=2).play(Engineer(0))
+    prior = [rule("prefer", "num_blocks >= 3", support=9, similarity=1.0)]
+    world = World(knobs={"num_blocks", "dropout"}, prior=prior, trials_max=2).play(Engineer(0))
     assert changes(world)[1] == {"num_blocks": 3}
 
 
@@ -104,12 +104,12 @@ def test_a_preference_from_memory_comes_before_the_usual_openings() -> None:
     ],
     ids=["avoid", "unreadable", "out of reach", "invalid", "no condition", "insight"],
 )
-def test_rules_that_recommend_nothing_possible_change_nothing(kind: str, condition: str | None) -> None:
-    told = World(prior=[rule(kind, condition, similarity=0.5)], trials_max=4).play(Engineer(0))
-    assert changes(told) == changes(World(trials_max=4).play(Engineer(0)))
+def test_rules_without_an_applicable_recommendation_change_nothing(kind: str, condition: str | None) -> None:
+    advised = World(prior=[rule(kind, condition, similarity=0.5)], trials_max=4).play(Engineer(0))
+    assert changes(advised) == changes(World(trials_max=4).play(Engineer(0)))
 
 
-def test_a_move_that_brought_nothing_gives_way_to_untried_ones_even_over_a_new_incumbent() -> None:
+def test_a_move_without_effect_is_not_repeated_over_a_new_incumbent() -> None:
     world = World(trials_max=20).play(Engineer(0))
     cosine = [change for change in changes(world) if change == {"scores": "cosine", "temperature": 0.07}]
     assert len(cosine) == 1
@@ -135,14 +135,14 @@ def proposal(changes: dict[str, Any], delta: float) -> dict[str, Any]:
             "source": "surrogate", "reason": "fitted to this session"}  # fmt: skip
 
 
-def test_every_few_trials_the_surrogate_has_its_turn_if_it_expects_a_gain() -> None:
+def test_every_few_trials_the_surrogate_chooses_if_it_expects_a_gain() -> None:
     hopeful = World(trials_max=9, known={"proposals": [proposal({"beta1": 0.8}, 1e-6)]}).play(Engineer(0))
     assert [change for change in changes(hopeful)].index({"beta1": 0.8}) == 8
     hopeless = World(trials_max=9, known={"proposals": [proposal({"beta1": 0.8}, -1e-6)]}).play(Engineer(0))
     assert {"beta1": 0.8} not in changes(hopeless)
 
 
-def test_two_knobs_that_were_kept_one_by_one_are_driven_further_together() -> None:
+def test_two_knobs_with_kept_steps_are_moved_further_together() -> None:
     def steady(config: TrialConfig) -> float:
         return 0.05 + 0.002 * config.num_blocks + 0.002 * config.num_heads
 
@@ -170,12 +170,12 @@ def test_a_discard_heuristic_of_the_prior_is_respected() -> None:
     assert {config.num_blocks for config in world.configs.values()} == {1} and not world.refused
 
 
-def test_a_discard_heuristic_is_overridden_only_by_what_this_session_has_measured() -> None:
+def test_a_discard_heuristic_is_overridden_only_by_measurements_of_this_session() -> None:
     def deeper(config: TrialConfig) -> float:
         return 0.05 + 0.01 * config.num_blocks
 
-    told = [heuristic("num_blocks >= 3")]
-    world = World(deeper, knobs={"num_blocks"}, avoid="num_blocks >= 3", prior=told)
+    prior = [heuristic("num_blocks >= 3")]
+    world = World(deeper, knobs={"num_blocks"}, avoid="num_blocks >= 3", prior=prior)
     seen: list[RunTrial] = []
     while not world.over:
         action = Engineer(0).act(world.situation)
@@ -193,16 +193,16 @@ def configuration(
 
 
 def test_a_recommendation_that_fails_lowers_the_trust_in_the_others() -> None:
-    told = [configuration("a", lr=5e-5), configuration("b", dropout=0.6), configuration("c", dropout=0.7),
+    prior = [configuration("a", lr=5e-5), configuration("b", dropout=0.6), configuration("c", dropout=0.7),
             configuration("d", 0.3, dropout=0.8)]  # fmt: skip
-    world = World(prior=told, trials_max=6).play(Engineer(0))
-    assert changes(world)[1:3] == [{"lr": 5e-5}, {"dropout": 0.6}]  # neither serves
+    world = World(prior=prior, trials_max=6).play(Engineer(0))
+    assert changes(world)[1:3] == [{"lr": 5e-5}, {"dropout": 0.6}]  # neither of them helps
     assert {"dropout": 0.8} not in changes(world)
 
 
-def test_after_a_configuration_has_served_the_others_lend_what_it_does_not_set() -> None:
-    told = [configuration("a", lr=1e-3, dropout=0.35), configuration("b", lr=5e-3, loss="full_softmax")]
-    world = World(prior=told, trials_max=5).play(Engineer(0))
+def test_after_a_configuration_is_kept_the_knobs_that_only_others_set_are_added() -> None:
+    prior = [configuration("a", lr=1e-3, dropout=0.35), configuration("b", lr=5e-3, loss="full_softmax")]
+    world = World(prior=prior, trials_max=5).play(Engineer(0))
     assert {"loss": "full_softmax"} in changes(world) and changes(world)[1] == {"lr": 1e-3, "dropout": 0.35}
 
 
@@ -211,19 +211,19 @@ def effect(value: Any, relative: float) -> dict[str, Any]:
     return {"n": 3, "datasets": 2, "mean_relative": relative, "se": 0.01, "interval": [-1.0, 1.0], "values": [row]}
 
 
-def test_what_a_knob_did_on_other_datasets_moves_its_opening_up_or_down() -> None:
+def test_effects_on_other_datasets_raise_or_lower_the_gain_of_an_opening_move() -> None:
     harmful = World(knobs={"lr", "dropout"}, known={"history_effects": {"lr": effect(1e-3, -0.2)}}, trials_max=2)
     assert changes(harmful.play(Engineer(0)))[1] == {"dropout": 0.5}
     plain = World(knobs={"lr", "dropout"}, trials_max=2)
     assert changes(plain.play(Engineer(0)))[1] == {"lr": 1e-3}
 
 
-def test_a_value_that_clearly_helped_elsewhere_is_tried_although_it_is_in_no_list() -> None:
+def test_a_value_that_clearly_helped_elsewhere_is_tried_although_no_opening_move_has_it() -> None:
     world = World(known={"history_effects": {"conv_kernel": effect(4, 0.3)}}, trials_max=2).play(Engineer(0))
     assert changes(world)[1] == {"conv_kernel": 4}
 
 
-def test_without_memory_the_generic_order_is_gone_through_by_the_number_of_the_trial() -> None:
+def test_without_memory_the_opening_moves_follow_the_trial_number() -> None:
     world = World(lambda _: 0.05, memory=False, trials_max=8)
     while not world.over:
         action = Engineer(0).act(world.situation)
@@ -232,15 +232,15 @@ def test_without_memory_the_generic_order_is_gone_through_by_the_number_of_the_t
     assert changes(world)[:4] == [{}, {"lr": 1e-3}, {"transition_weight": 8.0}, {"loss": "full_softmax"}]
 
 
-def test_a_dimension_without_a_trial_comes_up_before_the_budget_is_half_used() -> None:
-    def eager(config: TrialConfig) -> float:  # something always helps, so that following it could fill the session
+def test_a_dimension_without_a_trial_is_tried_before_half_of_the_budget_is_used() -> None:
+    def eager(config: TrialConfig) -> float:  # some move always helps, and following it could fill the session
         return 0.05 + 0.003 * math.log2(config.batch_size) + 0.01 * math.log10(config.lr / 1e-5) + 0.001 * config.epochs
 
     world = World(eager, knobs={"batch_size", "lr", "epochs", "ema_decay", "readout"}, trials_max=12).play(Engineer(0))
     assert any("readout" in change for change in changes(world))
 
 
-def test_without_reflections_no_measured_effect_is_followed_though_verdicts_are() -> None:
+def test_without_reflections_verdicts_count_but_measured_effects_are_not_followed() -> None:
     def deeper(config: TrialConfig) -> float:
         return 0.05 + 0.01 * config.num_blocks + 0.001 * config.dropout
 
@@ -251,15 +251,15 @@ def test_without_reflections_no_measured_effect_is_followed_though_verdicts_are(
     assert {"num_blocks": 3} not in changes(blind) and blind.incumbent == "t003"
 
 
-def test_rules_that_the_session_wrote_itself_are_no_news_to_it_when_it_is_resumed() -> None:
+def test_a_resumed_session_ignores_its_own_rules_in_the_prior() -> None:
     own = rule("prefer", "num_blocks >= 3", session="s", support=9)
     resumed = World(prior=[own], trials_max=4).play(Engineer(0))
     assert changes(resumed) == changes(World(trials_max=4).play(Engineer(0)))
 
 
-def test_what_the_incumbent_has_set_is_not_put_back_to_what_helped_from_the_default() -> None:
-    told = [configuration("a", lr=2e-3, transition_weight=16.0)]
+def test_knobs_that_the_incumbent_sets_are_not_reset_to_values_that_helped_the_default() -> None:
+    prior = [configuration("a", lr=2e-3, transition_weight=16.0)]
     known = {"history_effects": {"transition_weight": effect(8.0, 0.5), "lr": effect(1e-3, 0.5)}}
-    begun = changes(World(prior=told, known=known, trials_max=20).play(Engineer(0)))[:6]
-    assert begun[1] == {"lr": 2e-3, "transition_weight": 16.0}
-    assert {"lr": 1e-3} not in begun and {"transition_weight": 8.0} not in begun
+    first_changes = changes(World(prior=prior, known=known, trials_max=20).play(Engineer(0)))[:6]
+    assert first_changes[1] == {"lr": 2e-3, "transition_weight": 16.0}
+    assert {"lr": 1e-3} not in first_changes and {"transition_weight": 8.0} not in first_changes

@@ -1,4 +1,4 @@
-"""The loop drives a real server and real trials: to the end, through interruptions, and past refusals."""
+"""The loop runs a real server and real trials: to the end, through interruptions and past refusals."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,6 @@ from mcp.types import Implementation
 
 from tests.quick_home import environment, quick_home
 from virtualmle.agents.base import Action, Agent, RunTrial, Situation
-from virtualmle.agents.duties import duty
 from virtualmle.agents.engineer import Engineer
 from virtualmle.agents.events import (
     Event,
@@ -21,6 +20,7 @@ from virtualmle.agents.events import (
     TrialStarted,
 )
 from virtualmle.agents.loop import MAX_REFUSALS, run_agent
+from virtualmle.agents.required import required_action
 from virtualmle.data.errors import AdmissionError, SessionError
 from virtualmle.memory.records import RuleRecord
 from virtualmle.memory.store import Memory
@@ -44,37 +44,37 @@ def importable_by_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
 
 
-class Stopped(Exception):
-    """Stands for whatever ends a process in the middle."""
+class Killed(Exception):
+    """Simulates a process that ends in the middle of a session."""
 
 
 async def drive(home: Path, agent: Agent, on_event: Any = lambda _: None, **options: Any) -> FinalResult:
-    """One run over an in-memory connection; what it raises is raised outside of the client's task groups."""
+    """One run over an in-memory connection; its errors are raised again outside the client's task groups."""
     failure: BaseException
     async with Client(
         build_server(home, Settings(threads=1, **options.pop("settings", {"keep_warm": 60.0}))), client_info=CLIENT
     ) as client:
         try:
             return await run_agent(client, agent, "demo", "sasrec", on_event=on_event, **options)
-        except (Stopped, SessionError, AdmissionError) as error:
+        except (Killed, SessionError, AdmissionError) as error:
             failure = error
     raise failure
 
 
-def story(home: Path, session: str) -> list[Any]:
-    """What a session came to, without times."""
+def recorded(home: Path, session: str) -> list[Any]:
+    """The trials and reflections of a session, without times."""
     with Memory(home / "memory.db") as memory:
         trials = memory.trials.all(session)
         lessons = [(r.trial, r.helped, r.lesson) for r in memory.reflections.all(session)]
     return [[(t.base, t.changes, t.outcome.metrics if t.outcome else None) for t in trials], lessons]
 
 
-async def test_an_interrupted_session_goes_on_to_the_same_end_as_an_uninterrupted_one(
+async def test_an_interrupted_session_ends_like_an_uninterrupted_one_after_it_is_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Event] = []
-    whole = quick_home(tmp_path / "whole")
-    result = await drive(whole, Engineer(5), seen.append)
+    uninterrupted = quick_home(tmp_path / "uninterrupted")
+    result = await drive(uninterrupted, Engineer(5), seen.append)
     assert (result.state, result.look) == ("revealed", 1)
     assert result.test and 0 < result.test["ndcg@10"] < 1
     kinds = [type(event) for event in seen if type(event) in (SessionOpened, TrialStarted, TrialFinished, Reflected)]
@@ -83,15 +83,15 @@ async def test_an_interrupted_session_goes_on_to_the_same_end_as_an_uninterrupte
 
     def stop_at_second(event: Event) -> None:
         if isinstance(event, TrialStarted) and event.trial == "t002":
-            raise Stopped
+            raise Killed
 
-    monkeypatch.setenv(OVERRIDE, "0.2")  # a server that lets nobody wait for long: the loop waits again and again
+    monkeypatch.setenv(OVERRIDE, "0.2")  # a short limit per call: the loop has to wait many times
     broken = quick_home(tmp_path / "broken")
-    with pytest.raises(Stopped):
+    with pytest.raises(Killed):
         await drive(broken, Engineer(5), stop_at_second)
     resumed: list[Event] = []
     again = await drive(broken, Engineer(5), resumed.append, session=result.session)
-    assert story(broken, again.session) == story(whole, result.session)
+    assert recorded(broken, again.session) == recorded(uninterrupted, result.session)
     assert next(event.brief.resumed for event in resumed if isinstance(event, SessionOpened))
     assert again.test == result.test
 
@@ -99,7 +99,7 @@ async def test_an_interrupted_session_goes_on_to_the_same_end_as_an_uninterrupte
         await drive(broken, Engineer(5), session=result.session)
 
 
-async def test_a_reflection_that_another_client_has_written_meanwhile_does_not_end_the_run(tmp_path: Path) -> None:
+async def test_a_run_continues_if_another_client_writes_the_pending_reflection(tmp_path: Path) -> None:
     home = quick_home(tmp_path / "home")
     seen: list[Event] = []
 
@@ -116,39 +116,39 @@ async def test_a_reflection_that_another_client_has_written_meanwhile_does_not_e
 
 
 class Stubborn(Agent):
-    """Asks for the default for ever."""
+    """Requests the default again and again."""
 
     def act(self, situation: Situation) -> Action:
-        return duty(situation) or RunTrial({}, "default")
+        return required_action(situation) or RunTrial({}, "default")
 
 
-async def test_an_agent_that_repeats_itself_is_stopped_after_a_bounded_number_of_refusals(tmp_path: Path) -> None:
+async def test_an_agent_that_repeats_itself_is_stopped_after_max_refusals(tmp_path: Path) -> None:
     refused: list[Event] = []
     with pytest.raises(AdmissionError, match="already tried as t001"):
         await drive(quick_home(tmp_path / "home"), Stubborn(0), refused.append, settings={"with_reflection": False})
     assert sum(isinstance(event, TrialRefused) for event in refused) == MAX_REFUSALS
 
 
-async def test_what_a_tool_refuses_arrives_as_its_plain_sentence(tmp_path: Path) -> None:
+async def test_the_refusal_of_a_tool_arrives_as_its_plain_message(tmp_path: Path) -> None:
     with pytest.raises(SessionError) as refusal:
         await drive(tmp_path, Engineer(0), session="nowhere-sasrec-1")
     assert "nowhere-sasrec-1" in str(refusal.value) and "Error executing tool" not in str(refusal.value)
 
 
 class Insistent(Agent):
-    """Asks for a wider state, first plainly and then with a reason to override what stands against it."""
+    """Requests a wider hidden state, first without and then with a reason to override the discard heuristic."""
 
     def act(self, situation: Situation) -> Action:
-        owed = duty(situation)
-        if owed or not situation.trajectory.trials:
-            return owed or RunTrial({}, "default")
+        action = required_action(situation)
+        if action or not situation.trajectory.trials:
+            return action or RunTrial({}, "default")
         return RunTrial({"hidden_dim": 32}, override="wider helped on this catalogue" if situation.refused else "")
 
 
 async def test_a_reason_to_override_a_discard_heuristic_reaches_the_server(tmp_path: Path) -> None:
     home = quick_home(tmp_path / "home")
     rule = RuleRecord(
-        kind="avoid", statement="wide states over-fit", condition="hidden_dim >= 32", backbone="sasrec",
+        kind="avoid", statement="wide hidden states overfit", condition="hidden_dim >= 32", backbone="sasrec",
         check="supported", support=3,
     )  # fmt: skip
     with Memory(home / "memory.db") as memory:
@@ -161,7 +161,7 @@ async def test_a_reason_to_override_a_discard_heuristic_reaches_the_server(tmp_p
     assert recorded.endswith("wider helped on this catalogue")
 
 
-async def test_the_engineers_causes_and_effects_are_accepted_by_the_servers_check(tmp_path: Path) -> None:
+async def test_the_server_confirms_the_causes_and_effects_that_the_engineer_claims(tmp_path: Path) -> None:
     seen: list[Event] = []
     await drive(quick_home(tmp_path / "home"), Engineer(1), seen.append)
     reflected = [event for event in seen if isinstance(event, Reflected)]

@@ -1,4 +1,4 @@
-"""Reflections, rules and summaries say what was measured, and no more."""
+"""Reflections, rules and summaries state what was measured and nothing else."""
 
 from typing import Any
 
@@ -6,16 +6,16 @@ import pytest
 
 from tests.agents_world import World
 from virtualmle.agents.base import Situation
-from virtualmle.agents.duties import close
 from virtualmle.agents.engineer import Engineer
 from virtualmle.agents.reflecting import reflect_on, summarise
+from virtualmle.agents.required import close
 from virtualmle.sandbox.conditions import parse_condition
 
 
 def situation_with(
     changes: dict[str, Any], z: float | None, *, earlier: dict[str, Any] | None = None, reflection: bool = True
 ) -> Situation:
-    """A default, maybe an earlier trial of z 3 over it, and a last trial with these changes and this z."""
+    """The default, optionally an earlier trial with z = 3, and a last trial with these changes and this z."""
     rows = [_row("t001", {}, None)]
     if earlier:
         rows.append(_row("t002", earlier, 3.0))
@@ -34,7 +34,7 @@ def _row(handle: str, changes: dict[str, Any], z: float | None) -> dict[str, Any
 
 
 @pytest.mark.parametrize(("z", "helped"), [(1.0, "yes"), (0.99, "unclear"), (0.0, "unclear"), (-1.0, "no")])
-def test_helped_is_judged_at_one_standard_error(z: float, helped: str) -> None:
+def test_a_change_helped_or_hurt_from_one_standard_error_on(z: float, helped: str) -> None:
     assert reflect_on(situation_with({"lr": 0.001}, z), "t002").helped == helped
 
 
@@ -47,15 +47,15 @@ def test_the_dimension_is_that_of_the_changed_knob() -> None:
     assert reflect_on(situation_with({"transition_weight": 8.0}, 2.0), "t002").dimension == "scoring"
 
 
-def test_a_lesson_holds_the_figures_and_names_the_trial_as_evidence() -> None:
+def test_a_lesson_contains_the_figures_and_cites_the_trial_as_evidence() -> None:
     reflection = reflect_on(situation_with({"lr": 0.001}, 2.5), "t002")
     assert "+0.00250 ± 0.00100 (z +2.5)" in reflection.lesson
     assert reflection.evidence == ("t002",)
 
 
-def test_several_knobs_at_once_are_said_to_be_confounded_and_give_no_rule() -> None:
+def test_changes_of_several_knobs_are_reported_as_confounded_and_give_no_rule() -> None:
     reflection = reflect_on(situation_with({"lr": 0.001, "dropout": 0.5}, 9.0), "t002")
-    assert "effect of each one alone is not known" in reflection.lesson and reflection.rule is None
+    assert "individual effects are not known" in reflection.lesson and reflection.rule is None
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_several_knobs_at_once_are_said_to_be_confounded_and_give_no_rule() -> N
         pytest.param({"lr": 0.0001}, 2.0, "prefer", "lr <= 0.0001", id="down helped"),
         pytest.param({"dropout": 0.5}, -2.0, "avoid", "dropout >= 0.5", id="up hurt"),
         pytest.param({"loss": "full_softmax"}, 3.0, "prefer", "loss == full_softmax", id="choice"),
-        pytest.param({"tie_embeddings": True}, -3.0, "avoid", "tie_embeddings == true", id="truth value"),
+        pytest.param({"tie_embeddings": True}, -3.0, "avoid", "tie_embeddings == true", id="boolean"),
     ],
 )
 def test_a_clear_effect_becomes_a_rule_with_a_condition_that_parses(
@@ -77,7 +77,7 @@ def test_a_clear_effect_becomes_a_rule_with_a_condition_that_parses(
     assert str(parse_condition(rule.condition or "")) == condition
 
 
-def test_an_effect_below_two_standard_errors_is_no_rule() -> None:
+def test_an_effect_below_two_standard_errors_gives_no_rule() -> None:
     assert reflect_on(situation_with({"lr": 0.001}, 1.9), "t002").rule is None
 
 
@@ -86,7 +86,7 @@ def test_the_same_claim_is_not_made_twice() -> None:
     assert reflect_on(situation_with({"lr": 0.002}, -3.0, earlier={"lr": 0.001}), "t003").rule is not None
 
 
-def test_the_summary_tells_what_helped_what_hurt_and_what_did_not_matter() -> None:
+def test_the_summary_lists_what_helped_what_hurt_and_what_made_no_difference() -> None:
     summary = summarise(World(trials_max=25).play(Engineer(0)).situation)
     helped, rest = summary.split("Helped: ")[1].split("Hurt: ")
     hurt, nothing = rest.split("Made no measurable difference: ")
@@ -94,7 +94,7 @@ def test_the_summary_tells_what_helped_what_hurt_and_what_did_not_matter() -> No
     assert "from 0.04862 for the plain default" in summary
 
 
-def test_rules_are_left_to_finalize_only_where_reflections_are_off() -> None:
+def test_finalize_adds_rules_only_if_reflections_are_off() -> None:
     assert not close(situation_with({"lr": 0.001}, 3.0)).rules
     rules = close(situation_with({"lr": 0.001}, 3.0, reflection=False)).rules
     assert [rule.condition for rule in rules] == ["lr >= 0.001"]
@@ -106,7 +106,7 @@ def test_the_summary_of_a_session_in_which_nothing_finished_says_so() -> None:
 
 
 def climbing(*zs: float) -> Situation:
-    """A default, then lr driven upwards from it once per z, each time over the default."""
+    """The default, then one trial per z with an increasing lr, each over the default."""
     rows = [_row("t001", {}, None)]
     rows += [_row(f"t{i:03d}", {"lr": round(3e-4 * i, 6)}, z) for i, z in enumerate(zs, 2)]
     world = World()
@@ -114,38 +114,38 @@ def climbing(*zs: float) -> Situation:
     return world.situation
 
 
-def test_a_rule_is_written_when_several_steps_together_are_clear_enough() -> None:
+def test_a_rule_is_written_when_the_pooled_effect_of_several_steps_is_clear() -> None:
     situation = climbing(1.6, 1.6)
     assert reflect_on(situation, "t002").rule is None
     reflection = reflect_on(situation, "t003")
     assert reflection.rule is not None and reflection.rule.kind == "prefer"
     assert (reflection.rule.condition, reflection.rule.evidence) == ("lr >= 0.0006", ["t002", "t003"])
-    assert "over 2 trials together (z +2.3)" in reflection.rule.statement
+    assert "Pooled over 2 trials, raising lr" in reflection.rule.statement and "(z +2.3)" in reflection.rule.statement
 
 
-def test_steps_that_disagree_make_no_pooled_rule() -> None:
+def test_steps_with_different_signs_give_no_pooled_rule() -> None:
     assert reflect_on(climbing(-0.2, 1.9, 1.9), "t004").rule is None
 
 
-def test_a_pooled_rule_is_said_once() -> None:
+def test_a_pooled_rule_is_stated_once() -> None:
     assert reflect_on(climbing(1.6, 1.6, 1.6), "t004").rule is None
 
 
 def test_a_lesson_pools_the_earlier_steps_in_the_same_direction_and_cites_those_that_agree() -> None:
     reflection = reflect_on(climbing(1.5, 0.2, 1.5), "t004")
-    assert "Over 3 trials lr up: +2.2% ± 1.2% (z +1.8)." in reflection.lesson
+    assert "Pooled over 3 trials, raising lr: +2.2% ± 1.2% (z +1.8)." in reflection.lesson
     assert reflection.evidence == ("t002", "t004")
 
 
-def test_an_effect_is_claimed_where_there_is_one_and_its_cause_is_held_against_the_outcome() -> None:
+def test_a_noticeable_effect_is_claimed_and_its_cause_compared_with_the_outcome() -> None:
     hurt = reflect_on(situation_with({"lr": 0.001}, -2.0), "t002")
-    assert hurt.effect == pytest.approx(-0.002) and "speaks against it" in hurt.cause
+    assert hurt.effect == pytest.approx(-0.002) and "contradicts it" in hurt.cause
     faint = reflect_on(situation_with({"lr": 0.001}, 0.5), "t002")
     assert faint.effect is None and "smaller than the noise" in faint.cause
     assert reflect_on(situation_with({"beta1": 0.5}, 2.0), "t002").cause == ""
 
 
-def test_the_summary_says_what_was_kept_in_its_order() -> None:
+def test_the_summary_lists_the_kept_changes_in_order() -> None:
     summary = summarise(World(trials_max=10).play(Engineer(0)).situation)
-    kept = summary.split("Kept one after the other: ")[1].split(". ")[0].split("; ")
+    kept = summary.split("Kept in this order: ")[1].split(". ")[0].split("; ")
     assert [step.split("=")[0] for step in kept] == ["lr", "transition_weight", "loss"]

@@ -1,4 +1,4 @@
-"""`virtualmle bench` as real processes: a table for people, one JSON line for programs."""
+"""`virtualmle bench` in real processes: a table for people and one JSON line for programs."""
 
 import json
 import subprocess
@@ -49,7 +49,7 @@ def test_each_bench_prints_a_table_and_one_json_line(arguments: list[str], measu
         assert record["workers"] < 6, "none of the six trials was run by a warm worker"
 
 
-def test_a_wrong_knob_is_one_line_and_exit_1() -> None:
+def test_an_invalid_knob_gives_one_line_and_exit_code_1() -> None:
     ended = bench("train", "demo", "--set", "hidden_dim=-3")
     assert ended.returncode == 1 and "hidden_dim=-3 is refused" in ended.stderr
     assert bench("train", "demo", "--set", "hidden_dim").returncode == 1
@@ -68,7 +68,7 @@ def test_the_generated_log_follows_zipfs_law(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("script", [["bench_gpu.py", "--cpu-smoke"], ["bench_scaling.py", "--demo"]], ids=str)
-def test_the_scripts_run_on_a_small_scale(script: list[str], tmp_path: Path) -> None:
+def test_the_benchmark_scripts_run_on_a_small_scale(script: list[str], tmp_path: Path) -> None:
     command = [sys.executable, "-P", str(ROOT / "benchmarks" / script[0]), *script[1:]]
     ended = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=tmp_path, check=False)
     assert ended.returncode == 0, ended.stderr

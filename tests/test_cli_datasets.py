@@ -1,4 +1,4 @@
-"""Datasets from the command line: what the filters removed, removing one, and putting another in its place."""
+"""Datasets on the command line: reports of what the filters removed, removal and replacement."""
 
 import json
 import subprocess
@@ -19,7 +19,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """A command over the home of this test, in a process of its own."""
+    """Run a command in a separate process, with the home of this test."""
     home = quick_home(tmp_path / "home")
 
     def command(*words: str, answer: str | None = None) -> "subprocess.CompletedProcess[str]":
@@ -32,7 +32,7 @@ def run(tmp_path: Path) -> Run:
 
 
 def write_log(path: Path, users: int = 40, shift: int = 0) -> Path:
-    """A log of `users` users with eight events each, and of ten users with three, which a 5-core removes."""
+    """Write a log of `users` users with eight events each, and of ten with three, whom a 5-core filter removes."""
     rows = [f"u{u},i{(u * 3 + k + shift * (u % 5)) % 12},{1_600_000_000 + 86_400 * k}" for u in range(users)
             for k in range(8)]  # fmt: skip
     rows += [f"rare{u},i{k},{1_600_000_000 + 86_400 * k}" for u in range(10) for k in range(3)]
@@ -40,20 +40,18 @@ def write_log(path: Path, users: int = 40, shift: int = 0) -> Path:
     return path
 
 
-def test_what_the_filters_removed_is_said_when_a_log_is_added_and_whenever_it_is_shown(
-    run: Run, tmp_path: Path
-) -> None:
+def test_add_and_show_report_what_the_filters_removed(run: Run, tmp_path: Path) -> None:
     write_log(tmp_path / "shop.csv")
     for done in (run("data", "add", "shop", "shop.csv", "--max-events", "6"), run("data", "show", "shop")):
         assert done.returncode == 0, done.stderr
         assert "5-core: users 50 -> 40, items 12 (all kept), interactions 350 -> 320 " in done.stdout
         assert "last 6 events per user: interactions 320 -> 240" in done.stdout
-        assert "train part alone, without each user's last two events" in done.stdout
+        assert "train part only, without the last two events of each user" in done.stdout
     shown = json.loads(run("data", "show", "shop", "--json").stdout)
     assert shown["before_core"] == {"users": 50, "items": 12, "interactions": 350}
 
 
-def test_a_manifest_of_an_older_version_is_shown_without_what_it_does_not_know(run: Run, tmp_path: Path) -> None:
+def test_a_manifest_of_an_older_version_is_shown_without_the_counts_that_it_lacks(run: Run, tmp_path: Path) -> None:
     write_log(tmp_path / "shop.csv")
     assert run("data", "add", "shop", "shop.csv").returncode == 0
     path = tmp_path / "home" / ".virtualmle" / "data" / "shop" / "manifest.json"
@@ -66,7 +64,7 @@ def test_a_manifest_of_an_older_version_is_shown_without_what_it_does_not_know(r
     assert "-core" not in shown and "last 50 events per user" in shown
 
 
-def test_a_dataset_is_removed_after_its_sessions_have_ended_and_its_looks_stay(run: Run, tmp_path: Path) -> None:
+def test_a_dataset_whose_sessions_ended_can_be_removed_and_its_looks_stay_counted(run: Run, tmp_path: Path) -> None:
     home = tmp_path / "home"
     write_log(tmp_path / "shop.csv")
     assert run("data", "add", "shop", "shop.csv").returncode == 0
@@ -75,8 +73,9 @@ def test_a_dataset_is_removed_after_its_sessions_have_ended_and_its_looks_stay(r
     assert busy.returncode == 1 and "session shop-sasrec-1 (open)" in busy.stderr
     assert run("tune", "shop", "--agent", "random", "--threads", "1").returncode == 0
 
-    unasked = run("data", "rm", "shop", answer="")
-    assert unasked.returncode == 1 and "give --yes" in unasked.stderr and "shop" in Catalogue(home).names()
+    unconfirmed = run("data", "rm", "shop", answer="")
+    assert unconfirmed.returncode == 1 and "confirm with --yes" in unconfirmed.stderr
+    assert Catalogue(home).names() == ["shop"]
     removed = run("data", "rm", "shop", "--yes")
     assert removed.returncode == 0 and "removed shop" in removed.stdout, removed.stderr
     assert Catalogue(home).names() == [] and list(Catalogue(home).root.iterdir()) == []
@@ -86,10 +85,10 @@ def test_a_dataset_is_removed_after_its_sessions_have_ended_and_its_looks_stay(r
 
     assert run("data", "add", "shop", "shop.csv").returncode == 0
     again = run("tune", "shop", "--agent", "random", "--threads", "1", "--json")
-    assert json.loads(again.stdout)["look"] == 2, "a dataset that comes back brings no first look with it"
+    assert json.loads(again.stdout)["look"] == 2, "the looks of a removed dataset stay counted"
 
 
-def test_a_replaced_dataset_is_the_new_one_and_sessions_on_the_old_one_stay_readable(run: Run, tmp_path: Path) -> None:
+def test_replacing_a_dataset_changes_its_content_and_old_sessions_can_still_be_shown(run: Run, tmp_path: Path) -> None:
     home = tmp_path / "home"
     write_log(tmp_path / "old.csv")
     write_log(tmp_path / "new.csv", users=60, shift=1)
@@ -97,8 +96,8 @@ def test_a_replaced_dataset_is_the_new_one_and_sessions_on_the_old_one_stay_read
     assert run("call", "open_session", '{"dataset": "shop", "backbone": "sasrec"}').returncode == 0
     before = Catalogue(home).manifest("shop")
 
-    unasked = run("data", "replace", "shop", "new.csv", answer="")
-    assert unasked.returncode == 1 and "give --yes" in unasked.stderr
+    unconfirmed = run("data", "replace", "shop", "new.csv", answer="")
+    assert unconfirmed.returncode == 1 and "confirm with --yes" in unconfirmed.stderr
     (tmp_path / "broken.csv").write_text("user,item\n1,2\n")
     assert run("data", "replace", "shop", "broken.csv", "--yes").returncode == 1
     assert Catalogue(home).manifest("shop") == before
@@ -115,7 +114,7 @@ def test_a_replaced_dataset_is_the_new_one_and_sessions_on_the_old_one_stay_read
     refused = run("sessions", "resume", "shop-sasrec-1", "--threads", "1")
     assert refused.returncode == 1 and "was replaced since session shop-sasrec-1 was opened" in refused.stderr
     same = run("data", "replace", "shop", "new.csv", "--yes", "--k-core", "4")
-    assert same.returncode == 0 and same.stderr.endswith("sessions on them go on\n")
+    assert same.returncode == 0 and same.stderr.endswith("sessions on this dataset continue\n")
 
 
 def test_a_damaged_dataset_can_be_removed(run: Run, tmp_path: Path) -> None:
@@ -130,7 +129,7 @@ def test_a_damaged_dataset_can_be_removed(run: Run, tmp_path: Path) -> None:
     assert run("data", "add", "shop", "shop.csv").returncode == 0
 
 
-def test_only_what_is_registered_can_be_replaced_or_removed(tmp_path: Path) -> None:
+def test_only_registered_datasets_can_be_replaced_or_removed(tmp_path: Path) -> None:
     catalogue = Catalogue(tmp_path)
     with pytest.raises(DataError, match="no dataset is named 'shop'"):
         catalogue.add("shop", write_log(tmp_path / "l.csv"), public_key=Vault(tmp_path).public_key(), replace=True)

@@ -1,4 +1,4 @@
-"""What the doctor finds when something is wrong."""
+"""The problems that `virtualmle doctor` finds."""
 
 import os
 from pathlib import Path
@@ -15,7 +15,7 @@ from virtualmle.examiner.vault import Vault
 
 @pytest.fixture(autouse=True)
 def quick_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch itself is looked at in test_cli_sessions.py, once; here it would cost seconds per test."""
+    """Replace the torch probe, which would take seconds per test; test_cli_sessions.py runs the real one once."""
     probe = 'print(\'{"torch": "2", "triton": null, "threads": 1, "cuda": null, "device": null}\')'
     monkeypatch.setattr(checks, "TORCH_PROBE", probe)
 
@@ -31,12 +31,12 @@ def found(home: Path, check: str) -> Finding:
     return next(finding for finding in run_checks(home) if finding.check == check)
 
 
-def test_a_new_home_is_in_order_and_left_as_it_was(tmp_path: Path) -> None:
+def test_a_new_home_passes_and_is_not_changed(tmp_path: Path) -> None:
     assert {finding.status for finding in run_checks(tmp_path / "new")} <= {"ok", "warn"}
     assert list(tmp_path.iterdir()) == []
 
 
-def test_test_targets_in_the_open_are_found(home: Path) -> None:
+def test_unsealed_test_targets_are_found(home: Path) -> None:
     assert found(home, "plain targets").status == "ok"
     dataset = home / ".virtualmle" / "data" / "demo"
     (dataset / "test_items.npy").write_bytes(b"\x93NUMPY")
@@ -47,26 +47,26 @@ def test_test_targets_in_the_open_are_found(home: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"\x93NUMPY and so on", b"\x07\x00\x00\x00" * 1000], ids=["array file", "raw int32"]
 )
-def test_a_sealed_file_that_is_no_ciphertext_is_found(home: Path, content: bytes) -> None:
+def test_a_sealed_file_without_ciphertext_is_found(home: Path, content: bytes) -> None:
     (home / ".virtualmle" / "data" / "demo" / "test.sealed").write_bytes(content)
     assert found(home, "plain targets").status == "fail"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX")
 @pytest.mark.parametrize("name", ["", "private_key"])
-def test_a_vault_that_others_can_read_is_found(home: Path, name: str) -> None:
+def test_a_vault_that_other_users_can_read_is_found(home: Path, name: str) -> None:
     assert found(home, "vault").status == "ok"
     (home / ".virtualmle" / "vault" / name).chmod(0o755)
     assert found(home, "vault").status == "fail"
 
 
-def test_a_malformed_protocol_fails_with_its_line(tmp_path: Path) -> None:
+def test_a_malformed_protocol_fails_with_its_line_number(tmp_path: Path) -> None:
     (tmp_path / "SANDBOX.md").write_text(QUICK_SANDBOX.replace("| `patience` | 10 |", "| `patience` | 0 |"))
     finding = found(tmp_path, "protocol")
     assert finding.status == "fail" and "SANDBOX.md:" in finding.detail
 
 
-def test_a_directory_that_may_not_be_read_fails_the_check_and_not_the_doctor(
+def test_an_unreadable_directory_fails_the_check_and_not_the_doctor(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def denied(_: Path) -> bool:
@@ -82,7 +82,7 @@ def test_a_damaged_memory_fails(tmp_path: Path) -> None:
     assert found(tmp_path, "memory").status == "fail"
 
 
-def test_a_torch_that_cannot_be_imported_fails_without_ending_the_doctor(
+def test_a_failing_import_of_torch_fails_the_check_and_not_the_doctor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checks, "TORCH_PROBE", "raise ImportError('libcudart is missing')")
@@ -90,18 +90,18 @@ def test_a_torch_that_cannot_be_imported_fails_without_ending_the_doctor(
     assert found(tmp_path, "memory").status == "ok"
 
 
-def test_variables_that_a_stdio_server_would_not_get_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_that_a_stdio_server_does_not_get_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     finding = found(tmp_path, "environment")
     assert finding.status == "warn" and '"CUDA_VISIBLE_DEVICES": "1"' in finding.detail
 
 
-def test_a_key_kept_elsewhere_is_recognised(tmp_path: Path) -> None:
+def test_an_operator_key_gives_isolation_level_3(tmp_path: Path) -> None:
     Vault(tmp_path).use_operator_key(bytes(range(32)))
     assert found(tmp_path, "isolation").detail.startswith("L3")
 
 
-def test_the_command_exits_with_one_and_a_table_when_a_check_fails(
+def test_the_command_prints_a_table_and_exits_with_1_if_a_check_fails(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "memory.db").write_bytes(b"not a database" * 100)

@@ -1,4 +1,4 @@
-"""Whole sessions from the command line, in processes of their own: tune, interrupt, resume, look, report, doctor."""
+"""Complete sessions on the command line, in real processes: tune, interrupt, resume, show, report, doctor."""
 
 import json
 import signal
@@ -14,7 +14,7 @@ from tests.quick_home import environment, quick_home
 from virtualmle.cli.app import main
 
 BASE = [sys.executable, "-P", "-m", "virtualmle"]
-Say = Callable[..., str]
+OutputOf = Callable[..., str]
 
 
 def virtualmle(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -27,14 +27,14 @@ def virtualmle(*arguments: str) -> subprocess.CompletedProcess[str]:
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], str]:
     """A home with one finalized session, its result, and what tune wrote on stderr."""
     home = quick_home(tmp_path_factory.mktemp("tuned"))
-    options = ["--threads", "1", "--keep-warm", "60"]  # the second trial need not load torch again
+    options = ["--threads", "1", "--keep-warm", "60"]  # so that the second trial does not load torch again
     done = virtualmle("tune", "demo", "--agent", "random", *options, "--home", str(home), "--json")
     assert done.returncode == 0, done.stderr
     return home, json.loads(done.stdout), done.stderr
 
 
 @pytest.fixture
-def say(capsys: pytest.CaptureFixture[str], tuned: tuple[Path, dict[str, Any], str]) -> Say:
+def output_of(capsys: pytest.CaptureFixture[str], tuned: tuple[Path, dict[str, Any], str]) -> OutputOf:
     """The standard output of a command over the tuned home, which must succeed."""
 
     def command(*arguments: str) -> str:
@@ -56,7 +56,7 @@ def test_tune_prints_validation_and_test_figures_and_writes_a_report(tuned: tupl
     assert report.is_relative_to(home) and "demo-sasrec-1" in report.read_text(encoding="utf-8")
 
 
-def test_progress_goes_to_stderr_as_plain_lines_where_there_is_no_terminal(
+def test_progress_goes_to_stderr_as_plain_lines_without_a_terminal(
     tuned: tuple[Path, dict[str, Any], str],
 ) -> None:
     lines = tuned[2].splitlines()
@@ -66,48 +66,48 @@ def test_progress_goes_to_stderr_as_plain_lines_where_there_is_no_terminal(
     assert lines[-1].startswith("finalized demo-sasrec-1") and "\x1b" not in tuned[2]
 
 
-def test_sessions_are_listed_and_shown(say: Say) -> None:
-    assert "demo-sasrec-1" in say("sessions", "list")
-    (listed,) = json.loads(say("sessions", "list", "--json"))["sessions"]
+def test_sessions_are_listed_and_shown(output_of: OutputOf) -> None:
+    assert "demo-sasrec-1" in output_of("sessions", "list")
+    (listed,) = json.loads(output_of("sessions", "list", "--json"))["sessions"]
     assert (listed["state"], listed["trials"]) == ("revealed", 2)
-    assert "NDCG@10" in say("sessions", "show", "demo-sasrec-1")
-    shown = json.loads(say("sessions", "show", "demo-sasrec-1", "--json"))
+    assert "NDCG@10" in output_of("sessions", "show", "demo-sasrec-1")
+    shown = json.loads(output_of("sessions", "show", "demo-sasrec-1", "--json"))
     assert [trial["handle"] for trial in shown["trials"]] == ["t001", "t002"]
     assert shown["session"]["client"] == "virtualmle-random"
 
 
-def test_memory_is_listed_searched_and_shown(say: Say) -> None:
-    assert "demo-sasrec-1" in say("memory", "list")
-    assert json.loads(say("memory", "list", "--json"))["summaries"] == ["demo-sasrec-1"]
-    found = json.loads(say("memory", "search", "plain", "default", "--json"))
+def test_memory_is_listed_searched_and_shown(output_of: OutputOf) -> None:
+    assert "demo-sasrec-1" in output_of("memory", "list")
+    assert json.loads(output_of("memory", "list", "--json"))["summaries"] == ["demo-sasrec-1"]
+    found = json.loads(output_of("memory", "search", "plain", "default", "--json"))
     assert {"reflection", "summary"} <= {row["source"] for row in found}
-    assert "[summary" in say("memory", "search", "sasrec")
-    assert "nothing found" in say("memory", "search", "zebra")
-    shown = json.loads(say("memory", "show", "demo-sasrec-1"))
+    assert "[summary" in output_of("memory", "search", "sasrec")
+    assert "nothing found" in output_of("memory", "search", "zebra")
+    shown = json.loads(output_of("memory", "show", "demo-sasrec-1"))
     assert shown["summary"]["text"].startswith("sasrec on demo") and len(shown["reflections"]) == 2
 
 
-def test_tools_can_be_called_without_a_server(say: Say) -> None:
-    assert json.loads(say("call", "list_sessions"))["sessions"][0]["session"] == "demo-sasrec-1"
-    view = json.loads(say("call", "read_memory", '{"session": "demo-sasrec-1", "view": "trajectory"}'))
+def test_tools_can_be_called_without_a_server(output_of: OutputOf) -> None:
+    assert json.loads(output_of("call", "list_sessions"))["sessions"][0]["session"] == "demo-sasrec-1"
+    view = json.loads(output_of("call", "read_memory", '{"session": "demo-sasrec-1", "view": "trajectory"}'))
     assert len(view["content"]["trials"]) == 2
 
 
-def test_the_report_is_written_again_on_demand(say: Say, tuned: tuple[Path, dict[str, Any], str]) -> None:
+def test_the_report_is_written_again_on_demand(output_of: OutputOf, tuned: tuple[Path, dict[str, Any], str]) -> None:
     Path(tuned[1]["report"]).unlink()
-    assert Path(say("report", "demo-sasrec-1").strip()) == Path(tuned[1]["report"])
+    assert Path(output_of("report", "demo-sasrec-1").strip()) == Path(tuned[1]["report"])
     assert Path(tuned[1]["report"]).exists()
 
 
-def test_the_doctor_finds_a_used_home_in_order(say: Say) -> None:
-    findings = {finding["check"]: finding for finding in json.loads(say("doctor", "--json"))}
+def test_the_doctor_accepts_a_home_with_a_finalized_session(output_of: OutputOf) -> None:
+    findings = {finding["check"]: finding for finding in json.loads(output_of("doctor", "--json"))}
     assert {finding["status"] for finding in findings.values()} <= {"ok", "warn"}
     assert {"python", "torch", "cuda", "threads", "home", "memory", "protocol", "environment", "vault", "plain targets",
             "isolation"} <= set(findings)  # fmt: skip
     assert findings["memory"]["detail"].startswith("1 session,") and "L1" in findings["isolation"]["detail"]
 
 
-def test_an_interrupted_tune_says_how_to_resume_and_resuming_ends_it(tmp_path: Path) -> None:
+def test_an_interrupted_tune_prints_how_to_resume_and_resuming_completes_it(tmp_path: Path) -> None:
     home = quick_home(tmp_path / "home")
     command = [*BASE, "tune", "demo", "--threads", "1", "--seed", "3", "--home", str(home)]
     with subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True) as tuning:

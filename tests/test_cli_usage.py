@@ -1,4 +1,4 @@
-"""The command line as people meet it first: help, wrong input, exit codes."""
+"""The command line: help texts, wrong input, exit codes."""
 
 import gzip
 import os
@@ -27,7 +27,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 class Row(BaseModel):
-    """Something that a tool makes."""
+    """A value that a tool constructs."""
 
     value: int
 
@@ -47,17 +47,17 @@ def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.
 
 
 def commands(command: object, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    """Every command and group of the command line, as words."""
+    """The names of every command and group of the command line, as tuples of words."""
     inner = getattr(command, "commands", {})
     return [path, *(words for name, child in inner.items() for words in commands(child, (*path, name)))]
 
 
-def test_the_commands_are_there() -> None:
-    wanted = (
+def test_the_documented_commands_exist() -> None:
+    expected = (
         "tune; serve; call; data add; data list; data prepare; data show; sessions list; sessions show; "
         "sessions resume; memory list; memory search; memory show; report; doctor"
     )
-    assert set(wanted.split("; ")) <= {" ".join(words) for words in commands(get_command(app))}
+    assert set(expected.split("; ")) <= {" ".join(words) for words in commands(get_command(app))}
 
 
 @pytest.mark.parametrize("words", commands(get_command(app)), ids=" ".join)
@@ -71,7 +71,7 @@ def test_the_version_is_that_of_the_package(run: Run) -> None:
     assert run("--version")[:2] == (0, f"{__version__}\n")
 
 
-def test_help_waits_for_no_heavy_library() -> None:
+def test_help_imports_no_heavy_library() -> None:
     probe = (
         "import sys, virtualmle.cli.app; "
         "heavy = ('torch', 'polars', 'mcp', 'matplotlib', 'sqlite_utils', 'cryptography'); "
@@ -97,22 +97,22 @@ def test_help_waits_for_no_heavy_library() -> None:
     ],
     ids=" ".join,
 )
-def test_wrong_usage_exits_with_two(run: Run, words: tuple[str, ...]) -> None:
+def test_wrong_usage_exits_with_2(run: Run, words: tuple[str, ...]) -> None:
     code, out, err = run(*words)
     assert (code, out) == (2, "") and err
 
 
-def refused(outcome: tuple[int, str, str], *wanted: str) -> str:
-    """The one line of a user's error."""
+def refused(outcome: tuple[int, str, str], *expected: str) -> str:
+    """Assert that the outcome is a user error with one line that contains `expected`; returns the line."""
     code, out, err = outcome
     assert (code, out) == (1, ""), err
     assert err.count("\n") == 1 and err.startswith("virtualmle: "), err
-    for words in wanted:
+    for words in expected:
         assert words in err
     return err
 
 
-def test_an_unknown_dataset_is_refused_with_the_names_there_are(run: Run) -> None:
+def test_an_unknown_dataset_is_refused_with_the_known_names(run: Run) -> None:
     refused(run("tune", "nowhere"), "'nowhere'", "demo", "data add")
     refused(run("data", "show", "nowhere"), "'nowhere'")
     refused(run("tune", "no/such/file.csv"), "no/such/file.csv")
@@ -126,7 +126,7 @@ def test_an_unknown_choice_is_refused_before_anything_is_prepared(run: Run, opti
     assert not Path(".virtualmle").exists()
 
 
-def test_columns_that_are_not_there_are_named(run: Run, tmp_path: Path) -> None:
+def test_missing_columns_are_named(run: Run, tmp_path: Path) -> None:
     log = tmp_path / "log.csv"
     log.write_text("who,what,when\n" + "a,b,1\n" * 30)
     refused(run("data", "add", "mine", str(log)), "log.csv")
@@ -139,10 +139,10 @@ def test_an_empty_file_is_refused(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_corrupt_archive_is_refused(run: Run, tmp_path: Path) -> None:
-    whole = gzip.compress(
+    archive = gzip.compress(
         b"user,item,timestamp\n" + b"".join(b"u%d,i%d,%d\n" % (n % 97, n % 89, n) for n in range(9000))
     )
-    (tmp_path / "cut.csv.gz").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "cut.csv.gz").write_bytes(archive[: len(archive) // 2])
     (tmp_path / "noise.csv.gz").write_bytes(b"no archive at all")
     refused(run("data", "add", "mine", "cut.csv.gz"), "cut.csv.gz")
     refused(run("data", "add", "mine", "noise.csv.gz"), "noise.csv.gz")
@@ -154,7 +154,7 @@ def test_a_log_too_small_for_the_five_core_is_refused(run: Run, tmp_path: Path) 
     )
     refused(run("data", "add", "mine", "small.csv"), "5")
     refused(run("tune", "small.csv"), "5")
-    assert run("data", "list", "--json")[1].find("small") == -1  # nothing is left of it
+    assert run("data", "list", "--json")[1].find("small") == -1  # no part of it is registered
 
 
 @pytest.mark.parametrize(
@@ -167,21 +167,21 @@ def test_an_unknown_session_is_refused(run: Run, tmp_path: Path, words: tuple[st
     refused(run(*words, "nowhere-sasrec-1"), "nowhere-sasrec-1")
 
 
-def test_looking_into_a_home_without_memory_creates_none(run: Run, tmp_path: Path) -> None:
+def test_reading_a_home_without_memory_does_not_create_one(run: Run, tmp_path: Path) -> None:
     refused(run("memory", "list"), "memory.db")
     refused(run("sessions", "list"), "memory.db")
     assert not (tmp_path / "memory.db").exists()
 
 
 @pytest.mark.parametrize("words", [("tune", "demo"), ("serve",), ("call", "list_sessions")], ids=" ".join)
-def test_a_malformed_protocol_is_refused_with_its_line(run: Run, tmp_path: Path, words: tuple[str, ...]) -> None:
+def test_a_malformed_protocol_is_refused_with_its_line_number(run: Run, tmp_path: Path, words: tuple[str, ...]) -> None:
     broken = QUICK_SANDBOX.replace("| `keep_z` | 1.0 |", "| `keep_z` | -1.0 |")
     (tmp_path / "SANDBOX.md").write_text(broken)
     line = broken.splitlines().index("| `keep_z` | -1.0 |") + 1
     refused(run(*words), f"SANDBOX.md:{line}: ")
 
 
-def test_a_sandbox_named_by_option_is_read_instead_of_that_of_the_home(run: Run, tmp_path: Path) -> None:
+def test_the_sandbox_option_replaces_the_protocol_of_the_home(run: Run, tmp_path: Path) -> None:
     (tmp_path / "other.md").write_text("no blocks")
     refused(run("tune", "demo", "--sandbox", str(tmp_path / "other.md")), "other.md")
     refused(run("tune", "demo", "--sandbox", str(tmp_path / "absent.md")), "absent.md")
@@ -205,13 +205,13 @@ def test_a_port_in_use_is_refused(run: Run) -> None:
         refused(run("serve", "--transport", "http", "--port", port), port, "--port")
 
 
-def test_an_argument_that_a_tool_does_not_have_is_refused(run: Run) -> None:
+def test_invalid_arguments_of_a_tool_are_refused(run: Run) -> None:
     refused(run("call", "open_session", '{"dataset": "demo", "backbone": "sasrec", "seed": 7}'), "seed")
     refused(run("call", "open_session", '{"dataset": "demo", "backbone": "bert"}'), "backbone")
     refused(run("call", "open_session", "{}"), "dataset", "backbone")
 
 
-def test_a_fault_of_ours_exits_with_three_and_a_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_internal_error_exits_with_3_and_a_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> Path:
         raise RuntimeError("a bug")
 
@@ -220,7 +220,7 @@ def test_a_fault_of_ours_exits_with_three_and_a_traceback(run: Run, monkeypatch:
     assert code == 3 and "Traceback" in err and "RuntimeError: a bug" in err
 
 
-def test_an_own_log_is_registered_with_the_columns_that_were_guessed(run: Run, tmp_path: Path) -> None:
+def test_a_log_is_registered_with_guessed_columns(run: Run, tmp_path: Path) -> None:
     rows = "".join(f"u{u},i{(u * 3 + k) % 12},{1_600_000_000 + 86_400 * k}\n" for u in range(40) for k in range(8))
     (tmp_path / "shop.csv").write_text("customer_id,product_id,time\n" + rows)
     code, out, err = run("data", "add", "shop", "shop.csv")
@@ -231,7 +231,7 @@ def test_an_own_log_is_registered_with_the_columns_that_were_guessed(run: Run, t
     refused(run("data", "add", "shop", "shop.csv"), "exists already")
 
 
-def test_an_agent_is_remembered_by_the_name_of_the_client() -> None:
+def test_the_agent_of_a_session_is_derived_from_the_client_name() -> None:
     record = SessionRecord(
         id="s", dataset="d", dataset_id="i", backbone="hstu", protocol_hash="h", protocol_text="t", max_trials=1,
         max_train_seconds=1, profile={}, client="virtualmle-random",
@@ -241,22 +241,22 @@ def test_an_agent_is_remembered_by_the_name_of_the_client() -> None:
 
 
 @pytest.mark.parametrize("text", [r'{"session": "\ud800"}', "[" * 100_000])
-def test_json_that_nothing_can_be_made_of_is_a_usage_error(text: str, tmp_path: Path) -> None:
+def test_json_that_cannot_be_parsed_is_a_usage_error(text: str, tmp_path: Path) -> None:
     command = [sys.executable, "-P", "-m", "virtualmle", "call", "list_sessions", "-", "--home", str(tmp_path)]
     done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "not JSON" in done.stderr
 
 
-def test_the_command_offers_the_tools_of_the_server() -> None:
+def test_the_call_command_offers_the_tools_of_the_server() -> None:
     assert list(call.TOOLS) == [tool.__name__ for tool, _ in TOOLS]
 
 
 def faulty_tool(ws: object, number: int) -> Row:
-    """A tool with a fault of ours: whatever the number, what it makes is refused."""
+    """A tool with a bug: the value that it constructs is invalid for every number."""
     return Row.model_validate({"value": f"{ws} and {number}"})
 
 
-def test_a_value_that_fails_inside_a_tool_is_not_blamed_on_its_arguments() -> None:
+def test_an_invalid_value_inside_a_tool_is_not_reported_as_an_invalid_argument() -> None:
     with pytest.raises(ConfigError, match="refuses its arguments: number"):
         _invoke(faulty_tool, None, {"number": "x"})
     with pytest.raises(ValidationError, match="Row"):

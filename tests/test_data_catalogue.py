@@ -119,6 +119,26 @@ def test_a_copy_of_a_registered_log_keeps_its_name(home: Path, key: bytes, write
     assert catalogue.resolve(str(write_log("copy.tsv")), key) == "mine"
 
 
+def test_a_log_registered_by_an_earlier_version_keeps_its_name(
+    home: Path, key: bytes, write_log: Callable[..., Path]
+) -> None:
+    path = write_log("log.tsv")
+    Catalogue(home).add("mine", path, public_key=key)
+    record = home / ".virtualmle" / "vault" / "sources" / "mine.json"
+    source = json.loads(record.read_text())
+    del source["cleaning"], source["options"]["keep_duplicates"]
+    record.write_text(json.dumps(source))
+    assert Catalogue(home).resolve(str(path), key) == "mine"
+
+
+def test_a_log_registered_with_identical_rows_is_another_dataset(
+    home: Path, key: bytes, write_log: Callable[..., Path]
+) -> None:
+    path = write_log("log.tsv")
+    Catalogue(home).add("mine", path, public_key=key, options=PrepareOptions(keep_duplicates=True))
+    assert Catalogue(home).resolve(str(path), key) == "log"
+
+
 def test_a_different_log_with_the_same_stem_needs_another_name(
     home: Path, key: bytes, write_log: Callable[..., Path]
 ) -> None:

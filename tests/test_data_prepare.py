@@ -1,5 +1,6 @@
 """Preparation: the split against a simple reference, published counts, the profile, and damaged datasets."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -16,8 +17,16 @@ from hypothesis import strategies as st
 
 from virtualmle.data.errors import DataError, HomeError
 from virtualmle.data.prepare import fingerprint_of, order_events, prepare, split_events
-from virtualmle.data.prepared import ARRAYS, Manifest, PreparedDataset, PrepareOptions, array_file, read_manifest
-from virtualmle.data.profile import gini, train_profile, units_per_second
+from virtualmle.data.prepared import (
+    ARRAYS,
+    Manifest,
+    PreparedDataset,
+    PrepareOptions,
+    array_file,
+    dataset_id_of,
+    read_manifest,
+)
+from virtualmle.data.profile import gini, train_profile
 from virtualmle.data.readers import Log, read_log
 from virtualmle.examiner.vault import Vault
 
@@ -208,6 +217,51 @@ def test_a_changed_manifest_is_detected_at_load(prepared: Path, change: dict) ->
         PreparedDataset.load(prepared)
 
 
+def as_version_1(directory: Path, per_second: int) -> None:
+    """Rewrite a dataset as the earlier version would have prepared it from a log of another unit."""
+    manifest = json.loads((directory / "manifest.json").read_text())
+    for name in ("timestamps", "valid_timestamps"):
+        path = directory / array_file(name)
+        times = np.load(path) * per_second
+        path.chmod(0o644)
+        np.save(path, times)
+        manifest["files"][path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    manifest["dataset_id"] = dataset_id_of(manifest["files"], manifest["num_users"], manifest["num_items"])
+    for field in ("notes", "num_identical_rows"):
+        del manifest[field]
+    del manifest["options"]["keep_duplicates"]
+    (directory / "manifest.json").chmod(0o644)
+    (directory / "manifest.json").write_text(json.dumps(manifest | {"format_version": 1}))
+
+
+@pytest.mark.parametrize("start", [0, 1_700_000_000])
+def test_a_dataset_of_the_earlier_version_in_seconds_stays_usable(tmp_path: Path, key: bytes, start: int) -> None:
+    rows = [(user, item, start + time) for user, item, time in synthetic_log()]
+    manifest = prepare(log_of(rows), "toy", tmp_path / "toy", PrepareOptions(), key)
+    as_version_1(tmp_path / "toy", 1)
+    dataset = PreparedDataset.load(tmp_path / "toy")
+    assert dataset.dataset_id == manifest.dataset_id
+    assert dataset.manifest.options.keep_duplicates  # the earlier version never collapsed identical rows
+    assert dataset.manifest.notes == ()
+
+
+@pytest.mark.parametrize("per_second", [10**3, 10**6, 10**9])
+def test_a_dataset_of_the_earlier_version_in_another_unit_is_refused(
+    tmp_path: Path, key: bytes, per_second: int
+) -> None:
+    rows = [(user, item, 1_700_000_000 + time) for user, item, time in synthetic_log()]
+    prepare(log_of(rows), "toy", tmp_path / "toy", PrepareOptions(), key)
+    as_version_1(tmp_path / "toy", per_second)
+    with pytest.raises(DataError, match="another unit than seconds.*virtualmle data replace toy FILE"):
+        PreparedDataset.load(tmp_path / "toy")
+
+
+@pytest.mark.parametrize("time", [-1, 1_700_000_000_000, 2**63 - 1, -(2**63)])
+def test_a_frame_whose_times_are_not_seconds_is_never_prepared(tmp_path: Path, key: bytes, time: int) -> None:
+    with pytest.raises(DataError, match="timestamps must be Unix seconds"):
+        prepare(log_of([*synthetic_log(), ("a", "b", time)]), "toy", tmp_path / "toy", PrepareOptions(), key)
+
+
 def test_truncated_and_missing_files_are_detected_even_without_hashes(prepared: Path) -> None:
     path = prepared / "items.npy"
     content = path.read_bytes()
@@ -302,11 +356,6 @@ def test_the_profile_is_computed_on_the_train_part() -> None:
 def test_gini_is_zero_for_equal_counts_and_near_one_for_a_single_dominant_item() -> None:
     assert gini(np.array([4, 4, 4])) == pytest.approx(0)
     assert gini(np.array([1] * 999 + [10**9])) > 0.99
-
-
-@pytest.mark.parametrize("unit", [1, 10**3, 10**6, 10**9])
-def test_the_unit_of_unix_times_is_inferred_from_their_magnitude(unit: int) -> None:
-    assert units_per_second(np.array([1_318_896_000 * unit, 1_420_000_000 * unit])) == unit
 
 
 def test_a_dataset_can_be_copied_to_another_directory(prepared: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Both attentions, packed, against the reference and against the papers' padded formulas, values and gradients."""
+"""Both attentions on packed rows: values and gradients against the reference and the papers' padded formulas."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def offsets_of(lengths):
 
 
 def padded_formula(name, q, k, v, lengths, scale, table, causal):
-    """As the papers write it: pad to (batch, n), all pairs, mask, weigh; written without the code under test."""
+    """The formula of the papers, independent of the code under test: pad to (batch, n), all pairs, mask, weight."""
     n = max(*lengths, 1)
     valid = torch.arange(n)[None, :] < torch.tensor(lengths)[:, None]  # (batch, n)
     padded = []
@@ -112,7 +112,7 @@ def test_heads_may_share_a_position_table_or_have_none(name, tables):
 
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("name", OPS)
-def test_distances_beyond_the_table_take_its_furthest_entry(name, causal):
+def test_distances_outside_the_table_take_its_last_entry(name, causal):
     check(name, [12, 3], heads=1, dqk=2, dv=2, tables=1, max_len=4, causal=causal)
 
 
@@ -146,7 +146,7 @@ def test_float32_stays_close_to_float64(name):
 
 
 @pytest.mark.parametrize("name", OPS)
-def test_a_batch_without_tokens_gives_no_output(name):
+def test_a_batch_without_tokens_gives_an_empty_output(name):
     op, plain = OPS[name]
     offsets = offsets_of([0, 0])
     q = torch.zeros(0, 2, 4)
@@ -155,7 +155,7 @@ def test_a_batch_without_tokens_gives_no_output(name):
 
 
 @pytest.mark.parametrize("name", OPS)
-def test_dropout_acts_on_the_weights_in_training_only(name):
+def test_dropout_applies_to_the_weights_in_training_only(name):
     op, _ = OPS[name]
     lengths = [8] * 60
     plan = PackingPlan.build(offsets_of(lengths))
@@ -164,7 +164,7 @@ def test_dropout_acts_on_the_weights_in_training_only(name):
     assert torch.equal(op(q, k, v, plan=plan, scale=0.5, dropout=0.5), plain)
     torch.manual_seed(0)
     dropped = torch.stack([op(q, k, v, plan=plan, scale=0.5, dropout=0.5, training=True) for _ in range(200)])
-    first = plan.positions == 0  # a first token has one weight: kept and doubled, or gone
+    first = plan.positions == 0  # a first token has one weight, which is either kept and doubled or dropped
     nearly = [(dropped[:, first] - factor * plain[first]).abs().amax(-1) < 1e-9 for factor in (0, 2)]
     assert (nearly[0] | nearly[1]).all() and nearly[0].any() and nearly[1].any()
     error = (dropped.mean(0) - plain).norm() / plain.norm()

@@ -22,7 +22,7 @@ def plain(x, taps, lengths):
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.integers(0, 9), max_size=7), st.integers(1, 12), st.integers(1, 4))
-def test_it_is_the_plain_sum_in_value_and_gradients(lengths, num_taps, width):
+def test_values_and_gradients_equal_the_plain_sum(lengths, num_taps, width):
     generator = torch.Generator().manual_seed(len(lengths))
     plan = PackingPlan.build(torch.tensor([0, *lengths]).cumsum(0))
     x, taps, weight = (
@@ -39,7 +39,7 @@ def test_it_is_the_plain_sum_in_value_and_gradients(lengths, num_taps, width):
 
 
 @pytest.mark.parametrize("lengths", [[4], [1, 1, 1], [6, 0, 2]])
-def test_it_passes_gradcheck(lengths):
+def test_the_convolution_passes_gradcheck(lengths):
     plan = PackingPlan.build(torch.tensor([0, *lengths]).cumsum(0))
     x = torch.randn(sum(lengths), 2, dtype=torch.float64, requires_grad=True)
     taps = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)

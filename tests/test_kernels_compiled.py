@@ -1,6 +1,7 @@
-"""Every shipped Triton configuration compiles for sm_90 without spills, within shared memory, with wgmma where due.
+"""Every shipped Triton configuration compiles for sm_90 within its limits on spills and shared memory.
 
-The compiler runs in a process of its own (`sm90.py`); no GPU is needed. What the harness notices is shown on samples.
+Wgmma instructions are present where they are expected. The compiler runs in a separate process (`sm90.py`) and needs no
+GPU. Samples show which faults `sm90.py` detects.
 """
 
 import importlib.util
@@ -15,14 +16,14 @@ from typing import Any
 import pytest
 
 pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="triton is not installed (it exists for Linux on x86-64 only)"
+    importlib.util.find_spec("triton") is None, reason="triton is not installed (its wheels are for Linux on x86-64)"
 )
 HERE = Path(__file__).parent
 LAUNCH = re.compile(r"^ +(\w+)\[.+\]\((?:$|q=)", flags=re.MULTILINE)  # kernel[grid](…)
 
 
 def compiled(tmp_path: Path, *arguments: str) -> list[dict[str, Any]]:
-    """What `sm90.py` reports, a dictionary per configuration; nothing is taken from an earlier run's cache."""
+    """The report of `sm90.py`, one dictionary per configuration, compiled with an empty cache."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment |= {"TRITON_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(HERE.parent / ".typing")}
     command = [sys.executable, "-P", str(HERE / "sm90.py"), "--json", *arguments]
@@ -37,12 +38,12 @@ def faults(results: list[dict[str, Any]]) -> list[str]:
     return [f"{result['module']} {result['name']}: {fault}" for result in results for fault in result["faults"]]
 
 
-def test_the_harness_finds_spills_too_much_shared_memory_lost_wgmma_and_what_does_not_compile(tmp_path: Path) -> None:
+def test_sm90_detects_spills_excess_shared_memory_missing_wgmma_and_compile_errors(tmp_path: Path) -> None:
     results = compiled(tmp_path, "--all", "--module", str(HERE / "sm90_samples.py"))
     found = {result["name"]: " ".join(result["faults"]) for result in results}
     assert found.pop("sound") == ""
     expected = {
-        "spills": "bytes a thread",
+        "spills": "bytes per thread",
         "too much shared memory": "sm_90 has 232448",
         "too small for wgmma": "has no wgmma",
         "nonsense": "does not compile: CompilationError",
@@ -55,7 +56,7 @@ def test_a_few_configurations_of_each_kernel_compile_for_sm_90(tmp_path: Path) -
     assert not faults(results), "\n".join(faults(results))
     sources = [path.read_text(encoding="utf-8") for path in (HERE.parent / "kernels").rglob("*.py")]
     launched = {name for source in sources for name in LAUNCH.findall(source)}
-    assert launched == {result["kernel"] for result in results}, "what is launched has to be shipped, and the other way"
+    assert launched == {result["kernel"] for result in results}, "launched and shipped kernels must be the same"
 
 
 @pytest.mark.slow

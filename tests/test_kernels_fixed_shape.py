@@ -1,4 +1,4 @@
-"""Plans of fixed shape against the loop over sequences, with NaN wherever a token only pads."""
+"""Plans of fixed shape against the loop over sequences, with NaN in all padding tokens."""
 
 import math
 
@@ -36,21 +36,21 @@ def padded(tokens, num_padding):
 
 @settings(max_examples=50, deadline=None)
 @given(lengths=LENGTHS, num_padding=st.integers(0, 9))
-def test_a_plan_names_the_place_of_every_token(lengths, num_padding):
+def test_a_plan_has_the_position_of_every_token(lengths, num_padding):
     offsets = offsets_of(lengths)
     places = token_places(offsets, sum(lengths) + num_padding)
-    told = [(who, place) for who, length in enumerate(lengths) for place in range(length)]
+    token_positions = [(sequence, position) for sequence, length in enumerate(lengths) for position in range(length)]
     rows = list(zip(places.sequences.tolist(), places.positions.tolist(), strict=True))
-    assert rows == told + [(0, 0)] * num_padding
-    assert places.counted.tolist() == [True] * len(told) + [False] * num_padding
+    assert rows == token_positions + [(0, 0)] * num_padding
+    assert places.counted.tolist() == [True] * len(token_positions) + [False] * num_padding
     plan, width = fixed_plan(offsets, places, MAX_LEN), row_width(MAX_LEN)
     tokens = numbers(0, len(rows), 3)
     (grid,) = plan.gather(tokens)
     expected = torch.zeros(len(lengths), width, 3, dtype=torch.float64)
-    for number, (who, place) in enumerate(told):
-        expected[who, place] = tokens[number]
+    for number, (sequence, position) in enumerate(token_positions):
+        expected[sequence, position] = tokens[number]
     assert torch.equal(grid, expected)
-    assert torch.equal(plan.scatter([grid])[: len(told)], tokens[: len(told)])
+    assert torch.equal(plan.scatter([grid])[: len(token_positions)], tokens[: len(token_positions)])
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -58,7 +58,7 @@ def test_a_plan_names_the_place_of_every_token(lengths, num_padding):
 @pytest.mark.parametrize("kind", ["softmax", "hstu"])
 @settings(max_examples=12, deadline=None)
 @given(lengths=LENGTHS, num_padding=st.integers(0, 9))
-def test_attention_over_a_fixed_plan_is_the_loop_and_padding_is_without_effect(
+def test_attention_over_a_fixed_plan_equals_the_loop_and_padding_has_no_effect(
     kind, biased, causal, lengths, num_padding
 ):
     count, offsets = sum(lengths), offsets_of(lengths)
@@ -83,10 +83,10 @@ def test_attention_over_a_fixed_plan_is_the_loop_and_padding_is_without_effect(
     torch.testing.assert_close(out[:count], expected)
     for number, (one, other) in enumerate(zip(found, wanted, strict=True)):
         torch.testing.assert_close(one[:count] if number < 3 else one, other)
-        assert number > 2 or not one[count:].any(), "no gradient reaches a token that pads"
+        assert number > 2 or not one[count:].any(), "no gradient reaches a padding token"
 
 
-def test_a_look_up_gives_the_rows_and_their_gradient():
+def test_a_look_up_returns_the_rows_and_their_gradient():
     table = numbers(0, 5, 3).requires_grad_()
     index = torch.tensor([4, 0, 4])
     look_up(table, index).sum().backward()

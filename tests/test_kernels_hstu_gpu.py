@@ -1,4 +1,4 @@
-"""HSTU attention on a CUDA device: what neither the interpreter nor the compiler can show."""
+"""HSTU attention on a CUDA device: properties that neither the interpreter nor the compiler can show."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from virtualmle.kernels.jagged.packing import PackingPlan, num_distances
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and torch built for it"),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device and torch with CUDA"),
 ]
 SHAPES = [  # lengths, max_len, heads, dqk, dv
     pytest.param([9, 0, 31, 33, 50, 1, 2], 50, 4, 16, 16, id="short sequences"),
@@ -65,7 +65,7 @@ def plain_of(times, offsets, max_len, dqk, **terms):
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(("lengths", "max_len", "heads", "dqk", "dv"), SHAPES)
-def test_errors_are_those_of_torch_in_the_same_dtype(lengths, max_len, heads, dqk, dv, dtype, causal):
+def test_errors_are_close_to_those_of_torch_in_the_same_dtype(lengths, max_len, heads, dqk, dv, dtype, causal):
     leaves, times, offsets = leaves_of(lengths, max_len, heads, dqk, dv, dtype, causal)
     exact_leaves = [leaf.detach().double().requires_grad_() for leaf in leaves]
     plain = plain_of(times, offsets, max_len, dqk, causal=causal)
@@ -81,7 +81,7 @@ def test_errors_are_those_of_torch_in_the_same_dtype(lengths, max_len, heads, dq
 
 
 @pytest.mark.parametrize(("lengths", "max_len", "heads", "dqk", "dv"), SHAPES)
-def test_deterministic_runs_give_the_same_bits(lengths, max_len, heads, dqk, dv):
+def test_deterministic_runs_are_bit_identical(lengths, max_len, heads, dqk, dv):
     leaves, times, offsets = leaves_of(lengths * 40, max_len, heads, dqk, dv, torch.bfloat16)
     attend = kernels_of(times, offsets, max_len, dqk, deterministic=True)
     first = values_and_gradients(attend, leaves)
@@ -90,7 +90,7 @@ def test_deterministic_runs_give_the_same_bits(lengths, max_len, heads, dqk, dv)
 
 
 @pytest.mark.parametrize(("lengths", "max_len", "heads", "dqk", "dv"), SHAPES)
-def test_a_cuda_graph_replays_on_new_numbers_and_new_offsets(lengths, max_len, heads, dqk, dv):
+def test_a_cuda_graph_replays_on_new_inputs_and_new_offsets(lengths, max_len, heads, dqk, dv):
     leaves, times, offsets = leaves_of(lengths, max_len, heads, dqk, dv, torch.float16)
     attend = kernels_of(times, offsets, max_len, dqk, deterministic=True)
     side = torch.cuda.Stream()
@@ -112,18 +112,18 @@ def test_a_cuda_graph_replays_on_new_numbers_and_new_offsets(lengths, max_len, h
         assert torch.equal(got, want)
 
 
-def test_dropout_on_the_device_is_the_mask_that_the_cpu_draws():
+def test_dropout_on_the_device_uses_the_mask_drawn_on_the_cpu():
     leaves, times, offsets = leaves_of([33, 50, 4], 50, 2, 16, 16, torch.float32)
     q, k, _, *_ = leaves
     v = torch.eye(87, device="cuda")[:, None].expand(87, 2, 87).contiguous()  # so that outputs are the weights
     terms = dict(offsets=offsets, max_len=50, scale=1.0)
-    dropped, whole = (hstu_attention(q, k, v, **terms, dropout=p, training=True, seed=9) for p in (0.4, 0.0))
+    dropped, undropped = (hstu_attention(q, k, v, **terms, dropout=p, training=True, seed=9) for p in (0.4, 0.0))
     places, heads = torch.arange(87), torch.arange(2)[:, None, None]
     factors = dropout_factors(torch.tensor([9]), places, places[:, None], heads, 0.4).transpose(0, 1).cuda()
-    torch.testing.assert_close(dropped, whole * factors)
+    torch.testing.assert_close(dropped, undropped * factors)
 
 
-def test_a_plan_serves_the_device_and_a_check_is_made_on_request():
+def test_a_plan_and_offsets_agree_on_the_device_and_validate_checks_the_offsets():
     leaves, times, offsets = leaves_of([5, 9], 9, 2, 16, 16, torch.float32)
     q, k, v, position, time = leaves
     terms = dict(scale=0.1, position_table=position, time_table=time)

@@ -1,4 +1,4 @@
-"""The long HSTU kernels: against float64 in Triton's interpreter, and on a GPU where there is one."""
+"""The long HSTU kernels: against float64 in Triton's interpreter, and on a GPU if there is one."""
 
 import importlib.util
 import os
@@ -18,14 +18,14 @@ from virtualmle.kernels.hstu.long_tables import clipped_columns
 
 HERE = Path(__file__).parent
 needs_triton = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="triton is not installed (it exists for Linux on x86-64 only)"
+    importlib.util.find_spec("triton") is None, reason="triton is not installed (its wheels are for Linux on x86-64)"
 )
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 @needs_triton
 def test_every_output_and_gradient_agrees_with_the_float64_reference_in_the_interpreter() -> None:
-    """In a process of its own: TRITON_INTERPRET has to be set before the kernels' modules are imported."""
+    """In a separate process, because TRITON_INTERPRET must be set before the kernels' modules are imported."""
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(HERE.parent / ".typing")}
     command = [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     done = subprocess.run(
@@ -37,7 +37,7 @@ def test_every_output_and_gradient_agrees_with_the_float64_reference_in_the_inte
 
 @pytest.mark.parametrize("first", [-9, -2, 0, 3])
 @pytest.mark.parametrize("entries", [2, 5, 12])
-def test_gradients_of_distances_beyond_a_table_go_to_its_ends(first: int, entries: int) -> None:
+def test_gradients_of_distances_outside_a_table_are_added_to_its_ends(first: int, entries: int) -> None:
     columns = torch.randn(2, 10)
     inside = (first + torch.arange(10)).clamp(0, entries - 1)
     expected = torch.zeros(2, entries).index_add(1, inside, columns)
@@ -45,7 +45,7 @@ def test_gradients_of_distances_beyond_a_table_go_to_its_ends(first: int, entrie
 
 
 def gpu_case(dtype: torch.dtype, dim: int, deterministic: bool) -> tuple[AttentionCall, list[Tensor]]:
-    """Lengths up to 1000 around the tiles' boundaries, N(0, 1) inputs, both tables; alpha keeps the scores near 1."""
+    """Lengths up to 1000 around tile boundaries, N(0, 1) inputs, both tables; alpha keeps the scores near 1."""
     torch.manual_seed(0)
     offsets = torch.tensor([0, 1000, 1000, 1001, 1130, 1257]).cuda().int()
     times = torch.randint(0, 5000, (1257,)).cumsum(0).cuda()
@@ -71,8 +71,9 @@ def by_autograd(call: AttentionCall, tensors: list[Tensor], dtype: torch.dtype) 
 
 
 def by_kernels(call: AttentionCall, tensors: list[Tensor]) -> list[Tensor]:
-    """The same by the long kernels."""
-    from virtualmle.kernels.hstu.long_forward_triton import long_backward, long_forward  # noqa: PLC0415 (only where triton is)
+    """Output and gradients of the long kernels."""
+    from virtualmle.kernels.hstu.long_backward_triton import long_backward  # noqa: PLC0415 (triton is optional)
+    from virtualmle.kernels.hstu.long_forward_triton import long_forward  # noqa: PLC0415
 
     grad, q, k, v = tensors
     return [long_forward(q, k, v, call), *(x for x in long_backward(grad, q, k, v, call) if x is not None)]
@@ -91,13 +92,13 @@ def test_on_a_gpu_errors_stay_near_those_of_torch_in_the_same_dtype(
     for number, (ours, torchs, true) in enumerate(
         zip(by_kernels(call, tensors), by_autograd(call, tensors, dtype), exact, strict=True)
     ):
-        bound = (2 if number == 0 else 5) * (torchs.double() - true).norm()  # of the output, of the gradients
+        bound = (2 if number == 0 else 5) * (torchs.double() - true).norm()  # 2 for the output, 5 for the gradients
         assert (ours.double() - true).norm() <= bound
 
 
 @pytest.mark.gpu
 @needs_gpu
-def test_on_a_gpu_deterministic_runs_are_equal_to_the_bit() -> None:
+def test_on_a_gpu_deterministic_runs_are_bit_identical() -> None:
     call, tensors = gpu_case(torch.bfloat16, 64, True)
     first = by_kernels(call, tensors)
     for _ in range(5):
@@ -107,7 +108,7 @@ def test_on_a_gpu_deterministic_runs_are_equal_to_the_bit() -> None:
 @pytest.mark.gpu
 @needs_gpu
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
-def test_on_a_gpu_a_captured_graph_replays_what_ran(dropout: float) -> None:
+def test_on_a_gpu_a_captured_graph_gives_the_eager_results(dropout: float) -> None:
     call, tensors = gpu_case(torch.bfloat16, 64, True)
     call = replace(call, dropout=dropout, seed=torch.tensor([7]).cuda())
     expected = by_kernels(call, tensors)
@@ -116,7 +117,7 @@ def test_on_a_gpu_a_captured_graph_replays_what_ran(dropout: float) -> None:
 
 
 def captured(work: Callable[[], list[Tensor]]) -> list[Tensor]:
-    """What work's CUDA graph leaves after a replay over outputs that were overwritten."""
+    """The outputs of a CUDA graph of `work` after they were overwritten and the graph was replayed."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         outputs = work()

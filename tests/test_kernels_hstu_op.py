@@ -1,4 +1,4 @@
-"""The registered op on a CPU: its values and gradients, what torch.library asks of it, and what it refuses."""
+"""The registered op on a CPU: values, gradients, torch.library's checks, and rejected arguments."""
 
 import math
 from dataclasses import replace
@@ -61,7 +61,7 @@ def check(lengths, heads, dqk, dv, tables, causal, next_times):
     [
         pytest.param([1], id="one token"),
         pytest.param([40, 0, 3, 70, 0], id="three groups of rows, and empty sequences"),
-        pytest.param([0, 0], id="no token"),
+        pytest.param([0, 0], id="no tokens"),
         pytest.param([], id="no sequence"),
     ],
 )
@@ -82,7 +82,7 @@ def test_any_jagged_batch_agrees(lengths, dqk, dv, shared, causal, next_times):
     check(lengths, 2, dqk, dv, 1 if shared else 2, causal, next_times)
 
 
-def test_the_op_and_the_training_path_give_the_same_numbers():
+def test_the_op_and_the_training_path_give_the_same_results():
     lengths = [5, 40, 3]
     times, offsets = seconds(48), offsets_of(lengths)
     plan = PackingPlan.build(offsets.long(), times=times)
@@ -120,9 +120,10 @@ def test_gradients_are_those_of_finite_differences(dropout):
 
 
 def research_attention(q, k, v, pos_w, ts_w, times, n):
-    """The HSTU authors' research code for one batch, in plain words: pad to n, all pairs, silu, 1 / n, lower triangle.
+    """A re-implementation of the HSTU authors' research code: pad to n, all pairs, silu, 1 / n, lower triangle.
 
-    times: for each sequence, its events' and then the next one's. The bias of (i, j) reads event i + 1's time.
+    times: for each sequence, the times of its events and of the next event. The bias of (i, j) uses the time of event i
+    + 1.
     """
     outputs = []
     for sequence in range(len(times)):
@@ -141,9 +142,9 @@ def research_attention(q, k, v, pos_w, ts_w, times, n):
     return torch.cat(outputs)
 
 
-def test_the_research_codes_attention_is_the_op_with_the_next_events_times():
+def test_with_next_times_the_op_equals_the_research_codes_attention():
     max_len, lengths = 12, [5, 12, 1]
-    n = max_len + 11  # its padded length
+    n = max_len + 11  # the padded length of the research code
     total, bounds = sum(lengths), torch.tensor([0, *lengths]).cumsum(0).tolist()
     leaves = [draw(total, 2, 4), draw(total, 2, 4, seed=1), draw(total, 2, 3, seed=2)]
     leaves += [draw(2 * n - 1), draw(129)]
@@ -164,7 +165,7 @@ def test_the_research_codes_attention_is_the_op_with_the_next_events_times():
         torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-11)
 
 
-def test_dropout_is_the_mask_of_its_seed():
+def test_the_seed_determines_the_dropout_mask():
     lengths, places = [6, 9], torch.arange(15)
     q, k, v = draw(15, 2, 4), draw(15, 2, 4, seed=1), draw(15, 2, 3, seed=2)
     terms = dict(offsets=offsets_of(lengths), max_len=9, scale=0.5, dropout=0.4)
@@ -190,11 +191,11 @@ def op_arguments():
     return (q, k, v, offsets_of([4, 5]), *tables, times, times + 7, torch.tensor([3]), 12, 0.3, 0.7, True, 0.2, False)
 
 
-def test_torch_library_finds_the_op_in_order():
+def test_the_op_passes_opcheck():
     torch.library.opcheck(hstu_attention_op, op_arguments())
 
 
-def test_torch_compile_takes_the_op_whole():
+def test_torch_compile_accepts_the_op_without_a_graph_break():
     q, k, v, offsets, position, time, times, *_ = op_arguments()
 
     def attend(q, k, v, offsets, times, position, time):
@@ -228,14 +229,14 @@ GOOD = dict(
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         (dict(offsets=None), "pass a plan, or offsets"),
         (dict(max_len=None), "pass a plan, or offsets"),
         (dict(max_len=0), "max_len=0 is below 1"),
         (dict(max_len=4), "a sequence has 5 tokens but max_len=4"),
         (dict(offsets=torch.tensor([1, 9], dtype=torch.int32)), "offsets begin at 1"),
-        (dict(offsets=torch.tensor([0, 5, 4, 9], dtype=torch.int32)), "offsets fall after sequence 1"),
+        (dict(offsets=torch.tensor([0, 5, 4, 9], dtype=torch.int32)), "offsets decrease after sequence 1"),
         (dict(offsets=torch.tensor([0, 4, 8], dtype=torch.int32)), "offsets end at 8 but there are 9 tokens"),
         (dict(offsets=torch.tensor([0.0, 9.0])), "offsets are torch.float32"),
         (dict(offsets=torch.zeros(1, 2, dtype=torch.int32)), r"of shape \(1, 2\)"),
@@ -252,33 +253,33 @@ GOOD = dict(
         (dict(time_table=torch.zeros(1, 127)), "127 entries; give 128"),
         (dict(times=None), "pass times"),
         (dict(times=torch.zeros(8, dtype=torch.int64)), r"times is torch.int64 of shape \(8,\)"),
-        (dict(times=torch.zeros(9)), "give whole seconds"),
-        (dict(next_times=torch.zeros(9, dtype=torch.int32)), "one dtype with times"),
-        (dict(plan=PackingPlan.build(torch.tensor([0, 8]))), "the plan is of 8 tokens but q has 9"),
+        (dict(times=torch.zeros(9)), "give integer seconds"),
+        (dict(next_times=torch.zeros(9, dtype=torch.int32)), "in the dtype of times"),
+        (dict(plan=PackingPlan.build(torch.tensor([0, 8]))), "the plan has 8 tokens but q has 9"),
         (dict(plan=PackingPlan.build(torch.tensor([0, 9]))), "a sequence has 9 tokens but max_len=5"),
     ],
 )
-def test_what_does_not_fit_is_refused_in_words(change, words):
+def test_invalid_arguments_raise_an_error_that_names_the_problem(change, message):
     hstu_attention(**GOOD)
     terms = {**GOOD, **change}
-    with pytest.raises(KernelError, match=words):
+    with pytest.raises(KernelError, match=message):
         hstu_attention(**terms)
 
 
 @pytest.mark.parametrize(
-    ("offsets", "words"),
+    ("offsets", "message"),
     [
         (torch.tensor([2, 3]), "begin at 2"),
-        (torch.tensor([0, 3, 1]), "fall after sequence 1"),
+        (torch.tensor([0, 3, 1]), "decrease after sequence 1"),
         (torch.tensor([], dtype=torch.int64), r"of shape \(0,\)"),
     ],
 )
-def test_a_plan_of_bad_offsets_is_refused(offsets, words):
-    with pytest.raises(KernelError, match=words):
+def test_a_plan_with_invalid_offsets_is_rejected(offsets, message):
+    with pytest.raises(KernelError, match=message):
         PackingPlan.build(offsets)
 
 
-def test_a_plan_counts_times_from_each_sequences_first_event():
+def test_a_plan_gives_times_relative_to_each_sequences_first_event():
     times = torch.tensor([10**9, 10**9 + 5, 77, 77 + 2**33])
     plan = PackingPlan.build(torch.tensor([0, 2, 2, 4]), times=times)
     assert plan.relative_times.tolist() == [0, 5, 0, 2**31 - 1] and plan.relative_times.dtype == torch.int32
@@ -287,7 +288,7 @@ def test_a_plan_counts_times_from_each_sequences_first_event():
         PackingPlan.build(torch.tensor([0, 4]), times=times[:3])
 
 
-def test_rows_are_laid_out_only_when_something_reads_them():
+def test_rows_are_laid_out_at_first_use():
     made = []
     plan = PackingPlan.build(torch.tensor([0, 2]))
     watched = replace(plan, lay_out=lambda: made.append(1) or plan.lay_out())
@@ -295,7 +296,7 @@ def test_rows_are_laid_out_only_when_something_reads_them():
     assert watched.groups and watched.slots.numel() == 2 and made == [1]
 
 
-def test_alpha_scales_the_scores_alone():
+def test_alpha_scales_only_the_scores():
     q, k, v = draw(9, 2, 4), draw(9, 2, 4, seed=1), draw(9, 2, 3, seed=2)
     plan = PackingPlan.build(torch.tensor([0, 9]))
     halved = hstu_attention(q, k, v, plan=plan, scale=0.1, alpha=1 / math.sqrt(4))

@@ -1,4 +1,4 @@
-"""The packed Triton kernels, in the interpreter: Triton decides at import, so a process of its own runs their tests."""
+"""The packed Triton kernels in the interpreter, which Triton selects at import: hence a separate process."""
 
 import os
 import subprocess

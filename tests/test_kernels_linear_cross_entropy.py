@@ -1,4 +1,4 @@
-"""The loss over the whole catalogue against float64 autograd of its formula, at sizes and scores that are awkward."""
+"""The loss over the whole catalogue against float64 autograd of its formula, at edge-case sizes and scores."""
 
 import math
 
@@ -21,7 +21,7 @@ SCALES = [pytest.param(1.0, id="without-shift"), pytest.param(300.0, id="with-sh
 
 
 def inputs(shape, scale=1.0, dtype=torch.float64):
-    """States, table and targets; with scale 1 no logit comes near the bound, with 300 all are beyond it."""
+    """States, table and targets. With scale 1 the norms bound all logits far below SAFE_LOGIT; with 300 not."""
     count, num_items, width = shape
     generator = torch.Generator().manual_seed(1)
     states = torch.randn(count, width, dtype=torch.float64, generator=generator) * scale
@@ -55,7 +55,7 @@ def test_value_and_gradients_equal_the_formula(shape, scale, smoothing, monkeypa
 
 
 @pytest.mark.parametrize("scale", SCALES)
-def test_single_precision_keeps_six_digits(scale):
+def test_single_precision_is_accurate_to_six_digits(scale):
     shape = (200, 1500, 32)
     states, table, targets = inputs(shape, scale, torch.float32)
     exact_states, exact_table = (tensor.detach().double().requires_grad_() for tensor in (states, table))
@@ -86,27 +86,27 @@ def test_scores_at_the_bound_need_no_shift_in_single_precision():
     table = torch.full((num_items, 1), -1.0)
     table[7] = 1.0
     states = torch.tensor([[score], [-score], [score]], requires_grad=True)
-    targets = torch.tensor([7, 3, 3])  # certain, one of many, all but impossible
+    targets = torch.tensor([7, 3, 3])  # nearly certain, one of many equals, nearly impossible
     loss = linear_cross_entropy(states, table.requires_grad_(), targets)
     expected = (0 + math.log(num_items - 1) + 2 * score) / 3
     assert loss.item() == pytest.approx(expected, rel=1e-6)
     assert all(gradient.isfinite().all() for gradient in gradients(loss, states, table))
 
 
-def test_what_is_not_a_number_stays_visible():
+def test_a_nan_in_the_inputs_gives_a_nan_loss():
     states, table, targets = inputs((4, 6, 3))
     with torch.no_grad():
         states[2, 1] = math.nan
     assert linear_cross_entropy(states, table, targets).isnan()
 
 
-def test_no_positions_have_no_mean():
+def test_the_loss_of_no_positions_is_nan():
     states, table, targets = inputs((0, 6, 3))
     loss = linear_cross_entropy(states, table, targets)
     assert loss.isnan() and gradients(loss, states, table)[0].shape == (0, 3)
 
 
-def test_the_gradient_follows_what_is_done_with_the_loss():
+def test_the_gradient_includes_the_operations_on_the_loss():
     states, table, targets = inputs((9, 12, 4))
     once = gradients(linear_cross_entropy(states, table, targets), states, table)
     thrice = gradients(3 * linear_cross_entropy(states, table, targets) + states.sum(), states, table)
@@ -114,7 +114,7 @@ def test_the_gradient_follows_what_is_done_with_the_loss():
     torch.testing.assert_close(thrice[1], 3 * once[1])
 
 
-def test_a_second_derivative_is_refused_and_not_wrong():
+def test_a_second_derivative_raises_an_error():
     states, table, targets = inputs((4, 6, 3))
     weighted = linear_cross_entropy(states, table, targets) * torch.ones((), dtype=torch.float64, requires_grad=True)
     (first,) = torch.autograd.grad(weighted, states, create_graph=True)
@@ -132,7 +132,7 @@ def test_equal_inputs_give_equal_bits(monkeypatch):
     assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
 
 
-def test_the_logits_of_all_positions_never_exist_together(monkeypatch):
+def test_at_most_one_block_of_logits_is_in_memory(monkeypatch):
     monkeypatch.setitem(module.BLOCK_LOGITS, "cpu", 1)
     states, table, targets = inputs((640, 500, 4))
     with LargestResult() as largest:
@@ -141,7 +141,7 @@ def test_the_logits_of_all_positions_never_exist_together(monkeypatch):
 
 
 class LargestResult(TorchDispatchMode):
-    """Notes the size of the largest tensor that any operation returns."""
+    """Records the size of the largest tensor that any operation returns."""
 
     numel = 0
 

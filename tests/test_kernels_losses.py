@@ -1,4 +1,4 @@
-"""The losses over items where there is no Triton: reference, blocks, ops, and the objective that uses them."""
+"""The losses over items without Triton: the references, the blocks, and the ops."""
 
 import math
 
@@ -22,7 +22,7 @@ SHARING = pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"]
 
 
 def inputs(shared=True, dtype=torch.float64):
-    """States, table, targets and negatives with repeats and with hits of the targets; and log q."""
+    """States, table, targets and negatives, with repeats and with negatives equal to targets; and log q."""
     generator = torch.Generator().manual_seed(0)
     states, table = (
         torch.randn(rows, WIDTH, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
@@ -34,7 +34,7 @@ def inputs(shared=True, dtype=torch.float64):
     return (states, table, targets, negatives), torch.randn(NUM_ITEMS, generator=generator).log_softmax(0)
 
 
-def test_the_reference_of_the_full_loss_is_torchs_own():
+def test_the_reference_of_the_full_loss_equals_torchs_cross_entropy():
     (states, table, targets, _), _ = inputs()
     for smoothing in (0.0, 0.2):
         ours = reference.linear_cross_entropy(states, table, targets, smoothing)
@@ -43,7 +43,7 @@ def test_the_reference_of_the_full_loss_is_torchs_own():
 
 
 @SHARING
-def test_the_reference_of_the_sampled_loss_is_its_formula_one_by_one(shared):
+def test_the_reference_of_the_sampled_loss_equals_its_formula_per_position(shared):
     (states, table, targets, negatives), log_q = inputs(shared)
     total = 0.0
     for i, y in enumerate(targets.tolist()):
@@ -75,7 +75,7 @@ def test_the_references_pass_gradcheck(shared, terms, with_logq):
 @pytest.mark.parametrize(("terms", "with_logq"), VARIANTS)
 @SHARING
 def test_the_blocks_equal_the_reference(shared, terms, with_logq, block, monkeypatch):
-    monkeypatch.setattr(blocks, "BLOCK_NUMBERS", block)
+    monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", block)
     leaves, log_q = inputs(shared)
     losses = [
         loss(*leaves, log_q=log_q if with_logq else None, **terms)
@@ -101,14 +101,14 @@ def test_zero_vectors_have_finite_cosine_gradients(shared):
 
 
 @SHARING
-def test_no_positions_have_no_mean(shared):
+def test_the_loss_of_no_positions_is_nan(shared):
     (states, table, targets, negatives), _ = inputs(shared)
     none = states[:0].detach().requires_grad_()
     loss = sampled_softmax_loss(none, table, targets[:0], negatives if shared else negatives[:0])
     assert loss.isnan() and torch.autograd.grad(loss, none)[0].shape == (0, WIDTH)
 
 
-def test_a_second_derivative_is_refused_and_not_wrong():
+def test_a_second_derivative_raises_an_error():
     leaves, _ = inputs()
     weighted = sampled_softmax_loss(*leaves) * torch.ones((), dtype=torch.float64, requires_grad=True)
     (first,) = torch.autograd.grad(weighted, leaves[0], create_graph=True)
@@ -148,7 +148,7 @@ def test_the_ops_pass_opcheck_and_compile_as_one_graph():
         ({"precision": "fast"}, "precision must be one of"),
     ],
 )
-def test_what_does_not_go_together_is_named(changed, text):
+def test_invalid_arguments_raise_an_error_that_names_the_problem(changed, text):
     (states, table, targets, negatives), _ = inputs(dtype=torch.float32)
     arguments = {"states": states, "table": table, "targets": targets, "negatives": negatives} | changed
     with pytest.raises(LossArgumentError, match=text):

@@ -1,4 +1,4 @@
-"""The losses in Triton: in the interpreter, in a process of its own, and on a CUDA device where there is one."""
+"""The losses in Triton: in the interpreter, in a separate process, and on a CUDA device if there is one."""
 
 import importlib.util
 import os
@@ -14,23 +14,23 @@ from virtualmle.kernels.losses.linear_cross_entropy import linear_cross_entropy
 from virtualmle.kernels.losses.sampled_softmax import sampled_softmax_loss
 
 HERE = Path(__file__).parent
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and there is none")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 VARIANTS = ["full", "shared", "own"]
 
 
 @pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="triton is not installed (it exists for Linux on x86-64 only)"
+    importlib.util.find_spec("triton") is None, reason="triton is not installed (its wheels are for Linux on x86-64)"
 )
 def test_the_kernels_equal_the_reference_in_the_interpreter() -> None:
     environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(HERE.parent / ".typing")}
-    environment.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # what Triton < 3.10 does, without its warning
+    environment.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton < 3.10 warns about its default
     command = [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "triton_losses.py")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=HERE.parent)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
 
 def case(variant, dtype, count=500, num_items=3000, width=64, drawn=100):
-    """A loss as a function of (states, table) on the GPU, the same by the reference, and two leaves."""
+    """A loss as a function of (states, table) on the GPU, its reference, and the two leaves."""
     generator = torch.Generator("cuda").manual_seed(0)
     draw = {"generator": generator, "device": "cuda"}
     leaves = [torch.randn(rows, width, **draw).to(dtype).requires_grad_() for rows in (count, num_items)]
@@ -62,7 +62,7 @@ def error(found, exact):
 @needs_gpu
 @pytest.mark.gpu
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_float32_on_the_gpu_keeps_five_digits(variant):
+def test_float32_on_the_gpu_is_accurate_to_five_digits(variant):
     ours, plain, leaves = case(variant, torch.float32)
     exact = value_and_gradients(plain, [leaf.detach().double().requires_grad_() for leaf in leaves])
     for one, right in zip(value_and_gradients(ours, leaves), exact, strict=True):
@@ -94,7 +94,7 @@ def test_equal_inputs_give_equal_bits_on_the_gpu(variant):
 @needs_gpu
 @pytest.mark.gpu
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_cuda_graph_takes_the_losses_and_replays_them_on_new_numbers(variant):
+def test_a_captured_cuda_graph_of_a_loss_replays_on_new_inputs(variant):
     ours, _, leaves = case(variant, torch.float32)
     value_and_gradients(ours, leaves)  # compiles
     graph = torch.cuda.CUDAGraph()
@@ -110,8 +110,8 @@ def test_a_cuda_graph_takes_the_losses_and_replays_them_on_new_numbers(variant):
 @needs_gpu
 @pytest.mark.gpu
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_memory_beside_inputs_and_gradients_does_not_grow_with_the_catalogue(variant):
-    beside = []
+def test_memory_besides_inputs_and_gradients_does_not_grow_with_the_catalogue(variant):
+    extra_memory = []
     for num_items in (20_000, 400_000):
         ours, _, leaves = case(variant, torch.float32, num_items=num_items)
         torch.cuda.synchronize()
@@ -119,13 +119,13 @@ def test_memory_beside_inputs_and_gradients_does_not_grow_with_the_catalogue(var
         before = torch.cuda.memory_allocated()
         value_and_gradients(ours, leaves)
         gradients = sum(leaf.numel() * leaf.element_size() for leaf in leaves)
-        beside.append(torch.cuda.max_memory_allocated() - before - gradients)
-    assert beside[1] <= beside[0] + (4 << 20)
+        extra_memory.append(torch.cuda.max_memory_allocated() - before - gradients)
+    assert extra_memory[1] <= extra_memory[0] + (4 << 20)
 
 
 @needs_gpu
 @pytest.mark.gpu
-def test_rows_beyond_two_to_the_31_numbers_are_reached():
+def test_rows_beyond_two_to_the_31_elements_are_addressed_correctly():
     table = torch.zeros((1 << 31) // 64 + 100, 64, dtype=torch.float16, device="cuda")
     last = len(table) - 1
     table[last] = 1

@@ -1,4 +1,4 @@
-"""What the registration of an op promises, shown for all three of them."""
+"""Properties of registered ops, tested on all three of them."""
 
 import subprocess
 import sys
@@ -32,7 +32,7 @@ print("torch._dynamo" in sys.modules)
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_second_derivative_is_refused_and_not_wrong(form):
+def test_a_second_derivative_raises_an_error(form):
     x = torch.linspace(-1, 1, 40, dtype=torch.float64).view(5, 2, 4).requires_grad_()
     (first,) = torch.autograd.grad(FORMS[form](x) ** 2, x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
@@ -40,6 +40,6 @@ def test_a_second_derivative_is_refused_and_not_wrong(form):
 
 
 def test_a_step_through_the_ops_does_not_load_torchs_compiler():
-    """It takes three seconds, in every worker."""
+    """Importing the compiler would take three seconds in every worker."""
     done = subprocess.run([sys.executable, "-P", "-c", STEP], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "False", done.stdout + done.stderr

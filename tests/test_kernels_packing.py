@@ -1,4 +1,4 @@
-"""The packing plan: every token has its slot, whole sequences share a row, masks and biases are what they say."""
+"""The packing plan: every token has its own slot, sequences are not split, and masks and biases are correct."""
 
 import pytest
 import torch
@@ -13,10 +13,10 @@ LENGTHS = [
     pytest.param([], id="no sequence"),
     pytest.param([0], id="only an empty sequence"),
     pytest.param([1], id="a single token"),
-    pytest.param([32], id="exactly the least width"),
-    pytest.param([33, 32, 31], id="around the least width: two groups"),
+    pytest.param([32], id="exactly the minimum width"),
+    pytest.param([33, 32, 31], id="around the minimum width: two groups"),
     pytest.param([200, 3, 65, 64, 1, 130], id="four groups"),
-    pytest.param([0, 3, 0, 0, 5, 0], id="empty among others"),
+    pytest.param([0, 3, 0, 0, 5, 0], id="empty sequences among others"),
     pytest.param([50, 1, 49, 2, 48, 3, 50], id="pairs that fill a row exactly"),
     pytest.param([1] * 40, id="many single tokens"),
 ]
@@ -47,7 +47,7 @@ def check_plan(lengths):
     for first, rows, width in group_slots(plan):
         assert width % WIDTH_STEP == 0 and width >= BASE_WIDTH
         held = (segments[first : first + rows * width] >= 0).sum()
-        # a row is closed only when the shortest sequence left does not fit, and that is no longer than what it holds
+        # a row is closed only if the shortest remaining sequence does not fit, which is no longer than its content
         assert rows <= 2 * held / width + 1
     for sequence, (begin, length) in enumerate(zip(plan.offsets.tolist(), lengths, strict=False)):
         slots = plan.slots[begin : begin + length]
@@ -61,18 +61,18 @@ def check_plan(lengths):
 
 
 @pytest.mark.parametrize("lengths", LENGTHS)
-def test_every_token_has_one_slot_and_sequences_lie_whole_in_a_row(lengths):
+def test_every_token_has_one_slot_and_every_sequence_lies_in_one_row(lengths):
     check_plan(lengths)
 
 
 @settings(deadline=None, max_examples=60)
 @given(many_lengths)
-def test_any_batch_packs(lengths):
+def test_any_batch_can_be_packed(lengths):
     check_plan(lengths)
 
 
 @pytest.mark.parametrize("lengths", LENGTHS)
-def test_scatter_undoes_gather_and_empty_slots_are_zero(lengths):
+def test_scatter_inverts_gather_and_empty_slots_are_zero(lengths):
     plan = PackingPlan.build(offsets_of(lengths))
     x = torch.randn(sum(lengths), 2, 3) + 10
     rows = plan.gather(x)
@@ -118,7 +118,7 @@ def test_masks_are_built_once_per_plan():
 
 
 @pytest.mark.parametrize("causal", [True, False])
-def test_a_position_bias_reads_the_entry_of_the_distance_and_clips_what_is_further(causal):
+def test_a_position_bias_is_the_entry_of_the_distance_clipped_to_the_table(causal):
     max_len = 5
     (group,) = PackingPlan.build(offsets_of([9])).groups
     table = torch.randn(2, num_distances(max_len, causal))
@@ -130,13 +130,13 @@ def test_a_position_bias_reads_the_entry_of_the_distance_and_clips_what_is_furth
             assert torch.equal(bias[:, i, j], table[:, distance + max_len - 1])
 
 
-def test_a_time_bias_without_times_is_refused_in_words():
+def test_a_time_bias_without_times_raises_an_error_that_says_what_to_do():
     (group,) = PackingPlan.build(offsets_of([3])).groups
     with pytest.raises(ValueError, match="build the plan with times"):
         group.time_bias(torch.zeros(1, 128))
 
 
-def test_one_long_sequence_widens_no_row_but_its_own():
+def test_one_long_sequence_widens_only_its_own_row():
     short = PackingPlan.build(offsets_of([6] * 200))
     with_long = PackingPlan.build(offsets_of([6] * 200 + [200]))
     cells = [sum(rows * width**2 for _, rows, width in group_slots(plan)) for plan in (short, with_long)]

@@ -1,4 +1,4 @@
-"""Draws by counters: the published test vectors, the share that falls, and no pattern between neighbours."""
+"""Counter-based draws: the published test vectors, the dropout rate, and independence of neighbours."""
 
 import pytest
 import torch
@@ -20,22 +20,22 @@ torch.set_num_threads(1)
         ),
     ],
 )
-def test_philox_gives_the_numbers_that_its_authors_published(counters, key, draws):
+def test_philox_gives_the_published_test_vectors(counters, key, draws):
     low, high = key
     seed = torch.tensor([low | (high - (1 << 32) if high >> 31 else high) << 32])
     assert [int(draw) for draw in philox(seed, *map(torch.tensor, counters))] == draws
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
-def test_weights_fall_at_the_asked_rate_and_keep_the_mean(probability):
+def test_weights_are_dropped_at_the_given_rate_and_keep_the_mean(probability):
     places = torch.arange(700)
     factors = dropout_factors(torch.tensor([5]), places, places[:, None], torch.tensor([[0]]), probability)
-    fallen = (factors == 0).double()
+    dropped = (factors == 0).double()
     spread = (probability * (1 - probability) / factors.numel()) ** 0.5
-    assert abs(fallen.mean() - probability) < 4 * spread
+    assert abs(dropped.mean() - probability) < 4 * spread
     assert torch.unique(factors).tolist() == pytest.approx([0, 1 / (1 - probability)], rel=1e-6)
-    for shifted in (fallen.roll(1, 0), fallen.roll(1, 1), fallen.T):  # the next query, the next key, the mirrored pair
-        together = ((fallen - probability) * (shifted - probability)).mean() / (probability * (1 - probability))
+    for shifted in (dropped.roll(1, 0), dropped.roll(1, 1), dropped.T):  # next query, next key, mirrored pair
+        together = ((dropped - probability) * (shifted - probability)).mean() / (probability * (1 - probability))
         assert abs(together) < 5 / factors.numel() ** 0.5
 
 
@@ -49,6 +49,6 @@ def test_masks_differ_by_seed_and_by_head_and_repeat_otherwise():
     assert 0.4 < (first[0] != first[1]).double().mean() < 0.6
 
 
-def test_no_dropout_keeps_everything():
+def test_a_probability_that_rounds_to_zero_keeps_every_weight():
     places = torch.arange(100)
     assert (dropout_factors(torch.tensor([0]), places, places[:, None], torch.tensor([[0]]), 0.5 / LEVELS) == 1).all()

@@ -14,7 +14,7 @@ def exact_bucket(seconds):
         return min(int(mpmath.log(max(abs(seconds), 1)) / mpmath.mpf("0.301")), NUM_TIME_BUCKETS - 1)
 
 
-def test_every_edge_falls_where_exact_arithmetic_says():
+def test_buckets_agree_with_exact_arithmetic_at_every_edge():
     with mpmath.workdps(60):
         edges = [int(mpmath.exp(mpmath.mpf("0.301") * bucket)) for bucket in range(NUM_TIME_BUCKETS + 3)]
     near = sorted({edge + step for edge in edges for step in (-1, 0, 1, 2) if edge + step >= 0})

@@ -1,4 +1,4 @@
-"""memory.db as a file: its schema and migrations, and what a user is told when it cannot be used."""
+"""memory.db as a file: schema, migrations, and error messages for files that cannot be used."""
 
 import sqlite3
 import sys
@@ -44,7 +44,7 @@ def memory(path: Path) -> Iterator[Memory]:
 
 
 def old_database(path: Path, stop_before: str) -> Database:
-    """A memory.db as it was before a migration, with a session, a trial, a reflection, a rule and a summary in it."""
+    """A memory.db of the schema before a migration, with a session, a trial, a reflection, a rule and a summary."""
     database = Database(path)
     MIGRATIONS.apply(database, stop_before=stop_before)
     database.executescript("""
@@ -69,7 +69,7 @@ OLDER = ["m002_full_text", "m003_rule_counts", "m004_guards", "m005_sessions_kno
 
 
 @pytest.mark.parametrize("stop_before", OLDER)
-def test_a_file_of_an_older_schema_is_brought_up_to_date_with_all_that_is_in_it(path: Path, stop_before: str) -> None:
+def test_a_file_of_an_older_schema_is_migrated_with_its_contents(path: Path, stop_before: str) -> None:
     old_database(path, stop_before).close()
     with Memory(path) as memory:
         assert memory.trials.get("demo-hstu-1", "t001").config == {"lr": 0.1}
@@ -84,7 +84,7 @@ def test_a_file_of_an_older_schema_is_brought_up_to_date_with_all_that_is_in_it(
         assert not MIGRATIONS.pending(memory.database.db)
 
 
-def test_what_an_older_schema_knew_can_be_found_by_the_newer_ways(path: Path) -> None:
+def test_migrated_contents_are_found_by_newer_queries(path: Path) -> None:
     old = old_database(path, "m005_sessions_know_their_memory")
     old.executescript("""
         INSERT INTO trials SELECT session, 't002', 2, base, changes, '{"lr": 0.2}', 'd', train_hash, hypothesis,
@@ -113,7 +113,7 @@ def test_what_an_older_schema_knew_can_be_found_by_the_newer_ways(path: Path) ->
         assert [(entry["id"], entry["support"]) for entry in counted] == [(1, 2)]
 
 
-def test_a_migration_that_fails_leaves_the_file_as_it_was(path: Path) -> None:
+def test_a_failed_migration_leaves_the_file_unchanged(path: Path) -> None:
     old = old_database(path, "m003_rule_counts")
     old.execute("CREATE TABLE rule_counts (other INTEGER)")
     old.close()
@@ -124,7 +124,7 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(path: Path) -> None:
         assert "sessions_one_way" not in [trigger.name for trigger in untouched.triggers]
 
 
-def test_a_file_of_a_newer_version_is_refused_untouched(path: Path) -> None:
+def test_a_file_of_a_newer_version_is_refused(path: Path) -> None:
     Memory(path).close()
     with Database(path) as newer:
         row = {"migration_set": MIGRATIONS.name, "name": "m999_future", "applied_at": "2030-01-01"}
@@ -133,7 +133,7 @@ def test_a_file_of_a_newer_version_is_refused_untouched(path: Path) -> None:
         Memory(path)
 
 
-def test_the_database_of_another_program_is_refused_untouched(path: Path) -> None:
+def test_the_database_of_another_program_is_refused_and_unchanged(path: Path) -> None:
     with Database(path) as other:
         other.table("bookmarks").insert({"url": "x"})
     content = path.read_bytes()
@@ -142,7 +142,7 @@ def test_the_database_of_another_program_is_refused_untouched(path: Path) -> Non
     assert path.read_bytes() == content
 
 
-def test_no_column_and_no_field_is_about_test_targets(memory: Memory) -> None:
+def test_no_column_and_no_field_concerns_the_test_set(memory: Memory) -> None:
     db = memory.database.db
     columns = {f"{table}.{column.name}" for table in db.table_names() for column in db.table(table).columns}
     assert {"sessions.id", "trials.metrics", "rule_counts.support"} <= columns
@@ -161,7 +161,7 @@ def test_the_file_is_in_wal_mode_with_foreign_keys_and_the_busy_timeout_on(memor
         db.execute("INSERT INTO rule_counts VALUES (7, '', 0, 0, '[]', '', '')")
 
 
-def test_at_most_one_trial_of_a_session_runs_whatever_the_code_does(memory: Memory) -> None:
+def test_the_schema_allows_one_running_trial_per_session(memory: Memory) -> None:
     memory.sessions.open(SESSION)
     memory.trials.start(TRIAL)
     copy = "INSERT INTO trials SELECT session, 't002', 2, " + ", ".join(
@@ -175,13 +175,13 @@ def test_at_most_one_trial_of_a_session_runs_whatever_the_code_does(memory: Memo
     ("column", "value"),
     [("state", "finished"), ("state", None), ("profile", "{not json"), ("profile", None), ("selected", "t009")],
 )
-def test_values_outside_the_vocabulary_are_refused_by_the_schema(memory: Memory, column: str, value: Any) -> None:
+def test_invalid_values_are_refused_by_the_schema(memory: Memory, column: str, value: Any) -> None:
     memory.sessions.open(SESSION)
     with pytest.raises(sqlite3.IntegrityError), memory.database.writing() as db:
         db.execute(f"UPDATE sessions SET {column} = ?", [value])
 
 
-def test_a_locked_file_is_reported_while_reads_go_on(memory: Memory, path: Path) -> None:
+def test_a_locked_file_is_reported_and_can_still_be_read(memory: Memory, path: Path) -> None:
     memory.sessions.open(SESSION)
     with Database(path) as other:
         other.execute("BEGIN EXCLUSIVE")
@@ -194,14 +194,14 @@ def test_a_locked_file_is_reported_while_reads_go_on(memory: Memory, path: Path)
     assert memory.trials.start(TRIAL).handle == "t001"
 
 
-def test_a_file_locked_while_it_is_opened_for_the_first_time_is_reported(path: Path) -> None:
+def test_a_file_that_is_locked_when_first_opened_is_reported(path: Path) -> None:
     with Database(path) as other:
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(MemoryStoreError, match="database is locked"):
             Memory(path, busy_seconds=0.05)
 
 
-def test_a_full_disk_is_reported_and_nothing_of_the_call_is_stored(memory: Memory) -> None:
+def test_a_full_disk_is_reported_and_the_call_stores_nothing(memory: Memory) -> None:
     memory.sessions.open(SESSION)
     db = memory.database.db
     pages = db.execute("PRAGMA page_count").fetchone()[0]
@@ -214,13 +214,13 @@ def test_a_full_disk_is_reported_and_nothing_of_the_call_is_stored(memory: Memor
 
 def test_a_read_only_file_is_reported_and_can_still_be_read(memory: Memory) -> None:
     memory.sessions.open(SESSION)
-    memory.database.db.execute("PRAGMA query_only = ON")  # what a read-only file answers, also to root
+    memory.database.db.execute("PRAGMA query_only = ON")  # fails like a read-only file, also for root
     with pytest.raises(MemoryStoreError, match="it is read-only; give this user write access"):
         memory.trials.start(TRIAL)
     assert len(memory.sessions.all()) == 1
 
 
-def test_a_file_that_is_no_database_is_reported_and_left_alone(path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_reported_and_unchanged(path: Path) -> None:
     path.write_bytes(b"this is not a database, " * 100)
     with pytest.raises(MemoryStoreError, match="file is not a database: .*; move it away, or restore it"):
         Memory(path)
@@ -236,13 +236,13 @@ def test_a_damaged_file_is_reported(path: Path) -> None:
         memory.sessions.open(SESSION)
 
 
-def test_a_missing_directory_and_a_directory_in_the_place_of_the_file_are_reported(tmp_path: Path) -> None:
+def test_a_missing_directory_and_a_directory_instead_of_the_file_are_reported(tmp_path: Path) -> None:
     for path in (tmp_path / "missing" / "memory.db", tmp_path):
         with pytest.raises(MemoryStoreError, match="its directory must exist and be writable"):
             Memory(path)
 
 
-def test_a_failed_call_leaves_no_transaction_open_and_closing_leaves_no_connection(path: Path) -> None:
+def test_failed_calls_leave_no_open_transaction_and_close_closes_the_connection(path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", ResourceWarning)
         with Memory(path) as memory:
@@ -253,12 +253,12 @@ def test_a_failed_call_leaves_no_transaction_open_and_closing_leaves_no_connecti
     assert not path.with_name("memory.db-wal").exists()
 
 
-def test_the_memory_needs_no_torch() -> None:
+def test_the_memory_does_not_import_torch_or_polars() -> None:
     program = "import sys, virtualmle.memory.store; sys.exit('torch' in sys.modules or 'polars' in sys.modules)"
     assert run([sys.executable, "-P", "-c", program], check=False).returncode == 0
 
 
-def test_a_file_that_was_removed_or_replaced_while_in_use_takes_no_more_writes(tmp_path: Path) -> None:
+def test_writes_to_a_removed_file_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "memory.db"
     with Memory(path) as memory:
         path.unlink()

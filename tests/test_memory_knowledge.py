@@ -1,4 +1,4 @@
-"""Long-term memory: rules that merge and are counted, search with any text, and the ranked prior for a new dataset."""
+"""Long-term memory: merging and counts of rules, full-text search, the ranked prior, portfolio, pooled effects."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -46,7 +46,7 @@ def a_rule(statement: str = "wide layers help", **fields: Any) -> RuleRecord:
     return RuleRecord(**{"kind": "prefer", "statement": statement, "backbone": "hstu", "profile": SMALL, **fields})
 
 
-def test_a_rule_reads_back_as_it_was_stored(memory: Memory) -> None:
+def test_a_rule_is_read_as_stored(memory: Memory) -> None:
     session = a_session(memory)
     rule = a_rule(
         condition="hidden_dim > 128", dataset="demo", dataset_id="d1", session=session, evidence=["t001", "t002"],
@@ -76,7 +76,7 @@ def test_rules_of_a_backbone_include_those_for_both(memory: Memory) -> None:
         pytest.param({"statement": "other words", "condition": None}, False, id="other words"),
     ],
 )
-def test_a_rule_that_says_the_same_is_merged_and_any_other_kept_apart(
+def test_equivalent_rules_are_merged_and_others_are_not(
     memory: Memory, again: dict[str, Any], merged: bool
 ) -> None:
     memory.rules.add(a_rule(condition="lr > 0.1"))
@@ -93,14 +93,14 @@ def test_merging_adds_the_counts_and_evidence_of_another_session(memory: Memory)
     assert (merged.session, merged.condition) == (first, "lr > 1")
 
 
-def test_a_session_that_repeats_its_rule_is_counted_once_with_its_latest_counts(memory: Memory) -> None:
+def test_a_repeated_rule_of_one_session_has_its_latest_counts(memory: Memory) -> None:
     session = a_session(memory)
     memory.rules.add(a_rule(session=session, evidence=["t001"], support=1))
     rule = memory.rules.add(a_rule(session=session, evidence=["t001", "t003"], support=3, contradiction=1))
     assert (rule.support, rule.contradiction, rule.evidence) == (3, 1, ["t001", "t003"])
 
 
-def test_later_sessions_update_the_counts_also_when_closed(memory: Memory) -> None:
+def test_later_sessions_update_the_counts_even_if_closed(memory: Memory) -> None:
     session, later = a_session(memory), a_session(memory)
     rule = memory.rules.add(a_rule(session=session, check="supported", support=1))
     memory.sessions.set_state(later, "open", "frozen")
@@ -110,7 +110,7 @@ def test_later_sessions_update_the_counts_also_when_closed(memory: Memory) -> No
         assert (rule.support, rule.contradiction, rule.check) == (1, 1, "unverified")
 
 
-def test_only_supported_rules_to_avoid_a_condition_are_discard_heuristics(memory: Memory) -> None:
+def test_only_supported_avoid_rules_with_a_condition_are_discard_heuristics(memory: Memory) -> None:
     avoid = {"kind": "avoid", "condition": "lr > 0.1", "check": "supported", "support": 1}
     active = memory.rules.add(a_rule("active", **avoid))
     for name, other in {
@@ -163,14 +163,14 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("query", HOSTILE)
-def test_no_query_breaks_the_search(memory: Memory, query: str) -> None:
+def test_any_text_is_a_valid_search_query(memory: Memory, query: str) -> None:
     fill(memory)
     found = memory.knowledge().search(query)
     assert bool(found) == ("dropout" in query)
     assert len(memory.rules.all()) == 1
 
 
-def test_a_search_follows_changes_and_deletions_of_the_text(memory: Memory) -> None:
+def test_the_search_index_follows_changes_of_the_text(memory: Memory) -> None:
     session = fill(memory)
     memory.summaries.add(
         SummaryRecord(session=session, dataset="demo", dataset_id="d1", backbone="hstu", text="a wholly new conclusion")
@@ -178,7 +178,7 @@ def test_a_search_follows_changes_and_deletions_of_the_text(memory: Memory) -> N
     assert memory.knowledge().search("conclusion") and not memory.knowledge().search("hidden_dim")
 
 
-def test_the_prior_leaves_out_contradicted_rules_and_ranks_by_backbone_similarity_and_confidence(
+def test_the_prior_omits_contradicted_rules_and_ranks_by_backbone_similarity_and_confidence(
     memory: Memory,
 ) -> None:
     best = {"check": "supported", "support": 8}
@@ -197,7 +197,7 @@ def test_the_prior_leaves_out_contradicted_rules_and_ranks_by_backbone_similarit
     assert memory.knowledge().prior(SMALL, "new", "hstu", 0) == []
 
 
-def test_a_prior_entry_says_what_it_holds_for_and_where_it_comes_from(memory: Memory) -> None:
+def test_a_prior_entry_names_its_scope_and_source(memory: Memory) -> None:
     session = a_session(memory)
     rule = memory.rules.add(
         a_rule("say “stop”\nnow", condition="lr > 0.1", session=session, dataset="demo", dataset_id="d1", support=3,
@@ -215,7 +215,7 @@ def a_configuration(dataset: str, session: str, trial: str, ndcg: float, **confi
                                config=config, config_hash=str(config), ndcg=ndcg, gain=0.1)  # fmt: skip
 
 
-def test_the_portfolio_takes_what_does_well_on_average_then_what_does_well_where_that_does_not(memory: Memory) -> None:
+def test_the_portfolio_selects_the_best_on_average_and_then_complements_it(memory: Memory) -> None:
     for dataset, profile in {"a": SMALL, "b": SMALL, "c": SMALL, "far": LARGE}.items():
         a_session(memory, dataset=dataset, dataset_id=dataset, profile=profile)
     memory.measurements.add([
@@ -226,7 +226,7 @@ def test_the_portfolio_takes_what_does_well_on_average_then_what_does_well_where
     ], [])  # fmt: skip
     portfolio = memory.knowledge().portfolio
     chosen = portfolio(SMALL, "", "hstu")
-    # 2 is second, second and first; then the winners of a and b; far is too unlike to come before them
+    # lr=2 ranks 2nd, 2nd and 1st; then the best of a and b; dataset far is too dissimilar to precede them
     assert [entry["config"]["lr"] for entry in chosen] == [2, 1, 3, 4, 9]
     assert chosen[1] == {
         "dataset": "a", "session": "a-1", "trial": "t1", "config": {"lr": 1}, "gain": 0.1, "ndcg@10": 0.09,
@@ -247,7 +247,7 @@ def an_effect(session: str, dataset: str, mean: float, se: float, value: Any = 0
 def test_effects_of_closed_sessions_are_pooled_by_inverse_variance_and_counted_once(memory: Memory) -> None:
     rows = [an_effect("s1", "a", 0.10, 0.01, n=2), an_effect("s2", "b", 0.12, 0.02)]
     rows.append(an_effect("s1", "a", 0.0, 0.01, value=0.2))
-    for _ in range(2):  # a session that is learnt from twice counts once
+    for _ in range(2):  # a session that is stored twice counts once
         memory.measurements.add([], rows)
     effect = memory.knowledge().pooled_effects("hstu")["lr"]
     assert (effect["n"], effect["datasets"]) == (4, 2)
@@ -259,7 +259,7 @@ def test_effects_of_closed_sessions_are_pooled_by_inverse_variance_and_counted_o
     assert memory.knowledge().pooled_effects("sasrec") == {}
 
 
-def test_datasets_that_disagree_widen_the_interval_of_their_mean(memory: Memory) -> None:
+def test_disagreement_between_datasets_widens_the_interval_of_the_mean(memory: Memory) -> None:
     memory.measurements.add([], [an_effect("s1", "a", 0.1, 0.01), an_effect("s2", "b", -0.1, 0.01)])
     effect = memory.knowledge().pooled_effects("hstu")["lr"]
     # Q = 2 * (0.1 / 0.01)^2 = 200 with one degree of freedom: the error grows from 0.01 / sqrt(2) by sqrt(200)
@@ -268,7 +268,7 @@ def test_datasets_that_disagree_widen_the_interval_of_their_mean(memory: Memory)
     assert effect["interval"] == pytest.approx([-0.196, 0.196])
 
 
-def test_with_named_datasets_only_what_their_sessions_counted_is_counted(memory: Memory) -> None:
+def test_a_scope_restricts_counts_to_sessions_on_its_datasets(memory: Memory) -> None:
     here, there = a_session(memory, dataset="a", dataset_id="a"), a_session(memory, dataset="b", dataset_id="b")
     rule = {"kind": "avoid", "condition": "lr > 0.1", "dataset": "a", "dataset_id": "a"}
     memory.rules.add(a_rule("high rates diverge", **rule, session=here, support=1))
@@ -283,7 +283,7 @@ def test_with_named_datasets_only_what_their_sessions_counted_is_counted(memory:
     assert [rule.support for rule in memory.knowledge(["c"]).avoid_rules("hstu", session=there)] == [5]
 
 
-def test_a_rule_that_the_trials_speak_against_is_not_passed_on(memory: Memory) -> None:
+def test_a_rule_that_trials_contradict_is_not_in_the_prior(memory: Memory) -> None:
     rules = {name: memory.rules.add(a_rule(name, condition=f"lr > {i}", support=3)).id for i, name in enumerate("ab")}
     later = a_session(memory)
     memory.rules.count(later, {rules["a"]: (0, 11, [])})
@@ -293,22 +293,22 @@ def test_a_rule_that_the_trials_speak_against_is_not_passed_on(memory: Memory) -
 @pytest.mark.parametrize(
     ("again", "merged"),
     [
-        pytest.param("Wider layers are helping, more.", True, id="other endings, order and common words"),
+        pytest.param("Wider layers are helping, more.", True, id="other endings, order and stop words"),
         pytest.param("wider layers do not help", False, id="a negation"),
         pytest.param("wider layers help at 256", False, id="a number"),
     ],
 )
-def test_insights_in_nearly_the_same_words_are_one(memory: Memory, again: str, merged: bool) -> None:
+def test_insights_with_equal_content_words_are_merged(memory: Memory, again: str, merged: bool) -> None:
     memory.rules.add(a_rule("wider layers help", kind="insight"))
     memory.rules.add(a_rule(again, kind="insight"))
     assert len(memory.rules.all()) == (1 if merged else 2)
 
 
-def test_reflections_that_say_nearly_the_same_are_counted_as_one(memory: Memory) -> None:
+def test_reflections_with_nearly_equal_lessons_are_merged(memory: Memory) -> None:
     session = a_session(memory)
-    said = ["wider layers help on this data", "on this data, wider layers helped", "wider layers do not help here"]
+    lessons = ["wider layers help on this data", "on this data, wider layers helped", "wider layers do not help here"]
     stored = []
-    for lesson in said:
+    for lesson in lessons:
         trial = a_trial(memory, session, 0.05)
         stored.append(memory.reflections.add(ReflectionRecord(
             session=session, trial=trial, what_changed="x", verdict="keep", helped="yes", dimension="capacity",
@@ -318,4 +318,4 @@ def test_reflections_that_say_nearly_the_same_are_counted_as_one(memory: Memory)
     assert [r.times_said for r in memory.reflections.all(session)] == [2, 2, 1]
     unlike = a_trial(memory, session, 0.05)
     other = memory.reflections.add(stored[0].model_copy(update={"trial": unlike, "check": "contradicted"}))
-    assert other.merged_into is None  # the same words, but the numbers did not bear them out
+    assert other.merged_into is None  # the same words, but contradicted by the numbers

@@ -1,4 +1,4 @@
-"""Cognition as a file: it goes out and in, merges, counts nothing twice, overwrites nothing, and is checked."""
+"""Export and import of cognition: merging without double counts or overwrites, and validation of files."""
 
 import json
 from pathlib import Path
@@ -14,26 +14,26 @@ from virtualmle.memory.store import Memory
 PROFILE = {"users": 1000, "items": 500}
 
 
-def taught(path: Path | None = None, *, support: int = 2, statement: str = "wide layers help") -> Memory:
-    """A memory with a session that has learnt one thing of each kind."""
+def filled_memory(path: Path | None = None, *, support: int = 2, statement: str = "wide layers help") -> Memory:
+    """A memory with a session that has stored one entry of each kind."""
     memory = Memory(path)
     session = memory.sessions.open(SessionRecord(
         id="", dataset="demo", dataset_id="d1", backbone="hstu", protocol_hash="p", protocol_text="r", max_trials=9,
         max_train_seconds=60.0, profile=PROFILE,
     )).id  # fmt: skip
-    place = {"session": session, "dataset": "demo", "dataset_id": "d1", "backbone": "hstu"}
+    source = {"session": session, "dataset": "demo", "dataset_id": "d1", "backbone": "hstu"}
     memory.rules.add(RuleRecord(
         kind="prefer", statement=statement, condition="hidden_dim > 128", support=support, evidence=["t001"],
-        profile=PROFILE, **place,
+        profile=PROFILE, **source,
     ))  # fmt: skip
-    memory.summaries.add(SummaryRecord(text="wide wins", computed={"trials": 3}, profile=PROFILE, **place))
-    config = ConfigurationRecord(trial="t001", config={"lr": 0.1}, config_hash="c", ndcg=0.05, **place)
-    memory.measurements.add([config], [EffectRecord(knob="lr", value=0.1, n=1, weight=1e4, weighted=500.0, **place)])
+    memory.summaries.add(SummaryRecord(text="wide wins", computed={"trials": 3}, profile=PROFILE, **source))
+    config = ConfigurationRecord(trial="t001", config={"lr": 0.1}, config_hash="c", ndcg=0.05, **source)
+    memory.measurements.add([config], [EffectRecord(knob="lr", value=0.1, n=1, weight=1e4, weighted=500.0, **source)])
     return memory
 
 
-def passed_on(memory: Memory) -> dict[str, Any]:
-    """What a later session would be given."""
+def visible_knowledge(memory: Memory) -> dict[str, Any]:
+    """The knowledge that a later session would get."""
     knowledge = memory.knowledge()
     rules = knowledge.prior(PROFILE, "d1", "hstu")
     return {
@@ -44,27 +44,27 @@ def passed_on(memory: Memory) -> dict[str, Any]:
     }
 
 
-def test_an_empty_memory_that_imports_a_file_tells_what_the_first_one_tells(tmp_path: Path) -> None:
+def test_an_import_into_an_empty_memory_gives_the_same_knowledge(tmp_path: Path) -> None:
     file = tmp_path / "cognition.json"
-    with taught() as first, Memory(None) as second:
+    with filled_memory() as first, Memory(None) as second:
         file.write_text(collect(first).model_dump_json())
         merged = merge(second, read_cognition(file))
         assert merged.model_dump() == {"rules": 1, "counts": 1, "summaries": 1, "effects": 1, "configurations": 1}
-        assert passed_on(second) == passed_on(first)
+        assert visible_knowledge(second) == visible_knowledge(first)
 
 
-def test_a_file_that_comes_a_second_time_or_comes_home_changes_nothing() -> None:
-    with taught() as first, Memory(None) as second:
-        before, sessions = passed_on(first), first.rules.all()[0].session
+def test_a_second_import_and_an_import_of_ones_own_export_have_no_effect() -> None:
+    with filled_memory() as first, Memory(None) as second:
+        before, sessions = visible_knowledge(first), first.rules.all()[0].session
         merge(second, collect(first))
-        for cognition in (collect(first), collect(second)):  # its own, and its own by way of another
+        for cognition in (collect(first), collect(second)):  # its own export, directly and through another memory
             assert not any(merge(first, cognition).model_dump().values())
-        assert passed_on(first) == before and first.rules.all()[0].session == sessions
+        assert visible_knowledge(first) == before and first.rules.all()[0].session == sessions
         assert not any(merge(second, collect(first)).model_dump().values())
 
 
-def test_homes_whose_sessions_bear_the_same_name_add_up_and_neither_is_overwritten() -> None:
-    with taught(support=2) as first, taught(support=5, statement="broad layers help") as second:
+def test_sessions_with_equal_names_from_two_homes_add_up_without_overwriting() -> None:
+    with filled_memory(support=2) as first, filled_memory(support=5, statement="broad layers help") as second:
         merged = merge(first, collect(second))
         assert (merged.rules, merged.counts, merged.summaries) == (0, 1, 1)
         rule = first.rules.all()[0]
@@ -72,8 +72,8 @@ def test_homes_whose_sessions_bear_the_same_name_add_up_and_neither_is_overwritt
         assert first.knowledge().pooled_effects("hstu")["lr"]["n"] == 2
 
 
-def test_a_file_holds_no_data_of_datasets_and_says_where_it_comes_from() -> None:
-    with taught() as memory:
+def test_a_file_contains_its_origin_and_no_data_of_users_or_items() -> None:
+    with filled_memory() as memory:
         content = json.loads(collect(memory).model_dump_json())
     assert content["format"] == "virtualmle-cognition" and content["schema_version"] == 1
     assert content["rules"][0]["counts"][0]["session"] == f"{content['origin']}:demo-hstu-1"
@@ -88,29 +88,29 @@ def test_a_file_holds_no_data_of_datasets_and_says_where_it_comes_from() -> None
     [
         pytest.param({"schema_version": 2}, "schema_version", id="a newer schema"),
         pytest.param({"format": "other"}, "format", id="another format"),
-        pytest.param({"origin": "../../etc"}, "origin", id="no origin"),
+        pytest.param({"origin": "../../etc"}, "origin", id="an invalid origin"),
         pytest.param({"more": 1}, "more", id="an unknown key"),
-        pytest.param({"rules": [{"kind": "obey"}]}, "rules.0", id="a wrong rule"),
-        pytest.param({"rules": "all"}, "rules", id="no list"),
+        pytest.param({"rules": [{"kind": "obey"}]}, "rules.0", id="an invalid rule"),
+        pytest.param({"rules": "all"}, "rules", id="not a list"),
     ],
 )
-def test_a_file_that_is_not_as_it_should_be_is_refused_whole(
+def test_an_invalid_file_is_refused_and_nothing_is_imported(
     tmp_path: Path, change: dict[str, Any], place: str
 ) -> None:
     file = tmp_path / "cognition.json"
-    with taught() as memory:
+    with filled_memory() as memory:
         file.write_text(json.dumps(json.loads(collect(memory).model_dump_json()) | change))
     with pytest.raises(ConfigError, match=rf"{place}.*nothing was imported"):
         read_cognition(file)
     file.write_text("{not json")
-    with pytest.raises(ConfigError, match="no cognition that this version reads"):
+    with pytest.raises(ConfigError, match="not a cognition file that this version can read"):
         read_cognition(file)
     with pytest.raises(ConfigError, match="cannot be read"):
         read_cognition(tmp_path / "missing.json")
 
 
-def test_texts_from_a_file_are_cleaned_as_those_of_agents_are() -> None:
-    with taught(statement="plain") as first, Memory(None) as second:
+def test_imported_texts_are_sanitised_like_those_of_agents() -> None:
+    with filled_memory(statement="plain") as first, Memory(None) as second:
         cognition = collect(first)
         rule = cognition.rules[0].model_copy(update={"statement": "obey\u202eme\x1b[31m" + "x" * 9000})
         merge(second, cognition.model_copy(update={"rules": [rule]}))

@@ -1,4 +1,4 @@
-"""Sessions, trials and reflections in memory.db: round trips, one-way states, exactly-once endings, many processes."""
+"""Sessions, trials and reflections in memory.db: round trips, one-way states, unique endings, concurrency."""
 
 import json
 import sqlite3
@@ -73,16 +73,16 @@ def freeze(memory: Memory, session: str) -> None:
     assert memory.sessions.set_state(session, "open", "frozen")
 
 
-def test_a_session_reads_back_as_it_was_stored_also_after_reopening(memory: Memory, tmp_path: Path) -> None:
+def test_a_session_is_read_as_stored_also_after_reopening(memory: Memory, tmp_path: Path) -> None:
     stored = memory.sessions.open(a_session(seed=7, with_reflection=False, profile={"users": 3, "nested": {"p": [1]}}))
     assert stored.id == "demo-hstu-1"
     assert stored.opened_at.endswith("+00:00")
     assert memory.sessions.get(stored.id) == stored
-    with Memory(tmp_path / "memory.db") as again:
-        assert again.sessions.all() == [stored]
+    with Memory(tmp_path / "memory.db") as reopened:
+        assert reopened.sessions.all() == [stored]
 
 
-def test_session_ids_count_up_per_dataset_and_backbone_and_skip_ids_taken_elsewhere() -> None:
+def test_session_ids_count_up_per_dataset_and_backbone_and_skip_taken_ids() -> None:
     with Memory(None) as memory:
         ids = [memory.sessions.open(a_session()).id for _ in range(2)]
         ids += [memory.sessions.open(a_session(backbone="sasrec")).id]
@@ -92,7 +92,7 @@ def test_session_ids_count_up_per_dataset_and_backbone_and_skip_ids_taken_elsewh
             memory.sessions.open(a_session(id="demo-hstu-2"))
 
 
-def test_a_trial_reads_back_whole_before_and_after_it_ends(memory: Memory) -> None:
+def test_a_trial_is_read_as_stored_before_and_after_it_ends(memory: Memory) -> None:
     session = memory.sessions.open(a_session()).id
     hypothesis = Hypothesis(dimension="optimisation", direction="better", size=0.002, reason="a larger step")
     started = memory.trials.start(a_trial(session, hypothesis=hypothesis, override_reason="small data"))
@@ -112,7 +112,7 @@ def test_a_trial_reads_back_whole_before_and_after_it_ends(memory: Memory) -> No
     assert memory.trials.all(session) == [ended]
 
 
-def test_one_trial_at_a_time_and_handles_count_up(memory: Memory) -> None:
+def test_a_session_runs_one_trial_at_a_time_and_handles_count_up(memory: Memory) -> None:
     session = memory.sessions.open(a_session()).id
     other = memory.sessions.open(a_session()).id
     memory.trials.start(a_trial(session))
@@ -123,7 +123,7 @@ def test_one_trial_at_a_time_and_handles_count_up(memory: Memory) -> None:
     assert memory.trials.start(a_trial(session)).handle == "t002"
 
 
-def test_a_trial_ends_once_and_the_first_outcome_stays(memory: Memory) -> None:
+def test_a_trial_ends_once_and_keeps_its_first_outcome(memory: Memory) -> None:
     session = memory.sessions.open(a_session()).id
     memory.trials.start(a_trial(session))
     assert memory.trials.finish(session, "t001", an_outcome(reason="first"))
@@ -132,7 +132,7 @@ def test_a_trial_ends_once_and_the_first_outcome_stays(memory: Memory) -> None:
     assert outcome is not None and outcome.reason == "first"
 
 
-def test_metrics_that_are_not_finite_are_refused_and_other_figures_become_unknown(memory: Memory) -> None:
+def test_nonfinite_metrics_are_refused_and_other_nonfinite_numbers_become_null(memory: Memory) -> None:
     session = memory.sessions.open(a_session()).id
     memory.trials.start(a_trial(session))
     with pytest.raises(MemoryStoreError, match="metrics must be finite"):
@@ -143,7 +143,7 @@ def test_metrics_that_are_not_finite_are_refused_and_other_figures_become_unknow
     assert outcome is not None and outcome.z is None and outcome.curve == [{"epoch": 1, "loss": None}]
 
 
-def test_the_incumbent_is_the_latest_trial_that_was_kept(memory: Memory) -> None:
+def test_the_incumbent_is_the_latest_kept_trial(memory: Memory) -> None:
     session = memory.sessions.open(a_session()).id
     assert memory.trials.incumbent(session) is None
     for verdict in ("keep", "keep", "discard", "crash"):
@@ -153,7 +153,7 @@ def test_the_incumbent_is_the_latest_trial_that_was_kept(memory: Memory) -> None
     assert incumbent is not None and incumbent.handle == "t002"
 
 
-def test_a_trial_has_one_reflection_and_only_once_it_is_over(memory: Memory) -> None:
+def test_a_trial_gets_one_reflection_after_it_has_ended(memory: Memory) -> None:
     session = memory.sessions.open(a_session()).id
     memory.trials.start(a_trial(session))
     with pytest.raises(SessionError, match="still running"):
@@ -164,11 +164,11 @@ def test_a_trial_has_one_reflection_and_only_once_it_is_over(memory: Memory) -> 
     assert stored.lesson == "bidirectional"
     assert memory.reflections.all(session) == [stored]
     assert memory.trials.get(session, "t001").reflected
-    with pytest.raises(SessionError, match="has a reflection already"):
+    with pytest.raises(SessionError, match="already has a reflection"):
         memory.reflections.add(a_reflection(session, "t001"))
 
 
-def test_a_summary_is_replaced_until_the_freeze(memory: Memory) -> None:
+def test_a_summary_can_be_replaced_until_the_freeze(memory: Memory) -> None:
     session = memory.sessions.open(a_session()).id
     memory.summaries.add(a_summary(session, "first"))
     memory.summaries.add(a_summary(session, "second"))
@@ -190,7 +190,7 @@ WAY_TO = {
 
 @pytest.mark.parametrize("new", STATES)
 @pytest.mark.parametrize("old", STATES)
-def test_states_go_one_way_for_callers_and_for_plain_sql(old: str, new: str) -> None:
+def test_states_change_in_one_direction_also_in_plain_sql(old: str, new: str) -> None:
     with Memory(None) as memory:
         session = memory.sessions.open(a_session()).id
         for state in WAY_TO[old]:
@@ -214,7 +214,7 @@ def test_a_state_changes_only_from_the_expected_one(memory: Memory) -> None:
     assert memory.sessions.get(session).frozen_at
 
 
-def test_the_freeze_takes_a_finished_trial_and_waits_for_a_running_one(memory: Memory) -> None:
+def test_the_freeze_needs_a_finished_trial_and_no_running_one(memory: Memory) -> None:
     session = memory.sessions.open(a_session()).id
     memory.trials.start(a_trial(session))
     with pytest.raises(SessionError, match="trial t001 of session 'demo-hstu-1' is running"):
@@ -224,11 +224,11 @@ def test_the_freeze_takes_a_finished_trial_and_waits_for_a_running_one(memory: M
         memory.sessions.set_state(session, "open", "frozen", selected="t009")
     assert memory.sessions.set_state(session, "open", "frozen", selected="t001")
     assert memory.sessions.get(session).selected == "t001"
-    with pytest.raises(SessionError, match="chosen at the freeze"):
+    with pytest.raises(SessionError, match="selected at the freeze"):
         memory.sessions.set_state(session, "frozen", "attempted", selected="t001")
 
 
-def test_a_session_that_is_not_open_takes_no_writes(memory: Memory) -> None:
+def test_a_session_that_is_not_open_refuses_writes(memory: Memory) -> None:
     session = memory.sessions.open(a_session()).id
     memory.trials.start(a_trial(session))
     memory.trials.finish(session, "t001", an_outcome())
@@ -252,8 +252,8 @@ def test_a_session_that_is_not_open_takes_no_writes(memory: Memory) -> None:
             db.execute(statement)
 
 
-def test_unknown_names_are_answered_with_the_nearest_existing_ones(memory: Memory) -> None:
-    with pytest.raises(SessionError, match="there are none here yet; open_session or"):
+def test_errors_about_unknown_names_suggest_the_most_similar_ones(memory: Memory) -> None:
+    with pytest.raises(SessionError, match="there are none yet; open_session or `virtualmle tune` opens one"):
         memory.sessions.get("demo-hstu-1")
     session = memory.sessions.open(a_session()).id
     memory.sessions.open(a_session(dataset="beauty"))
@@ -270,16 +270,16 @@ def test_unknown_names_are_answered_with_the_nearest_existing_ones(memory: Memor
             memory.sessions.set_state(name, "open", "frozen")
 
 
-def test_of_many_sessions_only_the_nearest_are_named() -> None:
+def test_errors_name_only_the_most_similar_of_many_sessions() -> None:
     with Memory(None) as memory:
         for _ in range(30):
             memory.sessions.open(a_session())
-        with pytest.raises(SessionError, match=r"demo-hstu-1\d, .* … \(30 in all\)") as raised:
+        with pytest.raises(SessionError, match=r"demo-hstu-1\d, .* … \(30 in total\)") as raised:
             memory.sessions.get("demo-hstu-1x")
         assert len(str(raised.value)) < 200
 
 
-def test_threads_share_one_memory_without_losing_a_write(memory: Memory) -> None:
+def test_threads_share_one_memory_without_lost_writes(memory: Memory) -> None:
     with ThreadPoolExecutor(8) as pool:
         ids = list(pool.map(lambda _: memory.sessions.open(a_session()).id, range(40)))
     assert sorted(ids) == sorted(f"demo-hstu-{number}" for number in range(1, 41))
@@ -296,8 +296,8 @@ from virtualmle.data.errors import SessionError
 from virtualmle.memory.records import EffectRecord, RuleRecord, SessionRecord, TrialOutcome, TrialRecord
 from virtualmle.memory.store import Memory
 
-path, me = Path(sys.argv[1]), sys.argv[2]
-ended = TrialOutcome(status="finished", reason=me)
+path, process = Path(sys.argv[1]), sys.argv[2]
+ended = TrialOutcome(status="finished", reason=process)
 print("ready", flush=True)
 session = SessionRecord.model_validate_json(sys.stdin.readline())
 memory = Memory(path, busy_seconds=60)
@@ -328,13 +328,13 @@ for own in ids:
     seen.append([len(knowledge.prior({}, "d1", "hstu")), effects["lr"]["n"], len(memory.rules.all())])
 print(json.dumps(seen), flush=True)
 """
-"""What each of several processes does with one memory.db; a line on stdin starts each of the four steps."""
+"""Code of each of several processes on one memory.db; a line on standard input starts each of the four steps."""
 
 
 @pytest.fixture(scope="module")
-def crowd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    """What eight processes answered, step by step, and the memory that they left."""
-    path = tmp_path_factory.mktemp("crowd") / "memory.db"
+def answers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """The answers of eight processes, by step, and the memory that they have written."""
+    path = tmp_path_factory.mktemp("processes") / "memory.db"
     arguments = [sys.executable, "-P", "-c", CHILD, str(path)]
     with ExitStack() as stack:
         children = [
@@ -342,19 +342,19 @@ def crowd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
             for number in range(PROCESSES)
         ]
         assert [child.stdout.readline() for child in children if child.stdout] == ["ready\n"] * PROCESSES
-        ids = ask_all(children, a_session())
+        ids = send_to_all(children, a_session())
         memory = stack.enter_context(Memory(path))
         memory.trials.start(a_trial("demo-hstu-1"))
-        wins = ask_all(children, a_trial("demo-hstu-1"))
-        handles = ask_all(children, a_trial("demo-hstu-2"))
+        wins = send_to_all(children, a_trial("demo-hstu-1"))
+        handles = send_to_all(children, a_trial("demo-hstu-2"))
         rule = RuleRecord(kind="prefer", statement="s", condition="lr > 1", backbone="hstu", support=1)
-        seen = ask_all(children, rule)
+        seen = send_to_all(children, rule)
         assert [child.wait() for child in children] == [0] * PROCESSES
         yield {"ids": ids, "wins": wins, "handles": handles, "seen": seen, "memory": memory}
 
 
-def ask_all(children: list[Popen[str]], record: BaseModel) -> list[Any]:
-    """Hand every process the same record at once; returns what each answered."""
+def send_to_all(children: list[Popen[str]], record: BaseModel) -> list[Any]:
+    """Send the same record to every process at once; returns their answers."""
     for child in children:
         assert child.stdin is not None
         child.stdin.write(record.model_dump_json() + "\n")
@@ -362,28 +362,28 @@ def ask_all(children: list[Popen[str]], record: BaseModel) -> list[Any]:
     return [json.loads(child.stdout.readline()) for child in children if child.stdout]
 
 
-def test_processes_that_open_a_new_file_together_make_one_schema_and_never_share_an_id(crowd: dict[str, Any]) -> None:
-    ids = [name for names in crowd["ids"] for name in names]
+def test_processes_that_open_a_new_file_at_once_create_one_schema_and_unique_ids(answers: dict[str, Any]) -> None:
+    ids = [name for names in answers["ids"] for name in names]
     assert sorted(ids) == sorted(f"demo-hstu-{number}" for number in range(1, 5 * PROCESSES + 1))
-    assert {session.id for session in crowd["memory"].sessions.all()} == set(ids)
+    assert {session.id for session in answers["memory"].sessions.all()} == set(ids)
 
 
-def test_of_many_processes_that_end_the_same_trial_one_does(crowd: dict[str, Any]) -> None:
-    assert sorted(crowd["wins"]) == [False] * (PROCESSES - 1) + [True]
-    assert crowd["memory"].trials.get("demo-hstu-1", "t001").outcome.reason == str(crowd["wins"].index(True))
+def test_only_one_of_many_processes_ends_a_trial(answers: dict[str, Any]) -> None:
+    assert sorted(answers["wins"]) == [False] * (PROCESSES - 1) + [True]
+    assert answers["memory"].trials.get("demo-hstu-1", "t001").outcome.reason == str(answers["wins"].index(True))
 
 
-def test_of_trials_added_by_many_processes_none_is_lost_or_doubled(crowd: dict[str, Any]) -> None:
-    trials = crowd["memory"].trials.all("demo-hstu-2")
+def test_trials_added_by_many_processes_are_neither_lost_nor_duplicated(answers: dict[str, Any]) -> None:
+    trials = answers["memory"].trials.all("demo-hstu-2")
     assert [trial.number for trial in trials] == list(range(1, 5 * PROCESSES + 1))
     owners = {trial.handle: trial.outcome.reason for trial in trials}
-    assert owners == {handle: str(number) for number, handles in enumerate(crowd["handles"]) for handle in handles}
+    assert owners == {handle: str(number) for number, handles in enumerate(answers["handles"]) for handle in handles}
 
 
-def test_of_what_many_processes_learn_at_once_none_is_lost_or_doubled(crowd: dict[str, Any]) -> None:
-    (rule,) = crowd["memory"].rules.all()
-    assert (rule.support, rule.contradiction) == (2 * 5 * PROCESSES, 5 * PROCESSES)  # each session's counts, set twice
-    assert crowd["memory"].knowledge().pooled_effects("hstu")["lr"]["n"] == 5 * PROCESSES
-    for seen in crowd["seen"]:  # readers in between see a growing, whole state
+def test_knowledge_added_by_many_processes_is_neither_lost_nor_duplicated(answers: dict[str, Any]) -> None:
+    (rule,) = answers["memory"].rules.all()
+    assert (rule.support, rule.contradiction) == (2 * 5 * PROCESSES, 5 * PROCESSES)  # each is set twice
+    assert answers["memory"].knowledge().pooled_effects("hstu")["lr"]["n"] == 5 * PROCESSES
+    for seen in answers["seen"]:  # concurrent readers see a growing, consistent state
         assert [rules for _, _, rules in seen] == [1] * 5
         assert [n for _, n, _ in seen] == sorted(n for _, n, _ in seen) and seen[0][1] >= 1

@@ -1,4 +1,4 @@
-"""SASRec and HSTU: their papers' formulas, causality, independence of the batch, seeds, dropout."""
+"""SASRec and HSTU: the formulas of their papers, causality, independence from the batch, seeds and dropout."""
 
 import itertools
 
@@ -28,7 +28,7 @@ VARIANTS = [
 
 
 def model_of(backbone, seed=0, **changes):
-    """A small model with wider weights than it starts from, so that every part of it shows in the states."""
+    """A small float64 model with larger weights than the initial ones, so that every part of it affects the states."""
     model = build_model(make_config(backbone, **{**SMALL, **changes}), NUM_ITEMS, seed).double().eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -65,11 +65,11 @@ def test_no_state_depends_on_a_later_item(backbone, position, readout, ffn, data
     same = torch.ones(len(before), dtype=torch.bool)
     same[token:end] = False
     close(before[same], after[same])
-    assert not torch.equal(before[token], after[token]), "its own state has to change"
+    assert not torch.equal(before[token], after[token]), "the state of the changed item has to change"
 
 
 @pytest.mark.parametrize("backbone", ["sasrec", "hstu"])
-def test_without_the_causal_mask_a_state_sees_the_whole_sequence_and_no_other(backbone):
+def test_without_the_causal_mask_a_state_depends_on_its_whole_sequence_and_on_no_other(backbone):
     model = model_of(backbone, causal=False, supervision="last", position="both")
     first, second = states_of(model, [[1, 2, 3], [4, 5]]), states_of(model, [[1, 2, 30], [4, 5]])
     assert (first[:2] != second[:2]).any(1).all()
@@ -83,21 +83,21 @@ def test_without_the_causal_mask_a_state_sees_the_whole_sequence_and_no_other(ba
     others=st.lists(st.lists(st.integers(0, NUM_ITEMS - 1), max_size=MAX_LEN), max_size=6),
     sequence=st.lists(st.integers(0, NUM_ITEMS - 1), min_size=1, max_size=MAX_LEN),
 )
-def test_a_sequence_does_not_depend_on_what_else_is_in_the_batch(backbone, readout, others, sequence):
+def test_states_do_not_depend_on_the_other_sequences_of_the_batch(backbone, readout, others, sequence):
     model = model_of(backbone, readout=readout, position="both")
     close(states_of(model, [*others, sequence])[-len(sequence) :], states_of(model, [sequence]))
 
 
 @pytest.mark.parametrize("position", POSITIONS)
 @pytest.mark.parametrize("backbone", ["sasrec", "hstu"])
-def test_only_a_model_with_positions_tells_orders_apart(backbone, position):
+def test_only_a_model_with_positions_distinguishes_the_order_of_events(backbone, position):
     model = model_of(backbone, position=position, causal=False, supervision="last")
-    there, back = states_of(model, [[3, 9, 4, 1]])[-1], states_of(model, [[9, 3, 4, 1]])[-1]
-    assert torch.allclose(there, back, rtol=1e-9, atol=1e-9) == (position == "none")
+    state, swapped = states_of(model, [[3, 9, 4, 1]])[-1], states_of(model, [[9, 3, 4, 1]])[-1]
+    assert torch.allclose(state, swapped, rtol=1e-9, atol=1e-9) == (position == "none")
 
 
-def hstu_by_the_paper(model, items):
-    """One sequence through HSTU as the research code writes it."""
+def hstu_formula(model, items):
+    """The states of one sequence by the formula of HSTU's research code, one head and pair at a time."""
     config, length, heads = model.config, len(items), model.config.num_heads
     x = model.items.input[items] * config.hidden_dim**0.5 + model.positions.table[:length]
     for block in model.blocks:
@@ -114,8 +114,8 @@ def hstu_by_the_paper(model, items):
     return x
 
 
-def sasrec_by_the_paper(model, items):
-    """One sequence through SASRec, head by head and query by query."""
+def sasrec_formula(model, items):
+    """The states of one sequence by SASRec's formula, one head and query at a time."""
     config, length = model.config, len(items)
     width = config.hidden_dim // config.num_heads
     x = model.items.input[items] * config.hidden_dim**0.5 + model.positions.table[:length]
@@ -135,7 +135,7 @@ def sasrec_by_the_paper(model, items):
     return model.final_norm(x)
 
 
-@pytest.mark.parametrize(("backbone", "formula"), [("hstu", hstu_by_the_paper), ("sasrec", sasrec_by_the_paper)])
+@pytest.mark.parametrize(("backbone", "formula"), [("hstu", hstu_formula), ("sasrec", sasrec_formula)])
 def test_a_backbone_computes_its_papers_formula(backbone, formula):
     model = model_of(backbone, position="both")
     sequences = [[7, 3, 3, 30, 0], [5], list(range(MAX_LEN))]
@@ -143,7 +143,7 @@ def test_a_backbone_computes_its_papers_formula(backbone, formula):
 
 
 @pytest.mark.parametrize("backbone", ["sasrec", "hstu"])
-def test_the_seed_alone_decides_the_weights(backbone):
+def test_the_weights_depend_on_the_seed_argument_only(backbone):
     config = make_config(backbone, **SMALL, position="both", readout="attention")
     models = []
     for global_seed, seed in ((1, 7), (2, 7), (1, 8)):
@@ -155,7 +155,7 @@ def test_the_seed_alone_decides_the_weights(backbone):
 
 
 @pytest.mark.parametrize("backbone", ["sasrec", "hstu"])
-def test_forward_and_backward_repeat_bit_for_bit(backbone):
+def test_forward_and_backward_are_bitwise_reproducible(backbone):
     model = model_of(backbone, position="both", readout="mean", dropout=0.3, attention_dropout=0.2).float().train()
     sequences = [[1, 2, 3, 1, 1], [4], [3, 3, 3, 9]]
     runs = []
@@ -170,7 +170,7 @@ def test_forward_and_backward_repeat_bit_for_bit(backbone):
 
 @pytest.mark.parametrize("knob", ["dropout", "embedding_dropout", "attention_dropout"])
 @pytest.mark.parametrize("backbone", ["sasrec", "hstu"])
-def test_each_dropout_acts_in_training_and_only_there(backbone, knob):
+def test_each_dropout_acts_only_in_training(backbone, knob):
     none = {"dropout": 0.0, "embedding_dropout": 0.0, "attention_dropout": 0.0}
     model, plain = model_of(backbone, **{**none, knob: 0.5}), model_of(backbone, **none)
     sequences = [[1, 2, 3], [4, 5, 6, 7, 8]]
@@ -181,16 +181,15 @@ def test_each_dropout_acts_in_training_and_only_there(backbone, knob):
 
 
 @pytest.mark.parametrize(("backbone", "position", "readout", "ffn"), VARIANTS)
-def test_every_parameter_is_trained(backbone, position, readout, ffn):
+def test_every_parameter_gets_a_gradient(backbone, position, readout, ffn):
     model = model_of(backbone, position=position, readout=readout, ffn=ffn).train()
     sequences = [list(range(start, start + MAX_LEN)) for start in (0, 12, 19)]
     states = states_of(model, sequences)
     (model.score(states).sin() * torch.linspace(0, 1, NUM_ITEMS)).sum().backward()
-    untrained = [name for name, p in model.named_parameters() if p.grad is None or (p.grad == 0).all()]
-    assert not untrained
+    assert not [name for name, p in model.named_parameters() if p.grad is None or (p.grad == 0).all()]
 
 
-def test_parameters_count_what_the_knobs_say():
+def test_the_number_of_parameters_follows_from_the_knobs():
     config = make_config("hstu", hidden_dim=8, num_heads=2, linear_dim=4, attention_dim=6, position="both", max_len=12)
     block = 8 * 2 * 2 * (4 + 6) + (8 * 8 + 8) + 12
     assert num_parameters(build_model(config, NUM_ITEMS, 0)) == NUM_ITEMS * 8 + 12 * 8 + block

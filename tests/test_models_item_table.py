@@ -1,4 +1,4 @@
-"""Scores against the catalogue: dot or cosine, tied or not, whole or sampled."""
+"""Scores over the catalogue: dot or cosine, tied or untied, for all items or for some."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def model_of(**changes):
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("scores", ["dot", "cosine"])
-def test_scores_follow_their_formula(scores, tied):
+def test_scores_are_dot_products_or_cosines_over_the_temperature(scores, tied):
     model = model_of(scores=scores, tie_embeddings=tied, temperature=0.07)
     states, table = torch.randn(5, 8), model.item_table()
     if scores == "dot":
@@ -30,14 +30,14 @@ def test_scores_follow_their_formula(scores, tied):
 
 
 @pytest.mark.parametrize("scores", ["dot", "cosine"])
-def test_single_vectors_are_rows_of_the_catalogue(scores):
+def test_the_vectors_of_some_items_are_rows_of_the_catalogue(scores):
     items = model_of(scores=scores, temperature=0.5).items
     chosen, states = torch.tensor([3, 3, 0, 22]), torch.randn(4, 8)
     torch.testing.assert_close(items.vectors(chosen), items.catalogue()[chosen])
     torch.testing.assert_close(items.scaled(states) @ items.vectors(chosen).T, items.score(states)[:, chosen])
 
 
-def test_a_large_catalogue_gets_gradients_of_the_rows_looked_up_and_no_others(monkeypatch):
+def test_in_a_large_catalogue_only_the_rows_looked_up_get_gradients(monkeypatch):
     monkeypatch.setattr(item_table, "ROW_SPARSE_ABOVE", 10)
     items = model_of(tie_embeddings=True, scores="cosine").items
     looked_up = torch.tensor([4, 2, 4])
@@ -50,7 +50,7 @@ def test_a_large_catalogue_gets_gradients_of_the_rows_looked_up_and_no_others(mo
     torch.testing.assert_close(gradient.to_dense(), dense.input.grad)
 
 
-def test_cosine_of_a_zero_vector_is_zero_with_a_finite_gradient():
+def test_the_cosine_of_a_zero_vector_is_zero_with_a_finite_gradient():
     model = model_of(scores="cosine", temperature=0.05)
     states = torch.zeros(2, 8, requires_grad=True)
     scores = model.score(states)
@@ -58,7 +58,7 @@ def test_cosine_of_a_zero_vector_is_zero_with_a_finite_gradient():
     assert (scores == 0).all() and states.grad.isfinite().all()
 
 
-def test_a_tied_table_is_one_parameter_with_one_name():
+def test_a_tied_table_is_a_single_parameter():
     tied, untied = model_of(tie_embeddings=True), model_of(tie_embeddings=False)
     assert num_parameters(untied) - num_parameters(tied) == NUM_ITEMS * 8
     assert tied.item_table() is tied.items.input

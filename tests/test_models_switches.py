@@ -1,4 +1,4 @@
-"""Every switch of the backbones: alone against its formula, in any combination causal, trained and reproducible."""
+"""The switches of the backbones: each against its formula, and any combination causal, trainable and reproducible."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ sequences_strategy = st.lists(
 
 
 def model_of(backbone="sasrec", seed=0, **knobs):
-    """A small float64 model with wider weights than it starts from, so that every part of it shows."""
+    """A small float64 model with larger weights than the initial ones, so that every part of it affects the states."""
     model = build_model(make_config(backbone, **{**SMALL, **knobs}), NUM_ITEMS, seed).double().eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -53,14 +53,15 @@ def model_of(backbone="sasrec", seed=0, **knobs):
     return model
 
 
-def states_of(model, sequences, hidden=None):
+def states_of(model, sequences, masked=None):
     offsets = torch.tensor([0, *map(len, sequences)]).cumsum(0)
     events = torch.tensor([event for sequence in sequences for event in sequence]).view(-1, 2)
-    return model(make_batch(events[:, 0], offsets, model.config, times=events[:, 1], hidden=hidden))
+    return model(make_batch(events[:, 0], offsets, model.config, times=events[:, 1], masked=masked))
 
 
-def plain(items):
-    return [(item, 100 * place) for place, item in enumerate(items)]
+def events_of(items):
+    """(item, time) pairs, 100 seconds apart."""
+    return [(item, 100 * index) for index, item in enumerate(items)]
 
 
 @settings(deadline=None, max_examples=150)
@@ -78,30 +79,30 @@ def test_no_state_depends_on_a_later_event_in_any_combination(knobs, sequences, 
     same = torch.ones(len(before), dtype=torch.bool)
     same[first:end] = False
     torch.testing.assert_close(before[same], after[same], rtol=1e-9, atol=1e-9)
-    assert not torch.equal(before[first], after[first]), "its own state has to change"
+    assert not torch.equal(before[first], after[first]), "the state of the changed event has to change"
 
 
 @settings(deadline=None, max_examples=60)
 @given(SWITCHES, sequences_strategy)
-def test_a_sequence_does_not_depend_on_what_else_is_in_the_batch(knobs, sequences):
+def test_states_do_not_depend_on_the_other_sequences_of_the_batch(knobs, sequences):
     model = model_of(**knobs)
-    whole = states_of(model, sequences).split([len(sequence) for sequence in sequences])
-    for sequence, states in zip(sequences, whole, strict=True):
+    batched = states_of(model, sequences).split([len(sequence) for sequence in sequences])
+    for sequence, states in zip(sequences, batched, strict=True):
         torch.testing.assert_close(states_of(model, [sequence]), states, rtol=1e-9, atol=1e-9)
 
 
 @settings(deadline=None, max_examples=60)
 @given(SWITCHES)
-def test_every_parameter_is_trained_in_any_combination(knobs):
+def test_every_parameter_gets_a_gradient_in_any_combination(knobs):
     model = model_of(**knobs).train()
-    sequences = [plain(range(start, start + MAX_LEN)) for start in (0, 10, 20)]
+    sequences = [events_of(range(start, start + MAX_LEN)) for start in (0, 10, 20)]
     (model.score(states_of(model, sequences)).sin() * torch.linspace(0, 1, NUM_ITEMS)).sum().backward()
     assert not [name for name, p in model.named_parameters() if p.grad is None or (p.grad == 0).all()]
 
 
 @settings(deadline=None, max_examples=30)
 @given(SWITCHES)
-def test_the_seed_alone_decides_the_weights(knobs):
+def test_the_weights_depend_on_the_seed_argument_only(knobs):
     config, models = make_config(**{**SMALL, **knobs}), []
     for global_seed, seed in ((1, 7), (2, 7), (1, 8)):
         torch.manual_seed(global_seed)
@@ -111,7 +112,7 @@ def test_the_seed_alone_decides_the_weights(knobs):
     assert all(tensor.isfinite().all() for tensor in models[0].values())
 
 
-def test_shared_blocks_are_one_block_applied_again():
+def test_shared_blocks_apply_one_block_several_times():
     shared, single = model_of(shared_blocks=True, num_blocks=3), model_of(num_blocks=1)
     assert num_parameters(shared) == num_parameters(single)
     x, plan = torch.randn(4, 8, dtype=torch.float64), PackingPlan.build(torch.tensor([0, 4]))
@@ -119,7 +120,7 @@ def test_shared_blocks_are_one_block_applied_again():
     torch.testing.assert_close(shared._pass(x, plan), shared.final_norm(block(block(block(x, plan), plan), plan)))
 
 
-def test_latent_steps_are_further_passes_averaged():
+def test_latent_steps_average_the_states_of_further_passes():
     model = model_of(latent_steps=2)
     batch = make_batch(torch.tensor([3, 1, 4]), torch.tensor([0, 3]), model.config)
     first = model._pass(model._embed(batch), batch.plan)
@@ -128,15 +129,15 @@ def test_latent_steps_are_further_passes_averaged():
     torch.testing.assert_close(model(batch), (first + second + third) / 3)
 
 
-def test_post_norm_normalises_the_sum():
+def test_post_norm_normalises_the_residual_sum():
     block = model_of(norm_placement="post", num_blocks=1, ffn_multiplier=2).blocks[0]
     x, plan = torch.randn(5, 8, dtype=torch.float64), PackingPlan.build(torch.tensor([0, 2, 5]))
     middle = block.attention_norm(x + block.attend(x, plan))
     layer = block.feed_forward
     inner = F.gelu(middle @ layer.inner.weight.T + layer.inner.bias)
     assert inner.shape == (5, 16)
-    wanted = block.feed_forward_norm(middle + inner @ layer.outer.weight.T + layer.outer.bias)
-    torch.testing.assert_close(block(x, plan), wanted)
+    expected = block.feed_forward_norm(middle + inner @ layer.outer.weight.T + layer.outer.bias)
+    torch.testing.assert_close(block(x, plan), expected)
 
 
 @pytest.mark.parametrize("norm", ["layer", "rms"])
@@ -158,27 +159,27 @@ def test_the_hstu_block_follows_its_switches(activation, gating, placement, norm
     attended = normalised(F.silu(q @ k.T).tril() @ v / MAX_LEN)
     gated = u * attended if gating == "product" else torch.cat((u, attended, u * attended), 1)
     out = gated @ block.out.weight.T + block.out.bias + x
-    wanted = normalised(out) if placement == "post" else out
-    torch.testing.assert_close(block(x, PackingPlan.build(torch.tensor([0, 4]))), wanted)
+    expected = normalised(out) if placement == "post" else out
+    torch.testing.assert_close(block(x, PackingPlan.build(torch.tensor([0, 4]))), expected)
 
 
-def test_rotary_scores_depend_on_the_distance_alone():
+def test_rotary_scores_depend_only_on_the_distance():
     q, k = torch.randn(2, 1, 1, 6, dtype=torch.float64)
-    places = torch.arange(20)
-    turned = [rotate(x.expand(20, 1, 6), places)[:, 0] for x in (q, k)]
-    scores = turned[0] @ turned[1].T
+    positions = torch.arange(20)
+    rotated = [rotate(x.expand(20, 1, 6), positions)[:, 0] for x in (q, k)]
+    scores = rotated[0] @ rotated[1].T
     for distance in range(-19, 20):
         diagonal = scores.diagonal(distance)
         torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal))
-    torch.testing.assert_close(turned[0].norm(dim=1), q.norm().expand(20))
-    angle = torch.tensor(3.0 * 10_000 ** (-1 / 3), dtype=torch.float64)  # pair 1 at place 3
+    torch.testing.assert_close(rotated[0].norm(dim=1), q.norm().expand(20))
+    angle = torch.tensor(3.0 * 10_000 ** (-1 / 3), dtype=torch.float64)  # pair 1 at position 3
     a, b = q[0, 0, 1], q[0, 0, 4]
-    torch.testing.assert_close(turned[0][3, 1], a * angle.cos() - b * angle.sin())
+    torch.testing.assert_close(rotated[0][3, 1], a * angle.cos() - b * angle.sin())
     with pytest.raises(ConfigError, match="even attention_dim"):
         make_config("hstu", position="rotary", attention_dim=15)
 
 
-def test_a_short_convolution_and_a_filter_are_causal_sums_on_a_branch():
+def test_the_short_convolution_and_the_filter_add_a_causal_convolution_to_their_input():
     config = make_config("sasrec", **SMALL, conv_kernel=3, frequency_filter=True)
     x, plan = torch.randn(6, 8, dtype=torch.float64), PackingPlan.build(torch.tensor([0, 6]))
     for layer in (ShortConvolution(config), FrequencyFilter(config)):
@@ -189,7 +190,7 @@ def test_a_short_convolution_and_a_filter_are_causal_sums_on_a_branch():
         normed = layer.norm(x)
         if isinstance(layer, ShortConvolution):
             taps = layer.taps
-        else:  # the inverse transform, term by term
+        else:  # the inverse Fourier transform, term by term
             spectrum = torch.view_as_complex(layer.spectrum)
             steps, last = torch.arange(MAX_LEN), MAX_LEN // 2
             taps = spectrum[0].real + (-1.0) ** steps[:, None] * spectrum[last].real
@@ -197,24 +198,23 @@ def test_a_short_convolution_and_a_filter_are_causal_sums_on_a_branch():
                 wave = torch.exp(2j * torch.pi * frequency * steps / MAX_LEN)[:, None]
                 taps = taps + 2 * (spectrum[frequency] * wave).real
             taps = taps / MAX_LEN**0.5
-        wanted = torch.stack([sum(taps[s] * normed[t - s] for s in range(min(len(taps), t + 1))) for t in range(6)])
-        torch.testing.assert_close(layer(x, plan), x + wanted, rtol=1e-6, atol=1e-6)
+        mixed = torch.stack([sum(taps[s] * normed[t - s] for s in range(min(len(taps), t + 1))) for t in range(6)])
+        torch.testing.assert_close(layer(x, plan), x + mixed, rtol=1e-6, atol=1e-6)
 
 
-def test_a_hidden_item_leaves_its_place():
+def test_a_masked_item_does_not_matter_and_keeps_its_position():
     model = model_of(position="absolute")
-    sequence = plain([3, 1, 4])
-    hidden = states_of(model, [sequence], hidden=torch.tensor([False, True, False]))
-    other = states_of(model, [plain([3, 9, 4])], hidden=torch.tensor([False, True, False]))
-    assert torch.equal(hidden, other), "what it was does not matter"
-    assert not torch.allclose(hidden, states_of(model, [sequence]))
+    sequence, mask = events_of([3, 1, 4]), torch.tensor([False, True, False])
+    masked = states_of(model, [sequence], masked=mask)
+    assert torch.equal(masked, states_of(model, [events_of([3, 9, 4])], masked=mask))
+    assert not torch.allclose(masked, states_of(model, [sequence]))
 
 
 @pytest.mark.parametrize("backbone", ["sasrec", "hstu"])
-def test_token_dropout_hides_whole_items_in_training_only(backbone):
+def test_token_dropout_zeroes_whole_embeddings_in_training_only(backbone):
     model = model_of(backbone, token_dropout=0.5, dropout=0.0, position="none")
     batch = make_batch(torch.zeros(10, dtype=torch.int64), torch.tensor([0, 10]), model.config)
     assert (model._embed(batch) != 0).all()
     rows = torch.cat([(model.train()._embed(batch) != 0) for _ in range(200)])
-    assert (rows.all(1) | ~rows.any(1)).all(), "whole vectors"
+    assert (rows.all(1) | ~rows.any(1)).all(), "an embedding is zeroed as a whole or not at all"
     assert rows[:, 0].double().mean() == pytest.approx(0.5, abs=0.05)

@@ -1,4 +1,4 @@
-"""Score priors against ten-line definitions over Python lists, and on Amazon Beauty against a plain script."""
+"""Score priors against short definitions over Python lists, and on Amazon Beauty against a plain Python script."""
 
 import gzip
 import itertools
@@ -37,7 +37,7 @@ def dataset_of(histories):
 
 
 def fused(histories, scores=None, **knobs):
-    """The scores that the priors counted on `histories` give to the same users."""
+    """`scores` (default: zeros) of the users of `histories`, with priors counted on `histories` added."""
     dataset = dataset_of(histories)
     config = make_config("sasrec", **{"score_normalisation": "none", **knobs})
     scores = torch.zeros(len(histories), NUM_ITEMS) if scores is None else scores.clone()
@@ -45,7 +45,7 @@ def fused(histories, scores=None, **knobs):
     return ScorePriors.from_dataset(dataset, config).add_to(scores, items, offsets).numpy()
 
 
-def plain_transitions(histories, config):
+def expected_transitions(histories, config):
     table = np.zeros((NUM_ITEMS, NUM_ITEMS))
     for history in histories:
         for i, first in enumerate(history):
@@ -54,12 +54,12 @@ def plain_transitions(histories, config):
                     table[first, second] += step**-config.transition_decay
                 if config.transition_direction in ("backward", "both"):
                     table[second, first] += step**-config.transition_decay
-    return strongest(scaled(table, config.transition_normalisation), config.transition_neighbours)
+    return strongest(normalised(table, config.transition_normalisation), config.transition_neighbours)
 
 
-def plain_cooccurrence(histories, config):
-    held = np.array([[item in history for item in range(NUM_ITEMS)] for history in histories], dtype=float)
-    counts, table = np.maximum(held.sum(0), 1), held.T @ held
+def expected_cooccurrence(histories, config):
+    contained = np.array([[item in history for item in range(NUM_ITEMS)] for history in histories], dtype=float)
+    counts, table = np.maximum(contained.sum(0), 1), contained.T @ contained
     if config.cooccurrence_span:
         table = np.zeros((NUM_ITEMS, NUM_ITEMS))
         for history in histories:
@@ -69,11 +69,11 @@ def plain_cooccurrence(histories, config):
     if config.cooccurrence_normalisation == "cosine":
         table = table / np.sqrt(np.outer(counts, counts))
     else:
-        table = scaled(table, config.cooccurrence_normalisation)
+        table = normalised(table, config.cooccurrence_normalisation)
     return strongest(table, config.cooccurrence_neighbours)
 
 
-def scaled(table, normalisation):
+def normalised(table, normalisation):
     rows, columns = (np.where((total := table.sum(axis)) == 0, 1, total) for axis in (1, 0))
     divisors = {"row": rows[:, None], "sqrt": np.sqrt(rows)[:, None], "cosine": np.sqrt(np.outer(rows, columns))}
     return table / divisors.get(normalisation, 1)
@@ -86,8 +86,10 @@ def strongest(table, neighbours):
     return table
 
 
-def plain_prior(histories, table, recent, recency):
-    return [sum(recency**age * table[item] for age, item in enumerate(history[::-1][:recent])) for history in histories]
+def expected_prior(histories, table, num_recent, recency):
+    return [
+        sum(recency**age * table[item] for age, item in enumerate(history[::-1][:num_recent])) for history in histories
+    ]
 
 
 @given(
@@ -105,9 +107,10 @@ def plain_prior(histories, table, recent, recency):
 @settings(max_examples=150, deadline=None)
 def test_the_transition_prior_adds_the_rows_of_the_latest_items(histories, knobs):
     config = make_config("sasrec", **knobs)
-    expected = plain_prior(histories, plain_transitions(histories, config), *recent(config, "transition_recent"))
-    got = fused(histories, transition_weight=3.0, **knobs)
-    np.testing.assert_allclose(got, 3 * np.array(expected), rtol=1e-4, atol=1e-6)
+    table = expected_transitions(histories, config)
+    expected = expected_prior(histories, table, config.transition_recent, config.transition_recency)
+    scores = fused(histories, transition_weight=3.0, **knobs)
+    np.testing.assert_allclose(scores, 3 * np.array(expected), rtol=1e-4, atol=1e-6)
 
 
 @given(
@@ -123,16 +126,13 @@ def test_the_transition_prior_adds_the_rows_of_the_latest_items(histories, knobs
 @settings(max_examples=150, deadline=None)
 def test_the_cooccurrence_prior_adds_the_rows_of_the_latest_items(histories, knobs):
     config = make_config("sasrec", **knobs)
-    expected = plain_prior(histories, plain_cooccurrence(histories, config), *recent(config, "cooccurrence_window"))
-    got = fused(histories, cooccurrence_weight=-2.0, **knobs)
-    np.testing.assert_allclose(got, -2 * np.array(expected), rtol=1e-4, atol=1e-6)
+    table = expected_cooccurrence(histories, config)
+    expected = expected_prior(histories, table, config.cooccurrence_window, config.cooccurrence_recency)
+    scores = fused(histories, cooccurrence_weight=-2.0, **knobs)
+    np.testing.assert_allclose(scores, -2 * np.array(expected), rtol=1e-4, atol=1e-6)
 
 
-def recent(config, window):
-    return getattr(config, window), getattr(config, window.split("_")[0] + "_recency")
-
-
-def test_a_popularity_window_counts_the_latest_events_only():
+def test_a_popularity_window_counts_only_the_latest_events():
     dataset = dataset_of([[0, 1], [2, 2]])
     dataset.timestamps = np.array([5, 40, 30, 10])
     config = make_config("sasrec", popularity_weight=1.0, popularity_window=0.5)
@@ -143,19 +143,19 @@ def test_a_popularity_window_counts_the_latest_events_only():
 
 @given(histories_strategy, st.integers(1, 9), st.integers(0, 99))
 @settings(max_examples=80, deadline=None)
-def test_reranking_orders_the_models_best_and_leaves_the_others_below_in_their_order(histories, top, seed):
+def test_reranking_orders_the_models_best_items_and_keeps_the_others_below_in_the_models_order(histories, top, seed):
     scores = torch.randn(len(histories), NUM_ITEMS, generator=torch.Generator().manual_seed(seed))
     knobs = {"transition_weight": 5.0, "cooccurrence_weight": -3.0, "score_normalisation": "none"}
     blended = fused(histories, scores, **knobs)
     reranked = fused(histories, scores, fusion="rerank", rerank_top=top, **knobs)
-    for history, plain, blend, got in zip(histories, scores.tolist(), blended, reranked, strict=True):
+    for history, model, blend, result in zip(histories, scores.tolist(), blended, reranked, strict=True):
         candidates = [item for item in range(NUM_ITEMS) if item not in history]
-        best = set(sorted(candidates, key=lambda item: -plain[item])[:top]) if top < NUM_ITEMS else range(NUM_ITEMS)
+        best = set(sorted(candidates, key=lambda item: -model[item])[:top]) if top < NUM_ITEMS else range(NUM_ITEMS)
         if not candidates and top < NUM_ITEMS:
             continue  # nothing to recommend
         inside = sorted(best, key=lambda item: -blend[item])
-        outside = sorted(set(range(NUM_ITEMS)) - set(best), key=lambda item: -plain[item])
-        assert np.argsort(-got, kind="stable").tolist() == [*inside, *outside]
+        outside = sorted(set(range(NUM_ITEMS)) - set(best), key=lambda item: -model[item])
+        assert np.argsort(-result, kind="stable").tolist() == [*inside, *outside]
 
 
 @pytest.mark.parametrize("kind", ["zscore", "minmax", "softmax", "none"])
@@ -172,46 +172,46 @@ def test_scores_are_normalised_per_user(kind):
     np.testing.assert_allclose(scores.numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_no_scoring_knob_touches_what_training_gives():
-    others = {
+def test_scoring_knobs_do_not_change_the_identity_of_the_training_run():
+    scoring = {
         "score_normalisation": "none", "fusion": "rerank", "popularity_weight": 1.0, "transition_recent": 3,
         "cooccurrence_span": 2, "rerank_top": 20, "transition_direction": "both",
     }
-    assert train_hash(make_config("hstu", **others)) == train_hash(make_config("hstu"))
+    assert train_hash(make_config("hstu", **scoring)) == train_hash(make_config("hstu"))
 
 
-def test_popularity_is_the_log_count_scaled_to_one():
+def test_popularity_is_the_log_count_divided_by_its_maximum():
     histories = [[0, 1, 1], [1, 2], [1]]
     expected = [2 * math.log1p(count) / math.log1p(4) for count in (1, 4, 1, 0, 0, 0, 0)]
     np.testing.assert_allclose(fused(histories, popularity_weight=2.0), [expected] * 3, rtol=1e-6)
 
 
-def test_priors_add_up_on_top_of_standardised_scores():
+def test_several_priors_are_added_to_the_normalised_scores():
     histories = [[0, 1, 2], [2, 1], [3, 0, 0]]
     scores = torch.randn(3, NUM_ITEMS, generator=torch.Generator().manual_seed(0)) * 9 + 4
     weights = {"popularity_weight": 0.5, "transition_weight": 2.0, "cooccurrence_weight": 1.0}
-    alone = [fused(histories, **{knob: weight}) for knob, weight in weights.items()]
-    plain = scores.double().numpy()
-    standard = (plain - plain.mean(1, keepdims=True)) / plain.std(1, keepdims=True)
-    both = fused(histories, scores, score_normalisation="zscore", **weights)
-    np.testing.assert_allclose(both, standard + sum(alone), rtol=1e-4, atol=1e-5)
-    raw = fused(histories, scores, score_normalisation="none", **weights)
-    np.testing.assert_allclose(raw, plain + sum(alone), rtol=1e-5)
+    priors = sum(fused(histories, **{knob: weight}) for knob, weight in weights.items())
+    raw = scores.double().numpy()
+    standardised = (raw - raw.mean(1, keepdims=True)) / raw.std(1, keepdims=True)
+    on_zscores = fused(histories, scores, score_normalisation="zscore", **weights)
+    np.testing.assert_allclose(on_zscores, standardised + priors, rtol=1e-4, atol=1e-5)
+    on_raw_scores = fused(histories, scores, score_normalisation="none", **weights)
+    np.testing.assert_allclose(on_raw_scores, raw + priors, rtol=1e-5)
 
 
-def test_without_a_weight_there_are_no_priors_whatever_the_other_knobs_say():
+def test_without_a_weight_there_are_no_priors_whatever_the_values_of_the_other_knobs():
     config = make_config("hstu", score_normalisation="zscore", transition_window=5, cooccurrence_window=2)
     assert ScorePriors.from_dataset(dataset_of([[0, 1]]), config) is None
 
 
 @pytest.mark.parametrize("kind", ["zscore", "minmax"])
-def test_a_model_that_scores_all_items_alike_keeps_finite_scores(kind):
+def test_equal_scores_are_normalised_to_zero(kind):
     scores = torch.full((2, 9), 3.0)
     normalise(scores, kind)
     assert scores.eq(0).all()
 
 
-def test_merging_in_several_rounds_counts_the_same(monkeypatch):
+def test_merging_pairs_in_several_rounds_gives_the_same_counts(monkeypatch):
     generator = np.random.default_rng(0)
     histories = [generator.integers(0, NUM_ITEMS, 12).tolist() for _ in range(20)]
     knobs = {"transition_weight": 1.0, "transition_window": 6, "cooccurrence_weight": 1.0}
@@ -220,19 +220,19 @@ def test_merging_in_several_rounds_counts_the_same(monkeypatch):
     np.testing.assert_allclose(fused(histories, **knobs), at_once, rtol=1e-6)
 
 
-def test_priors_read_train_events_only(tiny_dataset_dir):
+def test_priors_read_only_train_events(tiny_dataset_dir):
     dataset = PreparedDataset.load(tiny_dataset_dir)
-    visible = SimpleNamespace(
+    train_part = SimpleNamespace(
         items=dataset.items, offsets=dataset.offsets, timestamps=dataset.timestamps, num_items=dataset.num_items
     )
     config = make_config("sasrec", popularity_weight=1.0, transition_weight=1.0, cooccurrence_weight=1.0)
-    whole, train = ScorePriors.from_dataset(dataset, config), ScorePriors.from_dataset(visible, config)
-    assert torch.equal(whole.transition.values, train.transition.values)
-    assert torch.equal(whole.popularity, train.popularity)
+    priors, from_train = ScorePriors.from_dataset(dataset, config), ScorePriors.from_dataset(train_part, config)
+    assert torch.equal(priors.transition.values, from_train.transition.values)
+    assert torch.equal(priors.popularity, from_train.popularity)
 
 
-def plain_beauty(path: Path):
-    """NDCG@10 and Recall@10 of the bare transition table on validation, straight from the log, in plain Python."""
+def beauty_by_script(path: Path):
+    """Validation NDCG@10 and Recall@10 of the transition table alone, computed from the log in plain Python."""
     sequences = defaultdict(list)
     with gzip.open(path, "rt") as log:
         for line in log:
@@ -256,7 +256,7 @@ def plain_beauty(path: Path):
     return np.mean(gains), np.mean(np.array(gains) > 0)
 
 
-def test_the_bare_transition_table_on_beauty_scores_what_a_plain_script_says(shared_data, tmp_path):
+def test_the_transition_table_alone_scores_on_beauty_as_in_a_plain_script(shared_data, tmp_path):
     key = X25519PrivateKey.generate().public_key().public_bytes_raw()
     prepare(read_log(shared_data / "beauty.tsv.gz"), "beauty", tmp_path / "beauty", PrepareOptions(), key)
     dataset = PreparedDataset.load(tmp_path / "beauty")
@@ -270,7 +270,7 @@ def test_the_bare_transition_table_on_beauty_scores_what_a_plain_script_says(sha
 
     ranks, _ = rank_targets(score_block, items, offsets, torch.tensor(np.array(dataset.valid_items)))
     metrics = metrics_from_ranks(ranks)
-    ndcg, recall = plain_beauty(shared_data / "beauty.tsv.gz")
+    ndcg, recall = beauty_by_script(shared_data / "beauty.tsv.gz")
     assert metrics["ndcg@10"] == pytest.approx(ndcg, rel=1e-9)
     assert metrics["recall@10"] == pytest.approx(recall, rel=1e-9)
     assert metrics["ndcg@10"] == pytest.approx(0.0438277, abs=1e-6)

@@ -1,4 +1,4 @@
-"""docs/recipes/add-a-knob.md, followed to the letter on a copy of the package."""
+"""Apply the diffs of docs/recipes/add-a-knob.md to a copy of the package and check the new knob."""
 
 import os
 import re
@@ -31,17 +31,17 @@ for backbone in ("sasrec", "hstu"):
     for model in (noisy, plain):
         torch.manual_seed(0)
     assert torch.equal(noisy.eval()(batch(noisy.config)), plain.eval()(batch(plain.config)))
-    calm = [make_config(backbone, dropout=0.0, embedding_noise=noise) for noise in (0.0, 0.5)]
-    states = [build_model(c, 9, 0).train()(batch(c)) for c in calm]
+    without_dropout = [make_config(backbone, dropout=0.0, embedding_noise=noise) for noise in (0.0, 0.5)]
+    states = [build_model(c, 9, 0).train()(batch(c)) for c in without_dropout]
     assert not torch.allclose(*states)
     print(train_hash(make_config(backbone)))
 """
 
 
-def run(copy: Path, *words: str) -> str:
-    """What a Python command prints in the copy, imported from there alone."""
+def run(copy: Path, *arguments: str) -> str:
+    """The output of a Python command that imports the package from the copy."""
     done = subprocess.run(
-        [sys.executable, "-P", *words],
+        [sys.executable, "-P", *arguments],
         cwd=copy,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(copy / ".typing"), *sys.path])},
         capture_output=True,
@@ -53,22 +53,23 @@ def run(copy: Path, *words: str) -> str:
 
 
 def diffs() -> list[str]:
+    """The diffs of the recipe's fenced blocks, without their indentation."""
     fenced = re.findall(r"^( *)```diff\n(.*?)^ *```$", RECIPE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     return [textwrap.dedent(body) for _, body in fenced]
 
 
 def test_the_recipe_adds_a_knob_in_three_steps(tmp_path: Path) -> None:
     copy = tmp_path / "package"
-    left_out = shutil.ignore_patterns(".*", "__pycache__", "build", "tests", "benchmarks", "demo-home", "*.egg-info")
-    shutil.copytree(ROOT, copy, ignore=left_out)
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "build", "tests", "benchmarks", "demo-home", "*.egg-info")
+    shutil.copytree(ROOT, copy, ignore=ignored)
     (copy / ".typing").mkdir()
     (copy / ".typing" / "virtualmle").symlink_to("..")
 
-    found = diffs()
-    assert len(found) == 2, "the recipe declares the knob and reads it where it acts: two diffs"
-    for diff in found:
+    recipe_diffs = diffs()
+    assert len(recipe_diffs) == 2, "the recipe has two diffs: one declares the knob, one uses it"
+    for diff in recipe_diffs:
         done = subprocess.run(["git", "apply", "-"], cwd=copy, input=diff, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"the recipe's diff does not apply any more: {done.stderr}\n{diff}"
+        assert done.returncode == 0, f"the diff of the recipe does not apply: {done.stderr}\n{diff}"
     run(copy, "-m", "virtualmle.sandbox.tables", "SANDBOX.md", "docs/knobs.md")
 
     row = "| `embedding_noise` | float | 0.0 … 0.5 | 0.0 | 0.0 | standard deviation of Gaussian noise added"

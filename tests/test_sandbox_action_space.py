@@ -1,4 +1,4 @@
-"""What an agent may change, and what it is told when it may not."""
+"""The changes that an agent may make, and the error messages for the others."""
 
 import json
 import math
@@ -31,10 +31,10 @@ def test_no_changes_give_the_base(space: ActionSpace) -> None:
     assert space.resolve(make_config("sasrec"), {}) == make_config("sasrec")
 
 
-def test_a_whole_number_serves_a_float_knob_and_names_the_same_configuration(space: ActionSpace) -> None:
+def test_an_integer_for_a_float_knob_gives_the_same_configuration_as_the_float(space: ActionSpace) -> None:
     base = make_config("sasrec")
-    whole, point = space.resolve(base, {"temperature": 1}), space.resolve(base, {"temperature": 1.0})
-    assert fingerprint(whole.model_dump()) == fingerprint(point.model_dump())
+    from_int, from_float = space.resolve(base, {"temperature": 1}), space.resolve(base, {"temperature": 1.0})
+    assert fingerprint(from_int.model_dump()) == fingerprint(from_float.model_dump())
     negative_zero = space.resolve(base, {"dropout": -0.0})
     assert fingerprint(negative_zero.model_dump()) == fingerprint(make_config("sasrec", dropout=0.0).model_dump())
 
@@ -53,8 +53,8 @@ def test_a_whole_number_serves_a_float_knob_and_names_the_same_configuration(spa
         pytest.param({"lr": 10**400}, "lr=1000.* is out of range", id="huge integer for float"),
         pytest.param({"hidden_dim": 512}, "hidden_dim=512 is out of range.* from 16 to 256", id="above the range"),
         pytest.param({"lr": 0}, "lr=0 is out of range", id="below the range"),
-        pytest.param({"causal": 1}, "causal=1 is not a truth value", id="int for bool"),
-        pytest.param({"causal": "false"}, "not a truth value; give true or false", id="string for bool"),
+        pytest.param({"causal": 1}, "causal=1 is not a boolean", id="int for bool"),
+        pytest.param({"causal": "false"}, "not a boolean; give true or false", id="string for bool"),
         pytest.param({"ffn": "tanh"}, "ffn='tanh' is not one of its choices", id="unknown choice"),
         pytest.param({"ffn": ["relu"]}, "is not one of its choices", id="list for choice"),
         pytest.param({"lr": None}, "lr=None is not a number", id="null"),
@@ -69,14 +69,14 @@ def test_a_whole_number_serves_a_float_knob_and_names_the_same_configuration(spa
         pytest.param({"causal": False}, "causal=false lets a position see its own target", id="leaking attention"),
     ],
 )
-def test_a_change_that_breaks_a_rule_is_refused_with_the_reason(
+def test_an_invalid_change_is_refused_with_the_reason(
     space: ActionSpace, changes: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         space.resolve(make_config("sasrec"), changes)
 
 
-def test_of_many_unknown_knobs_ten_are_named_and_the_knobs_there_are_once(space: ActionSpace) -> None:
+def test_many_unknown_knobs_are_shortened_to_ten_and_all_knobs_listed_once(space: ActionSpace) -> None:
     changes = {f"{'x' * 500}{number}": 1 for number in range(300)} | {"lr": 9}
     with pytest.raises(ConfigError, match="and 290 more are not knobs; .*; lr=9") as refusal:
         space.resolve(make_config("sasrec"), changes)
@@ -100,14 +100,14 @@ def test_of_many_unknown_knobs_ten_are_named_and_the_knobs_there_are_once(space:
         ("tau", "temperature"),
     ],
 )
-def test_the_name_that_other_libraries_use_leads_to_the_knob(space: ActionSpace, name: str, knob: str) -> None:
+def test_a_name_from_another_library_is_answered_with_the_knob(space: ActionSpace, name: str, knob: str) -> None:
     with pytest.raises(ConfigError, match=rf"is not a knob; did you mean {knob}\?$"):
         space.resolve(make_config("sasrec"), {name: 1})
     with pytest.raises(ConfigError, match=rf"is not a knob; did you mean {knob}\?$"):
         make_config("sasrec", **{name: 1})
 
 
-def test_several_unknown_names_are_answered_by_suggestions_alone_where_each_has_one(space: ActionSpace) -> None:
+def test_several_unknown_names_with_suggestions_are_answered_without_the_list_of_knobs(space: ActionSpace) -> None:
     with pytest.raises(ConfigError) as refusal:
         space.resolve(make_config("sasrec"), {"learning_rate": 1e-3, "n_layers": 2})
     assert str(refusal.value) == (
@@ -115,25 +115,25 @@ def test_several_unknown_names_are_answered_by_suggestions_alone_where_each_has_
     )
 
 
-def test_an_alias_belongs_to_one_knob_and_is_no_knob_itself() -> None:
+def test_an_alias_belongs_to_one_knob_and_is_not_the_name_of_a_knob() -> None:
     aliases = [alias for knob in KNOBS.values() for alias in knob.about.aliases]
     assert len(aliases) == len(set(aliases)) and not set(aliases) & set(KNOBS)
 
 
-def test_all_refused_changes_are_named_at_once(space: ActionSpace) -> None:
+def test_all_invalid_changes_are_reported_together(space: ActionSpace) -> None:
     with pytest.raises(ConfigError, match="lr=9 .*; dropout=-1 .*; 'speed' is not a knob"):
         space.resolve(make_config("sasrec"), {"lr": 9, "dropout": -1, "speed": 1})
 
 
-def test_a_knob_that_sandbox_md_leaves_out_is_fixed_at_its_default(space: ActionSpace) -> None:
-    narrow = without(space, "dropout")
-    assert narrow.default("hstu") == make_config("hstu")
+def test_a_knob_missing_from_sandbox_md_is_fixed_at_its_default(space: ActionSpace) -> None:
+    reduced = without(space, "dropout")
+    assert reduced.default("hstu") == make_config("hstu")
     with pytest.raises(ConfigError, match="dropout is fixed at 0.5 for hstu: SANDBOX.md does not offer it"):
-        narrow.resolve(make_config("hstu"), {"dropout": 0.1})
+        reduced.resolve(make_config("hstu"), {"dropout": 0.1})
 
 
 @pytest.mark.parametrize("backbone", ["sasrec", "hstu"])
-def test_every_end_of_every_range_can_be_trained(space: ActionSpace, backbone: str) -> None:
+def test_both_ends_of_every_range_are_valid(space: ActionSpace, backbone: str) -> None:
     base = space.default(backbone)
     for knob in space.knobs(backbone):
         values = [knob.low, knob.high] if knob.low is not None else list(knob.choices) or [True]
@@ -151,12 +151,12 @@ def test_the_description_is_json_with_one_entry_per_knob_of_the_backbone(space: 
     assert next(e for e in space.describe("hstu") if e["knob"] == "dropout")["default"] == 0.5
 
 
-def test_differences_are_the_knobs_unlike_the_default(space: ActionSpace) -> None:
+def test_differences_lists_the_knobs_that_deviate_from_the_default(space: ActionSpace) -> None:
     assert space.differences(make_config("hstu")) == {}
     assert space.differences(make_config("hstu", lr=1e-3, dropout=0.2)) == {"lr": 1e-3, "dropout": 0.2}
 
 
-def test_every_knob_has_a_dimension_and_others_have_none(space: ActionSpace) -> None:
+def test_every_knob_has_a_dimension_and_other_names_have_none(space: ActionSpace) -> None:
     assert {space.dimension(knob.name) for knob in space.entries} == set(DIMENSIONS)
     assert space.dimension("weight_decay") == "optimisation"
     with pytest.raises(ConfigError, match="seeds belong to the server"):
@@ -169,7 +169,7 @@ def test_an_unknown_backbone_is_refused(space: ActionSpace) -> None:
 
 
 @pytest.mark.parametrize(
-    ("backbone", "settings", "knob", "value", "switch"),
+    ("backbone", "settings", "knob", "value", "enabling"),
     [
         ("sasrec", {}, "readout_k", 5, {"readout": "last_k"}),
         ("sasrec", {"loss": "full_softmax"}, "num_negatives", 9, {"loss": "sampled_softmax"}),
@@ -203,19 +203,19 @@ def test_an_unknown_backbone_is_refused(space: ActionSpace) -> None:
         ("sasrec", {}, "cooccurrence_neighbours", 9, {"cooccurrence_weight": 1.0}),
     ],
 )
-def test_a_knob_without_effect_is_inert_until_its_switch_is_on(
-    backbone: str, settings: dict[str, object], knob: str, value: object, switch: dict[str, object]
+def test_a_knob_is_inert_until_the_knob_that_enables_it_is_set(
+    backbone: str, settings: dict[str, object], knob: str, value: object, enabling: dict[str, object]
 ) -> None:
     changes = {knob: value}
     plain, changed = make_config(backbone, **settings), make_config(backbone, **settings, **changes)
     assert list(inert_changes(changed, changes)) == [knob]
     assert effective(plain) == effective(changed)
-    on = {**settings, **switch}
+    on = {**settings, **enabling}
     assert inert_changes(make_config(backbone, **on, **changes), changes) == {}
     assert effective(make_config(backbone, **on)) != effective(make_config(backbone, **on, **changes))
 
 
-def test_the_other_backbones_knobs_are_inert() -> None:
+def test_knobs_of_the_other_backbone_are_inert() -> None:
     assert set(inert_changes(make_config("sasrec"), {"linear_dim": 8, "attention_dim": 8, "lr": 1})) == {
         "linear_dim",
         "attention_dim",

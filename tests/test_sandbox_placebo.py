@@ -1,4 +1,4 @@
-"""The placebo: knowledge of the same form about the wrong knobs, the same again for the same seed."""
+"""The placebo memory: knowledge of the same form about the wrong knobs, deterministic per seed."""
 
 import pytest
 
@@ -12,43 +12,43 @@ SETTINGS = {"lr": 0.001, "transition_weight": 8.0, "loss": "full_softmax", "caus
 
 @pytest.mark.parametrize("backbone", ["sasrec", "hstu"])
 @pytest.mark.parametrize("seed", range(5))
-def test_no_knob_keeps_its_own_knowledge_and_what_is_told_could_be_true(backbone: str, seed: int) -> None:
+def test_no_knob_keeps_its_own_knowledge_and_mapped_values_are_valid(backbone: str, seed: int) -> None:
     placebo = Placebo(SPACE, backbone, seed)
     knobs = {knob.name: knob for knob in SPACE.knobs(backbone)}
     targets = set()
     for name, knob in knobs.items():
         value = knob.high if knob.high is not None else (knob.choices or (False, True))[0]
-        ((target, moved),) = placebo.settings({name: value}).items()
-        assert target != name and knobs[target].check(moved) == moved
+        ((target, mapped),) = placebo.settings({name: value}).items()
+        assert target != name and knobs[target].check(mapped) == mapped
         targets.add(target)
     assert targets == set(knobs)
 
 
-def test_the_same_seed_shuffles_alike_and_another_one_otherwise() -> None:
-    told = [Placebo(SPACE, "hstu", seed).settings(SETTINGS) for seed in (1, 1, 2)]
-    assert told[0] == told[1] != told[2]
-    assert len(told[0]) == len(SETTINGS) and told[0].keys() != SETTINGS.keys()
+def test_the_permutation_depends_on_the_seed() -> None:
+    mapped = [Placebo(SPACE, "hstu", seed).settings(SETTINGS) for seed in (1, 1, 2)]
+    assert mapped[0] == mapped[1] != mapped[2]
+    assert len(mapped[0]) == len(SETTINGS) and mapped[0].keys() != SETTINGS.keys()
 
 
 @pytest.mark.parametrize(
     "text", ["lr >= 0.001", "lr < 0.001", "loss == full_softmax", "position in {absolute, both}", "causal == false"]
 )
-def test_a_condition_becomes_one_on_another_knob_that_parses(text: str) -> None:
+def test_a_mapped_condition_parses_and_is_on_another_knob(text: str) -> None:
     for seed in range(20):
         shuffled = Placebo(SPACE, "sasrec", seed).condition(text)
         assert shuffled is not None
         assert parse_condition(shuffled).knob != parse_condition(text).knob
 
 
-def test_a_rule_keeps_its_counts_and_loses_the_text_that_tells_the_truth() -> None:
+def test_a_mapped_rule_keeps_its_counts_but_not_its_statement() -> None:
     rule = {"id": 3, "kind": "prefer", "condition": "lr >= 0.001", "statement": "“raise lr”", "support": 4}
-    told = Placebo(SPACE, "sasrec", 0).rule(rule)
-    assert told is not None and (told["id"], told["support"]) == (3, 4)
-    assert told["statement"] == f"“prefer {told['condition']}”" and "lr" not in told["statement"].split()
+    mapped = Placebo(SPACE, "sasrec", 0).rule(rule)
+    assert mapped is not None and (mapped["id"], mapped["support"]) == (3, 4)
+    assert mapped["statement"] == f"“prefer {mapped['condition']}”" and "lr" not in mapped["statement"].split()
     assert Placebo(SPACE, "sasrec", 0).rule({**rule, "condition": None}) is None
 
 
-def test_effects_go_to_other_knobs_with_their_sizes() -> None:
+def test_mapped_effects_keep_their_sizes() -> None:
     effects = {"lr": {"n": 3, "values": [{"value": 0.001, "n": 3, "mean_relative": 0.1, "se": 0.01}]}}
     ((knob, effect),) = Placebo(SPACE, "sasrec", 0).effects(effects).items()
     assert knob != "lr" and effect["n"] == 3 and effect["values"][0]["mean_relative"] == 0.1

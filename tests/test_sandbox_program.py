@@ -1,4 +1,4 @@
-"""Admission, verdicts and stopping: the Program as pure functions."""
+"""The Program's pure functions: admission of trials, verdicts, and the stopping rule."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ TOO_WIDE = Heuristic(7, "“wide models overfit”", "hidden_dim > 128")
 
 
 @dataclass
-class Spent:
+class Budget:
     trials_used: int = 0
     trials_max: int = 30
     train_seconds_used: float = 0.0
@@ -35,7 +35,7 @@ class Spent:
 
 
 def trial(number: int, config: TrialConfig = DEFAULT, status: Any = "finished", **outcome: Any) -> TrialRecord:
-    over = TrialOutcome(status=status, **outcome) if status != "running" else None
+    ended = TrialOutcome(status=status, **outcome) if status != "running" else None
     changes = {k: v for k, v in config.model_dump().items() if v != getattr(DEFAULT, k)}
     return TrialRecord(
         session="demo-sasrec-1",
@@ -47,17 +47,17 @@ def trial(number: int, config: TrialConfig = DEFAULT, status: Any = "finished", 
         config_hash=fingerprint(config.model_dump()),
         train_hash="",
         status=status,
-        outcome=over,
+        outcome=ended,
     )
 
 
-def ask(changes: dict[str, Any], base: TrialConfig = DEFAULT, **overrides: Any) -> Admission:
-    """admit() for a session where nothing stands in the way, but for `overrides`."""
+def admission_of(changes: dict[str, Any], base: TrialConfig = DEFAULT, **overrides: Any) -> Admission:
+    """Call admit() for an open session without obstacles, except for those in `overrides`."""
     config = TrialConfig(**{**base.model_dump(), **changes})
     arguments: dict[str, Any] = {
         "session_state": "open",
         "trials": [],
-        "budget": Spent(),
+        "budget": Budget(),
         "running": None,
         "pending_reflection": None,
         "base": base,
@@ -68,16 +68,16 @@ def ask(changes: dict[str, Any], base: TrialConfig = DEFAULT, **overrides: Any) 
 
 
 def test_a_new_configuration_is_admitted() -> None:
-    assert ask({"lr": 1e-3}, trials=[trial(1)]).kind == "admitted"
+    assert admission_of({"lr": 1e-3}, trials=[trial(1)]).kind == "admitted"
 
 
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
         ({"session_state": "frozen"}, "the session is frozen and takes no more trials"),
-        ({"budget": Spent(trials_used=30)}, "all 30 trials of the budget are used; call finalize"),
-        ({"budget": Spent(train_seconds_used=3600.0)}, "3600 of 3600 training seconds are used"),
-        ({"budget": Spent(llm_usd_used=2.5, llm_usd_max=2.0)}, "2.50 of 2.00 dollars for the language model are used"),
+        ({"budget": Budget(trials_used=30)}, "all 30 trials of the budget are used; call finalize"),
+        ({"budget": Budget(train_seconds_used=3600.0)}, "3600 of 3600 training seconds are used"),
+        ({"budget": Budget(llm_usd_used=2.5, llm_usd_max=2.0)}, "2.50 of 2.00 dollars for the language model are used"),
         ({"running": "t002"}, "t002 is running; call wait_trial or cancel_trial"),
         ({"pending_reflection": "t001"}, "call write_reflection for t001 first"),
         ({"config": make_config("sasrec").model_copy(update={"num_heads": 3})}, "not divisible by num_heads=3"),
@@ -85,72 +85,72 @@ def test_a_new_configuration_is_admitted() -> None:
     ],
     ids=["frozen", "trials", "seconds", "llm", "running", "reflection", "combination", "heuristic"],
 )
-def test_a_refusal_says_which_rule_and_what_to_do(overrides: dict[str, Any], reason: str) -> None:
-    admission = ask({"hidden_dim": 256}, **overrides)
+def test_a_refusal_names_the_rule_and_the_remedy(overrides: dict[str, Any], reason: str) -> None:
+    admission = admission_of({"hidden_dim": 256}, **overrides)
     assert admission.kind == "refused" and reason in admission.reason and admission.trial is None
 
 
-def test_rules_are_asked_in_the_order_of_the_protocol() -> None:
+def test_rules_are_checked_in_the_order_of_the_protocol() -> None:
     obstacles: dict[str, Any] = {
         "session_state": "frozen",
         "config": make_config("sasrec", hidden_dim=256).model_copy(update={"num_heads": 3}),
         "trials": [trial(1, make_config("sasrec", hidden_dim=256))],
-        "budget": Spent(trials_used=30),
+        "budget": Budget(trials_used=30),
         "running": "t002",
         "pending_reflection": "t001",
         "heuristics": [TOO_WIDE],
     }
     reasons = []
     while obstacles:
-        reasons.append(ask({"hidden_dim": 256}, **obstacles).reason)
+        reasons.append(admission_of({"hidden_dim": 256}, **obstacles).reason)
         obstacles.pop(next(iter(obstacles)))
     expected = ["frozen", "divisible", "already", "budget", "running", "write_reflection", "heuristic"]
     assert [word in reason for word, reason in zip(expected, reasons, strict=True)] == [True] * 7
 
 
-def test_a_call_that_is_sent_again_gets_the_trial_that_is_already_running() -> None:
+def test_a_repeated_call_is_answered_with_the_trial_that_is_already_running() -> None:
     running = trial(2, make_config("sasrec", lr=1e-3)).model_copy(update={"status": "running", "outcome": None})
-    admission = ask({"lr": 1e-3}, trials=[trial(1), running], running="t002")
-    assert (admission.kind, admission.trial) == ("duplicate", "t002") and "is running" in admission.reason
+    admission = admission_of({"lr": 1e-3}, trials=[trial(1), running], running="t002")
+    assert (admission.kind, admission.trial) == ("duplicate", "t002") and "is already running" in admission.reason
 
 
-def test_a_configuration_already_tried_is_a_duplicate_with_its_handle() -> None:
+def test_a_configuration_already_tried_is_a_duplicate_that_names_the_earlier_trial() -> None:
     past = [trial(1), trial(2, make_config("sasrec", lr=1e-3))]
-    assert ask({"lr": 1e-3}, trials=past) == Admission(
-        "duplicate", "t002 had this configuration already; nothing was spent", "t002"
+    assert admission_of({"lr": 1e-3}, trials=past) == Admission(
+        "duplicate", "t002 already had this configuration; nothing was spent", "t002"
     )
-    assert ask({"lr": 3e-4}, base=make_config("sasrec", lr=1e-3), trials=past).trial == "t001"
+    assert admission_of({"lr": 3e-4}, base=make_config("sasrec", lr=1e-3), trials=past).trial == "t001"
 
 
-def test_a_change_without_effect_is_a_duplicate_and_is_told_why() -> None:
-    admission = ask({"readout_k": 7}, trials=[trial(1)])
+def test_a_change_without_effect_is_a_duplicate_with_the_reason() -> None:
+    admission = admission_of({"readout_k": 7}, trials=[trial(1)])
     assert (admission.kind, admission.trial) == ("duplicate", "t001")
     assert "readout_k has no effect (it acts only with readout='last_k')" in admission.reason
 
 
-def test_a_change_without_effect_runs_where_its_base_never_finished() -> None:
-    assert ask({"readout_k": 7}, trials=[]).kind == "admitted"
+def test_a_change_without_effect_is_admitted_if_its_base_never_finished() -> None:
+    assert admission_of({"readout_k": 7}, trials=[]).kind == "admitted"
 
 
 @pytest.mark.parametrize("status", ["crashed", "cancelled"])
 def test_a_trial_that_did_not_finish_may_be_repeated(status: str) -> None:
-    assert ask({}, trials=[trial(1, status=status)]).kind == "admitted"
+    assert admission_of({}, trials=[trial(1, status=status)]).kind == "admitted"
 
 
-def test_a_heuristic_spares_trials_whose_base_satisfied_it_already() -> None:
+def test_a_heuristic_ignores_trials_whose_base_already_satisfies_its_condition() -> None:
     wide = make_config("sasrec", hidden_dim=256)
-    assert ask({"lr": 1e-3}, base=wide, heuristics=[TOO_WIDE]).kind == "admitted"
-    assert ask({"hidden_dim": 64}, heuristics=[TOO_WIDE]).kind == "admitted"
+    assert admission_of({"lr": 1e-3}, base=wide, heuristics=[TOO_WIDE]).kind == "admitted"
+    assert admission_of({"hidden_dim": 64}, heuristics=[TOO_WIDE]).kind == "admitted"
 
 
-def test_a_reason_overrides_a_heuristic_and_blanks_do_not() -> None:
-    overridden = ask({"hidden_dim": 256}, heuristics=[TOO_WIDE], override_reason="ten times the users")
+def test_a_reason_overrides_a_heuristic_unless_it_is_blank() -> None:
+    overridden = admission_of({"hidden_dim": 256}, heuristics=[TOO_WIDE], override_reason="ten times the users")
     assert overridden == Admission("admitted", "runs against discard heuristic 7")
-    assert ask({"hidden_dim": 256}, heuristics=[TOO_WIDE], override_reason="  ").kind == "refused"
+    assert admission_of({"hidden_dim": 256}, heuristics=[TOO_WIDE], override_reason="  ").kind == "refused"
 
 
-def test_an_imported_rule_about_an_unknown_knob_refuses_nothing() -> None:
-    assert ask({"hidden_dim": 256}, heuristics=[Heuristic(1, "", "warmup > 3")]).kind == "admitted"
+def test_an_imported_rule_on_an_unknown_knob_is_ignored() -> None:
+    assert admission_of({"hidden_dim": 256}, heuristics=[Heuristic(1, "", "warmup > 3")]).kind == "admitted"
 
 
 def verdict(delta: float, se: float, parameters: int = 1000, keep_z: float = 1.0) -> tuple[str, str]:
@@ -167,13 +167,13 @@ def verdict(delta: float, se: float, parameters: int = 1000, keep_z: float = 1.0
 @pytest.mark.parametrize(
     ("over_incumbent", "over_best", "parameters", "expected"),
     [
-        pytest.param(1.5, 0.2, 2000, "discard", id="better than the simpler incumbent, not than what was reached"),
+        pytest.param(1.5, 0.2, 2000, "discard", id="better than the simpler incumbent, not than the best kept"),
         pytest.param(1.5, 1.2, 2000, "keep", id="better than both"),
-        pytest.param(-0.5, -0.9, 500, "keep", id="simpler still, within noise of what was reached"),
-        pytest.param(-0.5, -1.4, 500, "discard", id="simpler, within noise of the incumbent alone"),
+        pytest.param(-0.5, -0.9, 500, "keep", id="even simpler, within noise of the best kept"),
+        pytest.param(-0.5, -1.4, 500, "discard", id="even simpler, within noise of the incumbent only"),
     ],
 )
-def test_what_was_reached_stays_the_mark_after_a_simpler_one_won(
+def test_the_best_trial_kept_remains_a_reference_after_a_simpler_one_replaced_it(
     over_incumbent: float, over_best: float, parameters: int, expected: str
 ) -> None:
     against = [Comparison(z * 0.001, 0.001, z, 500) for z in (over_incumbent, over_best)]
@@ -181,7 +181,7 @@ def test_what_was_reached_stays_the_mark_after_a_simpler_one_won(
         TrialSize("t003", parameters), TrialSize("t002", 1000), against[0], 1.0, best_kept=("t001", against[1])
     )
     assert judgement.verdict == expected
-    assert "against t001 over 500 users, the best one kept" in judgement.reason
+    assert "against t001 over 500 users, the best trial kept so far" in judgement.reason
 
 
 def test_the_first_finished_trial_becomes_the_incumbent() -> None:
@@ -192,30 +192,30 @@ def test_the_first_finished_trial_becomes_the_incumbent() -> None:
 @pytest.mark.parametrize(
     ("delta", "se", "parameters", "expected"),
     [
-        pytest.param(0.002, 0.001, 9000, "keep", id="clearly better, though larger"),
+        pytest.param(0.002, 0.001, 9000, "keep", id="clearly better, larger"),
         pytest.param(0.001, 0.001, 1000, "keep", id="exactly one standard error"),
-        pytest.param(0.0009, 0.001, 1000, "discard", id="within noise, as large"),
+        pytest.param(0.0009, 0.001, 1000, "discard", id="within noise, same size"),
         pytest.param(0.0009, 0.001, 1001, "discard", id="within noise, larger"),
         pytest.param(0.0009, 0.001, 999, "keep", id="within noise, smaller"),
         pytest.param(-0.001, 0.001, 999, "keep", id="one standard error worse, smaller"),
         pytest.param(-0.0011, 0.001, 999, "discard", id="clearly worse, smaller"),
-        pytest.param(0.0, 0.0, 1000, "discard", id="the same, as large"),
-        pytest.param(0.0, 0.0, 999, "keep", id="the same, smaller"),
+        pytest.param(0.0, 0.0, 1000, "discard", id="no difference, same size"),
+        pytest.param(0.0, 0.0, 999, "keep", id="no difference, smaller"),
     ],
 )
-def test_the_verdict_follows_from_z_and_within_noise_from_size(
+def test_the_verdict_depends_on_z_and_within_noise_on_size(
     delta: float, se: float, parameters: int, expected: str
 ) -> None:
     assert verdict(delta, se, parameters)[0] == expected
 
 
-def test_keep_z_moves_the_gate_and_zero_still_wants_a_gain() -> None:
+def test_keep_z_sets_the_threshold_and_zero_still_requires_a_gain() -> None:
     assert verdict(0.0015, 0.001, keep_z=2.0)[0] == "discard"
     assert verdict(0.0001, 0.001, keep_z=0.0)[0] == "keep"
     assert verdict(0.0, 0.0, keep_z=0.0)[0] == "discard"
 
 
-def test_the_reason_of_a_verdict_has_its_numbers() -> None:
+def test_the_reason_of_a_verdict_includes_its_numbers() -> None:
     assert verdict(0.002, 0.001)[1] == (
         "NDCG@10 +0.0020 ± 0.0010 (z = +2.00) against t001 over 500 users; keep needs z >= 1"
     )
@@ -225,12 +225,12 @@ def test_the_reason_of_a_verdict_has_its_numbers() -> None:
 LIMITS: dict[str, Any] = {"max_trials": 30, "max_train_seconds": 3600.0, "patience": 3}
 
 
-def test_a_fresh_session_goes_on() -> None:
+def test_a_new_session_continues() -> None:
     decision = stop([trial(1, verdict="keep")], **LIMITS)
     assert (decision.stop, decision.reason) == (False, "29 of 30 trials are left")
 
 
-def test_a_session_stops_when_trials_or_seconds_are_spent() -> None:
+def test_a_session_stops_when_its_trials_or_seconds_are_used_up() -> None:
     past = [trial(1, verdict="keep", train_seconds=1800.0), trial(2, status="crashed", train_seconds=1800.0)]
     assert seconds_used(past) == 3600.0
     assert stop(past, **{**LIMITS, "max_trials": 2}).reason == "all 2 trials of the budget are used"
@@ -255,16 +255,16 @@ def test_a_session_stops_at_its_target() -> None:
     assert decision.stop and decision.reason == "t001 reached the target: NDCG@10 0.0500 >= 0.05"
 
 
-def test_the_sandbox_never_imports_torch() -> None:
-    rooms = "action_space conditions effects knob_entry page program protocol reflection statistics tables toml_page"
-    imports = "; ".join(f"import virtualmle.sandbox.{room}" for room in rooms.split())
+def test_the_sandbox_does_not_import_torch() -> None:
+    modules = "action_space conditions effects knob_entry page program protocol reflection statistics tables toml_page"
+    imports = "; ".join(f"import virtualmle.sandbox.{module}" for module in modules.split())
     code = f"{imports}; import sys; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
 
 @pytest.mark.parametrize(("spent", "stops"), [(1.99, False), (2.0, True), (50.0, True)])
-def test_what_the_language_model_may_cost_ends_a_session(spent: float, stops: bool) -> None:
+def test_a_session_stops_at_its_language_model_budget(spent: float, stops: bool) -> None:
     decision = stop([trial(1)], max_trials=9, max_train_seconds=9.0, patience=9, llm_usd=spent, max_llm_usd=2.0)
     assert decision.stop is stops
     assert ("dollars for the language model" in decision.reason) is stops

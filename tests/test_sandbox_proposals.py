@@ -1,4 +1,4 @@
-"""What the surrogate believes, what is proposed to an agent, and how a hypothesis is held against its outcome."""
+"""Predictions of the surrogate, proposals to an agent, outcomes of hypotheses, and regimes of datasets."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from virtualmle.sandbox.hypothesis import outcome_of
 from virtualmle.sandbox.proposals import propose, value_at
 from virtualmle.sandbox.protocol import load_protocol
 from virtualmle.sandbox.regime import regime
-from virtualmle.sandbox.surrogate import Guess, Surrogate, position
+from virtualmle.sandbox.surrogate import Prediction, Surrogate, position
 
 SPACE = load_protocol().space
 KNOBS = SPACE.knobs("sasrec")
@@ -21,13 +21,15 @@ DEFAULT = SPACE.default("sasrec")
 SE = 0.0002
 
 
-def lively(config: TrialConfig) -> float:
-    """NDCG@10 that gains by full_softmax and by a lower dropout, each by itself, and by nothing else."""
+def two_knob_surface(config: TrialConfig) -> float:
+    """NDCG@10 that depends additively on loss=full_softmax and on a lower dropout, and on no other knob."""
     return 0.05 + 0.004 * (config.loss == "full_softmax") + 0.005 * (0.2 - config.dropout)
 
 
-def measured(changes: list[dict[str, Any]], surface: Callable[[TrialConfig], float] = lively) -> list[TrialRecord]:
-    """The default and trials over it, as a session has them on record."""
+def measured(
+    changes: list[dict[str, Any]], surface: Callable[[TrialConfig], float] = two_knob_surface
+) -> list[TrialRecord]:
+    """The records of a session that ran the default and then one trial per entry of `changes` over it."""
     trials = []
     for number, change in enumerate([{}, *changes], 1):
         config = SPACE.resolve(DEFAULT, change)
@@ -52,56 +54,57 @@ def history(knob: str, value: Any, effect: float, se: float = 0.001, n: int = 20
     return {knob: {"n": n, "values": [row]}}
 
 
-def guess(trials: list[TrialRecord], changes: dict[str, Any], known: dict[str, Any] | None = None) -> Guess:
-    return Surrogate(trials, KNOBS, known or {}).guesses(DEFAULT, [changes])[0]
+def prediction(trials: list[TrialRecord], changes: dict[str, Any], known: dict[str, Any] | None = None) -> Prediction:
+    return Surrogate(trials, KNOBS, known or {}).predict(DEFAULT, [changes])[0]
 
 
-def test_the_surrogate_gives_back_what_was_measured_and_grows_unsure_away_from_it() -> None:
+def test_predictions_reproduce_measured_trials_and_are_less_certain_away_from_them() -> None:
     trials = measured([{"dropout": 0.1}, {"loss": "full_softmax"}])
-    at, near, far = (guess(trials, {"dropout": value}) for value in (0.1, 0.12, 0.8))
+    at, near, far = (prediction(trials, {"dropout": value}) for value in (0.1, 0.12, 0.8))
     assert at.mean == pytest.approx(0.0005 / 0.05, rel=0.2)
     assert near.mean > 0 and at.sd < near.sd < far.sd
-    untouched = guess(trials, {"max_norm": 5.0})
+    untouched = prediction(trials, {"max_norm": 5.0})
     assert untouched.mean == 0.0 and untouched.sd > at.sd
 
 
-def test_effects_of_two_knobs_add_up() -> None:
+def test_predicted_effects_of_two_knobs_are_additive() -> None:
     trials = measured([{"dropout": 0.0}, {"loss": "full_softmax"}])
-    one, other = guess(trials, {"dropout": 0.0}), guess(trials, {"loss": "full_softmax"})
-    both = guess(trials, {"dropout": 0.0, "loss": "full_softmax"})
+    one, other = prediction(trials, {"dropout": 0.0}), prediction(trials, {"loss": "full_softmax"})
+    both = prediction(trials, {"dropout": 0.0, "loss": "full_softmax"})
     assert both.mean == pytest.approx(one.mean + other.mean)
 
 
-def test_earlier_sessions_shape_the_expectation_until_trials_say_otherwise() -> None:
+def test_earlier_sessions_set_the_prior_until_trials_contradict_it() -> None:
     known = history("dropout", 0.4, 0.10)
-    before = guess(measured([]), {"dropout": 0.4}, known)
+    before = prediction(measured([]), {"dropout": 0.4}, known)
     assert before.mean == pytest.approx(0.10, rel=0.01)
-    assert 0 < guess(measured([]), {"dropout": 0.3}, known).mean < before.mean  # half the way, about half the effect
-    vague = guess(measured([]), {"dropout": 0.4}, history("dropout", 0.4, 0.10, se=0.1))
+    # half of the distance from the default, about half of the effect
+    assert 0 < prediction(measured([]), {"dropout": 0.3}, known).mean < before.mean
+    vague = prediction(measured([]), {"dropout": 0.4}, history("dropout", 0.4, 0.10, se=0.1))
     assert 0 < vague.mean < before.mean / 10
-    after = guess(measured([{"dropout": 0.4}]), {"dropout": 0.4}, known)  # here it costs 2 percent
+    after = prediction(measured([{"dropout": 0.4}]), {"dropout": 0.4}, known)  # the measured effect is -2 percent
     assert after.mean == pytest.approx(-0.02, abs=0.01)
 
 
 @pytest.mark.parametrize(("mean", "sd"), [(0.01, 0.0), (0.0, 0.01), (0.02, 0.01), (-0.02, 0.01), (-0.5, 0.0)])
-def test_expected_improvement_is_never_less_than_the_mean_or_than_nothing(mean: float, sd: float) -> None:
-    assert Guess(mean, sd).expected_improvement >= max(mean, 0.0)
+def test_expected_improvement_is_at_least_the_mean_and_at_least_zero(mean: float, sd: float) -> None:
+    assert Prediction(mean, sd).expected_improvement >= max(mean, 0.0)
 
 
-def test_places_and_values_of_a_knob_are_each_others_inverse() -> None:
+def test_position_and_value_at_are_inverse() -> None:
     for knob in KNOBS:
         if knob.low is not None:
-            for place in (0.0, 0.3, 1.0):
-                value = value_at(knob, place)
+            for at in (0.0, 0.3, 1.0):
+                value = value_at(knob, at)
                 assert knob.check(value) == value
-                assert position(knob, value) == pytest.approx(place, abs=0.6 if knob.type == "int" else 0.06)
+                assert position(knob, value) == pytest.approx(at, abs=0.6 if knob.type == "int" else 0.06)
 
 
 def proposals(trials: list[TrialRecord], refused: Any = nothing_refused, **known: Any) -> list[dict[str, Any]]:
     return propose(trials, trials[0], SPACE, known.get("history", {}), refused)
 
 
-def test_three_proposals_on_different_knobs_each_new_valid_and_with_its_reason() -> None:
+def test_three_proposals_change_different_knobs_are_new_and_valid_and_have_reasons() -> None:
     trials = measured([{"lr": 1e-3}, {"dropout": 0.4}])
     proposed = proposals(trials)
     assert len(proposed) == 3
@@ -116,32 +119,32 @@ def test_three_proposals_on_different_knobs_each_new_valid_and_with_its_reason()
     assert proposed == proposals(trials)  # deterministic
 
 
-def test_a_move_that_helped_elsewhere_is_proposed_first() -> None:
+def test_a_move_that_helped_in_earlier_sessions_is_proposed_first() -> None:
     first = proposals(measured([{"lr": 1e-3}]), history=history("window_stride", 10, 0.2))[0]
     assert first["changes"] == {"window_stride": 10} and first["expected_delta"] > 0
     assert "20 of closed sessions" in first["reason"]
 
 
-def test_two_moves_that_both_helped_are_proposed_together() -> None:
+def test_two_moves_that_both_helped_are_proposed_as_a_pair() -> None:
     first = proposals(measured([{"dropout": 0.0}, {"loss": "full_softmax"}]))[0]
     assert first["source"] == "pair" and first["changes"] == {"loss": "full_softmax", "dropout": 0.0}
     assert first["expected_delta"] == pytest.approx(0.005, rel=0.3)
 
 
-def test_what_would_be_refused_is_not_proposed() -> None:
+def test_moves_that_would_be_refused_are_not_proposed() -> None:
     known = history("window_stride", 10, 0.2)
     proposed = proposals(measured([]), lambda changes: "window_stride" in changes, history=known)
     assert len(proposed) == 3 and not any("window_stride" in entry["changes"] for entry in proposed)
 
 
-def test_the_dimension_that_was_looked_at_least_gets_a_proposal() -> None:
+def test_the_least_explored_dimension_gets_a_proposal() -> None:
     tried = [{knob.name: value_at(knob, 0.5)} for knob in KNOBS if knob.low is not None and knob.dimension != "scoring"]
     proposed = proposals(measured(tried, lambda config: 0.05))
     assert "scoring" in [entry["dimension"] for entry in proposed]
-    assert any("looked at least" in entry["reason"] for entry in proposed)
+    assert any("least explored" in entry["reason"] for entry in proposed)
 
 
-def test_nothing_is_proposed_before_there_is_an_incumbent() -> None:
+def test_there_are_no_proposals_without_an_incumbent() -> None:
     assert propose([], None, SPACE, {}, nothing_refused) == []
 
 
@@ -149,26 +152,26 @@ def test_nothing_is_proposed_before_there_is_an_incumbent() -> None:
     ("direction", "size", "delta", "expected"),
     [
         pytest.param("better", 0.002, 0.003, ("better", "yes"), id="as predicted"),
-        pytest.param("better", 0.0002, 0.003, ("better", "unclear"), id="another order of magnitude"),
-        pytest.param("better", None, -0.003, ("worse", "no"), id="the other way"),
+        pytest.param("better", 0.0002, 0.003, ("better", "unclear"), id="wrong order of magnitude"),
+        pytest.param("better", None, -0.003, ("worse", "no"), id="opposite direction"),
         pytest.param("better", 0.002, 0.0001, ("same", "unclear"), id="within noise"),
-        pytest.param("same", None, 0.0001, ("same", "yes"), id="nothing, as predicted"),
-        pytest.param("same", None, 0.003, ("better", "no"), id="something after all"),
+        pytest.param("same", None, 0.0001, ("same", "yes"), id="no effect, as predicted"),
+        pytest.param("same", None, 0.003, ("better", "no"), id="an effect, against the prediction"),
         pytest.param("unknown", None, 0.003, ("better", "unclear"), id="no prediction"),
-        pytest.param("better", None, None, ("unmeasured", "unclear"), id="no base"),
+        pytest.param("better", None, None, ("unmeasured", "unclear"), id="no measured difference"),
     ],
 )
-def test_a_hypothesis_is_held_against_what_happened(
+def test_a_hypothesis_is_compared_with_the_measured_difference(
     direction: Any, size: float | None, delta: float | None, expected: tuple[str, str]
 ) -> None:
     hypothesis = Hypothesis(dimension="capacity", direction=direction, size=size)
     outcome = TrialOutcome(status="finished", base_delta=delta, base_delta_se=None if delta is None else 0.001)
-    stood = outcome_of(hypothesis, outcome, {"optimisation"})
-    assert (stood["happened"], stood["held"]) == expected
-    assert stood["dimension_changed"] is False
+    compared = outcome_of(hypothesis, outcome, {"optimisation"})
+    assert (compared["happened"], compared["held"]) == expected
+    assert compared["dimension_changed"] is False
 
 
-def test_the_regime_of_a_dataset_is_told_in_words_and_only_where_its_number_is_known() -> None:
+def test_the_regime_is_given_in_words_for_the_fields_that_the_profile_has() -> None:
     beauty = {"users": 22363, "items": 12101, "length_median": 5.0, "density": 0.0006, "popularity_gini": 0.51}
     assert regime(beauty) == {
         "size": "medium", "catalogue": "medium", "histories": "short", "density": "sparse", "popularity": "skewed"

@@ -1,4 +1,4 @@
-"""SANDBOX.md as the code reads it, and what it says when it is wrong."""
+"""Parsing of SANDBOX.md, and the error messages for invalid pages."""
 
 import re
 from pathlib import Path
@@ -9,8 +9,9 @@ from virtualmle.data.errors import ProtocolError
 from virtualmle.models.config import KNOBS, make_config
 from virtualmle.models.knobs.declaration import BACKBONES, DIMENSIONS
 from virtualmle.sandbox.protocol import PACKAGED, load_protocol, parse_protocol
-from virtualmle.sandbox.tables import KNOBS_PAGE, SANDBOX, rewritten, shown
+from virtualmle.sandbox.tables import KNOBS_PAGE, SANDBOX, format_value, replace_tables
 
+PAGES = {"SANDBOX.md": SANDBOX, "docs/knobs.md": KNOBS_PAGE}
 SHIPPED = PACKAGED.read_text(encoding="utf-8")
 RULES = """| rule | value | why |
 |---|---|---|
@@ -36,9 +37,9 @@ def knob(dimension: str, row: str) -> str:
     return f"### {dimension}\n\n{HEAD}| {row} |\n"
 
 
-def line_with(text: str, wanted: str) -> int:
-    """The number of the only line that holds `wanted`."""
-    (line,) = [n for n, line in enumerate(text.split("\n"), 1) if wanted in line]
+def line_with(text: str, content: str) -> int:
+    """The number of the only line that contains `content`."""
+    (line,) = [n for n, line in enumerate(text.split("\n"), 1) if content in line]
     return line
 
 
@@ -55,7 +56,7 @@ def test_the_shipped_defaults_are_the_baselines_of_the_engine(backbone: str) -> 
     assert load_protocol().space.default(backbone) == make_config(backbone)
 
 
-def test_the_shipped_page_offers_every_knob_as_it_is_declared() -> None:
+def test_the_shipped_page_offers_every_knob_as_declared() -> None:
     entries = load_protocol().space.entries
     assert [knob.name for knob in entries] == [*KNOBS]
     for entry, declared in zip(entries, KNOBS.values(), strict=True):
@@ -65,69 +66,69 @@ def test_the_shipped_page_offers_every_knob_as_it_is_declared() -> None:
     assert {knob.dimension for knob in entries} == set(DIMENSIONS)
 
 
-@pytest.mark.parametrize(("path", "columns"), [("SANDBOX.md", SANDBOX), ("docs/knobs.md", KNOBS_PAGE)], ids=["SANDBOX.md", "knobs.md"])
-def test_the_tables_of_a_page_are_those_that_the_declarations_give(path: str, columns: dict) -> None:
+@pytest.mark.parametrize("path", PAGES)
+def test_the_tables_of_a_page_match_the_declarations(path: str) -> None:
     text = (PACKAGED.parent / path).read_text(encoding="utf-8")
-    assert rewritten(text, columns) == text, "the declarations changed: run `make tables`"
+    assert replace_tables(text, PAGES[path]) == text, "the declarations changed: run `make tables`"
 
 
-def test_a_page_without_the_heading_of_a_dimension_is_not_rewritten() -> None:
+def test_a_page_without_the_heading_of_a_dimension_is_refused() -> None:
     with pytest.raises(ValueError, match="no heading 'optimisation'"):
-        rewritten("# A page\n", SANDBOX)
+        replace_tables("# A page\n", SANDBOX)
 
 
 @pytest.mark.parametrize(
     ("value", "text"),
     [(True, "true"), (3e-4, "3e-4"), (1e-5, "1e-5"), (0.0125, "0.0125"), (2.5e-3, "2.5e-3"), (0.0, "0.0"), (9, "9")],
 )
-def test_values_are_written_as_people_write_them_and_read_back(value: bool | float, text: str) -> None:
-    assert shown(value) == text and (text == "true" or float(text) == value)
+def test_formatted_values_are_short_and_parse_back(value: bool | float, text: str) -> None:
+    assert format_value(value) == text and (text == "true" or float(text) == value)
 
 
-def test_the_table_of_rules_names_every_rule_but_the_optional_ones() -> None:
+def test_the_table_of_rules_names_every_rule_except_the_optional_ones() -> None:
     protocol = load_protocol()
     named = set(re.findall(r"^\| `(\w+)` \|[^|]*\|[^|]*\.\s*\|$", SHIPPED, re.MULTILINE))
     assert named | {"target_ndcg", "max_llm_usd", "space", "text", "sha256"} == set(type(protocol).model_fields)
 
 
-def test_a_small_page_parses_and_fixes_what_it_leaves_out() -> None:
+def test_a_small_page_parses_and_fixes_the_knobs_that_it_omits() -> None:
     protocol = parse_protocol(page(RULES + "| target_ndcg | 0.06 | |\n", LR, READOUT))
     assert protocol.target_ndcg == 0.06
     assert [knob.name for knob in protocol.space.knobs("hstu")] == ["lr", "readout"]
     assert protocol.space.default("hstu") == make_config("hstu")
 
 
-def test_tables_inside_a_fence_are_an_example_and_do_not_count() -> None:
+def test_tables_inside_a_fenced_block_are_ignored() -> None:
     fenced = f"```\n{READOUT}```\n"
     assert [knob.name for knob in parse_protocol(page(RULES, LR, fenced)).space.entries] == ["lr"]
 
 
 def test_ranges_may_be_written_with_dots_and_without_a_type_column() -> None:
-    plain = "### optimisation\n|knob|range or choices|SASRec|HSTU|\n|:--|--|--|--|\n|lr|1e-5...1e-2 , log|3e-4|3e-4|\n"
-    assert parse_protocol(page(RULES, plain)).space == parse_protocol(page(RULES, LR)).space
+    other = "### optimisation\n|knob|range or choices|SASRec|HSTU|\n|:--|--|--|--|\n|lr|1e-5...1e-2 , log|3e-4|3e-4|\n"
+    assert parse_protocol(page(RULES, other)).space == parse_protocol(page(RULES, LR)).space
 
 
-def test_equal_texts_have_equal_hashes_and_a_changed_budget_another() -> None:
+def test_the_hash_depends_on_the_text_alone() -> None:
     text = page(RULES, LR)
     assert parse_protocol(text).sha256 == parse_protocol(text, "elsewhere").sha256
     assert parse_protocol(text).sha256 != parse_protocol(text.replace("| 30 |", "| 31 |")).sha256
 
 
-def test_a_default_may_be_moved_and_a_range_narrowed() -> None:
-    narrow = LR.replace("1e-2", "1e-3").replace("| 3e-4 | 3e-4 |", "| 1e-3 | 5e-4 |")
-    space = parse_protocol(page(RULES, narrow)).space
+def test_defaults_may_be_changed_and_ranges_narrowed() -> None:
+    narrowed = LR.replace("1e-2", "1e-3").replace("| 3e-4 | 3e-4 |", "| 1e-3 | 5e-4 |")
+    space = parse_protocol(page(RULES, narrowed)).space
     assert (space.default("sasrec").lr, space.default("hstu").lr) == (1e-3, 5e-4)
     assert space.entries[0].high == 1e-3
 
 
-def test_a_range_may_be_widened_as_far_as_the_engine_and_no_further() -> None:
+def test_a_range_may_be_widened_up_to_the_bounds_of_the_engine() -> None:
     row = "`hidden_dim` | int | 16 … {high}, log | 128 | 128"
     assert parse_protocol(page(RULES, knob("capacity", row.format(high=1024)))).space.entries[0].high == 1024
-    with pytest.raises(ProtocolError, match="high: hidden_dim=1025 is beyond the engine"):
+    with pytest.raises(ProtocolError, match="high: hidden_dim=1025 is outside the engine's bounds"):
         parse_protocol(page(RULES, knob("capacity", row.format(high=1025))))
 
 
-def test_windows_line_ends_and_a_byte_order_mark_change_nothing(tmp_path: Path) -> None:
+def test_windows_line_endings_and_a_byte_order_mark_are_accepted(tmp_path: Path) -> None:
     file = tmp_path / "SANDBOX.md"
     file.write_bytes(b"\xef\xbb\xbf" + page(RULES, LR).replace("\n", "\r\n").encode())
     assert load_protocol(file).space == parse_protocol(page(RULES, LR)).space
@@ -136,40 +137,40 @@ def test_windows_line_ends_and_a_byte_order_mark_change_nothing(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        pytest.param("1e-5 …", "0.0 …", "beyond the engine", id="below the engine"),
-        pytest.param("… 1e-2", "… 2.0", "beyond the engine", id="beyond the engine"),
-        pytest.param("… 1e-2", "… true", "beyond the engine", id="bound of a wrong type"),
-        pytest.param("… 1e-2", "… nan", "beyond the engine", id="bound that is no number"),
-        pytest.param("1e-5 … 1e-2", "1e-5 - 1e-2", "is not a range; write LOW … HIGH", id="no range"),
-        pytest.param("1e-5 …", "0.5 …", "lies above", id="empty range"),
-        pytest.param("| 3e-4 | 3e-4 |", "| 0.5 | 3e-4 |", "the default does not fit", id="default out of range"),
-        pytest.param("| 3e-4 | 3e-4 |", "| fast | 3e-4 |", "not a number", id="default of a wrong type"),
+        pytest.param("1e-5 …", "0.0 …", "outside the engine", id="below the engine"),
+        pytest.param("… 1e-2", "… 2.0", "outside the engine", id="beyond the engine"),
+        pytest.param("… 1e-2", "… true", "outside the engine", id="bound of the wrong type"),
+        pytest.param("… 1e-2", "… nan", "outside the engine", id="bound that is not a number"),
+        pytest.param("1e-5 … 1e-2", "1e-5 - 1e-2", "is not a range; write LOW … HIGH", id="not a range"),
+        pytest.param("1e-5 …", "0.5 …", "is above high", id="empty range"),
+        pytest.param("| 3e-4 | 3e-4 |", "| 0.5 | 3e-4 |", "the default is invalid", id="default out of range"),
+        pytest.param("| 3e-4 | 3e-4 |", "| fast | 3e-4 |", "not a number", id="default of the wrong type"),
         pytest.param("| 3e-4 | 3e-4 |", "| – | – |", "lr is offered for no backbone", id="no default"),
-        pytest.param("| 3e-4 | 3e-4 |", "| 3e-4 |", "4 cells and its table 5 columns", id="a cell is missing"),
+        pytest.param("| 3e-4 | 3e-4 |", "| 3e-4 |", "4 cells and its table 5 columns", id="missing cell"),
         pytest.param("`lr`", "`learning`", "not a knob", id="unknown knob"),
         pytest.param("`lr`", "`seed`", "seeds belong to the server", id="seed"),
         pytest.param("float", "int", "write float", id="wrong type"),
         pytest.param(", log", ", sqrt", "choose linear or log", id="unknown scale"),
         pytest.param("last, mean", "", "has no choices", id="empty choices"),
-        pytest.param("last, mean", "last, median", "beyond the engine", id="unknown choice"),
-        pytest.param("last, mean", "last, last", "names one twice", id="repeated choice"),
+        pytest.param("last, mean", "last, median", "outside the engine", id="unknown choice"),
+        pytest.param("last, mean", "last, last", "contains a duplicate", id="repeated choice"),
         pytest.param("| 30 |", "| 0 |", "greater than or equal to 1", id="no trials"),
         pytest.param("| 30 |", "| many |", "valid integer", id="budget as text"),
         pytest.param("`patience`", "`patienc`", "not a rule", id="unknown rule"),
         pytest.param("ndcg@10", "mrr", "refused", id="another metric"),
     ],
 )
-def test_a_wrong_row_is_refused_with_its_line(old: str, new: str, message: str) -> None:
+def test_an_invalid_row_is_refused_with_its_line(old: str, new: str, message: str) -> None:
     text = page(RULES, LR, READOUT)
     assert text.count(old) == 1
-    marked = text.replace(old, new)
-    line = [a == b for a, b in zip(text.split("\n"), marked.split("\n"), strict=True)].index(False) + 1
+    changed = text.replace(old, new)
+    line = [a == b for a, b in zip(text.split("\n"), changed.split("\n"), strict=True)].index(False) + 1
     with pytest.raises(ProtocolError, match=re.escape(message)) as error:
-        parse_protocol(marked)
+        parse_protocol(changed)
     assert str(error.value).startswith(f"SANDBOX.md:{line}: ")
 
 
-def test_a_table_under_no_dimension_is_refused() -> None:
+def test_a_table_without_the_heading_of_a_dimension_is_refused() -> None:
     text = page(RULES, LR.replace("### optimisation", "### speed"))
     with pytest.raises(ProtocolError, match=f"SANDBOX.md:{line_with(text, '`lr`')}: dimension 'speed' is unknown"):
         parse_protocol(text)
@@ -181,18 +182,24 @@ def test_a_table_without_the_columns_of_the_backbones_is_refused() -> None:
         parse_protocol(text)
 
 
+def test_a_row_separated_from_its_table_by_a_blank_line_is_refused() -> None:
+    text = page(RULES, LR.replace("| `lr`", "\n| `lr`"))
+    with pytest.raises(ProtocolError, match=f"SANDBOX.md:{line_with(text, '`lr`')}: the row of lr is separated"):
+        parse_protocol(text)
+
+
 def test_a_missing_rule_is_named() -> None:
-    with pytest.raises(ProtocolError, match="the rules lack patience; add it"):
+    with pytest.raises(ProtocolError, match="the table of rules lacks patience; add it"):
         parse_protocol(page(RULES.replace("| `patience` | 12 | |\n", ""), LR))
 
 
 @pytest.mark.parametrize("repeated", [LR, RULES], ids=["knob", "rule"])
-def test_what_stands_twice_is_refused_at_the_second_place(repeated: str) -> None:
+def test_a_duplicate_is_refused_at_its_second_line(repeated: str) -> None:
     text = page(RULES, LR, repeated)
     first, second = [n for n, line in enumerate(text.split("\n"), 1) if line.startswith(("| `lr`", "| `metric`"))][::2]
     if repeated is LR:
         first, second = [n for n, line in enumerate(text.split("\n"), 1) if line.startswith("| `lr`")]
-    with pytest.raises(ProtocolError, match=f"SANDBOX.md:{second}: .* stands already in line {first}"):
+    with pytest.raises(ProtocolError, match=f"SANDBOX.md:{second}: .* is already stated in line {first}"):
         parse_protocol(text)
 
 
@@ -210,7 +217,7 @@ def test_a_page_without_its_tables_is_refused(text: str, message: str) -> None:
         parse_protocol(text)
 
 
-def test_a_knob_is_not_offered_for_a_backbone_where_it_has_no_effect() -> None:
+def test_a_knob_cannot_be_offered_for_a_backbone_that_does_not_have_it() -> None:
     text = page(RULES, knob("capacity", "`linear_dim` | int | 8 … 64 | 16 | 16"))
     with pytest.raises(ProtocolError, match="linear_dim has no effect on 'sasrec'; offer it for"):
         parse_protocol(text)
@@ -218,19 +225,19 @@ def test_a_knob_is_not_offered_for_a_backbone_where_it_has_no_effect() -> None:
     assert (space.knobs("sasrec"), len(space.knobs("hstu"))) == ([], 1)
 
 
-def test_a_knob_may_be_offered_for_one_backbone_alone() -> None:
+def test_a_knob_may_be_offered_for_a_single_backbone() -> None:
     space = parse_protocol(page(RULES, LR.replace("| 3e-4 | 3e-4 |", "| 3e-4 | – |"))).space
     assert (len(space.knobs("sasrec")), space.knobs("hstu")) == (1, [])
 
 
-def test_a_truth_value_is_fixed_by_removing_its_row() -> None:
+def test_a_boolean_knob_is_fixed_by_removing_its_row() -> None:
     text = page(RULES, knob("sequence_modelling", "`causal` | bool | true, false | true | true"))
     assert parse_protocol(text).space.default("hstu").causal is True
     with pytest.raises(ProtocolError, match="remove the row to fix the knob"):
         parse_protocol(text.replace("true, false", "true"))
 
 
-def test_defaults_that_do_not_fit_together_are_refused_with_a_line() -> None:
+def test_an_invalid_combination_of_defaults_is_refused_with_a_line() -> None:
     heads = knob("capacity", "`num_heads` | int | 1 … 8 | 3 | 3")
     text = page(RULES, heads, knob("capacity", "`hidden_dim` | int | 16 … 64 | 64 | 64"))
     with pytest.raises(ProtocolError, match=f"SANDBOX.md:{line_with(text, 'hidden_dim')}: the defaults of sasrec"):

@@ -1,4 +1,4 @@
-"""Claims against numbers: reflections, rules, conditions, and the effects of knobs."""
+"""Checks of reflections and rules against measured differences, parsing of conditions, and effects of knobs."""
 
 import json
 import math
@@ -66,49 +66,50 @@ def check(record: TrialRecord, helped: Any, dimension: str = "optimisation") -> 
         ("unclear", -3.0, "contradicted"),
     ],
 )
-def test_a_claim_is_held_against_the_difference_to_the_base(helped: str, z: float, expected: str) -> None:
+def test_a_claim_is_checked_against_the_paired_difference(helped: str, z: float, expected: str) -> None:
     found, note = check(trial(2, {"lr": 1e-3}, delta=z * 0.001), helped)
     assert found == expected
     assert f"against its base default: {z * 0.001:+.4f} ± 0.0010 (z = {z:+.2f})" in note
 
 
-def test_within_noise_the_note_says_that_unclear_is_right() -> None:
-    assert check(trial(2, {"lr": 1e-3}, delta=0.0001), "yes")[1].endswith("within noise, 'unclear' is right")
+def test_within_noise_the_note_suggests_unclear() -> None:
+    note = check(trial(2, {"lr": 1e-3}, delta=0.0001), "yes")[1]
+    assert note.endswith("within noise, so helped='unclear' would be right")
 
 
 @pytest.mark.parametrize(("helped", "expected"), [("yes", "contradicted"), ("no", "supported")])
-def test_a_crash_helped_nobody(helped: str, expected: str) -> None:
+def test_a_crash_contradicts_the_claim_that_the_change_helped(helped: str, expected: str) -> None:
     crashed = trial(2, {"lr": 1e-3}, status="crashed", verdict="crash", cause="the loss is NaN in epoch 2")
     assert check(crashed, helped) == (expected, "t002 crashed: the loss is NaN in epoch 2")
 
 
-def test_without_a_paired_difference_nothing_is_verified() -> None:
+def test_without_a_paired_difference_only_unclear_is_supported() -> None:
     note = "t001 has no paired difference against its base default"
-    assert check(FIRST, "unclear") == ("supported", note)  # the yardstick: there is nothing to claim
+    assert check(FIRST, "unclear") == ("supported", note)  # the unchanged default has no effect to claim
     assert check(FIRST, "yes") == ("unsupported", note)
 
 
-def test_a_dimension_that_was_not_changed_explains_nothing() -> None:
+def test_a_claim_about_an_unchanged_dimension_is_unsupported() -> None:
     record = trial(2, {"lr": 1e-3}, delta=0.005)
     found, note = check(record, "yes", "capacity")
     assert found == "unsupported"
-    assert note.endswith("nothing of dimension capacity was changed, only lr (optimisation)")
+    assert note.endswith("no knob of dimension capacity was changed, only lr (optimisation)")
     assert check(record, "no", "capacity")[0] == "contradicted"
 
 
-def test_a_knob_named_with_the_value_of_its_base_does_not_count_as_changed() -> None:
+def test_a_change_to_the_value_of_the_base_does_not_count_as_a_change() -> None:
     record = trial(2, {"lr": 1e-3, "hidden_dim": 128}, delta=0.005)
     assert "only lr (optimisation)" in check(record, "yes", "capacity")[1]
 
 
-def test_wrong_dimension_unknown_evidence_and_a_running_trial_are_refused() -> None:
+def test_unknown_dimensions_unknown_evidence_and_running_trials_are_refused() -> None:
     record = trial(2, {"lr": 1e-3}, delta=0.005)
     with pytest.raises(ConfigError, match="dimension='luck' is unknown; choose one of optimisation"):
         check(record, "yes", "luck")
     with pytest.raises(SessionError, match=r"evidence 't009' names no trial of this session"):
         check_reflection(record, Claim("yes", "optimisation", None, ["t001", "t009"]), [FIRST, record], SPACE)
     running = record.model_copy(update={"status": "running", "outcome": None})
-    with pytest.raises(SessionError, match="t002 is running: there is nothing to reflect on yet"):
+    with pytest.raises(SessionError, match="t002 is running: there is no result to reflect on yet"):
         check(running, "yes")
 
 
@@ -117,9 +118,9 @@ def test_wrong_dimension_unknown_evidence_and_a_running_trial_are_refused() -> N
     [
         pytest.param(0.005, "supported", id="the recorded size"),
         pytest.param(0.0062, "supported", id="within a quarter"),
-        pytest.param(0.0, "contradicted", id="nothing"),
-        pytest.param(-0.005, "contradicted", id="the other sign"),
-        pytest.param(0.05, "contradicted", id="ten times as much"),
+        pytest.param(0.0, "contradicted", id="zero"),
+        pytest.param(-0.005, "contradicted", id="the opposite sign"),
+        pytest.param(0.05, "contradicted", id="ten times as large"),
     ],
 )
 def test_a_claimed_effect_must_have_the_recorded_sign_and_size(claimed: float, expected: str) -> None:
@@ -133,14 +134,14 @@ def test_a_claimed_effect_must_have_the_recorded_sign_and_size(claimed: float, e
 @pytest.mark.parametrize(
     ("changes", "delta", "doubt"),
     [
-        pytest.param({"lr": 2e-3}, 0.004, None, id="the same way, the same outcome"),
-        pytest.param({"lr": 1e-4}, -0.004, None, id="the other way, the other outcome"),
-        pytest.param({"lr": 2e-3}, 0.0002, None, id="noise"),
-        pytest.param({"lr": 2e-3}, -0.004, "t003 is cited and shows the opposite", id="the opposite"),
-        pytest.param({"dropout": 0.4}, 0.004, "t003 is cited and changed none of lr", id="another knob"),
+        pytest.param({"lr": 2e-3}, 0.004, None, id="same direction, same outcome"),
+        pytest.param({"lr": 1e-4}, -0.004, None, id="opposite direction, opposite outcome"),
+        pytest.param({"lr": 2e-3}, 0.0002, None, id="within noise"),
+        pytest.param({"lr": 2e-3}, -0.004, "t003 is cited but shows the opposite", id="opposite outcome"),
+        pytest.param({"dropout": 0.4}, 0.004, "t003 is cited but changed none of lr", id="another knob"),
     ],
 )
-def test_trials_that_are_cited_must_show_what_is_claimed(
+def test_cited_trials_must_show_the_claimed_effect(
     changes: dict[str, Any], delta: float, doubt: str | None
 ) -> None:
     record, cited = trial(2, {"lr": 1e-3}, delta=0.005), trial(3, changes, delta)
@@ -153,7 +154,7 @@ def test_trials_that_are_cited_must_show_what_is_claimed(
 WIDE = "hidden_dim > 128"
 
 
-def test_an_avoid_rule_is_borne_out_by_trials_that_got_worse_and_a_prefer_rule_by_better_ones() -> None:
+def test_avoid_rules_are_supported_by_losses_and_prefer_rules_by_gains() -> None:
     trials = [FIRST, trial(2, {"hidden_dim": 256}, -0.002), trial(3, {"hidden_dim": 192}, -0.003)]
     avoid, prefer = check_rule("avoid", WIDE, trials), check_rule("prefer", WIDE, trials)
     assert avoid[:3] == ("supported", 2, 0)
@@ -161,26 +162,26 @@ def test_an_avoid_rule_is_borne_out_by_trials_that_got_worse_and_a_prefer_rule_b
     assert "2 trials made 'hidden_dim > 128' true" in avoid.note and "'t002', 't003'" in avoid.note
 
 
-def test_a_rule_counts_neither_noise_nor_trials_whose_base_satisfied_it() -> None:
+def test_rules_ignore_noise_and_trials_whose_base_already_satisfied_the_condition() -> None:
     wide = trial(2, {"hidden_dim": 256}, 0.0001)
     deeper = trial(3, {"num_blocks": 2}, -0.005, base=wide)
     narrow = trial(4, {"hidden_dim": 64}, -0.005)
     assert check_rule("avoid", WIDE, [FIRST, wide, deeper, narrow])[:3] == ("unverified", 0, 0)
 
 
-def test_as_much_for_a_rule_as_against_it_leaves_it_unverified() -> None:
+def test_equal_counts_for_and_against_leave_a_rule_unverified() -> None:
     trials = [FIRST, trial(2, {"hidden_dim": 256}, -0.002), trial(3, {"hidden_dim": 192}, 0.002)]
     assert check_rule("avoid", WIDE, trials)[:3] == ("unverified", 1, 1)
 
 
-def test_a_trial_that_changed_other_knobs_too_bears_out_no_rule_unless_it_could_not_do_without() -> None:
+def test_trials_with_several_changes_count_only_for_a_knob_that_is_invalid_without_the_others() -> None:
     trials = [FIRST, trial(2, {"hidden_dim": 256}, -0.002), trial(3, {"hidden_dim": 256, "lr": 1e-3}, 0.002)]
     checked = check_rule("avoid", WIDE, trials)
     assert checked[:3] == ("supported", 1, 0)
     assert checked.note.endswith("1 more changed other knobs too and are not counted")
-    both_ways = trial(2, {"causal": False, "supervision": "last"}, -0.002)  # the first has no meaning without the other
-    assert check_rule("avoid", "causal == false", [FIRST, both_ways])[:3] == ("supported", 1, 0)
-    assert check_rule("avoid", "supervision == last", [FIRST, both_ways])[:3] == ("unverified", 0, 0)
+    joint = trial(2, {"causal": False, "supervision": "last"}, -0.002)  # causal=False needs supervision="last"
+    assert check_rule("avoid", "causal == false", [FIRST, joint])[:3] == ("supported", 1, 0)
+    assert check_rule("avoid", "supervision == last", [FIRST, joint])[:3] == ("unverified", 0, 0)
 
 
 def test_insights_and_rules_without_a_condition_are_unverified() -> None:
@@ -189,7 +190,7 @@ def test_insights_and_rules_without_a_condition_are_unverified() -> None:
     assert check_rule("avoid", None, trials)[:3] == ("unverified", 0, 0)
 
 
-def test_a_moved_default_can_be_given_where_no_trial_ran_it_unchanged() -> None:
+def test_the_default_can_be_given_if_no_trial_ran_it_unchanged() -> None:
     record = trial(2, {"hidden_dim": 256}, -0.002)
     assert check_rule("avoid", WIDE, [record]).support == 0
     assert check_rule("avoid", WIDE, [record], DEFAULT).support == 1
@@ -212,7 +213,7 @@ def test_a_moved_default_can_be_given_where_no_trial_ran_it_unchanged() -> None:
         ("num_blocks in {2,4}", {"num_blocks": 4}, True),
     ],
 )
-def test_a_condition_is_true_of_what_it_says(text: str, settings: dict[str, Any], expected: bool) -> None:
+def test_conditions_match_configurations(text: str, settings: dict[str, Any], expected: bool) -> None:
     config = make_config("sasrec", **settings)
     assert parse_condition(text).matches(config) is expected
     assert parse_condition(text).matches(config.model_dump()) is expected
@@ -231,15 +232,15 @@ def test_a_condition_is_true_of_what_it_says(text: str, settings: dict[str, Any]
         ("backbone == hstu", "a session tunes one backbone"),
         ("hidden_dim > wide", "'wide' is not a finite number"),
         ("lr < nan", "'nan' is not a finite number"),
-        ("position > both", "position has no order"),
-        ("causal >= true", "causal has no order"),
-        ("causal == 1", "'1' is none of its values"),
-        ("ffn == tanh", "'tanh' is none of its values; choose from"),
-        ("position in {}", "'' is none of its values"),
-        ("lr > " + "0" * 300, "300 characters at most"),
+        ("position > both", "the values of position have no order"),
+        ("causal >= true", "the values of causal have no order"),
+        ("causal == 1", "'1' is not one of its values"),
+        ("ffn == tanh", "'tanh' is not one of its values; choose from"),
+        ("position in {}", "'' is not one of its values"),
+        ("lr > " + "0" * 300, "at most 300 characters"),
     ],
 )
-def test_a_condition_that_cannot_be_meant_is_refused(text: str, message: str) -> None:
+def test_invalid_conditions_are_refused(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_condition(text)
 
@@ -254,7 +255,7 @@ def test_the_canonical_text_of_a_condition_parses_to_itself(knob: str, operator:
     assert parse_condition(str(condition)) == condition
 
 
-def test_the_canonical_text_is_tidy() -> None:
+def test_the_canonical_text_has_no_extra_spaces_quotes_or_duplicates() -> None:
     assert str(parse_condition("  position   in {both,'absolute', both}")) == "position in {both, absolute}"
     assert str(parse_condition("causal==True")) == "causal == true"
 
@@ -265,12 +266,12 @@ def test_effects_pool_one_knob_trials_by_inverse_variance() -> None:
     assert effect["n"] == 2 and effect["confounded"] == 0
     assert effect["mean_delta"] == pytest.approx((0.004 / 1 - 0.004 / 4) / (1 + 1 / 4))
     assert effect["se"] == pytest.approx(0.001 / math.sqrt(1 + 1 / 4))
-    half = 1.96 * effect["se"]
-    assert effect["interval"] == pytest.approx([effect["mean_delta"] - half, effect["mean_delta"] + half])
+    half_width = 1.96 * effect["se"]
+    assert effect["interval"] == pytest.approx([effect["mean_delta"] - half_width, effect["mean_delta"] + half_width])
     assert effect["values"][1] == {"value": 1e-4, "delta": -0.004, "se": 0.002, "trial": "t003"}
 
 
-def test_trials_that_changed_several_knobs_are_counted_and_not_averaged() -> None:
+def test_trials_that_changed_several_knobs_are_counted_but_not_averaged() -> None:
     trials = [FIRST, trial(2, {"lr": 1e-3, "dropout": 0.5}, 0.004), trial(3, {"dropout": 0.4}, 0.001)]
     effects = knob_effects(trials)
     assert effects["lr"] == {"n": 0, "mean_delta": None, "se": None, "interval": None, "values": [], "confounded": 1}
@@ -278,16 +279,16 @@ def test_trials_that_changed_several_knobs_are_counted_and_not_averaged() -> Non
     assert effects["dropout"]["mean_delta"] == pytest.approx(0.001)
 
 
-def test_changes_without_a_difference_do_not_confound() -> None:
+def test_changes_without_effect_do_not_confound() -> None:
     trials = [FIRST, trial(2, {"lr": 1e-3, "dropout": 0.2, "readout_k": 9}, 0.004)]
     assert {knob: effect["n"] for knob, effect in knob_effects(trials).items()} == {"lr": 1}
 
 
-def test_trials_without_a_measured_difference_have_no_effect() -> None:
+def test_trials_without_a_measured_difference_are_left_out_of_effects() -> None:
     assert knob_effects([FIRST, trial(2, {"lr": 1e-3}, status="crashed")]) == {}
 
 
-def test_a_difference_without_spread_stays_finite() -> None:
+def test_a_difference_with_zero_variance_keeps_the_effects_finite() -> None:
     same = trial(2, {"popularity_weight": 0.1}, 0.0, 0.0)
     assert knob_effects([FIRST, same])["popularity_weight"]["mean_delta"] == 0.0
     effects = knob_effects([FIRST, same, trial(3, {"popularity_weight": 0.2}, 0.002, 0.001)])

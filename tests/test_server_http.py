@@ -1,4 +1,4 @@
-"""Who may reach the server over HTTP, and what refuses to start."""
+"""Access to the server over HTTP, and settings with which it refuses to start."""
 
 import os
 import socket
@@ -46,7 +46,7 @@ def greet(url: str, **headers: str) -> httpx.Response:
     return httpx.post(url, json=HELLO, headers={**ACCEPT, **headers}, timeout=30)
 
 
-def test_a_loopback_server_answers_its_own_names_and_no_others(tmp_path: Path) -> None:
+def test_a_loopback_server_accepts_its_own_host_names_only(tmp_path: Path) -> None:
     with serving(tmp_path) as url:
         answer = greet(url)
         assert answer.status_code == 200 and '"name":"virtualmle"' in answer.text
@@ -55,7 +55,7 @@ def test_a_loopback_server_answers_its_own_names_and_no_others(tmp_path: Path) -
         assert greet(url, Origin="http://evil.example").status_code == 403
 
 
-def test_a_server_with_a_token_admits_only_who_sends_it(tmp_path: Path) -> None:
+def test_a_server_with_a_token_accepts_only_requests_with_the_token(tmp_path: Path) -> None:
     with serving(tmp_path, TOKEN) as url:
         refused = greet(url)
         assert refused.status_code == 401 and "Bearer" in refused.headers["www-authenticate"]
@@ -63,7 +63,7 @@ def test_a_server_with_a_token_admits_only_who_sends_it(tmp_path: Path) -> None:
         assert greet(url, Authorization=f"Bearer {TOKEN}").status_code == 200
 
 
-def test_a_server_behind_a_proxy_answers_the_names_that_the_command_allows(tmp_path: Path) -> None:
+def test_a_server_behind_a_proxy_accepts_only_the_allowed_host_names(tmp_path: Path) -> None:
     options = ["--allowed-host", "recsys.example.org", "--allowed-host", "other.example:8443"]
     command = [sys.executable, "-P", "-m", "virtualmle", "serve", "--home", str(tmp_path), "--transport", "http"]
     environment = {**os.environ, "VIRTUALMLE_TOKEN": TOKEN, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -88,7 +88,7 @@ def test_a_server_behind_a_proxy_answers_the_names_that_the_command_allows(tmp_p
         process.stderr.close()
 
 
-def test_a_name_of_a_proxy_needs_a_token_and_is_no_address(tmp_path: Path) -> None:
+def test_allowed_hosts_need_a_token_and_must_be_host_names(tmp_path: Path) -> None:
     with pytest.raises(ServerError, match="--allowed-host recsys.example.org .* bearer token"):
         serve(tmp_path, transport="http", port=0, allowed_hosts=["recsys.example.org"])
     for name in ("https://recsys.example.org", "recsys.example.org/mcp", "", "*"):
@@ -99,7 +99,7 @@ def test_a_name_of_a_proxy_needs_a_token_and_is_no_address(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::", "example.org"])
-def test_a_host_that_others_can_reach_needs_a_token(tmp_path: Path, host: str) -> None:
+def test_a_host_that_other_machines_can_reach_needs_a_token(tmp_path: Path, host: str) -> None:
     with pytest.raises(ServerError, match="bearer token"):
         serve(tmp_path, transport="http", host=host, port=0)
     assert not (tmp_path / "memory.db").exists()
@@ -110,15 +110,15 @@ def test_a_token_that_can_be_guessed_is_refused(tmp_path: Path) -> None:
         serve(tmp_path, transport="http", port=0, token="secret")
 
 
-def test_a_port_in_use_is_one_clear_sentence_before_anything_starts(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+def test_a_port_in_use_is_a_one_line_error_before_anything_starts(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
         with pytest.raises(ServerError, match=f"port {port} on 127.0.0.1 is in use"):
             serve(tmp_path, transport="http", port=port)
     assert not (tmp_path / "memory.db").exists()
 
 
-def test_an_address_of_another_machine_cannot_be_listened_on() -> None:
+def test_listening_on_an_address_of_another_machine_is_an_error() -> None:
     with pytest.raises(ServerError, match=r"192\.0\.2\.1"):
         listen("192.0.2.1", 0)
 
@@ -127,11 +127,11 @@ def test_an_address_of_another_machine_cannot_be_listened_on() -> None:
     ("host", "loopback"),
     [("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("localhost", True), ("0.0.0.0", False)],
 )
-def test_loopback_is_what_only_this_machine_reaches(host: str, loopback: bool) -> None:
+def test_a_loopback_host_is_recognised(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback
 
 
-def test_a_named_host_is_served_under_its_name_and_a_wildcard_under_any() -> None:
+def test_a_named_host_accepts_its_name_and_a_wildcard_host_accepts_any() -> None:
     named = transport_security("192.0.2.1")
     assert named.enable_dns_rebinding_protection and "192.0.2.1:*" in named.allowed_hosts
     assert not transport_security("0.0.0.0").enable_dns_rebinding_protection

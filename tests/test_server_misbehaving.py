@@ -1,6 +1,6 @@
-"""An agent that does everything wrong, through a real client: a clear error each time, and a valid session at the end.
+"""A misbehaving agent over a real client gets a clear error each time, and its session ends in a valid state.
 
-And what agents write is data: a corpus of injections changes no tool, no budget and no state.
+Texts of agents are data: a corpus of prompt and SQL injections changes no tool, no budget and no state.
 """
 
 import importlib.util
@@ -42,7 +42,7 @@ def anyio_backend() -> str:
 
 
 def quick_home(home: Path) -> Path:
-    """The home of `quick_home.py` beside this file: trials of a second."""
+    """The home of tests/quick_home.py, with three trials and a dollar budget."""
     spec = importlib.util.spec_from_file_location("quick_home", Path(__file__).parent / "quick_home.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -79,10 +79,10 @@ async def refusal(client: Client, tool: str, **arguments: Any) -> str:
     return text
 
 
-async def test_an_agent_that_does_everything_wrong_is_told_so_and_ends_with_a_valid_session(
+async def test_a_misbehaving_agent_gets_errors_and_ends_with_a_valid_session(
     client: Client, tmp_path: Path
 ) -> None:
-    # out of order: before there is a session, before there is a trial
+    # calls before a session or a trial exists
     assert "unknown session" in await refusal(client, "run_trial", session="mine", changes={})
     session = (await call(client, "open_session", dataset="demo", backbone="sasrec"))["session"]
     here = {"session": session}
@@ -93,14 +93,14 @@ async def test_an_agent_that_does_everything_wrong_is_told_so_and_ends_with_a_va
     )
     # unknown arguments and values
     assert "Seeds belong to the server" in await refusal(client, "run_trial", changes={}, seed=3, **here)
-    assert "looked at once" in await refusal(client, "run_trial", changes={}, split="x", **here)
+    assert "only finalize evaluates" in await refusal(client, "run_trial", changes={}, split="x", **here)
     assert "is not a knob" in await refusal(client, "run_trial", changes={"hidden": 3}, **here)
     assert "out of range" in await refusal(client, "run_trial", changes={"hidden_dim": 10**9}, **here)
     assert "unknown" in await refusal(client, "read_memory", view="trial", trial="t404", **here)
 
     first = await call(client, "run_trial", changes={}, **here)
     assert first["verdict"] == "keep"
-    # repeats cost nothing; a reflection that is ignored stops the next trial
+    # duplicates are free; a missing reflection blocks the next trial
     again = await call(client, "run_trial", changes={}, **here)
     assert (again["duplicate"], again["budget"]["trials_used"]) == (True, 1)
     assert "write_reflection" in await refusal(client, "run_trial", changes={"hidden_dim": 8}, **here)
@@ -109,21 +109,21 @@ async def test_an_agent_that_does_everything_wrong_is_told_so_and_ends_with_a_va
     )
     false = await call(client, "write_reflection", trial="t001", effect=0.5, **here, **claim)
     assert false["check"] == "contradicted" and "none was measured" in false["note"]
-    assert "has a reflection already" in await refusal(client, "write_reflection", trial="t001", **here, **claim)
+    assert "already has a reflection" in await refusal(client, "write_reflection", trial="t001", **here, **claim)
 
     hypothesis = {"dimension": "capacity", "direction": "better", "size": 0.5}
     second = await call(client, "run_trial", changes={"hidden_dim": 8}, hypothesis=hypothesis, **here)
     assert second["hypothesis"]["held"] != "yes" and second["hypothesis"]["dimension_changed"]
     assert {"loss_slope", "gap"} <= set(second["curve"]) and set(second["metrics_se"]) >= {"ndcg@10", "recall@5"}
     assert len(str(second).encode()) < 2048
-    # false effects and floods of text
+    # wrong effects and very long texts
     recorded = second["base_delta"]["delta"]
     claim |= {"effect": recorded + 0.3, "lesson": "flood " * 100_000, "next_step": "x" * 100_000}
     flooded = await call(client, "write_reflection", trial="t002", **here, **claim)
     assert flooded["check"] == "contradicted" and "is claimed" in flooded["note"]
     view = await call(client, "read_memory", view="trajectory", **here)
     assert len(str(view).encode()) < 20_000
-    # budgets: the third trial is the last, and the language model's dollars count, too
+    # the budget: the third trial is the last
     await call(client, "run_trial", changes={"transition_weight": 5.0}, **here)
     claim |= {"lesson": "priors", "effect": None, "helped": "unclear", "dimension": "scoring"}
     await call(client, "write_reflection", trial="t003", **here, **claim)
@@ -139,7 +139,7 @@ async def test_an_agent_that_does_everything_wrong_is_told_so_and_ends_with_a_va
         assert "regime" in memory.summaries.all()[0].computed
 
 
-async def test_what_a_language_model_cost_is_reported_by_its_client_and_ends_the_session(client: Client) -> None:
+async def test_the_client_reports_the_cost_of_its_language_model_which_can_end_the_session(client: Client) -> None:
     session = (await call(client, "open_session", dataset="demo", backbone="sasrec"))["session"]
     assert "llm_usd" in await refusal(client, "run_trial", session=session, changes={}, llm_usd=0.0)
     for usd in (1.5, 1.0, -3.0, float("nan"), "free", True):
@@ -150,7 +150,7 @@ async def test_what_a_language_model_cost_is_reported_by_its_client_and_ends_the
     assert "5.00 of 5.00 dollars" in await refusal(client, "run_trial", session=session, changes={})
 
 
-async def test_what_agents_write_changes_no_tool_no_budget_and_no_state(client: Client, tmp_path: Path) -> None:
+async def test_texts_of_agents_change_no_tool_no_budget_and_no_state(client: Client, tmp_path: Path) -> None:
     session = (await call(client, "open_session", dataset="demo", backbone="sasrec"))["session"]
     await call(client, "run_trial", session=session, changes={})
     tools = [tool.model_dump() for tool in (await client.list_tools()).tools]
@@ -158,12 +158,12 @@ async def test_what_agents_write_changes_no_tool_no_budget_and_no_state(client: 
     with Memory(tmp_path / "memory.db") as memory:
         tables = memory.database.db.table_names()
         for number, text in enumerate(INJECTIONS):
-            here, said = {"session": session}, {"dimension": text, "reason": text}
+            here, hypothesis = {"session": session}, {"dimension": text, "reason": text}
             if number == 0:
-                pending = {"changes": {"hidden_dim": 8}, "hypothesis": said, "override_reason": text}
+                pending = {"changes": {"hidden_dim": 8}, "hypothesis": hypothesis, "override_reason": text}
                 await refusal(client, "run_trial", **here, **pending)
-            same = await call(client, "run_trial", **here, changes={}, hypothesis=said, override_reason=text)
-            assert same["duplicate"]
+            repeated = await call(client, "run_trial", **here, changes={}, hypothesis=hypothesis, override_reason=text)
+            assert repeated["duplicate"]
             await refusal(client, "finalize", **here, cognition_summary=text, confirm=False)
             await refusal(client, "wait_trial", **here, trial=text)
             rule = {"kind": "insight", "statement": f"{number} {text}"}
@@ -181,7 +181,7 @@ async def test_what_agents_write_changes_no_tool_no_budget_and_no_state(client: 
         assert len(memory.trials.all(session)) == 1 and memory.sessions.get(session).state == "open"
 
 
-async def test_hostile_texts_come_back_quoted_bounded_and_visible(client: Client, tmp_path: Path) -> None:
+async def test_hostile_texts_are_returned_quoted_truncated_and_printable(client: Client, tmp_path: Path) -> None:
     session = (await call(client, "open_session", dataset="demo", backbone="sasrec"))["session"]
     with Memory(tmp_path / "memory.db") as memory:
         for number, text in enumerate(INJECTIONS):

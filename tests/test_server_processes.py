@@ -1,4 +1,4 @@
-"""The server as a process: start-up, a clean wire, three doors to one result, and what survives a kill."""
+"""The server as a process: start-up, clean standard output, equal results on all transports, and kills."""
 
 import contextlib
 import json
@@ -98,27 +98,27 @@ def directory(home: Path) -> Path:
 def servers(home: Path) -> list[psutil.Process]:
     found = []
     for child in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):  # it ended while we looked
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just exited
             found += [child] if SERVE in child.cmdline() and str(home) in child.cmdline() else []
     return found
 
 
 def measured(observation: dict[str, Any]) -> dict[str, Any]:
-    """An observation without its wall-clock figures."""
-    clocked = ("seconds", "train_seconds", "budget", "progress")
-    kept = {name: value for name, value in observation.items() if name not in clocked}
+    """An observation without its wall-clock times."""
+    times = ("seconds", "train_seconds", "budget", "progress")
+    kept = {name: value for name, value in observation.items() if name not in times}
     return kept | {"trials_used": observation["budget"]["trials_used"]}
 
 
-def test_importing_the_server_brings_neither_torch_nor_matplotlib() -> None:
+def test_importing_the_server_loads_neither_torch_nor_matplotlib_nor_optuna() -> None:
     script = "import sys, virtualmle.server.serve; print(sorted({'torch', 'matplotlib', 'optuna'} & set(sys.modules)))"
     ran = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
 
 
 async def test_a_server_lists_its_tools_after_less_than_three_seconds_of_processor_time(tmp_path: Path) -> None:
-    seconds = []  # of the server alone: elapsed time would measure what else this machine does
-    for _ in range(3):  # the best of three: the first one may have to compile
+    seconds = []  # processor time of the server; elapsed time would depend on the load of the machine
+    for _ in range(3):  # the best of three: the first run may have to compile bytecode
         async with over_stdio(tmp_path) as client:
             assert len((await client.list_tools()).tools) == 8
             used = servers(tmp_path)[0].cpu_times()
@@ -126,7 +126,7 @@ async def test_a_server_lists_its_tools_after_less_than_three_seconds_of_process
     assert min(seconds) < 3
 
 
-def test_only_the_protocol_is_ever_on_stdout(tmp_path: Path) -> None:
+def test_standard_output_carries_only_protocol_messages(tmp_path: Path) -> None:
     hello = {
         "jsonrpc": "2.0",
         "id": 1,
@@ -159,8 +159,8 @@ def test_only_the_protocol_is_ever_on_stdout(tmp_path: Path) -> None:
     assert answers[1]["result"]["structuredContent"]["session"] == "demo-hstu-1"
 
 
-async def test_three_doors_lead_to_the_same_bits(tmp_path: Path) -> None:
-    homes = {door: tmp_path / door for door in ("stdio", "http", "functions")}
+async def test_stdio_http_and_direct_calls_give_the_same_bits(tmp_path: Path) -> None:
+    homes = {name: tmp_path / name for name in ("stdio", "http", "functions")}
     async with over_stdio(homes["stdio"]) as client:
         by_stdio = await first_trial(client, SMALL)
     async with over_http(homes["http"]) as client:
@@ -190,7 +190,7 @@ async def test_a_trial_outlives_a_killed_server_and_the_next_one_records_it_once
         assert [(t["trial"], t["status"]) for t in trajectory["content"]["trials"]] == [("t001", "finished")]
 
 
-async def test_a_trial_that_ended_while_no_server_ran_is_on_record_before_the_first_call(tmp_path: Path) -> None:
+async def test_a_trial_that_ended_without_a_server_is_recorded_before_the_first_call(tmp_path: Path) -> None:
     async with over_stdio(tmp_path) as client:
         await first_trial(client, SMALL, wait_seconds=0)
     until((directory(tmp_path) / "result.json").exists)
@@ -199,7 +199,7 @@ async def test_a_trial_that_ended_while_no_server_ran_is_on_record_before_the_fi
     assert summary["trials"] == 1 and summary["best_ndcg10"] is not None
 
 
-async def test_a_killed_worker_is_a_crash_and_the_session_goes_on(tmp_path: Path) -> None:
+async def test_a_killed_worker_is_a_crash_and_the_session_continues(tmp_path: Path) -> None:
     async with over_stdio(tmp_path) as client:
         await first_trial(client, ENDLESS, wait_seconds=0)
         worker = read_lease(directory(tmp_path))
@@ -212,7 +212,7 @@ async def test_a_killed_worker_is_a_crash_and_the_session_goes_on(tmp_path: Path
         assert (again["trial"], again["status"]) == ("t002", "finished")
 
 
-async def test_a_client_that_vanishes_does_not_take_its_trial_along(tmp_path: Path) -> None:
+async def test_a_trial_continues_after_its_client_has_disconnected(tmp_path: Path) -> None:
     async with over_stdio(tmp_path, **{OVERRIDE: "0"}) as client:
         assert (await first_trial(client, SMALL))["status"] == "running"
     until(lambda: not servers(tmp_path))

@@ -1,4 +1,4 @@
-"""The tools as a client sees them, in memory: schemas, errors, waits, progress, and the whole small loop."""
+"""The tools as a client sees them, over an in-memory connection: schemas, errors, waits, progress, a full session."""
 
 import json
 import os
@@ -44,7 +44,7 @@ async def connect(home: Path, mode: str = "auto", name: str = "virtualmle", **se
 
 @pytest.fixture(params=["auto", "legacy"])
 async def client(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Client]:
-    """A client of each protocol era."""
+    """One client per protocol version: current and legacy."""
     async with connect(tmp_path, request.param) as connected:
         yield connected
 
@@ -70,7 +70,7 @@ async def opened(client: Client) -> str:
     return str((await call(client, "open_session", dataset="demo", backbone="sasrec"))["session"])
 
 
-async def test_the_eight_tools_are_described_and_small(client: Client) -> None:
+async def test_the_eight_tools_have_short_descriptions(client: Client) -> None:
     tools = {tool.name: tool for tool in (await client.list_tools()).tools}
     assert list(tools) == [tool.__name__ for tool, _ in TOOLS]
     assert len(tools) == 8
@@ -78,16 +78,16 @@ async def test_the_eight_tools_are_described_and_small(client: Client) -> None:
         assert 0 < len((tool.description or "").encode()) < 2048
         assert tool.output_schema is not None
         for name, schema in tool.input_schema["properties"].items():
-            assert schema.get("description"), f"{tool.name}.{name} is not described"
+            assert schema.get("description"), f"{tool.name}.{name} has no description"
 
 
-async def test_what_the_agent_must_not_choose_is_in_no_schema(client: Client) -> None:
+async def test_no_schema_contains_an_argument_that_the_agent_must_not_choose(client: Client) -> None:
     for tool in (await client.list_tools()).tools:
         assert not {"ws", "workspace", "context", "home", "seed", "settings"} & set(tool.input_schema["properties"])
         assert tool.input_schema["additionalProperties"] is False
 
 
-async def test_only_the_reading_tools_say_that_they_read(client: Client) -> None:
+async def test_read_only_and_destructive_tools_are_annotated(client: Client) -> None:
     tools = (await client.list_tools()).tools
     reads = {tool.name for tool in tools if tool.annotations and tool.annotations.read_only_hint}
     ends = {tool.name for tool in tools if tool.annotations and tool.annotations.destructive_hint}
@@ -102,24 +102,24 @@ async def test_the_instructions_are_sent_and_name_the_steps_of_the_loop(client: 
         assert step in INSTRUCTIONS
 
 
-async def test_an_unknown_argument_is_refused_by_name_with_the_valid_ones(client: Client) -> None:
+async def test_an_unknown_argument_is_refused_with_its_name_and_the_valid_ones(client: Client) -> None:
     text = await refusal(client, "list_sessions", verbose=True)
     assert "'verbose'" in text and "its arguments are none" in text
     text = await refusal(client, "open_session", dataset="demo", backbone="sasrec", seed=7)
     assert "'seed'" in text and "dataset, backbone, new" in text and "Seeds belong to the server" in text
 
 
-async def test_a_knob_beside_changes_is_pointed_to_its_place(client: Client) -> None:
+async def test_a_knob_outside_changes_is_refused_with_a_hint(client: Client) -> None:
     text = await refusal(client, "run_trial", session="demo-sasrec-1", changes={}, lr=0.1)
     assert "'lr'" in text and "inside `changes`" in text
 
 
-async def test_a_session_that_does_not_exist_is_named(client: Client) -> None:
+async def test_an_error_names_the_session_that_does_not_exist(client: Client) -> None:
     for tool, arguments in (("read_memory", {}), ("wait_trial", {"trial": "t001"}), ("run_trial", {"changes": {}})):
         assert "no-such-1" in await refusal(client, tool, session="no-such-1", **arguments)
 
 
-async def test_an_unknown_dataset_lists_what_there_is(client: Client) -> None:
+async def test_the_error_for_an_unknown_dataset_lists_the_datasets(client: Client) -> None:
     assert "demo" in await refusal(client, "open_session", dataset="nonsense", backbone="sasrec")
 
 
@@ -129,7 +129,7 @@ async def test_changes_sent_as_a_json_string_are_read_as_an_object(client: Clien
     assert "no_such_knob" in text
 
 
-async def test_a_wait_that_is_up_returns_the_handle_and_says_what_to_do(
+async def test_a_wait_that_ends_early_returns_the_handle_and_the_next_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(OVERRIDE, "0")
@@ -144,7 +144,7 @@ async def test_a_wait_that_is_up_returns_the_handle_and_says_what_to_do(
         assert cancelled["status"] == "cancelled"
 
 
-async def test_a_shorter_wait_than_the_limit_is_kept(tmp_path: Path) -> None:
+async def test_a_requested_wait_below_the_limit_is_respected(tmp_path: Path) -> None:
     async with connect(tmp_path) as client:
         session = await opened(client)
         first = await call(client, "run_trial", session=session, changes=ENDLESS, wait_seconds=0)
@@ -152,53 +152,53 @@ async def test_a_shorter_wait_than_the_limit_is_kept(tmp_path: Path) -> None:
         await call(client, "cancel_trial", session=session, trial="t001")
 
 
-async def test_progress_only_ever_rises_and_ends_at_the_epochs_run(client: Client) -> None:
+async def test_progress_increases_strictly_up_to_the_number_of_epochs(client: Client) -> None:
     session = await opened(client)
-    heard: list[tuple[float, float | None, str]] = []
+    messages: list[tuple[float, float | None, str]] = []
 
     async def listen(progress: float, total: float | None, message: str | None) -> None:
-        heard.append((progress, total, message or ""))
+        messages.append((progress, total, message or ""))
 
     result = await client.call_tool("run_trial", {"session": session, "changes": LONG}, progress_callback=listen)
     assert not result.is_error, text_of(result)
-    values = [progress for progress, _, _ in heard]
+    values = [progress for progress, _, _ in messages]
     assert len(values) > 1 and values == sorted(set(values))
     assert values[-1] <= LONG["epochs"]
-    assert any("epoch" in message and total == LONG["epochs"] for _, total, message in heard)
+    assert any("epoch" in message and total == LONG["epochs"] for _, total, message in messages)
 
 
-async def test_giving_up_on_a_call_stops_the_wait_and_not_the_trial(client: Client) -> None:
+async def test_cancelling_a_call_ends_the_wait_but_not_the_trial(client: Client) -> None:
     session = await opened(client)
-    begun = anyio.Event()
+    started = anyio.Event()
 
     async def listen(progress: float, total: float | None, message: str | None) -> None:
-        begun.set()
+        started.set()
 
     async def run() -> None:
         await client.call_tool("run_trial", {"session": session, "changes": LONG}, progress_callback=listen)
 
     async with anyio.create_task_group() as group:
         group.start_soon(run)
-        await begun.wait()
+        await started.wait()
         group.cancel_scope.cancel()
     observation = await call(client, "wait_trial", session=session, trial="t001")
     assert observation["status"] == "finished"
     assert observation["budget"]["trials_used"] == 1
 
 
-async def test_other_calls_are_answered_while_one_waits(client: Client) -> None:
+async def test_other_calls_are_answered_during_a_wait(client: Client) -> None:
     session = await opened(client)
-    begun = anyio.Event()
+    started = anyio.Event()
 
     async def listen(progress: float, total: float | None, message: str | None) -> None:
-        begun.set()
+        started.set()
 
     async def run() -> None:
         await client.call_tool("run_trial", {"session": session, "changes": ENDLESS}, progress_callback=listen)
 
     async with anyio.create_task_group() as group:
         group.start_soon(run)
-        await begun.wait()
+        await started.wait()
         state = await call(client, "read_memory", session=session)
         assert state["content"]["running"] == "t001"
         assert "t001" in await refusal(client, "run_trial", session=session, changes=SMALL)
@@ -208,10 +208,10 @@ async def test_other_calls_are_answered_while_one_waits(client: Client) -> None:
 async def test_the_session_records_which_client_opened_it(tmp_path: Path) -> None:
     async with connect(tmp_path, name="claude-code\x1b") as client:
         session = await opened(client)
-    assert Memory(tmp_path / "memory.db").session(session).client == "claude-code"
+    assert Memory(tmp_path / "memory.db").sessions.get(session).client == "claude-code"
 
 
-async def test_the_protocol_and_a_trajectory_are_resources(client: Client, tmp_path: Path) -> None:
+async def test_the_protocol_and_trajectories_are_resources(client: Client, tmp_path: Path) -> None:
     session = await opened(client)
     assert [str(r.uri) for r in (await client.list_resources()).resources] == ["sandbox://protocol"]
     templates = (await client.list_resource_templates()).resource_templates
@@ -225,14 +225,14 @@ async def test_the_protocol_and_a_trajectory_are_resources(client: Client, tmp_p
         await client.read_resource("session://no-such-1/trajectory")
 
 
-async def test_the_prompt_names_what_is_to_be_tuned(client: Client) -> None:
+async def test_the_prompt_names_the_dataset_and_the_backbone(client: Client) -> None:
     prompt = (await client.list_prompts()).prompts[0]
     assert prompt.name == "tune" and [a.name for a in prompt.arguments or []] == ["dataset", "backbone"]
     message = (await client.get_prompt("tune", {"dataset": "demo", "backbone": "sasrec"})).messages[0]
     assert "'demo'" in message.content.text and "'sasrec'" in message.content.text
 
 
-async def test_the_whole_loop_from_brief_to_the_one_look(client: Client) -> None:
+async def test_a_full_session_from_the_brief_to_the_test_result(client: Client) -> None:
     session = await opened(client)
     result = await client.call_tool("run_trial", {"session": session, "changes": SMALL})
     first = result.structured_content

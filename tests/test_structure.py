@@ -1,4 +1,4 @@
-"""The house keeps its shape: rooms, import directions, weights of imports, sizes, names, versions."""
+"""The structure of the repository: rooms, import directions, loaded libraries, file sizes, names and versions."""
 
 import ast
 import functools
@@ -25,14 +25,14 @@ LEVEL = {
     "tools": 5, "server": 6, "report": 7, "agents": 8, "cli": 9,
 }  # fmt: skip
 ROOMS = sorted(LEVEL)
-# Rooms divided into drawers, each a library of its own, and which drawers of the room a drawer may import.
+# Rooms with drawers (libraries inside a room), and for each drawer the drawers of its room that it may import.
 DRAWERS: dict[str, dict[str, tuple[str, ...]]] = {
     "kernels": {"jagged": (), "hstu": ("jagged",), "losses": ("jagged",)},
     "models": {"knobs": ()},
 }
 PACKAGES = sorted([*ROOMS, *(f"{room}/{drawer}" for room, drawers in DRAWERS.items() for drawer in drawers)])
 ENGINE = ("data", "kernels", "models", "training")
-# Rooms of one level do not know each other, but for these: values without behaviour.
+# Rooms of one level must not import each other, except for these modules, which only define values.
 BETWEEN_PEERS = {("sandbox", "virtualmle.memory.records")}
 ENGINE_NEEDS = {"numpy", "torch", "polars", "triton", "pydantic", "safetensors"}
 SEALING = {"cryptography": {"data/seal.py"}}
@@ -41,7 +41,7 @@ TEXT = {".py", ".md", ".toml", ".j2", ".json", ".txt", ".sql", ".yml", ".yaml", 
 
 
 def modules(*rooms: str) -> list[Path]:
-    """The Python files of some rooms, or of all of them, those in drawers included."""
+    """The Python files of the given rooms, or of all rooms, including those in drawers."""
     folders = [ROOT / package for package in PACKAGES if package.split("/")[0] in (rooms or ROOMS)]
     return [path for folder in folders for path in sorted(folder.glob("*.py"))]
 
@@ -52,7 +52,7 @@ def room_of(path: Path) -> str:
 
 
 def drawer_of(path: Path) -> str:
-    """The drawer that a module lies in, empty where it lies in the room itself."""
+    """The drawer of a module; empty if the module is directly in its room."""
     folders = path.relative_to(ROOT).parts[:-1]
     return folders[1] if len(folders) > 1 else ""
 
@@ -73,7 +73,7 @@ def where(path: Path, node: ast.AST) -> str:
 
 
 def targets(path: Path, node: ast.AST) -> list[str]:
-    """Absolute dotted names that an import statement reaches, `from x import y` counting as x.y."""
+    """Absolute dotted names that an import statement imports; `from x import y` gives x.y."""
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     if not isinstance(node, ast.ImportFrom):
@@ -84,7 +84,7 @@ def targets(path: Path, node: ast.AST) -> list[str]:
 
 
 def imports(path: Path, *, at_import_time: bool = False) -> Iterator[tuple[ast.AST, str]]:
-    """Every import of a file; `at_import_time` leaves out those inside functions and under TYPE_CHECKING."""
+    """Every import of a file; `at_import_time` excludes imports inside functions and under TYPE_CHECKING."""
     pending: list[ast.AST] = [tree(path)]
     while pending:
         node = pending.pop()
@@ -97,15 +97,15 @@ def imports(path: Path, *, at_import_time: bool = False) -> Iterator[tuple[ast.A
         pending += list(ast.iter_child_nodes(node))
 
 
-def house_files() -> Iterator[Path]:
-    """Every text file of the checkout that is ours: neither generated nor hidden (but for .ci)."""
+def repository_files() -> Iterator[Path]:
+    """Every text file of the repository that is neither generated nor hidden; .ci is included."""
     for folder, names, files in os.walk(ROOT):
         names[:] = [
             n for n in names
             if n not in IGNORED and not n.endswith(".egg-info") and (n == ".ci" or not n.startswith("."))
         ]
-        ours = [n for n in files if Path(n).suffix in TEXT and not n.startswith("memory.db") and n != ".git"]
-        yield from (Path(folder, name) for name in ours)
+        text_files = [n for n in files if Path(n).suffix in TEXT and not n.startswith("memory.db") and n != ".git"]
+        yield from (Path(folder, name) for name in text_files)
 
 
 def report(lines: list[str], rule: str) -> None:
@@ -117,7 +117,7 @@ def project() -> dict[str, object]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
-def test_every_room_is_listed_in_pyproject_and_nothing_else_is() -> None:
+def test_pyproject_lists_every_room_and_nothing_else() -> None:
     listed = project()["tool"]["setuptools"]["packages"]  # type: ignore[index]
     on_disk = ["virtualmle", *(f"virtualmle.{package.replace('/', '.')}" for package in PACKAGES)]
     assert sorted(listed) == sorted(on_disk), "[tool.setuptools] packages in pyproject.toml and the folders disagree"
@@ -125,7 +125,7 @@ def test_every_room_is_listed_in_pyproject_and_nothing_else_is() -> None:
 
 def test_every_room_has_its_level_in_the_import_order() -> None:
     found = {path.parent.name for path in ROOT.glob("*/__init__.py")}
-    assert found == set(LEVEL), "give a new room its level in LEVEL (tests/test_structure.py) and a line in the README"
+    assert found == set(LEVEL), "give a new room a level in LEVEL (tests/test_structure.py) and a line in the README"
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -133,23 +133,23 @@ def test_a_room_or_drawer_has_an_empty_init_and_is_typed(package: str) -> None:
     init = ROOT / package / "__init__.py"
     assert init.read_text(encoding="utf-8") == "", f"{init} must stay empty: importing a package imports nothing"
     typed = ROOT / package / "py.typed"
-    assert typed.exists(), f"{package}/py.typed is missing: its types would be lost when installed"
+    assert typed.exists(), f"{package}/py.typed is missing: installed, the package would have no types"
 
 
-def test_no_python_file_lies_at_the_root_but_init_and_main() -> None:
+def test_only_init_and_main_are_python_files_at_the_root() -> None:
     found = {path.name for path in ROOT.glob("*.py")}
-    assert found == {"__init__.py", "__main__.py"}, "a stray .py at the root would be shipped: move it into a room"
+    assert found == {"__init__.py", "__main__.py"}, "a further .py at the root would be shipped: move it into a room"
 
 
-def test_rooms_are_flat_but_for_declared_drawers_and_no_file_holds_odds_and_ends() -> None:
+def test_rooms_contain_no_undeclared_folder_and_no_miscellaneous_module() -> None:
     found = {path for room in ROOMS for path in (ROOT / room).rglob("*.py")}
     nested = [str(path.relative_to(ROOT)) for path in found - set(modules())]
     mixed = [str(p.relative_to(ROOT)) for p in modules() if p.stem in {"utils", "helpers", "common", "misc"}]
-    report(nested, "no folder inside a room but those in DRAWERS (tests/test_structure.py):")
-    report(mixed, "one noun per file, no utils/helpers/common/misc:")
+    report(nested, "a room contains no folders except those in DRAWERS (tests/test_structure.py):")
+    report(mixed, "name a file after one noun, not utils/helpers/common/misc:")
 
 
-def test_drawers_import_only_the_drawers_of_their_room_that_they_may() -> None:
+def test_drawers_import_only_the_permitted_drawers_of_their_room() -> None:
     wrong = []
     for path in modules(*DRAWERS):
         room, drawer = room_of(path), drawer_of(path)
@@ -157,7 +157,7 @@ def test_drawers_import_only_the_drawers_of_their_room_that_they_may() -> None:
             parts = target.split(".")
             if parts[:2] == ["virtualmle", room] and not {*parts[2:3]} <= {drawer, *DRAWERS[room][drawer]}:
                 wrong.append(f"{where(path, node)} imports {target}, which {room}/{drawer} may not (see DRAWERS)")
-    report(wrong, "a drawer is a library of its own:")
+    report(wrong, "a drawer is an independent library:")
 
 
 def test_imports_inside_the_package_run_downwards_only() -> None:
@@ -184,20 +184,20 @@ def test_imports_inside_the_package_are_relative() -> None:
     report(wrong, "inside the package imports are relative:")
 
 
-def test_no_module_imports_itself_by_a_detour() -> None:
+def test_imports_are_acyclic() -> None:
     names = {dotted(path) for path in modules()}
     graph: dict[str, set[str]] = {name: set() for name in names}
     for path in modules():
-        for _, target in imports(path):  # those inside functions and under TYPE_CHECKING, too
+        for _, target in imports(path):  # including imports inside functions and under TYPE_CHECKING
             module = target if target in names else target.rpartition(".")[0]
             graph[dotted(path)] |= {module} & names
     try:
         graphlib.TopologicalSorter(graph).prepare()
     except graphlib.CycleError as error:
-        pytest.fail(f"imports run in a circle: {' -> '.join(error.args[1])}")
+        pytest.fail(f"imports are cyclic: {' -> '.join(error.args[1])}")
 
 
-def test_only_the_examiner_reaches_the_opening_half_of_the_seal() -> None:
+def test_only_the_examiner_imports_the_code_that_opens_seals() -> None:
     wrong = [
         where(path, node)
         for path in [*modules(), ROOT / "__main__.py"]
@@ -207,18 +207,18 @@ def test_only_the_examiner_reaches_the_opening_half_of_the_seal() -> None:
     ]
     report(wrong, "only examiner/ may import examiner.unseal:")
     named = [str(p.relative_to(ROOT)) for p in modules() if room_of(p) != "examiner" and "unseal" in p.stem]
-    report(named, "the opening half of the seal lives in examiner/ only:")
+    report(named, "code that opens seals belongs in examiner/ only:")
 
 
-def test_no_function_can_be_asked_for_a_split() -> None:
+def test_no_function_has_a_split_parameter() -> None:
     wrong = [
         where(path, node)
         for path in modules()
-        if path != ROOT / "data" / "prepare.py"  # makes the splits, and seals the one
+        if path != ROOT / "data" / "prepare.py"  # creates the splits and seals the test split
         for node in ast.walk(tree(path))
         if isinstance(node, ast.arg) and node.arg == "split"
     ]
-    report(wrong, "no function takes a split: what ranks the test targets lives in examiner/ alone:")
+    report(wrong, "no function has a split parameter: only examiner/ ranks the test targets:")
 
 
 def test_nothing_above_training_imports_torch() -> None:
@@ -229,11 +229,11 @@ def test_nothing_above_training_imports_torch() -> None:
         for node, target in imports(path)
         if target.split(".")[0] in {"torch", "triton", "safetensors"}
     ]
-    report(wrong, "above training/ nothing imports torch (the server starts in a second, its stdout stays clean):")
+    report(wrong, "no room above training/ imports torch (so that the server starts in a second):")
 
 
 def loaded_by(*names: str) -> set[str]:
-    """The modules that a fresh interpreter holds after importing some."""
+    """The modules that a new interpreter has loaded after importing `names`."""
     program = f"import importlib, sys\nfor n in {list(names)!r}: importlib.import_module(n)\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, f"an import failed:\n{done.stderr[-2000:]}"
@@ -244,10 +244,10 @@ def test_everything_above_training_loads_without_torch() -> None:
     upper = [path for path in modules() if LEVEL[room_of(path)] > LEVEL["training"]]
     names = [dotted(path) for path in upper if path != ROOT / "examiner" / "main.py"]
     loaded = loaded_by(*names)
-    assert "torch" not in loaded, "torch came in by a detour: find it with python -P -X importtime -c 'import …'"
+    assert "torch" not in loaded, "torch is imported indirectly: trace it with python -P -X importtime -c 'import …'"
 
 
-def test_the_engine_needs_only_its_few_libraries() -> None:
+def test_the_engine_imports_only_its_few_libraries() -> None:
     wrong = []
     for path in modules(*ENGINE):
         name = path.relative_to(ROOT).as_posix()
@@ -257,7 +257,7 @@ def test_the_engine_needs_only_its_few_libraries() -> None:
                 continue
             if name not in SEALING.get(library, set()):
                 wrong.append(f"{where(path, node)} imports {library}")
-    report(wrong, f"data, kernels, models, training run on a bare GPU machine with {sorted(ENGINE_NEEDS)} only:")
+    report(wrong, f"data, kernels, models and training must run with {sorted(ENGINE_NEEDS)} only:")
 
 
 def test_a_trial_worker_loads_neither_the_seal_nor_the_server_libraries() -> None:
@@ -265,11 +265,11 @@ def test_a_trial_worker_loads_neither_the_seal_nor_the_server_libraries() -> Non
     forbidden = {"mcp", "sqlite_utils", "typer", "httpx", "virtualmle.data.seal", "cryptography"}
     rooms = {name for name in loaded if name.startswith("virtualmle.") and name.split(".")[1] not in ENGINE}
     assert not loaded & forbidden, f"the worker loads {loaded & forbidden}"
-    assert not rooms, f"the worker reaches up to {sorted(rooms)}"
+    assert not rooms, f"the worker loads the upper rooms {sorted(rooms)}"
 
 
 def tool_names() -> list[str]:
-    """The agent's verbs: files of tools/ that define a function of their own name."""
+    """The names of the tools: files of tools/ that define a function with the name of the file."""
     return [
         path.stem
         for path in modules("tools")
@@ -293,7 +293,7 @@ def test_every_room_every_agent_and_every_command_is_in_the_readme() -> None:
     report(missing, "the README lacks:")
 
 
-def test_every_relative_link_in_the_documents_leads_somewhere() -> None:
+def test_every_relative_link_in_the_documents_has_a_target() -> None:
     wrong = []
     for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
         for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
@@ -302,27 +302,29 @@ def test_every_relative_link_in_the_documents_leads_somewhere() -> None:
     report(wrong, "broken links:")
 
 
-def test_no_source_file_is_longer_than_people_read() -> None:
-    sizes = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in house_files() if path.suffix == ".py"}
-    report([f"{p.relative_to(ROOT)}: {n} lines" for p, n in sizes.items() if n > 450], "no file over 450 lines; split:")
+def test_no_source_file_is_too_long() -> None:
+    sources = [path for path in repository_files() if path.suffix == ".py"]
+    sizes = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in sources}
+    long = [f"{path.relative_to(ROOT)}: {size} lines" for path, size in sizes.items() if size > 450]
+    report(long, "a source file has at most 450 lines; split:")
     readme = len((ROOT / "README.md").read_text(encoding="utf-8").splitlines())
-    assert readme < 230, f"README.md has {readme} lines; move detail to docs/"
+    assert readme < 230, f"README.md has {readme} lines, at most 229 are allowed; move details to docs/"
 
 
 def test_no_file_names_a_path_of_one_machine() -> None:
     machine = re.compile(r"(?<![\w.>-])/(?:home|root|Users|work)/\w|\b[A-Z]:\\Users")
     wrong = [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()[:80]}"
-        for path in house_files()
+        for path in repository_files()
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
         if machine.search(line)
     ]
-    report(wrong, "no path of one machine in a file (write /absolute/path/to/…):")
+    report(wrong, "files must not name paths of one machine (write /absolute/path/to/…):")
 
 
 def test_there_is_one_version_everywhere() -> None:
     described = project()["project"]
-    assert "version" in described["dynamic"], "the version comes from virtualmle.__version__"  # type: ignore[index]
+    assert "version" in described["dynamic"], "take the version from virtualmle.__version__"  # type: ignore[index]
     assert metadata.version("virtualmle") == virtualmle.__version__, "installed metadata is stale: run make again"
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     released = re.findall(r"^## \[(\d[^\]]*)\]", changelog, flags=re.MULTILINE)

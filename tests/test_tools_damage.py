@@ -1,4 +1,4 @@
-"""What happens to a session when files beneath it are gone, damaged, restored or replaced."""
+"""Sessions whose files were deleted, damaged, restored from a copy or replaced."""
 
 import shutil
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ def ws(tmp_path: Path) -> Iterator[Workspace]:
     workspace.close()
 
 
-def test_a_dataset_that_was_replaced_ends_the_session_before_a_trial_or_a_look(ws: Workspace, tmp_path: Path) -> None:
+def test_a_replaced_dataset_is_refused_before_a_trial_starts_and_before_the_look(ws: Workspace, tmp_path: Path) -> None:
     for name, shift in (("first", 0), ("second", 3)):
         (tmp_path / f"{name}.tsv").write_text("\n".join(rows(shift)) + "\n")
     key = Vault(ws.home).public_key()
@@ -47,12 +47,12 @@ def rows(shift: int) -> list[str]:
     return [f"u{user}\ti{(user * 7 + step * (1 + shift)) % 20}\t{step}" for user in range(60) for step in range(8)]
 
 
-@pytest.mark.parametrize("damage", ["gone", "empty"])
-def test_ranks_that_cannot_be_read_crash_the_comparison_and_not_the_session(ws: Workspace, damage: str) -> None:
+@pytest.mark.parametrize("damage", ["missing", "empty"])
+def test_unreadable_ranks_crash_the_compared_trial_and_not_the_session(ws: Workspace, damage: str) -> None:
     session = open_session(ws, "demo", "sasrec").session
     first = run_trial(ws, session, TINY)
     ranks = ws.trial_directory(session, first.trial) / RANKS
-    if damage == "gone":
+    if damage == "missing":
         ranks.unlink()
     else:
         ranks.write_bytes(b"")
@@ -62,7 +62,7 @@ def test_ranks_that_cannot_be_read_crash_the_comparison_and_not_the_session(ws: 
     assert finalize(ws, session, "the first trial still stands", confirm=True).selected == first.trial
 
 
-def test_an_older_memory_that_was_restored_never_takes_over_a_newer_trials_result(ws: Workspace) -> None:
+def test_a_restored_older_memory_does_not_adopt_the_result_of_a_newer_trial(ws: Workspace) -> None:
     session = open_session(ws, "demo", "sasrec").session
     run_trial(ws, session, TINY)
     ws.close()
@@ -84,7 +84,7 @@ def test_an_older_memory_that_was_restored_never_takes_over_a_newer_trials_resul
     restored.close()
 
 
-def test_test_figures_are_not_told_while_another_session_on_the_same_data_is_open(ws: Workspace) -> None:
+def test_test_figures_are_withheld_while_another_session_on_the_same_data_is_open(ws: Workspace) -> None:
     session = open_session(ws, "demo", "sasrec").session
     run_trial(ws, session, TINY)
     test = finalize(ws, session, "done", confirm=True).test
@@ -99,7 +99,7 @@ def test_test_figures_are_not_told_while_another_session_on_the_same_data_is_ope
         finalize(ws, session, "what was it again?", confirm=True)
 
 
-def test_a_selected_trial_without_its_checkpoint_is_noticed_before_the_freeze(ws: Workspace) -> None:
+def test_a_missing_checkpoint_of_the_selected_trial_is_refused_before_the_freeze(ws: Workspace) -> None:
     session = open_session(ws, "demo", "sasrec").session
     trial = run_trial(ws, session, TINY)
     (ws.trial_directory(session, trial.trial) / CHECKPOINT).unlink()
@@ -108,7 +108,7 @@ def test_a_selected_trial_without_its_checkpoint_is_noticed_before_the_freeze(ws
     assert ws.memory.sessions.get(session).state == "open"
 
 
-def test_text_that_nobody_can_see_is_no_reflection(ws: Workspace) -> None:
+def test_invisible_text_is_refused_as_reflection_and_as_summary(ws: Workspace) -> None:
     session = open_session(ws, "demo", "sasrec").session
     trial = run_trial(ws, session, TINY)
     with pytest.raises(ConfigError, match="visible"):

@@ -1,4 +1,4 @@
-"""The eight tools as plain functions, on a real home with real worker processes."""
+"""The eight tools as plain functions, in a real home with real worker processes."""
 
 import json
 from collections.abc import Iterator
@@ -53,7 +53,7 @@ def test_a_session_goes_from_brief_to_one_look_at_the_test_set(ws: Workspace) ->
 
     second = run_trial(ws, brief.session, {"transition_weight": 8.0})
     assert second.base == first.trial and second.delta is not None
-    assert second.metrics["ndcg@10"] > first.metrics["ndcg@10"]  # the demo has transitions to find
+    assert second.metrics["ndcg@10"] > first.metrics["ndcg@10"]  # the demo data contains item transitions
     trained = ws.memory.trials.get(brief.session, second.trial)
     assert trained.outcome is not None and trained.outcome.details["rescored"] is True
     again = run_trial(ws, brief.session, {"transition_weight": 8.0}, base=first.trial)
@@ -88,11 +88,11 @@ def assert_no_test_figures_in_memory(ws: Workspace, test: dict[str, float]) -> N
     assert files
     for name, value in test.items():
         if name.startswith("recall"):
-            continue  # a multiple of one over the number of users: a validation recall may be the same by chance
+            continue  # a multiple of 1 / num_users, so a validation recall may be equal by chance
         assert not any(repr(value).encode() in content for content in files)
 
 
-def test_everything_an_agent_sees_is_the_same_when_only_test_labels_differ(tmp_path: Path) -> None:
+def test_everything_an_agent_sees_is_identical_if_only_test_targets_differ(tmp_path: Path) -> None:
     seen = []
     for variant in ("a", "b"):
         home = tmp_path / variant
@@ -114,7 +114,7 @@ def vault_key(home: Path) -> bytes:
 
 
 def log_rows(*, swap_tests: bool) -> list[str]:
-    """60 users on a ring of 20 items; with `swap_tests` neighbouring users exchange their last items only."""
+    """60 users on a ring of 20 items; with `swap_tests`, neighbouring users swap their last items."""
     rows = []
     for user in range(60):
         items = [(user * 7 + step) % 20 for step in range(8)]
@@ -125,13 +125,13 @@ def log_rows(*, swap_tests: bool) -> list[str]:
 
 
 def without_times(value: object) -> object:
-    """The value without wall-clock readings, which differ from run to run."""
+    """The value without wall-clock times, which differ from run to run."""
     if isinstance(value, dict):
         return {k: without_times(v) for k, v in value.items() if "seconds" not in k}
     return [without_times(v) for v in value] if isinstance(value, list) else value
 
 
-def test_a_running_trial_can_be_waited_for_cancelled_and_does_not_block_the_session(ws: Workspace) -> None:
+def test_a_running_trial_can_be_cancelled_and_the_session_continues(ws: Workspace) -> None:
     session = open_session(ws, "demo", "sasrec").session
     started = run_trial(ws, session, {"epochs": 100, "patience": 20}, wait_seconds=0)
     assert started.status == "running" and "wait_trial" in started.next
@@ -145,7 +145,7 @@ def test_a_running_trial_can_be_waited_for_cancelled_and_does_not_block_the_sess
     assert run_trial(ws, session, TINY).verdict == "keep"
 
 
-def test_what_an_agent_may_not_choose_is_refused_with_a_reason(ws: Workspace) -> None:
+def test_changes_that_an_agent_may_not_make_are_refused_with_a_reason(ws: Workspace) -> None:
     session = open_session(ws, "demo", "hstu").session
     for changes, reason in [
         ({"seed": 3}, "server"),
@@ -160,7 +160,7 @@ def test_what_an_agent_may_not_choose_is_refused_with_a_reason(ws: Workspace) ->
     assert ws.memory.trials.all(session) == []
 
 
-def test_unknown_names_are_answered_with_the_known_ones(ws: Workspace) -> None:
+def test_unknown_names_are_refused_with_the_known_ones(ws: Workspace) -> None:
     with pytest.raises(DataError, match="nowhere"):
         open_session(ws, "nowhere", "sasrec")
     session = open_session(ws, "demo", "sasrec").session
@@ -172,14 +172,14 @@ def test_unknown_names_are_answered_with_the_known_ones(ws: Workspace) -> None:
         finalize(ws, session, "nothing was tried", confirm=True)
 
 
-def test_an_open_session_is_taken_up_again_and_new_opens_another(ws: Workspace) -> None:
+def test_an_open_session_is_resumed_and_new_opens_another(ws: Workspace) -> None:
     first = open_session(ws, "demo", "sasrec")
     assert open_session(ws, "demo", "sasrec").resumed
     assert open_session(ws, "demo", "sasrec", new=True).session != first.session
     assert open_session(ws, "demo", "hstu").session not in (first.session, None)
 
 
-def test_a_session_killed_between_freeze_and_look_is_finished_by_the_next_call(ws: Workspace) -> None:
+def test_a_session_killed_between_freeze_and_look_is_completed_by_the_next_call(ws: Workspace) -> None:
     session = open_session(ws, "demo", "sasrec").session
     trial = run_trial(ws, session, TINY)
     assert ws.memory.sessions.set_state(session, "open", "frozen", selected=trial.trial)
@@ -187,7 +187,7 @@ def test_a_session_killed_between_freeze_and_look_is_finished_by_the_next_call(w
     assert final.state == "revealed" and read_revealed(ws.home, session) is not None
 
 
-def test_a_trial_whose_process_is_being_started_is_not_taken_for_dead(ws: Workspace) -> None:
+def test_a_trial_whose_process_is_still_starting_is_reported_as_running(ws: Workspace) -> None:
     session = open_session(ws, "demo", "sasrec").session
     config = make_config("sasrec")
     part = train_hash(config)
@@ -196,17 +196,17 @@ def test_a_trial_whose_process_is_being_started_is_not_taken_for_dead(ws: Worksp
         config_hash=fingerprint(config.model_dump()), train_hash=part,
     )
     added = ws.memory.trials.start(record)
-    running = sync_session(ws, session)  # another call, before the directory exists
+    running = sync_session(ws, session)  # a second call, before the directory exists
     assert running is not None and running.handle == added.handle
 
 
-def test_a_look_that_was_used_without_a_result_voids_the_session(ws: Workspace) -> None:
+def test_a_used_look_without_a_result_voids_the_session(ws: Workspace) -> None:
     session = open_session(ws, "demo", "sasrec").session
     trial = run_trial(ws, session, TINY)
     ws.memory.sessions.set_state(session, "open", "frozen", selected=trial.trial)
     ws.memory.sessions.set_state(session, "frozen", "attempted")
     vault = Vault(ws.home)
-    Ledger(vault.directory).record(session, "demo", ws.dataset("demo").dataset_id, "f" * 64)  # then it was killed
+    Ledger(vault.directory).record(session, "demo", ws.dataset("demo").dataset_id, "f" * 64)  # then killed
     final = finalize(ws, session, "the examiner was killed", confirm=True)
     assert final.state == "void" and final.test is None
 
@@ -215,15 +215,15 @@ def test_an_examination_that_cannot_start_uses_no_look_and_can_be_repeated(ws: W
     session = open_session(ws, "demo", "sasrec").session
     trial = run_trial(ws, session, TINY)
     checkpoint = ws.trial_directory(session, trial.trial) / CHECKPOINT
-    whole = checkpoint.read_bytes()
-    checkpoint.write_bytes(whole[:100])
+    content = checkpoint.read_bytes()
+    checkpoint.write_bytes(content[:100])
     with pytest.raises(SessionError, match="no look at the test set was used"):
         finalize(ws, session, "the checkpoint is damaged", confirm=True)
-    checkpoint.write_bytes(whole)
+    checkpoint.write_bytes(content)
     final = finalize(ws, session, "and restored", confirm=True)
     assert (final.state, final.look) == ("revealed", 1)
 
 
-def test_the_seed_of_a_configuration_stays_what_published_figures_were_measured_with() -> None:
+def test_trial_seeds_are_those_of_the_published_figures() -> None:
     assert trial_seed(0, "dataset", "part") == 1556424281
     assert len({trial_seed(0, "dataset", "part"), trial_seed(1, "dataset", "part"), trial_seed(0, "dataset", "b")}) == 3

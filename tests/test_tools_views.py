@@ -1,4 +1,4 @@
-"""The views of read_memory: what a tool sends is what its model reads, field by field, and a stray name is refused."""
+"""The views of read_memory: their models parse everything that the tool sends and refuse unknown fields."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,12 +45,12 @@ MODELS: dict[str, type[View]] = {
     "protocol": ProtocolView,
 }
 FINISHED: dict[str, Any] = {"status": "finished", "verdict": "keep", "reason": "first", "ndcg_se": 0.001}
-BESIDE = {"base_delta": 0.004, "base_delta_se": 0.001, "delta": 0.004, "delta_se": 0.001, "z": 4.0}
+COMPARED = {"base_delta": 0.004, "base_delta_se": 0.001, "delta": 0.004, "delta_se": 0.001, "z": 4.0}
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home whose memory has lessons of another dataset: two configurations, effects and rules."""
+    """A home whose memory holds rules, a configuration and effects from another dataset."""
     home = tmp_path_factory.mktemp("views")
     ws = Workspace.open(home, settings=Settings())
     profile = open_session(ws, "demo", "sasrec").model_dump()["profile"]
@@ -72,13 +72,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def tried(ws: Workspace, session: str, changes: dict[str, Any], outcome: TrialOutcome | None, **asked: Any) -> str:
-    """A trial on record as if it had run."""
+def add_trial(ws: Workspace, session: str, changes: dict[str, Any], outcome: TrialOutcome | None, **fields: Any) -> str:
+    """Record a trial as if it had run; returns its handle."""
     config = load_protocol().space.resolve(load_protocol().space.default("sasrec"), changes)
     handle = ws.memory.trials.start(
         TrialRecord(
             session=session, handle="", number=0, base="default", changes=changes, config=config.model_dump(),
-            config_hash=fingerprint(config.model_dump()), train_hash=train_hash(config), **asked,
+            config_hash=fingerprint(config.model_dump()), train_hash=train_hash(config), **fields,
         )  # fmt: skip
     ).handle
     if outcome:
@@ -88,24 +88,24 @@ def tried(ws: Workspace, session: str, changes: dict[str, Any], outcome: TrialOu
 
 @pytest.fixture(params=[{}, {"placebo": True}, {"with_memory": False}], ids=["memory", "placebo", "no memory"])
 def ws(request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workspace]:
-    """A session with a trial of every status; the running one has no process, so nobody may look for it."""
+    """A session with a trial of every status. The running trial has no process, so `sync_session` is disabled."""
     monkeypatch.setattr("virtualmle.tools.read_memory.sync_session", lambda *_: None)
     workspace = Workspace.open(home, settings=Settings(**request.param))
     session = open_session(workspace, "demo", "sasrec", new=True).session
     curve = [{"epoch": 1, "loss": 3.5, "ndcg": 0.05}]
     details = {"best_epoch": 1, "train_ndcg10": 0.2, "model_ndcg10": 0.05, "metrics_se": {"ndcg@10": 0.001}}
     first = TrialOutcome(**FINISHED, metrics={"ndcg@10": 0.05}, curve=curve, details=details, train_seconds=2.0)
-    tried(workspace, session, {}, first, hypothesis=Hypothesis(dimension="capacity", reason="why"))
-    better = TrialOutcome(**FINISHED, **BESIDE, metrics={"ndcg@10": 0.054}, incumbent_before="t001")
-    tried(workspace, session, {"transition_weight": 8}, better, override_reason="as it helped here")
+    add_trial(workspace, session, {}, first, hypothesis=Hypothesis(dimension="capacity", reason="why"))
+    better = TrialOutcome(**FINISHED, **COMPARED, metrics={"ndcg@10": 0.054}, incumbent_before="t001")
+    add_trial(workspace, session, {"transition_weight": 8}, better, override_reason="as it helped here")
     crashed = TrialOutcome(status="crashed", verdict="crash", reason="out of memory", cause="out of memory")
-    tried(workspace, session, {"hidden_dim": 256}, crashed)
-    tried(workspace, session, {"time_bias": True}, TrialOutcome(status="cancelled", reason="cancelled"))
+    add_trial(workspace, session, {"hidden_dim": 256}, crashed)
+    add_trial(workspace, session, {"time_bias": True}, TrialOutcome(status="cancelled", reason="cancelled"))
     workspace.memory.reflections.add(
         ReflectionRecord(session=session, trial="t002", what_changed="a weight", verdict="keep", helped="yes",
                          dimension="scoring", lesson="priors help", check="supported")
     )  # fmt: skip
-    tried(workspace, session, {"lr": 0.001}, None)
+    add_trial(workspace, session, {"lr": 0.001}, None)
     yield workspace
     workspace.close()
 
@@ -115,7 +115,7 @@ def latest(ws: Workspace) -> str:
 
 
 @pytest.mark.parametrize("view", MODELS)
-def test_a_view_that_is_sent_is_read_without_loss(ws: Workspace, view: Any) -> None:
+def test_a_view_survives_the_wire_without_loss(ws: Workspace, view: Any) -> None:
     sent = read_memory(ws, latest(ws), view)
     over_the_wire = MemoryView.model_validate_json(sent.model_dump_json()).content
     model = MODELS[view].model_validate(over_the_wire)
@@ -124,12 +124,12 @@ def test_a_view_that_is_sent_is_read_without_loss(ws: Workspace, view: Any) -> N
 
 
 @pytest.mark.parametrize("handle", ["t001", "t002", "t003", "t004", "t005"])
-def test_a_trial_of_every_status_is_read_without_loss(ws: Workspace, handle: str) -> None:
+def test_a_trial_of_every_status_survives_the_wire_without_loss(ws: Workspace, handle: str) -> None:
     sent = read_memory(ws, latest(ws), "trial", trial=handle).content
     assert TrialView.model_validate(sent).content() == sent
 
 
-def test_what_a_search_finds_is_read_without_loss(ws: Workspace) -> None:
+def test_the_matches_of_a_search_survive_the_wire_without_loss(ws: Workspace) -> None:
     sent = read_memory(ws, latest(ws), "long_term", query="priors they say").content
     found = LongTermView.model_validate(sent)
     assert found.content() == sent and bool(found.found) == (ws.settings.with_memory and not ws.settings.placebo)
@@ -140,7 +140,7 @@ def test_a_running_trial_has_no_outcome_on_the_wire(ws: Workspace) -> None:
     assert list(last) == ["trial", "number", "base", "changes", "settings", "status", "reflected"]
 
 
-def test_the_views_of_a_session_with_memory_hold_every_kind_of_row(home: Path, ws: Workspace) -> None:
+def test_the_views_of_a_session_with_memory_contain_every_kind_of_row(home: Path, ws: Workspace) -> None:
     state = StateView.model_validate(read_memory(ws, latest(ws)).content)
     parts = (state.best, state.effects, state.history_effects, state.untried, state.coverage, state.proposals)
     assert all(parts) if ws.settings.with_memory else not any(parts)
@@ -149,15 +149,15 @@ def test_the_views_of_a_session_with_memory_hold_every_kind_of_row(home: Path, w
 
 
 @pytest.mark.parametrize("backbone", ["sasrec", "hstu"])
-def test_the_rows_of_the_action_space_are_the_knobs_of_the_sandbox(backbone: str) -> None:
+def test_the_rows_of_the_action_space_correspond_to_the_knobs_of_the_sandbox(backbone: str) -> None:
     space: ActionSpace = load_protocol().space
     rows = space.describe(backbone)
     knobs = [KnobRow.model_validate(row) for row in rows]
     assert [knob.content() for knob in knobs] == rows
-    offered = ActionSpace(entries=tuple(knob.offered(backbone) for knob in knobs))
+    offered = ActionSpace(entries=tuple(knob.to_knob(backbone) for knob in knobs))
     assert offered.describe(backbone) == rows and offered.default(backbone) == space.default(backbone)
 
 
-def test_a_name_that_a_view_does_not_have_is_refused() -> None:
+def test_an_unknown_field_of_a_view_is_refused() -> None:
     with pytest.raises(ValidationError, match="extra"):
         ProtocolView.model_validate({"sha256": "0", "text": "", "test": {"ndcg@10": 0.1}})

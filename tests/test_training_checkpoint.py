@@ -1,4 +1,4 @@
-"""Checkpoints: what is read back scores exactly as what was written."""
+"""Checkpoints: a model read back gives exactly the scores of the model that was written."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from virtualmle.training.errors import TrainingError
 
 @pytest.mark.parametrize("backbone", ["sasrec", "hstu"])
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_model_read_back_scores_bit_for_bit_the_same(backbone, tied, tmp_path):
+def test_a_model_read_back_gives_bit_identical_scores(backbone, tied, tmp_path):
     config = make_config(backbone, hidden_dim=16, tie_embeddings=tied, position="both", readout="attention")
     model = build_model(config, 30, seed=5).eval()
     save_checkpoint(tmp_path / "model.safetensors", model, config, 30)
@@ -24,7 +24,7 @@ def test_a_model_read_back_scores_bit_for_bit_the_same(backbone, tied, tmp_path)
     assert loaded.state_dict().keys() == model.state_dict().keys()
 
 
-def test_equal_models_are_equal_bytes_and_a_tied_table_is_stored_once(tmp_path):
+def test_equal_models_give_equal_bytes_and_a_tied_table_is_stored_once(tmp_path):
     sizes = {}
     for tied in (True, False):
         config = make_config("sasrec", hidden_dim=16, tie_embeddings=tied)
@@ -35,7 +35,7 @@ def test_equal_models_are_equal_bytes_and_a_tied_table_is_stored_once(tmp_path):
     assert sizes[False] - sizes[True] > 100 * 16 * 4
 
 
-def test_what_is_not_a_checkpoint_is_an_error(tmp_path):
+def test_a_file_that_is_not_a_checkpoint_is_an_error(tmp_path):
     path = tmp_path / "model.safetensors"
     with pytest.raises(TrainingError, match="cannot be read"):
         load_checkpoint(path)
@@ -43,12 +43,12 @@ def test_what_is_not_a_checkpoint_is_an_error(tmp_path):
     with pytest.raises(TrainingError, match="cannot be read"):
         load_checkpoint(path)
     save_file({"weight": torch.ones(2)}, path)
-    with pytest.raises(TrainingError, match="not one of our checkpoints"):
+    with pytest.raises(TrainingError, match="not a VirtualMLE checkpoint"):
         load_checkpoint(path)
 
 
 def test_a_checkpoint_whose_weights_do_not_fit_its_configuration_is_an_error(tmp_path):
     path, config = tmp_path / "model.safetensors", make_config("sasrec", hidden_dim=16)
     save_checkpoint(path, build_model(config, 30, seed=0), make_config("sasrec", hidden_dim=32), 30)
-    with pytest.raises(TrainingError, match="other weights than its configuration needs"):
+    with pytest.raises(TrainingError, match="do not fit its configuration"):
         load_checkpoint(path)

@@ -1,4 +1,4 @@
-"""Evaluation of real models against scoring one user at a time."""
+"""Batched evaluation of real models against a reference that scores one user at a time."""
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ def test_ranks_equal_those_of_scoring_each_user_alone(backbone, dataset):
     model = build_model(config, dataset.num_items, seed=3)
     ranks, _ = evaluate_validation(model, dataset, config, None)
     differing = np.flatnonzero(ranks != np.array(plain_ranks(model, config, dataset)))
-    assert len(differing) <= 1  # two scores within rounding of each other may change places
+    assert len(differing) <= 1  # two scores that differ by rounding only may swap ranks
 
 
 def test_ranks_do_not_depend_on_how_users_are_blocked(dataset, monkeypatch):
@@ -64,7 +64,7 @@ def test_ranks_do_not_depend_on_how_users_are_blocked(dataset, monkeypatch):
     assert np.count_nonzero(at_once != in_blocks) <= 1
 
 
-def test_priors_change_the_ranks_of_an_untrained_model_for_the_better(dataset):
+def test_priors_improve_the_ranks_of_an_untrained_model(dataset):
     config = small(transition_weight=8.0, cooccurrence_weight=4.0, popularity_weight=1.0)
     model = build_model(config, dataset.num_items, seed=3)
     bare, _ = evaluate_validation(model, dataset, config, None)
@@ -72,7 +72,7 @@ def test_priors_change_the_ranks_of_an_untrained_model_for_the_better(dataset):
     assert metrics_from_ranks(fused)["ndcg@10"] > 1.5 * metrics_from_ranks(bare)["ndcg@10"]
 
 
-def test_the_events_before_max_len_are_masked_although_the_model_does_not_see_them(dataset):
+def test_events_before_max_len_are_masked_although_the_model_does_not_read_them(dataset):
     config = small(max_len=2)
     model = build_model(config, dataset.num_items, seed=3)
     everything = np.arange(dataset.num_items, dtype=np.int32)
@@ -84,7 +84,7 @@ def test_the_events_before_max_len_are_masked_although_the_model_does_not_see_th
 
 def test_a_model_for_another_catalogue_is_refused(dataset):
     config = small()
-    with pytest.raises(TrainingError, match="not its dataset"):
+    with pytest.raises(TrainingError, match="another dataset"):
         evaluate_validation(build_model(config, 7, seed=0), dataset, config, None)
 
 
@@ -105,7 +105,7 @@ def test_a_model_that_scores_nan_fails_instead_of_ranking(dataset):
         evaluate_validation(model, dataset, config, None)
 
 
-def test_the_train_sample_ranks_last_train_items_after_what_came_before(dataset, monkeypatch):
+def test_the_train_sample_ranks_the_last_train_items_after_the_earlier_events(dataset, monkeypatch):
     config = small()
     model = build_model(config, dataset.num_items, seed=3)
     ends = dataset.offsets[1:]
@@ -119,18 +119,18 @@ def test_the_train_sample_ranks_last_train_items_after_what_came_before(dataset,
     assert train_sample_ndcg(model, dataset, config) == train_sample_ndcg(model, dataset, config)
 
 
-def test_states_at_hand_give_the_same_ranks_as_encoding_again(dataset):
+def test_precomputed_states_give_the_same_ranks_as_encoding_again(dataset):
     config = small(transition_weight=2.0)
     model = build_model(config, dataset.num_items, seed=3)
     states = encode_users(model, config, train_histories(dataset))
     arguments = (train_histories(dataset), dataset.valid_items, ScorePriors.from_dataset(dataset, config))
     again, _ = evaluate_targets(model, config, *arguments, dataset.num_items)
-    at_hand, _ = evaluate_targets(model, config, *arguments, dataset.num_items, states=states)
-    np.testing.assert_array_equal(at_hand, again)
+    precomputed, _ = evaluate_targets(model, config, *arguments, dataset.num_items, states=states)
+    np.testing.assert_array_equal(precomputed, again)
 
 
 @pytest.mark.parametrize("backbone", ["sasrec", "hstu"])
-def test_a_time_bias_reads_the_times_of_the_history(dataset, backbone):
+def test_a_time_bias_makes_states_depend_on_the_times_of_the_history(dataset, backbone):
     config = make_config(backbone, hidden_dim=16, max_len=6, time_bias=True)
     model = build_model(config, dataset.num_items, seed=3)
     with torch.no_grad():
@@ -150,7 +150,7 @@ def test_standardised_states_give_the_z_scores_of_the_whole_catalogue(dataset, s
     with torch.no_grad():
         model.item_table().add_(0.7)  # a mean far from zero
     states = torch.randn(9, 16, dtype=torch.float64)
-    whole = model.score(states)
-    expected = (whole - whole.mean(1, keepdim=True)) / whole.std(1, unbiased=False, keepdim=True)
+    raw = model.score(states)
+    expected = (raw - raw.mean(1, keepdim=True)) / raw.std(1, unbiased=False, keepdim=True)
     scaled, table = evaluate_module._standardised(model.items.scaled(states), model.items.catalogue())
     torch.testing.assert_close(scaled @ table.T, expected)

@@ -1,4 +1,4 @@
-"""Ranking and metrics against a plain float64 implementation, and against scikit-learn where the two overlap."""
+"""Ranking and metrics against a simple float64 implementation, and NDCG against scikit-learn."""
 
 import math
 import threading
@@ -16,7 +16,7 @@ from virtualmle.training.ranking import rank_targets
 
 @st.composite
 def ranking_problems(draw):
-    """Scores from few levels (many ties), histories with repeats, targets that may lie in the history."""
+    """Scores with few distinct values (many ties), histories with repeats, targets that may be in the history."""
     num_users, num_items = draw(st.integers(1, 7)), draw(st.integers(2, 12))
     generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     levels = draw(st.sampled_from([2, 5, 1000]))
@@ -41,7 +41,7 @@ def rank(scores, histories, targets, block_users=3):
 
 @given(ranking_problems())
 @settings(max_examples=150, deadline=None)
-def test_ranks_and_ties_equal_a_plain_float64_count(problem):
+def test_ranks_and_ties_equal_a_simple_float64_count(problem):
     scores, histories, targets = problem
     expected = [plain_rank(*row) for row in zip(scores, histories, targets, strict=True)]
     ranks, ties = rank(scores, histories, targets)
@@ -60,7 +60,7 @@ def test_metrics_equal_their_definitions(ranks):
     assert metrics == pytest.approx(expected, rel=1e-12)
 
 
-def test_ndcg_equals_scikit_learn_where_no_score_ties():
+def test_ndcg_equals_that_of_scikit_learn_without_ties():
     from sklearn.metrics import ndcg_score  # noqa: PLC0415 (slow to load)
 
     generator = np.random.default_rng(0)
@@ -89,14 +89,14 @@ def test_per_user_ndcg_averages_to_the_metric():
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("item", [pytest.param(3, id="target"), pytest.param(0, id="other-candidate")])
-def test_a_non_finite_candidate_score_is_an_error_and_never_a_rank(bad, item):
+def test_a_candidate_score_that_is_not_finite_is_an_error(bad, item):
     scores = np.ones((2, 5), dtype=np.float32)
     scores[1, item] = bad
     with pytest.raises(TrainingError, match="must be finite"):
         rank(scores, [[], [1]], [3, 3])
 
 
-def test_a_masked_score_may_be_anything():
+def test_a_masked_score_may_be_nan_or_infinite():
     scores = np.array([[math.nan, 2.0, 3.0, math.inf]], dtype=np.float32)
     ranks, ties = rank(scores, [[0, 3]], [1])
     assert (ranks.tolist(), ties) == ([2], 0)
@@ -107,29 +107,29 @@ def test_ranks_do_not_depend_on_the_block_size():
     scores = generator.normal(size=(11, 30))
     histories = [generator.integers(0, 30, 6).tolist() for _ in range(11)]
     targets = generator.integers(0, 30, 11)
-    one, many = rank(scores, histories, targets, 1), rank(scores, histories, targets, 100)
-    assert one[0].tolist() == many[0].tolist() and one[1] == many[1]
+    small, large = rank(scores, histories, targets, 1), rank(scores, histories, targets, 100)
+    assert small[0].tolist() == large[0].tolist() and small[1] == large[1]
 
 
-def test_blocks_are_spread_over_the_threads_that_torch_had_and_has_again():
+def test_blocks_run_in_as_many_threads_as_torch_has_and_the_setting_is_restored():
     scores, seen = torch.rand(12, 30), []
-    together = threading.Barrier(3, timeout=30)  # broken unless three blocks are under way at a time
+    barrier = threading.Barrier(3, timeout=30)  # breaks unless three blocks run at the same time
 
     def score_block(first, last):
-        together.wait()
+        barrier.wait()
         seen.append((threading.get_ident(), torch.get_num_threads()))
         return scores[first:last].clone()
 
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        nothing, offsets = torch.zeros(0, dtype=torch.int32), torch.zeros(13, dtype=torch.int64)
-        spread, _ = rank_targets(score_block, nothing, offsets, torch.arange(12), 1)
+        no_items, offsets = torch.zeros(0, dtype=torch.int32), torch.zeros(13, dtype=torch.int64)
+        ranks, _ = rank_targets(score_block, no_items, offsets, torch.arange(12), 1)
         assert torch.get_num_threads() == 3
         assert len({thread for thread, _ in seen}) == 3 and {count for _, count in seen} == {1}
         with pytest.raises(IndexError):
-            rank_targets(lambda first, last: scores[99], nothing, offsets, torch.arange(12), 1)
+            rank_targets(lambda first, last: scores[99], no_items, offsets, torch.arange(12), 1)
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
-    assert spread.tolist() == rank(scores, [[]] * 12, torch.arange(12).tolist())[0].tolist()
+    assert ranks.tolist() == rank(scores, [[]] * 12, torch.arange(12).tolist())[0].tolist()

@@ -1,4 +1,4 @@
-"""Negatives: drawn as likely as they say."""
+"""Negative sampling: items are drawn with the stated probabilities."""
 
 from types import SimpleNamespace
 
@@ -21,7 +21,7 @@ def sampler(power, seed=0):
 
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0, 2.0])
-def test_items_come_as_often_as_their_probability_says(power):
+def test_items_are_drawn_with_their_probability(power):
     from scipy.stats import chisquare  # noqa: PLC0415 (slow to load)
 
     expected = np.ones(6) if power == 0 else COUNTS.astype(float) ** power
@@ -42,11 +42,11 @@ def test_equal_generators_draw_equal_items():
 @given(st.lists(st.floats(1e-6, 1e6) | st.just(0.0) | st.just(1.0), min_size=1, max_size=60).filter(any))
 @example([1.0] * 49)  # 49 * (1 / 49) is below 1
 @example([0.0] * 30 + [1.0])
-@example([0.1] * 20 + [0.9] + [1.1] * 9)  # one item's deficit is longer than several surpluses
+@example([0.1] * 20 + [0.9] + [1.1] * 9)  # the deficit of one item exceeds several surpluses
 @example([1.3] * 9 + [0.0] + [1.3] * 9)
-def test_the_alias_table_gives_each_item_its_share(weights):
+def test_the_alias_table_gives_each_item_its_probability(weights):
     keep, alias = alias_table(np.array(weights))
     assert ((keep >= 0) & (keep <= 1)).all()
     shares = (keep + np.bincount(alias, weights=1 - keep, minlength=len(keep))) / len(keep)
     np.testing.assert_allclose(shares, np.array(weights) / np.sum(weights), rtol=1e-9, atol=1e-12)
-    assert (shares[np.array(weights) == 0] == 0).all(), "an item of weight 0 can be drawn"
+    assert (shares[np.array(weights) == 0] == 0).all(), "an item of weight 0 must never be drawn"

@@ -1,4 +1,4 @@
-"""Optimizer, schedule and weight average against torch's own or a plain loop."""
+"""Optimizer, schedule and weight average against those of torch or a simple loop."""
 
 import math
 
@@ -26,7 +26,7 @@ def random_gradients(model, step):
 
 
 def train(config, change=lambda model, gradients: None, after=lambda model: None):
-    """Weights after a few steps of ours, and of torch's optimizer with `change` and `after` done by hand."""
+    """Weights after a few steps of our optimizer, and of torch's with `change` before and `after` after each step."""
     ours, theirs = model_of(config), model_of(config)
     optimizer = FusedAdam(ours, config)
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
@@ -65,41 +65,41 @@ def tiny(**knobs):
         pytest.param({"beta1": 0.5, "beta2": 0.95}, id="betas"),
     ],
 )
-def test_it_is_torchs_adam_at_a_changing_rate(knobs):
+def test_updates_equal_those_of_torch_with_a_changing_learning_rate(knobs):
     assert_equal(train(tiny(**knobs)))
 
 
 @pytest.mark.parametrize("largest", [0.5, 1e5])
-def test_clipping_bounds_the_norm_of_the_whole_gradient(largest):
+def test_clipping_bounds_the_global_gradient_norm(largest):
     def clip(model, config):
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
 
     assert_equal(train(tiny(grad_clip=largest), clip))
 
 
-def test_embedding_l2_pulls_the_item_tables_and_nothing_else():
-    def pull(model, config):
+def test_embedding_l2_changes_the_gradients_of_the_item_tables_only():
+    def add_l2(model, config):
         for table in (model.items.input, model.items.untied):
             table.grad += config.embedding_l2 * table.detach()
 
-    assert_equal(train(tiny(embedding_l2=0.3), pull))
+    assert_equal(train(tiny(embedding_l2=0.3), add_l2))
 
 
-def test_max_norm_cuts_long_item_vectors_and_leaves_short_ones():
-    def cut(model):
+def test_max_norm_rescales_long_item_vectors_and_keeps_short_ones():
+    def rescale(model):
         with torch.no_grad():
             for table in (model.items.input, model.items.untied):
                 norms = table.norm(dim=1, keepdim=True)
                 table.mul_(torch.where(norms > 0.06, 0.06 / norms, 1.0))
 
-    pairs = train(tiny(max_norm=0.06), after=cut)
-    for ours, theirs in pairs:  # torch's renorm leaves a margin of 1e-7 below the bound, each time
+    pairs = train(tiny(max_norm=0.06), after=rescale)
+    for ours, theirs in pairs:  # torch's renorm stays 1e-7 below the bound each time
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
     assert max(pair[0].detach().norm(dim=1).max() for pair in pairs[:2]) == pytest.approx(0.06, rel=1e-4)
 
 
 @pytest.mark.parametrize("extra", [{}, {"embedding_l2": 0.2}, {"max_norm": 0.05}, {"grad_clip": 0.1}], ids=str)
-def test_a_sparse_gradient_updates_its_rows_as_torch_does_and_no_other(extra, monkeypatch):
+def test_a_sparse_gradient_updates_only_its_rows_and_as_torch_does(extra, monkeypatch):
     monkeypatch.setattr(item_table, "ROW_SPARSE_ABOVE", 1)
     config = tiny(tie_embeddings=True, **extra)
     model, other = model_of(config), model_of(config)
@@ -123,13 +123,13 @@ def test_a_sparse_gradient_updates_its_rows_as_torch_does_and_no_other(extra, mo
         if config.max_norm:
             with torch.no_grad():
                 table[used] = table[used] * (config.max_norm / table[used].norm(dim=1, keepdim=True)).clamp(max=1)
-    # torch's sparse form adds epsilon before the bias correction: the smallest gradients show it
+    # torch's sparse Adam adds epsilon before the bias correction, which matters for the smallest gradients
     torch.testing.assert_close(model.items.input, table, rtol=1e-4, atol=1e-5)
     untouched = [row for row in range(NUM_ITEMS) if row not in {1, 4, *range(7, 7 + STEPS)}]
     assert torch.equal(model.items.input[untouched], before[untouched])
 
 
-def test_the_learning_rate_warms_up_and_falls():
+def test_the_learning_rate_warms_up_and_decays():
     constant = make_config("sasrec", epochs=4)
     assert {lr_factor(constant, step, 10) for step in range(40)} == {1.0}
     warm = make_config("sasrec", epochs=4, warmup_epochs=0.5)
@@ -141,7 +141,7 @@ def test_the_learning_rate_warms_up_and_falls():
     assert [lr_factor(cosine, step, 10) for step in range(40)] == pytest.approx(expected)
 
 
-def test_a_weight_average_is_that_of_a_plain_loop_and_only_borrowed():
+def test_a_weight_average_equals_a_simple_loop_and_is_applied_only_temporarily():
     config = tiny(ema_decay=0.8)
     model = model_of(config)
     average = WeightAverage(model, config.ema_decay)

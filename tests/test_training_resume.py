@@ -1,4 +1,4 @@
-"""Going on from a saved state equals, bit for bit, not having stopped."""
+"""Resuming from a saved state gives bit for bit the result of a run without interruption."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def small(backbone="sasrec", **knobs):
 
 
 class KilledError(Exception):
-    """Stands for SIGKILL between two epochs."""
+    """Simulates a SIGKILL between two epochs."""
 
 
 def stop_after(epoch):
@@ -46,18 +46,19 @@ def without_seconds(curve):
     pytest.param({"augmentation": "mixed", "contrastive_weight": 0.1, "negative_power": 0.5}, id="augmented"),
     pytest.param({"token_dropout": 0.2, "loss": "bce", "negative_sharing": "position"}, id="per-position"),
 ])  # fmt: skip
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(knobs, epoch, dataset, tmp_path):
+def test_a_resumed_run_equals_one_without_interruption(knobs, epoch, dataset, tmp_path):
     config, state = small(**knobs), tmp_path / "state.safetensors"
-    whole = fit(config, dataset, 7, CPU)
+    uninterrupted = fit(config, dataset, 7, CPU)
     with pytest.raises(KilledError):
         fit(config, dataset, 7, CPU, stop_after(epoch), save_to=state, save_every=0)
-    torch.manual_seed(99)  # another process
+    torch.manual_seed(99)  # as in another process
     reported = []
     resumed = fit(config, dataset, 7, CPU, reported.append, resume_from=state)
-    assert without_seconds(resumed.curve) == without_seconds(whole.curve)
+    assert without_seconds(resumed.curve) == without_seconds(uninterrupted.curve)
     assert [record.epoch for record in reported] == list(range(epoch + 1, 6)), "only new epochs are reported"
-    one, other = copy_weights(whole.model), copy_weights(resumed.model)
-    assert resumed.best_epoch == whole.best_epoch and all(torch.equal(one[name], other[name]) for name in one)
+    assert resumed.best_epoch == uninterrupted.best_epoch
+    expected, weights = copy_weights(uninterrupted.model), copy_weights(resumed.model)
+    assert all(torch.equal(expected[name], weights[name]) for name in expected)
 
 
 @pytest.mark.parametrize("change", [{"seed": 8}, {"lr": 0.02}], ids=str)
@@ -69,7 +70,7 @@ def test_a_state_of_another_run_is_refused(change, dataset, tmp_path):
         fit(small(epochs=1, **change), dataset, seed, CPU, resume_from=state)
 
 
-def test_a_truncated_state_is_an_error_in_words(dataset, tmp_path):
+def test_a_truncated_state_is_an_error_with_a_clear_message(dataset, tmp_path):
     state = tmp_path / "state.safetensors"
     fit(small(epochs=1), dataset, 7, CPU, save_to=state, save_every=0)
     state.write_bytes(state.read_bytes()[:1000])

@@ -1,4 +1,4 @@
-"""Training on a tiny prepared dataset."""
+"""Training with early stopping on a tiny prepared dataset."""
 
 import math
 
@@ -31,8 +31,8 @@ def small(backbone="sasrec", **knobs):
     return make_config(backbone, **{**defaults, "num_negatives": 20, **knobs})
 
 
-def equal_weights(one, other):
-    return all(torch.equal(tensor, copy_weights(other)[name]) for name, tensor in copy_weights(one).items())
+def equal_weights(first, second):
+    return all(torch.equal(tensor, copy_weights(second)[name]) for name, tensor in copy_weights(first).items())
 
 
 @pytest.mark.parametrize("backbone", ["sasrec", "hstu"])
@@ -45,18 +45,18 @@ def test_training_beats_the_untrained_model_by_far(backbone, loss, dataset):
     assert max(record.ndcg10 for record in fitted.curve) > 1.5 * metrics_from_ranks(untrained)["ndcg@10"]
 
 
-def test_the_weights_of_the_best_epoch_come_back(dataset):
+def test_the_weights_of_the_best_epoch_are_restored(dataset):
     config = small(epochs=8, lr=0.1, patience=8)
     fitted = fit(config, dataset, 0, CPU)
     values = [record.ndcg10 for record in fitted.curve]
-    assert len(values) == 8 and values[-1] < max(values), "the case needs a worse last epoch"
+    assert len(values) == 8 and values[-1] < max(values), "this test needs a last epoch that is not the best"
     assert fitted.best_epoch == 1 + values.index(max(values))
     ranks, _ = evaluate_validation(fitted.model, dataset, config, None)
     assert metrics_from_ranks(ranks)["ndcg@10"] == max(values)
 
 
-def test_training_stops_after_patience_epochs_without_a_better_one(dataset, monkeypatch):
-    scripted = iter([5, 3, 4, 4, 9])  # everybody's rank after each epoch
+def test_training_stops_after_patience_epochs_without_improvement(dataset, monkeypatch):
+    scripted = iter([5, 3, 4, 4, 9])  # the rank of every user after each epoch
     ranks = lambda *_: (np.full(dataset.num_users, next(scripted), np.int32), 0)  # noqa: E731
     monkeypatch.setattr(trainer_module, "evaluate_validation", ranks)
     seen = []
@@ -65,30 +65,30 @@ def test_training_stops_after_patience_epochs_without_a_better_one(dataset, monk
     assert fitted.best_epoch == 2
 
 
-def test_equal_seeds_give_equal_weights_and_other_seeds_do_not(dataset):
+def test_equal_seeds_give_equal_weights_and_different_seeds_do_not(dataset):
     config = small(epochs=1)
-    one, two, other = (fit(config, dataset, seed, CPU).model for seed in (1, 1, 2))
-    assert equal_weights(one, two) and not equal_weights(one, other)
+    first, same, other = (fit(config, dataset, seed, CPU).model for seed in (1, 1, 2))
+    assert equal_weights(first, same) and not equal_weights(first, other)
 
 
-def test_scoring_knobs_never_reach_the_weights(dataset):
+def test_scoring_knobs_do_not_affect_the_weights(dataset):
     bare = fit(small(), dataset, 0, CPU)
     fused = fit(small(transition_weight=8.0, popularity_weight=2.0, score_normalisation="none"), dataset, 0, CPU)
     assert equal_weights(bare.model, fused.model)
     assert [record.ndcg10 for record in bare.curve] == [record.ndcg10 for record in fused.curve]
 
 
-def test_a_loss_that_stops_being_finite_is_an_error_that_names_epoch_and_lr(dataset, monkeypatch):
+def test_a_loss_that_is_not_finite_is_an_error_that_names_epoch_and_lr(dataset, monkeypatch):
     monkeypatch.setattr(Objective, "loss", lambda self, items, states, *rest: items.score(states).sum() * math.nan)
     with pytest.raises(TrainingError, match=r"steps of epoch 1: lr=0\.01 may be too high; grad_clip=1"):
         fit(small(), dataset, 0, CPU)
 
 
-def test_a_later_divergence_names_its_epoch_and_what_is_likely_to_blame(dataset, monkeypatch):
-    whole, reported = Objective.loss, []
+def test_a_later_divergence_names_its_epoch_and_the_likely_cause(dataset, monkeypatch):
+    original, reported = Objective.loss, []
 
     def diverging(self, items, states, *rest):
-        return whole(self, items, states, *rest) * (math.nan if reported else 1)
+        return original(self, items, states, *rest) * (math.nan if reported else 1)
 
     monkeypatch.setattr(Objective, "loss", diverging)
     with pytest.raises(TrainingError, match=r"steps of epoch 2: temperature=0\.1 may be too low for dot scores"):
@@ -96,21 +96,21 @@ def test_a_later_divergence_names_its_epoch_and_what_is_likely_to_blame(dataset,
 
 
 def test_a_score_that_is_not_finite_names_the_epoch(dataset, monkeypatch):
-    def ruin(self, factor=1.0):
+    def overwrite(self, factor=1.0):
         self.parameters[0].data.fill_(math.inf)
 
-    monkeypatch.setattr("virtualmle.training.optimizer.FusedAdam.step", ruin)
+    monkeypatch.setattr("virtualmle.training.optimizer.FusedAdam.step", overwrite)
     with pytest.raises(TrainingError, match=r"epoch 1"):
         fit(small(batch_size=16384), dataset, 0, CPU)
 
 
-def test_averaged_weights_are_evaluated_and_kept(dataset):
+def test_averaged_weights_are_evaluated_and_restored(dataset):
     config = small(ema_decay=0.9, epochs=2)
     fitted = fit(config, dataset, 0, CPU)
     ranks, _ = evaluate_validation(fitted.model, dataset, config, None)
     assert metrics_from_ranks(ranks)["ndcg@10"] == fitted.curve[fitted.best_epoch - 1].ndcg10
     raw = fit(small(epochs=2), dataset, 0, CPU)
-    assert [r.loss for r in raw.curve] == [r.loss for r in fitted.curve], "the weights that train are the same"
+    assert [r.loss for r in raw.curve] == [r.loss for r in fitted.curve], "averaging must not change the training"
     assert not equal_weights(raw.model, fitted.model)
 
 
@@ -123,7 +123,7 @@ def test_averaged_weights_are_evaluated_and_kept(dataset):
     {"norm": "rms", "norm_placement": "post"}, {"shared_blocks": True, "num_blocks": 2},
 ], ids=str)  # fmt: skip
 @pytest.mark.parametrize("backbone", ["sasrec", "hstu"])
-def test_every_knob_changes_training_and_still_learns(backbone, knobs, dataset):
+def test_every_knob_changes_training_and_the_loss_still_falls(backbone, knobs, dataset):
     plain = fit(small(backbone, epochs=2, num_blocks=knobs.get("num_blocks", 1), max_len=knobs.get("max_len", 50)),
                 dataset, 0, CPU)
     fitted = fit(small(backbone, epochs=2, **knobs), dataset, 0, CPU)
@@ -140,7 +140,7 @@ def test_every_knob_changes_training_and_still_learns(backbone, knobs, dataset):
     {"position": "both", "ffn": "swiglu", "readout": "mean", "tie_embeddings": True, "causal": False,
      "supervision": "last", "num_blocks": 2},
 ], ids=str)  # fmt: skip
-def test_every_parameter_takes_part_in_a_step(knobs, dataset):
+def test_every_parameter_gets_a_gradient(knobs, dataset):
     config = small(**knobs)
     model = build_model(config, dataset.num_items, 0).train()
     batch = next(TrainBatches(dataset, config, CPU, 0).epoch())

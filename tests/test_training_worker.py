@@ -1,4 +1,4 @@
-"""The worker in real trial directories: as a process where that matters, in this process where it does not."""
+"""The worker in real trial directories, as a separate process only where the test needs one."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ from virtualmle.training.worker import main
 
 @pytest.fixture
 def make_trial(tiny_dataset_dir, tmp_path):
-    """Writes a trial directory; keyword arguments are fields of the spec or knobs."""
+    """A function that writes a trial directory; keyword arguments are fields of the spec or knobs."""
 
     def make(name, **changes):
         fields = {key: changes.pop(key) for key in list(changes) if key in TrialSpec.model_fields}
@@ -50,13 +50,13 @@ def start(directory):
 
 
 def run(directory):
-    """The result of running the worker's entry here: no new process, so a second instead of five."""
+    """Run the worker's entry in this process, which takes a second instead of five; returns the result."""
     main(directory)
     return read_result(directory)
 
 
 @pytest.fixture(autouse=True)
-def torch_as_before():
+def restored_torch_settings():
     threads = torch.get_num_threads()
     yield
     torch.set_deterministic_debug_mode("default")
@@ -64,25 +64,25 @@ def torch_as_before():
 
 
 @pytest.mark.parametrize("backbone", ["sasrec", "hstu"])
-def test_equal_specs_give_equal_bits_and_a_whole_result(backbone, make_trial):
-    one, two = (make_trial(name, backbone=backbone, transition_weight=2.0) for name in "ab")
-    process, result = start(one), read_result(one)
+def test_equal_specs_give_equal_bits_and_a_complete_result(backbone, make_trial):
+    first, second = (make_trial(name, backbone=backbone, transition_weight=2.0) for name in "ab")
+    process, result = start(first), read_result(first)
     assert (process.returncode, process.stderr) == (0, "")
     assert result.status == "finished" and result.cause is None and result.device == "cpu"
     assert [record.epoch for record in result.curve] == [1, 2]
     assert result.model_ndcg10 == result.curve[result.best_epoch - 1].ndcg10
     assert 0 < result.train_ndcg10 <= 1 and result.parameters > 0
     assert result.train_seconds == pytest.approx(sum(record.train_seconds for record in result.curve))
-    assert result.metrics == metrics_from_ranks(np.load(one / RANKS))
-    progress = read_progress(one)
+    assert result.metrics == metrics_from_ranks(np.load(first / RANKS))
+    progress = read_progress(first)
     assert (progress.stage, progress.epoch, progress.epochs) == ("scoring", 2, 2)
-    again = run(two)
+    again = run(second)
     assert again.metrics == result.metrics and again.ties == result.ties
     for file in (RANKS, CHECKPOINT):
-        assert (one / file).read_bytes() == (two / file).read_bytes()
+        assert (first / file).read_bytes() == (second / file).read_bytes()
 
 
-def test_scoring_a_finished_trial_again_equals_training_again(make_trial):
+def test_re_scoring_a_finished_trial_equals_training_again(make_trial):
     bare = make_trial("bare")
     run(bare)
     knobs = {"transition_weight": 5.0, "cooccurrence_weight": 2.0, "popularity_weight": 0.5}
@@ -90,16 +90,16 @@ def test_scoring_a_finished_trial_again_equals_training_again(make_trial):
     expected, result = run(trained), run(scored)
     for file in (RANKS, CHECKPOINT):
         assert (scored / file).read_bytes() == (trained / file).read_bytes()
-    same = ("status", "metrics", "ties", "model_ndcg10", "train_ndcg10", "best_epoch", "parameters")
-    assert result.model_dump(include=same) == expected.model_dump(include=same)
+    fields = ("status", "metrics", "ties", "model_ndcg10", "train_ndcg10", "best_epoch", "parameters")
+    assert result.model_dump(include=fields) == expected.model_dump(include=fields)
     assert result.train_seconds == 0 and len(result.curve) == 2
     assert result.metrics != read_result(bare).metrics
 
 
-def test_scoring_again_is_refused_where_training_would_differ(make_trial):
+def test_re_scoring_is_refused_if_training_would_differ(make_trial):
     source = make_trial("source", epochs=1)
-    before = run(make_trial("unready", rescore_from=str(source), epochs=1))
-    assert "is not a finished trial" in before.cause
+    unfinished = run(make_trial("unfinished", rescore_from=str(source), epochs=1))
+    assert "is not a finished trial" in unfinished.cause
     run(source)
     other = run(make_trial("other", rescore_from=str(source), epochs=1, lr=0.02))
     assert other.status == "failed" and "only scoring knobs may differ" in other.cause and "lr" in other.cause
@@ -116,15 +116,15 @@ def test_a_diverging_trial_fails_with_a_cause(make_trial, capfd):
     assert "Traceback" not in capfd.readouterr().err and "\n" not in result.cause
 
 
-def test_a_trial_past_its_wall_clock_limit_ends_itself(make_trial):
+def test_a_trial_that_exceeds_its_wall_clock_limit_ends_itself(make_trial):
     directory = make_trial("slow", epochs=1000, patience=1000, wall_seconds=0.05)
     assert start(directory).returncode == 1
     result = read_result(directory)
     assert result.status == "failed"
-    assert result.cause.startswith("ran past the wall-clock limit of 0.05 s") and "lower epochs" in result.cause
+    assert result.cause.startswith("exceeded the wall-clock limit of 0.05 s") and "lower epochs" in result.cause
 
 
-def test_sigterm_ends_the_process_at_once_without_a_result(make_trial):
+def test_sigterm_ends_the_process_immediately_and_without_a_result(make_trial):
     directory = make_trial("cancelled", epochs=1000, patience=1000)
     with subprocess.Popen(command(directory), stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline().startswith("epoch 1/1000")
@@ -134,13 +134,13 @@ def test_sigterm_ends_the_process_at_once_without_a_result(make_trial):
     assert read_result(directory) is None
 
 
-def test_a_missing_dataset_is_a_failed_trial_with_one_sentence(make_trial, tmp_path, capfd):
-    result = run(make_trial("nowhere", dataset_dir=str(tmp_path / "absent")))
+def test_a_missing_dataset_fails_the_trial_with_a_one_line_cause(make_trial, tmp_path, capfd):
+    result = run(make_trial("no-dataset", dataset_dir=str(tmp_path / "absent")))
     assert result.status == "failed" and "is not a prepared dataset" in result.cause
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_what_a_failed_trial_has_trained_is_in_its_result(make_trial, monkeypatch):
+def test_the_result_of_a_failed_trial_contains_its_epochs(make_trial, monkeypatch):
     monkeypatch.setattr(pipeline, "train_sample_ndcg", lambda *_: torch.empty(1 << 60))
     result = run(make_trial("late"))
     assert result.status == "failed" and len(result.curve) == 2
@@ -148,10 +148,10 @@ def test_what_a_failed_trial_has_trained_is_in_its_result(make_trial, monkeypatc
     assert result.cause.startswith("out of memory; lower batch_size")
 
 
-def test_an_unforeseen_error_leaves_its_traceback_in_the_log_and_its_name_in_the_result(make_trial, capfd):
+def test_an_internal_error_is_named_in_the_result_and_its_traceback_is_in_the_log(make_trial, capfd):
     directory = make_trial("odd")
-    spec = read_spec(directory)  # with a configuration that no action space would have let through
-    write_model(directory / SPEC, spec.model_copy(update={"config": {"backbone": "unheard of"}}))
+    spec = read_spec(directory)  # its configuration is one that no action space would accept
+    write_model(directory / SPEC, spec.model_copy(update={"config": {"backbone": "unknown"}}))
     result = run(directory)
     assert result.status == "failed" and result.cause.startswith("internal error: ValidationError")
     assert "Traceback" in capfd.readouterr().err
@@ -165,14 +165,14 @@ def test_a_full_disk_is_a_fault_of_the_machine_and_not_of_the_configuration(make
     assert result.cause.startswith("the machine failed: OSError: [Errno 28] No space left on device")
 
 
-def test_a_cuda_device_that_is_not_there_is_a_fault_of_the_machine(make_trial):
+def test_a_missing_cuda_device_is_a_fault_of_the_machine(make_trial):
     directory = make_trial("cuda")
     write_model(directory / SPEC, read_spec(directory).model_copy(update={"device": "cuda:9999"}))
     result = run(directory)
     assert (result.status, result.machine_fault) == ("failed", True) and "cuda:9999" in result.cause
 
 
-def test_a_damaged_spec_is_a_failed_trial_with_one_sentence(make_trial, capfd):
+def test_a_damaged_spec_fails_the_trial_with_a_one_line_cause(make_trial, capfd):
     directory = make_trial("torn")
     (directory / SPEC).write_text("{}")
     result = run(directory)

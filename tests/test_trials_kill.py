@@ -1,4 +1,4 @@
-"""The real worker, ended from outside at awkward moments: what is left on disk must always read as one clear state."""
+"""The real worker, stopped at arbitrary moments: the files that it leaves must always give one consistent state."""
 
 import os
 import signal
@@ -29,7 +29,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A trial directory whose worker, if it still runs, ends with the test."""
+    """A trial directory; a worker that still runs is killed at the end of the test."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     yield tmp_path / "t001"
     lease = read_lease(tmp_path / "t001")
@@ -64,7 +64,7 @@ def settle(directory: Path) -> TrialState:
     return poll(directory)
 
 
-def test_a_trial_left_alone_finishes_with_one_rank_per_user(directory: Path, dataset: Path) -> None:
+def test_an_undisturbed_trial_finishes_with_one_rank_per_user(directory: Path, dataset: Path) -> None:
     start(directory, dataset, epochs=1)
     state = settle(directory)
     assert state.status == "finished", state.cause
@@ -73,7 +73,7 @@ def test_a_trial_left_alone_finishes_with_one_rank_per_user(directory: Path, dat
     assert state.progress.epoch == state.progress.epochs == 1
 
 
-def test_a_worker_killed_while_training_is_a_crash_without_result(directory: Path, dataset: Path) -> None:
+def test_a_worker_killed_during_training_is_a_crash_without_a_result(directory: Path, dataset: Path) -> None:
     start(directory, dataset)
     until(lambda: training(directory))
     os.kill(read_lease(directory).pid, signal.SIGKILL)
@@ -84,7 +84,7 @@ def test_a_worker_killed_while_training_is_a_crash_without_result(directory: Pat
     assert state.seconds > 0
 
 
-def test_a_worker_cancelled_while_training_is_cancelled_and_gone(directory: Path, dataset: Path) -> None:
+def test_a_worker_cancelled_during_training_is_cancelled_and_ended(directory: Path, dataset: Path) -> None:
     start(directory, dataset)
     until(lambda: training(directory))
     lease = read_lease(directory)
@@ -94,7 +94,7 @@ def test_a_worker_cancelled_while_training_is_cancelled_and_gone(directory: Path
     assert cancel(directory).status == "cancelled"
 
 
-def test_a_worker_cancelled_while_it_still_imports_is_cancelled(directory: Path, dataset: Path) -> None:
+def test_a_worker_cancelled_during_its_imports_is_cancelled(directory: Path, dataset: Path) -> None:
     start(directory, dataset)
     assert cancel(directory).status == "cancelled"
     assert poll(directory).progress.epoch == 0
@@ -106,7 +106,7 @@ def test_a_worker_ends_itself_at_its_wall_clock_limit(directory: Path, dataset: 
     assert state.status == "crashed" and "wall-clock limit" in (state.cause or "")
 
 
-def test_a_dataset_that_is_gone_is_a_crash_with_a_cause(directory: Path, tmp_path: Path) -> None:
+def test_a_missing_dataset_is_a_crash_with_a_cause(directory: Path, tmp_path: Path) -> None:
     start(directory, tmp_path / "no-such-dataset")
     state = settle(directory)
     assert state.status == "crashed" and "no-such-dataset" in (state.cause or "")

@@ -1,4 +1,4 @@
-"""A trial's life as an operating-system process: real processes that train nothing."""
+"""The life cycle of a trial as an operating-system process, with real processes that do not train."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ TESTS = Path(__file__).parent
 
 @pytest.fixture
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A trial directory whose worker, if it still runs, ends with the test."""
+    """A trial directory; a worker that still runs is killed at the end of the test."""
     path = tmp_path / "sessions" / "demo-sasrec-1" / "t001"
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), *sys.path]))
     yield path
@@ -44,7 +44,7 @@ def settle(directory: Path) -> TrialState:
     return poll(directory)
 
 
-def begun(directory: Path) -> bool:
+def has_begun(directory: Path) -> bool:
     return poll(directory).progress.epoch == 1
 
 
@@ -59,15 +59,15 @@ def test_a_worker_that_writes_its_result_is_finished(directory: Path) -> None:
     state = settle(directory)
     assert state.status == "finished"
     assert state.result is not None and state.result.metrics == {"ndcg@10": 0.5}
-    last_sign = max((directory / name).stat().st_mtime for name in (LOG, PROGRESS, RESULT))
+    last_change = max((directory / name).stat().st_mtime for name in (LOG, PROGRESS, RESULT))
     lease = read_lease(directory)
     assert lease is not None
-    assert state.seconds == pytest.approx(last_sign - lease.created)  # not the 1.5 s that the worker claims
+    assert state.seconds == pytest.approx(last_change - lease.created)  # not the 1.5 s that the worker reports
 
 
-def test_a_running_worker_shows_its_progress_and_its_age(directory: Path) -> None:
+def test_a_running_worker_shows_its_progress_and_its_seconds(directory: Path) -> None:
     start(directory, "wait")
-    until(lambda: begun(directory))
+    until(lambda: has_begun(directory))
     state = poll(directory)
     assert (state.status, state.progress.stage, state.progress.epochs) == ("running", "training", 2)
     assert state.seconds > 0
@@ -89,9 +89,9 @@ def test_a_worker_is_in_a_session_of_its_own(directory: Path) -> None:
     assert os.getsid(lease.pid) == lease.pid != os.getsid(0)
 
 
-def test_a_worker_starts_in_the_directory_that_it_is_given_and_else_in_its_trials(directory: Path) -> None:
+def test_the_working_directory_of_a_worker_is_the_given_one_or_that_of_its_trial(directory: Path) -> None:
     start(directory, "wait")
-    until(lambda: begun(directory))
+    until(lambda: has_begun(directory))
     lease = read_lease(directory)
     assert lease is not None and Path(psutil.Process(lease.pid).cwd()) == directory
     other = directory.with_name("t002")
@@ -114,7 +114,7 @@ def test_a_failed_result_is_a_crash_with_the_workers_cause(directory: Path) -> N
     assert (state.status, state.cause) == ("crashed", "the loss is not a number at epoch 1")
 
 
-def test_an_exception_is_a_crash_with_the_exit_code_and_printable_last_lines(directory: Path) -> None:
+def test_an_exception_is_a_crash_with_its_exit_code_and_printable_last_lines(directory: Path) -> None:
     start(directory, "raise")
     state = settle(directory)
     assert state.status == "crashed" and state.result is None
@@ -124,23 +124,23 @@ def test_an_exception_is_a_crash_with_the_exit_code_and_printable_last_lines(dir
 
 def test_a_killed_worker_is_a_crash_that_names_the_signal(directory: Path) -> None:
     start(directory, "wait")
-    until(lambda: begun(directory))
+    until(lambda: has_begun(directory))
     os.kill(psutil.Process(read_lease(directory).pid).pid, signal.SIGKILL)
     state = settle(directory)
     assert state.status == "crashed"
     assert state.cause is not None and "signal SIGKILL" in state.cause
 
 
-def test_dead_workers_do_not_stay_zombies(directory: Path) -> None:
+def test_ended_workers_do_not_remain_zombies(directory: Path) -> None:
     start(directory, "raise")
     pid = read_lease(directory).pid
     settle(directory)
     assert not psutil.pid_exists(pid)
 
 
-def test_a_cancelled_worker_is_gone_and_stays_cancelled(directory: Path) -> None:
+def test_a_cancelled_worker_is_ended_and_stays_cancelled(directory: Path) -> None:
     start(directory, "wait")
-    until(lambda: begun(directory))
+    until(lambda: has_begun(directory))
     lease = read_lease(directory)
     assert cancel(directory).status == "cancelled"
     assert lease is not None and not is_held(lease)
@@ -151,23 +151,23 @@ def test_a_cancelled_worker_is_gone_and_stays_cancelled(directory: Path) -> None
 def test_a_worker_that_ignores_sigterm_is_killed(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("virtualmle.trials.lease.TERM_SECONDS", 0.2)
     start(directory, "ignore SIGTERM")
-    until(lambda: begun(directory))
+    until(lambda: has_begun(directory))
     lease = read_lease(directory)
     assert cancel(directory).status == "cancelled"
     assert lease is not None and not is_held(lease)
 
 
-def test_cancelling_ends_what_the_worker_started_too(directory: Path) -> None:
+def test_cancelling_ends_the_child_processes_of_the_worker(directory: Path) -> None:
     start(directory, "start a child")
-    until(lambda: begun(directory))
+    until(lambda: has_begun(directory))
     child = psutil.Process(int((directory / "child.txt").read_text()))
     cancel(directory)
     until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
 
 
-def test_a_worker_that_reports_its_own_end_on_sigterm_is_cancelled_not_crashed(directory: Path) -> None:
+def test_a_cancelled_worker_that_writes_a_failed_result_is_cancelled_not_crashed(directory: Path) -> None:
     start(directory, "fail on SIGTERM")
-    until(lambda: begun(directory))
+    until(lambda: has_begun(directory))
     assert cancel(directory).status == "cancelled"
     assert (directory / RESULT).exists()
 
@@ -185,9 +185,9 @@ def test_cancelling_a_crashed_trial_leaves_it_crashed(directory: Path) -> None:
     assert cancel(directory).status == "crashed"
 
 
-def test_a_worker_beyond_its_deadline_is_killed_and_says_so(directory: Path) -> None:
+def test_a_worker_past_its_deadline_is_killed_and_the_cause_says_so(directory: Path) -> None:
     start(directory, "wait")
-    until(lambda: begun(directory))
+    until(lambda: has_begun(directory))
     lease = read_lease(directory)
     edit_lease(directory, deadline=time.time() - 1)
     state = poll(directory)
@@ -197,26 +197,26 @@ def test_a_worker_beyond_its_deadline_is_killed_and_says_so(directory: Path) -> 
     assert poll(directory).cause == state.cause
 
 
-def test_an_order_to_stop_whose_giver_died_is_carried_out_by_the_next_look(directory: Path) -> None:
+def test_a_stop_whose_sender_died_is_completed_by_the_next_poll(directory: Path) -> None:
     start(directory, "wait")
-    until(lambda: begun(directory))
+    until(lambda: has_begun(directory))
     write_model(directory / STOP, launcher.Stop(status="cancelled", cause="cancelled on request", at=time.time() - 60))
     assert poll(directory).status == "cancelled"
 
 
-def test_a_pid_in_use_by_another_process_is_not_ours(directory: Path) -> None:
+def test_a_pid_that_another_process_reuses_is_not_the_worker(directory: Path) -> None:
     start(directory, "finish")
     settle(directory)
     (directory / RESULT).unlink()
     ourselves = psutil.Process()
     write_model(directory / LEASE, Lease(pid=ourselves.pid, created=ourselves.create_time() - 1000, deadline=0))
     assert poll(directory).status == "crashed"
-    assert cancel(directory).status == "crashed"  # and this process lives on
+    assert cancel(directory).status == "crashed"  # and this process is not killed
 
 
-def test_a_worker_whose_lease_was_never_written_is_found_again(directory: Path) -> None:
+def test_a_worker_without_a_written_lease_is_found(directory: Path) -> None:
     start(directory, "wait")
-    until(lambda: begun(directory))
+    until(lambda: has_begun(directory))
     lease = read_lease(directory)
     (directory / LEASE).unlink()
     assert poll(directory).status == "running"
@@ -235,33 +235,33 @@ def test_a_trial_without_a_process_is_given_time_to_start_and_then_counts_as_nev
     assert state.status == "crashed" and "never started" in (state.cause or "")
 
 
-def test_a_directory_without_a_spec_is_given_time_too(directory: Path) -> None:
+def test_a_directory_without_a_spec_is_given_time_to_start(directory: Path) -> None:
     directory.mkdir(parents=True)
     assert poll(directory).status == "running"
     os.utime(directory, (0, 0))
     assert poll(directory).status == "crashed"
 
 
-def test_a_missing_directory_is_running_only_just_after_the_order(directory: Path) -> None:
+def test_a_missing_directory_counts_as_running_shortly_after_the_request_only(directory: Path) -> None:
     assert poll(directory, asked_at=time.time()).status == "running"
     assert poll(directory, asked_at=time.time() - launcher.START_GRACE_SECONDS - 1).status == "crashed"
     assert poll(directory).status == "crashed"
 
 
-def test_a_directory_is_used_once(directory: Path) -> None:
+def test_a_directory_is_used_only_once(directory: Path) -> None:
     start(directory, "finish")
     settle(directory)
-    with pytest.raises(TrialError, match="never used again"):
+    with pytest.raises(TrialError, match="never reused"):
         start(directory, "finish")
 
 
-def test_a_directory_that_cannot_be_made_is_an_error_with_its_reason(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_created_is_an_error_with_its_reason(tmp_path: Path) -> None:
     (tmp_path / "sessions").write_text("a file where a directory should be")
     with pytest.raises(TrialError, match="could not be started"):
         start(tmp_path / "sessions" / "t001", "finish")
 
 
-def test_a_process_that_cannot_be_started_is_a_crash_at_once(
+def test_a_process_that_cannot_be_started_is_a_crash_immediately(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", str(directory / "no-such-python"))
@@ -271,7 +271,7 @@ def test_a_process_that_cannot_be_started_is_a_crash_at_once(
 
 
 @pytest.mark.parametrize("name", [RESULT, PROGRESS, LEASE])
-def test_a_damaged_file_never_stops_the_look(directory: Path, name: str) -> None:
+def test_a_damaged_file_of_a_crashed_trial_does_not_break_poll(directory: Path, name: str) -> None:
     start(directory, "raise")
     settle(directory)
     (directory / name).write_text("{")
@@ -279,7 +279,7 @@ def test_a_damaged_file_never_stops_the_look(directory: Path, name: str) -> None
     assert poll(directory).status == "crashed"
 
 
-def test_a_worker_outlives_its_launcher_and_is_seen_by_another_process(directory: Path) -> None:
+def test_a_worker_outlives_its_launcher_and_another_process_can_poll_it(directory: Path) -> None:
     script = (
         "import sys, os, signal; from pathlib import Path\n"
         "from virtualmle.training.spec import TrialSpec\n"
@@ -290,13 +290,13 @@ def test_a_worker_outlives_its_launcher_and_is_seen_by_another_process(directory
     )
     ended = subprocess.run([sys.executable, "-P", "-c", script, str(directory)], check=False)
     assert ended.returncode == -signal.SIGKILL
-    until(lambda: begun(directory))
+    until(lambda: has_begun(directory))
     assert poll(directory).status == "running"
     os.kill(read_lease(directory).pid, signal.SIGKILL)
     assert settle(directory).status == "crashed"
 
 
-def test_the_tail_of_a_log_is_short_however_long_the_log(tmp_path: Path) -> None:
+def test_the_tail_of_a_long_log_is_short(tmp_path: Path) -> None:
     (tmp_path / LOG).write_text("x" * 100_000 + "\nlast words\n")
     tail = last_lines(tmp_path / LOG)
     assert tail.endswith('last words"') and len(tail) < TAIL_CHARACTERS + 40
@@ -305,7 +305,7 @@ def test_the_tail_of_a_log_is_short_however_long_the_log(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "result", ['{"status": "finished"}', '{"status": "finished", "metrics": {"ndcg@10": NaN}}', "{", ""]
 )
-def test_a_result_without_finite_figures_is_a_crash(directory: Path, result: str) -> None:
+def test_a_result_without_finite_metrics_is_a_crash(directory: Path, result: str) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "result.json").write_text(result)
     state = poll(directory)
@@ -313,7 +313,7 @@ def test_a_result_without_finite_figures_is_a_crash(directory: Path, result: str
 
 
 @pytest.mark.parametrize("damaged", ["stop.json", "lease.json", "progress.json"])
-def test_a_damaged_file_beside_a_trial_does_not_keep_it_from_being_looked_at(directory: Path, damaged: str) -> None:
+def test_a_damaged_file_of_a_finished_trial_does_not_break_poll(directory: Path, damaged: str) -> None:
     start(directory, "finish")
     settle(directory)
     (directory / damaged).write_text('{"pid": -5')
@@ -322,18 +322,18 @@ def test_a_damaged_file_beside_a_trial_does_not_keep_it_from_being_looked_at(dir
     assert poll(directory).status in ("crashed", "running")
 
 
-def test_a_directory_with_any_file_of_an_earlier_trial_is_not_used(directory: Path) -> None:
+def test_a_directory_with_any_file_of_an_earlier_trial_is_refused(directory: Path) -> None:
     directory.mkdir(parents=True)
-    start(directory, "finish")  # an empty one is
+    start(directory, "finish")  # an empty directory is accepted
     settle(directory)
     (directory / SPEC).unlink()
-    with pytest.raises(TrialError, match="never used again"):
+    with pytest.raises(TrialError, match="never reused"):
         start(directory, "finish")
     assert not (directory / SPEC).exists()
 
 
 @pytest.mark.parametrize("start_time", ['0, "created": 1', '7, "created": NaN'])
-def test_a_lease_on_no_process_is_none(directory: Path, start_time: str) -> None:
+def test_an_invalid_lease_is_none(directory: Path, start_time: str) -> None:
     directory.mkdir(parents=True)
     (directory / LEASE).write_text('{"deadline": 9, "pid": ' + start_time + "}")
     assert read_lease(directory) is None
@@ -342,7 +342,7 @@ def test_a_lease_on_no_process_is_none(directory: Path, start_time: str) -> None
     assert read_lease(directory) is None
 
 
-def test_an_absurd_start_time_does_not_spend_more_than_the_trial_was_given(directory: Path) -> None:
+def test_a_wrong_start_time_costs_at_most_the_time_limit_of_the_trial(directory: Path) -> None:
     start(directory, "finish")
     settle(directory)
     edit_lease(directory, created=0.0)

@@ -1,4 +1,4 @@
-"""Warm workers: the next trial of a session without a new process, and what is left when one of them dies."""
+"""Warm workers: the next trial of a session runs without a new process, and a killed worker loses nothing."""
 
 import json
 import math
@@ -38,7 +38,7 @@ SMALL = {"hidden_dim": 16, "batch_size": 64, "num_negatives": 10, "linear_dim": 
 
 
 class Session:
-    """A session's directory: launches trials into it, cold or warm."""
+    """A session directory in which a test launches trials, cold or warm."""
 
     def __init__(self, home: Path, dataset: Path) -> None:
         self.home, self.dataset, self.inbox = home, dataset, home / "worker"
@@ -90,18 +90,18 @@ def test_a_warm_trial_equals_a_cold_one_bit_for_bit(session: Session, tmp_path: 
     assert session.file("t001", LOG).count(b"epoch 2/2") == 1
 
 
-def test_a_warm_trial_is_counted_from_its_own_start(session: Session) -> None:
+def test_a_warm_trial_is_timed_from_its_own_start(session: Session) -> None:
     session.run(session.spec("t001"))
     spec = session.spec("t002")
     state, lease = session.run(spec), session.lease("t002")
     first_end = (session.home / "t001" / RESULT).stat().st_mtime
-    last_sign = max((session.home / "t002" / name).stat().st_mtime for name in (LOG, PROGRESS, RESULT))
-    assert lease.created < first_end <= lease.started, "the time before belongs to nobody"
-    assert state.seconds == pytest.approx(last_sign - lease.started)
+    last_change = max((session.home / "t002" / name).stat().st_mtime for name in (LOG, PROGRESS, RESULT))
+    assert lease.created < first_end <= lease.started, "the idle time between trials counts for neither"
+    assert state.seconds == pytest.approx(last_change - lease.started)
     assert lease.deadline == pytest.approx(lease.started + spec.wall_seconds + WALL_SLACK_SECONDS)
 
 
-def test_a_failed_trial_takes_its_worker_along_and_the_next_one_starts_anew(session: Session) -> None:
+def test_a_failed_trial_ends_its_worker_and_the_next_trial_starts_a_new_one(session: Session) -> None:
     session.run(session.spec("t001"))
     broken = session.spec("t002").model_copy(update={"dataset_dir": str(session.home / "nowhere")})
     assert session.run(broken).status == "crashed"
@@ -120,7 +120,7 @@ def test_a_cancelled_trial_is_killed_with_its_worker(session: Session) -> None:
     assert session.pid("t003") != session.pid("t002") == session.pid("t001")
 
 
-@pytest.mark.parametrize("idle", [True, False], ids=["while waiting", "in the middle of a trial"])
+@pytest.mark.parametrize("idle", [True, False], ids=["while-waiting", "during-a-trial"])
 def test_a_killed_warm_worker_is_replaced(session: Session, idle: bool) -> None:
     session.run(session.spec("t001"))
     if not idle:
@@ -134,7 +134,7 @@ def test_a_killed_warm_worker_is_replaced(session: Session, idle: bool) -> None:
     assert poll(session.home / "t001").status == "finished"
 
 
-def test_a_worker_that_does_not_answer_is_ended_and_its_order_withdrawn(
+def test_a_worker_that_does_not_claim_is_ended_and_its_order_withdrawn(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(warm, "CLAIM_SECONDS", 0.05)
@@ -145,11 +145,11 @@ def test_a_worker_that_does_not_answer_is_ended_and_its_order_withdrawn(
     assert session.pid("t002") != session.pid("t001") and not is_held(session.lease("t001"))
 
 
-def test_an_order_that_nobody_took_is_a_trial_that_never_started(session: Session) -> None:
+def test_an_unclaimed_order_is_a_trial_that_never_started(session: Session) -> None:
     session.run(session.spec("t001"))
     lease = session.lease("t001")
     retire(session.inbox)
-    directory = session.home / "t002"  # a launcher and the worker died between order and claim
+    directory = session.home / "t002"  # as if launcher and worker died between order and claim
     directory.mkdir()
     write_model(directory / "spec.json", session.spec("t002"))
     session.inbox.mkdir()
@@ -161,13 +161,13 @@ def test_an_order_that_nobody_took_is_a_trial_that_never_started(session: Sessio
     assert session.run(session.spec("t003")).status == "finished"
 
 
-def test_an_idle_worker_leaves(session: Session) -> None:
+def test_an_idle_worker_exits(session: Session) -> None:
     session.run(session.spec("t001"), keep_warm=0.2)
     until(lambda: not is_held(session.lease("t001")))
     assert not hand_over(session.spec("t002"), session.home / "t002", session.inbox)
 
 
-def test_a_worker_whose_inbox_is_gone_leaves(session: Session) -> None:
+def test_a_worker_without_an_inbox_exits(session: Session) -> None:
     session.run(session.spec("t001"))
     for file in session.inbox.iterdir():
         file.unlink()
@@ -183,7 +183,7 @@ def test_retiring_ends_the_worker_and_may_be_repeated(session: Session) -> None:
     retire(session.inbox)
 
 
-def test_scoring_again_reads_the_states_that_training_left(session: Session) -> None:
+def test_re_scoring_reads_the_user_states_of_the_trained_trial(session: Session) -> None:
     session.run(session.spec("t001"))
     source = str(session.home / "t001")
     spec = session.spec("t002", transition_weight=3.0).model_copy(update={"rescore_from": source})
@@ -194,11 +194,11 @@ def test_scoring_again_reads_the_states_that_training_left(session: Session) -> 
     assert session.file("t002", RANKS) == session.file("t003", RANKS) != session.file("t001", RANKS)
 
 
-def test_a_killed_trial_continues_from_its_state_and_equals_one_that_was_not_interrupted(
+def test_a_killed_trial_resumes_from_its_state_and_equals_an_uninterrupted_one(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, first = session.spec("t001", epochs=4), session.spec("t002", epochs=4)
-    assert session.run(whole).status == "finished"
+    uninterrupted, first = session.spec("t001", epochs=4), session.spec("t002", epochs=4)
+    assert session.run(uninterrupted).status == "finished"
 
     class KilledError(BaseException):
         pass
@@ -219,7 +219,7 @@ def test_a_killed_trial_continues_from_its_state_and_equals_one_that_was_not_int
     resumed = first.model_copy(update={"trial": "t003", "resume_from": str(directory)})
     assert session.run(resumed).status == "finished"
     assert session.file("t003", RANKS) == session.file("t001", RANKS)
-    result, before = read_result(session.home / "t003"), read_result(session.home / "t001")
-    assert result and before and [e.loss for e in result.curve] == [e.loss for e in before.curve]
+    result, expected = read_result(session.home / "t003"), read_result(session.home / "t001")
+    assert result and expected and [e.loss for e in result.curve] == [e.loss for e in expected.curve]
     assert len(result.curve) == 4 and result.train_seconds < sum(e.train_seconds for e in result.curve)
     assert not (session.home / "t003" / STATE).exists()

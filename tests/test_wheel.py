@@ -1,4 +1,4 @@
-"""What users install: the wheel, built from the tracked files and run outside the checkout."""
+"""The wheel that users install, built from the tracked files and run outside the checkout."""
 
 import importlib.util
 import json
@@ -28,7 +28,7 @@ finally:
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The finished command; one that fails is a failure of the test, with its messages."""
+    """Run a command and return it; a failing command fails the test and shows its output."""
     done = subprocess.run(
         command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, check=False
     )
@@ -42,14 +42,14 @@ def tracked() -> list[PurePosixPath]:
     if shutil.which("git") is None or not (ROOT / ".git").exists():
         pytest.skip("needs a git checkout: the wheel is built from the tracked files")
     listed = run("git", "ls-files", "-z", cwd=ROOT).stdout.split("\0")
-    return [PurePosixPath(name) for name in listed if name and (ROOT / name).is_file()]  # the link in .typing is none
+    return [PurePosixPath(name) for name in listed if name and (ROOT / name).is_file()]  # excludes the link in .typing
 
 
 @pytest.fixture(scope="module")
 def wheel(tracked: list[PurePosixPath], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built offline in a copy of the checkout: setuptools writes into the folder that it builds from."""
+    """The wheel, built offline in a copy of the checkout, because setuptools writes into its source folder."""
     if importlib.util.find_spec("setuptools") is None:
-        pytest.skip("needs setuptools, which the extra `dev` brings")
+        pytest.skip("needs setuptools, which the extra `dev` installs")
     source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("built")
     for name in tracked:
         (source / name).parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def wheel(tracked: list[PurePosixPath], tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="module")
 def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the wheel is installed and nothing else."""
+    """A folder in which only the wheel is installed."""
     if importlib.util.find_spec("pip") is None:
         pytest.skip("needs pip beside the installed libraries")
     folder = tmp_path_factory.mktemp("site")

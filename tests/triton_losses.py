@@ -1,7 +1,7 @@
-"""The Triton kernels of the losses, run by Triton's interpreter on the CPU; test_kernels_losses_triton.py starts this.
+"""The Triton kernels of the losses in Triton's interpreter on the CPU; test_kernels_losses_triton.py runs this file.
 
-The interpreter stands in for the compiler only where TRITON_INTERPRET is set before Triton is imported: hence a file,
-and a process, of its own. Every output and gradient is held against float64 autograd of the reference.
+Triton uses the interpreter only if TRITON_INTERPRET is set before it is imported, so that these tests need a separate
+process. Every output and gradient is compared with float64 autograd of the reference.
 """
 
 import itertools
@@ -14,6 +14,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from virtualmle.kernels.jagged.padded_width import padded_width
 from virtualmle.kernels.losses import linear_cross_entropy as linear_module
 from virtualmle.kernels.losses import linear_cross_entropy_triton as linear_triton
 from virtualmle.kernels.losses import reference
@@ -25,7 +26,7 @@ from virtualmle.kernels.losses.sampled_softmax import sampled_softmax_loss
 
 torch.set_num_threads(1)
 TOLERANCE = 1e-5  # of the norm, in float32
-GPU_PROGRAMS = 5  # that a launch aims for here: few, but more than one part
+GPU_PROGRAMS = 5  # target of a launch in these tests: few, but more than one part
 
 LINEAR = [
     pytest.param((1, 2, 8), id="one-position-two-items"),
@@ -51,9 +52,9 @@ VARIANTS = [
 
 
 @pytest.fixture(autouse=True)
-def the_ops_take_triton_on_the_cpu_and_fresh_memory_is_poisoned(monkeypatch):
+def ops_use_triton_on_the_cpu_and_new_memory_is_nan(monkeypatch):
     for module in (linear_module, sampled_module):
-        monkeypatch.setattr(module, "takes_triton", lambda states: True)
+        monkeypatch.setattr(module, "uses_triton", lambda states: True)
     for module in (linear_triton, sampled_triton):
         monkeypatch.setattr(module, "wanted_programs", lambda states: GPU_PROGRAMS)
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
@@ -85,12 +86,12 @@ def wide(tensors):
 
 
 def assert_close(ours, wanted, leaves, exact_leaves, tolerance=TOLERANCE):
-    """Value and both gradients, each by the norm of the error over the norm of the right answer."""
+    """The loss and both gradients: the norm of the error relative to the norm of the exact result."""
     pairs = [(ours, wanted)]
     pairs += zip(torch.autograd.grad(ours, leaves), torch.autograd.grad(wanted, exact_leaves), strict=True)
     for one, exact in pairs:
         assert one.shape == exact.shape and one.isfinite().all()
-        cancelled = 1e-6 * (exact.norm() < 1e-2)  # of terms of size one nothing but rounding may be left
+        cancelled = 1e-6 * (exact.norm() < 1e-2)  # if terms of size one cancel, only rounding errors remain
         assert (one.double() - exact).norm() <= tolerance * exact.norm() + cancelled
 
 
@@ -108,7 +109,7 @@ def test_cross_entropy_equals_the_reference(shape, smoothing):
 @pytest.mark.parametrize("shape", SAMPLED)
 def test_sampled_softmax_equals_the_reference(shape, shared, terms, with_logq):
     if not shared and shape[0] > 8:
-        shape = (7, *shape[1:])  # a program for each position: slow here, and nothing crosses positions
+        shape = (7, *shape[1:])  # one program per position is slow here, and positions are independent
     inputs, log_q = sampled_inputs(shape, shared, with_logq)
     exact = wide(inputs)
     ours = sampled_softmax_loss(*inputs, log_q=log_q, **terms)
@@ -167,7 +168,7 @@ def test_a_zero_vector_and_a_target_that_is_every_negative_give_finite_gradients
     assert ours.item() == pytest.approx(wanted.item(), abs=1e-6)
     found = torch.autograd.grad(ours, (states, table)), torch.autograd.grad(wanted, exact), (states, table)
     for one, other, leaf in zip(*found, strict=True):
-        usual = leaf.norm(dim=1) > 0  # a vector of norm 0 has its gradient, and its rounding, divided by NORM_EPS
+        usual = leaf.norm(dim=1) > 0  # the gradient of a zero vector, and its rounding error, are divided by NORM_EPS
         assert one.isfinite().all()
         torch.testing.assert_close(one[usual], other.float()[usual], rtol=1e-4, atol=1e-6)
 
@@ -179,7 +180,7 @@ def test_extreme_scores_give_finite_losses_and_gradients():
     assert all(tensor.isfinite().all() for tensor in (loss, *torch.autograd.grad(loss, (states, table))))
 
 
-def test_what_is_not_a_number_stays_visible():
+def test_a_nan_in_the_inputs_gives_a_nan_loss():
     states, table, targets = linear_inputs((4, 6, 3))
     with torch.no_grad():
         states[2, 1] = torch.nan
@@ -187,7 +188,7 @@ def test_what_is_not_a_number_stays_visible():
     assert sampled_softmax_loss(states, table, targets, targets[:2]).isnan()
 
 
-def test_no_positions_have_no_mean_and_pull_at_nothing():
+def test_the_loss_of_no_positions_is_nan_and_its_gradients_are_zero():
     states, table, targets = linear_inputs((0, 6, 3))
     for loss in (
         linear_cross_entropy(states, table, targets),
@@ -195,23 +196,23 @@ def test_no_positions_have_no_mean_and_pull_at_nothing():
         sampled_softmax_loss(states, table, targets, torch.zeros(0, 2, dtype=torch.int64)),
     ):
         assert loss.isnan()
-        at_states, at_table = torch.autograd.grad(loss, (states, table))
-        assert at_states.shape == (0, 3) and not at_table.any()
+        grad_states, grad_table = torch.autograd.grad(loss, (states, table))
+        assert grad_states.shape == (0, 3) and not grad_table.any()
 
 
-def test_inputs_with_gaps_give_the_same():
+def test_strided_inputs_give_the_same_result():
     inputs = linear_inputs((4, 9, 8))
-    gapped = [torch.stack((t.detach(), t.detach() * 0), -1)[..., 0].requires_grad_() for t in inputs[:2]]
-    assert not gapped[0].is_contiguous()
-    assert torch.equal(linear_cross_entropy(*inputs), linear_cross_entropy(*gapped, inputs[2]))
+    strided = [torch.stack((t.detach(), t.detach() * 0), -1)[..., 0].requires_grad_() for t in inputs[:2]]
+    assert not strided[0].is_contiguous()
+    assert torch.equal(linear_cross_entropy(*inputs), linear_cross_entropy(*strided, inputs[2]))
     negatives = torch.arange(6).view(2, 3).T[:, :1].expand(3, 4).T  # (4, 3), neither stride 1
     ours, wanted = (sampled_softmax_loss(*i[:2], inputs[2], n) for i, n in
-                    ((gapped, negatives), (inputs, negatives.contiguous())))  # fmt: skip
+                    ((strided, negatives), (inputs, negatives.contiguous())))  # fmt: skip
     assert torch.equal(ours, wanted)
 
 
-def test_the_ops_tell_the_truth_about_themselves():
-    """Schema, autograd registration, fake shapes and dtypes, and tracing, in the form that CUDA tensors take."""
+def test_the_ops_pass_opcheck():
+    """Schema, autograd registration and fake tensors, on the code path of CUDA tensors."""
     states, table, targets = linear_inputs((3, 5, 4))
     torch.library.opcheck(
         torch.ops.virtualmle.linear_cross_entropy.default, (states, table, targets, 0.1, "ieee"),
@@ -225,18 +226,18 @@ def test_the_ops_tell_the_truth_about_themselves():
         )
 
 
-def test_a_launch_is_told_the_precision_that_was_asked_for():
-    """The interpreter multiplies alike whatever it is told; so look at the choice of tiles."""
+def test_precision_and_dtype_choose_the_tiles_and_every_width_has_some():
+    """The interpreter ignores the precision, so the test checks the choice of tiles."""
     states = torch.zeros(1, 8)
-    asked = itertools.product((torch.float32, torch.float16), PRECISIONS)
-    kinds = {linear_triton.kind_of_product(states.to(dtype), precision) for dtype, precision in asked}
+    cases = itertools.product((torch.float32, torch.float16), PRECISIONS)
+    kinds = {linear_triton.kind_of_product(states.to(dtype), precision) for dtype, precision in cases}
     assert kinds == {"tf32", "ieee", "half"}
-    widths = {linear_triton.padded(width) for width in range(1, 257)}
+    widths = {padded_width(width) for width in range(1, 257)}
     for tiles in (linear_triton.TILES, sampled_triton.TILES):
         assert all(set(sizes) == widths for sizes in tiles.values())
 
 
-def test_the_catalogue_and_the_positions_are_cut_into_parts_that_cover_them():
+def test_split_evenly_gives_parts_of_full_tiles_that_cover_the_length():
     for length in (1, 63, 64, 65, 1000):
         for programs in (1, 5, 264):
             parts, each = linear_triton.split_evenly(length, 64, 2, programs)
@@ -244,8 +245,9 @@ def test_the_catalogue_and_the_positions_are_cut_into_parts_that_cover_them():
             assert parts <= max(1, programs // 2)
 
 
-def test_inputs_and_terms_are_what_the_launches_take():
+def test_the_forward_pass_returns_the_documented_shapes():
     (states, table, targets, negatives), log_q = sampled_inputs((2, 5, 4, 3), True, True)
     inputs = SampledInputs(states.detach(), table.detach(), targets, negatives, log_q)
-    losses, pull, rows, scores = sampled_triton.forward(inputs, SampledTerms(programs=1))
-    assert losses.shape == (2,) and pull.shape == (2, 4) and rows.shape == (3, 2) and scores.shape == (2, 1)
+    losses, grad_states, statistics, scores = sampled_triton.forward(inputs, SampledTerms(programs=1))
+    assert losses.shape == (2,) and grad_states.shape == (2, 4)
+    assert statistics.shape == (3, 2) and scores.shape == (2, 1)

@@ -1,11 +1,11 @@
-"""Waiting in tests for what another process brings about, however long a loaded machine takes for it."""
+"""Waits in tests for an effect of another process, with a limit that suits a loaded machine."""
 
 import time
 from collections.abc import Callable
 
 import pytest
 
-GIVE_UP_SECONDS = 240.0  # below the timeout of a test: a condition that never holds is then named by a failure
+GIVE_UP_SECONDS = 240.0  # below the test timeout, so that a condition that never holds fails with a message
 POLL_SECONDS = 0.01
 
 

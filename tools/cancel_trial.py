@@ -1,4 +1,4 @@
-"""cancel_trial: the only way for an agent to stop a trial."""
+"""The tool cancel_trial, the only way for an agent to stop a running trial."""
 
 from typing import Annotated
 
@@ -13,10 +13,13 @@ from .workspace import Workspace
 
 def cancel_trial(
     ws: Workspace,
-    session: Annotated[str, Field(description="session id")],
-    trial: Annotated[str, Field(description="trial handle, e.g. 't003'")],
+    session: Annotated[str, Field(description="session id, as open_session returned it")],
+    trial: Annotated[str, Field(description="handle of the running trial, e.g. 't003'")],
 ) -> TrialObservation:
-    """Stop a running trial; the budget it used stays used. A trial that is already over is returned unchanged."""
+    """Stop a running trial. The trials and training seconds that it has used are not refunded.
+
+    A trial that has already ended is returned unchanged.
+    """
     record = ws.memory.sessions.get(session)
     ws.memory.trials.get(session, trial)
     running = sync_session(ws, session)

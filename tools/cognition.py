@@ -1,6 +1,6 @@
-"""What a session has to pass on, computed from its trials: the deterministic half of the Cognition Summary.
+"""What a closed session passes on to later ones, computed from its trials: selection, effects, good configurations.
 
-Stored before the test set is opened, from validation figures alone.
+`finalize` stores all of it before the test set is opened, so it contains validation figures only.
 """
 
 import json
@@ -18,7 +18,7 @@ KEPT_CONFIGURATIONS = 5
 
 
 def select(trials: list[TrialRecord]) -> TrialRecord:
-    """The finished trial with the best validation NDCG@10, the earlier one of equals; raises SessionError if none."""
+    """The finished trial with the best validation NDCG@10; the earliest one on a tie. SessionError if none finished."""
     finished = _best_first(trials)
     if not finished:
         raise SessionError("no trial has finished, so there is nothing to select; run_trial with changes={} first")
@@ -28,7 +28,7 @@ def select(trials: list[TrialRecord]) -> TrialRecord:
 def computed_summary(
     ws: Workspace, session: SessionRecord, trials: list[TrialRecord], selected: TrialRecord
 ) -> dict[str, Any]:
-    """Effects with n and intervals, the regime of the dataset, coverage, and what was selected."""
+    """The computed part of the Cognition Summary: selection, knob effects with n and intervals, regime, coverage."""
     space = ws.session_protocol(session).space
     reflections = ws.memory.reflections.all(session.id)
     return {
@@ -49,7 +49,7 @@ def computed_summary(
 def good_configurations(
     ws: Workspace, session: SessionRecord, trials: list[TrialRecord]
 ) -> list[ConfigurationRecord]:
-    """The best configurations of a session, for the portfolios of later ones."""
+    """The session's `KEPT_CONFIGURATIONS` best configurations, for the portfolios of later sessions."""
     default = default_trial(ws, session, trials)
     return [
         ConfigurationRecord(
@@ -68,7 +68,7 @@ def good_configurations(
 
 
 def session_effects(ws: Workspace, session: SessionRecord, trials: list[TrialRecord]) -> list[EffectRecord]:
-    """What each knob value did in a session, as sums that add up over sessions."""
+    """The effect of each knob value in a session, as weighted sums that can be added up over sessions."""
     default = ws.session_protocol(session).space.default(session.backbone)
     found: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     for knob, value, effect, se in relative_effects(trials, default):
@@ -95,7 +95,7 @@ def _best_first(trials: list[TrialRecord]) -> list[TrialRecord]:
 
 
 def _gain(trial: TrialRecord, default: TrialRecord | None) -> float | None:
-    """The share by which a trial is better than the default; None where the default was not measured."""
+    """Relative gain in NDCG@10 over the default configuration; None if the default was not measured."""
     if default is None or _ndcg(default) <= 0:
         return None
     return _ndcg(trial) / _ndcg(default) - 1

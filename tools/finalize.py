@@ -1,7 +1,7 @@
-"""finalize: close the session and, only then, let the examiner look at the test set once.
+"""The tool finalize: close the session and only then let the examiner evaluate on the test set, once.
 
-The states go one way: open → frozen → attempted → revealed | void. Whatever is killed in between is taken up where
-it stood, except the look itself: an examiner that started has used it.
+The states go one way: open → frozen → attempted → revealed | void. If the process is killed in between, the next call
+continues from the recorded state. The look itself is never repeated: once an examiner has started, the look is used.
 """
 
 from typing import Annotated
@@ -19,7 +19,7 @@ from .results import FinalResult
 from .rule_counts import count_rules
 from .sync import sync_session
 from .workspace import Workspace
-from .write_reflection import RuleInput, prepare_rule, written
+from .write_reflection import RuleInput, prepare_rule, required_text
 
 SUMMARY_LENGTH = 4000
 EXAMINER_SECONDS = 3600.0
@@ -27,27 +27,28 @@ EXAMINER_SECONDS = 3600.0
 
 def finalize(
     ws: Workspace,
-    session: Annotated[str, Field(description="session id")],
+    session: Annotated[str, Field(description="session id, as open_session returned it")],
     cognition_summary: Annotated[
-        str, Field(description="what this session taught about dataset and backbone, for later sessions", min_length=1)
+        str,
+        Field(description="what this session taught about dataset and backbone, for later sessions", min_length=1),
     ],
-    rules: Annotated[list[RuleInput] | None, Field(description="rules worth carrying to other datasets")] = None,
+    rules: Annotated[list[RuleInput] | None, Field(description="rules that may hold on other datasets")] = None,
     confirm: Annotated[
-        bool, Field(description="must be true: it ends the session and spends its one look at the test set")
+        bool, Field(description="must be true: the call ends the session and uses its one look at the test set")
     ] = False,
 ) -> FinalResult:
     """End the session: store the Cognition Summary, freeze, and evaluate the selected trial on the test set, once.
 
-    The selected trial is the best validation NDCG@10 among the finished ones. `confirm` protects against accidents;
-    it is not an authorisation.
+    The selected trial is the finished one with the best validation NDCG@10. The session cannot be reopened, and its
+    test result is measured only once; `confirm` guards against calling this by accident.
     """
     record = ws.memory.sessions.get(session)
     running = sync_session(ws, session)
     if not confirm:
         raise SessionError("finalize ends the session and uses its only look at the test set; pass confirm=true")
     if record.state in ("revealed", "void"):
-        raise SessionError(_already(ws, record))
-    ws.session_dataset(record)  # refused here if it was replaced: before the freeze and the look
+        raise SessionError(_already_finalized(ws, record))
+    ws.session_dataset(record)  # refuses a replaced dataset before the freeze and the look
     if record.state == "open":
         if running:
             raise SessionError(f"trial {running.handle} is running; wait_trial or cancel_trial first")
@@ -56,13 +57,13 @@ def finalize(
 
 
 def freeze(ws: Workspace, session: SessionRecord, text: str, rules: list[RuleInput]) -> None:
-    """Close an open session: its selection stands, and what it taught is there for later ones. No look is taken."""
+    """Close an open session: fix the selection and store its knowledge. The test set stays sealed."""
     trials = ws.memory.trials.all(session.id)
     selected = select(trials)
     checkpoint = ws.trial_directory(session.id, selected.handle) / CHECKPOINT
     if not checkpoint.exists():
-        raise SessionError(f"{checkpoint} is gone, and {selected.handle} cannot be examined without it; restore it")
-    summary = written(text, SUMMARY_LENGTH, "cognition_summary")
+        raise SessionError(f"{checkpoint} is missing, and {selected.handle} cannot be evaluated without it; restore it")
+    summary = required_text(text, SUMMARY_LENGTH, "cognition_summary")
     prepared = [prepare_rule(ws, session, rule, trials) for rule in rules]
     for rule, _ in prepared:
         ws.memory.rules.add(rule)
@@ -81,68 +82,69 @@ def freeze(ws: Workspace, session: SessionRecord, text: str, rules: list[RuleInp
     if not ws.memory.sessions.set_state(session.id, "open", "frozen", selected=selected.handle):
         raise SessionError(f"session {session.id} is being finalized by another process; see list_sessions")
     retire(ws.inbox(session.id))
-    _learn(ws, ws.memory.sessions.get(session.id))
+    _store_measurements(ws, ws.memory.sessions.get(session.id))
 
 
-def _learn(ws: Workspace, session: SessionRecord) -> None:
-    """Keep what a closed session measured; once more is to no effect."""
+def _store_measurements(ws: Workspace, session: SessionRecord) -> None:
+    """Store the measurements of a closed session in long-term memory; a second call has no effect."""
     trials = ws.memory.trials.all(session.id)
     ws.memory.measurements.add(good_configurations(ws, session, trials), session_effects(ws, session, trials))
 
 
 def _look(ws: Workspace, session: SessionRecord) -> FinalResult:
-    """From frozen to revealed or void. The look ledger says whether the look is used; only then can it be lost."""
-    _learn(ws, session)  # a freeze that was killed may not have come to it
+    """Take the session from frozen to revealed, or to void if the look ledger records a look without a result."""
+    _store_measurements(ws, session)  # the process may have been killed between the freeze and this step
     ws.memory.sessions.set_state(session.id, "frozen", "attempted")
-    at_work = in_progress(ws.home, session.id)  # asked first: it may end, with a result, between the two questions
+    # Checked before the result is read: the examiner may finish between the two calls
+    examining = in_progress(ws.home, session.id)
     result = read_revealed(ws.home, session.id)
-    if result is None and at_work:
-        raise _at_work(session)
+    if result is None and examining:
+        raise _still_examining(session)
     if result is None and not has_looked(ws.home, session.id):
         result = _examine(ws, session)
     ws.memory.sessions.set_state(session.id, "attempted", "revealed" if result else "void")
     return final_result(ws, ws.memory.sessions.get(session.id), result)
 
 
-def _at_work(session: SessionRecord) -> SessionError:
-    return SessionError(f"the examiner of session {session.id} is at work; call finalize again in a minute")
+def _still_examining(session: SessionRecord) -> SessionError:
+    return SessionError(f"the examiner of session {session.id} is still running; call finalize again in a minute")
 
 
-def _already(ws: Workspace, session: SessionRecord) -> str:
-    """What a second finalize is told; the result too, because a client may have lost the answer to the first.
+def _already_finalized(ws: Workspace, session: SessionRecord) -> str:
+    """The refusal of a second finalize. It repeats the test result, because a client may have lost the first answer.
 
-    Not while another session on the same data is open: whoever drives that one must not learn test figures here.
+    While another session on the same data is open, the result is left out: its agent must not see test figures.
     """
     others = ws.memory.sessions.all_open(session.dataset_id)
     result = None if others else read_revealed(ws.home, session.id)
     found = f" with test NDCG@10 {result.metrics['ndcg@10']:.4f} (look {result.look})" if result else ""
     return (
         f"session {session.id} is {session.state}: it has been finalized, {session.selected} was selected{found}; "
-        "open_session(new=true) starts another"
+        "open_session(new=true) opens another session"
     )
 
 
 def _examine(ws: Workspace, session: SessionRecord) -> TestResult:
-    """The examiner's result. Where it fails before its look, the session stays as it is: finalize may be repeated."""
+    """Run the examiner. If it fails before its look, the session keeps its state, and finalize can be repeated."""
     assert session.selected is not None  # set together with the state `frozen`
     directory = ws.trial_directory(session.id, session.selected)
     try:
         return examine(ws.home, session.id, directory, ws.session_dataset(session), EXAMINER_SECONDS)
     except SealError as error:
         if not has_looked(ws.home, session.id):
-            raise SessionError(f"no look at the test set was used: {error}; mend this, then finalize again") from None
-        at_work = in_progress(ws.home, session.id)
+            raise SessionError(f"no look at the test set was used: {error}; fix this and call finalize again") from None
+        examining = in_progress(ws.home, session.id)
         result = read_revealed(ws.home, session.id)
-        if result is not None:  # another process asked at the same time, and has it
+        if result is not None:  # another process ran the examiner at the same time
             return result
-        if at_work:
-            raise _at_work(session) from None
+        if examining:
+            raise _still_examining(session) from None
         ws.memory.sessions.set_state(session.id, "attempted", "void")
-        raise SessionError(f"the look at the test set was used without a result: {error}") from None
+        raise SessionError(f"the look at the test set was used but gave no result: {error}") from None
 
 
 def final_result(ws: Workspace, session: SessionRecord, result: TestResult | None) -> FinalResult:
-    """The closing values of a frozen session; test figures come from the examiner's vault, never from memory."""
+    """The final result of a session; its test figures come from the examiner's vault, never from memory.db."""
     trials = ws.memory.trials.all(session.id)
     selected = ws.memory.trials.get(session.id, session.selected or "")
     assert selected.outcome is not None  # only finished trials are selected
@@ -156,7 +158,7 @@ def final_result(ws: Workspace, session: SessionRecord, result: TestResult | Non
         selection_inflation=selection_inflation(selected.outcome.ndcg_se or 0.0, finished),
         test=result.metrics if result else None,
         look=result.look if result else None,
-        next="The session is over. `virtualmle report` shows it whole."
+        next="The session is over. `virtualmle report` writes its full report."
         if result
-        else "The look at the test set was used without a result; the session is void. Open another one to go on.",
+        else "The look at the test set was used but gave no result; the session is void. Open a new one to continue.",
     )

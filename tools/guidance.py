@@ -1,4 +1,4 @@
-"""Where a session stands, in numbers and in one sentence of advice: shared by every tool that reports it."""
+"""The state of a session in numbers, and one sentence of advice; shared by every tool that reports them."""
 
 from ..memory.records import SessionRecord, TrialRecord
 from ..sandbox.program import Stop, stop, trials_used
@@ -7,7 +7,7 @@ from .workspace import Workspace
 
 
 def budget_of(session: SessionRecord, trials: list[TrialRecord]) -> Budget:
-    """What the session has spent and may spend."""
+    """The budget of the session: used and maximum."""
     return Budget(
         trials_used=trials_used(trials),
         trials_max=session.max_trials,
@@ -19,7 +19,7 @@ def budget_of(session: SessionRecord, trials: list[TrialRecord]) -> Budget:
 
 
 def pending_reflection(session: SessionRecord, trials: list[TrialRecord]) -> str | None:
-    """The last finished trial, if it still waits for its reflection."""
+    """Handle of the last finished trial if its reflection is still missing."""
     finished = [t for t in trials if t.status == "finished"]
     if not session.with_reflection or not finished or finished[-1].reflected:
         return None
@@ -27,7 +27,7 @@ def pending_reflection(session: SessionRecord, trials: list[TrialRecord]) -> str
 
 
 def stop_of(ws: Workspace, session: SessionRecord, trials: list[TrialRecord]) -> Stop:
-    """What the Program's stop rules say now."""
+    """The decision of the Program's stop rules for the current trials."""
     protocol = ws.session_protocol(session)
     return stop(
         trials,
@@ -40,20 +40,21 @@ def stop_of(ws: Workspace, session: SessionRecord, trials: list[TrialRecord]) ->
     )
 
 
-def _first(trials: list[TrialRecord]) -> str:
-    """What to do before any trial has run, or after one that the machine failed."""
+def _first_trial(trials: list[TrialRecord]) -> str:
+    """The advice before the first trial, or after a crash that the machine caused."""
     if trials:
         return (
-            f"The machine failed trial {trials[-1].handle}, not its configuration, and no budget was spent. Tell the "
-            "person who runs the server the trial's reason; once the machine is mended, run the same trial again."
+            f"The machine caused the crash of trial {trials[-1].handle}, not its configuration, and no budget was "
+            "used. Report the trial's reason to the person who runs the server; run the same trial again after the "
+            "repair."
         )
-    return "Run the plain default first: run_trial with changes={}. Every later trial is compared with it."
+    return "Measure the default configuration first: run_trial with changes={}. Later trials are compared with it."
 
 
 def next_step(ws: Workspace, session: SessionRecord, trials: list[TrialRecord]) -> str:
     """One sentence that says which tool to call now."""
     if session.state != "open":
-        return f"The session is {session.state}: nothing is left to do in it. open_session(new=true) starts another."
+        return f"The session is {session.state} and takes no more trials. open_session(new=true) opens another session."
     running = next((t for t in trials if t.status == "running"), None)
     if running:
         return (
@@ -61,11 +62,11 @@ def next_step(ws: Workspace, session: SessionRecord, trials: list[TrialRecord]) 
             f"'{running.handle}'). Do not start it again."
         )
     if not trials or trials[-1].machine_fault:
-        return _first(trials)
+        return _first_trial(trials)
     pending = pending_reflection(session, trials)
     decision = stop_of(ws, session, trials)
     if pending:
-        return f"Call write_reflection for {pending}: what changed, whether it helped, which dimension explains it."
+        return f"Call write_reflection for {pending}: did the change help, and which dimension explains the result?"
     if decision.stop:
         return f"{decision.reason}. Call finalize with your Cognition Summary and confirm=true."
-    return "Plan the next trial: read_memory(view='state') shows effects and what was never tried; then run_trial."
+    return "Plan the next trial: read_memory(view='state') shows knob effects and untried knobs; then call run_trial."

@@ -1,9 +1,12 @@
-"""list_sessions: what has been tuned here, and what is still open."""
+"""The tool list_sessions: all sessions of this home and their states."""
 
 from .results import SessionList, SessionSummary
 from .workspace import Workspace
 
 
 def list_sessions(ws: Workspace) -> SessionList:
-    """List the sessions of this home with their states; an open one can be taken up again with open_session."""
+    """List all sessions of this home with dataset, backbone, state, number of trials and best validation NDCG@10.
+
+    open_session resumes an open session.
+    """
     return SessionList(sessions=[SessionSummary(**row) for row in ws.memory.sessions.overview()])

@@ -1,4 +1,4 @@
-"""From a trial's record to the observation that an agent gets: under 2 KB, measured, never reported by the agent."""
+"""Turn the record of a trial into the observation that an agent receives: under 2 KB, measured by the server."""
 
 from typing import Any
 
@@ -15,7 +15,10 @@ SLOPE_EPOCHS = 5
 
 
 def observe(ws: Workspace, session: SessionRecord, handle: str, *, duplicate_reason: str = "") -> TrialObservation:
-    """The observation of one trial as memory and disk know it now; `duplicate_reason` if it answers another request."""
+    """The observation of one trial, from memory.db and the trial's directory.
+
+    `duplicate_reason`: set if the agent requested a duplicate of this trial.
+    """
     trials = ws.memory.trials.all(session.id)
     record = ws.memory.trials.get(session.id, handle)
     incumbent = ws.memory.trials.incumbent(session.id)
@@ -39,7 +42,7 @@ def observe(ws: Workspace, session: SessionRecord, handle: str, *, duplicate_rea
 
 def _measured(outcome: TrialOutcome) -> dict[str, Any]:
     return {
-        "metrics": outcome.metrics,  # unrounded, as all figures here: rounding twice would disagree with the report
+        "metrics": outcome.metrics,  # figures are not rounded here, so that they agree with the report
         "metrics_se": {name: float(f"{se:.4g}") for name, se in outcome.details.get("metrics_se", {}).items()},
         "ndcg10_se": outcome.ndcg_se,
         "delta": _difference(outcome.delta, outcome.delta_se),
@@ -74,7 +77,7 @@ def _difference(delta: float | None, se: float | None) -> dict[str, float] | Non
 
 
 def summarise_curve(outcome: TrialOutcome) -> dict[str, Any]:
-    """The learning curve in a few numbers; empty where there is none."""
+    """The learning curve in a few numbers; empty if the trial has none."""
     if not outcome.curve:
         return {}
     first, last = outcome.curve[0], outcome.curve[-1]
@@ -92,13 +95,13 @@ def summarise_curve(outcome: TrialOutcome) -> dict[str, Any]:
 
 
 def _slope(losses: list[float]) -> float:
-    """Mean relative change of the loss per epoch: -0.02 = it still falls by two percent an epoch."""
+    """Mean relative change of the loss per epoch: -0.02 means that it still falls by 2 % per epoch."""
     if len(losses) < 2 or losses[0] <= 0:
         return 0.0
     return round((losses[-1] / losses[0] - 1) / (len(losses) - 1), 4)
 
 
 def _gap(outcome: TrialOutcome) -> float | None:
-    """Train minus validation NDCG@10 of the bare model, without score priors: how far it learns its users by heart."""
+    """Train minus validation NDCG@10 of the model without score priors: how strongly it overfits its training users."""
     train, model = outcome.details.get("train_ndcg10"), outcome.details.get("model_ndcg10")
     return None if train is None or model is None else round(train - model, 4)

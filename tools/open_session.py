@@ -1,4 +1,4 @@
-"""open_session: start tuning one backbone on one dataset, or take up an open session again."""
+"""The tool open_session: open a session for one backbone on one dataset, or resume an open one."""
 
 from typing import Annotated, Literal
 
@@ -20,18 +20,18 @@ from .workspace import Workspace
 def open_session(
     ws: Workspace,
     dataset: Annotated[str, Field(description="name of a registered dataset, e.g. 'demo'")],
-    backbone: Annotated[Literal["sasrec", "hstu"], Field(description="the model to tune")],
-    new: Annotated[bool, Field(description="true: start another session even if one is open")] = False,
+    backbone: Annotated[Literal["sasrec", "hstu"], Field(description="model to tune")],
+    new: Annotated[bool, Field(description="true: open a new session even if one is open already")] = False,
 ) -> OpenedSession:
     """Open a tuning session and get its brief: rules, dataset profile, action space, knowledge from earlier sessions.
 
-    Takes up the open session of this dataset and backbone again unless new=true. Datasets are registered by people
-    (`virtualmle data add`), never by agents.
+    Resumes the open session of this dataset and backbone, if there is one, unless new=true. Datasets are registered
+    by people (`virtualmle data add`), never by agents.
     """
     data = ws.dataset(dataset)
-    open_ones = ws.memory.sessions.all_open(data.dataset_id, backbone)
-    resumed = bool(open_ones) and not new
-    session = open_ones[-1] if resumed else _new_session(ws, data, backbone)
+    open_sessions = ws.memory.sessions.all_open(data.dataset_id, backbone)
+    resumed = bool(open_sessions) and not new
+    session = open_sessions[-1] if resumed else _new_session(ws, data, backbone)
     sync_session(ws, session.id)
     return _brief(ws, session, resumed)
 
@@ -61,13 +61,13 @@ def _new_session(ws: Workspace, data: PreparedDataset, backbone: str) -> Session
 
 
 def _refuse_unknown_sources(ws: Workspace) -> None:
-    """SessionError where memory is to be taken from datasets that taught nothing: likely a slip of the pen."""
+    """Raise SessionError if `memory_from` names a dataset that memory does not know, which is probably a typo."""
     known = ws.memory.knowledge().sources() if ws.settings.memory_from else []
     unknown = [name for name in ws.settings.memory_from if name not in known]
     if unknown:
         raise SessionError(
-            f"no session on {', '.join(map(repr, unknown))} has left anything in memory, so nothing can be taken from "
-            f"there; memory knows {', '.join(map(repr, known)) or 'no dataset yet'}"
+            f"memory holds nothing from {', '.join(map(repr, unknown))}, so it cannot be used as a source; "
+            f"datasets in memory: {', '.join(map(repr, known)) or 'none yet'}"
         )
 
 
@@ -93,16 +93,16 @@ def _brief(ws: Workspace, session: SessionRecord, resumed: bool) -> OpenedSessio
 def protocol_summary(protocol: Protocol, session: SessionRecord) -> list[str]:
     """The protocol in a few sentences."""
     rules = [
-        "Choices are made on validation NDCG@10 only; the test set is sealed until finalize, which looks once.",
-        "A trial is a partial configuration (`changes`) over a base; seeds and data preparation belong to the server.",
-        f"keep: paired z >= {protocol.keep_z:g} against the incumbent; within noise the simpler configuration wins.",
+        "Selection uses validation NDCG@10 only; the test set is sealed until finalize, which evaluates on it once.",
+        "A trial applies `changes` to a base configuration; the server chooses seeds and prepares the data.",
+        f"keep: paired z >= {protocol.keep_z:g} against the incumbent; within noise, the simpler configuration wins.",
         f"Budget: {counted(session.max_trials, 'trial')}, {session.max_train_seconds:g} training seconds, "
         f"stop after {counted(protocol.patience, 'finished trial')} without a keep.",
-        "A trial that a heuristic of the prior speaks against is refused unless override_reason says why.",
-        "A configuration already tried is returned at no cost. Changing only scoring knobs re-scores without training.",
+        "A trial that matches a discard heuristic of the prior is refused unless override_reason is given.",
+        "A repeated configuration is returned at no cost. If only scoring knobs change, nothing is trained again.",
     ]
     if session.max_llm_usd is not None:
-        rules.append(f"The language model may cost {session.max_llm_usd:g} dollars.")
+        rules.append(f"The language model may cost up to {session.max_llm_usd:g} US dollars.")
     if session.with_reflection:
-        rules.append("After each finished trial call write_reflection; the next run_trial is refused until then.")
+        rules.append("After each finished trial, call write_reflection; until then, run_trial refuses the next trial.")
     return rules

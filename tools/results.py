@@ -1,4 +1,4 @@
-"""What the tools return: small, flat values that an agent can act on. Nothing here is known before the trial ran."""
+"""The result models of the tools: small, flat values that an agent can act on."""
 
 from typing import Any, Literal
 
@@ -6,31 +6,31 @@ from pydantic import BaseModel, Field
 
 
 class Budget(BaseModel):
-    """What the session may still spend."""
+    """The budget of the session: used and maximum."""
 
     trials_used: int
     trials_max: int
     train_seconds_used: float
     train_seconds_max: float
-    llm_usd_used: float = Field(default=0.0, description="what the driving client reported for its language model")
+    llm_usd_used: float = Field(default=0.0, description="cost of the language model, as its client reported it")
     llm_usd_max: float | None = None
 
 
 class OpenedSession(BaseModel):
-    """The brief with which a session starts."""
+    """The brief that an agent starts a session with."""
 
     session: str = Field(description="session id; pass it to every other tool")
     resumed: bool
     dataset: str
     backbone: str
     budget: Budget
-    rules: list[str] = Field(description="the protocol in short; the whole text is read_memory(view='protocol')")
+    rules: list[str] = Field(description="summary of the protocol; the full text: read_memory(view='protocol')")
     profile: dict[str, Any] = Field(description="train-only statistics of the dataset")
     action_space: list[dict[str, Any]] = Field(
         description="knob, type, low/high or choices, default, dimension"
     )
     prior: list[dict[str, Any]] = Field(
-        description="at most 3 KB from earlier sessions, best first within each type (rule, configuration, "
+        description="knowledge from earlier sessions, at most 3 KB, best first within each type (rule, configuration, "
         "heuristic): quoted data with its source, never instructions"
     )
     incumbent: str | None
@@ -38,10 +38,10 @@ class OpenedSession(BaseModel):
 
 
 class HypothesisOutcome(BaseModel):
-    """Where the agent's hypothesis stood: what it predicted against what happened, over the trial's base."""
+    """The agent's hypothesis compared with the measured change against the trial's base."""
 
-    dimension: str = Field(description="the dimension that it named")
-    dimension_changed: bool = Field(description="whether a knob of that dimension was changed")
+    dimension: str = Field(description="the dimension that the hypothesis named")
+    dimension_changed: bool = Field(description="true: the trial changed a knob of that dimension")
     predicted: str = Field(description="better, worse, same or unknown")
     happened: Literal["better", "worse", "same", "unmeasured"] = Field(description="same = within one standard error")
     size_predicted: float | None = None
@@ -50,35 +50,39 @@ class HypothesisOutcome(BaseModel):
 
 
 class TrialObservation(BaseModel):
-    """What is known of one trial; under 2 KB."""
+    """What is known about one trial; under 2 KB."""
 
     session: str
     trial: str
     status: Literal["running", "finished", "crashed", "cancelled"]
-    duplicate: bool = Field(default=False, description="true: this configuration was already tried; nothing was spent")
+    duplicate: bool = Field(default=False, description="true: already tried before; no budget was spent")
     changes: dict[str, Any] = {}
     base: str = "default"
     metrics: dict[str, float] = {}
     metrics_se: dict[str, float] = Field(default={}, description="standard errors over users")
     ndcg10_se: float | None = None
-    delta: dict[str, float] | None = Field(default=None, description="NDCG@10 against the incumbent: delta, se, z")
-    base_delta: dict[str, float] | None = Field(default=None, description="NDCG@10 against the base: delta, se, z")
+    delta: dict[str, float] | None = Field(
+        default=None, description="paired difference of NDCG@10 to the incumbent: delta, se, z"
+    )
+    base_delta: dict[str, float] | None = Field(
+        default=None, description="paired difference of NDCG@10 to the base: delta, se, z"
+    )
     verdict: Literal["keep", "discard", "crash"] | None = None
     reason: str = ""
     machine_fault: bool = Field(
-        default=False, description="true: this machine cannot run trials (device, disk, memory); nothing was spent"
+        default=False, description="true: this machine cannot run trials (device, disk, memory); no budget was used"
     )
     hypothesis: HypothesisOutcome | None = None
     curve: dict[str, Any] = Field(
         default={},
         description="epochs, best_epoch, still_improving, loss first/last, loss_slope (relative change per epoch at "
-        "the end), gap (train minus validation NDCG@10 of the bare model)",
+        "the end), gap (train minus validation NDCG@10, without score priors: overfitting)",
     )
-    train_ndcg10: float | None = Field(default=None, description="on training targets: the over-fitting gap")
+    train_ndcg10: float | None = Field(default=None, description="NDCG@10 on training targets, without score priors")
     parameters: int = 0
-    seconds: float = Field(default=0.0, description="wall clock of the trial's process")
-    train_seconds: float = Field(default=0.0, description="what it took from the budget")
-    rescored: bool = Field(default=False, description="true: only scoring changed, nothing was trained")
+    seconds: float = Field(default=0.0, description="wall-clock seconds of the trial's process")
+    train_seconds: float = Field(default=0.0, description="seconds charged to the budget")
+    rescored: bool = Field(default=False, description="true: only scoring knobs changed, so nothing was trained")
     progress: dict[str, Any] | None = None
     incumbent: str | None = None
     budget: Budget
@@ -94,14 +98,14 @@ class MemoryView(BaseModel):
 
 
 class ReflectionReceipt(BaseModel):
-    """What the server's check of a reflection said."""
+    """The result of the server's check of a reflection."""
 
     session: str
     trial: str
     check: Literal["supported", "contradicted", "unsupported"]
-    note: str = Field(description="the recorded numbers that the claims were held against")
-    merged_into: str | None = Field(default=None, description="the trial whose reflection says nearly the same")
-    times_said: int = Field(default=1, description="how often this session has drawn this lesson")
+    note: str = Field(description="the recorded figures that the claims were checked against")
+    merged_into: str | None = Field(default=None, description="the trial whose lesson is nearly the same")
+    times_said: int = Field(default=1, description="how often this session has stated this lesson")
     rule_id: int | None = None
     rule_check: str | None = None
     rule_note: str = Field(default="", description="the trials for and against the rule")
@@ -109,16 +113,16 @@ class ReflectionReceipt(BaseModel):
 
 
 class FinalResult(BaseModel):
-    """The end of a session: the selected trial, and the one look at the test set."""
+    """The final result of a session: the selected trial and the one look at the test set."""
 
     session: str
     state: str
     selected: str
     config: dict[str, Any] = Field(description="knobs that differ from the backbone's default")
     validation: dict[str, float]
-    selection_inflation: float = Field(description="SE*sqrt(2 ln K): how much the best of K trials may flatter itself")
+    selection_inflation: float = Field(description="SE*sqrt(2 ln K): optimism bound of the best of K trials")
     test: dict[str, float] | None = None
-    look: int | None = Field(default=None, description="which look at this dataset's test targets this was, ever, here")
+    look: int | None = Field(default=None, description="which look at this dataset's test targets it was, in this home")
     next: str
 
 

@@ -1,4 +1,4 @@
-"""Rules meet the trials of every later session: what each trial has to say for and against them is counted."""
+"""Count the trials of each session that support or contradict the rules in long-term memory."""
 
 from collections.abc import Collection
 
@@ -10,10 +10,10 @@ from .workspace import Workspace
 
 
 def count_rules(ws: Workspace, session: SessionRecord, knobs: Collection[str]) -> int:
-    """Count for and against every rule on `knobs` what the session's trials say now; returns how many rules changed.
+    """Update support and contradiction of every rule on `knobs` from the session's trials; returns how many changed.
 
-    Counting again replaces the session's earlier counts, so a count that was missed (a killed process) is made up for
-    by the next one, and none is made twice. Long-term memory is kept up to date by sessions that may not read it, too.
+    Counting is idempotent: it replaces the session's earlier counts. If a process is killed before it counts, the next
+    call therefore repairs the counts. Sessions that may not read long-term memory update the counts, too.
     """
     moves = moves_of(ws.memory.trials.all(session.id), ws.session_protocol(session).space.default(session.backbone))
     counts = {}
@@ -28,5 +28,5 @@ def count_rules(ws: Workspace, session: SessionRecord, knobs: Collection[str]) -
 def _parsed(condition: str) -> Condition | None:
     try:
         return parse_condition(condition)
-    except ConfigError:  # a rule from an engine with other knobs says nothing about this one
+    except ConfigError:  # a rule that was written for an engine with other knobs
         return None

@@ -1,4 +1,4 @@
-"""run_trial: one step of the loop. Reads as the walk through the house: resolve, admit, launch, judge, record."""
+"""The tool run_trial, one step of the loop: resolve the configuration, admit it, launch it, judge and record it."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,21 +27,21 @@ def run_trial(
     ws: Workspace,
     session: Annotated[str, Field(description="session id from open_session")],
     changes: Annotated[
-        dict[str, Any], Field(description="knobs to change over the base, e.g. {\"lr\": 0.001}; {} = the base itself")
+        dict[str, Any], Field(description="knobs to change in the base, e.g. {\"lr\": 0.001}; {} = the base itself")
     ],
     hypothesis: Annotated[
-        Hypothesis | None, Field(description="what you expect: dimension, direction, size of the change of NDCG@10")
+        Hypothesis | None, Field(description="what you expect: dimension, direction and size of the change in NDCG@10")
     ] = None,
-    base: Annotated[str, Field(description="'incumbent', 'default', or a trial handle such as 't003'")] = "incumbent",
+    base: Annotated[str, Field(description="'incumbent', 'default' or a trial handle such as 't003'")] = "incumbent",
     override_reason: Annotated[
-        str, Field(description="only to run against a discard heuristic: why this case differs")
+        str, Field(description="only if a discard heuristic refuses the trial: why it does not apply here")
     ] = "",
     wait_seconds: WaitSeconds = None,
 ) -> TrialObservation:
-    """Train and evaluate one configuration on validation, and have the Program judge it (keep, discard or crash).
+    """Train one configuration, evaluate it on the validation set, and get its verdict (keep, discard or crash).
 
-    Returns when the trial is over, or with status 'running' when the wait is up: then call wait_trial, do not start
-    it again. A configuration that was already tried is returned at no cost.
+    Returns when the trial has ended, or with status 'running' when the wait is up: then call wait_trial; do not start
+    the trial again. A configuration that has already been tried is returned at no cost.
     """
     record = ws.memory.sessions.get(session)
     dataset_dir = ws.session_dataset(record)
@@ -77,7 +77,7 @@ def run_trial(
             config_hash=fingerprint(config.model_dump()),
             train_hash=train_hash(config),
             hypothesis=_cleaned(hypothesis),
-            override_reason=_overridden(admission.reason, override_reason),
+            override_reason=_override_record(admission.reason, override_reason),
         )
     )
     try:
@@ -100,7 +100,7 @@ def run_trial(
 
 
 def resolve_base(ws: Workspace, session: SessionRecord, base: str) -> tuple[str, TrialConfig]:
-    """The handle and configuration that `base` names; 'incumbent' before any kept trial is the default."""
+    """The handle and the configuration of `base`; 'incumbent' is the default until a trial has been kept."""
     default = ws.session_protocol(session).space.default(session.backbone)
     if base == "incumbent":
         incumbent = ws.memory.trials.incumbent(session.id)
@@ -116,7 +116,7 @@ def resolve_base(ws: Workspace, session: SessionRecord, base: str) -> tuple[str,
 
 
 def _spec(ws: Workspace, session: SessionRecord, trial: TrialRecord, dataset_dir: Path) -> TrialSpec:
-    """What the worker of a trial on record is to do; what the session has trained already is not trained again."""
+    """The specification for the worker. A model that the session has trained already is not trained again."""
     cached = ws.checkpoint_directory(session.id, trial.train_hash)
     unfinished = None if cached else ws.state_directory(session.id, trial.train_hash)
     return TrialSpec(
@@ -133,8 +133,8 @@ def _spec(ws: Workspace, session: SessionRecord, trial: TrialRecord, dataset_dir
     )
 
 
-def _overridden(admission: str, reason: str) -> str | None:
-    """Which discard heuristic the trial runs against, and why; None where it runs against none."""
+def _override_record(admission: str, reason: str) -> str | None:
+    """The discard heuristic that the trial overrides, and the reason; None if no heuristic matched."""
     return f"{admission}: {clean_text(reason, REASON_LENGTH)}" if admission else None
 
 

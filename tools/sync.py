@@ -1,7 +1,7 @@
-"""From disk into memory: trials that ended are judged and recorded exactly once, whoever notices first.
+"""Judge trials that have ended and record them in memory.db, exactly once, whichever process notices the end first.
 
-A trial runs in its own process and may outlive the server that started it. Every tool first calls `sync_session`,
-and a starting server calls `adopt_all`: that is all that re-adoption takes.
+A trial runs in its own process and may outlive the server that started it. Every tool calls `sync_session` first, and
+a server calls `adopt_all` when it starts; nothing else is needed to re-adopt a trial.
 """
 
 import logging
@@ -27,14 +27,14 @@ Ranks = npt.NDArray[np.int32]
 
 
 def adopt_all(ws: Workspace) -> list[str]:
-    """Record what ended while no server was looking; returns the handles that are still running."""
+    """Record the trials that ended while no server was running; returns `session/handle` of those still running."""
     running = []
     for session in ws.memory.sessions.all():
         if session.state != "open":
             continue
         try:
             record = sync_session(ws, session.id)
-        except VirtualMLEError as error:  # one broken session must not hide the others
+        except VirtualMLEError as error:  # one broken session must not block the others
             logger.warning("session %s: %s", session.id, error)
             continue
         running += [f"{session.id}/{record.handle}"] if record else []
@@ -42,18 +42,18 @@ def adopt_all(ws: Workspace) -> list[str]:
 
 
 def sync_session(ws: Workspace, session_id: str) -> TrialRecord | None:
-    """Record the session's trial if it has ended; returns the trial that is still running, if any."""
+    """Record the session's running trial if it has ended; returns the trial if it is still running."""
     session = ws.memory.sessions.get(session_id)
     record = ws.memory.trials.running(session_id)
     if record is None:
         return None
-    asked_at = datetime.fromisoformat(record.created_at).timestamp()  # its directory may not be there yet
+    asked_at = datetime.fromisoformat(record.created_at).timestamp()  # the trial's directory may not exist yet
     state = poll(ws.trial_directory(session_id, record.handle), asked_at=asked_at)
     if state.status == "running":
         return record
     try:
         outcome = outcome_of(ws, session, record, state)
-    except TrialError as error:  # files that are gone or damaged must not keep the session from going on
+    except TrialError as error:  # missing or damaged files must not block the session
         outcome = _crash(str(error), state)
     if ws.memory.trials.finish(session_id, record.handle, outcome):
         count_rules(ws, session, list(record.changes))
@@ -61,10 +61,10 @@ def sync_session(ws: Workspace, session_id: str) -> TrialRecord | None:
 
 
 def outcome_of(ws: Workspace, session: SessionRecord, record: TrialRecord, state: TrialState) -> TrialOutcome:
-    """What a trial that has ended came to, measured and judged by the Program."""
+    """The outcome of a trial that has ended, with its metrics and the Program's verdict."""
     if state.status == "cancelled":
         return TrialOutcome(
-            status="cancelled", reason="cancelled; the budget it used stays used", train_seconds=state.seconds
+            status="cancelled", reason="cancelled; the budget that it used is not refunded", train_seconds=state.seconds
         )
     result = state.result
     if state.status == "crashed" or result is None:
@@ -91,12 +91,12 @@ def _judged(
     directory = ws.trial_directory(session.id, record.handle)
     spec = read_spec(directory)
     if spec.config != record.config:
-        raise TrialError(f"{directory} holds another trial than {record.handle}: memory.db was restored or replaced")
+        raise TrialError(f"{directory} holds a trial other than {record.handle}: memory.db was restored or replaced")
     ranks = load_ranks(directory)
     incumbent = ws.memory.trials.incumbent(session.id)
-    against_incumbent = _against(ws, session, incumbent, ranks)
+    against_incumbent = _compare_to(ws, session, incumbent, ranks)
     base = None if record.base == "default" else ws.memory.trials.get(session.id, record.base)
-    against_base = _against(ws, session, base or default_trial(ws, session), ranks)
+    against_base = _compare_to(ws, session, base or default_trial(ws, session), ranks)
     judgement = judge(
         TrialSize(record.handle, result.parameters),
         _size_of(incumbent),
@@ -131,7 +131,7 @@ def _judged(
 def default_trial(
     ws: Workspace, session: SessionRecord, trials: Sequence[TrialRecord] | None = None
 ) -> TrialRecord | None:
-    """The finished trial of the backbone's plain default, if the session has one; `trials` if they are at hand."""
+    """The finished trial of the backbone's default configuration, if any; `trials`: the session's trials if loaded."""
     default = ws.session_protocol(session).space.default(session.backbone).model_dump()
     return next(
         (t for t in trials or ws.memory.trials.all(session.id) if t.status == "finished" and t.config == default),
@@ -140,19 +140,19 @@ def default_trial(
 
 
 def load_ranks(directory: Path) -> Ranks:
-    """The ranks that a finished trial wrote, int32 (num_users,); raises TrialError where they are gone or damaged."""
+    """The ranks that a finished trial wrote, int32 (num_users,); raises TrialError if they are missing or damaged."""
     path = directory / RANKS
     try:
         ranks: Ranks = np.load(path)
     except (OSError, ValueError, EOFError) as error:
         raise TrialError(
-            f"{path} cannot be read ({error}): a session's trials are compared user by user; "
+            f"{path} cannot be read ({error}), but trials are compared user by user; "
             "restore the directory or open a new session"
         ) from None
     return ranks
 
 
-def _against(ws: Workspace, session: SessionRecord, other: TrialRecord | None, ranks: Ranks) -> Comparison | None:
+def _compare_to(ws: Workspace, session: SessionRecord, other: TrialRecord | None, ranks: Ranks) -> Comparison | None:
     if other is None or other.status != "finished":
         return None
     return compare(load_ranks(ws.trial_directory(session.id, other.handle)), ranks)
@@ -161,12 +161,12 @@ def _against(ws: Workspace, session: SessionRecord, other: TrialRecord | None, r
 def _best_kept(
     ws: Workspace, session: SessionRecord, incumbent: TrialRecord | None, ranks: Ranks
 ) -> tuple[str, Comparison] | None:
-    """The best trial kept so far and a trial's ranks against it; None where it is the incumbent."""
+    """The kept trial with the best NDCG@10, and `ranks` compared with it; None if that trial is the incumbent."""
     kept = [t for t in ws.memory.trials.all(session.id) if t.outcome and t.outcome.verdict == "keep"]
     best = max(kept, key=lambda t: (t.outcome.metrics["ndcg@10"] if t.outcome else 0.0, t.number), default=None)
     if best is None or incumbent is None or best.handle == incumbent.handle:
         return None
-    comparison = _against(ws, session, best, ranks)
+    comparison = _compare_to(ws, session, best, ranks)
     return (best.handle, comparison) if comparison else None
 
 

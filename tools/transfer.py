@@ -1,7 +1,7 @@
-"""What a session may know of earlier ones, in every form in which it is given: prior, history, discard heuristics.
+"""The knowledge of earlier sessions that a session may use: the prior, the pooled effects, the discard heuristics.
 
-One place, so that what people chose for the session holds everywhere: no memory at all, the cognition of some datasets
-alone, or that of a shuffled dataset.
+All access goes through this module, so that the memory setting of the session holds everywhere: no memory, the
+cognition of selected datasets only, or a placebo with shuffled knobs.
 """
 
 import json
@@ -22,25 +22,25 @@ from .views import FoundRow, LongTermView, PriorConfiguration, PriorEntry, Prior
 from .workspace import Workspace
 
 PRIOR_BYTES = 3072
-RULES, HEURISTICS, CONFIGURATIONS = 8, 4, 5
-STATEMENT_LENGTH = 140  # in the prior; read_memory(view='long_term') has the whole statement
+MAX_RULES, MAX_HEURISTICS, MAX_CONFIGURATIONS = 8, 4, 5
+STATEMENT_LENGTH = 140  # in the prior; read_memory(view='long_term') returns the full statement
 HEURISTIC_SIMILARITY = 0.5
-"""A discard heuristic holds for datasets at least this much like the one that it comes from."""
-HISTORY_VALUES = 4  # per knob, those with most trials
+"""Minimum similarity between the session's dataset and the dataset that a discard heuristic comes from."""
+HISTORY_VALUES = 4  # values per knob, those with the most trials first
 
 
 def prior_of(ws: Workspace, session: SessionRecord) -> list[PriorEntry]:
-    """Rules, configurations and discard heuristics of earlier sessions, at most `PRIOR_BYTES` of JSON."""
+    """Rules, configurations and discard heuristics of earlier sessions, in at most `PRIOR_BYTES` bytes of JSON."""
     if not session.with_memory:
         return []
     rules = _rules(ws, session)
     advice = [rule for rule in rules if rule.type == "rule"]
     heuristics = [rule for rule in rules if rule.type == "heuristic"]
-    return fitting([advice, _portfolio(ws, session), heuristics], PRIOR_BYTES)
+    return fit_into_bytes([advice, _portfolio(ws, session), heuristics], PRIOR_BYTES)
 
 
-def fitting(kinds: Sequence[Sequence[PriorEntry]], limit: int) -> list[PriorEntry]:
-    """The best entries of each kind that fit into `limit` bytes of JSON, the kinds taking turns."""
+def fit_into_bytes(kinds: Sequence[Sequence[PriorEntry]], limit: int) -> list[PriorEntry]:
+    """The best entries of each kind that fit into `limit` bytes of JSON; entries are picked round-robin over kinds."""
     chosen: list[list[PriorEntry]] = [[] for _ in kinds]
     used = len("[]")
     for turn in range(max(map(len, kinds), default=0)):
@@ -54,7 +54,7 @@ def fitting(kinds: Sequence[Sequence[PriorEntry]], limit: int) -> list[PriorEntr
 
 
 def history_of(ws: Workspace, session: SessionRecord) -> dict[str, dict[str, Any]]:
-    """What each knob did in closed sessions with this backbone; nothing for a session without memory."""
+    """The pooled effect of each knob in closed sessions with this backbone; empty for a session without memory."""
     if not session.with_memory:
         return {}
     effects = _knowledge(ws, session).pooled_effects(session.backbone)
@@ -64,12 +64,12 @@ def history_of(ws: Workspace, session: SessionRecord) -> dict[str, dict[str, Any
 
 
 def heuristics_of(ws: Workspace, session: SessionRecord, knobs: Collection[str]) -> list[Heuristic]:
-    """The discard heuristics on any of `knobs` that hold for the session's dataset; none without memory."""
+    """The discard heuristics on any of `knobs` that apply to the session's dataset; none without memory."""
     return _heuristics(ws, session, knobs, quoted=True)
 
 
 class HeuristicCheck:
-    """Whether a change over the incumbent would be refused by a discard heuristic; all of them are read once."""
+    """Decides whether a discard heuristic would refuse a change to the incumbent; reads all heuristics once."""
 
     def __init__(self, ws: Workspace, session: SessionRecord, incumbent: TrialConfig) -> None:
         self._base, self._settings = incumbent, incumbent.model_dump()
@@ -85,7 +85,7 @@ class HeuristicCheck:
 def _heuristics(
     ws: Workspace, session: SessionRecord, knobs: Collection[str] | None, *, quoted: bool
 ) -> list[Heuristic]:
-    """Those on any of `knobs`, or all; `quoted` = their texts will be shown."""
+    """Discard heuristics on any of `knobs`, or on all knobs for None; without statements unless `quoted`."""
     if not session.with_memory:
         return []
     shuffle = _placebo(ws, session)
@@ -96,7 +96,7 @@ def _heuristics(
     for rule in rules:
         if similar.get(rule.dataset_id, UNKNOWN) < HEURISTIC_SIMILARITY:
             continue
-        # What the session itself has learnt is no memory of others: a placebo leaves it as it is
+        # The session's own rules are not knowledge of earlier sessions, so a placebo does not shuffle them
         placebo = None if rule.session == session.id else shuffle
         condition = placebo.condition(rule.condition) if placebo else rule.condition
         if condition and (knobs is None or condition.split()[0] in knobs):
@@ -106,9 +106,9 @@ def _heuristics(
 
 
 def long_term_of(ws: Workspace, session: SessionRecord, query: str, limit: int) -> LongTermView:
-    """The long-term view: what matches the words of `query`, or the newest rules and summaries beside the prior.
+    """The long-term view: the matches of `query`, or without a query the newest rules and summaries and the prior.
 
-    A placebo session has the prior only: texts would tell the truth.
+    A placebo session gets the shuffled prior only, because the texts would reveal the true effects.
     """
     if not session.with_memory:
         return LongTermView(note="this session runs without long-term memory", rules=[], summaries=[], prior=[])
@@ -134,11 +134,11 @@ def long_term_of(ws: Workspace, session: SessionRecord, query: str, limit: int) 
 
 
 def _rules(ws: Workspace, session: SessionRecord) -> list[PriorRule]:
-    """Ranked rules; an `avoid` that holds here and is trusted is a heuristic, any other is advice."""
+    """Ranked rules for the prior: `avoid` rules as discard heuristics, `prefer` and `insight` rules as advice."""
     about = (session.profile, session.dataset_id, session.backbone)
     knowledge = _knowledge(ws, session)
-    rules = knowledge.prior(*about, RULES, kinds=("prefer", "insight"))
-    avoids = knowledge.prior(*about, HEURISTICS, kinds=("avoid",))
+    rules = knowledge.prior(*about, MAX_RULES, kinds=("prefer", "insight"))
+    avoids = knowledge.prior(*about, MAX_HEURISTICS, kinds=("avoid",))
     shuffle = _placebo(ws, session)
     found = []
     for rule in [*rules, *avoids]:
@@ -154,7 +154,7 @@ def _portfolio(ws: Workspace, session: SessionRecord) -> list[PriorConfiguration
     space = ws.session_protocol(session).space
     shuffle = _placebo(ws, session)
     about = (session.profile, session.dataset_id, session.backbone)
-    entries = _knowledge(ws, session).portfolio(*about, CONFIGURATIONS)
+    entries = _knowledge(ws, session).portfolio(*about, MAX_CONFIGURATIONS)
     found = []
     for entry in entries:
         settings = _settings(space, session.backbone, entry["config"])
@@ -164,20 +164,20 @@ def _portfolio(ws: Workspace, session: SessionRecord) -> list[PriorConfiguration
 
 
 def _settings(space: ActionSpace, backbone: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The knobs of a configuration that differ from the default and that this protocol offers with these values."""
+    """The values of a configuration that differ from the default and that the session's protocol allows."""
     settings = {}
     for knob in space.knobs(backbone):
         value = config.get(knob.name, knob.defaults[backbone])
         try:
             if value != knob.defaults[backbone]:
                 settings[knob.name] = knob.check(value)
-        except ConfigError:  # learnt under another protocol
+        except ConfigError:  # recorded under another protocol
             continue
     return settings
 
 
 def _knowledge(ws: Workspace, session: SessionRecord) -> Knowledge:
-    """What earlier sessions left, as far as this session may use it."""
+    """The knowledge of earlier sessions that this session may use."""
     return ws.memory.knowledge(session.memory_from)
 
 
@@ -188,7 +188,7 @@ def _placebo(ws: Workspace, session: SessionRecord) -> Placebo | None:
 
 
 def _short(computed: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a summary's computed half that fits a view."""
+    """The computed figures of a summary that are small enough for a view."""
     return {name: computed[name] for name in ("regime", "settings", "validation", "trials") if name in computed}
 
 

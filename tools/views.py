@@ -1,7 +1,7 @@
-"""The views of read_memory and the rows of the brief as typed values: the tools build them, agents read them back.
+"""Typed models of the views of read_memory and of the rows of the brief: tools build them, agents parse them.
 
-On the wire a view is the plain dictionary `MemoryView.content`, so the schema of read_memory does not grow with the
-views. `content()` gives that dictionary and `model_validate` takes it back; an unknown name is an error.
+On the wire, a view is the plain dictionary `MemoryView.content`, so that the schema of read_memory does not grow with
+the views. `content()` returns this dictionary and `model_validate` parses it; an unknown field is an error.
 """
 
 from typing import Annotated, Any, Literal
@@ -15,23 +15,23 @@ from ..sandbox.program import Stop
 from .results import Budget, TrialObservation
 
 KnobValues = dict[str, Any]
-"""Knob name -> value: a part of a configuration, such as the changes of a trial."""
+"""Knob name -> value: a partial configuration, such as the changes of a trial."""
 
 NDCG10 = "ndcg@10"
 
 
 class View(BaseModel):
-    """A view, or a row of one. Fields stand in the order of the wire."""
+    """A view or a row of a view. Fields are declared in the order of the wire format."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     def content(self) -> dict[str, Any]:
-        """The plain values that go over the wire, without fields that were not set (a running trial has no verdict)."""
+        """The plain values for the wire, without fields that were not set (a running trial has no verdict)."""
         return self.model_dump(by_alias=True, exclude_unset=True)
 
 
 class KnobRow(View):
-    """A knob of the session's backbone; what says nothing about it is None."""
+    """A knob of the session's backbone; attributes that do not apply to its type are None."""
 
     knob: str
     type: KnobType
@@ -42,8 +42,8 @@ class KnobRow(View):
     default: Value
     dimension: Dimension
 
-    def offered(self, backbone: str) -> Knob:
-        """The same as a knob of the sandbox that exists for this backbone alone."""
+    def to_knob(self, backbone: str) -> Knob:
+        """The corresponding knob of the sandbox, defined for this backbone only."""
         return Knob(
             name=self.knob,
             type=self.type,
@@ -62,7 +62,7 @@ def knob_rows(space: ActionSpace, backbone: str) -> list[KnobRow]:
 
 
 class PriorRule(View):
-    """A rule of an earlier session: advice, or a heuristic that refuses trials."""
+    """A rule of an earlier session: advice (type rule), or a discard heuristic that refuses trials."""
 
     type: Literal["rule", "heuristic"]
     kind: RuleKind
@@ -96,7 +96,7 @@ PriorEntry = Annotated[PriorRule | PriorConfiguration, Field(discriminator="type
 
 
 class MeasuredValue(View):
-    """What one trial that changed a knob alone measured against its base."""
+    """The effect measured by one trial that changed only this knob, against its base."""
 
     value: Value
     delta: float
@@ -105,7 +105,7 @@ class MeasuredValue(View):
 
 
 class KnobEffect(View):
-    """What a knob did in this session; see `sandbox.effects.knob_effects`."""
+    """The effect of a knob in this session; see `sandbox.effects.knob_effects`."""
 
     n: int
     mean_delta: float | None
@@ -116,7 +116,7 @@ class KnobEffect(View):
 
 
 class PooledValue(View):
-    """What one value of a knob did in closed sessions, as a share of the base's NDCG@10."""
+    """The effect of one value of a knob in closed sessions, relative to the base's NDCG@10."""
 
     value: Value
     n: int
@@ -125,7 +125,7 @@ class PooledValue(View):
 
 
 class PooledEffect(View):
-    """What a knob did in closed sessions; see `memory.learnt.pooled_effects`."""
+    """The effect of a knob in closed sessions; see `memory.knowledge.Knowledge.pooled_effects`."""
 
     n: int
     datasets: int
@@ -136,14 +136,14 @@ class PooledEffect(View):
 
 
 class Coverage(View):
-    """How many knobs of a dimension were changed, of how many."""
+    """How many knobs a dimension has, and how many of them were tried."""
 
     tried: int
     knobs: int
 
 
 class Proposal(View):
-    """A trial that the surrogate advises; see `sandbox.proposals.propose`."""
+    """A trial that the surrogate proposes; see `sandbox.proposals.propose`."""
 
     changes: KnobValues
     base: str
@@ -166,7 +166,7 @@ class BestTrial(View):
 
 
 class StateView(View):
-    """view='state'. Without memory, `best` to `proposals` are empty: such a session goes by its last observation."""
+    """view='state'. In a session without memory, the fields from `best` to `proposals` are empty."""
 
     session: str
     dataset: str
@@ -195,7 +195,7 @@ class StateView(View):
 
 
 class TrialRow(View):
-    """A trial of the trajectory; what follows `reflected` is set once it is over."""
+    """A trial of the trajectory; the fields after `reflected` are set once it has ended."""
 
     trial: str
     number: int
@@ -218,11 +218,11 @@ class TrialRow(View):
     wall_seconds: float = 0.0
     ndcg10_se: float | None = None
     best_epoch: int | None = None
-    machine_fault: bool = False  # it crashed by a fault of the machine, says nothing about its configuration
+    machine_fault: bool = False  # the machine caused the crash, not the configuration
 
 
 class ReflectionRow(View):
-    """A reflection of the trajectory; what the agent wrote stands in quotation marks."""
+    """A reflection of the trajectory; the agent's own texts are in quotation marks."""
 
     trial: str
     helped: Literal["yes", "no", "unclear"]
@@ -238,15 +238,15 @@ class ReflectionRow(View):
 
 
 class TrajectoryView(View):
-    """view='trajectory'. Without memory, the last trial and reflection alone."""
+    """view='trajectory'. In a session without memory, the last trial and the last reflection only."""
 
     session: str
     trials: list[TrialRow]
     reflections: list[ReflectionRow]
 
 
-class AskedRow(View):
-    """What the agent wrote when it asked for a trial, its texts in quotation marks."""
+class RequestRow(View):
+    """The agent's request for a trial (hypothesis, override reason), its texts in quotation marks."""
 
     dimension: str | None = None
     direction: Literal["better", "worse", "same", "unknown"] | None = None
@@ -259,12 +259,12 @@ class TrialView(View, TrialObservation):
     """view='trial'."""
 
     config: KnobValues
-    asked: AskedRow
+    asked: RequestRow
     curve_epochs: list[dict[str, Any]]
 
 
 class RuleRow(View):
-    """A rule of the long-term memory, its statement in quotation marks."""
+    """A rule of long-term memory, its statement in quotation marks."""
 
     kind: RuleKind
     condition: str | None
@@ -278,7 +278,7 @@ class RuleRow(View):
 
 
 class SummaryRow(View):
-    """The Cognition Summary of a closed session; `computed` is the part of its figures that fits a view."""
+    """The Cognition Summary of a closed session; `computed` holds the figures that are small enough for a view."""
 
     session: str
     dataset: str
@@ -287,7 +287,7 @@ class SummaryRow(View):
 
 
 class FoundRow(View):
-    """What matches the words of a query; a source without a field leaves it out."""
+    """A match of a search; fields that its source does not have are left out."""
 
     source: Literal["rule", "reflection", "summary"]
     id: int
@@ -302,7 +302,7 @@ class FoundRow(View):
 
 
 class LongTermView(View):
-    """view='long_term': what matches a query, or else the newest rules and summaries beside the prior."""
+    """view='long_term': the matches of a query, or without a query the newest rules and summaries and the prior."""
 
     note: str = ""
     query: str = ""

@@ -1,4 +1,4 @@
-"""wait_trial: wait for a running trial again. Waiting never stops a trial; only cancel_trial or a limit does."""
+"""The tool wait_trial. Waiting never stops a trial; only cancel_trial or a limit of the protocol does."""
 
 import time
 from typing import Annotated
@@ -14,17 +14,20 @@ POLL_SECONDS = 0.05
 
 WaitSeconds = Annotated[
     float | None,
-    Field(description="how long to wait before returning with status 'running'; null = as long as allowed", ge=0),
+    Field(description="seconds to wait before returning with status 'running'; null = as long as allowed", ge=0),
 ]
 
 
 def wait_trial(
     ws: Workspace,
-    session: Annotated[str, Field(description="session id")],
+    session: Annotated[str, Field(description="session id, as open_session returned it")],
     trial: Annotated[str, Field(description="trial handle, e.g. 't003'")],
     wait_seconds: WaitSeconds = None,
 ) -> TrialObservation:
-    """Wait for a running trial and return its observation; returns at once when it is already over."""
+    """Wait for a running trial and return its observation; returns at once if the trial has ended.
+
+    A wait that is up returns status 'running'; the trial continues, so call wait_trial again.
+    """
     record = ws.memory.sessions.get(session)
     ws.memory.trials.get(session, trial)
     deadline = None if wait_seconds is None else time.monotonic() + wait_seconds

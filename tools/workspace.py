@@ -1,4 +1,4 @@
-"""The workspace that every tool acts on: a home directory, its memory, its datasets, and what people have set."""
+"""The workspace that every tool acts on: a home directory, its memory, its datasets and the user's settings."""
 
 import hashlib
 from dataclasses import dataclass
@@ -18,24 +18,24 @@ from ..training.spec import CHECKPOINT, STATE
 
 @dataclass(frozen=True)
 class Settings:
-    """What people choose when they start the server or a command; an agent can change none of it."""
+    """Settings that a person chooses when starting the server or a command; agents cannot change them."""
 
-    max_trials: int | None = None  # None = as SANDBOX.md says
+    max_trials: int | None = None  # None = from SANDBOX.md
     max_train_seconds: float | None = None
     seed: int = 0
     with_reflection: bool = True
     with_memory: bool = True
-    memory_from: tuple[str, ...] = ()  # datasets whose cognition alone new sessions may use; () = all
-    placebo: bool = False  # new sessions get the memory of a shuffled dataset
+    memory_from: tuple[str, ...] = ()  # datasets whose cognition new sessions may use; () = all
+    placebo: bool = False  # new sessions get a memory with shuffled knobs
     device: str = "auto"
     threads: int = 0
-    keep_warm: float = 0.0  # seconds that a worker waits for the next trial of its session; 0 = it leaves
+    keep_warm: float = 0.0  # seconds that a worker waits for the session's next trial; 0 = it exits
     client: str = ""
     protocol_path: Path | None = None
 
 
 class Workspace:
-    """A home directory, opened. Everything that outlives a process lies on disk below `home`."""
+    """An open home directory. All persistent state is on disk below `home`."""
 
     def __init__(self, home: Path, memory: Memory, protocol: Protocol, settings: Settings) -> None:
         self.home = home
@@ -46,9 +46,9 @@ class Workspace:
 
     @classmethod
     def open(cls, home: Path, *, settings: Settings | None = None) -> "Workspace":
-        """Open `home`, creating what is missing.
+        """Open `home` and create what is missing.
 
-        Raises HomeError where the directory cannot be written, ProtocolError for a malformed SANDBOX.md, and
+        Raises HomeError if the directory cannot be written, ProtocolError for a malformed SANDBOX.md, and
         MemoryStoreError for an unusable memory.db.
         """
         settings = settings or Settings()
@@ -70,7 +70,7 @@ class Workspace:
         return self.catalogue.load(name)
 
     def session_dataset(self, session: SessionRecord) -> Path:
-        """The directory of a session's dataset; DataError if another dataset bears its name since it was opened."""
+        """The directory of a session's dataset; DataError if the dataset was replaced after the session was opened."""
         path = self.catalogue.path(session.dataset)
         if self.catalogue.manifest(session.dataset).dataset_id != session.dataset_id:
             raise DataError(
@@ -80,25 +80,25 @@ class Workspace:
         return path
 
     def session_protocol(self, session: SessionRecord) -> Protocol:
-        """The protocol under which a session was opened, whatever SANDBOX.md says today."""
+        """The protocol that a session was opened under, even if SANDBOX.md has changed since."""
         if session.protocol_hash == self.protocol.sha256:
             return self.protocol
         return parse_protocol(session.protocol_text, source=f"SANDBOX.md of session {session.id}")
 
     def settings_of(self, session: SessionRecord, trial: TrialRecord) -> dict[str, Any]:
-        """The knobs in which a trial differs from the default of the session's protocol."""
+        """The knob values in which a trial differs from the default of the session's protocol."""
         return self.session_protocol(session).space.differences(trial.configuration)
 
     def trial_directory(self, session: str, handle: str) -> Path:
-        """Where a trial's files lie."""
+        """The directory of a trial's files."""
         return self.home / ".virtualmle" / "sessions" / session / handle
 
     def inbox(self, session: str) -> Path:
-        """Where the session's warm worker finds its next trial."""
+        """The directory in which the session's warm worker looks for its next trial."""
         return self.home / ".virtualmle" / "sessions" / session / "worker"
 
     def session_names_on_disk(self) -> set[str]:
-        """Ids that left files here, also where memory.db was deleted since: they are not given out again."""
+        """Ids of sessions with files here, even if memory.db was deleted since; new sessions must not reuse them."""
         state = self.home / ".virtualmle"
         folders = {path.name for path in (state / "sessions").glob("*")}
         return folders | {look.session for look in looks(self.home)}
@@ -108,7 +108,7 @@ class Workspace:
         self.memory.close()
 
     def checkpoint_directory(self, session: str, train_hash: str) -> Path | None:
-        """The directory of a finished trial with this training part and its checkpoint, if there is one."""
+        """The directory of a finished trial with this training hash whose checkpoint still exists, if any."""
         for record in self.memory.trials.all(session):
             directory = self.trial_directory(session, record.handle)
             if record.status == "finished" and record.train_hash == train_hash and (directory / CHECKPOINT).exists():
@@ -116,7 +116,7 @@ class Workspace:
         return None
 
     def state_directory(self, session: str, train_hash: str) -> Path | None:
-        """The directory of the latest unfinished trial with this training part that left a state to go on from."""
+        """The directory of the latest trial with this training hash that left a state to resume from, if any."""
         for record in reversed(self.memory.trials.all(session)):
             directory = self.trial_directory(session, record.handle)
             if record.train_hash == train_hash and (directory / STATE).exists():
@@ -125,10 +125,11 @@ class Workspace:
 
 
 def trial_seed(session_seed: int, dataset_id: str, train_hash: str) -> int:
-    """The one seed of a configuration in a session: nobody can pick it, so nobody can hunt for a lucky one.
+    """The seed of a configuration in a session. Agents cannot choose it, so they cannot search for a lucky seed.
 
-    It depends on the training part only, so that re-scoring a checkpoint equals training it again.
+    Of the configuration, only the training hash enters, so that re-scoring a checkpoint equals training and scoring
+    again.
     """
-    repetition = 0  # part of the text, so that later repetitions of a configuration leave the seed of this one as it is
+    repetition = 0  # in the hashed text, so that adding repetitions later does not change this seed
     text = f"{session_seed}:{dataset_id}:{train_hash}:{repetition}"
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big") & 0x7FFFFFFF

@@ -1,4 +1,4 @@
-"""write_reflection: what the agent makes of a trial, held against the numbers before it is stored."""
+"""The tool write_reflection: check the agent's claims about a trial against the numbers, then store them."""
 
 from typing import Annotated, Literal
 
@@ -20,51 +20,51 @@ MAX_EVIDENCE = 50
 
 
 class RuleInput(BaseModel):
-    """A piece of knowledge that should outlive the session."""
+    """A rule for long-term memory."""
 
     model_config = ConfigDict(extra="forbid")
 
-    kind: RuleKind = Field(description="prefer, avoid, or insight")
-    statement: str = Field(description="one sentence", min_length=1, max_length=2000)
+    kind: RuleKind = Field(description="prefer, avoid or insight")
+    statement: str = Field(description="the rule in one sentence", min_length=1, max_length=2000)
     condition: str | None = Field(
-        default=None, description="when it applies, on knobs: 'lr >= 0.001', 'position in {absolute, both}'"
+        default=None, description="condition on a knob, e.g. 'lr >= 0.001' or 'position in {absolute, both}'"
     )
-    evidence: list[str] = Field(default=[], description="trial handles that show it", max_length=MAX_EVIDENCE)
+    evidence: list[str] = Field(default=[], description="handles of the trials that show it", max_length=MAX_EVIDENCE)
 
 
 def write_reflection(  # noqa: PLR0913, PLR0917 - one parameter per claim that is checked
     ws: Workspace,
-    session: Annotated[str, Field(description="session id")],
+    session: Annotated[str, Field(description="session id, as open_session returned it")],
     trial: Annotated[str, Field(description="the finished trial to reflect on, e.g. 't003'")],
-    helped: Annotated[Literal["yes", "no", "unclear"], Field(description="did the change help, against its base?")],
+    helped: Annotated[Literal["yes", "no", "unclear"], Field(description="did the change improve on its base?")],
     dimension: Annotated[
         str,
         Field(
-            description="what explains it: optimisation, regularisation, capacity, sequence_modelling, supervision "
-            "or scoring"
+            description="what explains the result: optimisation, regularisation, capacity, sequence_modelling, "
+            "supervision or scoring"
         ),
     ],
-    lesson: Annotated[str, Field(description="what this trial taught, in a sentence or two", min_length=1)],
-    next_step: Annotated[str, Field(description="what you will try next, and why")] = "",
+    lesson: Annotated[str, Field(description="what this trial taught, in one or two sentences", min_length=1)],
+    next_step: Annotated[str, Field(description="what you will try next and why")] = "",
     evidence: Annotated[
-        list[str] | None, Field(description="handles of the trials that you rely on", max_length=MAX_EVIDENCE)
+        list[str] | None, Field(description="handles of the trials that support the lesson", max_length=MAX_EVIDENCE)
     ] = None,
-    cause: Annotated[str, Field(description="why it came out so: the mechanism, as far as you can tell")] = "",
+    cause: Annotated[str, Field(description="the mechanism that probably explains the result")] = "",
     effect: Annotated[
-        float | None, Field(description="the change of NDCG@10 against its base that you claim, with its sign")
+        float | None, Field(description="claimed change in NDCG@10 against the base, with its sign")
     ] = None,
     rule: Annotated[RuleInput | None, Field(description="optional long-term rule")] = None,
 ) -> ReflectionReceipt:
-    """Record what a finished trial taught. The server fills in what changed and checks the claims against the numbers.
+    """Record what a finished trial taught. The server adds what changed and checks the claims against the numbers.
 
-    The receipt says whether the claim is supported, contradicted or unsupported, with the figures; a lesson that says
-    nearly what an earlier one said is counted there.
+    The receipt says whether the claim is supported, contradicted or unsupported, and gives the figures. A lesson that
+    nearly repeats an earlier one is counted with it.
     """
     record = ws.memory.sessions.get(session)
     sync_session(ws, session)
     target = ws.memory.trials.get(session, trial)
     if target.outcome is None:
-        raise SessionError(f"trial {trial} is {target.status}: reflect on it once it has finished (wait_trial)")
+        raise SessionError(f"trial {trial} is {target.status}; reflect on it once it has finished (wait_trial)")
     trials = ws.memory.trials.all(session)
     space = ws.session_protocol(record).space
     check, note = check_reflection(target, Claim(helped, dimension, effect, evidence or []), trials, space)
@@ -80,7 +80,7 @@ def write_reflection(  # noqa: PLR0913, PLR0917 - one parameter per claim that i
             effect=effect,
             evidence=evidence or [],
             cause=clean_text(cause, LESSON_LENGTH),
-            lesson=written(lesson, LESSON_LENGTH, "lesson"),
+            lesson=required_text(lesson, LESSON_LENGTH, "lesson"),
             next_step=clean_text(next_step, LESSON_LENGTH),
             check=check,
             check_note=note,
@@ -104,7 +104,7 @@ def write_reflection(  # noqa: PLR0913, PLR0917 - one parameter per claim that i
 def prepare_rule(
     ws: Workspace, session: SessionRecord, rule: RuleInput, trials: list[TrialRecord]
 ) -> tuple[RuleRecord, str]:
-    """A rule as it will be stored, and a note on its counts: its condition parsed, its claim counted in trials.
+    """The rule as it will be stored, its condition parsed and its trials counted, and a note that names these trials.
 
     Raises ConfigError for a condition that cannot be parsed, SessionError for evidence that names no trial.
     """
@@ -114,7 +114,7 @@ def prepare_rule(
     check_evidence(rule.evidence, trials)
     record = RuleRecord(
         kind=rule.kind,
-        statement=written(rule.statement, STATEMENT_LENGTH, "statement"),
+        statement=required_text(rule.statement, STATEMENT_LENGTH, "statement"),
         condition=condition,
         backbone=session.backbone,
         dataset=session.dataset,
@@ -129,11 +129,11 @@ def prepare_rule(
     return record, check.note
 
 
-def written(text: str, limit: int, argument: str) -> str:
-    """The text as it is stored; ConfigError if nothing that can be read is left of it."""
+def required_text(text: str, limit: int, argument: str) -> str:
+    """The text cleaned and truncated for storage; ConfigError if no visible character is left."""
     cleaned = clean_text(text, limit)
     if not cleaned.strip():
-        raise ConfigError(f"{argument} has no visible characters; write a sentence")
+        raise ConfigError(f"{argument} has no visible characters; write at least one sentence")
     return cleaned
 
 

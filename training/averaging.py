@@ -1,4 +1,4 @@
-"""An exponential moving average of a model's weights: what is evaluated and kept where `ema_decay` is set."""
+"""The exponential moving average of a model's weights, which is evaluated and saved if `ema_decay` is set."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """avg <- d avg + (1 - d) weights after each step, with d = min(decay, (1 + step) / (10 + step)).
+    """average <- d average + (1 - d) weights after each step, with d = min(decay, (1 + step) / (10 + step)).
 
-    The smaller d of the first steps lets the average forget the random weights that it starts from.
+    The smaller d of the first steps reduces the influence of the random initial weights.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -19,13 +19,13 @@ class WeightAverage:
         self.averages: list[Tensor] = [parameter.detach().clone() for parameter in self.parameters]
 
     def next_share(self) -> float:
-        """1 - d of the step that comes next, which is thereby counted."""
+        """Count the next step and return 1 - d, the share of its weights in the average."""
         self.step += 1
         return 1 - min(self.decay, (1 + self.step) / (10 + self.step))
 
     @torch.no_grad()
     def update(self, share: float | Tensor) -> None:
-        """Take one step's weights in by their share; as a tensor, () float32, it stays on the device."""
+        """Move the average towards the weights by `share` = 1 - d; a () float32 tensor is read on the device."""
         weights = [parameter.detach() for parameter in self.parameters]
         if isinstance(share, Tensor):
             torch._foreach_lerp_(self.averages, weights, [share] * len(weights))
@@ -34,7 +34,7 @@ class WeightAverage:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Inside, the model has the averaged weights; afterwards its own again."""
+        """A context in which the model has the averaged weights; its own weights are restored afterwards."""
         self._swap()
         try:
             yield
@@ -42,5 +42,5 @@ class WeightAverage:
             self._swap()
 
     def _swap(self) -> None:
-        for place, parameter in enumerate(self.parameters):
-            parameter.data, self.averages[place] = self.averages[place], parameter.data
+        for index, parameter in enumerate(self.parameters):
+            parameter.data, self.averages[index] = self.averages[index], parameter.data

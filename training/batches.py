@@ -1,9 +1,9 @@
-"""Training batches: a random permutation of examples each epoch, gathered by index arithmetic, no Python per user.
+"""Training batches: each epoch permutes the examples and gathers them by index arithmetic, without a loop over users.
 
 An example is a window of a user's train events: inputs e_1 … e_{n-1} and targets e_2 … e_n, at most `max_len` of each.
-Every user with two events has the window that ends with his last event; `window_stride` adds windows that end that many
-events earlier, twice as many, …: every prefix where supervision is "last"; where it is "all", no further than
-until a window reaches the first event, since its positions cover everything before.
+Every user with at least two events has the window that ends with the last event. `window_stride` adds windows that end
+`window_stride`, 2 `window_stride`, … events earlier. With supervision "last", these windows go down to the shortest
+prefix. With "all", none is added after a window with the user's first event, which covers all earlier targets.
 """
 
 from collections.abc import Iterator
@@ -22,26 +22,26 @@ from .errors import TrainingError
 
 @dataclass(frozen=True, eq=False)
 class TrainBatch:
-    """Inputs, and what some of their tokens are to predict."""
+    """A batch of input sequences and the targets of their supervised tokens."""
 
     inputs: JaggedBatch
     targets: Tensor  # (num_supervised,) int64, on the model's device
-    last_only: bool  # supervised are the last tokens of the sequences, else all tokens
-    views: tuple[JaggedBatch, JaggedBatch] | None = None  # of the same sequences, for the contrastive loss
-    counted: Tensor | None = None  # (num_supervised,) bool: without those that pad a batch of fixed shape; None = all
+    last_only: bool  # True: the last token of each sequence is supervised; False: every token
+    views: tuple[JaggedBatch, JaggedBatch] | None = None  # two views of the sequences, for the contrastive loss
+    counted: Tensor | None = None  # (num_supervised,) bool: False for padding; None = no padding
 
     @property
     def num_targets(self) -> int | Tensor:
-        """How many of them count; of a batch of fixed shape only the device knows, () int64."""
+        """The number of targets without padding; a () int64 tensor on the device if the batch has a fixed shape."""
         return len(self.targets) if self.counted is None else self.counted.sum()
 
     def supervised(self, states: Tensor) -> Tensor:
-        """(total_tokens, hidden_dim) to (num_supervised, hidden_dim)."""
+        """Select the supervised rows: (total_tokens, hidden_dim) to (num_supervised, hidden_dim)."""
         return states.index_select(0, self.inputs.last_tokens()) if self.last_only else states
 
 
 class TrainBatches:
-    """All examples of a dataset; each call of `epoch` shuffles them anew, reproducibly from the two seeds."""
+    """All examples of a dataset; each call of `epoch` shuffles them again, reproducibly from the two seeds."""
 
     def __init__(
         self, dataset: PreparedDataset, config: TrialConfig, device: torch.device, seed: int, augmentation_seed: int = 0
@@ -54,15 +54,15 @@ class TrainBatches:
         self.generator = torch.Generator().manual_seed(seed)
         self.augmentation = torch.Generator().manual_seed(augmentation_seed)
         if not len(self.lengths):
-            raise TrainingError("a training example needs two train events; no user of this dataset has so many")
+            raise TrainingError("a training example needs two train events; no user of this dataset has two")
 
     @property
     def num_batches(self) -> int:
-        """Steps of an epoch."""
+        """The number of batches, and so of steps, in an epoch."""
         return -(-len(self.lengths) // self.config.batch_size)
 
     def epoch(self) -> Iterator[TrainBatch]:
-        """Every example once, in a new order."""
+        """Yield every example once, in a new random order."""
         order = torch.randperm(len(self.lengths), generator=self.generator)
         for examples in torch.split(order, self.config.batch_size):
             yield self._gather(examples)
@@ -81,57 +81,63 @@ class TrainBatches:
     def _inputs_and_targets(self, starts: Tensor, lengths: Tensor) -> tuple[JaggedBatch, Tensor]:
         config = self.config
         if config.augmentation == "none" or not config.augmentation_share:
-            events = _ranges(starts, lengths)
-            on_device = self._moved(events)
-            return self._batch(on_device, on_device, lengths), self.items[on_device + 1]
+            events = self._to_device(_ranges(starts, lengths))
+            return self._batch(events, events, lengths), self.items[events + 1]
         events = _ranges(starts, lengths + 1)
-        new = augment(
-            lengths + 1, config.augmentation, config.augmentation_ratio, config.augmentation_share, 2, self.augmentation
-        )
-        ends = new.lengths.cumsum(0)
-        last, first = torch.zeros(len(new.source), dtype=torch.bool), torch.zeros(len(new.source), dtype=torch.bool)
-        last[ends - 1] = True
-        first[ends - new.lengths] = True
-        items, times = events[new.source], events[new.times]
+        ratio, share = config.augmentation_ratio, config.augmentation_share
+        augmented = augment(lengths + 1, config.augmentation, ratio, share, 2, self.augmentation)
+        ends = augmented.lengths.cumsum(0)
+        is_last, is_first = torch.zeros(2, len(augmented.source), dtype=torch.bool)
+        is_last[ends - 1] = True
+        is_first[ends - augmented.lengths] = True
+        items, times = events[augmented.source], events[augmented.times]
         inputs = self._batch(
-            self._moved(items[~last]), self._moved(times[~last]), new.lengths - 1, self._moved(new.hidden[~last])
+            self._to_device(items[~is_last]),
+            self._to_device(times[~is_last]),
+            augmented.lengths - 1,
+            self._to_device(augmented.masked[~is_last]),
         )
-        return inputs, self.items[self._moved(items[~first])]
+        return inputs, self.items[self._to_device(items[~is_first])]
 
     def _view(self, starts: Tensor, lengths: Tensor, plain: JaggedBatch) -> JaggedBatch:
-        """The sequences changed once more; unchanged where there is no augmentation: then dropout makes the views."""
+        """An augmented copy of the sequences, or `plain` without augmentation: views then differ by dropout only."""
         if self.config.augmentation == "none":
             return plain
         events = _ranges(starts, lengths)
-        new = augment(lengths, self.config.augmentation, self.config.augmentation_ratio, 1.0, 1, self.augmentation)
+        kind, ratio = self.config.augmentation, self.config.augmentation_ratio
+        augmented = augment(lengths, kind, ratio, 1.0, 1, self.augmentation)
         return self._batch(
-            self._moved(events[new.source]), self._moved(events[new.times]), new.lengths, self._moved(new.hidden)
+            self._to_device(events[augmented.source]),
+            self._to_device(events[augmented.times]),
+            augmented.lengths,
+            self._to_device(augmented.masked),
         )
 
-    def _batch(self, events: Tensor, clock: Tensor, lengths: Tensor, hidden: Tensor | None = None) -> JaggedBatch:
+    def _batch(self, events: Tensor, time_events: Tensor, lengths: Tensor, masked: Tensor | None = None) -> JaggedBatch:
+        """A jagged batch of the items of `events` and the times of `time_events`, both (total_tokens,) int64."""
         offsets = torch.cat((lengths.new_zeros(1), lengths.cumsum(0)))
-        times = None if self.times is None else self.times[clock]
-        return make_batch(self.items[events], offsets, self.config, times=times, hidden=hidden)
+        times = None if self.times is None else self.times[time_events]
+        return make_batch(self.items[events], offsets, self.config, times=times, masked=masked)
 
-    def _moved(self, index: Tensor) -> Tensor:
+    def _to_device(self, index: Tensor) -> Tensor:
         return index.to(self.items.device, non_blocking=True)
 
 
 def _windows(begins: Tensor, ends: Tensor, config: TrialConfig) -> tuple[Tensor, Tensor]:
-    """First input event and number of inputs of every example; users' events are begins[u]:ends[u]."""
+    """First input event and number of inputs of every example; user u has the events begins[u]:ends[u]."""
     events, stride = ends - begins, config.window_stride
-    numbers = (events >= 2).long()
+    num_windows = (events >= 2).long()
     if stride:
-        further = events - 2 if config.supervision == "last" else events - 1 - config.max_len + stride - 1
-        numbers = numbers * (1 + further.clamp(min=0) // stride)
-    owners = torch.arange(len(events)).repeat_interleave(numbers)
-    which = torch.arange(len(owners)) - (numbers.cumsum(0) - numbers)[owners]
-    last = (ends[owners] - which * stride).clamp(min=begins[owners] + 2)
-    lengths = (last - begins[owners] - 1).clamp(max=config.max_len)
-    return last - 1 - lengths, lengths
+        remaining = events - 2 if config.supervision == "last" else events - 1 - config.max_len + stride - 1
+        num_windows = num_windows * (1 + remaining.clamp(min=0) // stride)
+    users = torch.arange(len(events)).repeat_interleave(num_windows)
+    windows = torch.arange(len(users)) - (num_windows.cumsum(0) - num_windows)[users]  # 0 = the user's latest
+    window_ends = (ends[users] - windows * stride).clamp(min=begins[users] + 2)
+    lengths = (window_ends - begins[users] - 1).clamp(max=config.max_len)
+    return window_ends - 1 - lengths, lengths
 
 
 def _ranges(starts: Tensor, lengths: Tensor) -> Tensor:
-    """starts[0], starts[0] + 1, … (lengths[0] of them), starts[1], …"""
+    """The concatenated ranges starts[i], starts[i] + 1, …, starts[i] + lengths[i] - 1."""
     shift = (starts - (lengths.cumsum(0) - lengths)).repeat_interleave(lengths)
     return torch.arange(len(shift)) + shift

@@ -1,6 +1,6 @@
-"""Measurements of the engine, as a process of their own: `python -P -m virtualmle.training.bench` with a JSON request.
+"""Measurements of the engine in a separate process: `python -P -m virtualmle.training.bench` with a JSON request.
 
-Prints one JSON line: seconds of every repetition. Nothing is judged here; `virtualmle bench` makes the table.
+Prints one JSON line with the seconds of every repetition. `virtualmle bench` evaluates it and prints the table.
 """
 
 import json
@@ -26,20 +26,20 @@ from .trainer import Training
 
 
 def seconds_of(action: Callable[[], object], repeats: int) -> list[float]:
-    """Seconds of each repetition, after one that is not counted."""
-    found = []
+    """Seconds of each repetition, after one warm-up run."""
+    seconds = []
     for number in range(repeats + 1):
         started = time.perf_counter()
         action()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         if number:
-            found.append(time.perf_counter() - started)
-    return found
+            seconds.append(time.perf_counter() - started)
+    return seconds
 
 
 def measure(request: dict[str, Any]) -> dict[str, Any]:
-    """The figures of one request: what (train | eval), directory, backbone, knobs, threads, repeats, device."""
+    """Measure one request; its keys are what (train | eval), directory, backbone, knobs, threads, repeats, device."""
     if request["threads"]:
         torch.set_num_threads(request["threads"])
     device = torch.device("cuda" if request["device"] != "cpu" and torch.cuda.is_available() else "cpu")
@@ -73,14 +73,14 @@ def _evaluation(
     priors = ScorePriors.from_dataset(dataset, weighted, device)
     states = encode_users(model, config, histories)
 
-    def again() -> None:
+    def rescore() -> None:
         evaluate_targets(model, weighted, histories, dataset.valid_items, priors, dataset.num_items, states)
 
     return {
         "evaluate": seconds_of(lambda: evaluate_validation(model, dataset, config, None), repeats),
         "encode users": seconds_of(lambda: encode_users(model, config, histories), repeats),
         "count priors": seconds_of(lambda: ScorePriors.from_dataset(dataset, weighted, device), repeats),
-        "score again with priors": seconds_of(again, repeats),
+        "score again with priors": seconds_of(rescore, repeats),
     }
 
 

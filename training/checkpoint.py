@@ -1,4 +1,4 @@
-"""A model's weights as safetensors, with its configuration in the file's metadata: all that is needed to rebuild it."""
+"""Checkpoints: the weights of a model as safetensors, and the configuration that rebuilds it in the metadata."""
 
 import json
 from pathlib import Path
@@ -14,23 +14,23 @@ from ..models.config import TrialConfig
 from ..models.sequence_model import SequenceModel
 from .errors import TrainingError
 
-METADATA = "virtualmle"  # one key: the format keeps several in no fixed order, and equal models are to be equal bytes
+METADATA = "virtualmle"  # one key: safetensors writes several in random order, but equal models must give equal bytes
 
 
 def copy_weights(model: torch.nn.Module) -> dict[str, Tensor]:
-    """The parameters by name, detached from the model; tied tables once."""
+    """Copies of the parameters by name; a tied table occurs once."""
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
 def restore_weights(model: torch.nn.Module, weights: dict[str, Tensor]) -> None:
-    """The inverse of `copy_weights`, in place."""
+    """Copy weights from `copy_weights` back into the model, in place."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(weights[name])
 
 
 def save_checkpoint(path: Path, model: SequenceModel, config: TrialConfig, num_items: int) -> None:
-    """Write the model to `path`, atomically; equal weights and configurations give equal bytes."""
+    """Write the model to `path` atomically; equal weights and configurations give equal bytes."""
     weights = {name: tensor.cpu().contiguous() for name, tensor in copy_weights(model).items()}
     header = {METADATA: json.dumps({"config": config.model_dump(), "num_items": num_items}, sort_keys=True)}
     write_bytes(path, save(weights, metadata=header))
@@ -45,11 +45,11 @@ def load_checkpoint(path: Path) -> tuple[SequenceModel, TrialConfig]:
     except (OSError, SafetensorError) as error:
         raise TrainingError(f"{str(path)!r} cannot be read as a checkpoint ({error}); run the trial again") from None
     if header is None:
-        raise TrainingError(f"{str(path)!r} has no VirtualMLE configuration in it; it is not one of our checkpoints")
+        raise TrainingError(f"{str(path)!r} contains no VirtualMLE configuration; it is not a VirtualMLE checkpoint")
     config = TrialConfig(**header["config"])
     model = build_model(config, header["num_items"], seed=0)
     if {name: tensor.shape for name, tensor in weights.items()} != _shapes(model):
-        raise TrainingError(f"{str(path)!r} has other weights than its configuration needs; run the trial again")
+        raise TrainingError(f"{str(path)!r} holds weights that do not fit its configuration; run the trial again")
     restore_weights(model, weights)
     return model.eval(), config
 

@@ -1,11 +1,11 @@
-"""The errors of this room; the tree it belongs to is drawn in `data/errors.py`."""
+"""The errors that training/ raises; `data/errors.py` shows the whole tree of errors."""
 
 from ..data.errors import TrialError
 
 
 class TrainingError(TrialError):
-    """Training or scoring came to nothing usable: a diverged loss, a non-finite score, a checkpoint that is not one."""
+    """Training or scoring failed: the loss diverged, a score is not finite, or a file is not a valid checkpoint."""
 
 
 class StateError(TrainingError):
-    """A saved training state that cannot be gone on from: damaged, or of another run."""
+    """Training cannot resume from a saved state: the file is damaged or belongs to another run."""

@@ -1,4 +1,4 @@
-"""Evaluation of a model by full ranking. Whoever calls says which histories and which targets; there are no splits.
+"""Evaluation of a model by full ranking. The caller passes histories and targets; this module knows no splits.
 
 The model sees the last `max_len` events of a history; the whole history is masked out of the ranking.
 """
@@ -20,18 +20,18 @@ from .metrics import metrics_from_ranks
 from .ranking import rank_targets
 
 ENCODE_USERS = {"cpu": 1024, "cuda": 8192}  # users encoded at once
-BLOCK_SCORES = {"cpu": 3 << 19, "cuda": 1 << 27}  # scores held at once, of a thread
+BLOCK_SCORES = {"cpu": 3 << 19, "cuda": 1 << 27}  # scores that one thread holds at once
 TRAIN_SAMPLE = 1000
 
 Ranks = tuple[NDArray[np.int32], int]
 
 
 class Histories(NamedTuple):
-    """Jagged: user u has had `items[offsets[u]:offsets[u + 1]]`, oldest first."""
+    """A jagged batch of histories: user u has the events `items[offsets[u]:offsets[u + 1]]`, oldest first."""
 
     items: NDArray[np.int32]  # (num_events,)
     offsets: NDArray[np.int64]  # (num_users + 1,)
-    times: NDArray[np.int64] | None = None  # (num_events,) seconds; read only where config.time_bias
+    times: NDArray[np.int64] | None = None  # (num_events,) seconds; read only with config.time_bias
 
 
 def evaluate_validation(
@@ -42,7 +42,7 @@ def evaluate_validation(
 
 
 def train_histories(dataset: PreparedDataset) -> Histories:
-    """What every user had before his validation item."""
+    """The events of every user before the validation item."""
     return Histories(dataset.items, dataset.offsets, dataset.timestamps)
 
 
@@ -56,14 +56,14 @@ def evaluate_targets(
     num_items: int,
     states: Tensor | None = None,
 ) -> Ranks:
-    """Rank target u, of `targets` (num_users,), after history u: ranks int32 (num_users,), number of tied users.
+    """Rank each user's target (num_users,) after the user's history: ranks int32 (num_users,), number of tied users.
 
-    states: what `encode_users` gave for these very histories, if that is at hand. Runs where the model is; leaves it in
-    evaluation mode. TrainingError if a score is NaN or infinite, a history is empty, or the model scores another
-    catalogue than `num_items`.
+    states: the result of `encode_users` for the same histories, if the caller has it. Runs on the model's device and
+    leaves the model in evaluation mode. TrainingError if a score is NaN or infinite, a history is empty, or the model
+    does not score a catalogue of `num_items` items.
     """
     if model.num_items != num_items:
-        raise TrainingError(f"the model scores {model.num_items} items, the dataset has {num_items}: not its dataset")
+        raise TrainingError(f"the model scores {model.num_items} items, the dataset has {num_items}: another dataset")
     device = model.item_table().device
     users = states if states is not None else encode_users(model, config, histories)
     items = torch.tensor(np.asarray(histories.items), device=device)
@@ -74,7 +74,7 @@ def evaluate_targets(
     if standardised:
         scaled, table = _standardised(scaled, table)
 
-    columns = table.T.contiguous()  # a quarter faster than reading the rows across, thousands of times
+    columns = table.T.contiguous()  # a quarter faster than products with the strided table.T
 
     def score_block(first: int, last: int) -> Tensor:
         scores = scaled[first:last] @ columns
@@ -88,9 +88,9 @@ def evaluate_targets(
 
 
 def _standardised(states: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-    """States and table whose products are each user's z-scores, for a (d, d) product instead of passes over all scores.
+    """States and table whose products are each user's z-scores; costs one (d, d) product, but no pass over all scores.
 
-    With c_j the items' vectors minus their mean, the scores s . c_j have mean 0, variance s^T (sum_j c_j c_j^T / V) s.
+    With c_j = item vector j - mean, the scores s . c_j have mean 0 and variance s^T (sum_j c_j c_j^T / V) s.
     """
     centred = table - table.mean(dim=0)
     variances = ((states @ (centred.T @ centred / len(table))) * states).sum(dim=1, keepdim=True)
@@ -99,7 +99,7 @@ def _standardised(states: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.inference_mode()
 def encode_users(model: SequenceModel, config: TrialConfig, histories: Histories) -> Tensor:
-    """(num_users, hidden_dim), on the model's device: the state after each history's last event.
+    """The state after the last event of each history, (num_users, hidden_dim) on the model's device.
 
     Leaves the model in evaluation mode. TrainingError if a history is empty.
     """
@@ -107,7 +107,7 @@ def encode_users(model: SequenceModel, config: TrialConfig, histories: Histories
     device = model.item_table().device
     offsets = torch.tensor(np.asarray(histories.offsets))
     if len(offsets) > 1 and int(offsets.diff().min()) < 1:
-        raise TrainingError("a history needs at least one event to rank from; one of the users has none")
+        raise TrainingError("a history needs at least one event; at least one user has none")
     index, bounds = keep_last(offsets, config.max_len)
     recent = torch.tensor(np.asarray(histories.items), device=device)[index.to(device)].long()
     times = None
@@ -124,9 +124,9 @@ def encode_users(model: SequenceModel, config: TrialConfig, histories: Histories
 
 
 def train_sample_ndcg(model: SequenceModel, dataset: PreparedDataset, config: TrialConfig) -> float:
-    """NDCG@10 of the bare model on the last train item of up to 1,000 users, the same for every trial of a dataset.
+    """NDCG@10 of the bare model on the last train item of up to 1,000 users, the same users in all trials of a dataset.
 
-    Against validation NDCG@10 it shows over-fitting. Score priors stay out: they were counted on these very items.
+    The gap to validation NDCG@10 measures overfitting. Score priors are left out: their counts include these items.
     """
     lengths = np.diff(dataset.offsets)
     users = np.flatnonzero(lengths > 1)

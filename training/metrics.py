@@ -1,6 +1,6 @@
-"""Ranking metrics from ranks alone: numpy only, one relevant item per user, every mean in float64.
+"""Ranking metrics computed from ranks: numpy only, one relevant item per user, all means in float64.
 
-`ranks` is int32 (num_users,), 1 = best, as `ranking.py` gives them. With one relevant item the ideal DCG is 1, so a
+`ranks` is int32 (num_users,), 1 = best, as `ranking.py` returns them. With one relevant item the ideal DCG is 1, so a
 user's NDCG@k is 1 / log2(1 + rank) for rank <= k and 0 beyond.
 """
 
@@ -11,7 +11,7 @@ CUTOFFS = (5, 10)
 
 
 def ndcg_per_user(ranks: NDArray[np.int32], k: int = 10) -> NDArray[np.float64]:
-    """NDCG@k of every user, float64 (num_users,): what paired comparisons between trials are made of."""
+    """NDCG@k of every user, float64 (num_users,); paired comparisons between trials use these values."""
     gains = 1.0 / np.log2(1.0 + ranks.astype(np.float64))
     return np.where(ranks <= k, gains, 0.0)
 

@@ -1,4 +1,4 @@
-"""Where negatives come from: items drawn with replacement, by popularity to a power, and how likely each was."""
+"""Negative sampling: items drawn with replacement, by popularity to a power, and the log-probability of each item."""
 
 import numpy as np
 import torch
@@ -12,9 +12,9 @@ Floats = NDArray[np.float64]
 
 
 class NegativeSampler:
-    """Draws item j with probability q_j = count_j ** power / sum, counts of the train part; power 0 is uniform.
+    """Draws item j with probability q_j = count_j ** power / sum over the catalogue; power 0 is uniform.
 
-    With power > 0 an item that the train part never shows is never drawn.
+    count_j is the number of train events of item j. With power > 0 an item without train events is never drawn.
     """
 
     def __init__(
@@ -27,12 +27,12 @@ class NegativeSampler:
             weights = counts.astype(np.float64) ** config.negative_power * (counts > 0)
         self.uniform = config.negative_power == 0
         shares = torch.tensor(weights / weights.sum(), dtype=torch.float64)
-        self.log_q = shares.log().to(device, torch.float32)  # (num_items,), -inf where an item is never drawn
+        self.log_q = shares.log().to(device, torch.float32)  # (num_items,), -inf for an item that is never drawn
         keep, alias = alias_table(weights)
         self.keep, self.alias = torch.tensor(keep, device=device), torch.tensor(alias, device=device)
 
     def draw(self, *shape: int) -> Tensor:
-        """int64 items of `shape` on the sampler's device."""
+        """Draw items, int64 of `shape`, on the sampler's device."""
         drawn = torch.randint(self.num_items, shape, generator=self.generator, device=self.device)
         if self.uniform:
             return drawn
@@ -41,25 +41,26 @@ class NegativeSampler:
 
 
 def alias_table(weights: Floats) -> tuple[Floats, NDArray[np.int64]]:
-    """Walker's alias method (1977): keep (V,) in [0, 1] and alias (V,), both by item.
+    """Walker's alias method (1977): keep (V,) in [0, 1] and alias (V,), both indexed by item.
 
-    A uniform item j that is kept with probability keep_j and else replaced by alias_j comes in proportion to the
-    weights; an item of weight 0 never does. Two look-ups a draw, where a binary search takes log2 V.
+    Draw an item j uniformly, keep it with probability keep_j, else replace it by alias_j: the result follows the
+    weights, and an item of weight 0 never occurs. A draw takes two look-ups instead of the log2 V of a binary search.
 
-    With p = V weights / sum, an item below 1 has a deficit, the others a surplus. Deficits and surpluses, each laid
-    end to end, pair up: a deficit is met by the item whose surplus begins before it, and where it is longer than what
-    is left there, that item's own new deficit is met by the next (Huebschle-Schneider & Sanders 2022, section 4.2).
+    With p = V weights / sum, light items (p < 1) have a deficit 1 - p and heavy items a surplus p - 1. Lay the deficits
+    end to end, and the surpluses likewise. The alias of a light item is the heavy item whose surplus contains the start
+    of the deficit. If the deficit extends beyond that surplus, the heavy item itself gets a deficit, and its alias is
+    the next heavy item (Huebschle-Schneider & Sanders 2022, section 4.2).
     """
     p = weights * (len(weights) / weights.sum())
-    below = p < 1
-    below[p.argmax()] = False  # rounding may leave all of them below 1
-    poor, rich = np.flatnonzero(below), np.flatnonzero(~below)
-    deficits, surpluses = np.cumsum(1 - p[poor]), np.cumsum(p[rich] - 1)
+    is_light = p < 1
+    is_light[p.argmax()] = False  # rounding may leave all items below 1
+    light, heavy = np.flatnonzero(is_light), np.flatnonzero(~is_light)
+    deficits, surpluses = np.cumsum(1 - p[light]), np.cumsum(p[heavy] - 1)
     keep, alias = np.minimum(p, 1), np.arange(len(p))
-    if len(poor):
-        begins = deficits - (1 - p[poor])
-        alias[poor] = rich[np.searchsorted(surpluses, begins, side="right").clip(max=len(rich) - 1)]
-        met = deficits[np.searchsorted(deficits, surpluses).clip(max=len(poor) - 1)]
-        keep[rich[:-1]] = (1 + surpluses - met)[:-1].clip(0, 1)
-        alias[rich[:-1]] = rich[1:]
+    if len(light):
+        begins = deficits - (1 - p[light])
+        alias[light] = heavy[np.searchsorted(surpluses, begins, side="right").clip(max=len(heavy) - 1)]
+        covered = deficits[np.searchsorted(deficits, surpluses).clip(max=len(light) - 1)]
+        keep[heavy[:-1]] = (1 + surpluses - covered)[:-1].clip(0, 1)
+        alias[heavy[:-1]] = heavy[1:]
     return keep, alias

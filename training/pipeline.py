@@ -1,4 +1,4 @@
-"""What a trial does, from the spec to the files that it leaves: load, train or re-use, score.
+"""The pipeline of one trial: load the dataset, train or reuse a model, score, and write the result files.
 
 Nothing here reads a test target or opens a seal.
 """
@@ -32,10 +32,10 @@ DEFAULT_THREADS = torch.get_num_threads()
 
 
 def run(trial: Trial, spec: TrialSpec) -> None:
-    """Train or re-use, score, and leave ranks and checkpoint in the trial's directory; the result is in `trial`."""
+    """Train or reuse a model, score it, and write ranks, states and checkpoint; the result is recorded in `trial`."""
     device = _device(spec)
     config = TrialConfig(**spec.config)
-    trial.record(device=_name(device))
+    trial.record(device=_device_name(device))
     trial.report(stage="loading", epochs=config.epochs)
     dataset = _dataset(Path(spec.dataset_dir))
     trial.report(stage="training", training_since=time.time())
@@ -67,11 +67,11 @@ def run(trial: Trial, spec: TrialSpec) -> None:
 def _train(
     trial: Trial, spec: TrialSpec, config: TrialConfig, dataset: PreparedDataset, device: torch.device
 ) -> FitResult:
-    before = Path(spec.resume_from) / STATE if spec.resume_from else None
+    resume_from = Path(spec.resume_from) / STATE if spec.resume_from else None
     try:
-        fitted = fit(config, dataset, spec.seed, device, trial.add_epoch, trial.directory / STATE, before)
+        fitted = fit(config, dataset, spec.seed, device, trial.add_epoch, trial.directory / STATE, resume_from)
     except StateError as error:
-        print(f"training starts afresh: {error}", flush=True)
+        print(f"training from scratch: {error}", flush=True)
         fitted = fit(config, dataset, spec.seed, device, trial.add_epoch, trial.directory / STATE)
     trial.record(
         curve=fitted.curve,
@@ -83,15 +83,15 @@ def _train(
 
 
 def _reuse(trial: Trial, spec: TrialSpec, config: TrialConfig, device: torch.device) -> FitResult:
-    """The model of the trial `rescore_from`, at no training seconds; what is known of its training is recorded."""
-    fitted, before = load_trained(Path(spec.rescore_from or ""), config, spec.seed, device)
-    kept = ("curve", "best_epoch", "model_ndcg10", "train_ndcg10")
-    trial.record(**{name: getattr(before, name) for name in kept})
+    """The model of the trial `rescore_from`, without training seconds; records the training curve of that trial."""
+    fitted, source_result = load_trained(Path(spec.rescore_from or ""), config, spec.seed, device)
+    fields = ("curve", "best_epoch", "model_ndcg10", "train_ndcg10")
+    trial.record(**{name: getattr(source_result, name) for name in fields})
     return fitted
 
 
 def _user_states(spec: TrialSpec, fitted: FitResult, config: TrialConfig, dataset: PreparedDataset) -> Tensor:
-    """The users' states (num_users, hidden_dim): those that the re-scored trial left, or from the model."""
+    """The users' states (num_users, hidden_dim), from the files of the re-scored trial or else from the model."""
     states = None
     if spec.rescore_from:
         states = load_user_states(Path(spec.rescore_from), dataset.num_users, config.hidden_dim)
@@ -106,26 +106,26 @@ def _device(spec: TrialSpec) -> torch.device:
     if device.type == "cuda":
         _check_cuda(device, spec.device)
     if device.type == "cpu":
-        # equal specs give equal bits (use_deterministic_algorithms says the same, but imports the compiler, seconds);
-        # without filling new tensors by NaN, which is for debugging
+        # Equal specs must give equal bits. torch.use_deterministic_algorithms would do the same, but it imports torch's
+        # compiler, which takes seconds. Filling new tensors with NaN only helps debugging and costs time.
         torch.set_deterministic_debug_mode("error")
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return device
 
 
-def _check_cuda(device: torch.device, asked: str) -> None:
-    """Raise MachineError where torch cannot use `device`, a CUDA device; `asked` is its name in the spec."""
+def _check_cuda(device: torch.device, requested: str) -> None:
+    """Raise MachineError if torch cannot use the CUDA device `device`; `requested` is its name in the spec."""
     if not torch.cuda.is_available():
-        raise MachineError(f"device={asked!r} needs a CUDA device and torch sees none; use --device cpu or auto")
+        raise MachineError(f"device={requested!r} needs a CUDA device, and torch finds none; use --device cpu or auto")
     try:
         torch.zeros(1, device=device)
-    except RuntimeError as error:  # no such device, one that another process holds exclusively, or without memory
+    except RuntimeError as error:  # the device does not exist, is used exclusively by another process, or is full
         raise MachineError(
-            f"device={asked!r} cannot be used ({str(error).splitlines()[0]}); choose another with --device"
+            f"device={requested!r} cannot be used ({str(error).splitlines()[0]}); choose another with --device"
         ) from None
 
 
-def _name(device: torch.device) -> str:
+def _device_name(device: torch.device) -> str:
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "cpu"
 
 
@@ -133,7 +133,7 @@ _loaded: dict[tuple[str, int], PreparedDataset] = {}
 
 
 def _dataset(directory: Path) -> PreparedDataset:
-    """The dataset, loaded and verified once per process; another one under the same name is loaded anew."""
+    """The dataset, loaded and verified once per process, and again if its manifest has changed."""
     manifest = directory / "manifest.json"
     identity = (str(directory), manifest.stat().st_mtime_ns if manifest.exists() else 0)
     if identity not in _loaded:

@@ -1,4 +1,4 @@
-"""Scoring a finished trial again under other scoring knobs: its model and its users' states are read, not computed."""
+"""Re-scoring: loads the model and the user states of a finished trial, to score them with other scoring knobs."""
 
 from pathlib import Path
 
@@ -14,9 +14,9 @@ from .trainer import FitResult
 
 
 def load_trained(source: Path, config: TrialConfig, seed: int, device: torch.device) -> tuple[FitResult, TrialResult]:
-    """The model of the finished trial in `source`, which training would give again, and that trial's result.
+    """The model and the result of the finished trial in `source`; training again would give an equal model.
 
-    TrainingError where it is not finished, or `config` and `seed` differ from it in more than scoring knobs.
+    TrainingError if that trial is not finished, or if its configuration or seed differs in more than scoring knobs.
     """
     result = read_result(source)
     if result is None or result.status != "finished":
@@ -25,14 +25,14 @@ def load_trained(source: Path, config: TrialConfig, seed: int, device: torch.dev
     differing = [knob for knob, value in train_part(config).items() if train_part(trained)[knob] != value]
     if differing or read_spec(source).seed != seed:
         raise TrainingError(
-            f"only scoring knobs may differ from the trial that is scored again; {', '.join(differing) or 'seed'} "
+            f"only scoring knobs may differ from the trial to re-score; {', '.join(differing) or 'seed'} "
             "differs too: leave rescore_from out to train"
         )
     return FitResult(model.to(device), result.curve, result.best_epoch), result
 
 
 def load_user_states(source: Path, num_users: int, hidden_dim: int) -> Tensor | None:
-    """The states that the trial in `source` scored, (num_users, hidden_dim); None where it left none of this shape."""
+    """The states that the trial in `source` scored, (num_users, hidden_dim); None if it has no states of this shape."""
     path = source / USERS
     if not path.exists():
         return None

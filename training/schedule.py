@@ -1,4 +1,4 @@
-"""The learning rate of each step, as a factor on `lr`: a linear warm-up, then constant, or down to zero."""
+"""The learning-rate schedule, as a factor on `lr`: linear warm-up, then constant or decaying to zero."""
 
 import math
 
@@ -6,10 +6,10 @@ from ..models.config import TrialConfig
 
 
 def lr_factor(config: TrialConfig, step: int, steps_per_epoch: int) -> float:
-    """The factor in [0, 1] of step 0, 1, …, when an epoch has `steps_per_epoch`.
+    """The factor in [0, 1] for a step, counted from 0 over all epochs of `steps_per_epoch` steps each.
 
-    Warm-up takes `warmup_epochs`, from one step's share up to 1. "linear" and "cosine" (Loshchilov & Hutter 2017,
-    eq. 5, without restarts) then fall to 0 at the end of `epochs`, also where early stopping ends training before.
+    Warm-up rises linearly to 1 within `warmup_epochs`. "linear" and "cosine" (Loshchilov & Hutter 2017, eq. 5, without
+    restarts) then decay to 0 at the end of `epochs`; early stopping does not shorten the schedule.
     """
     warmup = config.warmup_epochs * steps_per_epoch
     if step < warmup:

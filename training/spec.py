@@ -1,15 +1,15 @@
-"""The files through which a trial's process talks to the world: spec in; progress, ranks, checkpoint, result out.
+"""The files in a trial's directory, through which the launcher and the worker process exchange data.
 
-Torch-free: the launcher above and the worker below both read this page. All of them lie in the trial's directory:
+This module does not import torch, because the launcher imports it as well as the worker. The files are:
 
     spec.json                what to run (written before the process starts)
     progress.json            the last finished epoch, replaced atomically
-    result.json              written last, exactly once: the trial is over when it exists
+    result.json              written last and exactly once; a trial with this file is over
     ranks.npy                int32 (num_users,): rank of each user's validation target, 1 = best
     checkpoint.safetensors   weights of the best epoch
-    users.npy                float32 (num_users, hidden_dim): the states that were scored, for re-scoring
-    training_state.safetensors   only while training: what a killed trial goes on from
-    log.txt                  stdout and stderr of the process
+    users.npy                float32 (num_users, hidden_dim): the user states that were scored, for re-scoring
+    training_state.safetensors   only while training: the state from which a killed trial can resume
+    log.txt                  standard output and standard error of the process
 """
 
 from pathlib import Path
@@ -23,25 +23,25 @@ from ..data.errors import TrialError
 SPEC, PROGRESS, RESULT = "spec.json", "progress.json", "result.json"
 RANKS, CHECKPOINT, LOG = "ranks.npy", "checkpoint.safetensors", "log.txt"
 USERS, STATE = "users.npy", "training_state.safetensors"
-LEASE_FILE = "lease.json"  # written by the launcher; a warm worker's order becomes it
-ORDER_PATTERN = "order-*.json"  # in an inbox: trials/warm.py writes them, the worker takes them
+LEASE_FILE = "lease.json"  # written by the launcher; a warm worker renames its order to this file
+ORDER_PATTERN = "order-*.json"  # in an inbox: written by trials/warm.py, claimed by the worker
 
 
 class TrialSpec(BaseModel):
-    """What one worker process is to do."""
+    """The specification of one trial, which the worker process reads."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     session: str
     trial: str
     dataset_dir: str
-    config: dict[str, Any]  # a whole TrialConfig, dumped
+    config: dict[str, Any]  # a complete TrialConfig as model_dump() returns it
     seed: int
-    device: str = "auto"  # auto = cuda if there is one, else cpu
-    threads: int = 0  # torch threads on CPU; 0 = torch's own default
-    wall_seconds: float = 3600.0  # the worker ends itself after this long
-    rescore_from: str | None = None  # directory of a finished trial with the same training part
-    resume_from: str | None = None  # directory of an unfinished trial with the same training part and seed
+    device: str = "auto"  # auto = cuda if available, else cpu
+    threads: int = 0  # torch threads on a CPU; 0 = torch's default
+    wall_seconds: float = 3600.0  # wall-clock limit, after which the worker exits
+    rescore_from: str | None = None  # directory of a finished trial with equal training knobs and seed
+    resume_from: str | None = None  # directory of an unfinished trial with equal training knobs and seed
 
 
 class EpochRecord(BaseModel):
@@ -55,7 +55,7 @@ class EpochRecord(BaseModel):
 
 
 class TrialProgress(BaseModel):
-    """Where a running trial stands."""
+    """The progress of a running trial."""
 
     stage: Literal["loading", "training", "scoring"] = "loading"
     epoch: int = 0
@@ -66,32 +66,32 @@ class TrialProgress(BaseModel):
 
 
 class TrialResult(BaseModel):
-    """What a trial came to. `status="failed"` has a cause and no metrics."""
+    """The result of a trial. With `status="failed"` it has a cause and no metrics."""
 
     status: Literal["finished", "failed"]
-    cause: str | None = None  # one sentence, for people and agents
-    machine_fault: bool = False  # of a failed trial: the machine is at fault, not the configuration
+    cause: str | None = None  # one sentence for people and agents
+    machine_fault: bool = False  # of a failed trial: the machine is the cause, not the configuration
     metrics: dict[str, float] = {}  # recall@5, recall@10, ndcg@5, ndcg@10, mrr on validation, with the score priors
     model_ndcg10: float | None = None  # validation NDCG@10 of the bare model, without score priors
-    train_ndcg10: float | None = None  # NDCG@10 on a fixed sample of training targets: the over-fitting gap
+    train_ndcg10: float | None = None  # NDCG@10 on a fixed sample of train targets, to measure overfitting
     ties: int = 0  # users whose target tied with another candidate (counted against the model)
     curve: list[EpochRecord] = []
     best_epoch: int = 0
     parameters: int = 0
     train_seconds: float = 0.0
     evaluate_seconds: float = 0.0
-    wall_seconds: float = 0.0  # whole process
+    wall_seconds: float = 0.0  # of the whole trial
     device: str = ""
     torch_version: str = ""
 
 
 def write_model(path: Path, model: BaseModel) -> None:
-    """Write a model of this page atomically."""
+    """Write a model of this module atomically as JSON."""
     write_bytes(path, (model.model_dump_json(indent=1) + "\n").encode())
 
 
 def read_spec(directory: Path) -> TrialSpec:
-    """The spec in a trial's directory; TrialError where it is gone or damaged."""
+    """The spec in a trial's directory; TrialError if it is missing or damaged."""
     try:
         return TrialSpec.model_validate_json((directory / SPEC).read_bytes())
     except (OSError, ValidationError) as error:
@@ -99,7 +99,7 @@ def read_spec(directory: Path) -> TrialSpec:
 
 
 def read_progress(directory: Path) -> TrialProgress:
-    """The last progress written, or the initial state where there is none yet."""
+    """The last progress written, or the initial progress if there is none yet."""
     path = directory / PROGRESS
     return TrialProgress.model_validate_json(path.read_bytes()) if path.exists() else TrialProgress()
 

@@ -1,7 +1,7 @@
-"""The state of a training run in one file, so that a killed trial continues where it was.
+"""Reads and writes the state of a training run as one file, from which a killed trial can resume.
 
-Reading and writing only: what a state consists of is decided by `Training.state_dict`. A file belongs to one identity
-(dataset, configuration, seed, version of torch) and is refused for every other.
+`Training.state_dict` decides what a state contains. A file belongs to one identity (dataset, configuration, seed and
+torch version); `read_state` refuses it for any other.
 """
 
 import json
@@ -23,13 +23,13 @@ BEST_PREFIX = "best."
 
 @dataclass(frozen=True, eq=False)
 class TrainingState:
-    """A run after the last epoch of `curve`."""
+    """The state of a run after the last epoch of `curve`."""
 
-    identity: str  # of the run that it can continue
+    identity: str  # of the run that can resume from this state
     curve: list[EpochRecord]
     best_epoch: int  # 1 = first
-    best_weights: dict[str, Tensor]  # those of `best_epoch`
-    training: dict[str, Any]  # Training.state_dict(): tensors, and numbers that JSON can hold
+    best_weights: dict[str, Tensor]  # weights after `best_epoch`
+    training: dict[str, Any]  # Training.state_dict(): tensors, and values that JSON can represent
 
 
 def write_state(path: Path, state: TrainingState) -> None:
@@ -50,15 +50,15 @@ def write_state(path: Path, state: TrainingState) -> None:
 
 
 def read_state(path: Path, identity: str) -> TrainingState:
-    """The state in a file; StateError where it cannot be read or belongs to a run of another identity."""
+    """The state in a file; StateError if it cannot be read or belongs to another identity."""
     try:
         with safe_open(path, framework="pt") as file:
             header: dict[str, Any] = json.loads((file.metadata() or {}).get(METADATA, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
-        raise StateError(f"{str(path)!r} cannot be read as a training state ({error}); start from scratch") from None
+        raise StateError(f"{str(path)!r} cannot be read as a training state ({error}); train from scratch") from None
     if header.pop("identity", None) != identity:
-        raise StateError(f"{str(path)!r} belongs to another trial, dataset or version; start from scratch")
+        raise StateError(f"{str(path)!r} belongs to another trial, dataset or torch version; train from scratch")
     best = {name.removeprefix(BEST_PREFIX): tensors.pop(name) for name in list(tensors) if name.startswith(BEST_PREFIX)}
     curve = [EpochRecord(**record) for record in header.pop("curve")]
     return TrainingState(identity, curve, header.pop("best"), best, {**header, **tensors})

@@ -1,4 +1,4 @@
-"""Training, stopped early on the validation NDCG@10 of the bare model: scoring knobs never reach the weights."""
+"""Training with early stopping on the validation NDCG@10 of the bare model; scoring knobs never affect the weights."""
 
 import math
 import time
@@ -18,7 +18,7 @@ from ..models.config import TrialConfig, train_hash
 from ..models.sequence_model import SequenceModel
 from .averaging import WeightAverage
 from .batches import TrainBatch, TrainBatches
-from .captured import FixedSteps, obstacle
+from .captured import FixedSteps, capture_obstacle
 from .checkpoint import copy_weights, restore_weights
 from .errors import TrainingError
 from .evaluate import evaluate_validation
@@ -31,13 +31,13 @@ from .spec import EpochRecord
 from .state import TrainingState, read_state, write_state
 
 OnEpoch = Callable[[EpochRecord], None]
-SAVE_EVERY_SECONDS = 20.0  # a state is written in a fraction of a second; a killed trial loses no more than this
-CHECK_EVERY = 50  # steps between two looks at the loss: looking waits for the device
+SAVE_EVERY_SECONDS = 20.0  # a killed trial loses about this much work; a write takes a fraction of a second
+CHECK_EVERY = 50  # steps between two checks of the loss, each of which waits for the device
 
 
 @dataclass(frozen=True, eq=False)
 class FitResult:
-    """A trained model with the weights of its best epoch, and how it got there."""
+    """A trained model with the weights of its best epoch, and its training curve."""
 
     model: SequenceModel
     curve: list[EpochRecord]
@@ -54,11 +54,11 @@ def fit(
     resume_from: Path | None = None,
     save_every: float = SAVE_EVERY_SECONDS,
 ) -> FitResult:
-    """Train until `epochs` or until `patience` epochs in a row brought no better validation NDCG@10.
+    """Train for `epochs`, or until `patience` consecutive epochs have not improved the validation NDCG@10.
 
-    save_to: where the training state goes, after an epoch that ends `save_every` seconds or more after the last write.
-    resume_from: a state to continue; `on_epoch` is called for new epochs only, the result's curve has them all.
-    TrainingError when the loss or a score stops being finite, and for a state of another run.
+    save_to: file for the training state, written after an epoch, at most once every `save_every` seconds.
+    resume_from: a state to resume from; `on_epoch` is called for new epochs only, the result's curve contains all.
+    TrainingError if the loss or a score is not finite, StateError if the state is damaged or of another run.
     """
     training = Training(config, dataset, seed, device)
     curve: list[EpochRecord] = []
@@ -83,10 +83,10 @@ def fit(
 
 
 class Training:
-    """What an epoch works on: the model, its optimizer, the batches and the source of negatives.
+    """The objects that an epoch uses: the model, its optimizer, the batches and the objective.
 
-    Five independent streams of random numbers follow from `seed`: weights, order of examples, negatives, augmentation,
-    and dropout, which draws from torch's global generator (seeded here).
+    `seed` determines five independent random streams: initial weights, order of examples, negatives, augmentation and
+    dropout. Dropout draws from torch's global generator, which the constructor seeds.
     """
 
     def __init__(self, config: TrialConfig, dataset: PreparedDataset, seed: int, device: torch.device) -> None:
@@ -99,18 +99,18 @@ class Training:
         self.batches = TrainBatches(dataset, config, device, seeds[1], seeds[4])
         self.negatives = torch.Generator(device).manual_seed(seeds[2])
         self.objective = Objective(config, dataset, device, self.negatives)
-        self.fixed = None
-        if device.type == "cuda" and not obstacle(config, dataset.num_items):
-            self.fixed = FixedSteps(self.batches, (self.negatives,))
+        self.fixed_steps = None
+        if device.type == "cuda" and not capture_obstacle(config, dataset.num_items):
+            self.fixed_steps = FixedSteps(self.batches, (self.negatives,))
         self.step = 0
-        self.total = torch.zeros((), dtype=torch.float64, device=device)  # of the epoch's losses, over all positions
+        self.total = torch.zeros((), dtype=torch.float64, device=device)  # sum of the epoch's losses over all positions
         torch.manual_seed(seeds[3])
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that an epoch changes, by name: tensors (the live ones, not copies) and one number.
+        """Everything that an epoch changes, by name: the tensors themselves, not copies, and one number.
 
-        Loaded into a new `Training` of the same identity it makes the next epoch equal, bit for bit on a CPU, to that
-        of a run which was not interrupted.
+        A new `Training` of the same identity that loads this state continues as if the run had not been interrupted,
+        bit for bit on a CPU.
         """
         random = {f"random.{name}": generator.get_state() for name, generator in self._generators().items()}
         random["random.default"] = torch.get_rng_state()
@@ -120,7 +120,7 @@ class Training:
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue after the epoch at whose end `state_dict` returned `state`; torch's global generator is set, too."""
+        """Restore the state that `state_dict` returned after an epoch, including torch's global generator."""
         for name, tensor in self._tensors().items():
             tensor.copy_(state[name])
         for name, generator in self._generators().items():
@@ -130,18 +130,18 @@ class Training:
             torch.cuda.set_rng_state(state["random.cuda"], self.device)
         if self.average:
             self.average.step = state["average_step"]
-        self.step = int(self.optimizer.steps[0])  # the optimizer counts the same steps, one for each batch
+        self.step = int(self.optimizer.steps[0])  # the optimizer counts the same steps, one per batch
 
     def _tensors(self) -> dict[str, Tensor]:
-        """The live tensors that a step changes; those that do not have a name of their own are numbered."""
+        """The tensors that a step changes, by group and index."""
         groups = {
             "weight": [parameter.detach() for parameter in self.optimizer.parameters],
-            "mean": self.optimizer.means,
-            "square": self.optimizer.squares,
+            "mean": self.optimizer.first_moments,
+            "square": self.optimizer.second_moments,
             "step": self.optimizer.steps,
             "average": self.average.averages if self.average else [],
         }
-        return {f"{group}.{place}": tensor for group, tensors in groups.items() for place, tensor in enumerate(tensors)}
+        return {f"{group}.{index}": tensor for group, tensors in groups.items() for index, tensor in enumerate(tensors)}
 
     def _generators(self) -> dict[str, torch.Generator]:
         return {
@@ -151,24 +151,24 @@ class Training:
         }
 
     def epoch(self) -> float:
-        """One pass over the examples; the mean loss per supervised position. TrainingError if it is not finite."""
+        """Train for one pass over the examples; returns the mean loss per position. TrainingError if it diverges."""
         self.model.train()
         self.total.zero_()
         count = 0
         for number, num_targets in enumerate(self._steps(), 1):
             self.step += 1
             count += num_targets
-            if number % CHECK_EVERY == 0:  # now and then: no waiting for the device in between
+            if number % CHECK_EVERY == 0:  # the steps in between do not wait for the device
                 self._check(float(self.total), number)
         self._check(float(self.total), self.batches.num_batches)
         return float(self.total) / count
 
     def evaluated_weights(self) -> AbstractContextManager[None]:
-        """Inside, the model has the weights that are evaluated and kept: the averaged ones where there are any."""
+        """A context in which the model has the weights to evaluate and save: averaged if `ema_decay` is set."""
         return self.average.applied() if self.average else nullcontext()
 
     def take_step(self, batch: TrainBatch, factor: float | Tensor, share: float | Tensor) -> None:
-        """Forward, backward, optimizer and weight average on one batch; its loss is added to `total`."""
+        """Train on one batch: forward, backward, optimizer, weight average; the loss is added to `total`."""
         self.optimizer.zero_grad()
         loss = self.loss(batch)
         with threads_for(self._encoder_size(batch)):
@@ -179,22 +179,22 @@ class Training:
         self.total += loss.detach() * batch.num_targets
 
     def _steps(self) -> Iterator[int]:
-        """An epoch, step by step; after each comes its number of supervised positions."""
+        """Run the steps of an epoch; yields the number of supervised positions of each step."""
         rates = [self._rates(self.step + number) for number in range(self.batches.num_batches)]
-        if self.fixed:
-            yield from self.fixed.epoch(self.take_step, rates)
+        if self.fixed_steps:
+            yield from self.fixed_steps.epoch(self.take_step, rates)
             return
         for batch, (factor, share) in zip(self.batches.epoch(), rates, strict=True):
             self.take_step(batch, factor, share)
             yield len(batch.targets)
 
     def _rates(self, step: int) -> tuple[float, float]:
-        """The factor on the learning rate, and the share of the new weights in their average, of one step."""
+        """The learning-rate factor of a step, and the share of the new weights in the weight average."""
         share = self.average.next_share() if self.average else 0.0
         return lr_factor(self.config, step, self.batches.num_batches), share
 
     def loss(self, batch: TrainBatch) -> Tensor:
-        """The loss of a batch, ()."""
+        """The loss of a batch, a scalar ()."""
         encoder_size = self._encoder_size(batch)
         with threads_for(encoder_size):
             states = batch.supervised(self.model(batch.inputs))
@@ -208,20 +208,20 @@ class Training:
         return loss
 
     def _encoder_size(self, batch: TrainBatch) -> int:
-        """Numbers in one layer's states."""
+        """The number of elements in the states of one layer."""
         return len(batch.inputs.items) * self.config.hidden_dim
 
     def _check(self, total: float, batches: int) -> None:
         if not math.isfinite(total):
             epoch = (self.step - 1) // self.batches.num_batches + 1
             raise TrainingError(
-                f"the training loss must stay finite; it was not within {batches} steps of epoch {epoch}: "
+                f"the training loss must stay finite; it diverged within {batches} steps of epoch {epoch}: "
                 f"{_likely_cause(self.config)}"
             )
 
 
 def _likely_cause(config: TrialConfig) -> str:
-    """What to change first in a configuration that diverged."""
+    """The knobs to change first in a configuration that diverged."""
     lr = f"lr={config.lr:g} may be too high"
     if config.temperature < 0.02 or (config.scores == "dot" and config.temperature < 0.5):
         lr = f"temperature={config.temperature:g} may be too low for {config.scores} scores, or {lr}"

@@ -1,4 +1,4 @@
-"""A running trial: how far it has come, and the one place where its result is written."""
+"""The progress of a running trial, and the one place that writes its result."""
 
 import os
 import threading
@@ -11,7 +11,7 @@ from .spec import PROGRESS, RESULT, EpochRecord, TrialProgress, TrialResult, wri
 
 
 class Trial:
-    """The progress and the future result of the trial in `directory`."""
+    """The progress and the result so far of the trial in `directory`."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -26,12 +26,12 @@ class Trial:
         return time.perf_counter() - self.started
 
     def report(self, **changes: object) -> None:
-        """Replace progress.json by the last progress with `changes`."""
+        """Apply `changes` to the progress and replace progress.json."""
         self.progress = self.progress.model_copy(update={**changes, "seconds": self.seconds()})
         write_model(self.directory / PROGRESS, self.progress)
 
     def add_epoch(self, record: EpochRecord) -> None:
-        """Count a finished epoch: also a trial that fails later has used its seconds."""
+        """Record a finished epoch, so that the result of a trial that fails later still contains its seconds."""
         curve = [*self.result.curve, record]
         self.record(
             curve=curve,
@@ -46,11 +46,11 @@ class Trial:
         )
 
     def record(self, **changes: object) -> None:
-        """Add what has become known to the result to be written."""
+        """Set fields of the result that `finish` will write."""
         self.result = self.result.model_copy(update=changes)
 
     def finish(self, cause: str | None = None, *, machine_fault: bool = False) -> bool:
-        """Write result.json, failed if there is a `cause`; False if another thread is writing it already."""
+        """Write result.json, failed if a `cause` is given; returns False if another thread already writes it."""
         if not self._finishing.acquire(blocking=False):
             return False
         if self._watchdog:
@@ -63,15 +63,15 @@ class Trial:
         return True
 
     def limit(self, wall_seconds: float) -> None:
-        """End the whole process with a failed result if the trial is not finished `wall_seconds` from now."""
+        """Start a watchdog that ends the process with a failed result if the trial exceeds `wall_seconds`."""
 
         def expire() -> None:
             cause = (
-                f"ran past the wall-clock limit of {wall_seconds:g} s in epoch {self.progress.epoch + 1} of "
+                f"exceeded the wall-clock limit of {wall_seconds:g} s in epoch {self.progress.epoch + 1} of "
                 f"{self.progress.epochs}; lower epochs, hidden_dim or num_blocks, or raise batch_size"
             )
             if self.finish(cause):
-                os._exit(1)  # the main thread may be deep inside a kernel
+                os._exit(1)  # the main thread may be inside a long kernel call
 
         self._watchdog = threading.Timer(wall_seconds, expire)
         self._watchdog.daemon = True

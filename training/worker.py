@@ -1,18 +1,18 @@
 """The process that runs trials: `python -P -m virtualmle.training.worker DIRECTORY [INBOX SECONDS]`.
 
-The files are those of `spec.py`; `pipeline.py` is what a trial does. Whatever happens short of a kill, the directory
-ends with one result.json: finished, or failed with a sentence that says why. SIGTERM ends the process at once and
-leaves none.
+`spec.py` lists the files in DIRECTORY, and `pipeline.py` does the work of a trial. The process writes exactly
+one result.json per trial, unless it is killed: finished, or failed with a sentence that gives the cause. SIGTERM ends
+the process immediately, without a result.
 
-With an inbox the process stays for SECONDS after a trial that finished, torch and the dataset loaded, and takes the
-next trial that is offered there (`inbox.py`). It leaves after a failure, and when the inbox is gone.
+With an inbox the process waits for up to SECONDS after a finished trial, with torch and the dataset loaded, and runs
+the next trial that is offered in the inbox (`inbox.py`). It exits after a failed trial, and if the inbox is deleted.
 """
 
 import gc
 import os
 
-# Read when torch loads OpenMP. Threads that spin at every barrier make an epoch seven times slower on a machine whose
-# other core is busy; threads that sleep cost nothing measurable on an idle one.
+# torch reads this variable when it loads OpenMP. Threads that spin at every barrier make an epoch seven times slower
+# on a machine whose other core is busy; threads that sleep have no measurable cost on an idle machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import errno
@@ -31,26 +31,26 @@ from .spec import LOG, RESULT, read_spec
 from .trial import Trial
 
 MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE)
-"""Errors of the system that every trial here would meet: no disk space, a read-only or failing disk, no files left."""
+"""System errors that would hit any trial here: no disk space, a read-only or failing disk, too many open files."""
 
 
 def main(directory: Path, inbox: Path | None = None, seconds: float = 0.0) -> int:
-    """Run the trial in `directory`, then those that come into `inbox`; exit status 0 if the last one finished."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # whatever the parent had set: a cancelled trial is gone at once
+    """Run the trial in `directory`, then the trials from `inbox`; returns the exit code, 0 if the last one finished."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a parent may have changed it, and cancelling must end the process
     if (directory / RESULT).exists():
-        sys.exit(f"{str(directory)!r} has a {RESULT} already; start a new trial")
+        sys.exit(f"{str(directory)!r} already contains {RESULT}; start a new trial")
     while _run_one(directory):
         gc.collect()
-        following = take_order(inbox, seconds) if inbox else None
-        if following is None:
+        next_directory = take_order(inbox, seconds) if inbox else None
+        if next_directory is None:
             return 0
-        directory = following
+        directory = next_directory
         _log_to(directory / LOG)
     return 1
 
 
 def _run_one(directory: Path) -> bool:
-    """Run the trial in `directory`; whether it finished."""
+    """Run the trial in `directory`; returns whether it finished."""
     trial = Trial(directory)
     cause, machine_fault = None, False
     try:
@@ -59,24 +59,24 @@ def _run_one(directory: Path) -> bool:
         run(trial, spec)
     except VirtualMLEError as error:
         cause, machine_fault = str(error), isinstance(error, MachineError)
-    except Exception as error:  # the outermost handler: the traceback goes to the log, the sentence to the agent
+    except Exception as error:  # outermost handler: the log gets the traceback, the agent one sentence
         traceback.print_exc()
         machine_fault = isinstance(error, OSError) and error.errno in MACHINE_ERRORS
         kind = "the machine failed" if machine_fault else "internal error"
         cause = _memory_cause(error) or f"{kind}: {type(error).__name__}: {error}"
     if not trial.finish(cause, machine_fault=machine_fault):
-        threading.Event().wait(60)  # the watchdog is writing the result, and then ends the process
+        threading.Event().wait(60)  # the watchdog writes the result and then ends the process
     return cause is None
 
 
 def _memory_cause(error: Exception) -> str | None:
-    """A sentence if `error` says that memory ran out; torch's CPU allocator says it by a bare RuntimeError."""
+    """A cause if memory ran out, else None; torch's CPU allocator raises a plain RuntimeError for it."""
     exhausted = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
     return "out of memory; lower batch_size, num_negatives, hidden_dim or max_len" if exhausted else None
 
 
 def _log_to(path: Path) -> None:
-    """Send what this process prints to another file from now on."""
+    """Redirect standard output and standard error of this process to `path`."""
     sys.stdout.flush()
     sys.stderr.flush()
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -86,5 +86,5 @@ def _log_to(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    given = sys.argv[1:]
-    sys.exit(main(Path(given[0]), *((Path(given[1]), float(given[2])) if len(given) > 1 else ())))
+    arguments = sys.argv[1:]
+    sys.exit(main(Path(arguments[0]), *((Path(arguments[1]), float(arguments[2])) if len(arguments) > 1 else ())))

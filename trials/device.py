@@ -1,4 +1,4 @@
-"""Whether a CUDA device that a person asked for can be used, asked in a process of its own before any trial runs."""
+"""A check that a requested CUDA device can be used, in a separate process and before any trial runs."""
 
 import os
 import subprocess
@@ -9,16 +9,16 @@ from ..data.errors import MachineError
 PROBE = """
 import sys, torch
 if not torch.cuda.is_available():
-    sys.exit("torch sees no CUDA device")
+    sys.exit("torch finds no CUDA device")
 torch.zeros(1, device=sys.argv[1])
 """
 PROBE_SECONDS = 120.0  # a first import of torch from a cold network disk takes a minute
 
 
 def check_device(device: str) -> None:
-    """Raise MachineError where `device` names a CUDA device that torch cannot use; other devices are not checked.
+    """Raise MachineError if `device` names a CUDA device that torch cannot use; other devices are not checked.
 
-    This process stays free of torch: another one imports it, which takes a few seconds.
+    A child process imports torch, which takes a few seconds, so that this process does not.
     """
     if not device.startswith("cuda"):
         return
@@ -30,10 +30,10 @@ def check_device(device: str) -> None:
             env=environment, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        return  # a slow disk says nothing about the device; the first trial will tell
+        return  # a slow disk says nothing about the device; the first trial checks it again
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise MachineError(
-            f"device={device!r} cannot be used here: {last}; `virtualmle doctor` shows what torch sees, "
-            "--device cpu trains without a GPU"
+            f"device={device!r} cannot be used here: {last}; `virtualmle doctor` shows the devices that torch finds, "
+            "and --device cpu trains without a GPU"
         )

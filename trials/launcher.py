@@ -1,12 +1,12 @@
-"""A trial as an operating-system process: start it, look at it, stop it.
+"""A trial as an operating-system process: launch, poll and cancel.
 
-Everything known about a trial lies in its directory (training/spec.py lists the worker's files), so any process may
-ask, also one that starts after the launching server was killed. Added here:
+The state of a trial is in its directory (training/spec.py lists the worker's files), so any process can poll it, even
+one that starts after the launching server was killed. This module adds two files:
 
     lease.json   pid, start time and deadline of the worker
-    stop.json    who stopped it and why: cancelled, over its time, or never started
+    stop.json    why the trial was stopped: cancelled, past its deadline, or not started
 
-A worker outlives its server: nothing here ties the one to the other.
+A worker does not depend on its server and outlives it.
 """
 
 import contextlib
@@ -50,18 +50,18 @@ from .lease import (
     lease_of,
     read_lease,
 )
-from .log_tail import ending, last_lines
+from .log_tail import describe_exit, last_lines
 from .warm import clear, hand_over, register
 
 WORKER = "virtualmle.training.worker"
 STOP = "stop.json"
 
-LEAST_FREE_BYTES = 2**20  # with less on its disk, a worker can hardly write a result
-START_GRACE_SECONDS = 30.0  # between the order for a trial and its lease lie milliseconds, more on a loaded machine
+MIN_FREE_BYTES = 2**20  # a crash with less free disk space is attributed to the full disk
+START_GRACE_SECONDS = 30.0  # from the request for a trial to its lease: usually milliseconds, longer under load
 
 
 class TrialState(BaseModel):
-    """Where a trial stands. `result` is there when the worker wrote one; `cause` when it crashed."""
+    """The state of a trial. `result` is set if the worker wrote one, `cause` if the trial crashed or was cancelled."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -69,12 +69,12 @@ class TrialState(BaseModel):
     progress: TrialProgress = TrialProgress()
     result: TrialResult | None = None
     cause: str | None = None
-    machine_fault: bool = False  # of a crash: the machine is at fault, not the configuration
-    seconds: float = 0.0  # wall seconds of the process so far, or until its last sign of life
+    machine_fault: bool = False  # of a crash: the machine is the cause, not the configuration
+    seconds: float = 0.0  # wall-clock seconds so far, or until the last change of its files
 
 
 class Stop(BaseModel):
-    """Why a trial was ended from outside."""
+    """Why another process stopped the trial: the content of stop.json."""
 
     status: Literal["crashed", "cancelled"]
     cause: str
@@ -91,21 +91,21 @@ def launch(
     keep_warm: float = 0.0,
     cwd: Path | None = None,
 ) -> None:
-    """Have `spec` run in `directory`, by the warm worker of `inbox` or a new process; returns at once.
+    """Run `spec` in `directory`, in the warm worker of `inbox` or in a new process; returns immediately.
 
-    With an inbox a new process stays for `keep_warm` seconds after its trial, for the next one (`warm.py`). `cwd`: the
-    working directory of a new process, by default the trial's own; this process's may have been deleted. Raises
-    TrialError where the directory already holds a trial, MachineError where it cannot be written or no process can be
-    started.
+    With an inbox, a new process waits for up to `keep_warm` seconds after its trial for the next one (`warm.py`).
+    `cwd`: the working directory of a new process, by default that of the trial, because this process's own may have
+    been deleted. TrialError if the directory already holds a trial, MachineError if it cannot be written or no process
+    can be started.
     """
-    if directory.is_dir() and any(directory.iterdir()):  # any file of an earlier trial would pass for one of this
-        raise TrialError(f"{directory} already holds a trial; a handle is never used again: ask for a new trial")
+    if directory.is_dir() and any(directory.iterdir()):  # files of an earlier trial would count as files of this one
+        raise TrialError(f"{directory} already holds a trial; a handle is never reused: start a new trial")
     try:
         directory.mkdir(parents=True, exist_ok=True)
         write_model(directory / SPEC, spec)
         if inbox is None or not hand_over(spec, directory.resolve(), inbox):
             _start(spec, directory.resolve(), module, inbox, keep_warm, cwd or directory.resolve())
-        elif (directory / STOP).exists():  # cancelled while the worker took it
+        elif (directory / STOP).exists():  # cancelled while the worker claimed the trial
             cancel(directory)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -117,14 +117,14 @@ def launch(
 
 
 def poll(directory: Path, *, asked_at: float | None = None) -> TrialState:
-    """Where the trial in `directory` stands, from its files and the process table.
+    """The state of the trial in `directory`, from its files and the process table.
 
-    asked_at: when the trial was ordered, in seconds since the epoch; it gives a trial whose directory does not exist
-    yet its time to start. A worker that has outlived its deadline is killed here. Raises nothing for a trial in any
-    state: what cannot be read counts as a crash, with its cause.
+    asked_at: when the trial was requested, in seconds since the epoch; a trial whose directory does not exist yet
+    counts as running for START_GRACE_SECONDS from then. A worker past its deadline is killed here. Raises no error for
+    missing or damaged files: the trial then counts as crashed, with a cause.
     """
     lease = _lease(directory)
-    alive = lease is not None and is_held(lease)  # before the result: a worker writes it, then ends
+    alive = lease is not None and is_held(lease)  # checked before the result: a worker writes its result, then exits
     try:
         result = _result(directory)
     except ValueError:
@@ -135,7 +135,7 @@ def poll(directory: Path, *, asked_at: float | None = None) -> TrialState:
         return TrialState(status="finished", progress=_progress(directory), result=result, seconds=seconds)
     stop = _read_stop(directory)
     if lease is not None and alive and result is None:
-        return _look_at_running(directory, lease, stop)
+        return _check_running(directory, lease, stop)
     if stop is not None:
         return TrialState(status=stop.status, progress=_progress(directory), cause=stop.cause,
                           machine_fault=stop.machine_fault, seconds=_seconds(directory, lease, stop))
@@ -147,9 +147,9 @@ def poll(directory: Path, *, asked_at: float | None = None) -> TrialState:
 
 
 def cancel(directory: Path) -> TrialState:
-    """Stop the trial and return its final state; a trial that is over already stays what it is.
+    """Stop the trial and return its final state; a trial that is already over does not change.
 
-    The order is on disk before the signal is sent, so that whoever looks next sees a cancelled trial, not a crash.
+    stop.json is written before the signal is sent, so that the next poll reports a cancelled trial, not a crash.
     """
     state = poll(directory)
     if state.status != "running":
@@ -164,33 +164,33 @@ def cancel(directory: Path) -> TrialState:
 def _start(
     spec: TrialSpec, directory: Path, module: str, inbox: Path | None, keep_warm: float, cwd: Path
 ) -> None:
-    stay: list[str] = []
+    warm_arguments: list[str] = []
     if inbox is not None and keep_warm > 0:
         clear(inbox)
-        stay = [str(inbox.resolve()), f"{keep_warm:g}"]
+        warm_arguments = [str(inbox.resolve()), f"{keep_warm:g}"]
     with (directory / LOG).open("ab") as log:
         child = subprocess.Popen(
-            [sys.executable, *WORKER_OPTIONS, module, str(directory), *stay],
+            [sys.executable, *WORKER_OPTIONS, module, str(directory), *warm_arguments],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             env=_environment(),
             cwd=cwd,
-            start_new_session=True,  # a closed terminal or a killed server does not take the worker along
+            start_new_session=True,  # the worker survives a closed terminal and a killed server
         )
     lease = lease_of(psutil.Process(child.pid), spec.wall_seconds)
     adopt_child(directory, child)
     write_model(directory / LEASE, lease)
-    if inbox is not None and stay:
+    if inbox is not None and warm_arguments:
         register(inbox, lease)
     if (directory / STOP).exists():  # cancelled before there was a process to cancel
         end_group(lease)
 
 
 def _environment() -> dict[str, str]:
-    """The environment of a worker: ours, whose import path holds elsewhere too, and with file names in UTF-8."""
+    """The environment of a worker: that of this process, with absolute import paths and file names in UTF-8."""
     given = os.environ.get("PYTHONPATH", "")
-    with contextlib.suppress(FileNotFoundError):  # our working directory is gone: relative entries lead nowhere anyway
+    with contextlib.suppress(FileNotFoundError):  # the working directory was deleted, so relative entries are useless
         given = os.pathsep.join(os.path.abspath(entry) for entry in given.split(os.pathsep) if entry)
     path = {"PYTHONPATH": given} if given else {}
     return {**os.environ, **path, "PYTHONSAFEPATH": "1", "PYTHONUTF8": "1"}
@@ -206,19 +206,19 @@ def _lease(directory: Path) -> Lease | None:
     except (psutil.NoSuchProcess, TrialError):
         return None
     if lease is not None:
-        with contextlib.suppress(OSError):  # a full disk: the process can be found again next time
+        with contextlib.suppress(OSError):  # disk full: the next poll finds the process again
             write_model(directory / LEASE, lease)
     return lease
 
 
-def _look_at_running(directory: Path, lease: Lease, stop: Stop | None) -> TrialState:
+def _check_running(directory: Path, lease: Lease, stop: Stop | None) -> TrialState:
     now = time.time()
-    late = stop is None and now > lease.deadline
-    if late:
+    overdue = stop is None and now > lease.deadline
+    if overdue:
         limit = lease.deadline - lease.since
-        _write_stop(directory, "crashed", f"killed: still running {limit:.0f} s after its start; ask for fewer epochs")
-    forgotten = stop is not None and now > stop.at + 2 * TERM_SECONDS  # whoever ordered the stop died too early
-    if (late or forgotten) and end_group(lease):
+        _write_stop(directory, "crashed", f"killed: still running {limit:.0f} s after its start; use fewer epochs")
+    incomplete = stop is not None and now > stop.at + 2 * TERM_SECONDS  # the process that stopped the trial died first
+    if (overdue or incomplete) and end_group(lease):
         return poll(directory)
     return TrialState(status="running", progress=_progress(directory), seconds=now - lease.since)
 
@@ -232,10 +232,10 @@ def _write_stop(
 def _ended_without_result(directory: Path, lease: Lease | None, asked_at: float | None) -> TrialState:
     if lease is None:
         return _never_started(directory, asked_at)
-    began = (directory / PROGRESS).exists()  # the first thing that a worker writes, before it reads any data
+    began = (directory / PROGRESS).exists()  # a worker writes this file first, before it reads any data
     full = _disk_is_full(directory)
-    what = "worker ended without a result" if began else "the worker ended before it could read its trial"
-    cause = f"{what}{ending(exit_code(directory), began=began)}{last_lines(directory / LOG)}"
+    event = "worker ended without a result" if began else "the worker ended before it could read its trial"
+    cause = f"{event}{describe_exit(exit_code(directory), began=began)}{last_lines(directory / LOG)}"
     return TrialState(
         status="crashed",
         progress=_progress(directory),
@@ -246,31 +246,31 @@ def _ended_without_result(directory: Path, lease: Lease | None, asked_at: float 
 
 
 def _disk_is_full(directory: Path) -> bool:
-    return shutil.disk_usage(directory).free < LEAST_FREE_BYTES
+    return shutil.disk_usage(directory).free < MIN_FREE_BYTES
 
 
 def _never_started(directory: Path, asked_at: float | None) -> TrialState:
-    known = (_modified(directory / SPEC), _modified(directory), asked_at)
-    since = next((moment for moment in known if moment is not None), None)
+    moments = (_modified(directory / SPEC), _modified(directory), asked_at)
+    since = next((moment for moment in moments if moment is not None), None)
     if since is not None and time.time() - since < START_GRACE_SECONDS:
         return TrialState(status="running")
     return TrialState(status="crashed", cause="the worker was never started; run the same trial again")
 
 
 def _result(directory: Path) -> TrialResult | None:
-    """The result, if there is one; ValueError where it is damaged or claims to be finished without a figure."""
+    """The result, if there is one; ValueError if it is damaged, or finished without finite metrics."""
     result = read_result(directory)
     if result is not None and result.status == "finished":
-        figures = [*result.metrics.values(), result.metrics.get("ndcg@10", math.nan)]
-        if not all(map(math.isfinite, figures)):
-            raise ValueError("a finished trial has finite metrics")
+        metrics = [*result.metrics.values(), result.metrics.get("ndcg@10", math.nan)]
+        if not all(map(math.isfinite, metrics)):
+            raise ValueError("a finished trial must have finite metrics")
     return result
 
 
 def _progress(directory: Path) -> TrialProgress:
     try:
         return read_progress(directory)
-    except ValidationError:  # a damaged file says nothing about the trial itself
+    except ValidationError:  # damaged progress does not make the trial a crash
         return TrialProgress()
 
 
@@ -279,18 +279,18 @@ def _read_stop(directory: Path) -> Stop | None:
     try:
         return Stop.model_validate_json(path.read_bytes()) if path.exists() else None
     except ValidationError:
-        return Stop(status="crashed", cause="ended from outside; its stop.json is damaged", at=path.stat().st_mtime)
+        return Stop(status="crashed", cause="the trial was stopped; its stop.json is damaged", at=path.stat().st_mtime)
 
 
 def _seconds(directory: Path, lease: Lease | None = None, stop: Stop | None = None) -> float:
     if lease is None:
         return 0.0
     end = stop.at if stop else max(_modified(directory / name) or 0.0 for name in (LOG, PROGRESS, RESULT))
-    return min(max(0.0, end - lease.since), _longest(directory, lease))
+    return min(max(0.0, end - lease.since), _max_seconds(directory, lease))
 
 
-def _longest(directory: Path, lease: Lease) -> float:
-    """What a trial can last at most: a lease with an absurd start must not spend the session's budget."""
+def _max_seconds(directory: Path, lease: Lease) -> float:
+    """Upper bound on a trial's seconds: a wrong start time in a lease must not use up the session's budget."""
     try:
         return read_spec(directory).wall_seconds + WALL_SLACK_SECONDS
     except TrialError:

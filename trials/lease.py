@@ -1,7 +1,7 @@
-"""Who runs a trial: the lease on disk, and whether its holder still lives.
+"""The lease on a trial: which process runs it, whether that process is alive, and how to end it.
 
-A process is known by its pid *and* its start time, because pids are used again. A zombie counts as dead. Every
-process may ask, so a restarted server finds the workers of the one before it.
+A process is identified by its pid *and* its start time, because the system reuses pids. A zombie counts as dead. Any
+process can read a lease, so a restarted server finds the workers of its predecessor.
 """
 
 import contextlib
@@ -16,15 +16,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 LEASE = "lease.json"
 
-START_TOLERANCE_SECONDS = 5.0  # start times are derived from the wall clock, which may be set while a worker runs
-WALL_SLACK_SECONDS = 30.0  # the worker's own watchdog acts first: it starts only after torch is imported
-TERM_SECONDS = 3.0  # from SIGTERM to SIGKILL: enough to write a last line, short enough to wait for
-KILL_SECONDS = 5.0  # for SIGKILL to act; a process stuck inside a driver may outlast it
-POLL_SECONDS = 0.05  # between two looks at a dying process
+START_TOLERANCE_SECONDS = 5.0  # start times derive from the wall clock, which may be adjusted while a worker runs
+WALL_SLACK_SECONDS = 30.0  # the worker's watchdog must act first, and starts only after the import of torch
+TERM_SECONDS = 3.0  # from SIGTERM to SIGKILL: long enough for a last log line, short enough to wait for
+KILL_SECONDS = 5.0  # for SIGKILL to take effect; a process stuck in a driver may take longer
+POLL_SECONDS = 0.05  # between two checks of an ending process
 
-WORKER_OPTIONS = ["-P", "-m"]  # how a worker's command line begins after the interpreter
+WORKER_OPTIONS = ["-P", "-m"]  # the first arguments of a worker's command line, after the interpreter
 
-_children: dict[str, "subprocess.Popen[bytes]"] = {}  # by directory: workers started here, to be reaped here
+_children: dict[str, "subprocess.Popen[bytes]"] = {}  # workers that this process started and must reap, by directory
 
 
 class Lease(BaseModel):
@@ -32,25 +32,25 @@ class Lease(BaseModel):
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
-    pid: int = Field(gt=0)  # to signal group 0 would be to signal our own
+    pid: int = Field(gt=0)  # a signal to group 0 would reach our own process group
     created: float  # start time of the process
-    started: float = 0.0  # when it took this trial; 0 = when it was created
-    deadline: float  # beyond it the process is killed
+    started: float = 0.0  # when it claimed this trial; 0 = same as `created`
+    deadline: float  # the process is killed after this time
 
     @property
     def since(self) -> float:
-        """When this trial began."""
+        """When this trial started."""
         return self.started or self.created
 
 
 def lease_of(process: psutil.Process, wall_seconds: float) -> Lease:
-    """The lease that `process` holds on a trial of at most `wall_seconds`."""
+    """The lease of a new `process` on a trial of at most `wall_seconds`."""
     created = process.create_time()
     return Lease(pid=process.pid, created=created, deadline=created + wall_seconds + WALL_SLACK_SECONDS)
 
 
 def read_lease(directory: Path) -> Lease | None:
-    """The lease on a trial, or None where there is none (or only one that cannot be read)."""
+    """The lease on a trial, or None if there is none or it cannot be read."""
     try:
         return Lease.model_validate_json((directory / LEASE).read_bytes())
     except (OSError, ValidationError):
@@ -64,26 +64,26 @@ def adopt_child(directory: Path, child: "subprocess.Popen[bytes]") -> None:
 
 
 def share_child(pid: int, directory: Path) -> None:
-    """A worker started by this process is given the trial in another directory: its exit code is known there too."""
+    """Register a worker of this process for another trial directory, so that its exit code is known there too."""
     for child in list(_children.values()):
         if child.pid == pid:
             _children[str(directory.resolve())] = child
 
 
 def reap_children() -> None:
-    """Collect the exit codes of our own workers: an uncollected one stays a zombie as long as we live."""
+    """Collect the exit codes of ended workers of this process; without this they would remain zombies."""
     for child in list(_children.values()):
         child.poll()
 
 
 def exit_code(directory: Path) -> int | None:
-    """The exit code of an ended worker that this process started (-9 = SIGKILL), else None: not ours to know."""
+    """The exit code of an ended worker (-9 = SIGKILL); None if another process started it."""
     child = _children.get(str(directory.resolve()))
-    return child.wait(timeout=KILL_SECONDS) if child else None  # at once; poll() may say None beside another thread
+    return child.wait(timeout=KILL_SECONDS) if child else None  # poll() may give None if another thread polls
 
 
 def is_held(lease: Lease) -> bool:
-    """Whether the process named by the lease is still running."""
+    """Whether the process that the lease names is still running."""
     reap_children()
     try:
         process = psutil.Process(lease.pid)
@@ -94,7 +94,7 @@ def is_held(lease: Lease) -> bool:
 
 
 def find_worker(directory: Path) -> psutil.Process | None:
-    """The worker started for this directory: its launcher may have died before it wrote the lease."""
+    """The worker that was started for this directory, in case its launcher died before it wrote the lease."""
     for process in psutil.process_iter(["cmdline"]):
         command = process.info["cmdline"] or []
         if command[1:3] == WORKER_OPTIONS and command[4:5] == [str(directory.resolve())]:
@@ -103,9 +103,10 @@ def find_worker(directory: Path) -> psutil.Process | None:
 
 
 def end_group(lease: Lease) -> bool:
-    """End the holder of the lease and whatever it started; returns whether it is gone.
+    """End the holder of the lease and its child processes; returns whether the holder is gone.
 
-    SIGTERM, then SIGKILL after TERM_SECONDS. The worker leads its own process group, so nothing of ours is in it.
+    Sends SIGTERM, then SIGKILL after TERM_SECONDS. The worker leads a process group of its own, so the signals reach no
+    other process.
     """
     if not is_held(lease):
         return True
@@ -125,5 +126,5 @@ def _wait_until_gone(lease: Lease, seconds: float) -> bool:
 
 
 def _signal_group(pid: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):  # the group is empty, or (macOS) all zombies
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # the group is empty or, on macOS, all zombies
         os.killpg(pid, number)

@@ -1,15 +1,18 @@
-"""What a dead worker leaves to read: its exit code in words and the last lines of its log, safe to show."""
+"""Describes the end of a worker: its exit code in words, and the last lines of its log, made printable."""
 
 import signal
 from pathlib import Path
 
 TAIL_BYTES = 4096
 TAIL_LINES = 4
-TAIL_CHARACTERS = 600  # a cause is read by an agent: an exception and where it came from, not a transcript
+TAIL_CHARACTERS = 600  # agents read this text: enough for an exception and its origin
 
 
-def ending(code: int | None, *, began: bool = True) -> str:
-    """How a process ended, for use after "ended without a result"; empty when its exit code is not known."""
+def describe_exit(code: int | None, *, began: bool = True) -> str:
+    """How a process ended, to follow "ended without a result"; empty if the exit code is not known.
+
+    `began`: whether the worker had started its trial. Before that, a smaller configuration would not help.
+    """
     if code is None:
         return ""
     if code == -signal.SIGKILL and not began:
@@ -20,7 +23,7 @@ def ending(code: int | None, *, began: bool = True) -> str:
 
 
 def last_lines(log: Path) -> str:
-    """The last lines of a log as `; last output: "…"`, printable and bounded; empty when there are none."""
+    """The last lines of a log as `; last output: "…"`, printable and truncated; empty if there are none."""
     if not log.exists():
         return ""
     with log.open("rb") as file:

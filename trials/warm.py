@@ -1,13 +1,13 @@
-"""Warm workers: a process that has finished its trial waits a while for the next one of the same session.
+"""Warm workers: after its trial a worker waits for a limited time for the next trial of the same session.
 
-Starting Python and torch costs seconds, a small trial trains for as long. What lies in a session's inbox directory:
+Starting Python and torch takes seconds, about as long as a small trial trains. A session's inbox directory contains:
 
-    worker.json          the process that waits, or will when its trial is over (written by whoever started it)
+    worker.json          written by the launcher: the process that waits, or will wait after its current trial
     order-t004.json      the next trial: its lease, and its directory
 
-The order *is* the lease: the worker takes it by renaming it into the trial's directory. One atomic step claims the
-trial and says who runs it, so a killed launcher or worker leaves either an order that nobody took or a trial with a
-lease. Nothing here starts a process.
+The order *is* the lease: the worker claims it by renaming the file into the trial's directory. This one atomic step
+claims the trial and records who runs it. If a launcher or worker is killed, either the order remains unclaimed or the
+trial has a lease. Nothing here starts a process.
 """
 
 import contextlib
@@ -22,12 +22,12 @@ from ..training.spec import ORDER_PATTERN, TrialSpec, write_model
 from .lease import LEASE, WALL_SLACK_SECONDS, Lease, end_group, is_held, share_child
 
 WORKER_FILE = "worker.json"
-CLAIM_SECONDS = 1.0  # a waiting worker polls every few milliseconds; one that does not answer is stuck
+CLAIM_SECONDS = 1.0  # a waiting worker polls every few milliseconds; one that does not claim in time is stuck
 POLL_SECONDS = 0.003
 
 
 class Order(Lease):
-    """A lease that is on offer."""
+    """A lease that is offered to a warm worker."""
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
@@ -35,7 +35,7 @@ class Order(Lease):
 
 
 class Registration(BaseModel):
-    """The warm process of a session."""
+    """The warm worker of a session: the content of worker.json."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -44,19 +44,19 @@ class Registration(BaseModel):
 
 
 def register(inbox: Path, lease: Lease) -> None:
-    """Say that the holder of `lease` will take further trials from `inbox`."""
+    """Record that the holder of `lease` will claim further trials from `inbox`."""
     write_model(inbox / WORKER_FILE, Registration(pid=lease.pid, created=lease.created))
 
 
 def clear(inbox: Path) -> None:
-    """An empty inbox, for a worker about to be started; an earlier one that still lives finds no order there."""
+    """Replace the inbox by an empty one for a new worker; an earlier worker that is still alive gets no orders."""
     shutil.rmtree(inbox, ignore_errors=True)
     inbox.mkdir(parents=True)
 
 
 def hand_over(spec: TrialSpec, directory: Path, inbox: Path) -> bool:
-    """Offer the trial in `directory` to the warm worker; whether it took it. One that does not answer is ended."""
-    worker = _waiting(inbox)
+    """Offer a trial to the warm worker; returns whether it claimed the trial. A worker that did not is then ended."""
+    worker = _warm_worker(inbox)
     if worker is None:
         return False
     now = time.time()
@@ -71,20 +71,20 @@ def hand_over(spec: TrialSpec, directory: Path, inbox: Path) -> bool:
     share_child(worker.pid, directory)
     try:
         write_model(path, order)
-    except OSError:  # the worker has just left and somebody cleared its inbox
+    except OSError:  # the worker has just exited and another process cleared its inbox
         return False
     if _claimed(directory, order):
         return True
     with contextlib.suppress(FileNotFoundError):
-        os.rename(path, path.with_suffix(".withdrawn"))  # of two renames one wins
+        os.rename(path, path.with_suffix(".withdrawn"))  # of this rename and the worker's, only one succeeds
         end_group(order)
         return False
     return True
 
 
 def retire(inbox: Path) -> None:
-    """End the session's warm worker, if it waits; a worker without an inbox would leave by itself."""
-    worker = _waiting(inbox)
+    """Delete the inbox and end the session's warm worker, which would also exit without an inbox."""
+    worker = _warm_worker(inbox)
     shutil.rmtree(inbox, ignore_errors=True)
     if worker is not None:
         end_group(worker)
@@ -99,7 +99,7 @@ def _claimed(directory: Path, order: Order) -> bool:
     return (directory / LEASE).exists()
 
 
-def _waiting(inbox: Path) -> Lease | None:
+def _warm_worker(inbox: Path) -> Lease | None:
     try:
         found = Registration.model_validate_json((inbox / WORKER_FILE).read_bytes())
         lease = Lease(pid=found.pid, created=found.created, deadline=0.0)

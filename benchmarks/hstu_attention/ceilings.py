@@ -1,4 +1,4 @@
-"""What this device can do at most, measured in the same run: matrix products, copies, and kernels that do nothing."""
+"""The limits of the device, measured in the same run: matrix products, copies, and kernels that do nothing."""
 
 import json
 import tempfile
@@ -11,20 +11,21 @@ from timing import captured, interleaved
 from torch.profiler import ProfilerActivity, profile
 
 GEMM_SIZE = 8192
-COPY_BYTES = 2**31  # read, and as much written
+COPY_BYTES = 2**31  # bytes read; as many are written
 EMPTY_KERNELS = 100
 
 
 @dataclass(frozen=True)
 class Ceilings:
-    """Of one device."""
+    """The limits of one device."""
 
-    gemm_tflops: float  # bf16, random data: zeros are faster
-    copy_tbs: float  # terabytes a second, read and written
-    empty_launch_us: float  # one empty kernel of a CUDA graph of 100
+    gemm_tflops: float  # bf16, random data, because zeros are faster
+    copy_tbs: float  # terabytes per second, reads and writes together
+    empty_launch_us: float  # one empty kernel in a CUDA graph of 100
 
 
 def measure_ceilings(device: torch.device) -> Ceilings:
+    """Measure all ceilings, in turns."""
     left, right = (torch.randn(GEMM_SIZE, GEMM_SIZE, device=device).bfloat16() for _ in range(2))
     source = torch.randn(COPY_BYTES // 4, device=device)
     target = torch.empty_like(source)
@@ -33,17 +34,17 @@ def measure_ceilings(device: torch.device) -> Ceilings:
         "copy": [lambda: target.copy_(source)],
         "empty": [captured(empty_kernels())],
     }
-    found = interleaved(actions, device, rounds=5, turn_ms=50)
+    times = interleaved(actions, device, rounds=5, turn_ms=50)
     return Ceilings(
-        2 * GEMM_SIZE**3 / found["gemm"].median / 1e9,
-        2 * COPY_BYTES / found["copy"].median / 1e9,
-        found["empty"].median * 1e3 / EMPTY_KERNELS,
+        2 * GEMM_SIZE**3 / times["gemm"].median / 1e9,
+        2 * COPY_BYTES / times["copy"].median / 1e9,
+        times["empty"].median * 1e3 / EMPTY_KERNELS,
     )
 
 
 def empty_kernels() -> Callable[[], object]:
-    """Launches a hundred kernels that do nothing, one block for each multiprocessor of an H100."""
-    import triton  # noqa: PLC0415 (only Linux has it)
+    """A function that launches a hundred empty kernels, with one block for each multiprocessor of an H100."""
+    import triton  # noqa: PLC0415 (available on Linux only)
 
     @triton.jit
     def empty():
@@ -57,7 +58,7 @@ def empty_kernels() -> Callable[[], object]:
 
 
 def count_launches(action: Callable[[], object]) -> int:
-    """Kernels, copies and fills of one call, by the profiler's own record."""
+    """The number of kernels, copies and fills in one call of `action`, from a trace of the profiler."""
     action()
     torch.cuda.synchronize()
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
@@ -70,12 +71,12 @@ def count_launches(action: Callable[[], object]) -> int:
 
 
 def launches_in(events: Sequence[dict[str, object]]) -> int:
-    """Of a Chrome trace."""
+    """The number of kernels, copies and fills among the events of a Chrome trace."""
     return sum(event.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset") for event in events)
 
 
 def floor_ms(step: Callable[[], object], traffic_bytes: int, flops: int, ceilings: Ceilings) -> float:
-    """Below which a step cannot come: launches with nothing in them and all bytes moved once, or its products alone."""
+    """Lower bound on a step's time: as many empty launches plus one move of all bytes, or, if longer, the products."""
     launches = count_launches(step) * ceilings.empty_launch_us / 1e3
-    moving = traffic_bytes / ceilings.copy_tbs / 1e9
-    return max(launches + moving, flops / ceilings.gemm_tflops / 1e9)
+    traffic = traffic_bytes / ceilings.copy_tbs / 1e9
+    return max(launches + traffic, flops / ceilings.gemm_tflops / 1e9)

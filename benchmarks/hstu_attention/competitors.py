@@ -1,7 +1,7 @@
-"""C1 and C2: HSTU attention as research code writes it, from the formula: everything padded, one tensor op at a time.
+"""C1 and C2: HSTU attention as in the research code, written from the formula: padded, one tensor op at a time.
 
-Every sequence is padded to N + 11, the length that the published configurations give their buffers; the square of all
-pairs is computed and masked; the bucket of every pair is computed anew in every layer.
+Every sequence is padded to N + 11, the buffer length of the published configurations. All N x N pairs are computed and
+masked, and the time bucket of every pair is computed again in every layer.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .implementation import Implementation, Leaves, compiles_slowly, squares_too_large
+from .implementation import Implementation, Leaves, compiles_slowly, pairs_exceed_memory
 from .shapes import Problem
 
 EXTRA = 11
@@ -21,14 +21,14 @@ RESEARCH = "C1 research padded"
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Where the tokens lie on the padded grid, and the times there. Made once per batch: that favours the peer."""
+    """The positions of the tokens on the padded grid. It is built once per batch, which favours the peer."""
 
     batch: int
     length: int  # N + 11
     rows: Tensor  # (L,) int64: the sequence of each token
-    columns: Tensor  # (L,) int64: its place there
-    distances: Tensor  # (N + 11, N + 11) int64: entry of the position table of each pair
-    mask: Tensor  # (N + 11, N + 11)
+    columns: Tensor  # (L,) int64: the position of each token in its sequence
+    distances: Tensor  # (N + 11, N + 11) int64: the index of each pair into the position table
+    mask: Tensor  # (N + 11, N + 11), 1 for pairs j <= i
 
     @classmethod
     def of(cls, problem: Problem) -> "Grid":
@@ -42,12 +42,12 @@ class Grid:
         return cls(problem.shape.batch, length, rows.to(device), columns.to(device), distances, mask)
 
     def pad(self, tokens: Tensor) -> Tensor:
-        """(L, ...) to (B, N + 11, ...), zeros where there is no token."""
+        """(L, ...) to (B, N + 11, ...), padded with zeros."""
         return tokens.new_zeros(self.batch, self.length, *tokens.shape[1:]).index_put((self.rows, self.columns), tokens)
 
 
 def research_attention(leaves: Leaves, grid: Grid, times: Tensor, scale: float) -> Tensor:
-    """leaves (L, ...), padded inside; times (B, N + 11) int64; result (L, H, dim)."""
+    """The result, (L, H, dim). leaves (L, ...) are padded in here; times (B, N + 11) int64 are padded already."""
     q, k, v = (grid.pad(part) for part in leaves[:3])
     scores = torch.einsum("bnhd,bmhd->bhnm", q, k)
     if len(leaves) > 3:
@@ -73,13 +73,13 @@ def _padded(function: Callable[..., Tensor]) -> Callable[[Problem, Leaves], Tens
 
 
 def padded_implementations(compiled: bool) -> list[Implementation]:
-    """C1, and C2 in both modes if `compiled`."""
-    found = [Implementation(RESEARCH, _padded(research_attention), refuses=squares_too_large)]
+    """C1, and with `compiled` also C2 in both modes."""
+    implementations = [Implementation(RESEARCH, _padded(research_attention), refuses=pairs_exceed_memory)]
     if compiled:
         plain = torch.compile(research_attention, dynamic=False)
         graphs = torch.compile(research_attention, dynamic=False, mode="reduce-overhead")
-        found += [
+        implementations += [
             Implementation("C2 research compiled", _padded(plain), refuses=compiles_slowly),
             Implementation("C2 reduce-overhead", _padded(graphs), refuses=compiles_slowly, captures=False),
         ]
-    return found
+    return implementations

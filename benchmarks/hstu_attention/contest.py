@@ -1,4 +1,4 @@
-"""The contest on one shape: who may run, gate, times, ratios."""
+"""The contest on one shape: choose the contestants, check them in the gate, time them, and compare the times."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,12 +12,12 @@ from .implementation import OURS, PACKED, Implementation, failure, forward, step
 from .report import GRAPH, Row, row_of
 from .shapes import Shape, draw, forward_flops, step_bytes
 
-INPUT_SETS = 4  # of short shapes, whose inputs would stay in the cache
+INPUT_SETS = 4  # for short shapes, whose inputs would otherwise stay in the cache
 
 
 @dataclass(frozen=True)
 class Contest:
-    """What all shapes of a run have in common."""
+    """The settings that all shapes of a run share."""
 
     implementations: Sequence[Implementation]
     device: torch.device
@@ -26,6 +26,7 @@ class Contest:
     turn_ms: float = 20.0
 
     def gate(self, shape: Shape) -> list[Verdict]:
+        """Judge every contestant on a small shape like this one, and print the verdicts."""
         verdicts = judge(self.implementations, shape, self.device)
         for verdict in verdicts:
             if verdict.failed or not verdict.reason:
@@ -33,14 +34,14 @@ class Contest:
         return verdicts
 
     def measure(self, shape: Shape, verdicts: Sequence[Verdict]) -> list[Row]:
-        """The rows of one shape. Who is not green has no times."""
+        """The rows of one shape. A contestant that did not pass the gate has no times."""
         judged = {verdict.implementation: verdict for verdict in verdicts}
         reasons = {each.name: self._reason(each, shape, judged[each.name]) for each in self.implementations}
         rows = self._timed(shape, [each for each in self.implementations if not reasons[each.name]])
         return [*rows, *(Row(shape.title, name, reason=reason) for name, reason in reasons.items() if reason)]
 
     def _reason(self, implementation: Implementation, shape: Shape, verdict: Verdict) -> str:
-        """Why one is not timed; empty if it is."""
+        """Why a contestant is not timed; empty if it is timed."""
         return implementation.refuses(shape, self.device) or (
             "" if verdict.green else verdict.reason or "RED in the gate: not timed"
         )
@@ -52,14 +53,14 @@ class Contest:
         for each in running:
             pair = {f"fwd {each.name}": [forward(each, problem) for problem in problems],
                     f"step {each.name}": [step(each, problem) for problem in problems]}  # fmt: skip
-            reasons[each.name] = _tried(pair[f"step {each.name}"][0])
+            reasons[each.name] = _failure_of(pair[f"step {each.name}"][0])
             if reasons[each.name]:
                 continue
             actions |= pair
             if shape.regime == "a" and each.captures and self.device.type == "cuda":
                 try:
                     actions |= {name + GRAPH: [captured(action) for action in pair[name]] for name in pair}
-                except RuntimeError as error:  # what torch raises where an op waits for the device
+                except RuntimeError as error:  # torch raises it if an op synchronises with the device
                     torch.cuda.synchronize()
                     reasons[each.name] = f"no CUDA graph: {str(error).splitlines()[0][:100]}"
         times = interleaved(actions, self.device, self.rounds, self.turn_ms)
@@ -80,27 +81,27 @@ class Contest:
         return _compared(rows, self.device)
 
 
-def _tried(action: Action) -> str:
-    """Why one call of it fails, for lack of memory for instance; empty if it does not."""
+def _failure_of(action: Action) -> str:
+    """Why one call fails, for example for lack of memory; empty if it succeeds."""
     try:
         action()
-    except Exception as error:  # whatever a peer raises: the others go on
+    except Exception as error:  # whatever a peer raises, the other contestants continue
         return failure(error)
     return ""
 
 
 def _compared(rows: Sequence[Row], device: torch.device) -> list[Row]:
-    """With each one's step over ours: our graph where there is one; on a CPU the packed path, which training takes."""
+    """The rows with the ratio of each step to ours: to our CUDA graph if there is one, on a CPU to the packed path."""
     steps = {row.implementation: row.step.median for row in rows if row.step}
     names = (OURS + GRAPH, OURS, PACKED) if device.type == "cuda" else (PACKED, OURS)
-    best = next((steps[name] for name in names if name in steps), None)
-    return [replace(row, over_ours=row.step.median / best if row.step and best else None) for row in rows]
+    ours = next((steps[name] for name in names if name in steps), None)
+    return [replace(row, over_ours=row.step.median / ours if row.step and ours else None) for row in rows]
 
 
 def run_contest(
     contest: Contest, shapes: Sequence[Shape], out_of_time: Callable[[], bool]
 ) -> tuple[list[Row], list[Verdict]]:
-    """All shapes in turn, as far as the time goes; one gate per width, bias and dtype."""
+    """Measure the shapes one after the other until the time is up. The gate runs once per width, bias and dtype."""
     rows: list[Row] = []
     judged: dict[tuple[object, ...], list[Verdict]] = {}
     for shape in shapes:
@@ -110,11 +111,11 @@ def run_contest(
         key = shape.dim, shape.heads, shape.bias, shape.dtype, shape.regime, min(shape.max_len, 260)
         if key not in judged:
             judged[key] = contest.gate(shape)
-        found = contest.measure(shape, judged[key])
-        rows += found
-        for row in found:
+        measured = contest.measure(shape, judged[key])
+        rows += measured
+        for row in measured:
             if row.step:
-                print(f"  {row.shape:36} {row.implementation:26} {row.step.median:9.3f} ms a step", flush=True)
+                print(f"  {row.shape:36} {row.implementation:26} {row.step.median:9.3f} ms per step", flush=True)
         if contest.device.type == "cuda":
             torch.cuda.empty_cache()
     return rows, [verdict for verdicts in judged.values() for verdict in verdicts]

@@ -1,8 +1,8 @@
-"""No speed counts while a result is wrong: every contestant against the reference in float64, before it is timed.
+"""The gate compares every contestant with the reference in float64; only contestants that pass are timed.
 
-Error: the norm of the difference over the norm of the reference, for the output and for every gradient. Allowed: twice
-(output) and five times (gradients) the error of the packed torch path in the same dtype, but never less than 1e-5
-(1e-10 in float64). What an op leaves unwritten is NaN here, because torch then fills its new tensors.
+The error of the output and of every gradient is the norm of the difference divided by the norm of the reference. The
+limit is twice (output) or five times (gradients) the error of the packed torch path in the same dtype, and at least
+1e-5 (1e-10 in float64). New tensors are filled with NaN, so that elements that an op leaves unwritten show as NaN.
 """
 
 import warnings
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .implementation import PACKED, Implementation, Result, failure, step, truth
+from .implementation import PACKED, Implementation, Result, failure, reference_result, step
 from .shapes import Problem, Shape, draw, gate_shape
 
 FLOOR = {torch.float64: 1e-10}
@@ -21,14 +21,14 @@ OUTPUT_FACTOR, GRADIENT_FACTOR = 2, 5
 
 @dataclass(frozen=True)
 class Verdict:
-    """Relative errors of one contestant, and the most that is allowed, by the names of the results."""
+    """The relative errors of one contestant and their limits, by the name of the output or gradient."""
 
     implementation: str
     shape: str
     errors: dict[str, float]
     limits: dict[str, float]
     reason: str = ""  # why it was not judged
-    failed: bool = False  # by an error of its own
+    failed: bool = False  # it raised an exception
 
     @property
     def green(self) -> bool:
@@ -46,11 +46,11 @@ class Verdict:
 
 
 @contextmanager
-def poisoned() -> Iterator[None]:
-    """torch.empty gives NaN within."""
+def nan_filled_tensors() -> Iterator[None]:
+    """Within this context torch.empty returns NaN."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # ops without a deterministic form say so
+        warnings.simplefilter("ignore")  # ops without a deterministic implementation warn
         torch.use_deterministic_algorithms(True, warn_only=True)
         try:
             yield
@@ -59,11 +59,11 @@ def poisoned() -> Iterator[None]:
 
 
 def judge(implementations: Sequence[Implementation], shape: Shape, device: torch.device) -> list[Verdict]:
-    """Each on a small problem like `shape`. The yardstick among them is the packed path in plain torch."""
+    """Judge each contestant on a small problem like `shape`; one of them is the packed path, which sets the limits."""
     problem = draw(gate_shape(shape), device, 1)
-    expected = truth(problem)
-    yardstick = next(each for each in implementations if each.name == PACKED)
-    allowed = _limits(_errors(yardstick, problem, expected), shape.dtype)
+    expected = reference_result(problem)
+    packed = next(each for each in implementations if each.name == PACKED)
+    limits = _limits(_errors(packed, problem, expected), shape.dtype)
     verdicts = []
     for each in implementations:
         reason = each.refuses(shape, device)
@@ -72,24 +72,24 @@ def judge(implementations: Sequence[Implementation], shape: Shape, device: torch
             continue
         try:
             errors = _errors(each, problem, expected)
-        except Exception as error:  # whatever a peer or a compiler raises: the others go on
+        except Exception as error:  # whatever a peer or a compiler raises, the other contestants continue
             verdicts.append(Verdict(each.name, shape.title, {}, {}, failure(error), failed=True))
             continue
-        verdicts.append(Verdict(each.name, shape.title, errors, {name: allowed[name] for name in errors}))
+        verdicts.append(Verdict(each.name, shape.title, errors, {name: limits[name] for name in errors}))
     return verdicts
 
 
 def _errors(implementation: Implementation, problem: Problem, expected: Result) -> dict[str, float]:
-    """By name; NaN where anything is NaN, which no limit allows."""
-    with poisoned():
-        found = step(implementation, problem)()
+    """Relative errors by name; NaN if any element is NaN, which exceeds every limit."""
+    with nan_filled_tensors():
+        results = step(implementation, problem)()
     errors = {}
-    for name, one, other in zip(("out", *problem.names), found, expected, strict=True):
-        errors[name] = float((one.double().cpu() - other).norm() / other.norm().clamp(min=1e-30))
+    for name, result, exact in zip(("out", *problem.names), results, expected, strict=True):
+        errors[name] = float((result.double().cpu() - exact).norm() / exact.norm().clamp(min=1e-30))
     return errors
 
 
-def _limits(yardstick: dict[str, float], dtype: torch.dtype) -> dict[str, float]:
-    least = FLOOR.get(dtype, 1e-5)
-    factors = {name: OUTPUT_FACTOR if name == "out" else GRADIENT_FACTOR for name in yardstick}
-    return {name: max(least, factors[name] * error) for name, error in yardstick.items()}
+def _limits(packed_errors: dict[str, float], dtype: torch.dtype) -> dict[str, float]:
+    floor = FLOOR.get(dtype, 1e-5)
+    factors = {name: OUTPUT_FACTOR if name == "out" else GRADIENT_FACTOR for name in packed_errors}
+    return {name: max(floor, factors[name] * error) for name, error in packed_errors.items()}

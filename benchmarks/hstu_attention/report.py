@@ -1,4 +1,4 @@
-"""The table for people, the targets beside it, and the record with every figure."""
+"""The table for people with the targets, and the record with every figure."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,17 +18,17 @@ HEAD = ("shape", "contestant", "fwd ms", "step ms", "low..high", "TF fwd", "TF b
 
 @dataclass(frozen=True)
 class Row:
-    """One contestant on one shape; a step is forward and backward. `reason` says why there are no times."""
+    """One contestant on one shape. A step is forward and backward. `reason` says why times are missing."""
 
     shape: str
     implementation: str
     forward: Timing | None = None
     step: Timing | None = None
-    forward_tflops: float | None = None  # on valid pairs
-    backward_tflops: float | None = None  # what the step takes beyond the forward, at 2.5 times its operations
-    gemm_share: float | None = None  # of the step: its operations a second over the rate of the matrix product
-    over_floor: float | None = None
-    over_ours: float | None = None
+    forward_tflops: float | None = None  # counting valid pairs only
+    backward_tflops: float | None = None  # step minus forward, with 2.5 times the operations of the forward
+    gemm_share: float | None = None  # the step's operations per second over those of the matrix product
+    over_floor: float | None = None  # step over the lower bound of `floor_ms`
+    over_ours: float | None = None  # step over our step
     reason: str = ""
 
     def __str__(self) -> str:
@@ -54,7 +54,7 @@ def _number(value: float | None, digits: int) -> str:
 
 @dataclass(frozen=True)
 class Target:
-    """A claim, what was found, and whether it holds; `found` None: nothing to judge by."""
+    """A claim, the measured value (None if there is none), and the bound that it is compared with."""
 
     claim: str
     shape: str
@@ -64,6 +64,7 @@ class Target:
 
     @property
     def word(self) -> str:
+        """The verdict: met, MISSED or not measured."""
         if self.found is None:
             return "not measured"
         holds = self.found >= self.bound if self.at_least else self.found <= self.bound
@@ -76,7 +77,7 @@ class Target:
 
 @dataclass
 class Report:
-    """Everything of one run, in the order of its making."""
+    """Everything that one run measured."""
 
     bench: str
     device: str  # cuda or cpu
@@ -99,7 +100,7 @@ class Report:
 
     @property
     def green(self) -> bool:
-        """No contestant that was judged is wrong, and ours did not fail. A peer may."""
+        """Whether no judged contestant is wrong and ours raised no exception; a peer's exception does not count."""
         judged = all(verdict.green for verdict in self.verdicts if not verdict.reason)
         return judged and not any(v.failed and v.implementation.startswith(OURS) for v in self.verdicts)
 
@@ -108,7 +109,7 @@ class Report:
         return "\n".join([ROW.format(*HEAD), *map(str, self.rows), *targets])
 
     def save(self, name: str) -> None:
-        """NAME.json and NAME.md among the results."""
+        """Write NAME.json and NAME.md to the folder of results."""
         record = self.record()
         about = ", ".join(f"{key} {record[key]}" for key in ("date", "commit", "hardware", "cores", "torch", "triton"))
         save(RESULTS / name, record, f"# {self.bench}\n\n{about}.\n\n```\n{self.table()}\n```\n")
@@ -122,7 +123,7 @@ def row_of(
     gemm_tflops: float | None,
     floor: float | None,
 ) -> Row:
-    """times: of the forward and of the step; flops: of the forward on valid pairs; floor: milliseconds."""
+    """times: of the forward and of the step; flops: of the forward on valid pairs; floor: in milliseconds."""
     forward, step = times
     backward_ms = step.median - forward.median
     return Row(
@@ -138,28 +139,30 @@ def row_of(
 
 
 def targets_of(rows: Sequence[Row]) -> list[Target]:
-    """Judged from the rows of a run: docs/kernels.md has the table."""
+    """The targets of docs/kernels.md with the values measured in these rows."""
     timed = {(row.shape, row.implementation): row for row in rows if row.step}
 
-    def over(shape: str, one: str, other_shape: str, other: str) -> float | None:
-        pair = timed.get((shape, one)), timed.get((other_shape, other))
+    def ratio_of_steps(shape: str, name: str, base_shape: str, base_name: str) -> float | None:
+        pair = timed.get((shape, name)), timed.get((base_shape, base_name))
         return pair[0].step.median / pair[1].step.median if all(pair) else None
 
-    found = []
+    targets = []
     for shape in dict.fromkeys(row.shape for row in rows):
         if shape.startswith("A"):
             ours = timed.get((shape, OURS + GRAPH))
             floor = ours and ours.over_floor
-            found.append(Target("step over the floor of launches and bytes", shape, floor, 2, at_least=False))
-            found.append(Target("research eager over ours", shape, over(shape, RESEARCH, shape, OURS + GRAPH), 10))
+            targets.append(Target("step over the floor of launches and bytes", shape, floor, 2, at_least=False))
+            ratio = ratio_of_steps(shape, RESEARCH, shape, OURS + GRAPH)
+            targets.append(Target("research eager over ours", shape, ratio, 10))
         elif shape.startswith("B d=128") and int(shape.split("N=")[1].split()[0]) >= 4096:
             ours = timed.get((shape, OURS))
             if shape.endswith("bias=none"):
-                found.append(Target("forward, TFLOP/s", shape, ours and ours.forward_tflops, 450))
-                found.append(Target("backward, TFLOP/s", shape, ours and ours.backward_tflops, 300))
+                targets.append(Target("forward, TFLOP/s", shape, ours and ours.forward_tflops, 450))
+                targets.append(Target("backward, TFLOP/s", shape, ours and ours.backward_tflops, 300))
             elif shape.endswith("bias=position+time"):
-                ratio = over(shape, OURS, shape.replace("position+time", "none"), OURS)
-                found.append(Target("both biases over none", shape, ratio, 1.5, at_least=False))
-        elif shape.startswith("short"):  # the CPU claim is about mean length 9
-            found.append(Target("padded research over packed", shape, over(shape, RESEARCH, shape, PACKED), 5))
-    return found
+                ratio = ratio_of_steps(shape, OURS, shape.replace("position+time", "none"), OURS)
+                targets.append(Target("both biases over none", shape, ratio, 1.5, at_least=False))
+        elif shape.startswith("short"):  # the CPU target is for mean length 9
+            ratio = ratio_of_steps(shape, RESEARCH, shape, PACKED)
+            targets.append(Target("padded research over packed", shape, ratio, 5))
+    return targets

@@ -1,6 +1,7 @@
 """The shapes that are measured, and random problems of each shape.
 
-(a) short histories, where launches are the limit: A1 to A5. (b) long histories, where the tensor cores are.
+Regime a (A1 to A5) has short histories, where kernel launches are the limit; regime b has long histories, where tensor
+cores are.
 
 Dimensions: B batch, N max_len, L total tokens, H heads, n one sequence's length.
 """
@@ -15,14 +16,14 @@ from torch import Tensor
 from virtualmle.kernels.jagged.packing import num_distances
 from virtualmle.kernels.jagged.time_buckets import NUM_TIME_BUCKETS
 
-TOKENS = 131_072  # of every shape of the (b) grid
-MINIMUM = 3  # the shortest history of a (a) shape: what 5-core leave-one-out leaves for training
+TOKENS = 131_072  # in every shape of regime b
+MIN_LENGTH = 3  # shortest history of regime a: a 5-core with leave-one-out leaves three events for training
 BIASES = ("none", "position", "position+time")
 
 
 @dataclass(frozen=True)
 class Shape:
-    """One case. `mean` is the mean length; `lengths` says how lengths are spread."""
+    """One case. `mean` is the mean length of a sequence; `lengths` is the distribution of the lengths."""
 
     name: str
     batch: int
@@ -46,20 +47,20 @@ class Shape:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """One random batch. `leaves` are what gradients are taken for, in the order q, k, v, position, time table."""
+    """One random batch. Gradients are taken for the `leaves`, in the order q, k, v, position table, time table."""
 
     shape: Shape
     offsets: Tensor  # (B + 1,) int64 on the CPU
-    offsets_device: Tensor  # (B + 1,) int32
-    times: Tensor  # (L,) int64 seconds: when each event happened
-    leaves: tuple[Tensor, ...]  # q, k, v (L, H, dim), then the tables that the shape's bias has
+    offsets_device: Tensor  # (B + 1,) int32 on the device
+    times: Tensor  # (L,) int64, in seconds
+    leaves: tuple[Tensor, ...]  # q, k, v (L, H, dim), then the tables of the shape's bias
     grad: Tensor  # (L, H, dim), the gradient of the output
     scale: float
-    cache: dict[str, Any] = field(default_factory=dict, repr=False)  # what an implementation prepares once per batch
+    cache: dict[str, Any] = field(default_factory=dict, repr=False)  # values that implementations compute per batch
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the leaves."""
+        """The names of the leaves."""
         tables = {"none": (), "position": ("position_table",), "position+time": ("position_table", "time_table")}
         return ("q", "k", "v", *tables[self.shape.bias])
 
@@ -69,7 +70,7 @@ class Problem:
 
 
 def shapes_a() -> list[Shape]:
-    """Histories as in Amazon (mean 9 of 50), in MovieLens-1M (mean 165 of 200), and between."""
+    """Histories as in Amazon (mean length 9 of 50), as in MovieLens-1M (165 of 200), and in between."""
     base = [
         Shape("A1", 128, 50, 9, 4, 16),
         Shape("A2", 128, 50, 9, 8, 8),
@@ -81,7 +82,7 @@ def shapes_a() -> list[Shape]:
 
 
 def shapes_b() -> list[Shape]:
-    """The grid, in order of what has to be known first: the script may run out of time."""
+    """The grid of regime b, the most important shapes first, because the script may run out of time."""
     grid = []
     for lengths in ("full", "uniform", "zipf"):
         for max_len in (4096, 1024, 16384, 2048, 8192):
@@ -98,13 +99,13 @@ def shapes_cpu() -> list[Shape]:
 
 
 def gate_shape(shape: Shape) -> Shape:
-    """Small, of the same width, bias and dtype, with lengths around tile boundaries and with empty sequences."""
+    """A small shape with the same width, bias and dtype, lengths around tile boundaries, and empty sequences."""
     max_len = min(shape.max_len, 260)
     return replace(shape, name=f"{shape.name} gate", batch=14, max_len=max_len, lengths="edges")
 
 
 def draw_lengths(shape: Shape, seed: int) -> np.ndarray:
-    """(B,) int64 within 0 .. max_len, whose mean is the shape's but for rounding (and for `edges`)."""
+    """(B,) int64 within 0 .. max_len, with the mean of the shape except for rounding (not for `edges`)."""
     random, longest = np.random.default_rng(seed), shape.max_len
     if shape.lengths == "full":
         return np.full(shape.batch, longest, dtype=np.int64)
@@ -115,11 +116,11 @@ def draw_lengths(shape: Shape, seed: int) -> np.ndarray:
         return _scaled(random.random(shape.batch) * 2, shape, minimum=0)
     if shape.lengths == "zipf":
         return _scaled(1 / (1 + random.permutation(shape.batch)), shape, minimum=1)
-    return _scaled(random.exponential(size=shape.batch), shape, minimum=MINIMUM)
+    return _scaled(random.exponential(size=shape.batch), shape, minimum=MIN_LENGTH)
 
 
 def _scaled(spread: np.ndarray, shape: Shape, minimum: int) -> np.ndarray:
-    """Lengths minimum + factor * spread, cut at max_len, with the factor that gives the mean."""
+    """Lengths minimum + factor * spread, clipped at max_len, with the factor that gives the shape's mean."""
     low, high = 0.0, 1e9
     for _ in range(100):
         factor = (low + high) / 2
@@ -129,7 +130,7 @@ def _scaled(spread: np.ndarray, shape: Shape, minimum: int) -> np.ndarray:
 
 
 def draw(shape: Shape, device: torch.device, seed: int) -> Problem:
-    """N(0, 1) everywhere: with small inputs an absolute tolerance would pass wrong kernels."""
+    """A random problem with N(0, 1) values; with small inputs, wrong kernels could pass an absolute tolerance."""
     lengths = draw_lengths(shape, seed)
     offsets = torch.from_numpy(np.concatenate(([0], lengths.cumsum())))
     total = int(offsets[-1])
@@ -156,23 +157,23 @@ def draw(shape: Shape, device: torch.device, seed: int) -> Problem:
 
 
 def _times(total: int, seed: int) -> Tensor:
-    """(L,) int64 on the CPU: ascending, with gaps of seconds to weeks."""
+    """(L,) int64 on the CPU, ascending, with gaps from seconds to weeks."""
     random = torch.Generator().manual_seed(seed)
     gaps = torch.exp(torch.rand(total, generator=random, dtype=torch.float64) * 14).long()
     return gaps.cumsum(0)
 
 
 def valid_pairs(offsets: Tensor) -> int:
-    """Pairs (i, j <= i) within sequences: what causal attention has to compute."""
+    """The number of pairs (i, j <= i) within sequences, which causal attention has to compute."""
     lengths = offsets.diff()
     return int((lengths * (lengths + 1) // 2).sum())
 
 
 def forward_flops(shape: Shape, offsets: Tensor) -> int:
-    """Two products of 2 * dim operations per valid pair and head; a backward counts 2.5 times that (five products)."""
+    """Two products of 2 * dim operations per valid pair and head; a backward pass has five products (2.5 times)."""
     return 4 * shape.heads * shape.dim * valid_pairs(offsets)
 
 
 def step_bytes(shape: Shape, offsets: Tensor) -> int:
-    """Least traffic of forward and backward: q, k, v in, out; then q, k, v, its gradient in, three gradients out."""
+    """Minimal traffic: forward reads q, k, v, writes out; backward reads q, k, v, d_out, writes three gradients."""
     return 11 * int(offsets[-1]) * shape.heads * shape.dim * shape.dtype.itemsize

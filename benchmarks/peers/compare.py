@@ -1,4 +1,4 @@
-"""Train SASRec on one log with every engine, each in its own process, and compare (README.md beside this file).
+"""Train SASRec on one log with every engine, each in its own process, and compare them (see README.md in this folder).
 
     python benchmarks/peers/compare.py beauty.tsv.gz --peers-python peers-venv/bin/python
 
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # which PYTHONSAFEPATH leaves out
+sys.path.insert(0, str(Path(__file__).parents[1]))  # PYTHONSAFEPATH leaves it out
 
 from logs import prepared
 from record import RESULTS, environment, parser_of, save
@@ -25,7 +25,7 @@ from virtualmle.data.prepared import PrepareOptions
 from virtualmle.data.readers import Log, read_log
 
 HERE = Path(__file__).parent
-ENGINES = {  # name: (script, loss); ours stands between the others, so that it meets the machine in every mood
+ENGINES = {  # name: (script, loss); ours run between the peers, so that load changes affect all alike
     "ours softmax": ("our_engine.py", "softmax"),
     "ours sampled": ("our_engine.py", "sampled"),
     "rectools sampled": ("rectools_engine.py", "sampled"),
@@ -47,16 +47,16 @@ def first_users(log: Log, count: int | None) -> Log:
 
 
 def ndcg(top: np.ndarray, valid_items: np.ndarray) -> float:
-    """Mean NDCG@10 of one relevant item per user, from lists of the ten best."""
+    """Mean NDCG@10 with one relevant item per user; top (num_users, 10) item ids, best first."""
     hits = top == valid_items[:, None]
     return float(np.where(hits.any(1), 1 / np.log2(2 + hits.argmax(1)), 0).mean())
 
 
 def run(engine: str, python: str, folder: Path, arguments: argparse.Namespace) -> dict[str, object]:
-    """One engine's figures; whatever it prints goes to log.txt beside its answer."""
+    """The figures of one engine, or its error. Its output goes to log.txt in the folder of its answer."""
     script, loss = ENGINES[engine]
-    place = folder / engine.replace(" ", "-")
-    place.mkdir()
+    own_folder = folder / engine.replace(" ", "-")
+    own_folder.mkdir()
     arrays = np.load(folder / "log.npz")
     task = {
         "num_items": int(arrays["num_items"]),
@@ -66,22 +66,23 @@ def run(engine: str, python: str, folder: Path, arguments: argparse.Namespace) -
         "batch_size": 2048 if script.startswith("recbole") else arguments.batch_size,
         "num_negatives": arguments.num_negatives,
     }
-    (place / "task.json").write_text(json.dumps(task))
-    # engines import protocol.py, which lies beside them
+    (own_folder / "task.json").write_text(json.dumps(task))
+    # without PYTHONSAFEPATH, because the engines import protocol.py from their own folder
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
     variables = {**inherited, "OMP_NUM_THREADS": str(arguments.threads), "OMP_WAIT_POLICY": "PASSIVE"}
-    before = os.getloadavg()[0]
-    with (place / "log.txt").open("w") as log:
-        command = [python, str((HERE / script).resolve()), str(place.resolve())]
-        ended = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=variables, cwd=place, check=False)
-    if ended.returncode:
-        return {"error": (place / "log.txt").read_text()[-2000:]}
-    figures = json.loads((place / "answer.json").read_text())
-    return {**figures, "ndcg@10": ndcg(np.load(place / "top.npy"), arrays["valid_items"]), "load_before": before}
+    load_before = os.getloadavg()[0]
+    with (own_folder / "log.txt").open("w") as log:
+        command = [python, str((HERE / script).resolve()), str(own_folder.resolve())]
+        done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=variables, cwd=own_folder, check=False)
+    if done.returncode:
+        return {"error": (own_folder / "log.txt").read_text()[-2000:]}
+    figures = json.loads((own_folder / "answer.json").read_text())
+    top = np.load(own_folder / "top.npy")
+    return {**figures, "ndcg@10": ndcg(top, arrays["valid_items"]), "load_before": load_before}
 
 
 def text_of(record: dict[str, Any]) -> str:
-    """The record as a line and a Markdown table, with ratios to our runs of the same loss."""
+    """The record as one line and a Markdown table, with the ratios of the peers to our runs of the same loss."""
     about = "{dataset}, {hardware}, {cores} cores, {threads} threads, {date}, commit {commit}\n".format(**record)
     lines = [
         about,
@@ -93,11 +94,11 @@ def text_of(record: dict[str, Any]) -> str:
             lines.append(f"| {engine} | failed | | | | | |")
             continue
         loss = ENGINES[engine][1]
-        own = [r for e, r in record["engines"].items() if e.startswith("ours") and ENGINES[e][1] == loss]
+        ours = [r for e, r in record["engines"].items() if e.startswith("ours") and ENGINES[e][1] == loss]
         ratios = ["", ""]
-        if own and not engine.startswith("ours"):
+        if ours and not engine.startswith("ours"):
             keys = ("epoch_seconds", "evaluate_seconds")
-            ratios = [f"{row[key] / np.median([r[key] for r in own]):.1f} x" for key in keys]
+            ratios = [f"{row[key] / np.median([r[key] for r in ours]):.1f} x" for key in keys]
         lines.append(
             f"| {engine} | {row['epoch_seconds']:.2f} | {ratios[0]} | {row['evaluate_seconds']:.2f} | {ratios[1]} "
             f"| {row['peak_mb']:.0f} | {row['ndcg@10']:.4f} |"
@@ -112,16 +113,16 @@ def main() -> None:
     parser.add_argument("--engines", nargs="*", choices=list(ENGINES), default=list(ENGINES))
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--batch-size", type=int, default=128, help="of ours and RecTools: the latter's default")
+    parser.add_argument("--batch-size", type=int, default=128, help="for ours and RecTools, whose default it is")
     parser.add_argument("--num-negatives", type=int, default=256)
-    parser.add_argument("--users", type=int, help="only the first users: to try the machinery")
-    parser.add_argument("--again", action="store_true", help="measure also what is in the record already")
+    parser.add_argument("--users", type=int, help="use the first users only, for a quick check that everything runs")
+    parser.add_argument("--again", action="store_true", help="measure all engines, also those in the record")
     arguments = parser.parse_args()
     name = arguments.log.name.split(".")[0] + (f"-{arguments.users}-users" if arguments.users else "")
-    kept = RESULTS / f"peers-{name}.json"
-    record = json.loads(kept.read_text()) if kept.exists() and not arguments.again else {"engines": {}}
-    asked = {"dataset": name, "epochs": arguments.epochs, "threads": arguments.threads}
-    record |= {"bench": "peers", **environment(), **asked}
+    saved = RESULTS / f"peers-{name}.json"
+    record = json.loads(saved.read_text()) if saved.exists() and not arguments.again else {"engines": {}}
+    settings = {"dataset": name, "epochs": arguments.epochs, "threads": arguments.threads}
+    record |= {"bench": "peers", **environment(), **settings}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         log = first_users(read_log(arguments.log), arguments.users)

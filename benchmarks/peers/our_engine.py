@@ -1,4 +1,4 @@
-"""VirtualMLE's engine: the SASRec of `models/sasrec.py` through the same functions that a trial runs."""
+"""VirtualMLE's engine: SASRec (`models/sasrec.py`), trained and evaluated with the functions that a trial uses."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What every engine of the comparison gets and gives: one folder, plain numpy in and out. Imports numpy alone."""
+"""The interface between compare.py and the engines: tasks and answers as files in one folder. Needs numpy only."""
 
 import json
 import resource
@@ -16,14 +16,14 @@ TOP = 10
 
 @dataclass
 class Task:
-    """A log, what to train on it, and the folder for the answer."""
+    """A log, the training settings, and the folder for the answer."""
 
     folder: Path
     items: np.ndarray  # (num_events,) train events of all users, oldest first
     offsets: np.ndarray  # (num_users + 1,)
     valid_items: np.ndarray  # (num_users,)
     num_items: int
-    loss: str  # softmax | sampled | shared (ours alone)
+    loss: str  # softmax | sampled | shared (ours only)
     epochs: int
     threads: int
     batch_size: int
@@ -31,27 +31,27 @@ class Task:
 
     @property
     def users(self) -> np.ndarray:
-        """(num_events,): whose event each is."""
+        """(num_events,): the user of each event."""
         return np.repeat(np.arange(len(self.valid_items)), np.diff(self.offsets))
 
 
 def read_task() -> Task:
     """The task in the folder that the command line names."""
     folder = Path(sys.argv[1])
-    given = json.loads((folder / "task.json").read_text())
+    settings = json.loads((folder / "task.json").read_text())
     arrays = np.load(folder.parent / "log.npz")
-    return Task(folder, arrays["items"], arrays["offsets"], arrays["valid_items"], **given)
+    return Task(folder, arrays["items"], arrays["offsets"], arrays["valid_items"], **settings)
 
 
 def timed(action: Callable[[], object]) -> tuple[float, object]:
-    """Seconds, and what the action gave."""
+    """The seconds that the action took, and its result."""
     started = time.perf_counter()
     result = action()
     return time.perf_counter() - started, result
 
 
 def answer(task: Task, fit_seconds: float, evaluate_seconds: float, top: np.ndarray, versions: dict[str, str]) -> None:
-    """Write the engine's answer; top (num_users, 10) item ids, best first, -1 where there are fewer."""
+    """Write the engine's answer; top (num_users, 10) item ids, best first, padded with -1."""
     np.save(task.folder / "top.npy", top)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     record = {
@@ -64,10 +64,10 @@ def answer(task: Task, fit_seconds: float, evaluate_seconds: float, top: np.ndar
 
 
 def without_history(task: Task, ranked: np.ndarray) -> np.ndarray:
-    """The first ten of each row of `ranked` (num_users, many) that are not in the user's history."""
+    """(num_users, 10): the first ten items of each row of `ranked` that are not in the user's history."""
     top = np.full((len(ranked), TOP), -1)
     for user, row in enumerate(ranked):
         history = task.items[task.offsets[user] : task.offsets[user + 1]]
-        left = row[~np.isin(row, history)][:TOP]
-        top[user, : len(left)] = left
+        unseen = row[~np.isin(row, history)][:TOP]
+        top[user, : len(unseen)] = unseen
     return top

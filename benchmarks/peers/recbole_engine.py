@@ -1,9 +1,9 @@
-"""RecBole's SASRec with cross-entropy, by its own defaults but for the history's length."""
+"""RecBole's SASRec with cross-entropy, with its defaults except for the settings shared by all engines."""
 
 import numpy as np
 
 for name, kind in (("float", float), ("int", int), ("bool", bool), ("float_", np.float64)):
-    setattr(np, name, kind)  # numpy 1.24 removed what RecBole 1.2.1 still says
+    setattr(np, name, kind)  # names that numpy 1.24 removed and RecBole 1.2.1 still uses
 
 import pandas as pd  # noqa: E402
 import recbole  # noqa: E402
@@ -17,7 +17,7 @@ from recbole.utils.case_study import full_sort_topk  # noqa: E402
 
 
 def write_log(task) -> None:
-    """Train events and validation item of each user, in RecBole's own format; its leave-one-out takes the last."""
+    """Write each user's train events and validation item in RecBole's format; its split holds out the latter."""
     items = np.insert(task.items, task.offsets[1:], task.valid_items)
     users = np.repeat(np.arange(len(task.valid_items)), np.diff(task.offsets) + 1)
     frame = pd.DataFrame({"user_id:token": users, "item_id:token": items, "timestamp:float": np.arange(len(items))})
@@ -60,11 +60,11 @@ trainer = Trainer(config, model)
 fit_seconds, _ = timed(lambda: trainer.fit(train, None, saved=False, show_progress=False))
 evaluate_seconds, _ = timed(lambda: trainer.evaluate(valid, load_best_model=False, show_progress=False))
 
-# Its ranking does not leave out the history, so longer lists are taken and cut here; it answers in its own order
+# RecBole ranks the history too: request longer lists and remove it. Rows are in the order of RecBole's user ids.
 inner = np.unique(valid.dataset[dataset.uid_field].numpy())
 _, best = full_sort_topk(inner, model, valid, TOP + MAX_LEN, device="cpu")
-asked = valid.dataset[dataset.uid_field].numpy()
-owners = dataset.id2token(dataset.uid_field, asked[np.isin(asked, inner)]).astype(int)
+users = valid.dataset[dataset.uid_field].numpy()
+owners = dataset.id2token(dataset.uid_field, users[np.isin(users, inner)]).astype(int)
 names = np.array([-1, *dataset.field2id_token[dataset.iid_field][1:].astype(int)])  # entry 0 is the padding
 ranked = np.full((len(task.valid_items), TOP + MAX_LEN), -1)
 ranked[owners] = names[best.numpy()]

@@ -1,4 +1,4 @@
-"""RecTools' SASRecModel, by its own defaults but for width, depth, heads, history and loss."""
+"""RecTools' SASRecModel, with its defaults except for the settings shared by all engines."""
 
 import warnings
 

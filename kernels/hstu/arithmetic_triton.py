@@ -1,7 +1,7 @@
-"""What both families of HSTU kernels compute pair by pair: masks, weights, time buckets, dropout; and their products.
+"""The arithmetic that both families of HSTU kernels share: masks, weights, time buckets, dropout, matrix products.
 
-Imported only where tensors are on CUDA, or by tests in Triton's interpreter: Triton has no wheels for some systems.
-Shapes: rows (M,) and columns (N,) of a block of scores (M, N), rows being queries or keys as the caller has it.
+Imported only if tensors are on CUDA, or by tests in Triton's interpreter: Triton has no wheels for some systems.
+Shapes: rows (M,) and columns (N,) of a block of scores (M, N); rows are queries or keys, depending on the caller.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
@@ -16,7 +16,7 @@ LEVELS = tl.constexpr(1 << 24)  # philox.LEVELS
 
 @triton.jit
 def allowed_pairs(queries, keys, starts, ends, CAUSAL: tl.constexpr):
-    """Whether key may be seen by query, in the same sequence: all but the bounds broadcast to the block."""
+    """Mask of the pairs whose query may attend to the key; starts .. ends - 1 is the query's sequence."""
     inside = (keys >= starts) & (keys < ends)
     if CAUSAL:
         inside = inside & (keys <= queries)
@@ -25,7 +25,7 @@ def allowed_pairs(queries, keys, starts, ends, CAUSAL: tl.constexpr):
 
 @triton.jit
 def dot(a, b, total, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
-    """total + a @ b in float32. UPCAST: operands too, for the interpreter, which multiplies raw bfloat16 bits."""
+    """total + a @ b in float32. UPCAST converts a and b too: the interpreter would multiply raw bits of bfloat16."""
     if UPCAST:
         return tl.dot(a.to(tl.float32), b.to(tl.float32), total, input_precision="ieee")
     return tl.dot(a, b, total, input_precision=PRECISION)
@@ -33,24 +33,24 @@ def dot(a, b, total, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
 
 @triton.jit
 def sigmoid(x, FAST_MATH: tl.constexpr):
-    """1 / (1 + exp(-x)). FAST_MATH: (1 + tanh(x / 2)) / 2 by one approximate instruction, error about 5e-4."""
+    """1 / (1 + exp(-x)). FAST_MATH: (1 + tanh(x / 2)) / 2 with one approximate instruction, error about 5e-4."""
     if FAST_MATH:
-        half = tl.inline_asm_elementwise(
+        tanh_half = tl.inline_asm_elementwise(
             "tanh.approx.f32 $0, $1;", "=f,f", [0.5 * x], dtype=tl.float32, is_pure=True, pack=1
         )
-        return 0.5 * half + 0.5
+        return 0.5 * tanh_half + 0.5
     return 1 / (1 + tl.exp(-x))
 
 
 @triton.jit
 def silu(x, FAST_MATH: tl.constexpr):
-    """x sigmoid(x)"""
+    """x sigmoid(x)."""
     return x * sigmoid(x, FAST_MATH)
 
 
 @triton.jit
 def silu_and_slope(x, FAST_MATH: tl.constexpr):
-    """silu(x) and d silu(x) / dx = s + x s (1 - s), s = sigmoid(x)"""
+    """silu(x) and its derivative s + x s (1 - s), where s = sigmoid(x)."""
     s = sigmoid(x, FAST_MATH)
     value = x * s
     return value, s + value * (1 - s)
@@ -58,7 +58,7 @@ def silu_and_slope(x, FAST_MATH: tl.constexpr):
 
 @triton.jit
 def log2(x, FAST_MATH: tl.constexpr):
-    """Base-2 logarithm of float32; FAST_MATH: by one approximate instruction, error about 2**-22."""
+    """Base-2 logarithm of float32; FAST_MATH: with one approximate instruction, error about 2**-22."""
     if FAST_MATH:
         return tl.inline_asm_elementwise("lg2.approx.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
     return tl.log2(x)
@@ -66,10 +66,10 @@ def log2(x, FAST_MATH: tl.constexpr):
 
 @triton.jit
 def time_bucket(seconds, last_seconds, FAST_MATH: tl.constexpr):
-    """The bucket of whole seconds of either sign, exactly as time_buckets.time_buckets; int32.
+    """The bucket of integer seconds of either sign, exactly as in time_buckets.time_buckets; int32.
 
-    last_seconds (NUM_TIME_BUCKETS,), of the dtype of seconds: the longest time of each bucket. The logarithm, lowered
-    by a thousandth, is the bucket or the one below it; one look at the table decides.
+    last_seconds (NUM_TIME_BUCKETS,), of the dtype of seconds: the longest time of each bucket. The scaled logarithm
+    minus 0.001 rounds down to the bucket or to the one below it; one comparison with the table decides.
     """
     seconds = tl.abs(seconds)
     estimate = log2(tl.maximum(seconds, 1).to(tl.float32), FAST_MATH) * BUCKETS_PER_OCTAVE - 0.001
@@ -79,22 +79,22 @@ def time_bucket(seconds, last_seconds, FAST_MATH: tl.constexpr):
 
 @triton.jit
 def position_column(distances, reach, entries):
-    """Column of distance j - i in a position table: what is further than the table reaches takes its furthest entry."""
+    """Column of each distance j - i in a position table; distances outside the table take its first or last column."""
     return tl.minimum(tl.maximum(distances + reach, 0), entries - 1)
 
 
 @triton.jit
 def dropout_factor(seed, queries, keys, head, kept_levels):
-    """0 where the weight of (query, key) falls, else LEVELS / kept_levels: philox.dropout_factors. All int32."""
+    """0 where the weight of (query, key) is dropped, else LEVELS / kept_levels: philox.dropout_factors. All int32."""
     counters = keys + queries * 0, queries + keys * 0
     draw, _, _, _ = tl.philox(seed, counters[0], counters[1], counters[0] * 0 + head, counters[0] * 0)
     kept = (draw >> 8).to(tl.int32) < kept_levels
     return tl.where(kept, LEVELS / kept_levels, 0.0)
 
 
-INTERPRETED = not isinstance(silu, triton.JITFunction)  # TRITON_INTERPRET=1 when this module was loaded
+INTERPRETED = not isinstance(silu, triton.JITFunction)  # whether TRITON_INTERPRET=1 was set when this module was loaded
 
 
 def precision(dtype: torch.dtype) -> str:
-    """tl.dot's input_precision: float32 is multiplied exactly unless torch, too, was allowed TF32 products."""
+    """tl.dot's input_precision: "ieee" for float32 unless torch's own products are allowed to use TF32."""
     return "tf32" if dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32 else "ieee"

@@ -1,8 +1,8 @@
 """HSTU attention on jagged sequences: one function for every device. `reference.hstu_attention` defines it.
 
-On a CPU with a PackingPlan it is plain torch under plain autograd, which is what training there runs. Everything else
-goes through the op `virtualmle::hstu_attention`, which torch.compile and CUDA graphs take as it stands: nothing in it
-waits for the device, and its grids follow from sizes alone. docs/kernels.md has the limits and the numerics.
+On a CPU with a PackingPlan, as in training, it runs in plain torch with autograd. All other calls use the op
+`virtualmle::hstu_attention`. torch.compile and CUDA graphs support the op: nothing in it waits for the device, and its
+grids depend on sizes only. docs/kernels.md has the limits and the numerics.
 """
 
 import torch
@@ -38,16 +38,18 @@ def hstu_attention(
 ) -> Tensor:
     """scale * sum_j silu(alpha q_i . k_j + b[j - i] + c[bucket(|t_i - t_j|)]) v_j over the sequence (j <= i if causal).
 
-    q, k (total_tokens, heads, dqk); v (total_tokens, heads, dv); result shaped like v. `scale` is 1 / max_len, the same
-    for every batch. The sequences come as a plan, or as offsets (batch + 1,) int32 on q's device with `max_len`, which
-    no sequence may exceed (with a plan, by default its longest). position_table (1 or heads,
-    num_distances(max_len, causal)). time_table (1 or heads, NUM_TIME_BUCKETS) needs times (total_tokens,), seconds in
-    int64 or int32, by default the plan's; next_times, like times: the query's t_i, where it is not its own event's.
+    q, k (total_tokens, heads, dqk); v (total_tokens, heads, dv); result shaped like v. `scale` should be 1 / max_len,
+    equal for every batch. Pass the sequences as a plan, or as offsets (batch + 1,) int32 on q's device with `max_len`,
+    which no sequence may exceed (default with a plan: its longest sequence). position_table (1 or heads,
+    num_distances(max_len, causal)). time_table (1 or heads, NUM_TIME_BUCKETS) requires times (total_tokens,), seconds
+    in int64 or int32, by default the plan's. next_times (like times) gives t_i of the queries if t_i is not the time of
+    the query's own event.
 
-    Dropout falls on the weights, in training only. `seed`, a number or a (1,) int64 tensor on q's device, fixes its
-    mask; by default one is drawn from torch's generator of that device. deterministic: the same bits in every run (as
-    if torch.use_deterministic_algorithms). Raises KernelError for tensors that do not fit. Offsets are looked at where
-    that is free: in a plan, and on a CPU; on CUDA only if `validate`, which waits for the device.
+    Dropout applies to the weights, in training only. `seed`, an integer or a (1,) int64 tensor on q's device,
+    determines the mask; by default a seed is drawn from torch's generator of that device. deterministic: bit-identical
+    results in every run (also if torch.use_deterministic_algorithms is on). Raises KernelError for arguments that do
+    not match. The values of offsets are checked where this is free, in a plan and on a CPU; on CUDA only with
+    `validate`, which waits for the device.
     """
     dropout = dropout if training else 0.0
     if plan is not None:
@@ -73,7 +75,7 @@ def hstu_attention(
 
 
 def _times_of(plan: PackingPlan, next_times: Tensor | None) -> Tensor | None:
-    """The plan's times: next_times are counted from where the caller's clock begins, so then they are too."""
+    """The plan's times, relative to each sequence's first event unless there are next_times, which are absolute."""
     return plan.relative_times if next_times is None else plan.times
 
 
@@ -88,6 +90,7 @@ def _packed(
     causal: bool,
     dropout: float,
 ) -> Tensor:
+    """The formula on the rows of the plan; q is already multiplied by alpha."""
     outputs = []
     for group, q_, k_, v_ in zip(plan.groups, plan.gather(q), plan.gather(k), plan.gather(v * scale), strict=True):
         scores = q_.transpose(1, 2) @ k_.permute(0, 2, 3, 1)  # (rows, heads, T, T)
@@ -98,7 +101,7 @@ def _packed(
 
 
 def _mask_key(q: Tensor, seed: int | Tensor | None) -> Tensor:
-    """(1,) int64 on q's device, made there: a number copied from the host would have to be waited for."""
+    """The seed as (1,) int64, created on q's device: copying a number from the host would wait for the device."""
     if isinstance(seed, Tensor):
         return seed
     if seed is not None:

@@ -3,13 +3,14 @@
     dv_j = scale sum_i silu(s) g_i          ds = scale (g_i . v_j) silu'(s)
     dk_j = alpha sum_i ds q_i               dq_i = alpha sum_j ds k_j          db, dc: sums of ds by entry
 
-`backward_keys`: a program owns blocks of keys and walks over queries; it makes dk, dv and both tables' gradients.
-By default it also adds each tile's share of dq to a float32 buffer by atomics: five products per tile. Deterministic,
-`backward_queries` makes dq in a second walk, seven products in all, and no sum depends on an order.
+`backward_keys`: a program owns blocks of keys and loops over queries; it computes dk, dv and both tables' gradients. By
+default it also adds each tile's contribution to dq to a float32 buffer with atomics: five matrix products per tile. In
+deterministic mode `backward_queries` computes dq in a second pass (seven products in all), and every sum has a fixed
+order.
 
-No pair has an atomic of its own. A tile of ds is turned so that each diagonal, one distance j - i, becomes a row, and
-its row sums go to a copy of the position table in one vector; the sums by time bucket, few in a tile, go to a copy of
-the time table one by one. Copies are added up at the end.
+Atomics are per tile, not per pair. A tile of ds is rotated so that each diagonal, one distance j - i, becomes a row.
+One vector of atomics adds its row sums to a copy of the position table. The sums by time bucket, of which a tile has
+few, are added to a copy of the time table one by one. The copies are summed at the end.
 
 Tensor dimensions of a tile: M queries, N keys; D = dqk and V = dv padded to powers of two of at least 16.
 """
@@ -22,9 +23,9 @@ import triton.language as tl
 from torch import Tensor
 
 from .arithmetic_triton import allowed_pairs, dot, dropout_factor, silu_and_slope
-from .attention_call import AttentionCall
+from .attention_call import AttentionCall, rows_contiguous
 from .long_bias_triton import biased_scores, load_times
-from .long_launch import launch_options, rows_contiguous, terms, times_arguments
+from .long_launch import launch_options, terms, times_arguments
 from .long_queries_triton import query_gradient
 from .long_rows_triton import VARYING, clear_tail, load_rows, place_of, store_rows
 from .long_tables import copies_of
@@ -37,7 +38,7 @@ def long_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall,
     tiles: Tiles | None = None, tiles_of_queries: Tiles | None = None,
 ) -> Gradients:  # fmt: skip
-    """As `packed_backward`, for sequences of any length. tiles: instead of the table's, for tests and the tuner."""
+    """Like `packed_backward`, for sequences of any length. `tiles` overrides the tile table, for tests and tuning."""
     grad, q, k, v = (rows_contiguous(tensor) for tensor in (grad, q, k, v))
     biased = call.position_table is not None or call.time_table is not None
     tiles = tiles or key_tiles(q.dtype, q.shape[2], v.shape[2], biased)
@@ -69,7 +70,10 @@ def backward_keys(  # noqa: PLR0912, PLR0915 (one loop, in the order of the form
     PRECISION: tl.constexpr, UPCAST: tl.constexpr, FAST_MATH: tl.constexpr,
     BLOCK_QUERIES: tl.constexpr, BLOCK_KEYS: tl.constexpr, DETERMINISTIC: tl.constexpr,
 ):  # fmt: skip
-    """Blocks group, group + groups, … of keys. Tiles are (N, M). Rows past the end are zero, and so is their ds."""
+    """A program processes the blocks group, group + groups, … of keys, in tiles (N, M).
+
+    Rows past the end of the sequence are zero, and so is their ds.
+    """
     group, head, sequence = place_of(tl.program_id(0), groups, heads)
     start = tl.load(offsets + sequence)
     length = tl.minimum(tl.load(offsets + sequence + 1) - start, max_len)
@@ -96,7 +100,7 @@ def backward_keys(  # noqa: PLR0912, PLR0915 (one loop, in the order of the form
         lows += sequence * blocks
         highs += sequence * blocks
     for first_key in range(group * BLOCK_KEYS, length, groups * BLOCK_KEYS):
-        rows = first_key + tl.arange(0, BLOCK_KEYS)[:, None]  # places in the sequence
+        rows = first_key + tl.arange(0, BLOCK_KEYS)[:, None]  # positions in the sequence
         keys = load_rows(k, k_token, first_key, length, BLOCK_KEYS, DQK, WIDTH_QK, True)
         values = load_rows(v, v_token, first_key, length, BLOCK_KEYS, DV, WIDTH_V, True)
         if SCALED:
@@ -108,11 +112,11 @@ def backward_keys(  # noqa: PLR0912, PLR0915 (one loop, in the order of the form
             key_seconds, earliest, latest = load_times(key_times + start, rows, length)
         dkeys = tl.zeros((BLOCK_KEYS, WIDTH_QK), tl.float32)
         dvalues = tl.zeros((BLOCK_KEYS, WIDTH_V), tl.float32)
-        before = first_key // BLOCK_QUERIES * BLOCK_QUERIES if CAUSAL else 0
-        after = tl.cdiv(first_key + BLOCK_KEYS, BLOCK_QUERIES) * BLOCK_QUERIES if CAUSAL else 0
+        diagonal_start = first_key // BLOCK_QUERIES * BLOCK_QUERIES if CAUSAL else 0
+        diagonal_end = tl.cdiv(first_key + BLOCK_KEYS, BLOCK_QUERIES) * BLOCK_QUERIES if CAUSAL else 0
         for BELOW in tl.static_range(0 if CAUSAL else 1, 2):
-            first_row = after if BELOW else before
-            end = length if BELOW else tl.minimum(after, length)
+            first_row = diagonal_end if BELOW else diagonal_start
+            end = length if BELOW else tl.minimum(diagonal_end, length)
             for first_query in range(first_row, end, BLOCK_QUERIES):
                 columns = first_query + tl.arange(0, BLOCK_QUERIES)[None, :]
                 queries = load_rows(q, q_token, first_query, length, BLOCK_QUERIES, DQK, WIDTH_QK, True)
@@ -144,9 +148,9 @@ def backward_keys(  # noqa: PLR0912, PLR0915 (one loop, in the order of the form
                 dscores = dscores.to(q.dtype.element_ty)
                 dkeys = dot(dscores, queries, dkeys, PRECISION, UPCAST)
                 if not DETERMINISTIC:
-                    share = tl.zeros((BLOCK_QUERIES, WIDTH_QK), tl.float32)
-                    share = dot(tl.trans(dscores), keys, share, PRECISION, UPCAST) * scale
-                    add_rows(dq, heads * DQK, first_query, length, share, BLOCK_QUERIES, DQK, WIDTH_QK)
+                    dqueries = tl.zeros((BLOCK_QUERIES, WIDTH_QK), tl.float32)
+                    dqueries = dot(tl.trans(dscores), keys, dqueries, PRECISION, UPCAST) * scale
+                    add_rows(dq, heads * DQK, first_query, length, dqueries, BLOCK_QUERIES, DQK, WIDTH_QK)
         store_rows(dk, heads * DQK, first_key, length, dkeys * (scale * alpha), BLOCK_KEYS, DQK, WIDTH_QK)
         store_rows(dv, heads * DV, first_key, length, dvalues * scale, BLOCK_KEYS, DV, WIDTH_V)
 
@@ -155,18 +159,19 @@ def backward_keys(  # noqa: PLR0912, PLR0915 (one loop, in the order of the form
 def add_diagonals(
     copy, tile, first, span, BLOCK_KEYS: tl.constexpr, BLOCK_QUERIES: tl.constexpr, ORDERED: tl.constexpr
 ):
-    """Add each diagonal of tile (N, M) to copy[first + n - m]; of a column, row n goes to row (n - m) mod N. M <= N.
+    """Add the sum of each diagonal of tile (N, M) to copy[first + n - m]; M <= N.
 
-    ORDERED: the sums of different tiles in the order of the program, not as the threads come.
+    Row n of column m is rotated to row (n - m) mod N, so that each diagonal lies in a row.
+    ORDERED: add the sums of different tiles in program order instead of an arbitrary order of the threads.
     """
     rows, columns = tl.arange(0, BLOCK_KEYS)[:, None], tl.arange(0, BLOCK_QUERIES)[None, :]
-    turned = tl.gather(tile, (rows + columns) % BLOCK_KEYS, 0)
-    straight = rows + columns < BLOCK_KEYS  # the others came round: N less
+    rotated = tl.gather(tile, (rows + columns) % BLOCK_KEYS, 0)
+    unwrapped = rows + columns < BLOCK_KEYS  # the other elements wrapped around: their places are N lower
     places = first + tl.arange(0, BLOCK_KEYS)
-    sums = tl.sum(tl.where(straight, turned, 0.0), 1)
+    sums = tl.sum(tl.where(unwrapped, rotated, 0.0), 1)
     tl.atomic_add(copy + places, sums, (places >= 0) & (places < span), sem="relaxed")
     places -= BLOCK_KEYS
-    sums = tl.sum(tl.where(straight, 0.0, turned), 1)
+    sums = tl.sum(tl.where(unwrapped, 0.0, rotated), 1)
     tl.atomic_add(copy + places, sums, (places >= 0) & (places < span), sem="relaxed")
     if ORDERED:
         tl.debug_barrier()
@@ -174,22 +179,22 @@ def add_diagonals(
 
 @triton.jit
 def add_buckets(copy, tile, query_seconds, key_seconds, first, last, last_seconds):
-    """Add the sums of tile by bucket to copy[first .. last]; one thread adds, so the order is the program's."""
+    """Add the tile's sum of each bucket to copy[first .. last]; one thread adds, so that program order applies."""
     if first == last:
         tl.atomic_add(copy + first, tl.sum(tl.sum(tile, 1), 0), sem="relaxed")
     else:
         seconds = tl.abs(query_seconds - key_seconds)
-        below = -1
+        previous = -1
         for bucket in tl.range(first, last + 1, num_stages=1):
-            upto = tl.load(last_seconds + bucket)
-            inside = tl.where((seconds > below) & (seconds <= upto), tile, 0.0)
+            longest = tl.load(last_seconds + bucket)
+            inside = tl.where((seconds > previous) & (seconds <= longest), tile, 0.0)
             tl.atomic_add(copy + bucket, tl.sum(tl.sum(inside, 1), 0), sem="relaxed")
-            below = upto
+            previous = longest
 
 
 @triton.jit
 def add_rows(head, stride, first, length, tile, ROWS: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr):
-    """head[first + row] += tile[row], as far as length and DIM go, in an order that nothing fixes."""
+    """head[first + row] += tile[row] with atomics, inside length and DIM; the order of addition is arbitrary."""
     rows, columns = tl.arange(0, ROWS)[:, None], tl.arange(0, WIDTH)[None, :]
     places = head + (first + rows).to(tl.int64) * stride + columns
     tl.atomic_add(places, tile, (first + rows < length) & (columns < DIM), sem="relaxed")

@@ -1,12 +1,12 @@
-"""Scores of long sequences with their position and time bias, computed inside the attention kernels, tile by tile.
+"""Scores of long sequences with position and time bias, computed inside the attention kernels, tile by tile.
 
-A tile of queries and keys that are far apart holds few distinct time buckets. `block_times` therefore writes, next to
-int32 times, the earliest and the latest time of every block of tokens; from those a kernel knows the buckets
-first .. last that a tile can hold. One bucket costs one scalar; each further one costs a comparison and a selection
-per pair, exact to the second, without a logarithm and without a gather.
+A tile of queries and keys that are far apart has few distinct time buckets. `block_times` therefore writes int32 times
+and the earliest and latest time of every block of tokens. From these a kernel derives the range first .. last of the
+buckets in a tile. A single bucket costs one scalar load; each further bucket costs a comparison and a selection per
+pair. This is exact to the second and needs neither a logarithm nor a gather.
 
-Times become seconds since the earliest time of their sequence, in int32: exact where a sequence spans less than
-2**31 seconds (68 years), as all nonnegative 32-bit Unix times do; what is later counts as 2**31 - 1.
+Times are converted to int32 seconds since the earliest time of their sequence. This is exact if the sequence spans less
+than 2**31 seconds (68 years), as all nonnegative 32-bit Unix times do; larger differences are clamped to 2**31 - 1.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
@@ -29,7 +29,7 @@ TIMES_WARPS = 4
 
 @dataclass(frozen=True, eq=False)
 class BlockTimes:
-    """Times of one side, queries or keys, and their bounds per block of the sequence."""
+    """Times of the queries or of the keys, and their bounds in each block of the sequence."""
 
     seconds: Tensor  # (total_tokens,) int32, since the earliest time of the sequence
     lows: Tensor  # (batch, blocks) int32; blocks past a sequence's end are not written
@@ -37,7 +37,10 @@ class BlockTimes:
 
 
 def block_times(call: AttentionCall, times: Tensor, block: int) -> BlockTimes:
-    """Of `call.times` or `call.query_times`; both count from the same earliest time. block: tokens, a power of two."""
+    """The BlockTimes of `times`, which are call.times or call.query_times; both count from one earliest time.
+
+    block: tokens per block, a power of two.
+    """
     assert call.times is not None and call.query_times is not None
     blocks = triton.cdiv(call.max_len, block)
     seconds = torch.empty(len(times), dtype=torch.int32, device=times.device)
@@ -55,7 +58,7 @@ def write_block_times(
     times, key_times, query_times, offsets, max_len, seconds, lows, highs, blocks,
     TWO_SIDES: tl.constexpr, BLOCK: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
-    """Each program: BLOCKS blocks of one sequence; every program of a sequence finds its earliest time anew."""
+    """Each program processes BLOCKS blocks of one sequence and computes the sequence's earliest time itself."""
     sequence = tl.program_id(1).to(tl.int64)
     start = tl.load(offsets + sequence)
     length = tl.minimum(tl.load(offsets + sequence + 1) - start, max_len)
@@ -74,18 +77,18 @@ def write_block_times(
     origin = tl.min(tl.min(earliest, 1), 0)
     places = first_block * BLOCK + steps
     inside = places < length
-    since = tl.load(times + start + places, inside, other=0).to(tl.int64) - origin
-    since = tl.minimum(since, LATEST).to(tl.int32)
-    tl.store(seconds + start + places, since, inside)
+    relative = tl.load(times + start + places, inside, other=0).to(tl.int64) - origin
+    relative = tl.minimum(relative, LATEST).to(tl.int32)
+    tl.store(seconds + start + places, relative, inside)
     rows = sequence * blocks + first_block + numbers
     written = first_block + numbers < blocks
-    tl.store(lows + rows, tl.min(tl.where(inside, since, LATEST), 1), written)
-    tl.store(highs + rows, tl.max(tl.where(inside, since, 0), 1), written)
+    tl.store(lows + rows, tl.min(tl.where(inside, relative, LATEST), 1), written)
+    tl.store(highs + rows, tl.max(tl.where(inside, relative, 0), 1), written)
 
 
 @triton.jit
 def load_times(times, places, length):
-    """Times of a block of one sequence, zero past its length, and the earliest and the latest of them."""
+    """Times of a block of one sequence, zero past its length, and the earliest and the latest of these times."""
     inside = places < length
     seconds = tl.load(times + places, inside, other=0)
     earliest = tl.min(tl.min(tl.where(inside, seconds, LATEST), 1), 0)
@@ -94,9 +97,9 @@ def load_times(times, places, length):
 
 @triton.jit
 def bucket_range(earliest, latest, lows, highs, block, last_seconds, FAST_MATH: tl.constexpr):
-    """Scalars first, last: no pair of (earliest .. latest) with the other side's `block` lies outside these buckets.
+    """Scalars first, last: bounds on the buckets of the pairs of a time in earliest .. latest and one in `block`.
 
-    Nothing is assumed of the order of times.
+    `block` is a block of the other side, with times lows[block] .. highs[block]. Times need not be sorted.
     """
     low = tl.load(lows + block)
     high = tl.load(highs + block)
@@ -108,37 +111,38 @@ def bucket_range(earliest, latest, lows, highs, block, last_seconds, FAST_MATH: 
 
 @triton.jit
 def biased_scores(
-    own, walked, rows, columns, own_seconds, earliest, latest, walked_times, start, length, lows, highs, block,
+    own, other, rows, columns, own_seconds, earliest, latest, other_times, start, length, lows, highs, block,
     position_row, reach, entries, time_row, last_seconds,
     OWN_KEYS: tl.constexpr, MASKED: tl.constexpr, HAS_POSITION: tl.constexpr, HAS_TIME: tl.constexpr,
     PRECISION: tl.constexpr, UPCAST: tl.constexpr, FAST_MATH: tl.constexpr,
 ):  # fmt: skip
-    """q_i . k_j + b[j - i] + c[bucket(t_i - t_j)] for a program's own block and the one that it has walked to.
+    """q_i . k_j + b[j - i] + c[bucket(t_i - t_j)] for a program's own block and the other block of the current step.
 
-    own, walked: their vectors, keys and queries if OWN_KEYS, else queries and keys; rows and columns: their places in
-    the sequence; own_seconds, earliest, latest: as `load_times` returns them. `walked_times` at `start` are the
-    sequence's first; lows and highs, at `block`, bound those of the walked block. Not MASKED: it ends before `length`.
+    own, other: the vectors, keys and queries if OWN_KEYS, else queries and keys; rows and columns: their positions in
+    the sequence; own_seconds, earliest, latest: as returned by `load_times`. other_times[start] is the sequence's
+    first time; lows[block] and highs[block] bound the times of the other block. If not MASKED, the other block ends
+    before `length`.
 
-    Returns the scores, the walked block's times, and the first and the last bucket that the tile can hold.
+    Returns the scores, the other block's times, and the first and the last bucket that the tile can have.
     """
-    scores = tl.zeros((own.shape[0], walked.shape[0]), tl.float32)
-    scores = dot(own, tl.trans(walked), scores, PRECISION, UPCAST)
+    scores = tl.zeros((own.shape[0], other.shape[0]), tl.float32)
+    scores = dot(own, tl.trans(other), scores, PRECISION, UPCAST)
     seconds = columns
     first = block * 0
     last = first
     if HAS_TIME:
-        seconds = tl.load(walked_times + start + columns, (columns < length) | (not MASKED), other=0)
+        seconds = tl.load(other_times + start + columns, (columns < length) | (not MASKED), other=0)
         first, last = bucket_range(earliest, latest, lows, highs, block, last_seconds, FAST_MATH)
     if HAS_POSITION:
         distances = rows - columns if OWN_KEYS else columns - rows  # j - i
         scores += tl.load(position_row + position_column(distances, reach, entries)).to(tl.float32)
     if HAS_TIME:
-        here = tl.load(time_row + first).to(tl.float32)
-        scores += here
+        bias = tl.load(time_row + first).to(tl.float32)
+        scores += bias
         if last > first:
             between = tl.abs(own_seconds - seconds)
             for bucket in tl.range(first, last, num_stages=1):
-                above = tl.load(time_row + bucket + 1).to(tl.float32)
-                scores += tl.where(between > tl.load(last_seconds + bucket), above - here, 0.0)
-                here = above
+                next_bias = tl.load(time_row + bucket + 1).to(tl.float32)
+                scores += tl.where(between > tl.load(last_seconds + bucket), next_bias - bias, 0.0)
+                bias = next_bias
     return scores, seconds, first, last

@@ -1,8 +1,8 @@
 """HSTU attention of long sequences in Triton: the forward pass. long_backward_triton has the backward pass.
 
-One program: one block of queries of one sequence and head. It walks over the blocks of keys, those wholly before its
-queries without a mask, then those on the diagonal with one (Dao 2023, FlashAttention-2, section 3.2; without softmax
-nothing has to be rescaled). docs/kernels.md has the formula and the numerics.
+Each program processes one block of queries of one sequence and head. It loops over the blocks of keys: first those that
+lie entirely before its queries, without a mask, then those on the diagonal, with a mask (Dao 2023, FlashAttention-2,
+section 3.2; without softmax nothing has to be rescaled). docs/kernels.md has the formula and the numerics.
 
 Tensor dimensions of a tile: M queries, N keys; D = dqk and V = dv padded to powers of two of at least 16.
 """
@@ -15,18 +15,15 @@ import triton.language as tl
 from torch import Tensor
 
 from .arithmetic_triton import allowed_pairs, dot, dropout_factor, silu
-from .attention_call import AttentionCall
-from .long_backward_triton import long_backward
+from .attention_call import AttentionCall, rows_contiguous
 from .long_bias_triton import biased_scores, load_times
-from .long_launch import launch_options, rows_contiguous, terms, times_arguments
+from .long_launch import launch_options, terms, times_arguments
 from .long_rows_triton import VARYING, clear_tail, load_rows, place_of, store_rows
 from .long_tiles import Tiles, forward_tiles
 
-__all__ = ["long_backward", "long_forward"]
-
 
 def long_forward(q: Tensor, k: Tensor, v: Tensor, call: AttentionCall, tiles: Tiles | None = None) -> Tensor:
-    """As `packed_forward`, for sequences of any length. tiles: instead of the table's, for tests and the tuner."""
+    """Like `packed_forward`, for sequences of any length. `tiles` overrides the tile table, for tests and tuning."""
     tiles = tiles or forward_tiles(q.dtype, q.shape[2], v.shape[2])
     q, k, v = rows_contiguous(q), rows_contiguous(k), rows_contiguous(v)
     out = torch.empty(v.shape, dtype=v.dtype, device=v.device)
@@ -49,7 +46,7 @@ def forward_block(
     PRECISION: tl.constexpr, UPCAST: tl.constexpr, FAST_MATH: tl.constexpr,
     BLOCK_QUERIES: tl.constexpr, BLOCK_KEYS: tl.constexpr,
 ):  # fmt: skip
-    """out[i] = scale * sum_j silu(alpha q_i . k_j + bias) v_j for a block of i; the last blocks, the longest, first."""
+    """out[i] = scale * sum_j silu(alpha q_i . k_j + bias) v_j for a block of i; blocks with most keys first."""
     block, head, sequence = place_of(tl.program_id(0), blocks_of_queries, heads)
     block = blocks_of_queries - 1 - block
     start = tl.load(offsets + sequence)
@@ -60,7 +57,7 @@ def forward_block(
     q += start.to(tl.int64) * q_token + head * q_head
     k += start.to(tl.int64) * k_token + head * k_head
     v += start.to(tl.int64) * v_token + head * v_head
-    rows = first_query + tl.arange(0, BLOCK_QUERIES)[:, None]  # places in the sequence
+    rows = first_query + tl.arange(0, BLOCK_QUERIES)[:, None]  # positions in the sequence
     queries = load_rows(q, q_token, first_query, length, BLOCK_QUERIES, DQK, WIDTH_QK, True)
     if SCALED:
         queries = (queries * alpha).to(q.dtype.element_ty)
@@ -77,10 +74,10 @@ def forward_block(
         highs += sequence * blocks
         query_seconds, earliest, latest = load_times(query_times + start, rows, length)
     total = tl.zeros((BLOCK_QUERIES, WIDTH_V), tl.float32)
-    whole = (first_query if CAUSAL else length) // BLOCK_KEYS * BLOCK_KEYS
+    unmasked_end = (first_query if CAUSAL else length) // BLOCK_KEYS * BLOCK_KEYS
     end = tl.minimum(first_query + BLOCK_QUERIES, length) if CAUSAL else length
     for MASKED in tl.static_range(2):
-        for first_key in range(whole if MASKED else 0, end if MASKED else whole, BLOCK_KEYS):
+        for first_key in range(unmasked_end if MASKED else 0, end if MASKED else unmasked_end, BLOCK_KEYS):
             columns = first_key + tl.arange(0, BLOCK_KEYS)[None, :]
             keys = load_rows(k, k_token, first_key, length, BLOCK_KEYS, DQK, WIDTH_QK, MASKED)
             values = load_rows(v, v_token, first_key, length, BLOCK_KEYS, DV, WIDTH_V, MASKED)

@@ -1,6 +1,6 @@
-"""HSTU attention of long sequences in Triton: dq where the backward pass has to be deterministic.
+"""HSTU attention of long sequences in Triton: dq in the deterministic backward pass.
 
-One program: one block of queries, as in the forward pass; its sum over the blocks of keys has one order.
+Each program processes one block of queries, as in the forward pass, and sums over the blocks of keys in a fixed order.
 Tensor dimensions of a tile: M queries, N keys; D = dqk and V = dv padded to powers of two of at least 16.
 """
 
@@ -22,7 +22,7 @@ from .long_tiles import Tiles, query_tiles
 def query_gradient(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall, tiles: Tiles | None = None
 ) -> Tensor:
-    """dq, contiguous, in q's dtype. All of (total_tokens, heads, dim), the elements of a head side by side."""
+    """dq, contiguous, in q's dtype. Arguments are (total_tokens, heads, dim) with the elements of a head contiguous."""
     tiles = tiles or query_tiles(q.dtype, q.shape[2], v.shape[2])
     dq = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     blocks = triton.cdiv(call.max_len, tiles.block_queries)
@@ -45,7 +45,7 @@ def backward_queries(  # noqa: PLR0915 (one loop, in the order of the formulas)
     PRECISION: tl.constexpr, UPCAST: tl.constexpr, FAST_MATH: tl.constexpr,
     BLOCK_QUERIES: tl.constexpr, BLOCK_KEYS: tl.constexpr,
 ):  # fmt: skip
-    """dq of one block; the last blocks, the longest, first. Keys past the end are zero, and so is their share."""
+    """dq of one block; blocks with most keys first. Keys past the end are zero and contribute zero."""
     block, head, sequence = place_of(tl.program_id(0), blocks_of_queries, heads)
     block = blocks_of_queries - 1 - block
     start = tl.load(offsets + sequence)
@@ -58,7 +58,7 @@ def backward_queries(  # noqa: PLR0915 (one loop, in the order of the formulas)
     q += token * q_token + head * q_head
     k += token * k_token + head * k_head
     v += token * v_token + head * v_head
-    rows = first_query + tl.arange(0, BLOCK_QUERIES)[:, None]  # places in the sequence
+    rows = first_query + tl.arange(0, BLOCK_QUERIES)[:, None]  # positions in the sequence
     queries = load_rows(q, q_token, first_query, length, BLOCK_QUERIES, DQK, WIDTH_QK, True)
     grads = load_rows(grad, grad_token, first_query, length, BLOCK_QUERIES, DV, WIDTH_V, True)
     if SCALED:
@@ -76,10 +76,10 @@ def backward_queries(  # noqa: PLR0915 (one loop, in the order of the formulas)
         highs += sequence * blocks
         query_seconds, earliest, latest = load_times(query_times + start, rows, length)
     dqueries = tl.zeros((BLOCK_QUERIES, WIDTH_QK), tl.float32)
-    whole = (first_query if CAUSAL else length) // BLOCK_KEYS * BLOCK_KEYS
+    unmasked_end = (first_query if CAUSAL else length) // BLOCK_KEYS * BLOCK_KEYS
     end = tl.minimum(first_query + BLOCK_QUERIES, length) if CAUSAL else length
     for MASKED in tl.static_range(2):
-        for first_key in range(whole if MASKED else 0, end if MASKED else whole, BLOCK_KEYS):
+        for first_key in range(unmasked_end if MASKED else 0, end if MASKED else unmasked_end, BLOCK_KEYS):
             columns = first_key + tl.arange(0, BLOCK_KEYS)[None, :]
             keys = load_rows(k, k_token, first_key, length, BLOCK_KEYS, DQK, WIDTH_QK, MASKED)
             values = load_rows(v, v_token, first_key, length, BLOCK_KEYS, DV, WIDTH_V, MASKED)

@@ -1,6 +1,6 @@
-"""Rows of jagged tensors (total_tokens, heads, dim): blocks of one sequence and head, and zeros past the last offset.
+"""Rows of jagged tensors (total_tokens, heads, dim): loads and stores of blocks, and zeros past the last offset.
 
-Tokens past the last offset belong to no sequence; zeros are written there alone, so that no output is written twice.
+Tokens past the last offset belong to no sequence. Only they are zeroed, so that no output is written twice.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
@@ -11,14 +11,14 @@ from torch import Tensor
 
 from .attention_call import AttentionCall
 
-VARYING = ["max_len", "reach", "entries", "kept_levels", "blocks"]  # no kernel is compiled anew for them
+VARYING = ["max_len", "reach", "entries", "kept_levels", "blocks"]  # arguments that cause no recompilation
 PROGRAMS = 64
 ELEMENTS = 1024
 
 
 @triton.jit
 def place_of(program, blocks, heads):
-    """Block, head and sequence of a program; blocks of one head of one sequence are neighbours, and share its rows."""
+    """Block, head and sequence of a program; consecutive programs share one head of one sequence."""
     return program % blocks, program // blocks % heads, program // blocks // heads
 
 
@@ -26,7 +26,7 @@ def place_of(program, blocks, heads):
 def load_rows(
     head, stride, first, length, ROWS: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr, BOUNDED: tl.constexpr
 ):
-    """(ROWS, WIDTH) from row `first` on; zeros past `length` (if BOUNDED) and in the padding from DIM to WIDTH.
+    """(ROWS, WIDTH) from row `first` on, with zeros past `length` (if BOUNDED) and in the padding from DIM to WIDTH.
 
     head: the first row of the sequence in one head; stride: elements from one row to the next.
     """
@@ -43,14 +43,14 @@ def load_rows(
 
 @triton.jit
 def store_rows(head, stride, first, length, tile, ROWS: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr):
-    """The inverse of `load_rows`: what lies past length or past DIM is left alone."""
+    """The inverse of `load_rows`; memory past length or past DIM is left unchanged."""
     rows, columns = tl.arange(0, ROWS)[:, None], tl.arange(0, WIDTH)[None, :]
     places = head + (first + rows).to(tl.int64) * stride + columns
     tl.store(places, tile.to(head.dtype.element_ty), (first + rows < length) & (columns < DIM))
 
 
 def clear_tail(call: AttentionCall, *tensors: Tensor) -> None:
-    """Zeros in tensors (total_tokens, heads, dim), contiguous, for the tokens past the last offset."""
+    """Zero the tokens past the last offset in contiguous tensors (total_tokens, heads, dim)."""
     for rows in tensors:
         elements = rows.shape[1] * rows.shape[2]
         write_zeros[(PROGRAMS,)](
@@ -60,7 +60,7 @@ def clear_tail(call: AttentionCall, *tensors: Tensor) -> None:
 
 @triton.jit
 def write_zeros(rows, offsets, batch, end, elements, PROGRAMS: tl.constexpr, ELEMENTS: tl.constexpr):
-    """rows[offsets[batch]:] = 0; `end` elements in all rows together, `elements` in one."""
+    """rows[offsets[batch]:] = 0; `elements` per row, `end` in total."""
     begin = tl.load(offsets + batch).to(tl.int64) * elements + tl.program_id(0) * ELEMENTS
     last = begin * 0 + end
     for place in range(begin, last, PROGRAMS * ELEMENTS):

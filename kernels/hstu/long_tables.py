@@ -1,4 +1,4 @@
-"""Where the long backward pass collects the gradients of the two bias tables: float32 copies, added up at the end."""
+"""Float32 copies of the two bias tables in which the long backward pass accumulates gradients, summed at the end."""
 
 from dataclasses import dataclass
 
@@ -9,15 +9,15 @@ from torch import Tensor
 from ..jagged.time_buckets import NUM_TIME_BUCKETS
 from .attention_call import AttentionCall
 
-SHARED_SLOTS = 32  # copies that programs share: enough that few wait for each other
-ORDERED_PROGRAMS = 2048  # deterministic: programs to aim at, several rounds on an H200, each with copies of its own
+SHARED_SLOTS = 32  # number of shared copies, enough to keep contention between programs low
+ORDERED_PROGRAMS = 2048  # deterministic: target number of programs, several waves on an H200, each with its own copies
 
 
 @dataclass(frozen=True, eq=False)
 class TableCopies:
-    """position (slots, heads, distances), time (slots, heads, NUM_TIME_BUCKETS); None where there is no table.
+    """position (slots, heads, distances), time (slots, heads, NUM_TIME_BUCKETS); None for a missing table.
 
-    A sequence's blocks of keys are dealt to `groups` programs per head.
+    The blocks of keys of a sequence are distributed over `groups` programs per head.
     """
 
     groups: int
@@ -26,7 +26,7 @@ class TableCopies:
     time: Tensor | None
 
     def position_gradient(self, call: AttentionCall) -> Tensor | None:
-        """Like call.position_table."""
+        """The gradient of call.position_table, None without one."""
         table = call.position_table
         if self.position is None or table is None:
             return None
@@ -34,17 +34,17 @@ class TableCopies:
         return clipped_columns(sums, call.position_reach - (call.max_len - 1), table.shape[1]).to(table.dtype)
 
     def time_gradient(self, call: AttentionCall) -> Tensor | None:
-        """Like call.time_table."""
+        """The gradient of call.time_table, None without one."""
         if self.time is None or call.time_table is None:
             return None
         return (_by_row(self.time, len(call.time_table)) * call.scale).to(call.time_table.dtype)
 
 
 def copies_of(call: AttentionCall, heads: int, blocks: int) -> TableCopies:
-    """Zeros for a backward pass over at most `blocks` blocks of keys in a sequence.
+    """Zeroed copies for a backward pass over at most `blocks` blocks of keys per sequence.
 
-    Deterministic, every program has a copy of its own, in which it adds up in its order; there are fewer programs then,
-    each with several blocks of keys, so that copies stay near ORDERED_PROGRAMS * max_len floats.
+    In deterministic mode every program adds to its own copy, in program order. There are then fewer programs, each with
+    several blocks of keys, so that the copies take about ORDERED_PROGRAMS * max_len floats.
     """
     biased = call.position_table is not None or call.time_table is not None
     groups = blocks
@@ -65,10 +65,10 @@ def copies_of(call: AttentionCall, heads: int, blocks: int) -> TableCopies:
 def clipped_columns(columns: Tensor, first: int, entries: int) -> Tensor:
     """(rows, n) to (rows, entries): column c is added to entry first + c, clipped to 0 .. entries - 1.
 
-    By slices alone: an index_add would have no fixed order on CUDA.
+    Computed with slices, because index_add has no fixed order on CUDA.
     """
     n = columns.shape[1]
-    left, right = min(max(-first, 0), n), min(max(first + n - entries, 0), n)  # how many are beyond either end
+    left, right = min(max(-first, 0), n), min(max(first + n - entries, 0), n)  # number of columns beyond either end
     before = min(max(first, 0), entries)
     table = F.pad(columns[:, left : n - right], (before, entries - before - (n - left - right)))
     table[:, 0] += columns[:, :left].sum(1)
@@ -77,5 +77,5 @@ def clipped_columns(columns: Tensor, first: int, entries: int) -> Tensor:
 
 
 def _by_row(copies: Tensor, rows: int) -> Tensor:
-    """(slots, heads, n) to (rows, n): summed over the copies, and over the heads where they share one row."""
+    """(slots, heads, n) to (rows, n): the sum over the copies, and over the heads if they share one row."""
     return copies.sum((0, 1)).unsqueeze(0) if rows == 1 else copies.sum(0)

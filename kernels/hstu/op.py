@@ -1,7 +1,7 @@
-"""The op `virtualmle::hstu_attention` as torch.library knows it: its families, its shapes, its gradient.
+"""The torch.library op `virtualmle::hstu_attention`: choice of the kernel family, fake shapes, gradient.
 
-Every family is two functions, forward and backward, that take tensors and an AttentionCall; `_families` chooses by
-device and max_len alone. `attention.hstu_attention` is the function to call: it checks its arguments.
+A family consists of two functions, forward and backward, that take tensors and an AttentionCall; `_family` chooses by
+device and max_len. Call `attention.hstu_attention` instead of the op: it checks the arguments.
 """
 
 from contextlib import AbstractContextManager
@@ -16,7 +16,7 @@ from . import packed_torch
 from .attention_call import AttentionCall
 from .attention_checks import check_values
 
-PACKED_LONGEST = 256  # max_len up to which one tile's programs see whole sequences; above, the long family
+PACKED_LONGEST = 256  # the largest max_len of the packed family; the long family serves longer sequences
 NUM_TENSORS = 9  # arguments of _TENSORS
 _TENSORS = (
     "Tensor q, Tensor k, Tensor v, Tensor offsets, Tensor? position_table, Tensor? time_table, Tensor? times, "
@@ -38,38 +38,38 @@ class Backward(Protocol):
     def __call__(self, grad: Tensor, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall) -> Gradients: ...
 
 
-def _families(q: Tensor, max_len: int) -> tuple[Forward, Backward]:
+def _family(q: Tensor, max_len: int) -> tuple[Forward, Backward]:
     if not q.is_cuda:
         return packed_torch.packed_forward, packed_torch.packed_backward
-    # Triton has no wheels for some systems (macOS), so its files are read only where tensors are on CUDA.
+    # Triton has no wheels for some systems (macOS), so its files are imported only if tensors are on CUDA.
     if max_len <= PACKED_LONGEST:
-        from . import packed_forward_triton  # noqa: PLC0415
+        from . import packed_backward_triton, packed_forward_triton  # noqa: PLC0415
 
-        return packed_forward_triton.packed_forward, packed_forward_triton.packed_backward
-    from . import long_forward_triton  # noqa: PLC0415
+        return packed_forward_triton.packed_forward, packed_backward_triton.packed_backward
+    from . import long_backward_triton, long_forward_triton  # noqa: PLC0415
 
-    return long_forward_triton.long_forward, long_forward_triton.long_backward
+    return long_forward_triton.long_forward, long_backward_triton.long_backward
 
 
 def _forward(q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, *others: Any) -> Tensor:
-    """Like v, contiguous. See attention.hstu_attention; here dropout is 0 or goes with a seed (1,) int64."""
+    """Shaped like v, contiguous. See attention.hstu_attention; here dropout > 0 requires a seed (1,) int64."""
     call = _call(offsets, *others)
     if not offsets.is_cuda:
         check_values(offsets, len(q), call.max_len)
     if not len(q):
         return v.new_empty(v.shape)
-    with _where_it_runs(q):
-        return _families(q, call.max_len)[0](q, k, v, call)
+    with _execution_context(q):
+        return _family(q, call.max_len)[0](q, k, v, call)
 
 
 def _backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, *others: Any) -> tuple[Tensor, ...]:
-    """dq, dk, dv, and the tables' gradients, without an element where there is no table: an op returns no None."""
+    """dq, dk, dv and the tables' gradients; an empty tensor for a missing table, because an op cannot return None."""
     if not len(q):
         tables = (q.new_empty(0) if table is None else torch.zeros_like(table) for table in others[:2])
         return (*(x.new_empty(x.shape) for x in (q, k, v)), *tables)
     call = _call(offsets, *others)
-    with _where_it_runs(q):
-        dq, dk, dv, *tables_ = _families(q, call.max_len)[1](grad, q, k, v, call)
+    with _execution_context(q):
+        dq, dk, dv, *tables_ = _family(q, call.max_len)[1](grad, q, k, v, call)
     return dq, dk, dv, *(q.new_empty(0) if table is None else table.contiguous() for table in tables_)
 
 
@@ -82,7 +82,7 @@ def _call(
     seed: Tensor | None,
     *terms: Any,
 ) -> AttentionCall:
-    """The arguments from the fourth on, in the order of the schema."""
+    """The arguments from `offsets` on, in the order of the op's schema, as an AttentionCall."""
     max_len, scale, alpha, causal, dropout, deterministic = terms
     tables = (None if x is None else x.contiguous() for x in (position_table, time_table, times, next_times))
     return AttentionCall(
@@ -90,8 +90,8 @@ def _call(
     )  # fmt: skip
 
 
-def _where_it_runs(q: Tensor) -> AbstractContextManager[None]:
-    """q's device as the current one, on which Triton launches; on a CPU as many threads as the tokens are worth."""
+def _execution_context(q: Tensor) -> AbstractContextManager[None]:
+    """Make q's CUDA device the current one, on which Triton launches; on a CPU, set the threads by the size of q."""
     if q.is_cuda:
         return torch.cuda.device(q.device)
     return threads_for(q.numel())

@@ -1,7 +1,8 @@
 """HSTU attention and its gradients in plain torch, on the rows of a packing plan: the registered op on a CPU.
 
-The same two functions as in packed_forward_triton. The gradients are written out, since an op's implementation runs
-where autograd does not look. Dimensions: R rows of width T; tables are 1, shared by the heads, or as many as heads.
+The two functions correspond to those of the packed Triton family. The gradients are explicit, because autograd does not
+record the implementation of an op. Dimensions: R rows of width T; a table has one row, shared by the heads, or one per
+head.
 """
 
 from collections.abc import Iterator
@@ -30,9 +31,9 @@ def packed_forward(q: Tensor, k: Tensor, v: Tensor, call: AttentionCall) -> Tens
 def packed_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
-    """dq, dk, dv and the gradients of the two tables, None where there is none. grad is like out.
+    """dq, dk, dv and the gradients of the two tables, None for a missing table. grad is shaped like the output.
 
-    P = D silu(S), dS = scale D (grad V^T) silu'(S), D the mask and the dropout.
+    P = D silu(S), dS = scale D (grad V^T) silu'(S), where D is the mask times the dropout factors.
     """
     plan = _plan(call)
     gradients: list[tuple[Tensor, ...]] = []
@@ -55,15 +56,15 @@ def packed_backward(
 
 @dataclass(frozen=True, eq=False)
 class _Pairs:
-    """What is known of each pair (query, key) of slots in the rows of one group."""
+    """Properties of the (query, key) pairs of slots in the rows of one group."""
 
     group: RowGroup
     tokens: Tensor  # (R, T) int64
-    columns: Tensor  # (1, T, T) int64: of the position table
+    columns: Tensor  # (1, T, T) int64: columns of the position table
     buckets: Tensor | None  # (R, T, T) int64: columns of the time table
 
     def factors(self, call: AttentionCall, like: Tensor) -> Tensor:
-        """(R, heads or 1, T, T): 0 where the key is hidden or the weight falls, else 1 or what dropout makes."""
+        """(R, heads or 1, T, T): 0 where the pair is masked or dropped, else 1 or the scale of dropout."""
         mask = self.group.mask(call.causal, like.dtype)[:, None]
         if not call.dropout or call.seed is None:
             return mask
@@ -83,12 +84,12 @@ def _rows(plan: PackingPlan, *tensors: Tensor) -> Iterator[list[Tensor]]:
 
 
 def _pairs(plan: PackingPlan, call: AttentionCall) -> Iterator[_Pairs]:
-    places = plan.gather(torch.arange(len(plan.positions)))
-    asked, happened = ([] if t is None else plan.gather(t.long()) for t in (call.query_times, call.times))
-    for number, (group, tokens) in enumerate(zip(plan.groups, places, strict=True)):
+    token_rows = plan.gather(torch.arange(len(plan.positions)))
+    query_times, key_times = ([] if t is None else plan.gather(t.long()) for t in (call.query_times, call.times))
+    for number, (group, tokens) in enumerate(zip(plan.groups, token_rows, strict=True)):
         buckets = None
         if call.time_table is not None:
-            buckets = time_buckets(asked[number][:, :, None] - happened[number][:, None, :])
+            buckets = time_buckets(query_times[number][:, :, None] - key_times[number][:, None, :])
         steps = torch.arange(group.width)
         columns = steps[None, :] - steps[:, None] + call.position_reach  # j - i
         entries = 1 if call.position_table is None else call.position_table.shape[1]

@@ -1,4 +1,4 @@
-"""Dropout that costs a quarter of torch's on a CPU, where drawing one Bernoulli number at a time is most of it."""
+"""Dropout on a CPU at a quarter of the cost of torch's, which draws one Bernoulli number per element."""
 
 import torch
 import torch.nn.functional as F
@@ -8,10 +8,10 @@ LEVELS = 1 << 16
 
 
 def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
-    """Zero elements of x, each with `probability`, and scale the rest to keep the mean. The identity unless training.
+    """Zero each element of x with `probability` and scale the rest to keep the mean; the identity unless `training`.
 
-    On the CPU one 64-bit draw decides four elements, so that the probability is rounded to a multiple of 2**-16; the
-    scale uses the rounded one. Draws come from torch's default generator.
+    On the CPU one 64-bit draw from torch's default generator decides four elements. The probability is therefore
+    rounded to a multiple of 2**-16, and the scale uses the rounded value.
     """
     if not training or probability == 0.0:
         return x

@@ -1,11 +1,11 @@
-"""A packing plan whose shapes do not follow the data, made on the device: a step over it can be captured as a CUDA
-graph and replayed on other batches.
+"""A packing plan whose shapes do not depend on the data, built on the device: a training step that uses it can be
+captured as a CUDA graph and replayed on other batches.
 
-The flat tokens are padded at their end to a fixed number. HSTU's attention on CUDA walks the offsets and needs no more.
-What needs rows gets one for every sequence, wide enough for the longest that may come: that gives up what packing
-saves, for no work on the host and no launch per operation.
+The flat tokens are padded at the end to a fixed number. HSTU's attention on CUDA reads only the offsets. Operations
+that work on rows get one row per sequence, wide enough for max_len. This gives up the savings of packing; in return the
+host does no work and a replayed graph needs no launch per operation.
 
-Tensor dimensions: B sequences, C tokens with those that pad, T row width.
+Tensor dimensions: B sequences, C tokens including padding, T row width.
 """
 
 from functools import partial
@@ -18,17 +18,17 @@ from .packing import WIDTH_STEP, PackingPlan, RowGroup, Rows
 
 
 class TokenPlaces(NamedTuple):
-    """Whose each of C tokens is; for a token that only pads, sequence 0 and place 0."""
+    """The sequence of each of C tokens and its position there; a padding token has sequence 0 and position 0."""
 
     sequences: Tensor  # (C,) int64
-    positions: Tensor  # (C,) int64: place in the sequence, 0 = first
-    counted: Tensor  # (C,) bool: not a token that only pads
+    positions: Tensor  # (C,) int64: index in the sequence, 0 = first
+    counted: Tensor  # (C,) bool: False for padding
 
 
 def token_places(offsets: Tensor, num_tokens: int) -> TokenPlaces:
-    """Sequence i has the tokens `offsets[i]:offsets[i + 1]` of `num_tokens` (C); what lies behind them pads."""
+    """Places of `num_tokens` (C) tokens; sequence i has `offsets[i]:offsets[i + 1]`, and later tokens are padding."""
     steps = torch.arange(num_tokens, device=offsets.device)
-    owners = torch.searchsorted(offsets[1:], steps, right=True)  # skips empty sequences: they end where they begin
+    owners = torch.searchsorted(offsets[1:], steps, right=True)  # skips empty sequences, which end where they begin
     counted = owners < len(offsets) - 1
     owners = torch.where(counted, owners, 0)
     return TokenPlaces(owners, torch.where(counted, steps - offsets.index_select(0, owners), 0), counted)
@@ -37,14 +37,15 @@ def token_places(offsets: Tensor, num_tokens: int) -> TokenPlaces:
 def fixed_plan(offsets: Tensor, places: TokenPlaces, max_len: int, times: Tensor | None = None) -> PackingPlan:
     """Plan for sequences of at most max_len tokens; offsets (B + 1,) int64 and `places` on the same device.
 
-    times (C,) int64, as in `PackingPlan.build`. The device is never waited for.
+    times (C,) int64, as in `PackingPlan.build`. The host never waits for the device.
     """
-    return PackingPlan(offsets, places.positions, partial(_row_each, offsets, places, max_len, times), times)
+    lay_out = partial(_one_row_per_sequence, offsets, places, max_len, times)
+    return PackingPlan(offsets, places.positions, lay_out, times)
 
 
-def _row_each(offsets: Tensor, places: TokenPlaces, max_len: int, times: Tensor | None) -> Rows:
-    """A row for every sequence. A token that only pads reads the last slot of the first row, which is always empty: no
-    other token sees it, and no gradient reaches it.
+def _one_row_per_sequence(offsets: Tensor, places: TokenPlaces, max_len: int, times: Tensor | None) -> Rows:
+    """Rows that hold one sequence each. Padding tokens read the last slot of the first row, which is always empty: no
+    token of a sequence attends to it, and no gradient reaches it.
     """
     width = row_width(max_len)
     lengths = offsets.diff()
@@ -63,5 +64,5 @@ def _row_each(offsets: Tensor, places: TokenPlaces, max_len: int, times: Tensor 
 
 
 def row_width(max_len: int) -> int:
-    """T: more than max_len, and a multiple of what CUDA's attention kernels want their masks aligned to."""
+    """T: the smallest multiple of WIDTH_STEP above max_len, so that the last slot of every row is empty."""
     return (max_len // WIDTH_STEP + 1) * WIDTH_STEP

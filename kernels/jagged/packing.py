@@ -1,10 +1,10 @@
-"""Block-diagonal packing: whole sequences of a jagged batch laid side by side in rows.
+"""Block-diagonal packing: the sequences of a jagged batch, unsplit, side by side in rows.
 
-Real sequences average 9 events of 50, so padding each to the longest wastes most of the work. Short sequences share
-rows of one width, longer ones rows of twice that, four times that, …: what attention costs follows the number of
-events, and one long sequence widens no row but its own. A plan is built once per batch and serves every layer. Dense
-layers never see it: they run on packed tokens; only what couples the tokens of a sequence goes through `gather` and
-`scatter`.
+Real sequences average 9 of at most 50 events, so padding each to the longest wastes most of the work. Short sequences
+share rows of one width; longer ones have rows of two, four, … times that width. The cost of attention therefore follows
+the number of events, and a long sequence widens only its own row. A plan is built once per batch and serves every
+layer. Dense layers run on packed tokens and do not need it; only operations that couple the tokens of a sequence use
+`gather` and `scatter`.
 
 Tensor dimensions: L total tokens; per group of equally wide rows: R rows, T row width.
 """
@@ -24,13 +24,13 @@ from .time_buckets import time_buckets
 
 Integers = np.ndarray[Any, np.dtype[np.int64]]
 MAX_INT32 = 2**31 - 1
-BASE_WIDTH = 32  # the narrowest rows: below, the matrices become too small to be worth a call
-WIDTH_STEP = 8  # CUDA's attention kernels want masks aligned to eight elements
+BASE_WIDTH = 32  # width of the narrowest rows; smaller matrix products are dominated by call overhead
+WIDTH_STEP = 8  # CUDA's attention kernels require masks aligned to eight elements
 
 
 @dataclass(frozen=True, eq=False)
 class RowGroup:
-    """Rows of one width: which sequence of the batch fills each slot, -1 where none does."""
+    """Rows of one width, with the sequence that fills each slot, -1 for an empty slot."""
 
     segments: Tensor  # (R, T) int32
     times: Tensor | None  # (R, T) int64
@@ -44,9 +44,9 @@ class RowGroup:
         return self.segments.shape[1]
 
     def mask(self, causal: bool, dtype: torch.dtype = torch.bool) -> Tensor:
-        """(R, T, T): one where query i may see key j: the same sequence, and j <= i if causal.
+        """(R, T, T): one where query i may attend to key j: in the same sequence, and j <= i if causal.
 
-        Empty slots see each other, so no query is without a key. Computed once per plan, shared by all layers.
+        Empty slots attend to each other, so that no query is without a key. Computed once per plan for all layers.
         """
         if (causal, dtype) not in self._masks:
             if dtype == torch.bool:
@@ -57,7 +57,7 @@ class RowGroup:
         return self._masks[causal, dtype]
 
     def bias(self, position_table: Tensor | None, time_table: Tensor | None, causal: bool) -> Tensor | None:
-        """The bias of each pair of slots, to be broadcast to (R, heads, T, T); None where there is no table."""
+        """The bias of each pair of slots, broadcastable to (R, heads, T, T); None if there is no table."""
         position = None if position_table is None else self.position_bias(position_table, causal)
         if time_table is None:
             return position
@@ -66,8 +66,8 @@ class RowGroup:
     def position_bias(self, table: Tensor, causal: bool) -> Tensor:
         """(tables, num_distances(max_len, causal)) to (tables, T, T): entry [i, j] is the bias of distance j - i.
 
-        A sequence lies side by side in its row, so that one T x T square serves every row. The table starts at
-        distance -(max_len - 1); what is further away takes the entry of the furthest.
+        The tokens of a sequence are contiguous in its row, so that one T x T square serves every row. The table starts
+        at distance -(max_len - 1); larger distances take the entry of the largest distance in the table.
         """
         max_len = table.shape[1] if causal else (table.shape[1] + 1) // 2
         columns = torch.arange(self.width, device=table.device)
@@ -76,7 +76,7 @@ class RowGroup:
         return table.index_select(1, index.flatten()).view(-1, self.width, self.width)
 
     def time_bias(self, table: Tensor) -> Tensor:
-        """(tables, NUM_TIME_BUCKETS) to (R, tables, T, T): the bias of the time that lies between two slots' events."""
+        """(tables, NUM_TIME_BUCKETS) to (R, tables, T, T): the bias of the time between the events in two slots."""
         if self.times is None:
             raise ValueError("a time table needs the events' times; build the plan with times")
         if not self._buckets:
@@ -87,23 +87,23 @@ class RowGroup:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Where each token of a jagged batch lies in the rows."""
+    """The layout of a jagged batch in rows."""
 
     groups: tuple[RowGroup, ...]  # narrowest first
-    slots: Tensor  # (L,) int64: each token's slot, counted through the rows of all groups
-    tokens: Tensor  # (all slots,) int64: the token in each slot; any token where there is none
-    empty: Tensor  # the slots that no token fills: (all slots - L,) int64, or bool (all slots,) where shapes are fixed
+    slots: Tensor  # (L,) int64: the slot of each token, numbered through the rows of all groups
+    tokens: Tensor  # (all slots,) int64: the token in each slot; arbitrary for an empty slot
+    empty: Tensor  # empty slots: indices (all slots - L,) int64, or in a plan of fixed shape a mask (all slots,) bool
 
 
 @dataclass(frozen=True, eq=False)
 class PackingPlan:
     """The sequences of a jagged batch, and their rows. Build it with `PackingPlan.build` or `fixed_plan`.
 
-    Rows are laid out when something first asks for them: HSTU's attention on CUDA reads `device_offsets` alone.
+    Rows are laid out at first use: HSTU's attention on CUDA needs only `device_offsets`.
     """
 
-    offsets: Tensor  # (batch + 1,) int64, on the CPU; in a plan of fixed shape on the device
-    positions: Tensor  # (L,) int64: place of each token in its sequence, 0 = first
+    offsets: Tensor  # (batch + 1,) int64, on the CPU; on the device in a plan of fixed shape
+    positions: Tensor  # (L,) int64: index of each token in its sequence, 0 = first
     lay_out: Callable[[], Rows] = field(repr=False)
     times: Tensor | None = None  # (L,) int64, seconds
 
@@ -111,8 +111,8 @@ class PackingPlan:
     def build(cls, offsets: Tensor, device: torch.device | str = "cpu", times: Tensor | None = None) -> "PackingPlan":
         """Plan for sequences `offsets[i]:offsets[i + 1]`, offsets (batch + 1,) int64 on the CPU; may be empty.
 
-        times (L,) int64: when each event happened, in seconds; only attention with a time table reads them. Raises
-        KernelError for offsets that do not begin at 0 or that fall, and for times of another length.
+        times (L,) int64: the time of each event in seconds; only attention with a time table reads them. Raises
+        KernelError for offsets that do not begin at 0 or that decrease, and for times of another length.
         """
         check_offsets(offsets)
         starts = offsets.numpy()
@@ -124,7 +124,7 @@ class PackingPlan:
 
     @property
     def groups(self) -> tuple[RowGroup, ...]:
-        """As in Rows, and so are `slots`, `tokens` and `empty`."""
+        """See Rows, also for `slots`, `tokens` and `empty`."""
         return self._rows.groups
 
     @property
@@ -145,21 +145,21 @@ class PackingPlan:
 
     @cached_property
     def longest(self) -> int | None:
-        """Tokens of the longest sequence; None where the offsets lie on a device that would have to be waited for."""
+        """Length of the longest sequence; None if the offsets are on a GPU: reading them would wait for the device."""
         if self.offsets.device.type != "cpu":
             return None
         return int(self.offsets.diff().max()) if len(self.offsets) > 1 else 0
 
     @cached_property
     def device_offsets(self) -> Tensor:
-        """offsets as int32 on the device of the tokens, as CUDA kernels take them."""
+        """offsets as int32 on the device of the tokens, as the CUDA kernels expect them."""
         return self.offsets.to(torch.int32).to(self.positions.device, non_blocking=True)
 
     @cached_property
     def relative_times(self) -> Tensor | None:
-        """times counted from the first event of each sequence, as int32: half the work of int64 in a CUDA kernel.
+        """Seconds since the first event of the sequence, as int32: half the work of int64 in a CUDA kernel.
 
-        Exact while a sequence spans less than 2**31 seconds, 68 years; what is later counts as that.
+        Exact for sequences that span less than 2**31 seconds (68 years); larger differences are clamped.
         """
         if self.times is None:
             return None
@@ -168,12 +168,12 @@ class PackingPlan:
         return passed.clamp_(-MAX_INT32, MAX_INT32).to(torch.int32)
 
     def gather(self, tokens: Tensor) -> list[Tensor]:
-        """(L, ...) to (R, T, ...) for each group; slots that no token fills are zero."""
+        """(L, ...) to (R, T, ...) for each group; empty slots are zero."""
         slots: Tensor = _ToSlots.apply(tokens, self)  # type: ignore[no-untyped-call]
         return _split(slots, [(len(group.segments), group.width) for group in self.groups])
 
     def clear(self, slots: Tensor) -> Tensor:
-        """slots (all slots, ...) with zeros, in place, where no token is."""
+        """Zero the empty slots of `slots` (all slots, ...) in place, and return it."""
         if self.empty.dtype != torch.bool:
             return slots.index_fill_(0, self.empty, 0)
         return slots.masked_fill_(self.empty.view(-1, *[1] * (slots.dim() - 1)), 0)
@@ -186,16 +186,14 @@ class PackingPlan:
 
 
 def check_offsets(offsets: Tensor) -> None:
-    """Raise KernelError unless offsets (batch + 1,), whole numbers on the CPU, begin at 0 and never fall."""
+    """Raise KernelError unless offsets (batch + 1,), integers on the CPU, begin at 0 and never decrease."""
     if offsets.ndim != 1 or not len(offsets) or offsets.dtype not in (torch.int64, torch.int32):
-        raise KernelError(
-            f"offsets are {offsets.dtype} of shape {tuple(offsets.shape)}; give (batch + 1,) whole numbers"
-        )
+        raise KernelError(f"offsets are {offsets.dtype} of shape {tuple(offsets.shape)}; give (batch + 1,) integers")
     if int(offsets[0]) != 0:
         raise KernelError(f"offsets begin at {int(offsets[0])}; the first sequence begins at token 0")
     if len(offsets) > 1 and int(offsets.diff().min()) < 0:
         sequence = int(offsets.diff().argmin())
-        raise KernelError(f"offsets fall after sequence {sequence}; each sequence ends where the next begins")
+        raise KernelError(f"offsets decrease after sequence {sequence}; each sequence ends where the next begins")
 
 
 def _pack(starts: Integers, device: torch.device, times: Tensor | None) -> Rows:
@@ -223,26 +221,29 @@ def _split(slots: Tensor, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
 
 
 def num_distances(max_len: int, causal: bool) -> int:
-    """Entries of a relative position table: distances j - i of -(max_len - 1) .. 0, or .. max_len - 1 if not causal."""
+    """Columns of a relative position table: distances j - i of -(max_len - 1) .. 0, or .. max_len - 1 if not causal."""
     return max_len if causal else 2 * max_len - 1
 
 
 def _lay_out(lengths: Integers) -> tuple[Integers, list[tuple[int, int]]]:
-    """First slot of each sequence, and (rows, width) of each group; one group even where there is no token."""
+    """First slot of each sequence, and (rows, width) of each group; at least one group, even without tokens."""
     classes = np.ceil(np.log2(np.maximum(lengths, BASE_WIDTH) / BASE_WIDTH)).astype(np.int64)
-    first, shapes, used = np.zeros(len(lengths), dtype=np.int64), [], 0
+    first, shapes, num_slots = np.zeros(len(lengths), dtype=np.int64), [], 0
     for number in np.unique(classes).tolist() or [0]:
         members = np.flatnonzero(classes == number)
         width = -(-int(lengths[members].max(initial=BASE_WIDTH)) // WIDTH_STEP) * WIDTH_STEP
         places, rows = _place(lengths[members], width)
-        first[members] = places + used
+        first[members] = places + num_slots
         shapes.append((rows, width))
-        used += rows * width
+        num_slots += rows * width
     return first, shapes
 
 
 def _place(lengths: Integers, width: int) -> tuple[Integers, int]:
-    """First slot of each sequence, and the number of rows. Each row: the longest left, then as many of the shortest."""
+    """First slot of each sequence, and the number of rows.
+
+    Each row takes the longest remaining sequence, then as many of the shortest remaining ones as fit.
+    """
     order = np.argsort(lengths, kind="stable")
     ascending = lengths[order]
     filled = np.concatenate(([0], np.cumsum(ascending)))
@@ -255,7 +256,7 @@ def _place(lengths: Integers, width: int) -> tuple[Integers, int]:
         ends.append(low)
     num_rows = len(ends) - 1
     rows = np.arange(num_rows, dtype=np.int64)
-    heads = ascending[::-1][:num_rows]  # the long sequence of each row, at column 0
+    heads = ascending[::-1][:num_rows]  # length of the long sequence of each row, which starts at column 0
     begins = np.asarray(ends[:-1], dtype=np.int64)
     tail_rows = np.repeat(rows, np.diff(ends))
     first = np.empty(len(lengths), dtype=np.int64)
@@ -266,7 +267,7 @@ def _place(lengths: Integers, width: int) -> tuple[Integers, int]:
 
 
 class _LookUp(torch.autograd.Function):
-    """table[:, index] with the rows first; backward counts by bucket, so that no (R, T, T, tables) index_add is due."""
+    """table[:, index] as (R, tables, T, T). On a CPU the backward pass sums by bucket with bincount."""
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, index: Tensor) -> Tensor:
@@ -276,7 +277,7 @@ class _LookUp(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         index, (tables, size) = ctx.index.flatten(), ctx.shape
-        if grad.is_cuda:  # its bincount waits for the device
+        if grad.is_cuda:  # bincount on CUDA waits for the device
             columns = grad.transpose(0, 1).flatten(1)  # (tables, R * T * T)
             return columns.new_zeros(ctx.shape).index_add_(1, index, columns), None
         sums = [torch.bincount(index, grad[:, table].flatten(), minlength=size) for table in range(tables)]
@@ -284,7 +285,7 @@ class _LookUp(torch.autograd.Function):
 
 
 class _ToSlots(torch.autograd.Function):
-    """`gather` and `scatter` are each other's backward, so that neither needs index_add, which CUDA sums unordered."""
+    """`gather` and `scatter` are each other's backward pass; index_add, which CUDA sums in any order, is not needed."""
 
     @staticmethod
     def forward(ctx: Any, tokens: Tensor, plan: PackingPlan) -> Tensor:

@@ -1,7 +1,7 @@
-"""The definition of softmax attention, and of what every attention over jagged sequences has in common: a plain loop
-over the sequences, in any floating dtype, without dropout.
+"""The definition of softmax attention, and the loop over sequences that every attention's definition shares; in any
+floating dtype, without dropout.
 
-The tests compare every faster implementation with this file; nothing in training calls it.
+The tests compare every faster implementation with this file; training does not call it.
 """
 
 from collections.abc import Callable
@@ -44,12 +44,12 @@ def attend_per_sequence(
     causal: bool,
     weigh: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
-    """out_i = sum_j w_ij v_j, where `weigh` makes w of the scores q_i . k_j + b[j - i] + c[bucket(t_i - t_j)].
+    """out_i = sum_j w_ij v_j, where `weigh` maps the scores q_i . k_j + b[j - i] + c[bucket(t_i - t_j)] to w.
 
     q, k (total_tokens, heads, dqk); v (total_tokens, heads, dv); offsets (batch + 1,); the result is shaped like v.
-    biases: b (1 or heads, num_distances(max_len, causal)), where a distance that b does not reach takes its furthest
-    entry; c (1 or heads, NUM_TIME_BUCKETS); and the times of the queries and of the keys, (total_tokens,) int64.
-    `weigh` takes the scores (heads, i, j) and the mask (i, j) of the pairs that are allowed.
+    biases: b (1 or heads, num_distances(max_len, causal)), where distances outside the table take its last entry on
+    that side; c (1 or heads, NUM_TIME_BUCKETS); and the times of the queries and of the keys, (total_tokens,) int64.
+    `weigh` takes the scores (heads, i, j) and the mask (i, j) of allowed pairs.
     """
     table, time_table, query_times, times = biases
     outputs = [v[:0]]

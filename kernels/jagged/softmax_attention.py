@@ -1,4 +1,4 @@
-"""Softmax attention on packed tokens. `reference.softmax_attention` defines it; this is the block-diagonal path."""
+"""Softmax attention on packed tokens, block-diagonally masked. `reference.softmax_attention` defines the function."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,16 +23,16 @@ def softmax_attention(
 
     q, k (total_tokens, heads, dqk); v (total_tokens, heads, dv); result shaped like v. `scale` defaults to
     1 / sqrt(dqk). position_table (1 or heads, num_distances(max_len, causal)), time_table (1 or heads,
-    NUM_TIME_BUCKETS): the plan then needs times. Dropout falls on the weights.
+    NUM_TIME_BUCKETS), which requires a plan with times. Dropout applies to the weights.
     """
     outputs = []
     for group, *rows in zip(plan.groups, plan.gather(q), plan.gather(k), plan.gather(v), strict=True):
         q_, k_, v_ = (part.transpose(1, 2) for part in rows)  # (rows, heads, T, d)
         bias = group.bias(position_table, time_table, causal)
-        plain = group.single and causal and bias is None  # looking back is all that the mask would ask for
-        mask = None if plain else group.mask(causal)[:, None]
+        only_causal = group.single and causal and bias is None  # torch needs no explicit mask then
+        mask = None if only_causal else group.mask(causal)[:, None]
         if bias is not None and mask is not None:
             mask = bias.masked_fill(~mask, float("-inf"))
-        out = F.scaled_dot_product_attention(q_, k_, v_, mask, dropout if training else 0.0, plain, scale=scale)
+        out = F.scaled_dot_product_attention(q_, k_, v_, mask, dropout if training else 0.0, only_causal, scale=scale)
         outputs.append(out.transpose(1, 2))
     return plan.scatter(outputs)

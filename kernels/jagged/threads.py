@@ -1,8 +1,8 @@
-"""As many threads as the work is worth: those that a small tensor wakes cost more than they save.
+"""The number of torch threads by the size of the work: on small tensors, more threads cost more than they save.
 
-A step of a small model is hundreds of operations of microseconds each. Waking a sleeping thread for every one of them
-makes the step twice as slow, the more so on virtual machines; letting threads spin instead starves whoever else needs
-the core. So small work runs on one thread, and large work on all.
+A step of a small model consists of hundreds of operations of a few microseconds. Waking a sleeping thread for each of
+them makes the step twice as slow, and slower still on virtual machines; spinning threads would take the core from other
+processes. Small work therefore runs on one thread, and large work on all.
 """
 
 from collections.abc import Iterator
@@ -10,18 +10,18 @@ from contextlib import contextmanager
 
 import torch
 
-NUMBERS_PER_THREAD = 1 << 18  # where two threads begin to pay for each other on the machines that we measured
+ELEMENTS_PER_THREAD = 1 << 18  # from twice this size on, two threads were faster than one on the measured machines
 
 
 @contextmanager
-def threads_for(numbers: int) -> Iterator[None]:
-    """Inside, torch's operations use a thread for every NUMBERS_PER_THREAD of `numbers`, and no more than outside.
+def threads_for(num_elements: int) -> Iterator[None]:
+    """Within the context, torch uses one thread per ELEMENTS_PER_THREAD elements, but no more threads than outside it.
 
-    `numbers` is the size of the tensors that are worked on. The choice follows from sizes alone, so equal runs on
-    equally many threads stay equal bit for bit.
+    `num_elements` is the size of the tensors that are processed. The choice depends only on sizes, so that equal runs
+    with equally many threads outside stay bit-identical.
     """
     outside = torch.get_num_threads()
-    torch.set_num_threads(max(1, min(outside, numbers // NUMBERS_PER_THREAD)))
+    torch.set_num_threads(max(1, min(outside, num_elements // ELEMENTS_PER_THREAD)))
     try:
         yield
     finally:

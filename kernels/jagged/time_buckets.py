@@ -1,10 +1,14 @@
-"""The bucket of the time between two events, as HSTU's research code has it, by whole-number thresholds.
+"""The bucket of the time between two events, with the formula of HSTU's research code and integer thresholds.
 
     bucket(d) = min(trunc(ln(max(|d|, 1)) / 0.301), 127)      d in seconds
 
-In float32 the logarithm lands on the wrong side of some edges, differently on each device; a table of the smallest d
-of every bucket means the same everywhere. Unlike the research code, d is the time between two events that both have
-happened: when the next one will is not known at the moment a list is made.
+A float32 logarithm puts some d next to an edge into the wrong bucket, and which d depends on the device. A table of the
+smallest d of every bucket gives equal buckets everywhere. Unlike in the research code, d is by default the time between
+two past events: the time of the next event is unknown when recommendations are computed.
+
+Prepared datasets store Unix seconds before 2050, or an order below 1e8 (`data/time_units.py`). CUDA kernels count from
+the first event of a sequence in int32, which saturates at 2**31 - 1 seconds (68 years): the same bucket, 71, as the
+longest distance that a dataset can have (77 years), so that CPU and GPU agree.
 """
 
 from decimal import Decimal, getcontext
@@ -18,30 +22,30 @@ LOG_STEP = Decimal("0.301")
 
 
 def time_buckets(seconds: Tensor) -> Tensor:
-    """int64 of any shape, either sign, to int64 in 0 .. NUM_TIME_BUCKETS - 1."""
+    """Seconds, int64 of any shape and sign, to buckets, int64 in 0 .. NUM_TIME_BUCKETS - 1."""
     return torch.bucketize(seconds.abs(), _thresholds_on(seconds.device), right=True)
 
 
 @cache
 def _thresholds_on(device: torch.device) -> Tensor:
-    """Sent to each device once: a copy from the host cannot be captured."""
+    """Copied to each device once, because a copy from the host cannot be captured in a CUDA graph."""
     return _thresholds().to(device)
 
 
 @cache
 def last_seconds(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(NUM_TIME_BUCKETS,): the longest time of each bucket, in int64 or int32; what dtype cannot hold is its maximum.
+    """(NUM_TIME_BUCKETS,): the longest time of each bucket, in int64 or int32, clamped to the maximum of dtype.
 
-    The CUDA kernels read it: `seconds > last_seconds[b]` says that a time is past bucket b.
+    The CUDA kernels read it: a time is beyond bucket b if `seconds > last_seconds[b]`.
     """
-    most = torch.iinfo(dtype).max
-    edges = torch.cat((_thresholds() - 1, torch.tensor([most])))
-    return edges.clamp(max=most).to(device, dtype)
+    largest = torch.iinfo(dtype).max
+    edges = torch.cat((_thresholds() - 1, torch.tensor([largest])))
+    return edges.clamp(max=largest).to(device, dtype)
 
 
 @cache
 def _thresholds() -> Tensor:
-    """(NUM_TIME_BUCKETS - 1,) int64: the smallest distance in bucket 1, 2, …"""
+    """(NUM_TIME_BUCKETS - 1,) int64: the shortest time in bucket 1, 2, …"""
     getcontext().prec = 50
     exact = [(LOG_STEP * bucket).exp() for bucket in range(1, NUM_TIME_BUCKETS)]
-    return torch.tensor([int(edge) + 1 for edge in exact])  # e to a rational power is never whole
+    return torch.tensor([int(edge) + 1 for edge in exact])  # e to a nonzero rational power is never an integer

@@ -1,4 +1,4 @@
-"""What both losses over items accept, and which of it the Triton kernels take."""
+"""Arguments of the losses over items: their types, their checks, and which of them the Triton kernels support."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -8,12 +8,12 @@ from torch import Tensor
 
 from ...data.errors import VirtualMLEError
 
-WIDEST = 256  # a wider row of the table leaves no room for tiles
+MAX_WIDTH = 256  # tiles of wider rows do not fit on the chip
 PRECISIONS = ("ieee", "tf32")
 
 
 class LossArgumentError(VirtualMLEError):
-    """Tensors or numbers that a loss cannot be computed from."""
+    """The arguments of a loss do not match or are out of range."""
 
 
 class SampledInputs(NamedTuple):
@@ -26,31 +26,31 @@ class SampledInputs(NamedTuple):
     log_q: Tensor | None  # (V,) float32
 
     def contiguous(self) -> "SampledInputs":
-        """The same, each without gaps."""
+        """The same inputs, with contiguous tensors."""
         states, table, targets, negatives = (tensor.contiguous() for tensor in self[:4])
         return SampledInputs(states, table, targets, negatives, None if self.log_q is None else self.log_q.contiguous())
 
 
 @dataclass(frozen=True)
 class SampledTerms:
-    """The numbers and switches of a sampled softmax."""
+    """The scalar options of a sampled softmax."""
 
     temperature: float = 1.0
     cosine: bool = False
     label_smoothing: float = 0.0
     precision: str = "ieee"
-    programs: int = 0  # that a Triton launch aims for; 0: as many as keep the GPU busy
+    programs: int = 0  # target number of programs of a Triton launch; 0: enough to keep the GPU busy
 
 
-def takes_triton(states: Tensor) -> bool:
-    """Whether the Triton kernels compute this; float64 and widths above WIDEST are left to blocks in plain torch."""
-    return states.is_cuda and states.dtype != torch.float64 and states.shape[1] <= WIDEST
+def uses_triton(states: Tensor) -> bool:
+    """Whether the Triton kernels compute the loss; for float64 and widths above MAX_WIDTH, plain torch does."""
+    return states.is_cuda and states.dtype != torch.float64 and states.shape[1] <= MAX_WIDTH
 
 
 def check_loss_arguments(states: Tensor, table: Tensor, targets: Tensor, label_smoothing: float) -> None:
-    """LossArgumentError unless states (n, d), table (V, d) and targets (n,) go together.
+    """Raise LossArgumentError unless states (n, d), table (V, d) and targets (n,) match.
 
-    That targets lie in [0, V) is not looked at: a GPU would have to be waited for.
+    Whether targets lie in [0, V) is not checked: on a GPU this would wait for the device.
     """
     if states.dim() != 2 or table.dim() != 2 or states.shape[1] != table.shape[1] or not len(table):
         raise LossArgumentError(
@@ -67,19 +67,19 @@ def check_loss_arguments(states: Tensor, table: Tensor, targets: Tensor, label_s
 
 
 def check_items(name: str, items: Tensor, states: Tensor, shape: tuple[int, ...]) -> None:
-    """LossArgumentError unless `items` are int64 of this shape on the device of states."""
+    """Raise LossArgumentError unless `items` are int64 of this shape on the device of states."""
     if items.shape != shape or items.dtype != torch.int64:
         raise LossArgumentError(f"{name} must be {shape} int64; it is {tuple(items.shape)} {items.dtype}")
     check_device(name, items, states)
 
 
 def check_device(name: str, tensor: Tensor, states: Tensor) -> None:
-    """LossArgumentError unless the tensor lies where the states do."""
+    """Raise LossArgumentError unless the tensor is on the device of the states."""
     if tensor.device != states.device:
         raise LossArgumentError(f"{name} must be on the device of states; {tensor.device} is not {states.device}")
 
 
 def check_precision(precision: str) -> None:
-    """LossArgumentError for another way to multiply float32."""
+    """Raise LossArgumentError for an unknown precision of float32 products."""
     if precision not in PRECISIONS:
         raise LossArgumentError(f"precision must be one of {PRECISIONS}; it is {precision!r}")

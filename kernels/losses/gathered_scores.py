@@ -1,10 +1,10 @@
-"""Scores of each position against candidates of its own: s_i . w_{c_ij}, without the (n, m, d) gather in memory.
+"""Scores of each position for its own candidates, s_i . w_{c_ij}, without an (n, m, d) gather in memory.
 
-The three sums are those of `embedding_bag`, whose loops read a row where it lies and keep nothing:
+The forward pass and both gradients are sums of `embedding_bag`, which reads rows in place and keeps no copies:
 
-    d s_i = sum_j g_ij w_{c_ij}         a bag of table rows per position, weighted by the gradient
-    d w_r = sum_{ij: c_ij = r} g_ij s_i     a bag of states per table row, after sorting the candidates by row
-    s_i . w_{c_ij}                      the gradient that the first bag gives its weights, if its own is s_i
+    d s_i = sum_j g_ij w_{c_ij}         one bag of table rows per position, weighted by the gradient
+    d w_r = sum_{ij: c_ij = r} g_ij s_i     one bag of states per table row, with candidates sorted by row
+    s_i . w_{c_ij}                      the gradient in the first bag's weights if the gradient of its sum is s_i
 
 Tensor dimensions: n positions, m candidates each, u rows of the table, d width.
 """
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-SUM_MODE = 0  # of aten's embedding bags
+SUM_MODE = 0  # aten's code for mode="sum" of embedding bags
 
 
 def gathered_scores(states: Tensor, table: Tensor, candidates: Tensor) -> Tensor:
@@ -52,5 +52,5 @@ def _bag_starts(candidates: Tensor) -> Tensor:
 
 
 def _bags(index: Tensor, vectors: Tensor, starts: Tensor, weights: Tensor) -> Tensor:
-    """(bags, d): each bag's weighted sum of rows of `vectors`; bag b begins at `starts[b]` of index and weights."""
+    """(bags, d): each bag's weighted sum of rows of `vectors`; bag b begins at `starts[b]` in index and weights."""
     return F.embedding_bag(index, vectors, starts, mode="sum", per_sample_weights=weights)

@@ -1,18 +1,19 @@
-"""Cross-entropy over a whole catalogue without its logits in memory; gradients of the states on the way.
+"""Cross-entropy over the whole catalogue without all logits in memory; the forward pass also computes gradients.
 
     loss = mean_i [ logsumexp_j(s_i . w_j) - (1 - e) s_i . w_{y_i} - e mean_j(s_i . w_j) ]        e = label_smoothing
 
-The gradient of a row's logits is softmax - (1 - e) onehot - e / V, so it is known as soon as the row's logits are.
+The gradient of a row's logits is softmax - (1 - e) onehot - e / V, so that it is known as soon as the row's logits are.
 
-On CUDA `linear_cross_entropy_triton.py` keeps tiles of logits on the chip: the forward pass sums softmax times table as
-it goes, the backward pass computes the tiles once more for the table. Elsewhere a block of rows at a time is multiplied
-into both gradients in the forward pass and thrown away. What a step holds does not grow with the catalogue, but for
-the gradient of the table.
+On CUDA `linear_cross_entropy_triton.py` keeps tiles of logits on the chip: the forward pass accumulates softmax times
+table, the backward pass recomputes the tiles for the gradient of the table. Elsewhere the forward pass computes one
+block of logits at a time, multiplies it into both gradients and discards it. Apart from the gradient of the table, the
+memory of a step does not grow with the catalogue.
 
-The three matrix products are most of the time of a block, so little else passes over it: softmax is divided by its sum
-on the d-wide side of the products, and what smoothing adds is the same for all items and never enters the block.
+The three matrix products take most of the time of a block. Other passes over the block are therefore avoided: the
+division by the softmax sums is applied to the d-wide operands and results, and the contribution of smoothing, equal for
+all items, is added outside the block.
 
-Not here: temperature and cosine, which the caller folds into states and table.
+Not included: temperature and cosine, which the caller applies to states and table.
 
 Tensor dimensions: n positions, V items, d width.
 """
@@ -23,12 +24,12 @@ import torch
 from torch import Tensor
 
 from ..jagged.op_registration import register_gradient, register_op
-from .arguments import check_loss_arguments, check_precision, takes_triton
+from .arguments import check_loss_arguments, check_precision, uses_triton
 
-BLOCK_LOGITS = {"cpu": 9 << 17, "cuda": 1 << 27}  # a block that stays in the cache, or half a gigabyte
-MIN_BLOCK_ROWS = 64  # fewer make the matrix products slim
-ROUND_ROWS = 32  # and other numbers leave a rest in each of the processor's vectors
-SAFE_LOGIT = 40.0  # e**40 summed over a catalogue, and one over e**-40, are far inside float32
+BLOCK_LOGITS = {"cpu": 9 << 17, "cuda": 1 << 27}  # on CPUs a block that fits into the cache; on CUDA half a gigabyte
+MIN_BLOCK_ROWS = 64  # with fewer rows the matrix products are inefficient
+ROUND_ROWS = 32  # block sizes are multiples of it, to fill the CPU's vector registers
+SAFE_LOGIT = 40.0  # sums of e**40 over a catalogue and 1 / e**-40 are far within the range of float32
 
 
 def linear_cross_entropy(
@@ -36,10 +37,10 @@ def linear_cross_entropy(
 ) -> Tensor:
     """The mean loss, a scalar; states (n, d) and table (V, d) of one floating dtype, targets (n,) int64 in [0, V).
 
-    Differentiable once, in states and table. n may be 0: the loss is then NaN, as the mean of nothing. The Triton form
-    returns float32 whatever the dtype, the others the dtype of states. `precision` says how the Triton form multiplies
-    float32: "ieee" as float32, "tf32" on the tensor cores with three digits.
-    LossArgumentError for what does not go together.
+    Differentiable once, in states and table. If n is 0, the loss is NaN, the mean of no elements. The Triton kernels
+    return float32 for every dtype, the other implementation returns the dtype of states. `precision` of float32
+    products in the Triton kernels: "ieee" for full float32, "tf32" for tensor cores with three digits. Raises
+    LossArgumentError for arguments that do not match.
     """
     check_loss_arguments(states, table, targets, label_smoothing)
     check_precision(precision)
@@ -50,37 +51,38 @@ def linear_cross_entropy(
 def _forward(
     states: Tensor, table: Tensor, targets: Tensor, smoothing: float, precision: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The loss, and what its gradient needs: the gradient of the states before it is multiplied by the loss's own, and
-    either that of the table or, from Triton, log2 of each row's sum.
+    """The mean loss, and two tensors for the backward pass: the gradient of the summed losses in the states, and either
+    their gradient in the table or, from Triton, log2 of each row's sum of exponentials.
     """
-    if not takes_triton(states):
+    if not uses_triton(states):
         return in_blocks(states, table, targets, smoothing)
-    from . import linear_cross_entropy_triton as on_gpu  # noqa: PLC0415 (Triton exists for Linux alone)
+    from . import linear_cross_entropy_triton as on_gpu  # noqa: PLC0415 (Triton exists only for Linux)
 
-    losses, lse, pull = on_gpu.forward(states, table, targets, smoothing, precision)
-    return losses.mean(), pull, lse
+    losses, lse, grad_states = on_gpu.forward(states, table, targets, smoothing, precision)
+    return losses.mean(), grad_states, lse
 
 
 def _fake_forward(
     states: Tensor, table: Tensor, targets: Tensor, smoothing: float, precision: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if not takes_triton(states):
+    if not uses_triton(states):
         return states.new_empty(()), torch.empty_like(states), torch.empty_like(table)
     shapes = ((), states.shape, (len(states),))
-    loss, pull, lse = (states.new_empty(shape, dtype=torch.float32) for shape in shapes)
-    return loss, pull, lse
+    loss, grad_states, lse = (states.new_empty(shape, dtype=torch.float32) for shape in shapes)
+    return loss, grad_states, lse
 
 
 def _backward(
-    grad: Tensor, states: Tensor, table: Tensor, targets: Tensor, pull: Tensor, rest: Tensor, smoothing: float,
-    precision: str,
+    grad: Tensor, states: Tensor, table: Tensor, targets: Tensor, grad_states: Tensor,
+    grad_table_or_lse: Tensor, smoothing: float, precision: str,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    share = grad / len(states)
-    if not takes_triton(states):
-        return pull * share, rest * share
+    grad_scale = grad / len(states)
+    if not uses_triton(states):
+        return grad_states * grad_scale, grad_table_or_lse * grad_scale
     from . import linear_cross_entropy_triton as on_gpu  # noqa: PLC0415
 
-    return (pull * share).to(states.dtype), on_gpu.backward(share, states, table, targets, rest, smoothing, precision)
+    grad_table = on_gpu.backward(grad_scale, states, table, targets, grad_table_or_lse, smoothing, precision)
+    return (grad_states * grad_scale).to(states.dtype), grad_table
 
 
 def _fake_backward(grad: Tensor, states: Tensor, table: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
@@ -91,12 +93,12 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
     *tensors, ctx.smoothing, ctx.precision = inputs
     ctx.save_for_backward(*tensors, *output[1:])
     ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)  # no zeros as large as the table for results that nothing follows from
+    ctx.set_materialize_grads(False)  # no table-sized zero gradients for the non-differentiable outputs
 
 
 def _gradients(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor, Tensor, None, None, None]:
-    states, table = _backward_op(grad, *ctx.saved_tensors, ctx.smoothing, ctx.precision)
-    return states, table, None, None, None
+    grad_states, grad_table = _backward_op(grad, *ctx.saved_tensors, ctx.smoothing, ctx.precision)
+    return grad_states, grad_table, None, None, None
 
 
 _op = register_op(
@@ -106,8 +108,8 @@ _op = register_op(
     _fake_forward,
 )
 _backward_op = register_op(
-    "linear_cross_entropy_backward(Tensor grad, Tensor states, Tensor table, Tensor targets, Tensor pull, Tensor rest,"
-    " float label_smoothing, str precision) -> (Tensor, Tensor)",
+    "linear_cross_entropy_backward(Tensor grad, Tensor states, Tensor table, Tensor targets, Tensor grad_states,"
+    " Tensor grad_table_or_lse, float label_smoothing, str precision) -> (Tensor, Tensor)",
     _backward,
     _fake_backward,
 )
@@ -115,7 +117,7 @@ register_gradient("linear_cross_entropy", _save, _gradients)
 
 
 def in_blocks(states: Tensor, table: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The mean loss and the gradients of the summed losses in states and table: a block of rows at a time."""
+    """The mean loss and the gradients of the summed losses in states and table, one block of rows at a time."""
     count, num_items = len(states), len(table)
     rows = max(MIN_BLOCK_ROWS, BLOCK_LOGITS[states.device.type] // num_items // ROUND_ROWS * ROUND_ROWS)
     shift = not _is_safe(states, table)
@@ -124,13 +126,14 @@ def in_blocks(states: Tensor, table: Tensor, targets: Tensor, smoothing: float) 
     grad_states, grad_table = torch.empty_like(states), torch.zeros_like(table)
     for first in range(0, count, rows):
         part = slice(first, first + rows)
-        some = states[part]
-        # items by positions: a fifth faster than the other way round, whose products are slim the wrong way
-        logits = torch.mm(table, some.T, out=block[: num_items * len(some)].view(num_items, len(some)))
+        block_states = states[part]
+        # (V, rows) instead of (rows, V): the matrix products are a fifth faster
+        buffer = block[: num_items * len(block_states)].view(num_items, len(block_states))
+        logits = torch.mm(table, block_states.T, out=buffer)
         losses[part], total = _to_gradient(logits, targets[part], smoothing, shift)
         torch.mm(logits.T, table, out=grad_states[part])
         grad_states[part].div_(total)
-        grad_table.addmm_(logits, some / total)
+        grad_table.addmm_(logits, block_states / total)
     if smoothing:
         centre = table.mean(dim=0)  # s . centre is the mean logit of a row
         losses -= states @ (smoothing * centre)
@@ -140,9 +143,9 @@ def in_blocks(states: Tensor, table: Tensor, targets: Tensor, smoothing: float) 
 
 
 def _is_safe(states: Tensor, table: Tensor) -> bool:
-    """Whether every logit is so small (|s . w| <= |s| |w|) that exp needs no shift by the row's largest.
+    """Whether every logit (|s . w| <= |s| |w|) is so small that exp needs no shift by the row's maximum.
 
-    Two passes over a block fewer. Never on a GPU, which would have to be waited for.
+    This saves two passes over each block. Always False on a GPU, where the check would wait for the device.
     """
     if states.is_cuda or not len(states):
         return False
@@ -150,14 +153,14 @@ def _is_safe(states: Tensor, table: Tensor) -> bool:
 
 
 def _to_gradient(logits: Tensor, targets: Tensor, smoothing: float, shift: bool) -> tuple[Tensor, Tensor]:
-    """Losses (rows,) and sums of exponentials (rows, 1), but for the even share of smoothing.
+    """Losses (rows,) and sums of exponentials (rows, 1), both without the uniform term of smoothing.
 
-    `logits` (V, rows) become, in place, the gradient of the sum of the losses times each position's sum.
+    `logits` (V, rows) are replaced in place by the gradient of the summed losses times these sums.
     """
-    own = logits.gather(0, targets[None])
-    largest = logits.amax(dim=0, keepdim=True) if shift else torch.zeros_like(own)
+    target_logits = logits.gather(0, targets[None])
+    maxima = logits.amax(dim=0, keepdim=True) if shift else torch.zeros_like(target_logits)
     if shift:
-        logits.sub_(largest)
+        logits.sub_(maxima)
     total = logits.exp_().sum(dim=0, keepdim=True)
     logits.scatter_(0, targets[None], logits.gather(0, targets[None]) - (1 - smoothing) * total)
-    return (largest + total.log() - (1 - smoothing) * own)[0], total.T
+    return (maxima + total.log() - (1 - smoothing) * target_logits)[0], total.T

@@ -1,10 +1,11 @@
-"""Cross-entropy over a whole catalogue in Triton: tiles of logits that never leave the chip.
+"""Cross-entropy over the whole catalogue in Triton: tiles of logits stay on the chip.
 
-    forward(states, table, targets, label_smoothing, precision) -> losses (n,), lse (n,), pull (n, d), all float32
-    backward(share, states, table, targets, lse, label_smoothing, precision) -> gradient of the table, like table
+    forward(states, table, targets, label_smoothing, precision) -> losses (n,), lse (n,), grad_states (n, d), float32
+    backward(grad_scale, states, table, targets, lse, label_smoothing, precision) -> gradient of the table, like table
 
-lse is log2 sum_j 2^{l_ij} with l = log2(e) s . w; `pull` is the gradient of a row's loss in its state; `share` (0-dim,
-float32) multiplies the gradient of the sum of the losses. No float atomics: equal inputs give equal bits.
+lse is log2 sum_j 2^{l_ij} with l = log2(e) s . w. grad_states holds the gradient of each row's loss in its state.
+grad_scale (0-dim, float32) multiplies the gradient of the summed losses. There are no float atomics: equal inputs give
+equal bits.
 
 Tensor dimensions: n positions, V items, d width; B_ are tile sizes, powers of two.
 """
@@ -17,21 +18,20 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..jagged.padded_width import padded_width
 from .score_units_triton import LN2, LOG2E, LOWEST
-from .tiles import Tiles, kind_of_product, padded, split_evenly, wanted_programs
+from .tiles import Tiles, kind_of_product, split_evenly, wanted_programs
 
-LIFT = tl.constexpr(4096.0)  # a share of one in a million would lose its digits in float16
-
-
-SIZES = ["num_rows", "num_items", "num_splits", "per_split"]  # they differ from step to step: one binary for all
+PROBABILITY_SCALE = tl.constexpr(4096.0)  # unscaled, a probability of one in a million loses its digits in float16
+SIZES = ["num_rows", "num_items", "num_splits", "per_split"]  # they differ between steps; one binary serves all values
 
 
 @triton.jit(do_not_specialize=SIZES)
 def _forward(
-    states, table, largest_of, total_of, mean_of, num_rows, num_items, per_split,
+    states, table, max_logits, exp_sums, weighted_sums, num_rows, num_items, per_split,
     WIDTH: tl.constexpr, B_ROWS: tl.constexpr, B_ITEMS: tl.constexpr, B_WIDTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Of one tile of rows and one part of the catalogue: the largest logit m, sum 2^(l - m), sum 2^(l - m) w_j."""
+    """For one tile of rows and one part of the catalogue: the maximum logit m, sum 2^(l - m), sum 2^(l - m) w_j."""
     rows = tl.program_id(0) * B_ROWS + tl.arange(0, B_ROWS)
     split = tl.program_id(1)
     columns = tl.arange(0, B_WIDTH)
@@ -40,70 +40,70 @@ def _forward(
     s = tl.load(states + places, mask=inside, other=0.0)  # (B_ROWS, B_WIDTH)
     largest = tl.full([B_ROWS], LOWEST, tl.float32)
     total = tl.zeros([B_ROWS], tl.float32)
-    mean = tl.zeros([B_ROWS, B_WIDTH], tl.float32)
+    weighted_sum = tl.zeros([B_ROWS, B_WIDTH], tl.float32)
     first = split * per_split
     last = tl.minimum(first + per_split, num_items)
     for start in range(first, last, B_ITEMS):
         items = start + tl.arange(0, B_ITEMS)
-        there = (items < last)[:, None] & (columns < WIDTH)[None, :]
-        w = tl.load(table + items.to(tl.int64)[:, None] * WIDTH + columns[None, :], mask=there, other=0.0)
+        tile_mask = (items < last)[:, None] & (columns < WIDTH)[None, :]
+        w = tl.load(table + items.to(tl.int64)[:, None] * WIDTH + columns[None, :], mask=tile_mask, other=0.0)
         logits = tl.dot(s, tl.trans(w), input_precision=PRECISION) * LOG2E
         logits = tl.where((items < last)[None, :], logits, float("-inf"))
-        new = tl.maximum(largest, tl.max(logits, 1))
-        p = tl.exp2(logits - new[:, None])
-        fade = tl.exp2(largest - new)
-        total = total * fade + tl.sum(p, 1)
-        mean = tl.dot(p.to(w.dtype), w, mean * fade[:, None], input_precision=PRECISION)
-        largest = new
+        new_max = tl.maximum(largest, tl.max(logits, 1))
+        p = tl.exp2(logits - new_max[:, None])
+        rescale = tl.exp2(largest - new_max)
+        total = total * rescale + tl.sum(p, 1)
+        weighted_sum = tl.dot(p.to(w.dtype), w, weighted_sum * rescale[:, None], input_precision=PRECISION)
+        largest = new_max
     offset = split.to(tl.int64) * num_rows
-    tl.store(largest_of + offset + rows, largest, mask=rows < num_rows)
-    tl.store(total_of + offset + rows, total, mask=rows < num_rows)
-    tl.store(mean_of + offset * WIDTH + places, mean, mask=inside)
+    tl.store(max_logits + offset + rows, largest, mask=rows < num_rows)
+    tl.store(exp_sums + offset + rows, total, mask=rows < num_rows)
+    tl.store(weighted_sums + offset * WIDTH + places, weighted_sum, mask=inside)
 
 
 @triton.jit(do_not_specialize=SIZES)
 def _finish(
-    states, table, targets, centre, largest_of, total_of, mean_of, losses, lse, pull,
+    states, table, targets, centre, max_logits, exp_sums, weighted_sums, losses, lse, grad_states,
     num_rows, num_splits, smoothing,
     WIDTH: tl.constexpr, B_ROWS: tl.constexpr, B_WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Joins the parts of the catalogue: d loss_i / d s_i = sum_j softmax_ij w_j - (1 - e) w_y - e mean_j w_j."""
+    """Combine the parts of the catalogue: d loss_i / d s_i = sum_j softmax_ij w_j - (1 - e) w_y - e mean_j w_j."""
     rows = tl.program_id(0) * B_ROWS + tl.arange(0, B_ROWS)
     columns = tl.arange(0, B_WIDTH)
-    real = rows < num_rows
-    inside = real[:, None] & (columns < WIDTH)[None, :]
+    valid = rows < num_rows
+    inside = valid[:, None] & (columns < WIDTH)[None, :]
     places = rows.to(tl.int64)[:, None] * WIDTH + columns[None, :]
     largest = tl.full([B_ROWS], LOWEST, tl.float32)
     for split in range(0, num_splits):
-        here = tl.load(largest_of + split * num_rows.to(tl.int64) + rows, mask=real, other=0.0)
-        largest = tl.maximum(largest, here)
+        split_max = tl.load(max_logits + split * num_rows.to(tl.int64) + rows, mask=valid, other=0.0)
+        largest = tl.maximum(largest, split_max)
     total = tl.zeros([B_ROWS], tl.float32)
-    mean = tl.zeros([B_ROWS, B_WIDTH], tl.float32)
+    weighted_sum = tl.zeros([B_ROWS, B_WIDTH], tl.float32)
     for split in range(0, num_splits):
         offset = split * num_rows.to(tl.int64)
-        weight = tl.exp2(tl.load(largest_of + offset + rows, mask=real, other=0.0) - largest)
-        total += weight * tl.load(total_of + offset + rows, mask=real, other=1.0)
-        mean += weight[:, None] * tl.load(mean_of + offset * WIDTH + places, mask=inside, other=0.0)
+        weight = tl.exp2(tl.load(max_logits + offset + rows, mask=valid, other=0.0) - largest)
+        total += weight * tl.load(exp_sums + offset + rows, mask=valid, other=1.0)
+        weighted_sum += weight[:, None] * tl.load(weighted_sums + offset * WIDTH + places, mask=inside, other=0.0)
     s = tl.load(states + places, mask=inside, other=0.0).to(tl.float32)
-    y = tl.load(targets + rows, mask=real, other=0)
+    y = tl.load(targets + rows, mask=valid, other=0)
     w = tl.load(table + y[:, None] * WIDTH + columns[None, :], mask=inside, other=0.0).to(tl.float32)
-    middle = tl.load(centre + columns, mask=columns < WIDTH, other=0.0)[None, :]
-    wanted = (1 - smoothing) * w + smoothing * middle
+    centre_row = tl.load(centre + columns, mask=columns < WIDTH, other=0.0)[None, :]
+    target_row = (1 - smoothing) * w + smoothing * centre_row
     log_total = largest + tl.log2(total)
-    tl.store(lse + rows, log_total, mask=real)
-    tl.store(losses + rows, log_total * LN2 - tl.sum(s * wanted, 1), mask=real)
-    tl.store(pull + places, mean / total[:, None] - wanted, mask=inside)
+    tl.store(lse + rows, log_total, mask=valid)
+    tl.store(losses + rows, log_total * LN2 - tl.sum(s * target_row, 1), mask=valid)
+    tl.store(grad_states + places, weighted_sum / total[:, None] - target_row, mask=inside)
 
 
 @triton.jit(do_not_specialize=SIZES)
 def _table_gradient(
-    states, table, targets, lse, state_sum, share, out, num_rows, num_items, per_split, smoothing,
+    states, table, targets, lse, state_sum, grad_scale, out, num_rows, num_items, per_split, smoothing,
     WIDTH: tl.constexpr, B_ROWS: tl.constexpr, B_ITEMS: tl.constexpr, B_WIDTH: tl.constexpr,
     PRECISION: tl.constexpr, SPLIT: tl.constexpr,
 ):  # fmt: skip
     """d sum_i loss_i / d w_j = sum_i (softmax_ij - (1 - e) [y_i = j]) s_i - e / V sum_i s_i, for one tile of items.
 
-    With SPLIT it is the first sum over one part of the rows, unscaled.
+    With SPLIT, only the first sum over one part of the rows, without grad_scale.
     """
     items = tl.program_id(0) * B_ITEMS + tl.arange(0, B_ITEMS)
     split = tl.program_id(1)
@@ -116,25 +116,25 @@ def _table_gradient(
     last = tl.minimum(first + per_split, num_rows)
     for start in range(first, last, B_ROWS):
         rows = start + tl.arange(0, B_ROWS)
-        there = (rows < last)[:, None] & (columns < WIDTH)[None, :]
-        s = tl.load(states + rows.to(tl.int64)[:, None] * WIDTH + columns[None, :], mask=there, other=0.0)
-        log_total = tl.load(lse + rows, mask=rows < last, other=float("inf"))  # no share for rows that are not there
+        tile_mask = (rows < last)[:, None] & (columns < WIDTH)[None, :]
+        s = tl.load(states + rows.to(tl.int64)[:, None] * WIDTH + columns[None, :], mask=tile_mask, other=0.0)
+        log_total = tl.load(lse + rows, mask=rows < last, other=float("inf"))  # probability 0 for rows past the end
         y = tl.load(targets + rows, mask=rows < last, other=-1)
         logits = tl.dot(w, tl.trans(s), input_precision=PRECISION) * LOG2E  # (B_ITEMS, B_ROWS)
         p = tl.exp2(logits - log_total[None, :])
         p = tl.where(items[:, None] == y[None, :], p - (1 - smoothing), p)
-        gradient = tl.dot((p * LIFT).to(s.dtype), s, gradient, input_precision=PRECISION)
-    gradient = gradient / LIFT
+        gradient = tl.dot((p * PROBABILITY_SCALE).to(s.dtype), s, gradient, input_precision=PRECISION)
+    gradient = gradient / PROBABILITY_SCALE
     if SPLIT:
         out += split.to(tl.int64) * num_items * WIDTH
     else:
-        even = tl.load(state_sum + columns, mask=columns < WIDTH, other=0.0) * (smoothing / num_items)
-        gradient = (gradient - even[None, :]) * tl.load(share)
+        uniform = tl.load(state_sum + columns, mask=columns < WIDTH, other=0.0) * (smoothing / num_items)
+        gradient = (gradient - uniform[None, :]) * tl.load(grad_scale)
     tl.store(out + places, gradient.to(out.dtype.element_ty), mask=inside)
 
 
-# By kernel, kind of product ("half" for 16-bit inputs, else the precision), width. Chosen so that next to nothing
-# spills on sm_90; not yet tuned by measurement.
+# By kernel, kind of product ("half" for 16-bit inputs, else the precision) and padded width. Chosen so that hardly any
+# register spills on sm_90; not yet tuned by measurement.
 TILES = {
     ("forward", "half"): {16: Tiles(128, 64, 4, 3), 32: Tiles(128, 64, 4, 3), 64: Tiles(128, 64, 4, 3),
                           128: Tiles(128, 64, 8, 3), 256: Tiles(64, 64, 8, 2)},
@@ -155,37 +155,38 @@ FINISH_ROWS = 16
 def forward(
     states: Tensor, table: Tensor, targets: Tensor, label_smoothing: float, precision: str, programs: int = 0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See the top of the file; states (n, d), table (V, d), targets (n,); `programs` to aim for (0: the GPU's).
+    """See the module docstring; states (n, d), table (V, d), targets (n,).
 
-    Takes four bytes for each number that states hold, once more for each part that the catalogue is cut into; into so
-    many that all processors have work, which is few where there are many rows.
+    programs: target number of programs; 0: in proportion to the multiprocessors. The catalogue is split into as many
+    parts as keep all multiprocessors busy: few if there are many rows. Temporary memory is about four bytes per element
+    of states for each part.
     """
     states, table = states.contiguous(), table.contiguous()
     (count, width), num_items = states.shape, len(table)
     losses, lse = (states.new_empty(count, dtype=torch.float32) for _ in range(2))
-    pull = states.new_empty(count, width, dtype=torch.float32)
+    grad_states = states.new_empty(count, width, dtype=torch.float32)
     if not count:
-        return losses, lse, pull
-    tiles = TILES["forward", kind_of_product(states, precision)][padded(width)]
+        return losses, lse, grad_states
+    tiles = TILES["forward", kind_of_product(states, precision)][padded_width(width)]
     blocks = triton.cdiv(count, tiles.rows)
     splits, per_split = split_evenly(num_items, tiles.items, blocks, programs or wanted_programs(states))
-    largest, total = (losses.new_empty(splits, count) for _ in range(2))
-    mean = pull.new_empty(splits, count, width)
+    max_logits, exp_sums = (losses.new_empty(splits, count) for _ in range(2))
+    weighted_sums = grad_states.new_empty(splits, count, width)
     _forward[blocks, splits](
-        states, table, largest, total, mean, count, num_items, per_split,
-        WIDTH=width, B_ROWS=tiles.rows, B_ITEMS=tiles.items, B_WIDTH=padded(width), PRECISION=precision,
+        states, table, max_logits, exp_sums, weighted_sums, count, num_items, per_split,
+        WIDTH=width, B_ROWS=tiles.rows, B_ITEMS=tiles.items, B_WIDTH=padded_width(width), PRECISION=precision,
         num_warps=tiles.num_warps, num_stages=tiles.num_stages,
     )  # fmt: skip
-    centre = table.mean(0, dtype=torch.float32) if label_smoothing else pull.new_zeros(width)
+    centre = table.mean(0, dtype=torch.float32) if label_smoothing else grad_states.new_zeros(width)
     _finish[(triton.cdiv(count, FINISH_ROWS),)](
-        states, table, targets, centre, largest, total, mean, losses, lse, pull,
-        count, splits, label_smoothing, WIDTH=width, B_ROWS=FINISH_ROWS, B_WIDTH=padded(width), num_warps=4,
+        states, table, targets, centre, max_logits, exp_sums, weighted_sums, losses, lse, grad_states,
+        count, splits, label_smoothing, WIDTH=width, B_ROWS=FINISH_ROWS, B_WIDTH=padded_width(width), num_warps=4,
     )  # fmt: skip
-    return losses, lse, pull
+    return losses, lse, grad_states
 
 
 def backward(
-    share: Tensor,
+    grad_scale: Tensor,
     states: Tensor,
     table: Tensor,
     targets: Tensor,
@@ -194,21 +195,21 @@ def backward(
     precision: str,
     programs: int = 0,
 ) -> Tensor:
-    """See the top of the file; made in one pass over the rows, or as the sum over parts of them."""
+    """See the module docstring; one pass over the rows, or a sum over parts of the rows that run in parallel."""
     states, table = states.contiguous(), table.contiguous()
     (count, width), num_items = states.shape, len(table)
     if not count:
         return torch.zeros_like(table)
-    tiles = TILES["table", kind_of_product(states, precision)][padded(width)]
+    tiles = TILES["table", kind_of_product(states, precision)][padded_width(width)]
     blocks = triton.cdiv(num_items, tiles.items)
     splits, per_split = split_evenly(count, tiles.rows, blocks, programs or wanted_programs(states))
     state_sum = states.sum(0, dtype=torch.float32)
     out = torch.empty_like(table) if splits == 1 else lse.new_empty(splits, num_items, width)
     _table_gradient[blocks, splits](
-        states, table, targets, lse, state_sum, share, out, count, num_items, per_split, label_smoothing,
-        WIDTH=width, B_ROWS=tiles.rows, B_ITEMS=tiles.items, B_WIDTH=padded(width), PRECISION=precision,
+        states, table, targets, lse, state_sum, grad_scale, out, count, num_items, per_split, label_smoothing,
+        WIDTH=width, B_ROWS=tiles.rows, B_ITEMS=tiles.items, B_WIDTH=padded_width(width), PRECISION=precision,
         SPLIT=splits > 1, num_warps=tiles.num_warps, num_stages=tiles.num_stages,
     )  # fmt: skip
     if splits == 1:
         return out
-    return ((out.sum(0) - state_sum * (label_smoothing / num_items)) * share).to(table.dtype)
+    return ((out.sum(0) - state_sum * (label_smoothing / num_items)) * grad_scale).to(table.dtype)

@@ -1,6 +1,7 @@
-"""The definition of each loss over items: plain torch with the whole score matrix in memory, in any floating dtype.
+"""The definition of each loss over items: plain torch with the full score matrix in memory, in any floating dtype.
 
-Every faster form is held against this page; nothing in training calls it. `docs/kernels.md` has the gradients.
+The tests compare every faster implementation with this file; training does not call it. `docs/kernels.md` has the
+gradients.
 
 Tensor dimensions: n positions, V items, m negatives, d width.
 """
@@ -10,13 +11,13 @@ import math
 import torch
 from torch import Tensor
 
-NORM_EPS = 1e-6  # a zero vector has cosine 0 with everything, and a finite gradient
+NORM_EPS = 1e-6  # gives a zero vector cosine 0 with every vector, and a finite gradient
 
 
 def linear_cross_entropy(states: Tensor, table: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """mean_i [ logsumexp_j(s_i . w_j) - (1 - e) s_i . w_{y_i} - e mean_j(s_i . w_j) ], e = label_smoothing.
 
-    states (n, d), table (V, d), targets (n,) int64; a scalar, NaN where n is 0.
+    states (n, d), table (V, d), targets (n,) int64; a scalar, NaN if n is 0.
     """
     scores = states @ table.T  # (n, V)
     own = scores.gather(1, targets[:, None])[:, 0]
@@ -37,14 +38,14 @@ def sampled_softmax_loss(
 ) -> Tensor:
     """mean_i [ logsumexp_{c in C_i} z_ic - (1 - e) z_iy - e mean_{c in C_i} z_ic ], e = label_smoothing.
 
-    C_i holds the target y and those of the m negatives that are not y, as often as they were drawn. With a = s and
-    b = w, or with cosine both divided by their norms (at least NORM_EPS),
+    C_i consists of the target y and those of the m negatives that are not y, with multiplicity. With a = s and b = w,
+    or with cosine both divided by their norms (at least NORM_EPS),
 
         z_iy = a_i . b_y / temperature        z_ic = a_i . b_c / temperature - log(m q_c) for a negative c
 
-    where log q counts only if log_q is given: exp(z_iy) + sum_c exp(z_ic) then estimates the sum over the catalogue
-    without bias (Bengio & Senecal 2008, section 3). states (n, d), table (V, d), targets (n,), negatives (m,) for all
-    positions or (n, m), log_q (V,); a scalar, NaN where n is 0.
+    where the last term of z_ic applies only if log_q is given: exp(z_iy) + sum_c exp(z_ic) is then an unbiased estimate
+    of the sum over the catalogue (Bengio & Senecal 2008, section 3). states (n, d), table (V, d), targets (n,),
+    negatives (m,) shared by all positions or (n, m), log_q (V,); a scalar, NaN if n is 0.
     """
     if cosine:
         states, table = normalised(states), normalised(table)
@@ -62,6 +63,6 @@ def sampled_softmax_loss(
 
 
 def normalised(vectors: Tensor) -> Tensor:
-    """Rows (…, d) divided by their norms, or by NORM_EPS where these are smaller."""
+    """Vectors (…, d) divided by their norms, but at least by NORM_EPS."""
     norms: Tensor = vectors.norm(dim=-1, keepdim=True)
     return vectors / norms.clamp(min=NORM_EPS)

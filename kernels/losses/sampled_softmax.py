@@ -1,8 +1,8 @@
-"""Sampled softmax with the look-up inside: neither the negatives' vectors nor, on CUDA, shared scores lie in memory.
+"""Sampled softmax with a fused look-up: vectors of negatives and, on CUDA, scores of shared negatives are not stored.
 
-`reference.sampled_softmax_loss` has the formula. The gradient of a candidate's score is softmax - e / |C_i|, and
-1 - e less for the target. On CUDA `sampled_softmax_triton.py` fetches rows of the table inside its kernels; elsewhere
-`sampled_softmax_blocks.py` makes both gradients in the forward pass, a block of positions at a time.
+`reference.sampled_softmax_loss` has the formula. The gradient of a candidate's score is softmax - e / |C_i|, minus
+1 - e for the target. On CUDA the kernels of `sampled_softmax_triton.py` load rows of the table themselves. Elsewhere
+`sampled_softmax_blocks.py` computes both gradients in the forward pass, one block of positions at a time.
 
 Tensor dimensions: n positions, m negatives, V items, d width.
 """
@@ -21,7 +21,7 @@ from .arguments import (
     check_items,
     check_loss_arguments,
     check_precision,
-    takes_triton,
+    uses_triton,
 )
 from .sampled_softmax_blocks import in_blocks
 
@@ -44,13 +44,15 @@ def sampled_softmax_loss(
 ) -> Tensor:
     """The mean loss, a scalar; states (n, d) and table (V, d) of one floating dtype, targets (n,) int64 in [0, V).
 
-    negatives: (m,) for all positions, or (n, m), int64 in [0, V), repeats allowed; one that is the position's target
-    does not count there. log_q (V,) float32: log probability of being drawn, for the logQ correction; finite wherever
-    an item is drawn. `cosine` divides states and rows by their norms. `precision` as in `linear_cross_entropy`.
+    negatives: (m,) shared by all positions, or (n, m), int64 in [0, V), repeats allowed; a negative that equals the
+    position's target is ignored there. log_q (V,) float32: log probability of being drawn, for the logQ correction;
+    finite for every drawn item. `cosine` divides states and rows by their norms. `precision` as in
+    `linear_cross_entropy`.
 
-    Differentiable once, in states and table, with a dense gradient of the table: where its rows are many, pass those
-    that occur (as `training/objective.py` does). n may be 0: the loss is then NaN. The Triton form returns float32
-    whatever the dtype, the others the dtype of states. LossArgumentError for what does not go together.
+    Differentiable once, in states and table. The gradient of the table is dense; if the table has many rows, pass only
+    those that occur, as `training/objective.py` does. If n is 0, the loss is NaN. The Triton kernels return float32 for
+    every dtype, the other implementation returns the dtype of states. Raises LossArgumentError for arguments that do
+    not match.
     """
     check_loss_arguments(states, table, targets, label_smoothing)
     check_precision(precision)
@@ -78,38 +80,38 @@ def _check_sampled(inputs: SampledInputs, temperature: float) -> None:
 
 
 def _forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The loss, and what its gradient needs: the gradient of the states before it is multiplied by the loss's own; that
-    of the table or, from Triton, three numbers per position; and, from Triton, scores.
+    """The mean loss, and three tensors for the backward pass: the gradient of the summed losses in the states; their
+    gradient in the table or, from Triton, three statistics per position; and, from Triton, scores.
     """
     inputs, terms = SampledInputs(*arguments[:NUM_TENSORS]), SampledTerms(*arguments[NUM_TENSORS:])
-    if not takes_triton(inputs.states):
+    if not uses_triton(inputs.states):
         return (*in_blocks(inputs, terms), inputs.states.new_empty(0))
-    from . import sampled_softmax_triton as on_gpu  # noqa: PLC0415 (Triton exists for Linux alone)
+    from . import sampled_softmax_triton as on_gpu  # noqa: PLC0415 (Triton exists only for Linux)
 
-    losses, pull, rows, scores = on_gpu.forward(inputs, terms)
-    return losses.mean(), pull, rows, scores
+    losses, grad_states, statistics, scores = on_gpu.forward(inputs, terms)
+    return losses.mean(), grad_states, statistics, scores
 
 
 def _backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
     inputs = SampledInputs(*arguments[:NUM_TENSORS])
-    pull, rest, scores, *terms = arguments[NUM_TENSORS:]
-    share = grad / len(inputs.states)
-    if not takes_triton(inputs.states):
-        return pull * share, rest * share
+    grad_states, grad_table_or_statistics, scores, *terms = arguments[NUM_TENSORS:]
+    grad_scale = grad / len(inputs.states)
+    if not uses_triton(inputs.states):
+        return grad_states * grad_scale, grad_table_or_statistics * grad_scale
     from . import sampled_softmax_triton as on_gpu  # noqa: PLC0415
 
-    table = on_gpu.backward(share, inputs, SampledTerms(*terms), rest, scores)
-    return (pull * share).to(inputs.states.dtype), table
+    grad_table = on_gpu.backward(grad_scale, inputs, SampledTerms(*terms), grad_table_or_statistics, scores)
+    return (grad_states * grad_scale).to(inputs.states.dtype), grad_table
 
 
 def _fake_forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     states, table, _, negatives = arguments[:4]
-    if not takes_triton(states):
+    if not uses_triton(states):
         return states.new_empty(()), torch.empty_like(states), torch.empty_like(table), states.new_empty(0)
-    scores = (len(states), 1 if negatives.dim() == 1 else 1 + negatives.shape[1])
-    shapes = ((), states.shape, (3, len(states)), scores)
-    loss, pull, rows, kept = (states.new_empty(shape, dtype=torch.float32) for shape in shapes)
-    return loss, pull, rows, kept
+    scores_shape = (len(states), 1 if negatives.dim() == 1 else 1 + negatives.shape[1])
+    shapes = ((), states.shape, (3, len(states)), scores_shape)
+    loss, grad_states, statistics, scores = (states.new_empty(shape, dtype=torch.float32) for shape in shapes)
+    return loss, grad_states, statistics, scores
 
 
 def _fake_backward(grad: Tensor, states: Tensor, table: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
@@ -120,7 +122,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     ctx.terms = inputs[NUM_TENSORS:]
     ctx.save_for_backward(*inputs[:NUM_TENSORS], *output[1:])
     ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)  # no zeros as large as the table for results that nothing follows from
+    ctx.set_materialize_grads(False)  # no table-sized zero gradients for the non-differentiable outputs
 
 
 def _gradients(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:
@@ -130,8 +132,8 @@ def _gradients(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:
 
 _op = register_op(f"sampled_softmax({_TENSORS}, {_TERMS}) -> (Tensor, Tensor, Tensor, Tensor)", _forward, _fake_forward)
 _backward_op = register_op(
-    f"sampled_softmax_backward(Tensor grad, {_TENSORS}, Tensor pull, Tensor rest, Tensor scores, {_TERMS})"
-    " -> (Tensor, Tensor)",
+    f"sampled_softmax_backward(Tensor grad, {_TENSORS}, Tensor grad_states, Tensor grad_table_or_statistics,"
+    f" Tensor scores, {_TERMS}) -> (Tensor, Tensor)",
     _backward,
     _fake_backward,
 )

@@ -1,8 +1,8 @@
-"""Sampled softmax in plain torch: a block of positions at a time, both gradients on the way.
+"""Sampled softmax in plain torch; the forward pass computes both gradients, one block of positions at a time.
 
-What a step holds is one block of scores and, for negatives of single positions, of their vectors.
+Memory: the scores of one block and, for negatives (n, m), the vectors of its negatives.
 
-Tensor dimensions: n positions, m negatives, V items, d width; r positions of a block.
+Tensor dimensions: n positions, m negatives, V items, d width; r positions in a block.
 """
 
 import math
@@ -13,7 +13,7 @@ from torch import Tensor
 from .arguments import SampledInputs, SampledTerms
 from .reference import NORM_EPS
 
-BLOCK_NUMBERS = 1 << 21  # numbers held at once: eight megabytes in float32
+BLOCK_ELEMENTS = 1 << 21  # elements of a block: eight megabytes in float32
 
 
 def in_blocks(inputs: SampledInputs, terms: SampledTerms) -> tuple[Tensor, Tensor, Tensor]:
@@ -21,8 +21,8 @@ def in_blocks(inputs: SampledInputs, terms: SampledTerms) -> tuple[Tensor, Tenso
     states, table, targets, negatives, _ = inputs
     losses = states.new_empty(len(states))
     grad_states, grad_table = torch.empty_like(states), torch.zeros_like(table)
-    each = negatives.shape[-1] * (1 if negatives.dim() == 1 else states.shape[1])
-    rows = max(1, BLOCK_NUMBERS // each)
+    elements_per_row = negatives.shape[-1] * (1 if negatives.dim() == 1 else states.shape[1])
+    rows = max(1, BLOCK_ELEMENTS // elements_per_row)
     for first in range(0, len(states), rows):
         part = slice(first, first + rows)
         drawn = negatives if negatives.dim() == 1 else negatives[part]
@@ -32,46 +32,46 @@ def in_blocks(inputs: SampledInputs, terms: SampledTerms) -> tuple[Tensor, Tenso
 
 
 def _block(inputs: SampledInputs, terms: SampledTerms, grad_table: Tensor) -> tuple[Tensor, Tensor]:
-    """Losses (r,) and gradients of the states (r, d) of some positions; adds to the gradient of the table."""
-    a, of_states = _unit(inputs.states, terms.cosine)
-    target, of_targets = _unit(inputs.table[inputs.targets], terms.cosine)
-    vectors, of_drawn = _unit(inputs.table[inputs.negatives], terms.cosine)  # (m, d) or (r, m, d)
-    own = (a * target).sum(1) / terms.temperature
+    """Losses (r,) and gradients of the states (r, d) of one block; adds the block's gradient to grad_table."""
+    a, state_norms = _unit(inputs.states, terms.cosine)
+    target, target_norms = _unit(inputs.table[inputs.targets], terms.cosine)
+    vectors, negative_norms = _unit(inputs.table[inputs.negatives], terms.cosine)  # (m, d) or (r, m, d)
+    target_scores = (a * target).sum(1) / terms.temperature
     shared = inputs.negatives.dim() == 1
     scores = (a @ vectors.T if shared else torch.bmm(vectors, a[:, :, None])[:, :, 0]) / terms.temperature
     if inputs.log_q is not None:
         scores = scores - (inputs.log_q[inputs.negatives] + math.log(scores.shape[1]))
-    losses, at_own, at_scores = _gradients_of_scores(own, scores, inputs, terms.label_smoothing)
-    at_own, at_scores = at_own / terms.temperature, at_scores / terms.temperature
-    at_states = at_own[:, None] * target
+    losses, grad_target_scores, grad_scores = _gradients_of_scores(target_scores, scores, inputs, terms.label_smoothing)
+    grad_target_scores, grad_scores = grad_target_scores / terms.temperature, grad_scores / terms.temperature
+    grad_a = grad_target_scores[:, None] * target
     if shared:
-        at_states.addmm_(at_scores, vectors)
-        at_vectors = at_scores.T @ a
+        grad_a.addmm_(grad_scores, vectors)
+        grad_vectors = grad_scores.T @ a
     else:
-        at_states += torch.bmm(at_scores[:, None], vectors)[:, 0]
-        at_vectors = at_scores[:, :, None] * a[:, None]
-    grad_table.index_add_(0, inputs.targets, _through_norm(at_own[:, None] * a, target, of_targets))
-    pulls = _through_norm(at_vectors, vectors, of_drawn)
-    grad_table.index_add_(0, inputs.negatives.flatten(), pulls.flatten(0, -2))
-    return losses, _through_norm(at_states, a, of_states)
+        grad_a += torch.bmm(grad_scores[:, None], vectors)[:, 0]
+        grad_vectors = grad_scores[:, :, None] * a[:, None]
+    grad_table.index_add_(0, inputs.targets, _through_norm(grad_target_scores[:, None] * a, target, target_norms))
+    grad_negatives = _through_norm(grad_vectors, vectors, negative_norms)
+    grad_table.index_add_(0, inputs.negatives.flatten(), grad_negatives.flatten(0, -2))
+    return losses, _through_norm(grad_a, a, state_norms)
 
 
 def _gradients_of_scores(
-    own: Tensor, scores: Tensor, inputs: SampledInputs, smoothing: float
+    target_scores: Tensor, scores: Tensor, inputs: SampledInputs, smoothing: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Losses (r,) and their gradients in the scores of the target (r,) and of the negatives (r, m)."""
+    """Losses (r,) and their gradients in the scores of the targets (r,) and of the negatives (r, m)."""
     collisions = inputs.negatives == inputs.targets[:, None]
-    logits = torch.cat((own[:, None], scores.masked_fill(collisions, -torch.inf)), 1)
+    logits = torch.cat((target_scores[:, None], scores.masked_fill(collisions, -torch.inf)), 1)
     log_total = logits.logsumexp(1)
-    even = smoothing / (1 + (~collisions).sum(1)).to(own.dtype)
-    total = own + scores.masked_fill(collisions, 0).sum(1)
-    shares = (logits - log_total[:, None]).exp() - even[:, None]
-    losses = log_total - (1 - smoothing) * own - even * total
-    return losses, shares[:, 0] - (1 - smoothing), shares[:, 1:].masked_fill(collisions, 0)
+    smoothing_shares = smoothing / (1 + (~collisions).sum(1)).to(target_scores.dtype)
+    total = target_scores + scores.masked_fill(collisions, 0).sum(1)
+    grad_logits = (logits - log_total[:, None]).exp() - smoothing_shares[:, None]
+    losses = log_total - (1 - smoothing) * target_scores - smoothing_shares * total
+    return losses, grad_logits[:, 0] - (1 - smoothing), grad_logits[:, 1:].masked_fill(collisions, 0)
 
 
 def _unit(vectors: Tensor, cosine: bool) -> tuple[Tensor, Tensor | None]:
-    """Vectors divided by their norms, and the norms (…, 1), where scores are cosines."""
+    """With cosine, vectors divided by their norms, and the norms (…, 1); else the vectors and None."""
     if not cosine:
         return vectors, None
     norms = vectors.norm(dim=-1, keepdim=True)
@@ -79,7 +79,7 @@ def _unit(vectors: Tensor, cosine: bool) -> tuple[Tensor, Tensor | None]:
 
 
 def _through_norm(gradient: Tensor, unit: Tensor, norms: Tensor | None) -> Tensor:
-    """Gradient in v of a function of v / |v|: (g - v^ (v^ . g)) / |v|, without the projection where eps is the norm."""
+    """Gradient in v of a function of v / |v|: (g - v^ (v^ . g)) / |v|; without the projection if |v| is clamped."""
     if norms is None:
         return gradient
     along = (unit * gradient).sum(-1, keepdim=True).masked_fill(norms < NORM_EPS, 0)

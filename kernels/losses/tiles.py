@@ -1,4 +1,4 @@
-"""How the work of a loss kernel is cut: tile sizes, padded widths, and the number of programs."""
+"""Division of the work of a loss kernel: tile sizes and the number of programs."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Tiles:
-    """The sizes of one launch."""
+    """One launch configuration."""
 
     rows: int  # positions in a tile
     items: int  # rows of the table in a tile
@@ -17,22 +17,17 @@ class Tiles:
 
 
 def kind_of_product(states: Tensor, precision: str) -> str:
-    """ "half" for 16-bit numbers, else how float32 is multiplied."""
+    """ "half" for 16-bit inputs, else the precision of float32 products."""
     return precision if states.dtype == torch.float32 else "half"
 
 
-def padded(width: int) -> int:
-    """The power of two, at least 16, that a row of the table is padded to on the chip."""
-    return max(16, 1 << (width - 1).bit_length())
-
-
 def wanted_programs(states: Tensor) -> int:
-    """Two for each processor, so that one computes while another waits for memory."""
+    """Two programs per multiprocessor, so that one computes while the other waits for memory."""
     return 2 * torch.cuda.get_device_properties(states.device).multi_processor_count
 
 
 def split_evenly(length: int, tile: int, blocks: int, programs: int) -> tuple[int, int]:
-    """Number of parts of `length` and the length of each, in whole tiles; blocks * parts is then about `programs`."""
+    """(number of parts, length of a part) of `length`, in full tiles, such that blocks * parts is about `programs`."""
     num_tiles = -(-length // tile)
     parts = max(1, min(programs // blocks, num_tiles))
     tiles = -(-num_tiles // parts)

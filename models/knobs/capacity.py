@@ -1,4 +1,4 @@
-"""The knobs of capacity: how large the model is."""
+"""The capacity knobs: how much the model can represent."""
 
 from typing import ClassVar
 
@@ -14,8 +14,8 @@ class Capacity(KnobGroup):
         128,
         "width of item vectors and of every block",
         low=16, high=256, log=True, ge=8, le=1024,
-        helps="measured: 128 over 64 on Beauty with a full softmax",
-        cost="loss and tables linear, blocks quadratic",
+        helps="measured: 128 instead of 64, on Beauty with a full softmax",
+        cost="linear in the loss and the tables, quadratic in the blocks",
         note="SASRec: a multiple of `num_heads`",
         aliases=(
             "emb_dim", "embedding_dim", "embedding_size", "embed_dim", "emb_size", "d_model", "dim", "hidden",
@@ -27,13 +27,13 @@ class Capacity(KnobGroup):
         "number of blocks",
         high=4, ge=1, le=16,
         helps="longer sequences",
-        cost="linear in the share of the encoder",
+        cost="linear in the encoder",
         aliases=("n_layers", "num_layers", "n_blocks", "layers", "blocks", "depth", "num_hidden_layers", "n_layer"),
     )
     shared_blocks: bool = knob(
         False,
         "all blocks share one set of weights",
-        inert=Inert(lambda c: c.num_blocks == 1, "there is one block"),
+        inert=Inert(lambda c: c.num_blocks == 1, "there is only one block"),
         source="ALBERT (Lan et al. 2020)",
         helps="none known",
         cost="none; fewer parameters",
@@ -77,6 +77,6 @@ class Capacity(KnobGroup):
         hstu=True,
         source="Press & Wolf 2017",
         helps="rare items: one vector to learn instead of two",
-        cost="half the tables",
+        cost="halves the memory of the tables",
         aliases=("tie_weights", "tied_embeddings", "weight_tying", "share_embeddings", "tie_word_embeddings"),
     )

@@ -1,8 +1,8 @@
-"""How a knob is declared: once, as a field of the group of its dimension.
+"""Declaring a knob: each knob is declared once, as a field of the group of its dimension.
 
-The field gives the knob's name, type and default; `knob(...)` gives everything else that is known about it. The
-configuration model (`models/config.py`), the action space and its rules (`sandbox/`), the tables of SANDBOX.md and
-docs/knobs.md all follow from the declaration. Torch-free, so that the sandbox may read it.
+The field gives the knob's name, type and default; `knob(...)` gives everything else about it. The configuration model
+(`models/config.py`), the action space and its rules (`sandbox/`), and the tables of SANDBOX.md and docs/knobs.md all
+follow from the declarations. No module here imports torch, so that the sandbox can use them.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -22,7 +22,7 @@ Value = bool | int | float | str
 
 @dataclass(frozen=True)
 class Inert:
-    """When a knob makes no difference: `holds` is asked about a whole configuration, `reason` completes a refusal."""
+    """When a knob has no effect: `holds` tests a whole configuration, and `reason` says why in messages and tables."""
 
     holds: Callable[[Any], bool]
     reason: str
@@ -30,13 +30,13 @@ class Inert:
 
 @dataclass(frozen=True, kw_only=True)
 class Declaration:
-    """What `knob(...)` says beside type, default and engine bounds.
+    """What `knob(...)` records beside the default and the engine's bounds.
 
-    text: what the knob does, in one line. low, high: the range that SANDBOX.md offers as shipped, both ends included.
-    scale: "log" where a search should step by factors. hstu: the plain default on HSTU where it differs. only: the
-    backbone that reads the knob, if only one does. inert: when another knob switches it off. source, helps, cost,
-    note: where it comes from, where it is known to help, what it costs, and what else to mind (docs/knobs.md).
-    aliases: names under which other libraries and papers know the knob; an error message suggests the knob for them.
+    text: what the knob does, in one line. low, high: the range in the shipped SANDBOX.md, both ends included. scale:
+    "log" if a search should step by factors. hstu: the plain default on HSTU, if it differs. only: the backbone that
+    reads the knob, if only one does. inert: when another knob disables this one. source, helps, cost, note: the columns
+    of docs/knobs.md: where the knob comes from, where it is known to help, what it costs, and what else to mind.
+    aliases: names of the knob in other libraries and papers; error messages suggest the knob for them.
     """
 
     text: str
@@ -72,8 +72,8 @@ def knob(
 ) -> Any:
     """A field of a `KnobGroup`.
 
-    ge, gt, le, lt are the engine's bounds: no SANDBOX.md may offer a value beyond them. low and high are the range
-    that the shipped SANDBOX.md offers; they default to ge and le. details: the other fields of `Declaration`.
+    ge, gt, le, lt are the engine's bounds: no SANDBOX.md may offer a value beyond them. low and high are the range in
+    the shipped SANDBOX.md; they default to ge and le. details: the other fields of `Declaration`.
     """
     number = isinstance(default, int | float) and not isinstance(default, bool)
     declaration = Declaration(
@@ -87,7 +87,7 @@ def knob(
 
 
 class KnobGroup(BaseModel):
-    """The knobs of one dimension. `TrialConfig` is made of all groups."""
+    """The knobs of one dimension. `TrialConfig` inherits from all groups."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
     dimension: ClassVar[Dimension]
@@ -100,21 +100,21 @@ class DeclaredKnob:
     name: str
     type: KnobType
     dimension: Dimension
-    choices: tuple[str, ...]  # of a choice knob
-    low: int | float | None  # of a number: the range that SANDBOX.md offers as shipped
+    choices: tuple[str, ...]  # empty unless the type is "choice"
+    low: int | float | None  # the range in the shipped SANDBOX.md; None unless the knob is a number
     high: int | float | None
-    defaults: Mapping[Backbone, Value]  # the plain baselines, for the backbones that read the knob
-    engine: str  # the engine's own bounds, as text; empty for a knob that is not a number
+    defaults: Mapping[Backbone, Value]  # the plain default, for each backbone that reads the knob
+    engine: str  # the engine's own bounds, as text; empty unless the knob is a number
     about: Declaration
 
     @property
     def inert(self) -> Inert | None:
-        """When the knob makes no difference although its backbone reads it."""
+        """When the knob has no effect although its backbone reads it."""
         return self.about.inert
 
 
 def declared_knobs(groups: Iterable[type[KnobGroup]]) -> dict[str, DeclaredKnob]:
-    """All knobs of some groups by name, in the order of their declaration."""
+    """The knobs of these groups by name, in the order of their declaration."""
     return {
         name: _declared(name, field, group.dimension) for group in groups for name, field in group.model_fields.items()
     }
@@ -124,7 +124,7 @@ def _declared(name: str, field: FieldInfo, dimension: Dimension) -> DeclaredKnob
     about = cast(Declaration, field.json_schema_extra)
     kind: KnobType = "choice" if isinstance(field.default, str) else cast(KnobType, type(field.default).__name__)
     number = {"int": int, "float": float}.get(kind)
-    own = {"sasrec": field.default, "hstu": field.default if about.hstu is None else about.hstu}
+    defaults = {"sasrec": field.default, "hstu": field.default if about.hstu is None else about.hstu}
     return DeclaredKnob(
         name=name,
         type=kind,
@@ -132,7 +132,7 @@ def _declared(name: str, field: FieldInfo, dimension: Dimension) -> DeclaredKnob
         choices=get_args(field.annotation) if kind == "choice" else (),
         low=number(about.low) if number and about.low is not None else None,
         high=number(about.high) if number and about.high is not None else None,
-        defaults={backbone: own[backbone] for backbone in BACKBONES if about.only in (None, backbone)},
+        defaults={backbone: defaults[backbone] for backbone in BACKBONES if about.only in (None, backbone)},
         engine=_engine_bounds(field) if number else "",
         about=about,
     )
@@ -140,12 +140,12 @@ def _declared(name: str, field: FieldInfo, dimension: Dimension) -> DeclaredKnob
 
 def _engine_bounds(field: FieldInfo) -> str:
     """The bounds in interval notation: [8, 1024] or (0, 1]."""
-    found = {name: value for item in field.metadata for name, value in _bounds_of(item)}
-    left = f"[{found['ge']:g}" if "ge" in found else f"({found['gt']:g}"
-    right = f"{found['le']:g}]" if "le" in found else f"{found['lt']:g})"
+    bounds = {name: value for item in field.metadata for name, value in _bounds_of(item)}
+    left = f"[{bounds['ge']:g}" if "ge" in bounds else f"({bounds['gt']:g}"
+    right = f"{bounds['le']:g}]" if "le" in bounds else f"{bounds['lt']:g})"
     return f"{left}, {right}"
 
 
 def _bounds_of(constraint: object) -> Iterable[tuple[str, Any]]:
-    """The name and value of one of pydantic's bounds (annotated_types.Ge and its relatives)."""
+    """The name and value of one of pydantic's bounds (annotated_types.Ge, Gt, Le or Lt); nothing for other metadata."""
     return ((name, getattr(constraint, name)) for name in ("ge", "gt", "le", "lt") if hasattr(constraint, name))

@@ -1,4 +1,4 @@
-"""The knobs of optimisation: how the weights are found."""
+"""The optimisation knobs: how the weights are trained."""
 
 from typing import ClassVar, Literal
 
@@ -6,7 +6,7 @@ from .declaration import Dimension, Inert, KnobGroup, knob
 
 
 class Optimisation(KnobGroup):
-    """How the weights are found."""
+    """How the weights are trained."""
 
     dimension: ClassVar[Dimension] = "optimisation"
 
@@ -23,7 +23,7 @@ class Optimisation(KnobGroup):
         3e-4,
         "learning rate",
         low=1e-5, high=1e-2, log=True, gt=0, le=1,
-        helps="measured: 1e-3 over 3e-4 where 20 epochs are too few",
+        helps="measured: 1e-3 instead of 3e-4, where 20 epochs are too few for the latter",
         aliases=("learning_rate", "alpha", "eta", "init_lr", "base_lr", "max_lr", "peak_lr"),
     )
     schedule: Literal["constant", "cosine", "linear"] = knob(
@@ -31,7 +31,7 @@ class Optimisation(KnobGroup):
         "learning rate after warm-up: constant, or decaying to 0 at the end of `epochs`",
         source="SGDR without restarts (Loshchilov & Hutter 2017)",
         helps="long training without early stopping",
-        note="decays over `epochs`, also where early stopping ends training sooner",
+        note="decays over `epochs`, even if early stopping ends training sooner",
         aliases=("lr_schedule", "lr_scheduler", "scheduler", "lr_decay"),
     )
     warmup_epochs: float = knob(
@@ -81,10 +81,10 @@ class Optimisation(KnobGroup):
     )
     ema_decay: float = knob(
         0.0,
-        "decay of the exponential moving average of the weights, which is what is evaluated and kept; 0 = off",
+        "decay of the exponential moving average of the weights; the average is evaluated and saved; 0 = off",
         high=0.9999, ge=0, lt=1,
         source="Polyak & Juditsky 1992",
-        helps="noisy last epochs",
+        helps="where validation NDCG@10 fluctuates in the last epochs",
         cost="one pass over the weights per step, and a copy of them in memory",
         aliases=("ema", "ema_rate", "weight_averaging", "polyak"),
     )
@@ -92,7 +92,7 @@ class Optimisation(KnobGroup):
         256,
         "users per step",
         low=32, high=2048, log=True, ge=8, le=16384,
-        helps="smaller batches make more steps per epoch",
+        helps="smaller batches give more steps per epoch",
         cost="smaller batches are slower",
         aliases=("batchsize", "bs", "batch", "train_batch_size"),
     )
@@ -101,7 +101,7 @@ class Optimisation(KnobGroup):
         "maximum number of epochs",
         high=100, ge=1, le=1000,
         helps="where the loss still falls in the last epoch",
-        cost="proportional",
+        cost="proportional to the epochs that run",
         aliases=(
             "num_epochs", "n_epochs", "max_epochs", "max_epoch", "epoch", "train_epochs", "num_train_epochs",
             "iterations",
@@ -112,6 +112,6 @@ class Optimisation(KnobGroup):
         "early stopping: epochs without an improvement of validation NDCG@10 before training stops",
         high=20, ge=1, le=1000,
         helps="where the validation curve has plateaus",
-        cost="at most as many epochs",
+        cost="at most this many epochs after the best one",
         aliases=("early_stopping", "early_stop", "early_stopping_patience", "stopping_step"),
     )

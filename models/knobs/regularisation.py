@@ -1,4 +1,4 @@
-"""The knobs of regularisation: what keeps a model from overfitting its training users."""
+"""The regularisation knobs: what keeps the model from overfitting."""
 
 from typing import ClassVar
 
@@ -47,7 +47,7 @@ class Regularisation(KnobGroup):
     )
     embedding_l2: float = knob(
         0.0,
-        "L2 penalty on the item tables alone, added to their gradient",
+        "L2 penalty on the item tables only, added to their gradient",
         high=0.1, ge=0, le=10,
         source="SASRec's code (`l2_emb`)",
         helps="small catalogues",
@@ -59,7 +59,7 @@ class Regularisation(KnobGroup):
         "upper bound on the norm of an item vector, applied after every step; 0 = off",
         high=10, ge=0, le=1000,
         source="Srivastava et al. 2014",
-        helps="popular items that win by their norm, with `scores = dot`",
+        helps="where popular items rank high by their norm alone, with `scores = dot`",
         cost="one pass over the tables",
         note="changes little with `scores = cosine`",
         aliases=("embedding_max_norm",),

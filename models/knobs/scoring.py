@@ -1,6 +1,6 @@
-"""The knobs of scoring: statistics of the train split that are fused into finished scores.
+"""The scoring knobs: priors counted on the train split, and how they are added to finished scores.
 
-They act on finished scores only: a trial that changes nothing else re-scores a checkpoint instead of training again.
+A trial that changes no other knobs re-scores a checkpoint instead of training again.
 """
 
 from typing import Any, ClassVar, Literal
@@ -26,30 +26,30 @@ _KNN = "item-kNN (Sarwar et al. 2001)"
 
 
 class Scoring(KnobGroup):
-    """Score priors and how they are fused with the model's scores."""
+    """Score priors, and how they are added to the model's scores."""
 
     dimension: ClassVar[Dimension] = "scoring"
 
     score_normalisation: Literal["none", "zscore", "minmax", "softmax"] = knob(
         "zscore",
         "normalisation of the model's scores before a prior is added; only with a prior",
-        inert=Inert(_no_prior, "scores are normalised only to be mixed with a prior of non-zero weight"),
-        helps="makes weights comparable between models",
+        inert=Inert(_no_prior, "scores are normalised only if a prior has a non-zero weight"),
+        helps="makes the weights of priors comparable between models",
         aliases=("score_normalization", "score_norm"),
     )
     fusion: Literal["blend", "rerank"] = knob(
         "blend",
         "priors act on the whole catalogue (blend), or only reorder the model's best items (rerank)",
-        inert=Inert(_no_prior, "there is no prior of non-zero weight"),
+        inert=Inert(_no_prior, "no prior has a non-zero weight"),
         source="two-stage ranking",
         helps="none known",
-        cost="rerank: one selection per user",
+        cost="rerank: one top-k selection per user",
     )
     rerank_top: int = knob(
         100,
         "number of best items that `fusion = rerank` reorders",
         low=10, high=1000, log=True, ge=1, le=100000,
-        inert=Inert(lambda c: c.fusion != "rerank" or _no_prior(c), "no prior re-ranks"),
+        inert=Inert(lambda c: c.fusion != "rerank" or _no_prior(c), "no prior reorders items"),
         source="two-stage ranking",
         helps="none known",
         aliases=("rerank_k", "top_k", "topk"),
@@ -66,7 +66,7 @@ class Scoring(KnobGroup):
         "most recent share of the train events that the popularity prior counts",
         low=0.01, high=1, log=True, gt=0, le=1,
         inert=Inert(lambda c: c.popularity_weight == 0, "popularity_weight is 0"),
-        helps="drifting tastes",
+        helps="preferences that drift over time",
     )
     transition_weight: float = knob(
         0.0,
@@ -89,7 +89,7 @@ class Scoring(KnobGroup):
         1.0,
         "a transition over a distance of s events counts s^-`transition_decay`",
         high=3, ge=0, le=10,
-        inert=Inert(lambda c: _no_transitions(c) or c.transition_window == 1, "all transitions are one step"),
+        inert=Inert(lambda c: _no_transitions(c) or c.transition_window == 1, "all transitions span one event"),
         source="skip-grams",
     )
     transition_direction: Literal["forward", "backward", "both"] = knob(
@@ -108,9 +108,9 @@ class Scoring(KnobGroup):
     )
     transition_recency: float = knob(
         1.0,
-        "weight of each such event relative to the one after it",
+        "weight of each of the `transition_recent` events relative to the one after it",
         low=0.1, gt=0, le=1,
-        inert=Inert(lambda c: _no_transitions(c) or c.transition_recent == 1, "one event counts"),
+        inert=Inert(lambda c: _no_transitions(c) or c.transition_recent == 1, "only one event is used"),
         helps="measured: the last 3 events at .5 on Beauty",
     )
     transition_neighbours: int = knob(
@@ -119,7 +119,7 @@ class Scoring(KnobGroup):
         high=500, ge=0, le=100000,
         inert=_NO_TRANSITIONS,
         source=_KNN,
-        helps="noisy counts: none known",
+        helps="none known; meant for noisy counts",
         cost="faster",
         aliases=("transition_neighbors",),
     )
@@ -149,9 +149,9 @@ class Scoring(KnobGroup):
     )
     cooccurrence_recency: float = knob(
         1.0,
-        "weight of each such event relative to the one after it",
+        "weight of each of the `cooccurrence_window` events relative to the one after it",
         low=0.1, gt=0, le=1,
-        inert=Inert(lambda c: _no_cooccurrence(c) or c.cooccurrence_window == 1, "one event counts"),
+        inert=Inert(lambda c: _no_cooccurrence(c) or c.cooccurrence_window == 1, "only one event is used"),
         source=_KNN,
     )
     cooccurrence_span: int = knob(
@@ -167,7 +167,7 @@ class Scoring(KnobGroup):
         high=500, ge=0, le=100000,
         inert=_NO_COOCCURRENCE,
         source=_KNN,
-        helps="noisy counts: none known",
+        helps="none known; meant for noisy counts",
         cost="faster",
         aliases=("cooccurrence_neighbors", "knn_k"),
     )

@@ -1,4 +1,4 @@
-"""The knobs of sequence modelling: how a history becomes a state."""
+"""The sequence-modelling knobs: how a history becomes a state."""
 
 from typing import ClassVar, Literal
 
@@ -6,7 +6,7 @@ from .declaration import Dimension, Inert, KnobGroup, knob
 
 
 class SequenceModelling(KnobGroup):
-    """What the model sees of a history, in which order, and which states are read."""
+    """Which events the model sees, how their order is encoded, and how the states are pooled."""
 
     dimension: ClassVar[Dimension] = "sequence_modelling"
 
@@ -15,7 +15,7 @@ class SequenceModelling(KnobGroup):
         "number of most recent events that the model sees",
         low=5, high=200, ge=2, le=4096,
         helps="long histories",
-        cost="follows the number of events that it admits, not its value",
+        cost="depends on the number of events that remain, not on the value itself",
         aliases=(
             "maxlen", "max_seq_len", "max_seq_length", "max_sequence_length", "max_length", "seq_len",
             "sequence_length", "max_item_list_length", "n_positions", "block_size", "history_length", "context_length",
@@ -27,7 +27,7 @@ class SequenceModelling(KnobGroup):
         hstu="both",
         source="absolute (Vaswani et al. 2017), relative (Raffel et al. 2020, HSTU), rotary (Su et al. 2021)",
         helps="relative: where the order of events matters and their absolute position does not",
-        cost="relative and rotary small",
+        cost="relative and rotary: small",
         note="rotary needs an even width per head",
         aliases=(
             "positional_encoding", "pos_encoding", "position_encoding", "pos_emb", "positional_embedding",
@@ -48,7 +48,7 @@ class SequenceModelling(KnobGroup):
         "SASRec: activation of the feed-forward layer",
         only="sasrec",
         source="GELU (Hendrycks & Gimpel 2016), SwiGLU (Shazeer 2020)",
-        cost="SwiGLU: half as much again in the feed-forward layer",
+        cost="SwiGLU: 1.5 times the feed-forward layer",
         aliases=("activation", "hidden_act", "act", "ffn_activation"),
     )
     norm: Literal["layer", "rms"] = knob(
@@ -83,9 +83,9 @@ class SequenceModelling(KnobGroup):
         "kernel width of a causal depthwise convolution before attention; 0 = none",
         high=8, ge=0, le=64,
         source="Primer (So et al. 2021)",
-        helps="local order",
+        helps="where the order of neighbouring events matters",
         cost="small",
-        note="causal also with `causal = false`",
+        note="causal even with `causal = false`",
         aliases=("kernel_size", "conv_width"),
     )
     frequency_filter: bool = knob(
@@ -93,8 +93,8 @@ class SequenceModelling(KnobGroup):
         "a learned causal filter over the whole history before attention (FMLP)",
         source="FMLP-Rec (Zhou et al. 2022), here causal",
         helps="noisy histories, according to its paper",
-        cost="up to one attention layer",
-        note="causal also with `causal = false`",
+        cost="at most that of an attention layer",
+        note="causal even with `causal = false`",
         aliases=("filter", "fft_filter", "fmlp"),
     )
     latent_steps: int = knob(
@@ -103,13 +103,13 @@ class SequenceModelling(KnobGroup):
         high=3, ge=0, le=16,
         source="ReaRec (Tang et al. 2025), here for every position",
         helps="long-tail users, according to its paper",
-        cost="the encoder once more per step",
+        cost="one more pass through the encoder per step",
         aliases=("reasoning_steps", "num_reasoning_steps"),
     )
     causal: bool = knob(
         True,
         "causal attention mask; `false` needs `supervision = last`",
-        source="SASRec against BERT4Rec (Sun et al. 2019)",
+        source="true: SASRec; false: BERT4Rec (Sun et al. 2019)",
         note="`false` needs `supervision = last`",
         aliases=("is_causal", "unidirectional", "causal_mask", "bidirectional"),
     )
@@ -122,7 +122,7 @@ class SequenceModelling(KnobGroup):
     )
     readout_k: int = knob(
         3,
-        "number of last states that are averaged; only with `readout = last_k`",
+        "number of last states that `readout = last_k` averages",
         high=20, ge=1, le=64,
         inert=Inert(lambda c: c.readout != "last_k", "it acts only with readout='last_k'"),
         cost="small",

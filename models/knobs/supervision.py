@@ -1,4 +1,4 @@
-"""The knobs of supervision: what a model is asked during training, and how its scores are shaped."""
+"""The supervision knobs: the training objective, and how scores are formed."""
 
 from typing import Any, ClassVar, Literal
 
@@ -8,12 +8,11 @@ _NO_NEGATIVES = Inert(lambda c: c.loss == "full_softmax", "full_softmax draws no
 
 
 def _changes_no_sequence(config: Any) -> bool:
-    unchanged = config.augmentation_share == 0 and config.contrastive_weight == 0
-    return bool(config.augmentation == "none" or unchanged)
+    return bool(config.augmentation == "none" or config.augmentation_share == config.contrastive_weight == 0)
 
 
 class Supervision(KnobGroup):
-    """What the model is asked during training."""
+    """The training objective, and how scores are formed."""
 
     dimension: ClassVar[Dimension] = "supervision"
 
@@ -23,7 +22,7 @@ class Supervision(KnobGroup):
         "binary cross-entropy, or its calibrated form gBCE",
         source="full softmax for SASRec: Klenitskiy & Vasilev 2023; gBCE: Petrov & Macdonald 2023",
         helps="measured: full softmax, the largest gain of all",
-        cost="full softmax follows the catalogue: about three times a sampled epoch at 12,000 items",
+        cost="full softmax grows with the catalogue: about three times a sampled epoch at 12,000 items",
         aliases=("loss_type", "loss_fn", "objective", "criterion"),
     )
     num_negatives: int = knob(
@@ -31,7 +30,7 @@ class Supervision(KnobGroup):
         "negatives per batch or per position; unused by `full_softmax`",
         high=8192, log=True, ge=1, le=65536,
         inert=_NO_NEGATIVES,
-        helps="more come closer to the full softmax",
+        helps="more negatives approximate the full softmax better",
         cost="linear",
         aliases=(
             "num_neg", "n_neg", "neg_samples", "num_neg_samples", "n_negatives", "num_negative_samples",
@@ -42,8 +41,8 @@ class Supervision(KnobGroup):
         "batch",
         "one set of negatives per batch, or one per position (slow)",
         inert=_NO_NEGATIVES,
-        source="`position`: as most libraries draw them",
-        helps="measured: a faster first epoch, for several times its cost",
+        source="`position`: as in most libraries",
+        helps="measured: faster learning in the first epoch, which costs several times as much",
         cost="3-5 times the step",
         aliases=("share_negatives", "shared_negatives", "in_batch_negatives"),
     )
@@ -53,7 +52,7 @@ class Supervision(KnobGroup):
         high=1, ge=0, le=2,
         inert=_NO_NEGATIVES,
         source="word2vec (Mikolov et al. 2013)",
-        helps="measured: a faster first epoch, together with `logq_correction`",
+        helps="measured: faster learning in the first epoch, together with `logq_correction`",
         aliases=("popularity_power", "neg_power", "sampling_power"),
     )
     logq_correction: bool = knob(
@@ -61,12 +60,12 @@ class Supervision(KnobGroup):
         "correct the logits of sampled negatives by their log-probability of being drawn (logQ)",
         inert=Inert(lambda c: c.loss != "sampled_softmax", "it acts only with loss='sampled_softmax'"),
         source="Bengio & Senecal 2008; Yi et al. 2019",
-        helps="popularity-drawn negatives",
+        helps="negatives drawn by popularity",
         aliases=("logq", "log_q", "use_logq"),
     )
     gbce_calibration: float = knob(
         0.75,
-        "calibration t of gBCE: 0 = plain BCE, 1 = overconfidence from few negatives fully undone",
+        "calibration t of gBCE: 0 = plain BCE, 1 = full correction of the overconfidence that few negatives cause",
         ge=0, le=1,
         inert=Inert(lambda c: c.loss != "gbce", "it acts only with loss='gbce'"),
         source="Petrov & Macdonald 2023",
@@ -78,7 +77,7 @@ class Supervision(KnobGroup):
         "softmax temperature: logits are divided by it",
         low=1e-2, high=2, log=True, gt=0, le=100, hstu=0.05,
         source="HSTU's research configurations: a low temperature with cosine scores",
-        helps="measured: cosine at .07-.1",
+        helps="measured: .07-.1 with cosine scores",
         aliases=("temp", "tau", "softmax_temperature"),
     )
     scores: Literal["dot", "cosine"] = knob(
@@ -86,7 +85,7 @@ class Supervision(KnobGroup):
         "similarity of user and item vectors; cosine needs a temperature well below 1",
         hstu="cosine",
         source="HSTU's research configurations",
-        helps="measured: cosine at .07-.1",
+        helps="measured: cosine with `temperature` .07-.1",
         note="cosine needs a temperature well below 1",
         aliases=("similarity", "score_function", "dot_product", "normalize", "l2_normalize"),
     )
@@ -103,8 +102,8 @@ class Supervision(KnobGroup):
         "all",
         "training targets: every position of a sequence, or the last one only",
         source="all: SASRec; last: the evaluation task of BERT4Rec",
-        helps="all",
-        cost="last is cheaper in the loss",
+        helps="`all`",
+        cost="`last` makes the loss cheaper",
     )
     window_stride: int = knob(
         0,
@@ -112,7 +111,7 @@ class Supervision(KnobGroup):
         high=50, ge=0, le=4096,
         source="sliding windows (Tang & Wang 2018, Caser)",
         helps="histories longer than `max_len`; prefixes with `supervision = last`",
-        cost="as many examples as windows",
+        cost="one example per window",
         note="adds nothing with `supervision = all` where histories fit into `max_len`",
         aliases=("stride", "sliding_window"),
     )
@@ -146,7 +145,7 @@ class Supervision(KnobGroup):
         high=1, ge=0, le=10,
         source="CL4SRec; DuoRec (Qiu et al. 2022) with `augmentation = none`",
         helps="sparse data, according to their papers",
-        cost="two more passes of the encoder",
+        cost="two more passes through the encoder",
         aliases=("cl_weight", "lambda_cl", "ssl_weight", "contrastive", "lmd", "lmd_sem"),
     )
     contrastive_temperature: float = knob(

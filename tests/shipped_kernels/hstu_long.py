@@ -1,4 +1,4 @@
-"""What the long family of HSTU kernels launches: every row of `long_tiles` at the shapes that are compiled."""
+"""Kernels launched by the long HSTU family: every row of `long_tiles`, at a selection of shapes."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,11 +15,10 @@ from virtualmle.kernels.hstu.long_tiles import HEAD_DIMS, Tiles, forward_tiles, 
 
 Shape = tuple[str, int, bool, bool]  # dtype, padded head dimension, position bias, time bias
 TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}  # by Triton's names
-# What else a launch may ask for, compiled at one width: dropout and alpha, which cost most registers; no causal mask.
+# Further options of a launch, compiled at one width: dropout with alpha, which need most registers; no causal mask.
 VARIANTS = {" dropout alpha": {"DROPOUT": True, "SCALED": True}, " full": {"CAUSAL": False}}
 
-# Bytes a thread that are accepted although they do not fit into sm_90's registers: by padded width, with slack between
-# versions of the compiler.
+# Accepted register spills, in bytes per thread on sm_90, by padded width; with slack for other compiler versions.
 FORWARD_SPILL = {64: 32, 128: 64, 256: 256}
 FORWARD_FLOAT32_SPILL = dict.fromkeys(HEAD_DIMS, 64)
 KEYS_SPILL = {128: 320, 256: 640}
@@ -30,7 +29,7 @@ QUERIES_FLOAT32_SPILL = {128: 320}
 
 
 def shipped() -> Iterator[Shipped]:
-    """The forward pass, dq, and dk with dv, each with its variants; the kernels for times and for the tail's zeros."""
+    """The kernels for out, for dq, and for dk with dv, each with its variants; those for times and for zeroing."""
     for shape in shipped_shapes():
         variants = {"": {}, **variants_of(shape)}
         for variant, constexprs in variants.items():
@@ -43,7 +42,7 @@ def shipped() -> Iterator[Shipped]:
 
 
 def shipped_shapes() -> Iterator[Shape]:
-    """Every width in bf16 and float32, with both biases and without; in bf16 also with the position bias alone."""
+    """Every width in bf16 and float32, with both biases and with none; in bf16 also with the position bias only."""
     for dim in HEAD_DIMS:
         for position, time in ((True, True), (False, False), (True, False)):
             yield "bf16", dim, position, time
@@ -55,13 +54,13 @@ def shipped_shapes() -> Iterator[Shape]:
 
 
 def variants_of(shape: Shape) -> Mapping[str, Mapping[str, bool]]:
-    """By what is added to a shape's name, the constexprs that are compiled beside the plain ones."""
+    """The constexprs of further compiled variants, by the suffix of the configuration's name."""
     dtype, dim, position, time = shape
     return VARIANTS if dim == 64 and position and time and dtype != "fp16" else {}
 
 
 def label(shape: Shape) -> str:
-    """A shape for people: bf16 d=64 position+time."""
+    """A readable name of a shape, such as bf16 d=64 position+time."""
     dtype, dim, position, time = shape
     bias = "+".join(name for name, present in (("position", position), ("time", time)) if present)
     return f"{dtype} d={dim} {bias}".strip()
@@ -108,7 +107,7 @@ def _strides(*rows: str) -> dict[str, str]:
 def _describe(
     name: str, kernel: Any, tensors: Mapping[str, str], tiles: Tiles, spill: int, shape: Shape, **constexprs: Any
 ) -> Shipped:
-    """`kernel` at one shape. tensors: types of its own arguments, "?" for the dtype."""
+    """`kernel` at one shape. tensors: types of the arguments that only this kernel has, "?" for the dtype."""
     dtype, dim, position, time = shape
     values = {
         "DQK": dim, "DV": dim, "WIDTH_QK": dim, "WIDTH_V": dim, "SCALED": False, "CAUSAL": True,
@@ -139,7 +138,7 @@ def _describe(
 
 
 def _times() -> Iterator[Shipped]:
-    """The times' kernel for each block that the attention kernels ask for."""
+    """The kernel of block times, for each block size of the attention kernels."""
     signature = {
         "times": "*i64", "key_times": "*i64", "query_times": "*i64", "offsets": "*i32", "max_len": "i32",
         "seconds": "*i32", "lows": "*i32", "highs": "*i32", "blocks": "i32",
@@ -153,7 +152,7 @@ def _times() -> Iterator[Shipped]:
 
 
 def _zeros() -> Iterator[Shipped]:
-    """One per dtype of a result."""
+    """The zeroing kernel, for each dtype of a result."""
     for dtype in ("bf16", "fp16", "fp32"):
         signature = {
             "rows": f"*{dtype}", "offsets": "*i32", "batch": "i32", "end": "i64", "elements": "i32",

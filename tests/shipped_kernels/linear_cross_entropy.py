@@ -1,4 +1,4 @@
-"""What the cross-entropy over a whole catalogue launches: every row of its table of tiles."""
+"""Kernels launched by the cross-entropy over the whole catalogue: every row of its table of tiles."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -20,7 +20,8 @@ def shipped() -> Iterator[Shipped]:
     for dtype in (*HALF, "fp32"):
         for width in TILES["forward", "half"]:
             pointers = dict.fromkeys(("states", "table"), f"*{dtype}") | {"targets": "*i64"}
-            pointers |= dict.fromkeys(("centre", "largest_of", "total_of", "mean_of", "losses", "lse", "pull"), "*fp32")
+            outputs = ("max_logits", "exp_sums", "weighted_sums", "losses", "lse", "grad_states")
+            pointers |= dict.fromkeys(("centre", *outputs), "*fp32")
             numbers = {"num_rows": "i32", "num_splits": "i32", "smoothing": "fp32"}
             constants = {"WIDTH": width, "B_ROWS": FINISH_ROWS, "B_WIDTH": width}
             signature = pointers | numbers | dict.fromkeys(constants, "constexpr")
@@ -35,10 +36,10 @@ def _products(name: str, kind: str, width: int, tiles: Tiles, dtype: str) -> Ite
     for split in (False, True) if name == "table" else (None,):
         if split is None:
             kernel = _forward
-            signature = inputs | dict.fromkeys(("largest_of", "total_of", "mean_of"), "*fp32") | sizes
+            signature = inputs | dict.fromkeys(("max_logits", "exp_sums", "weighted_sums"), "*fp32") | sizes
         else:
             kernel, constants["SPLIT"] = _table_gradient, split
-            signature = inputs | {"targets": "*i64"} | dict.fromkeys(("lse", "state_sum", "share"), "*fp32")
+            signature = inputs | {"targets": "*i64"} | dict.fromkeys(("lse", "state_sum", "grad_scale"), "*fp32")
             signature |= {"out": "*fp32" if split else f"*{dtype}"} | sizes | {"smoothing": "fp32"}
         yield Shipped(
             f"{name} {dtype} {kind} d={width} {tiles.rows}x{tiles.items}" + " split" * bool(split),

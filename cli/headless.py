@@ -1,6 +1,6 @@
-"""One headless session: a server of our own on stdio, a real MCP client, an agent, and the result in the end.
+"""A headless session: start a server on stdio, connect a real MCP client, run an agent, print the result.
 
-`tune` and `sessions resume` differ only in what they ask of this page.
+`tune` and `sessions resume` differ only in the `HeadlessRun` that they pass.
 """
 
 import asyncio
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from ..tools.workspace import Settings
 
 CLIENT_PREFIX = "virtualmle-"
-"""Our clients are called virtualmle-AGENT: the server lets them wait without limit, and the session records it."""
-INTERRUPTED = 130  # what shells report for Ctrl-C
+"""Clients of this module are called virtualmle-AGENT; the server lets them wait without limit and records the name."""
+INTERRUPTED = 130  # the exit code that shells report for Ctrl-C
 
 
 @dataclass(frozen=True)
-class Drive:
-    """What is to be driven. `session` takes up one that exists; otherwise `dataset` and `backbone` say what to open."""
+class HeadlessRun:
+    """What to run: the existing `session`, or else a session for `dataset` and `backbone`."""
 
     home: Path
     agent: str
@@ -49,8 +49,8 @@ class Drive:
     new: bool = False
 
 
-def drive(plan: Drive, settings: "Settings", as_json: bool) -> None:
-    """Run a session to its end and print the result. Ctrl-C leaves with 130: the trial runs on, the session resumes."""
+def run_headless(plan: HeadlessRun, settings: "Settings", as_json: bool) -> None:
+    """Run a session to its end and print the result. Ctrl-C exits with 130; the running trial continues by itself."""
     check_device(settings.device)
     display = Display(Console(stderr=True))
 
@@ -72,7 +72,7 @@ def drive(plan: Drive, settings: "Settings", as_json: bool) -> None:
             result = asyncio.run(_connected(plan, settings, on_event))
     except KeyboardInterrupt:
         again = commands().resume if commands().session else "the same command"
-        print(f"\ninterrupted; a running trial goes on by itself. Continue with: {again}", file=sys.stderr)
+        print(f"\ninterrupted; a running trial continues in the background. To resume: {again}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
     except VirtualMLEError as error:
         raise type(error)(in_commands(str(error), commands())) from None
@@ -86,7 +86,7 @@ def _note_ignored_options(home: Path, session: str, settings: "Settings") -> Non
         print(note, file=sys.stderr)
 
 
-async def _connected(plan: Drive, settings: "Settings", on_event: OnEvent) -> FinalResult:
+async def _connected(plan: HeadlessRun, settings: "Settings", on_event: OnEvent) -> FinalResult:
     agent = make_agent(plan.agent, plan.seed)
     client_info = Implementation(name=f"{CLIENT_PREFIX}{plan.agent}", version=__version__)
     async with Client(server_parameters(plan.home, settings), client_info=client_info) as client:
@@ -95,12 +95,12 @@ async def _connected(plan: Drive, settings: "Settings", on_event: OnEvent) -> Fi
                 client, agent, plan.dataset, plan.backbone, session=plan.session, new=plan.new, on_event=on_event
             )
         except VirtualMLEError as error:
-            refusal = error  # raised outside: the client's task groups would wrap it in a group of exceptions
+            refusal = error  # raised below: the client's task groups would wrap it in an exception group
     raise refusal
 
 
 def server_parameters(home: Path, settings: "Settings") -> StdioServerParameters:
-    """How the server is started; with our whole environment, for a stdio server gets hardly any by itself."""
+    """How to start the server. The full environment is passed on; by default, a stdio server receives little of it."""
     return StdioServerParameters(
         command=sys.executable,
         args=["-P", "-m", "virtualmle", "serve", "--home", str(home), *settings_options(settings)],
@@ -109,7 +109,7 @@ def server_parameters(home: Path, settings: "Settings") -> StdioServerParameters
 
 
 def settings_options(settings: "Settings") -> list[str]:
-    """The options of `virtualmle serve` that stand for `settings`."""
+    """The options of `virtualmle serve` that correspond to `settings`."""
     valued = {
         "--trials": settings.max_trials,
         "--seconds": settings.max_train_seconds,
@@ -130,7 +130,7 @@ def settings_options(settings: "Settings") -> list[str]:
 
 
 def _show(home: Path, result: FinalResult, as_json: bool) -> None:
-    # Imported when the session is over: matplotlib takes a second, and the first trial should not wait for it
+    # Imported after the session: matplotlib takes a second to import, which should not delay the first trial
     from ..report.gather import gather
     from ..report.html import write_report
     from ..report.tables import result_table, trials_table

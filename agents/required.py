@@ -1,11 +1,11 @@
-"""What every agent owes before it may plan a trial: wait, reflect, stop. Agents differ in planning only."""
+"""The actions that every agent must take before it plans a trial: wait, reflect, finalize."""
 
 from .base import Action, Finalize, Situation, WaitTrial
 from .reflecting import closing_rules, reflect_on, summarise
 
 
-def duty(situation: Situation) -> Action | None:
-    """The action that comes before any planning, or None when a trial may be planned."""
+def required_action(situation: Situation) -> Action | None:
+    """The action that must come before planning, or None if the agent may plan a trial."""
     state = situation.state
     if state.state != "open":
         return close(situation)
@@ -17,5 +17,5 @@ def duty(situation: Situation) -> Action | None:
 
 
 def close(situation: Situation) -> Finalize:
-    """End the session with what its numbers say."""
+    """End the session with a summary and rules computed from its trials."""
     return Finalize(summarise(situation), closing_rules(situation))
