@@ -17,7 +17,8 @@ BACKBONE_COLUMNS = {"sasrec": "SASRec", "hstu": "HSTU"}
 RANGE_COLUMN = "range or choices"
 ABSENT = "–"  # default cell of a backbone for which the knob is not offered
 _RANGE = re.compile(r"([^\s…]+)\s*…\s*([^\s,…]+)\s*(?:,\s*(\w+))?")
-_FENCE = re.compile(r"\s*(```|~~~)")
+_FENCE = re.compile(r"\s*(`{3,}(?=[^`]*$)|~{3,})")
+_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -76,17 +77,17 @@ class _Row:
 
 
 def _rows(text: str, source: str, first_column: str) -> Iterator[_Row]:
-    """The rows of all tables whose first column is `first_column`, outside fenced blocks."""
-    heading, fenced = "", False
+    """The rows of all tables whose first column is `first_column`, outside fenced blocks and HTML comments."""
+    heading = ""
     columns: list[str] = []
-    for number, line in enumerate(text.split("\n"), 1):
-        fenced ^= bool(_FENCE.match(line))
-        if fenced or not line.lstrip().startswith("|"):
-            heading = line.lstrip("#").strip() if line.startswith("#") and not fenced else heading
+    lines = _visible_lines(text, source)
+    for number, line in enumerate(lines, 1):
+        if not line.lstrip().startswith("|"):
+            heading = line.lstrip("#").strip() if line.startswith("#") else heading
             columns = []
         elif not columns:
-            columns = _header(line, f"{source}:{number}")
-        elif columns[0] == first_column and not re.fullmatch(r"[\s|:-]+", line):
+            columns = _header(line, lines[number] if number < len(lines) else "", f"{source}:{number}")
+        elif re.sub(r"\W", "", columns[0]).lower() == first_column and not re.fullmatch(r"[\s|:-]+", line):
             cells = _cells(line)
             row = _Row(f"{source}:{number}", heading, dict(zip(columns, cells, strict=False)))
             if len(cells) != len(columns):
@@ -94,15 +95,44 @@ def _rows(text: str, source: str, first_column: str) -> Iterator[_Row]:
             yield row
 
 
-def _header(line: str, where: str) -> list[str]:
-    """The columns in a header line; raises ProtocolError for a row of a knob or rule, which lacks a header."""
+def _visible_lines(text: str, source: str) -> list[str]:
+    """The lines of a page, empty where they belong to a fenced block or an HTML comment.
+
+    Raises ProtocolError for a block or comment without an end, because it would silently hide the tables below it.
+    """
+    lines, fence, opened = text.split("\n"), "", 0
+    for index, line in enumerate(lines):
+        mark = _FENCE.match(line)
+        if mark and not fence:
+            fence, opened = mark[1], index + 1
+        elif not fence:
+            continue
+        elif mark and mark[1].startswith(fence) and line.strip() == mark[1]:
+            fence = ""
+        lines[index] = ""
+    if fence:
+        raise ProtocolError(f"{source}:{opened}: this fenced block is not closed; end it with a line {fence}")
+    visible = _COMMENT.sub(lambda comment: "\n" * comment[0].count("\n"), "\n".join(lines))
+    before, unclosed, _ = visible.partition("<!--")
+    if unclosed:
+        where = f"{source}:{before.count(chr(10)) + 1}"
+        raise ProtocolError(f"{where}: this comment is not closed; end it with -->")
+    return visible.split("\n")
+
+
+def _header(line: str, below: str, where: str) -> list[str]:
+    """The columns of the table that starts at `line`; empty if the line below does not separate a header from rows.
+
+    Raises ProtocolError for a row of a knob or rule, which would silently be ignored.
+    """
     columns = _cells(line)
     name = _unquote(columns[0])
     if name in KNOBS or columns[0] == f"`{name}`":
         raise ProtocolError(
-            f"{where}: the row of {name} is separated from its table; remove the lines between them, or add a header"
+            f"{where}: the row of {name} is separated from its table; remove the lines between them, or add a header "
+            "with a line |---|---| below it"
         )
-    return columns
+    return columns if re.fullmatch(r"[\s|:-]*-[\s|:-]*", below) else []
 
 
 def _cells(line: str) -> list[str]:

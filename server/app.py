@@ -1,4 +1,4 @@
-"""The MCP server: eight tools, two resources and a prompt over one home directory.
+"""The MCP server: tools, two resources and a prompt over one home directory.
 
 This module contains no rules: tools/ implements the requests, sandbox/ decides what is allowed. Nothing here imports
 torch, so the server starts fast. Trials run in separate processes and outlive the server.

@@ -1,6 +1,7 @@
 """Parsing of SANDBOX.md, and the error messages for invalid pages."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -186,6 +187,36 @@ def test_a_row_separated_from_its_table_by_a_blank_line_is_refused() -> None:
     text = page(RULES, LR.replace("| `lr`", "\n| `lr`"))
     with pytest.raises(ProtocolError, match=f"SANDBOX.md:{line_with(text, '`lr`')}: the row of lr is separated"):
         parse_protocol(text)
+
+
+@pytest.mark.parametrize(
+    ("edit", "line", "message"),
+    [
+        pytest.param(lambda t: t.replace("| knob", "knob", 1), "`lr`", "is separated from its table", id="header"),
+        pytest.param(lambda t: t.replace("|\n|---", "|\n\n|---"), "`lr`", "is separated from its table", id="blank"),
+        pytest.param(
+            lambda t: t.replace("| `lr`", "\n| rate | float | 0 … 1 | 0 | 0 |\n| `lr`"),
+            "`lr`",
+            "is separated from its table",
+            id="below an unknown name",
+        ),
+        pytest.param(lambda t: t.replace("| knob", "| Knob"), "`lr`", "has no column 'knob'", id="capital letter"),
+        pytest.param(lambda t: "```\n" + t, "```", "block is not closed; end it with a line ```", id="open block"),
+        pytest.param(lambda t: "<!--\n" + t, "<!--", "comment is not closed; end it with -->", id="open comment"),
+    ],
+)
+def test_a_table_is_refused_rather_than_silently_ignored(edit: Callable[[str], str], line: str, message: str) -> None:
+    text = page(RULES, READOUT, edit(LR))
+    with pytest.raises(ProtocolError, match=f"SANDBOX.md:{line_with(text, line)}: .*{message}"):
+        parse_protocol(text)
+
+
+def test_a_table_inside_a_comment_or_a_longer_fence_is_ignored() -> None:
+    hidden = f"<!-- not yet:\n{READOUT}-->\n\n````\n```\n{READOUT}```\n````\n```` is a fence, `<` is not a comment\n"
+    text = page(RULES, hidden, LR)
+    assert [knob.name for knob in parse_protocol(text).space.entries] == ["lr"]
+    with pytest.raises(ProtocolError, match=f"SANDBOX.md:{line_with(text, '`lr`')}: "):  # lines are still counted
+        parse_protocol(text.replace("1e-5 …", "0.5 …"))
 
 
 def test_a_missing_rule_is_named() -> None:

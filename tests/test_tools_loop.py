@@ -1,4 +1,4 @@
-"""The eight tools as plain functions, in a real home with real worker processes."""
+"""The tools as plain functions, in a real home with real worker processes."""
 
 import json
 from collections.abc import Iterator
