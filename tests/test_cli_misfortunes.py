@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -81,8 +82,13 @@ def test_a_second_run_on_a_session_names_the_process_of_the_first_which_continue
         for line in one.stderr:
             if line.startswith("opened"):
                 break
-        for words in (("tune", "demo"), ("sessions", "resume", "demo-sasrec-1")):
-            second = virtualmle(home, *words)
+        one.send_signal(signal.SIGSTOP)  # otherwise it may end before the second run starts
+        try:
+            commands = (("tune", "demo"), ("sessions", "resume", "demo-sasrec-1"))
+            refused = [virtualmle(home, *words) for words in commands]
+        finally:
+            one.send_signal(signal.SIGCONT)
+        for second in refused:
             assert second.returncode == 1, second.stderr
             assert f"is in use by another run (process {one.pid})" in second.stderr
             assert "`virtualmle sessions show demo-sasrec-1" in second.stderr
