@@ -87,7 +87,7 @@ class History:
     def __init__(self, situation: Situation) -> None:
         self.situation = situation
         self.space = Space(situation.brief.backbone, situation.brief.knobs)
-        self.trials = [PastTrial(**dict(row)) for row in situation.trajectory.trials]
+        self.trials = [PastTrial(**dict(row)) for row in situation.trajectory.trials if not row.machine_fault]
         self._by_handle = {trial.trial: trial for trial in self.trials}
         self.incumbent = self._by_handle.get(situation.state.incumbent or "")
         self.trials_used = situation.state.budget.trials_used

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import cached_property
 
 from ..data.errors import ConfigError
+from ..data.wording import counted
 from ..models.knobs.declaration import Value
 from ..sandbox.conditions import Condition, parse_condition
 from ..tools.views import KnobValues, PriorConfiguration, PriorRule
@@ -117,7 +118,8 @@ class Knowledge:
                 error = math.hypot(row.se, DATASET_SPREAD)
                 if row.mean_relative >= CLEAR_EFFECT_Z * error:
                     gain = row.mean_relative * self.trust * LIST_SPREAD**2 / (LIST_SPREAD**2 + error**2)
-                    reason = f"this value gained {row.mean_relative:+.1%} on average ({found.datasets} datasets)"
+                    datasets = counted(found.datasets, "dataset")
+                    reason = f"this value gained {row.mean_relative:+.1%} on average ({datasets})"
                     yield Move({name: row.value}, min(gain, CONFIGURATION_GAIN), reason)
 
     def _settings(self, entry: PriorConfiguration) -> KnobValues:

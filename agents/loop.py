@@ -10,7 +10,7 @@ from mcp import Client
 from mcp.types import CallToolResult, TextContent
 from pydantic import BaseModel
 
-from ..data.errors import AdmissionError, SessionError
+from ..data.errors import AdmissionError, MachineError, SessionError
 from ..tools.results import FinalResult, MemoryView, OpenedSession, ReflectionReceipt, TrialObservation
 from ..tools.views import ActionSpaceView, LongTermView, StateView, TrajectoryView, View
 from .base import Action, Agent, Brief, Finalize, Reflect, Refusal, RunTrial, Situation, WaitTrial
@@ -66,6 +66,7 @@ class _Loop:
         self._refused: list[Refusal] = []
         self._session = ""
         self._announced = ""  # the last trial for which TrialStarted was emitted
+        self._finished = ""  # the last trial for which TrialFinished was emitted
 
     async def run(self, dataset: str, backbone: str, session: str | None, new: bool) -> FinalResult:
         brief = await (self._reopen(session) if session else self._open(dataset, backbone, new))
@@ -92,7 +93,8 @@ class _Loop:
         trajectory = await self._view(TrajectoryView, "trajectory")
         return Situation(brief, state, trajectory, tuple(self._refused))
 
-    async def _perform(self, action: Action) -> Event:
+    async def _perform(self, action: Action) -> Event | None:
+        """Execute an action; returns None for a reflection that another client has written in the meantime."""
         match action:
             case RunTrial():
                 return await self._run_trial(action)
@@ -146,12 +148,17 @@ class _Loop:
             if observation.status != "running":
                 break
         event = TrialFinished(observation)
+        self._finished = trial
         self._emit(event)
+        if observation.machine_fault:
+            raise MachineError(f"{observation.reason}; no budget was used, and the session can be resumed")
         return event
 
-    async def _reflect(self, action: Reflect) -> Reflected:
-        receipt = await self._call(
-            ReflectionReceipt,
+    async def _reflect(self, action: Reflect) -> Reflected | None:
+        if action.trial != self._finished:  # it ended before this process resumed the session
+            self._started(action.trial, None)
+            await self._wait(action.trial)
+        answer = await self._ask(
             "write_reflection",
             session=self._session,
             trial=action.trial,
@@ -164,7 +171,9 @@ class _Loop:
             cause=action.cause,
             effect=action.effect,
         )
-        event = Reflected(action, receipt)
+        if answer.is_error and (await self._view(StateView, "state")).pending_reflection != action.trial:
+            return None  # this reflection is written already
+        event = Reflected(action, _read(ReflectionReceipt, answer, "write_reflection"))
         self._emit(event)
         return event
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from ..data.wording import counted
 from ..memory.records import RuleKind
 from ..sandbox.reflection import Helped
 from ..tools.views import KnobValues
@@ -108,7 +109,7 @@ def pooled_lesson(trial: PastTrial, history: History) -> str:
     if step is None or pooled is None:
         return ""
     return (
-        f" Pooled over {pooled.num_steps} trials, {_step_name(step)}: {pooled.mean:+.1%} ± {pooled.se:.1%} "
+        f" Pooled over {counted(pooled.num_steps, 'trial')}, {_step_name(step)}: {pooled.mean:+.1%} ± {pooled.se:.1%} "
         f"(z {pooled.z:+.1f})."
     )
 
@@ -154,7 +155,7 @@ def _pooled_rule(steps: list[Step]) -> RuleInput | None:
         return None
     nearest = min(steps, key=lambda step: 0 if isinstance(step.after, (bool, str)) else step.after * step.direction)
     text = (
-        f"Pooled over {pooled.num_steps} trials, {_step_name(steps[-1])} changed validation NDCG@10 by "
+        f"Pooled over {counted(pooled.num_steps, 'trial')}, {_step_name(steps[-1])} changed validation NDCG@10 by "
         f"{pooled.mean:+.1%} (z {pooled.z:+.1f})."
     )
     return _rule(pooled.z, text, condition_of(nearest), [step.trial for step in steps])
@@ -209,13 +210,14 @@ def _data(situation: Situation) -> str:
 def _gain(history: History) -> str:
     best = history.best
     if best is None:
-        return f"None of {history.trials_used} trials finished."
+        return f"None of {counted(history.trials_used, 'trial')} finished."
     default = next((t for t in history.finished if not t.settings), None)
     start = f", from {default.ndcg:.5f} for the plain default" if default else ""
     settings = format_settings(best.settings) or "the plain default"
     failed = sum(trial.status == "crashed" for trial in history.trials)
     crashes = f", {failed} of which crashed" if failed else ""
-    return f"Best validation NDCG@10 {best.ndcg:.5f}{start}, in {history.trials_used} trials{crashes}: {settings}."
+    used = counted(history.trials_used, "trial")
+    return f"Best validation NDCG@10 {best.ndcg:.5f}{start}, in {used}{crashes}: {settings}."
 
 
 def _path(history: History) -> str:

@@ -3,6 +3,7 @@
 This module only assembles the commands and maps errors to exit codes; each command group has its own module.
 """
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -54,8 +55,21 @@ def options(
     """
 
 
+def _ensure_utf8() -> None:
+    """Restart this process in Python's UTF-8 mode if the locale has another encoding for file names.
+
+    Otherwise the name of a home that is not ASCII could not be stored in memory.db and in the files of trials. Child
+    processes inherit the mode.
+    """
+    if sys.getfilesystemencoding().lower() == "utf-8" or os.environ.get("PYTHONUTF8") == "1":
+        return
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "PYTHONUTF8": "1"})
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit the process with its exit code."""
+    if arguments is None:
+        _ensure_utf8()
     try:
         # typer exits with 0 on success and with 2 on wrong usage
         app(args=None if arguments is None else list(arguments), prog_name="virtualmle")

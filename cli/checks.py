@@ -19,6 +19,7 @@ from typing import Literal
 from ..data.catalogue import Catalogue
 from ..data.errors import VirtualMLEError
 from ..data.prepared import ARRAYS, ITEM_IDS, MANIFEST, SEALED, USER_IDS, array_file
+from ..data.wording import counted
 from ..examiner.vault import PRIVATE, Vault
 from ..memory.store import Memory
 from ..sandbox.protocol import load_protocol
@@ -118,15 +119,15 @@ def _memory(home: Path) -> Finding:
         return Finding("memory", "ok", "no memory.db yet; it will be created on first use")
     with Memory(path) as memory:
         sessions, rules = len(memory.sessions.all()), len(memory.rules.all())
-    return Finding("memory", "ok", f"{sessions} sessions, {rules} rules")
+    return Finding("memory", "ok", f"{counted(sessions, 'session')}, {counted(rules, 'rule')}")
 
 
 def _protocol(home: Path) -> Finding:
     own = home / "SANDBOX.md"
     protocol = load_protocol(own if own.exists() else None)
     source = str(own) if own.exists() else "the bundled SANDBOX.md"
-    rules = f"{protocol.max_trials} trials, {len(protocol.space.entries)} knobs, keep z >= {protocol.keep_z:g}"
-    return Finding("protocol", "ok", f"{source}: {rules}")
+    limits = f"{counted(protocol.max_trials, 'trial')}, {counted(len(protocol.space.entries), 'knob')}"
+    return Finding("protocol", "ok", f"{source}: {limits}, keep z >= {protocol.keep_z:g}")
 
 
 def _environment(home: Path) -> Finding:
@@ -172,7 +173,7 @@ def _plain_targets(home: Path) -> Finding:
     found += [f"downloads/{path.name}" for path in downloads.glob("*")] if downloads.exists() else []
     if found:
         return Finding("plain targets", "fail", f"files that may contain unsealed test targets: {', '.join(found)}")
-    return Finding("plain targets", "ok", f"none found in {len(names)} datasets")
+    return Finding("plain targets", "ok", f"none found in {counted(len(names), 'dataset')}")
 
 
 def _looks_sealed(path: Path) -> bool:

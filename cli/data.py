@@ -1,17 +1,21 @@
 """`virtualmle data`: register and inspect datasets. Only people can do this; there is no MCP tool for it."""
 
+import inspect
 import json
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..data.wording import counted
 from .options import HERE, Home, Json
 
 if TYPE_CHECKING:
     from ..data.catalogue import Catalogue
     from ..data.prepared import Manifest
 
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 LOG = (
     "A CSV, TSV, JSON or Parquet file, also compressed (.gz, .zip, .bz2, .xz, .zst); a directory of Parquet parts; "
     "or - for standard input, with --format."
@@ -60,6 +64,7 @@ def add(  # noqa: PLR0913, PLR0917 - one argument per option
     ] = False,
     home: Home = HERE,
     as_json: Json = False,
+    replace: Annotated[bool, typer.Option(hidden=True)] = False,  # set by `data replace`
 ) -> None:
     """Register an interaction log as a dataset.
 
@@ -81,6 +86,7 @@ def add(  # noqa: PLR0913, PLR0917 - one argument per option
         options=PrepareOptions(k_core=k_core, max_events=max_events, keep_duplicates=keep_duplicates),
         cleaning=Cleaning(drop_missing, drop_bad_times, time_unit),  # type: ignore[arg-type]  # checked by Cleaning
         reading=Reading(user, item, timestamp, format, separator, header, quotes, skip_bad_rows),  # type: ignore[arg-type]
+        replace=replace,
     )  # fmt: skip
     _print_manifest(manifest, as_json)
 
@@ -147,6 +153,89 @@ def show(
     _print_manifest(_catalogue(home).manifest(name), as_json)
 
 
+@app.command()
+def rm(
+    name: Annotated[str, typer.Argument(help="A registered dataset.")],
+    yes: Yes = False,
+    home: Home = HERE,
+) -> None:
+    """Remove a dataset.
+
+    Its sessions can still be shown, and the looks at its test set stay counted.
+
+    Example: virtualmle data rm office
+    """
+    from ..data.errors import DataError
+    from .dataset_users import sessions_on, unfinished
+
+    catalogue = _catalogue(home)
+    catalogue.path(name)  # raises for an unknown name
+    try:
+        content = catalogue.manifest(name).dataset_id
+    except DataError:  # a damaged dataset can be removed too; its sessions are then found by its name only
+        content = None
+    sessions = sessions_on(home, name, content)
+    if busy := unfinished(sessions):
+        raise DataError(
+            f"dataset {name!r} is used by {busy}; finish it with `virtualmle sessions resume` before you "
+            "remove the dataset"
+        )
+    _confirm(f"Remove the dataset {name!r}, with {counted(len(sessions), 'ended session')} on it?", yes)
+    catalogue.remove(name)
+    print(f"removed {name}; sessions, memory and the look ledger stay as they are")
+
+
+@app.command()
+def replace(**given: Any) -> None:
+    """Replace the content of a dataset by another log.
+
+    Takes the options of `data add`. If the new log cannot be prepared, the dataset is unchanged.
+
+    Example: virtualmle data replace office ~/logs/office-2026.tsv.gz
+    """
+    from .dataset_users import sessions_on, unfinished
+
+    home, name, yes = given["home"], given["name"], given.pop("yes")
+    catalogue = _catalogue(home)
+    before = catalogue.manifest(name)
+    sessions = sessions_on(home, name, before.dataset_id)
+    if busy := unfinished(sessions):
+        print(f"{busy} uses the current content of {name!r}: it can still be shown, but takes no more trials",
+              file=sys.stderr)  # fmt: skip
+    _confirm(f"Replace the dataset {name!r}?", yes)
+    add(**given, replace=True)
+    if catalogue.manifest(name).dataset_id == before.dataset_id:
+        print("the train and validation parts are unchanged: sessions on this dataset continue", file=sys.stderr)
+        return
+    print(
+        f"{counted(len(sessions), 'session')} on the old content can still be shown and reported; their lessons stay "
+        "in memory as those of another dataset. Looks at the test set are counted by content: those at the old content "
+        "stay counted, and the new content has none unless it was registered here before.",
+        file=sys.stderr,
+    )
+
+
+def _confirm(question: str, yes: bool) -> None:
+    """Ask for confirmation unless `yes`; raises typer.Abort for a no, and DataError without a terminal."""
+    from ..data.errors import DataError
+
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise DataError(f"{question} Standard input is not a terminal, so confirm with --yes")
+    typer.confirm(question, abort=True, err=True)
+
+
+def _add_yes() -> None:
+    """Give `replace` the parameters of `add`, except the hidden one, and --yes."""
+    parameters = [p for p in inspect.signature(add).parameters.values() if p.name != "replace"]
+    confirmation = inspect.Parameter("yes", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Yes, default=False)
+    replace.__signature__ = inspect.Signature([*parameters, confirmation])  # type: ignore[attr-defined]
+
+
+_add_yes()
+
+
 def _catalogue(home: Path) -> "Catalogue":
     from ..data.catalogue import Catalogue  # imports polars
 
@@ -157,12 +246,14 @@ def _print_manifest(manifest: "Manifest", as_json: bool) -> None:
     if as_json:
         print(manifest.model_dump_json(indent=1, exclude={"files"}))
         return
+    from .dataset_text import filter_lines, profile_lines
+
     columns = ", ".join(f"{role} from {column!r}" for role, column in manifest.columns.items())
     print(
         f"{manifest.name}: {manifest.num_users:,} users, {manifest.num_items:,} items, "
         f"{manifest.num_interactions:,} interactions (of {manifest.rows_read:,} rows; columns: {columns})"
     )
-    for name, value in manifest.profile.items():
-        print(f"  {name:<20} {value}")
+    for line in (*filter_lines(manifest), *profile_lines(manifest)):
+        print(f"  {line}")
     for note in manifest.notes:
         print(f"note: {note}")

@@ -17,10 +17,15 @@ from mcp.types import Implementation
 from rich.console import Console
 
 from .. import __version__
+from ..agents.events import Event, OnEvent, SessionOpened
 from ..agents.loop import run_agent
 from ..agents.registry import make_agent
 from ..data.errors import VirtualMLEError
+from ..memory.store import Memory
 from ..tools.results import FinalResult
+from ..trials.device import check_device
+from .advice import SessionCommands, ignored_options, in_commands
+from .driver_lock import driver_lock
 from .live import Display
 
 if TYPE_CHECKING:
@@ -46,25 +51,48 @@ class HeadlessRun:
 
 def run_headless(plan: HeadlessRun, settings: "Settings", as_json: bool) -> None:
     """Run a session to its end and print the result. Ctrl-C exits with 130; the running trial continues by itself."""
+    check_device(settings.device)
     display = Display(Console(stderr=True))
+
+    def commands() -> SessionCommands:
+        return SessionCommands(plan.home, plan.dataset, plan.backbone, display.session or plan.session or "")
+
     try:
-        with display:
-            result = asyncio.run(_connected(plan, settings, display))
+        with driver_lock(plan.home) as lock, display:
+            if plan.session:
+                lock.acquire(plan.session)
+
+            def on_event(event: Event) -> None:
+                if isinstance(event, SessionOpened):
+                    lock.acquire(event.brief.session)
+                display(event)
+                if isinstance(event, SessionOpened) and event.brief.resumed and not plan.session:
+                    _note_ignored_options(plan.home, event.brief.session, settings)
+
+            result = asyncio.run(_connected(plan, settings, on_event))
     except KeyboardInterrupt:
-        session = display.session or plan.session
-        again = f"virtualmle sessions resume {session} --home {plan.home}" if session else "the same command"
+        again = commands().resume if commands().session else "the same command"
         print(f"\ninterrupted; a running trial continues in the background. To resume: {again}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
+    except VirtualMLEError as error:
+        raise type(error)(in_commands(str(error), commands())) from None
     _show(plan.home, result, as_json)
 
 
-async def _connected(plan: HeadlessRun, settings: "Settings", display: Display) -> FinalResult:
+def _note_ignored_options(home: Path, session: str, settings: "Settings") -> None:
+    with Memory(home / "memory.db") as memory:
+        note = ignored_options(settings, memory.sessions.get(session))
+    if note:
+        print(note, file=sys.stderr)
+
+
+async def _connected(plan: HeadlessRun, settings: "Settings", on_event: OnEvent) -> FinalResult:
     agent = make_agent(plan.agent, plan.seed)
     client_info = Implementation(name=f"{CLIENT_PREFIX}{plan.agent}", version=__version__)
     async with Client(server_parameters(plan.home, settings), client_info=client_info) as client:
         try:
             return await run_agent(
-                client, agent, plan.dataset, plan.backbone, session=plan.session, new=plan.new, on_event=display
+                client, agent, plan.dataset, plan.backbone, session=plan.session, new=plan.new, on_event=on_event
             )
         except VirtualMLEError as error:
             refusal = error  # raised below: the client's task groups would wrap it in an exception group

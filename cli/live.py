@@ -18,6 +18,7 @@ from ..agents.events import (
     TrialRefused,
     TrialStarted,
 )
+from ..data.wording import counted
 from ..report import formats
 from ..tools.results import TrialObservation
 
@@ -89,7 +90,7 @@ def _opened(brief: Brief) -> str:
     seconds = budget.train_seconds_max - budget.train_seconds_used
     return (
         f"{verb} {brief.session}: {brief.backbone} on {brief.dataset}; {budget.trials_used} of "
-        f"{budget.trials_max} trials used, {formats.duration(seconds)} of training left"
+        f"{counted(budget.trials_max, 'trial')} used, {formats.duration(seconds)} of training left"
     )
 
 

@@ -102,6 +102,7 @@ def export_cognition(
     """
     from ..data.atomic import write_bytes
     from ..data.errors import ConfigError
+    from ..data.wording import counted
     from ..memory.portable import collect
 
     with existing_memory(home) as memory:
@@ -110,7 +111,7 @@ def export_cognition(
         write_bytes(file, (cognition.model_dump_json(indent=1) + "\n").encode(), replace=False)
     except OSError as error:
         raise ConfigError(f"{file} cannot be written ({error.strerror}); name a new file") from None
-    print(f"{file}: {len(cognition.rules)} rules, {len(cognition.summaries)} summaries")
+    print(f"{file}: {counted(len(cognition.rules), 'rule')}, {counted(len(cognition.summaries), 'summary')}")
 
 
 @app.command("import")

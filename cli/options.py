@@ -11,8 +11,27 @@ if TYPE_CHECKING:
 
 
 def absolute(path: Path) -> Path:
-    """The absolute path: every module must use the same path of a home, so that its key and its data stay together."""
-    return path.expanduser().resolve()
+    """The absolute path: every module must use the same path of a home, so that its key and its data stay together.
+
+    Raises HomeError if `path` is relative to a working directory that was deleted, or is not valid UTF-8.
+    """
+    from ..data.errors import HomeError
+
+    try:
+        resolved = path.expanduser().resolve()
+    except FileNotFoundError:
+        raise HomeError(
+            f"home={str(path)!r} is relative to the working directory, which was deleted; change to another directory, "
+            "or name the home by an absolute path with --home"
+        ) from None
+    try:
+        str(resolved).encode()
+    except UnicodeEncodeError:
+        raise HomeError(
+            f"home={str(resolved)!r} has a name that is not UTF-8; rename the directory, "
+            "or choose another with --home"
+        ) from None
+    return resolved
 
 
 Home = Annotated[

@@ -44,6 +44,14 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
         str | None,
         typer.Option(envvar="VIRTUALMLE_TOKEN", help="Bearer token for HTTP; required unless the host is loopback."),
     ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allowed-host",
+            metavar="NAME",
+            help="Name that a reverse proxy forwards in the Host header, e.g. recsys.example.org; may be repeated.",
+        ),
+    ] = None,
     trials: Trials = None,
     seconds: Seconds = None,
     seed: Seed = 0,
@@ -68,4 +76,4 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
     )  # fmt: skip
     from ..server.serve import serve as run  # imports the MCP library, which takes most of a second
 
-    run(home, settings, transport.value, host, port, token)
+    run(home, settings, transport.value, host, port, token, allowed_host or ())

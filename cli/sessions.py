@@ -88,10 +88,14 @@ def resume(
 
     Example: virtualmle sessions resume demo-sasrec-1
     """
+    from ..data.errors import SessionError
+    from .advice import describe_end
     from .headless import HeadlessRun, run_headless  # imports the MCP library
 
     with existing_memory(home) as memory:
         record = memory.sessions.get(session)
+    if record.state in ("revealed", "void"):
+        raise SessionError(describe_end(record, home))
     plan = HeadlessRun(
         home, agent or agent_of(record), record.seed, record.dataset, record.backbone, session
     )

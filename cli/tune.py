@@ -74,6 +74,7 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
 def _prepared(home: Path, dataset: str, sandbox: Path | None) -> tuple[Path, str]:
     """Check the home and register the dataset if necessary; returns both. Guessed columns are printed to stderr."""
     from ..examiner.vault import Vault
+    from .dataset_text import filter_lines
     from .live import download_bar
 
     # Opened before the server is started, so that a broken home gives a one-line error and not a lost connection
@@ -90,4 +91,6 @@ def _prepared(home: Path, dataset: str, sandbox: Path | None) -> tuple[Path, str
             f"{manifest.num_interactions:,} interactions (columns: {columns})",
             file=sys.stderr,
         )
+        for line in filter_lines(manifest):
+            print(f"  {line}", file=sys.stderr)
     return ws.home, name

@@ -1,5 +1,6 @@
 """Atomic file writes: a reader sees the complete old or the complete new file, even after a kill or a power cut."""
 
+import ctypes
 import json
 import os
 import tempfile
@@ -32,3 +33,33 @@ def write_bytes(path: Path, content: bytes, mode: int = 0o644, *, replace: bool 
 def write_json(path: Path, value: Any, mode: int = 0o644) -> None:
     """Replace the file `path` by `value` as JSON. Raises ValueError for NaN and infinities."""
     write_bytes(path, (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode(), mode)
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Exchange two directories of one file system, atomically on Linux. Raises OSError if that fails.
+
+    Other systems need three renames, between which `other` does not exist for a moment.
+    """
+    if _exchange_at_once(one, other):
+        return
+    aside = other.with_name(f".{other.name}.{os.getpid()}")
+    os.rename(other, aside)
+    try:
+        os.rename(one, other)
+    except OSError:
+        os.rename(aside, other)
+        raise
+    os.rename(aside, one)
+
+
+def _exchange_at_once(one: Path, other: Path) -> bool:
+    """Call Linux's renameat2(RENAME_EXCHANGE); returns False if the system or the file system lacks it."""
+    try:
+        call = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    return int(call(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)) == 0
+
+
+_AT_FDCWD = -100  # relative paths start at the working directory
+_RENAME_EXCHANGE = 2

@@ -6,12 +6,15 @@ events, so it is stored in the vault and never among the files that an agent can
 
 import hashlib
 import json
-from collections.abc import Callable
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .atomic import write_json
+from .atomic import exchange, write_json
 from .demo import generate_demo
 from .download import Progress, download
 from .errors import DataError, HomeError
@@ -85,15 +88,21 @@ class Catalogue:
         options: PrepareOptions | None = None,
         reading: Reading | None = None,
         cleaning: Cleaning = STRICT,
+        replace: bool = False,
     ) -> Manifest:
         """Register a log (a file, a directory of Parquet parts or standard input) under a new name.
 
-        Raises DataError, SealError or HomeError, and then leaves no files.
+        With `replace`, the log replaces the registered dataset of this name instead. Raises DataError, SealError or
+        HomeError, and then leaves no new files and an existing dataset unchanged.
         """
-        self._check_new(name)
+        if replace:
+            self.path(name)  # raises if there is no such dataset
+        else:
+            self._check_new(name)
         options = options or PrepareOptions()
         log = read_log(file, **asdict(reading or Reading()), cleaning=cleaning)
-        manifest = prepare(log, name, self.root / name, options, public_key)
+        with self._destination(name, replace) as directory:
+            manifest = prepare(log, name, directory, options, public_key)
         self._save_source(
             name,
             {
@@ -104,6 +113,19 @@ class Catalogue:
             },
         )
         return manifest
+
+    def remove(self, name: str) -> None:
+        """Remove a registered dataset and the vault's record of its log; the look ledger keeps its entries.
+
+        Raises DataError for an unknown name, HomeError if the files cannot be removed.
+        """
+        directory = self.path(name)
+        try:
+            with tempfile.TemporaryDirectory(dir=self.root, prefix=f".{name}.") as trash:
+                os.rename(directory, Path(trash) / name)  # now the name is free, even if this process is killed
+            self._source_path(name).unlink(missing_ok=True)
+        except OSError as error:
+            raise HomeError(f"{str(directory)!r} cannot be removed ({error.strerror}); check its permissions") from None
 
     def ensure_demo(self, public_key: bytes) -> Path:
         """The directory of the demo dataset, generated on first use."""
@@ -164,9 +186,22 @@ class Catalogue:
         self._register_once(name, lambda: self.add(name, file, public_key=public_key))
         return name
 
+    @contextmanager
+    def _destination(self, name: str, replace: bool) -> Iterator[Path]:
+        """The directory to prepare a dataset in: its own, or a temporary one that replaces it when the block ends."""
+        if not replace:
+            yield self.root / name
+            return
+        try:
+            with tempfile.TemporaryDirectory(dir=self.root, prefix=f".{name}.") as folder:
+                yield Path(folder) / name
+                exchange(Path(folder) / name, self.root / name)  # the old content is deleted with the folder
+        except OSError as error:
+            raise HomeError(f"{str(self.root)!r} cannot be written ({error.strerror}); check its permissions") from None
+
     def _check_new(self, name: str) -> None:
         if check_name(name) in self.names():
-            raise DataError(f"dataset {name!r} exists already; choose another name or remove {str(self.root / name)!r}")
+            raise DataError(f"dataset {name!r} exists already; choose another name, or see `virtualmle data replace`")
 
     def _register_once(self, name: str, register: Callable[[], Manifest]) -> None:
         """Call `register`, and accept a dataset that another process registered under this name at the same time."""

@@ -9,7 +9,8 @@ VirtualMLEError (ValueError)      text: the rule, then the value, then what to d
 ├── SessionError                  an unknown session or trial, or a session in the wrong state
 ├── AdmissionError                the Program refused a trial
 ├── TrialError                    a trial's process or its files
-│   └── TrainingError             training or scoring gave no usable result (training/errors.py)
+│   ├── TrainingError             training or scoring gave no usable result (training/errors.py)
+│   └── MachineError              this machine cannot run trials: no CUDA device, disk space, or worker process
 ├── MemoryStoreError              memory.db is locked, full, read-only or damaged
 ├── HomeError                     the home directory cannot be used
 └── ServerError                   a host, port, token or setting that the server cannot use
@@ -50,6 +51,10 @@ class AdmissionError(VirtualMLEError):
 
 class TrialError(VirtualMLEError):
     """A trial's process failed, or its files are missing, damaged or inconsistent."""
+
+
+class MachineError(TrialError):
+    """This machine cannot run trials, whatever their configuration; no budget is charged."""
 
 
 class MemoryStoreError(VirtualMLEError):

@@ -28,6 +28,7 @@ from .prepared import (
     MIN_EVENTS,
     SEALED,
     USER_IDS,
+    Counts,
     Manifest,
     PrepareOptions,
     array_file,
@@ -68,6 +69,7 @@ def prepare(log: Log, name: str, directory: Path, options: PrepareOptions, vault
         num_items=len(events.item_ids),
         num_interactions=split.num_interactions,
         num_interactions_before_cut=len(events.items),
+        before_core=events.before_core,
         rows_read=log.rows_read,
         columns=log.columns,
         options=options,
@@ -93,6 +95,7 @@ class Events:
     offsets: Ints  # (num_users + 1,)
     user_ids: pl.Series  # original ids (String), indexed by new id
     item_ids: pl.Series
+    before_core: Counts  # before the k-core filter
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,8 @@ def order_events(frame: pl.DataFrame, options: PrepareOptions) -> Events:
     finer = [frame["nanosecond"].to_numpy()[kept]] if "nanosecond" in frame.columns else []
     order = np.lexsort((*finer, times, users))  # stable: events of a user with equal times stay in file order
     offsets = np.concatenate([[0], np.cumsum(np.bincount(users))])
-    return Events(items[order], times[order], offsets, user_ids, item_ids)
+    before = Counts(users=len(user_names), items=len(item_names), interactions=frame.height)
+    return Events(items[order], times[order], offsets, user_ids, item_ids, before)
 
 
 def k_core(users: Ints, items: Ints, k: int) -> Ints:

@@ -11,7 +11,8 @@
     test.sealed              the last event of each user, as ciphertext; only the examiner can open it
 
 Not covered: writing (`prepare.py`) and the test split (`examiner/`). The manifest has no hash of `test.sealed`, whose
-encryption authenticates its content. In the manifest, only the counts after the k-core filter depend on test events.
+encryption authenticates its content. In the manifest, only the counts before and after the k-core filter depend on test
+events.
 """
 
 import hashlib
@@ -60,6 +61,16 @@ class PrepareOptions:
             raise DataError(f"id_key has {len(self.id_key.encode())} bytes; use at most {MAX_KEY_BYTES}")
 
 
+class Counts(BaseModel):
+    """The size of a log."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    users: int
+    items: int
+    interactions: int
+
+
 class Manifest(BaseModel):
     """The visible description of a prepared dataset."""
 
@@ -72,6 +83,7 @@ class Manifest(BaseModel):
     num_items: int
     num_interactions: int  # all splits together, after truncation to max_events
     num_interactions_before_cut: int
+    before_core: Counts | None = None  # without collapsed rows, before the k-core filter; None in older manifests
     rows_read: int  # rows of the raw log
     columns: dict[str, str]  # role (user, item, timestamp) → column of the raw log
     options: PrepareOptions
@@ -141,7 +153,7 @@ class PreparedDataset:
         return cls(directory, manifest, arrays)
 
 
-_ADVICE = "remove the directory and register the log again with `virtualmle data add`"
+_ADVICE = "remove the dataset with `virtualmle data rm` and register the log again with `virtualmle data add`"
 
 
 def _verify(directory: Path, manifest: Manifest) -> None:

@@ -2,5 +2,8 @@
 
 
 def counted(number: int, noun: str) -> str:
-    """`1 trial`, `2 trials`, `1,440 users`: a number with its noun, whose plural takes an s."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+    """`1 trial`, `2 trials`, `1,440 users`, `2 summaries`: a number with its noun in the regular singular or plural."""
+    if number == 1:
+        return f"1 {noun}"
+    ends_in_ies = noun.endswith("y") and noun[-2] not in "aeiou"
+    return f"{number:,} {noun[:-1]}ies" if ends_in_ies else f"{number:,} {noun}s"

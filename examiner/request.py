@@ -64,7 +64,7 @@ def examine(
     command += ["--trial", str(trial_directory.resolve()), "--dataset", str(dataset_dir.resolve())]
     if key_file:
         command += ["--key-file", str(key_file.resolve())]
-    _run(command, session, timeout)
+    _run(command, session, timeout, home.resolve())
     result = read_revealed(home, session)
     if result is None:
         raise SealError(f"the examiner of session {session} ended without a result; the session's look is used")
@@ -97,13 +97,14 @@ def looks(home: Path) -> list[Look]:
     return Ledger(Vault(home).directory).looks()
 
 
-def _run(command: list[str], session: str, timeout: float) -> None:
+def _run(command: list[str], session: str, timeout: float, cwd: Path) -> None:
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        cwd=cwd,  # this process's own may have been deleted
         env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ},  # as in trial workers: spinning threads starve each other
         start_new_session=os.name == "posix",
     )

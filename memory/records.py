@@ -70,7 +70,8 @@ class TrialOutcome(_Record):
     base_delta: float | None = None  # change of NDCG@10 against the base, paired over users
     base_delta_se: float | None = None
     curve: list[dict[str, Any]] = []
-    details: dict[str, Any] = {}  # model_ndcg10, train_ndcg10, ties, best_epoch, device, rescored, metrics_se, …
+    details: dict[str, Any] = {}  # model_ndcg10, train_ndcg10, ties, best_epoch, device, rescored, metrics_se, …;
+    # of a crash: machine_fault
     parameters: int = 0
     train_seconds: float = 0.0  # counted against the budget
     wall_seconds: float = 0.0
@@ -99,6 +100,11 @@ class TrialRecord(_Record):
     def configuration(self) -> TrialConfig:
         """`config` as a TrialConfig."""
         return TrialConfig(**self.config)
+
+    @property
+    def machine_fault(self) -> bool:
+        """Whether the machine caused the crash, not the configuration; such a trial uses no budget."""
+        return bool(self.outcome and self.outcome.details.get("machine_fault"))
 
 
 class ReflectionRecord(_Record):

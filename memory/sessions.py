@@ -51,7 +51,8 @@ class Sessions(Repository):
         rows = list(self.db.query(f"SELECT {COLUMNS} FROM sessions WHERE id = ?", [replace_surrogates(session)]))
         if not rows:
             ids = [row["id"] for row in self.db.query("SELECT id FROM sessions ORDER BY serial DESC")]
-            known = f"sessions here: {closest_names(session, ids)}" if ids else "there are none yet, call open_session"
+            none = "there are none yet; open_session or `virtualmle tune` opens one"
+            known = f"sessions here: {closest_names(session, ids)}" if ids else none
             raise SessionError(f"unknown session {session!r:.60}; {known}")
         return _record(rows[0])
 

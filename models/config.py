@@ -4,6 +4,7 @@ This module does not import torch, so that the sandbox can use it. The defaults 
 (arXiv 2606.03221) for each backbone. The bounds of the knobs are limits of the engine, which no SANDBOX.md can exceed.
 """
 
+import difflib
 import hashlib
 import json
 from typing import Any
@@ -26,6 +27,13 @@ KNOBS = declared_knobs(GROUPS)
 
 SCORING_KNOBS = frozenset(name for name, knob in KNOBS.items() if knob.dimension == "scoring")
 """Knobs that act on finished scores only: a trial that changes no others re-scores a checkpoint instead of training."""
+
+_ALIASES = {
+    spelling: knob.name
+    for knob in KNOBS.values()
+    for alias in knob.about.aliases
+    for spelling in (alias, alias.replace("_", ""))
+}
 
 BASELINES: dict[Backbone, dict[str, Value]] = {
     backbone: {name: knob.defaults[backbone] for name, knob in KNOBS.items() if backbone in knob.defaults}
@@ -81,6 +89,13 @@ def check_combination(config: TrialConfig) -> None:
         )
 
 
+def similar_knobs(name: str) -> list[str]:
+    """The knobs that `name` may mean, best first: the knob with this alias, or else those of similar spelling."""
+    folded = name.casefold().replace("-", "_").replace(" ", "_")
+    alias = _ALIASES.get(folded) or _ALIASES.get(folded.replace("_", ""))
+    return [alias] if alias else difflib.get_close_matches(folded, KNOBS, n=3)
+
+
 def train_part(config: TrialConfig) -> dict[str, Any]:
     """The knobs that training depends on: all except the scoring knobs."""
     return {knob: value for knob, value in config.model_dump().items() if knob not in SCORING_KNOBS}
@@ -108,12 +123,13 @@ def _rotated_width(config: TrialConfig) -> int:
 
 
 def _explain(error: ValidationError) -> str:
-    known = sorted(KNOBS)
     lines = []
     for item in error.errors(include_url=False, include_context=False):
         knob = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            lines.append(f"{knob} is not a knob; the knobs are {', '.join(known)}")
+            similar = similar_knobs(knob)
+            hint = f"did you mean {' or '.join(similar)}?" if similar else f"the knobs are {', '.join(sorted(KNOBS))}"
+            lines.append(f"{knob} is not a knob; {hint}")
         else:
             lines.append(f"{knob}={item['input']!r} is refused: {item['msg']}")
     return "; ".join(lines)

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from .. import __version__
 from ..data.atomic import write_bytes
 from ..data.errors import HomeError
+from ..sandbox.program import trials_used
 from . import formats
 from .gather import ReportData, gather, ndcg
 from .tables import STYLES, test_sentence, verdict_label
@@ -88,7 +89,7 @@ def _cards(data: ReportData) -> list[dict[str, str]]:
         },
         {
             "title": "Trials",
-            "figure": f"{len(data.trials)} of {session.max_trials}",
+            "figure": f"{trials_used(data.trials)} of {session.max_trials}",
             "note": " · ".join(f"{counts[label]} {label}" for label in STYLES if counts[label]) or "none yet",
         },
         {

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ..data.wording import counted
 from ..memory.records import TrialRecord
 from ..tools.views import KnobEffect
 from .gather import ndcg
@@ -70,7 +71,7 @@ def best_so_far(trials: Sequence[TrialRecord], default_ndcg: float | None) -> st
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(axis="y")
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=5, columnspacing=1.2, handletextpad=0.4)
-        sentence = f"{len(scored)} finished trials; the best reached {best[-1]:.4f} on validation."
+        sentence = f"{counted(len(scored), 'finished trial')}; the best reached {best[-1]:.4f} on validation."
         return _svg(figure, "best", "Best validation NDCG@10 so far, by trial", sentence)
 
 

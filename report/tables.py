@@ -6,12 +6,14 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from ..data.wording import counted
 from ..memory.records import TrialRecord
 from . import formats
 from .gather import ReportData
 
 # Terminal colours; the order is also the order in which the report lists counts.
-STYLES = {"keep": "green", "discard": "dim", "crash": "red", "running": "yellow", "cancelled": "dim"}
+STYLES = {"keep": "green", "discard": "dim", "crash": "red", "machine fault": "yellow", "running": "yellow",
+          "cancelled": "dim"}  # fmt: skip
 
 
 def trials_table(records: Sequence[TrialRecord]) -> Table:
@@ -45,7 +47,12 @@ def _cells(record: TrialRecord) -> list[str]:
 
 
 def verdict_label(record: TrialRecord) -> str:
-    """The verdict (keep, discard, crash), or the status (running, cancelled) of a trial without a verdict."""
+    """The verdict (keep, discard, crash), or the status (running, cancelled) of a trial without a verdict.
+
+    A crash caused by the machine has a label of its own, because it says nothing about the configuration.
+    """
+    if record.machine_fault:
+        return "machine fault"
     return (record.outcome.verdict if record.outcome else None) or record.status
 
 
@@ -72,7 +79,7 @@ def result_table(data: ReportData) -> Table:
 def caption(data: ReportData) -> str:
     """The note below the result: the bound on selection bias, and the state of the test set."""
     bound = "" if data.inflation is None else (
-        f"Best of {len(data.finished)} trials: selection may inflate validation by up to "
+        f"Best of {counted(len(data.finished), 'trial')}: selection may inflate validation by up to "
         f"{formats.metric(data.inflation)}. "
     )
     return bound + test_sentence(data)

@@ -4,7 +4,6 @@ SANDBOX.md defines it (`protocol.py`) within the engine's bounds, which are decl
 missing from SANDBOX.md is fixed at the engine's default for the backbone.
 """
 
-import difflib
 import math
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -12,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from ..data.errors import ConfigError
-from ..models.config import KNOBS, TrialConfig, check_combination, make_config
+from ..models.config import KNOBS, TrialConfig, check_combination, make_config, similar_knobs
 from ..models.knobs.declaration import Dimension, KnobType, Value
 
 MAX_ERRORS = 10  # errors reported per refusal
@@ -147,16 +146,21 @@ def unknown_knob(name: str) -> str:
     """The error text for a `name` that is not a knob, with the most similar knobs."""
     if name in _NOT_KNOBS:
         return f"{name} is not a knob: {_NOT_KNOBS[name]}"
-    similar = difflib.get_close_matches(name, KNOBS, n=3)
+    similar = similar_knobs(name)
     hint = f"did you mean {' or '.join(similar)}?" if similar else f"the knobs are {', '.join(sorted(KNOBS))}"
     return f"{name!r:.60} is not a knob; {hint}"
 
 
 def _unknown_knobs(names: list[str]) -> str:
-    """The error text for several `names` that are not knobs; it lists all knobs once, at the end."""
+    """The error text for several `names` that are not knobs; it lists all knobs if a name has no suggestion."""
     more = f" and {len(names) - MAX_ERRORS} more" if len(names) > MAX_ERRORS else ""
-    named = ", ".join(f"{name!r:.60}" for name in names[:MAX_ERRORS])
-    return f"{named}{more} are not knobs; the knobs are {', '.join(sorted(KNOBS))}"
+    suggestions = {name: similar_knobs(name) for name in names[:MAX_ERRORS]}
+    named = ", ".join(
+        f"{name!r:.60}" + (f" (did you mean {' or '.join(similar)}?)" if similar else "")
+        for name, similar in suggestions.items()
+    )
+    known = "" if all(suggestions.values()) else f"; the knobs are {', '.join(sorted(KNOBS))}"
+    return f"{named}{more} are not knobs{known}"
 
 
 def inert_changes(config: TrialConfig, changes: Mapping[str, Any]) -> dict[str, str]:

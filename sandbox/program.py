@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from ..data.errors import ConfigError
+from ..data.wording import counted
 from ..memory.records import TrialRecord
 from ..models.config import TrialConfig, check_combination
 from .action_space import effective, inert_changes
@@ -154,13 +155,21 @@ def stop(
     max_llm_usd: float | None = None,
 ) -> Stop:
     """Whether a session should stop: trials, seconds or LLM budget used up, patience exceeded, or target reached."""
+    used = trials_used(trials)
     reason = (
-        _budget_used_up(len(trials), max_trials, seconds_used(trials), max_train_seconds)
+        _budget_used_up(used, max_trials, seconds_used(trials), max_train_seconds)
         or _llm_budget_used_up(llm_usd, max_llm_usd)
         or _patience_exceeded(trials, patience)
         or _target_reached(trials, target_ndcg)
     )
-    return Stop(bool(reason), reason or f"{max_trials - len(trials)} of {max_trials} trials are left")
+    left = max_trials - used
+    verb = "is" if left == 1 else "are"
+    return Stop(bool(reason), reason or f"{left} of {counted(max_trials, 'trial')} {verb} left")
+
+
+def trials_used(trials: Sequence[TrialRecord]) -> int:
+    """The number of trials that count against the budget of a session: all except machine faults."""
+    return sum(not trial.machine_fault for trial in trials)
 
 
 def seconds_used(trials: Sequence[TrialRecord]) -> float:
@@ -171,7 +180,7 @@ def seconds_used(trials: Sequence[TrialRecord]) -> float:
 def _numbers(comparison: Comparison, handle: str) -> str:
     return (
         f"NDCG@10 {comparison.delta:+.4f} ± {comparison.se:.4f} (z = {comparison.z:+.2f}) "
-        f"against {handle} over {comparison.n} users"
+        f"against {handle} over {counted(comparison.n, 'user')}"
     )
 
 
@@ -236,7 +245,8 @@ def _heuristic_refusal(heuristic: Heuristic) -> str:
 
 def _budget_used_up(trials: int, max_trials: int, seconds: float, max_seconds: float) -> str | None:
     if trials >= max_trials:
-        return f"all {max_trials} trials of the budget are used"
+        all_used = f"all {max_trials} trials of the budget are used"
+        return "the one trial of the budget is used" if max_trials == 1 else all_used
     if seconds >= max_seconds:
         return f"{seconds:.0f} of {max_seconds:.0f} training seconds are used"
     return None
@@ -253,7 +263,9 @@ def _patience_exceeded(trials: Sequence[TrialRecord], patience: int) -> str | No
     for trial in trials:
         if trial.outcome and trial.status == "finished":
             without_keep = 0 if trial.outcome.verdict == "keep" else without_keep + 1
-    return f"{without_keep} finished trials without a keep (patience {patience})" if without_keep >= patience else None
+    if without_keep < patience:
+        return None
+    return f"{counted(without_keep, 'finished trial')} without a keep (patience {patience})"
 
 
 def _target_reached(trials: Sequence[TrialRecord], target: float | None) -> str | None:

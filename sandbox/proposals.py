@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..data.errors import ConfigError
+from ..data.wording import counted
 from ..memory.records import TrialRecord
 from ..models.config import TrialConfig
 from .action_space import ActionSpace, Knob, effective, inert_changes
@@ -206,7 +207,7 @@ def _entry(
 def _evidence(move: Move, trials: Sequence[TrialRecord], history: Mapping[str, Mapping[str, Any]]) -> str:
     num_here = sum(bool(set(move.changes) & set(trial.changes)) for trial in trials)
     num_closed = sum(history.get(knob, {}).get("n", 0) for knob in move.changes)
-    return f"changed in {num_here} trials of this session and {num_closed} of closed sessions"
+    return f"changed in {counted(num_here, 'trial')} of this session and {num_closed} of closed sessions"
 
 
 def _rounded(value: float) -> float:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from ..data.errors import ConfigError, SessionError
+from ..data.wording import counted
 from ..memory.records import Check, ReflectionCheck, RuleKind, TrialOutcome, TrialRecord
 from ..models.config import TrialConfig
 from ..models.knobs.declaration import DIMENSIONS
@@ -116,16 +117,16 @@ def moves_of(trials: Sequence[TrialRecord], default: TrialConfig | None = None) 
 def count_rule(kind: RuleKind, condition: Condition, moves: Sequence[Move]) -> RuleCheck:
     """Count the moves for and against a rule to prefer or avoid a condition."""
     entering = [m for m in moves if condition.matches(m.trial.config) and not condition.matches(m.base)]
-    counted = [m for m in entering if isolates(condition.knob, m.trial, m.base, m.changed)]
-    improved = [m.trial.handle for m in counted if m.z >= CLEAR_Z]
-    worsened = [m.trial.handle for m in counted if m.z <= -CLEAR_Z]
+    isolated = [m for m in entering if isolates(condition.knob, m.trial, m.base, m.changed)]
+    improved = [m.trial.handle for m in isolated if m.z >= CLEAR_Z]
+    worsened = [m.trial.handle for m in isolated if m.z <= -CLEAR_Z]
     support, against = (improved, worsened) if kind == "prefer" else (worsened, improved)
     note = (
-        f"{len(counted)} trials made '{condition}' true over a base without it: "
+        f"{counted(len(isolated), 'trial')} made '{condition}' true over a base without it: "
         f"{support or 'none'} support the rule, {against or 'none'} contradict it"
     )
-    if len(entering) > len(counted):
-        note += f"; {len(entering) - len(counted)} more changed other knobs too and are not counted"
+    if len(entering) > len(isolated):
+        note += f"; {len(entering) - len(isolated)} more changed other knobs too and are not counted"
     evidence = tuple(sorted([*support, *against]))
     return RuleCheck(_majority(len(support), len(against)), len(support), len(against), note, evidence)
 

@@ -1,7 +1,7 @@
 """The MCP server: tools, two resources and a prompt over one home directory.
 
 This module contains no rules: tools/ implements the requests, sandbox/ decides what is allowed. Nothing here imports
-torch, so the server starts in about a second. Trials run in separate processes and outlive the server.
+torch, so the server starts fast. Trials run in separate processes and outlive the server.
 """
 
 import json

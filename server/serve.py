@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -19,16 +20,18 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     token: str | None = None,
+    allowed_hosts: Sequence[str] = (),
 ) -> None:
     """Serve `home` until the client closes stdin (stdio) or a signal ends the process (http).
 
     token: bearer token that HTTP clients must send; required for a host that other machines can reach, and without
-    use over stdio, where whoever starts the server is its client. Raises ServerError for a missing or weak token and
-    for a port in use, and whatever `build_server` raises.
+    use over stdio, where whoever starts the server is its client. allowed_hosts: names under which a reverse proxy
+    forwards HTTP requests to this server. Raises ServerError for a missing or weak token and for a port in use, and
+    whatever `build_server` raises.
     """
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("virtualmle").setLevel(logging.INFO)
     if transport == "http":
-        serve_http(home, settings, host, port, token)
+        serve_http(home, settings, host, port, token, allowed_hosts)
     else:
         build_server(home, settings).run("stdio")

@@ -4,7 +4,9 @@ import errno
 import hmac
 import ipaddress
 import logging
+import re
 import socket
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +26,7 @@ logger = logging.getLogger(__name__)
 PATH = "/mcp"
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 MIN_TOKEN_LENGTH = 16  # characters: too long to try out over a network
+_HOST_HEADER = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?")  # a name, or an IPv6 address in brackets
 BACKLOG = 128  # connections waiting to be accepted; one agent opens a handful
 SHUTDOWN_SECONDS = 3.0  # then open streams are closed; trials continue, and clients reconnect
 
@@ -41,9 +44,15 @@ class BearerToken(TokenVerifier):
         return AccessToken(token=token, client_id="bearer", scopes=[])
 
 
-def serve_http(home: Path, settings: Settings | None, host: str, port: int, token: str | None) -> None:
-    """Serve until a signal ends the process. Raises ServerError before anything is served."""
-    check_token(host, token)
+def serve_http(
+    home: Path, settings: Settings | None, host: str, port: int, token: str | None, allowed_hosts: Sequence[str] = ()
+) -> None:
+    """Serve until a signal ends the process. Raises ServerError before anything is served.
+
+    allowed_hosts: further accepted values of the Host header, `name` or `name:port`, for a reverse proxy.
+    """
+    check_token(host, token, allowed_hosts)
+    security = transport_security(host, allowed_hosts)
     with listen(host, port) as listener:
         url = base_url(host, listener.getsockname()[1])
         server = build_server(
@@ -52,16 +61,20 @@ def serve_http(home: Path, settings: Settings | None, host: str, port: int, toke
             auth=AuthSettings(issuer_url=AnyHttpUrl(url), resource_server_url=None) if token else None,
             token_verifier=BearerToken(token) if token else None,
         )
-        app = server.streamable_http_app(
-            streamable_http_path=PATH, host=host, transport_security=transport_security(host)
-        )
+        app = server.streamable_http_app(streamable_http_path=PATH, host=host, transport_security=security)
         config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=int(SHUTDOWN_SECONDS))
         logger.info("serving MCP at %s%s", url, PATH)
         anyio.run(partial(uvicorn.Server(config).serve, sockets=[listener]))
 
 
-def check_token(host: str, token: str | None) -> None:
+def check_token(host: str, token: str | None, allowed_hosts: Sequence[str] = ()) -> None:
     """Refuse a host that other machines can reach without a token, and a token that can be guessed (ServerError)."""
+    proxied = [name for name in allowed_hosts if not is_loopback(name)]
+    if token is None and proxied and is_loopback(host):
+        raise ServerError(
+            f"--allowed-host {proxied[0]} makes the server reachable through a proxy, and whoever reaches it can spend "
+            "your compute; give a bearer token (VIRTUALMLE_TOKEN), which the client or the proxy sends"
+        )
     if token is None and not is_loopback(host):
         raise ServerError(
             f"host={host!r} can be reached from other machines, and whoever reaches it can spend your compute; "
@@ -106,15 +119,32 @@ def base_url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def transport_security(host: str) -> TransportSecuritySettings:
-    """Which Host and Origin headers are served: a web page whose name was re-bound to this address gets a 421.
+def transport_security(host: str, allowed_hosts: Sequence[str] = ()) -> TransportSecuritySettings:
+    """Which Host and Origin headers are accepted: other Hosts get a 421, other Origins a 403.
 
-    A server on every address (0.0.0.0, ::) cannot know its names; there the token keeps such pages out.
+    This protects against web pages whose name was re-bound to this address. A server on every address (0.0.0.0, ::)
+    cannot know its names: without `allowed_hosts` it accepts all of them, and the token keeps such pages out.
+    Raises ServerError for an entry of `allowed_hosts` that is not a host name with an optional port.
     """
-    if host in ("0.0.0.0", "::"):
+    for name in allowed_hosts:
+        if not _HOST_HEADER.fullmatch(name):
+            raise ServerError(
+                f"--allowed-host {name!r:.80} is not a host name; give the name as it stands in the Host header, "
+                "without a scheme or a path, e.g. recsys.example.org or recsys.example.org:8443"
+            )
+    if host in ("0.0.0.0", "::") and not allowed_hosts:
         return TransportSecuritySettings(enable_dns_rebinding_protection=False)
-    names = sorted({*LOOPBACK_NAMES, f"[{host}]" if ":" in host else host})
+    own = sorted({*LOOPBACK_NAMES, f"[{host}]" if ":" in host else host})
+    proxied = [form for name in allowed_hosts for form in _with_any_port(name)]  # behind TLS, hence https as well
     return TransportSecuritySettings(
-        allowed_hosts=[f"{name}:*" for name in names],
-        allowed_origins=[f"http://{name}:*" for name in names],
+        allowed_hosts=[*(f"{name}:*" for name in own), *proxied],
+        allowed_origins=[
+            *(f"http://{name}:*" for name in own),
+            *(f"{scheme}://{name}" for name in proxied for scheme in ("https", "http")),
+        ],
     )
+
+
+def _with_any_port(name: str) -> list[str]:
+    """The Host headers that `name` allows: only itself if it has a port, or else itself with and without any port."""
+    return [name] if re.search(r":\d+$", name) else [name, f"{name}:*"]

@@ -27,7 +27,8 @@ from virtualmle.memory.store import Memory
 from virtualmle.server.app import build_server
 from virtualmle.server.waits import OVERRIDE
 from virtualmle.tools.results import FinalResult
-from virtualmle.tools.workspace import Settings
+from virtualmle.tools.workspace import Settings, Workspace
+from virtualmle.tools.write_reflection import write_reflection
 
 pytestmark = pytest.mark.anyio
 CLIENT = Implementation(name="virtualmle-engineer", version="1")
@@ -96,6 +97,22 @@ async def test_an_interrupted_session_ends_like_an_uninterrupted_one_after_it_is
 
     with pytest.raises(SessionError, match="has been finalized"):
         await drive(broken, Engineer(5), session=result.session)
+
+
+async def test_a_run_continues_if_another_client_writes_the_pending_reflection(tmp_path: Path) -> None:
+    home = quick_home(tmp_path / "home")
+    seen: list[Event] = []
+
+    def write_first(event: Event) -> None:
+        seen.append(event)
+        if isinstance(event, TrialFinished) and event.observation.trial == "t001":
+            ws = Workspace.open(home)
+            with ws.memory:
+                write_reflection(ws, event.observation.session, "t001", "unclear", "optimisation", "Written elsewhere.")
+
+    result = await drive(home, Engineer(5), write_first)
+    assert result.state == "revealed"
+    assert [event.action.trial for event in seen if isinstance(event, Reflected)] == ["t002"]
 
 
 class Stubborn(Agent):

@@ -53,7 +53,7 @@ def rules_of(home: Path) -> list[dict[str, Any]]:
 def test_exported_cognition_is_imported_and_counted_once(home: Path, tmp_path: Path) -> None:
     file, other = tmp_path / "cognition.json", tmp_path / "other"
     exported = virtualmle("memory", "export", file, "--home", home)
-    assert exported.returncode == 0 and "1 rules, 1 summaries" in exported.stdout
+    assert exported.returncode == 0 and "1 rule, 1 summary" in exported.stdout
     written = file.read_bytes()
     again = virtualmle("memory", "export", file, "--home", home)
     assert again.returncode == 1 and "name a new file" in again.stderr and file.read_bytes() == written

@@ -60,7 +60,8 @@ def test_progress_goes_to_stderr_as_plain_lines_without_a_terminal(
     tuned: tuple[Path, dict[str, Any], str],
 ) -> None:
     lines = tuned[2].splitlines()
-    assert lines[0].startswith("registered demo: ") and lines[1].startswith("opened demo-sasrec-1: sasrec on demo")
+    assert lines[0].startswith("registered demo: ") and lines[1].startswith("  5-core: ")
+    assert lines[3].startswith("opened demo-sasrec-1: sasrec on demo")
     assert [line.split()[0] for line in lines if line.startswith("t0")] == ["t001/2", "t002/2"]
     assert lines[-1].startswith("finalized demo-sasrec-1") and "\x1b" not in tuned[2]
 
@@ -103,7 +104,7 @@ def test_the_doctor_accepts_a_home_with_a_finalized_session(output_of: OutputOf)
     assert {finding["status"] for finding in findings.values()} <= {"ok", "warn"}
     assert {"python", "torch", "cuda", "threads", "home", "memory", "protocol", "environment", "vault", "plain targets",
             "isolation"} <= set(findings)  # fmt: skip
-    assert findings["memory"]["detail"].startswith("1 sessions") and "L1" in findings["isolation"]["detail"]
+    assert findings["memory"]["detail"].startswith("1 session,") and "L1" in findings["isolation"]["detail"]
 
 
 def test_an_interrupted_tune_prints_how_to_resume_and_resuming_completes_it(tmp_path: Path) -> None:
@@ -126,3 +127,5 @@ def test_an_interrupted_tune_prints_how_to_resume_and_resuming_completes_it(tmp_
 
     again = virtualmle("sessions", "resume", "demo-sasrec-1", "--home", str(home))
     assert again.returncode == 1 and "has been finalized" in again.stderr and "Traceback" not in again.stderr
+    for command in ("sessions show demo-sasrec-1", "report demo-sasrec-1", "tune demo --backbone sasrec --new"):
+        assert f"`virtualmle {command} --home {home}`" in again.stderr

@@ -253,7 +253,7 @@ def test_a_session_that_is_not_open_refuses_writes(memory: Memory) -> None:
 
 
 def test_errors_about_unknown_names_suggest_the_most_similar_ones(memory: Memory) -> None:
-    with pytest.raises(SessionError, match="there are none yet, call open_session"):
+    with pytest.raises(SessionError, match="there are none yet; open_session or `virtualmle tune` opens one"):
         memory.sessions.get("demo-hstu-1")
     session = memory.sessions.open(a_session()).id
     memory.sessions.open(a_session(dataset="beauty"))

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from virtualmle.data.errors import ConfigError
-from virtualmle.models.config import TrialConfig, fingerprint, make_config
+from virtualmle.models.config import KNOBS, TrialConfig, fingerprint, make_config
 from virtualmle.models.knobs.declaration import DIMENSIONS
 from virtualmle.sandbox.action_space import ActionSpace, effective, inert_changes
 from virtualmle.sandbox.protocol import load_protocol
@@ -61,7 +61,8 @@ def test_an_integer_for_a_float_knob_gives_the_same_configuration_as_the_float(s
         pytest.param({"lr": {}}, "is not a number", id="object"),
         pytest.param({"seed": 1}, "seeds belong to the server: one per configuration and repetition", id="seed"),
         pytest.param({"backbone": "hstu"}, "open another session", id="backbone"),
-        pytest.param({"learning_rate": 1e-3}, "'learning_rate' is not a knob", id="unknown knob"),
+        pytest.param({"speed": 1e-3}, "'speed' is not a knob; the knobs are attention_dim", id="unknown knob"),
+        pytest.param({"learning_rate": 1e-3}, r"'learning_rate' is not a knob; did you mean lr\?$", id="other name"),
         pytest.param({"hiden_dim": 64}, "did you mean hidden_dim", id="misspelt knob"),
         pytest.param({"linear_dim": 32}, "no meaning on sasrec: it belongs to hstu", id="knob of the other backbone"),
         pytest.param({"num_heads": 3}, "hidden_dim=128 is not divisible by num_heads=3", id="indivisible heads"),
@@ -80,6 +81,43 @@ def test_many_unknown_knobs_are_shortened_to_ten_and_all_knobs_listed_once(space
     with pytest.raises(ConfigError, match="and 290 more are not knobs; .*; lr=9") as refusal:
         space.resolve(make_config("sasrec"), changes)
     assert str(refusal.value).count("transition_window") == 1 and len(str(refusal.value)) < 2000
+
+
+@pytest.mark.parametrize(
+    ("name", "knob"),
+    [
+        ("learning_rate", "lr"),
+        ("learning-rate", "lr"),
+        ("learningRate", "lr"),
+        ("batchsize", "batch_size"),
+        ("emb_dim", "hidden_dim"),
+        ("d_model", "hidden_dim"),
+        ("n_layers", "num_blocks"),
+        ("n_heads", "num_heads"),
+        ("max_seq_len", "max_len"),
+        ("num_neg", "num_negatives"),
+        ("wd", "weight_decay"),
+        ("tau", "temperature"),
+    ],
+)
+def test_a_name_from_another_library_is_answered_with_the_knob(space: ActionSpace, name: str, knob: str) -> None:
+    with pytest.raises(ConfigError, match=rf"is not a knob; did you mean {knob}\?$"):
+        space.resolve(make_config("sasrec"), {name: 1})
+    with pytest.raises(ConfigError, match=rf"is not a knob; did you mean {knob}\?$"):
+        make_config("sasrec", **{name: 1})
+
+
+def test_several_unknown_names_with_suggestions_are_answered_without_the_list_of_knobs(space: ActionSpace) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        space.resolve(make_config("sasrec"), {"learning_rate": 1e-3, "n_layers": 2})
+    assert str(refusal.value) == (
+        "'learning_rate' (did you mean lr?), 'n_layers' (did you mean num_blocks?) are not knobs"
+    )
+
+
+def test_an_alias_belongs_to_one_knob_and_is_not_the_name_of_a_knob() -> None:
+    aliases = [alias for knob in KNOBS.values() for alias in knob.about.aliases]
+    assert len(aliases) == len(set(aliases)) and not set(aliases) & set(KNOBS)
 
 
 def test_all_invalid_changes_are_reported_together(space: ActionSpace) -> None:

@@ -1,5 +1,6 @@
 """Access to the server over HTTP, and settings with which it refuses to start."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -60,6 +61,41 @@ def test_a_server_with_a_token_accepts_only_requests_with_the_token(tmp_path: Pa
         assert refused.status_code == 401 and "Bearer" in refused.headers["www-authenticate"]
         assert greet(url, Authorization=f"Bearer {TOKEN}x").status_code == 401
         assert greet(url, Authorization=f"Bearer {TOKEN}").status_code == 200
+
+
+def test_a_server_behind_a_proxy_accepts_only_the_allowed_host_names(tmp_path: Path) -> None:
+    options = ["--allowed-host", "recsys.example.org", "--allowed-host", "other.example:8443"]
+    command = [sys.executable, "-P", "-m", "virtualmle", "serve", "--home", str(tmp_path), "--transport", "http"]
+    environment = {**os.environ, "VIRTUALMLE_TOKEN": TOKEN, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(
+        [*command, "--port", "0", *options], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        env=environment,
+    )  # fmt: skip
+    assert process.stderr is not None
+    known = {"Authorization": f"Bearer {TOKEN}"}
+    try:
+        url = process.stderr.readline().split()[-1]
+        for name in ("recsys.example.org", "recsys.example.org:443", "other.example:8443", "127.0.0.1:80"):
+            assert greet(url, Host=name, **known).status_code == 200, name
+        for name in ("evil.example", "recsys.example.org.evil.example", "other.example", "other.example:80"):
+            assert greet(url, Host=name, **known).status_code == 421, name
+        assert greet(url, Host="recsys.example.org", Origin="https://recsys.example.org", **known).status_code == 200
+        assert greet(url, Host="recsys.example.org", Origin="https://evil.example", **known).status_code == 403
+        assert greet(url, Host="recsys.example.org").status_code == 401
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+        process.stderr.close()
+
+
+def test_allowed_hosts_need_a_token_and_must_be_host_names(tmp_path: Path) -> None:
+    with pytest.raises(ServerError, match="--allowed-host recsys.example.org .* bearer token"):
+        serve(tmp_path, transport="http", port=0, allowed_hosts=["recsys.example.org"])
+    for name in ("https://recsys.example.org", "recsys.example.org/mcp", "", "*"):
+        with pytest.raises(ServerError, match="is not a host name"):
+            serve(tmp_path, transport="http", port=0, token=TOKEN, allowed_hosts=[name])
+    assert not transport_security("0.0.0.0").enable_dns_rebinding_protection
+    assert transport_security("0.0.0.0", ["recsys.example.org"]).enable_dns_rebinding_protection
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::", "example.org"])

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -154,6 +155,21 @@ def test_an_internal_error_is_named_in_the_result_and_its_traceback_is_in_the_lo
     result = run(directory)
     assert result.status == "failed" and result.cause.startswith("internal error: ValidationError")
     assert "Traceback" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's device that is always full")
+def test_a_full_disk_is_a_fault_of_the_machine_and_not_of_the_configuration(make_trial, monkeypatch):
+    monkeypatch.setattr(pipeline, "save_checkpoint", lambda *_: Path("/dev/full").write_bytes(b"weights"))
+    result = run(make_trial("full"))
+    assert (result.status, result.machine_fault) == ("failed", True)
+    assert result.cause.startswith("the machine failed: OSError: [Errno 28] No space left on device")
+
+
+def test_a_missing_cuda_device_is_a_fault_of_the_machine(make_trial):
+    directory = make_trial("cuda")
+    write_model(directory / SPEC, read_spec(directory).model_copy(update={"device": "cuda:9999"}))
+    result = run(directory)
+    assert (result.status, result.machine_fault) == ("failed", True) and "cuda:9999" in result.cause
 
 
 def test_a_damaged_spec_fails_the_trial_with_a_one_line_cause(make_trial, capfd):

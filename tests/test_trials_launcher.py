@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from tests.waiting import until
-from virtualmle.data.errors import TrialError
+from virtualmle.data.errors import MachineError, TrialError
 from virtualmle.training.spec import LOG, PROGRESS, RESULT, SPEC, TrialSpec, read_spec, write_model
 from virtualmle.trials import launcher
 from virtualmle.trials.launcher import STOP, TrialState, cancel, launch, poll
@@ -87,6 +87,25 @@ def test_a_worker_is_in_a_session_of_its_own(directory: Path) -> None:
     lease = read_lease(directory)
     assert lease is not None
     assert os.getsid(lease.pid) == lease.pid != os.getsid(0)
+
+
+def test_the_working_directory_of_a_worker_is_the_given_one_or_that_of_its_trial(directory: Path) -> None:
+    start(directory, "wait")
+    until(lambda: has_begun(directory))
+    lease = read_lease(directory)
+    assert lease is not None and Path(psutil.Process(lease.pid).cwd()) == directory
+    other = directory.with_name("t002")
+    spec = TrialSpec(session="demo-sasrec-1", trial="t002", dataset_dir="demo", config={"do": "finish"}, seed=0)
+    launch(spec, other, module="stand_in_worker", cwd=TESTS)
+    assert settle(other).status == "finished"
+
+
+def test_a_worker_that_ends_before_it_reads_its_trial_is_a_fault_of_the_machine(directory: Path) -> None:
+    spec = TrialSpec(session="demo-sasrec-1", trial="t001", dataset_dir="demo", config={}, seed=0)
+    launch(spec, directory, module="no_such_module")
+    state = settle(directory)
+    assert (state.status, state.machine_fault) == ("crashed", True)
+    assert "ended before it could read its trial (exit code 1)" in (state.cause or "")
 
 
 def test_a_failed_result_is_a_crash_with_the_workers_cause(directory: Path) -> None:
@@ -246,9 +265,9 @@ def test_a_process_that_cannot_be_started_is_a_crash_immediately(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", str(directory / "no-such-python"))
-    with pytest.raises(TrialError, match="could not be started"):
+    with pytest.raises(MachineError, match="could not be started"):
         start(directory, "finish")
-    assert poll(directory).status == "crashed"
+    assert (poll(directory).status, poll(directory).machine_fault) == ("crashed", True)
 
 
 @pytest.mark.parametrize("name", [RESULT, PROGRESS, LEASE])

@@ -1,7 +1,7 @@
 """The state of a session in numbers, and one sentence of advice; shared by every tool that reports them."""
 
 from ..memory.records import SessionRecord, TrialRecord
-from ..sandbox.program import Stop, stop
+from ..sandbox.program import Stop, stop, trials_used
 from .results import Budget
 from .workspace import Workspace
 
@@ -9,7 +9,7 @@ from .workspace import Workspace
 def budget_of(session: SessionRecord, trials: list[TrialRecord]) -> Budget:
     """The budget of the session: used and maximum."""
     return Budget(
-        trials_used=len(trials),
+        trials_used=trials_used(trials),
         trials_max=session.max_trials,
         train_seconds_used=round(sum(t.outcome.train_seconds for t in trials if t.outcome), 1),
         train_seconds_max=session.max_train_seconds,
@@ -40,6 +40,17 @@ def stop_of(ws: Workspace, session: SessionRecord, trials: list[TrialRecord]) ->
     )
 
 
+def _first_trial(trials: list[TrialRecord]) -> str:
+    """The advice before the first trial, or after a crash that the machine caused."""
+    if trials:
+        return (
+            f"The machine caused the crash of trial {trials[-1].handle}, not its configuration, and no budget was "
+            "used. Report the trial's reason to the person who runs the server; run the same trial again after the "
+            "repair."
+        )
+    return "Measure the default configuration first: run_trial with changes={}. Later trials are compared with it."
+
+
 def next_step(ws: Workspace, session: SessionRecord, trials: list[TrialRecord]) -> str:
     """One sentence that says which tool to call now."""
     if session.state != "open":
@@ -50,8 +61,8 @@ def next_step(ws: Workspace, session: SessionRecord, trials: list[TrialRecord]) 
             f"Trial {running.handle} is running and nothing has failed: call wait_trial('{session.id}', "
             f"'{running.handle}'). Do not start it again."
         )
-    if not trials:
-        return "Measure the default configuration first: run_trial with changes={}. Later trials are compared with it."
+    if not trials or trials[-1].machine_fault:
+        return _first_trial(trials)
     pending = pending_reflection(session, trials)
     decision = stop_of(ws, session, trials)
     if pending:

@@ -49,6 +49,7 @@ def _measured(outcome: TrialOutcome) -> dict[str, Any]:
         "base_delta": _difference(outcome.base_delta, outcome.base_delta_se),
         "verdict": outcome.verdict,
         "reason": outcome.reason,
+        "machine_fault": bool(outcome.details.get("machine_fault")),
         "curve": summarise_curve(outcome),
         "train_ndcg10": outcome.details.get("train_ndcg10"),
         "parameters": outcome.parameters,

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from ..data.errors import SessionError
 from ..data.prepared import PreparedDataset
+from ..data.wording import counted
 from ..memory.records import SessionRecord
 from ..sandbox.protocol import Protocol
 from .guidance import budget_of, next_step
@@ -95,8 +96,8 @@ def protocol_summary(protocol: Protocol, session: SessionRecord) -> list[str]:
         "Selection uses validation NDCG@10 only; the test set is sealed until finalize, which evaluates on it once.",
         "A trial applies `changes` to a base configuration; the server chooses seeds and prepares the data.",
         f"keep: paired z >= {protocol.keep_z:g} against the incumbent; within noise, the simpler configuration wins.",
-        f"Budget: {session.max_trials} trials, {session.max_train_seconds:g} training seconds, "
-        f"stop after {protocol.patience} finished trials without a keep.",
+        f"Budget: {counted(session.max_trials, 'trial')}, {session.max_train_seconds:g} training seconds, "
+        f"stop after {counted(protocol.patience, 'finished trial')} without a keep.",
         "A trial that matches a discard heuristic of the prior is refused unless override_reason is given.",
         "A repeated configuration is returned at no cost. If only scoring knobs change, nothing is trained again.",
     ]

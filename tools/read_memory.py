@@ -183,6 +183,8 @@ def _row(ws: Workspace, session: SessionRecord, trial: TrialRecord) -> TrialRow:
     outcome = trial.outcome
     measured = outcome.model_dump(include=set(TrialRow.model_fields) - set(row))
     row |= measured | {"ndcg10_se": outcome.ndcg_se, "best_epoch": outcome.details.get("best_epoch")}
+    if trial.machine_fault:
+        row["machine_fault"] = True
     return TrialRow.model_validate(row)
 
 

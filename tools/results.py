@@ -69,6 +69,9 @@ class TrialObservation(BaseModel):
     )
     verdict: Literal["keep", "discard", "crash"] | None = None
     reason: str = ""
+    machine_fault: bool = Field(
+        default=False, description="true: this machine cannot run trials (device, disk, memory); no budget was used"
+    )
     hypothesis: HypothesisOutcome | None = None
     curve: dict[str, Any] = Field(
         default={},

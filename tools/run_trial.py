@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from ..data.errors import AdmissionError, SessionError, TrialError
+from ..data.errors import AdmissionError, MachineError, SessionError, TrialError
 from ..memory.records import Hypothesis, SessionRecord, TrialOutcome, TrialRecord
 from ..memory.text import clean_text
 from ..models.config import TrialConfig, fingerprint, train_hash
@@ -86,10 +86,15 @@ def run_trial(
             ws.trial_directory(session, started.handle),
             inbox=ws.inbox(session),
             keep_warm=ws.settings.keep_warm,
+            cwd=ws.home,
         )
     except TrialError as error:
-        crash = TrialOutcome(status="crashed", verdict="crash", reason=str(error), cause=str(error))
+        machine_fault = isinstance(error, MachineError)
+        details = {"machine_fault": True} if machine_fault else {}
+        crash = TrialOutcome(status="crashed", verdict="crash", reason=str(error), cause=str(error), details=details)
         ws.memory.trials.finish(session, started.handle, crash)
+        if machine_fault:
+            return observe(ws, record, started.handle)
         raise
     return wait_trial(ws, session, started.handle, wait_seconds)
 

@@ -79,7 +79,8 @@ def _crash(cause: str, state: TrialState) -> TrialOutcome:
         reason=cause,
         cause=cause,
         curve=[epoch.model_dump() for epoch in state.result.curve] if state.result else [],
-        train_seconds=state.seconds,
+        details={"machine_fault": True} if state.machine_fault else {},
+        train_seconds=0.0 if state.machine_fault else state.seconds,
         wall_seconds=state.seconds,
     )
 

@@ -218,6 +218,7 @@ class TrialRow(View):
     wall_seconds: float = 0.0
     ndcg10_se: float | None = None
     best_epoch: int | None = None
+    machine_fault: bool = False  # the machine caused the crash, not the configuration
 
 
 class ReflectionRow(View):

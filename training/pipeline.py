@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..data.atomic import write_bytes
+from ..data.errors import MachineError
 from ..data.prepared import PreparedDataset
 from ..models.build import num_parameters
 from ..models.config import TrialConfig
 from ..models.priors import ScorePriors
 from .checkpoint import save_checkpoint
-from .errors import StateError, TrainingError
+from .errors import StateError
 from .evaluate import encode_users, evaluate_targets, train_histories, train_sample_ndcg
 from .metrics import metrics_from_ranks
 from .rescoring import load_trained, load_user_states
@@ -102,14 +103,26 @@ def _user_states(spec: TrialSpec, fitted: FitResult, config: TrialConfig, datase
 def _device(spec: TrialSpec) -> torch.device:
     torch.set_num_threads(spec.threads or DEFAULT_THREADS)
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if spec.device == "auto" else spec.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise TrainingError(f"device={spec.device!r} needs a CUDA device, and torch finds none; choose 'cpu' or 'auto'")
+    if device.type == "cuda":
+        _check_cuda(device, spec.device)
     if device.type == "cpu":
         # Equal specs must give equal bits. torch.use_deterministic_algorithms would do the same, but it imports torch's
         # compiler, which takes seconds. Filling new tensors with NaN only helps debugging and costs time.
         torch.set_deterministic_debug_mode("error")
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return device
+
+
+def _check_cuda(device: torch.device, requested: str) -> None:
+    """Raise MachineError if torch cannot use the CUDA device `device`; `requested` is its name in the spec."""
+    if not torch.cuda.is_available():
+        raise MachineError(f"device={requested!r} needs a CUDA device, and torch finds none; use --device cpu or auto")
+    try:
+        torch.zeros(1, device=device)
+    except RuntimeError as error:  # the device does not exist, is used exclusively by another process, or is full
+        raise MachineError(
+            f"device={requested!r} cannot be used ({str(error).splitlines()[0]}); choose another with --device"
+        ) from None
 
 
 def _device_name(device: torch.device) -> str:

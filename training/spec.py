@@ -70,6 +70,7 @@ class TrialResult(BaseModel):
 
     status: Literal["finished", "failed"]
     cause: str | None = None  # one sentence for people and agents
+    machine_fault: bool = False  # of a failed trial: the machine is the cause, not the configuration
     metrics: dict[str, float] = {}  # recall@5, recall@10, ndcg@5, ndcg@10, mrr on validation, with the score priors
     model_ndcg10: float | None = None  # validation NDCG@10 of the bare model, without score priors
     train_ndcg10: float | None = None  # NDCG@10 on a fixed sample of train targets, to measure overfitting

@@ -49,14 +49,15 @@ class Trial:
         """Set fields of the result that `finish` will write."""
         self.result = self.result.model_copy(update=changes)
 
-    def finish(self, cause: str | None = None) -> bool:
+    def finish(self, cause: str | None = None, *, machine_fault: bool = False) -> bool:
         """Write result.json, failed if a `cause` is given; returns False if another thread already writes it."""
         if not self._finishing.acquire(blocking=False):
             return False
         if self._watchdog:
             self._watchdog.cancel()
         status = "failed" if cause else "finished"
-        final = self.result.model_copy(update={"status": status, "cause": cause, "wall_seconds": self.seconds()})
+        ending = {"status": status, "cause": cause, "machine_fault": machine_fault, "wall_seconds": self.seconds()}
+        final = self.result.model_copy(update=ending)
         write_model(self.directory / RESULT, final)
         print(f"{status}{f': {cause}' if cause else ''}", flush=True)
         return True

@@ -15,6 +15,7 @@ import os
 # on a machine whose other core is busy; threads that sleep have no measurable cost on an idle machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import errno
 import signal
 import sys
 import threading
@@ -23,11 +24,14 @@ from pathlib import Path
 
 import torch
 
-from ..data.errors import VirtualMLEError
+from ..data.errors import MachineError, VirtualMLEError
 from .inbox import take_order
 from .pipeline import run
 from .spec import LOG, RESULT, read_spec
 from .trial import Trial
+
+MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE)
+"""System errors that would hit any trial here: no disk space, a read-only or failing disk, too many open files."""
 
 
 def main(directory: Path, inbox: Path | None = None, seconds: float = 0.0) -> int:
@@ -48,17 +52,19 @@ def main(directory: Path, inbox: Path | None = None, seconds: float = 0.0) -> in
 def _run_one(directory: Path) -> bool:
     """Run the trial in `directory`; returns whether it finished."""
     trial = Trial(directory)
-    cause = None
+    cause, machine_fault = None, False
     try:
         spec = read_spec(directory)
         trial.limit(spec.wall_seconds)
         run(trial, spec)
     except VirtualMLEError as error:
-        cause = str(error)
+        cause, machine_fault = str(error), isinstance(error, MachineError)
     except Exception as error:  # outermost handler: the log gets the traceback, the agent one sentence
         traceback.print_exc()
-        cause = _memory_cause(error) or f"internal error: {type(error).__name__}: {error}"
-    if not trial.finish(cause):
+        machine_fault = isinstance(error, OSError) and error.errno in MACHINE_ERRORS
+        kind = "the machine failed" if machine_fault else "internal error"
+        cause = _memory_cause(error) or f"{kind}: {type(error).__name__}: {error}"
+    if not trial.finish(cause, machine_fault=machine_fault):
         threading.Event().wait(60)  # the watchdog writes the result and then ends the process
     return cause is None
 

@@ -12,6 +12,7 @@ A worker does not depend on its server and outlives it.
 import contextlib
 import math
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -21,7 +22,7 @@ from typing import Literal
 import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ..data.errors import TrialError
+from ..data.errors import MachineError, TrialError
 from ..training.spec import (
     LOG,
     PROGRESS,
@@ -55,6 +56,7 @@ from .warm import clear, hand_over, register
 WORKER = "virtualmle.training.worker"
 STOP = "stop.json"
 
+MIN_FREE_BYTES = 2**20  # a crash with less free disk space is attributed to the full disk
 START_GRACE_SECONDS = 30.0  # from the request for a trial to its lease: usually milliseconds, longer under load
 
 
@@ -67,6 +69,7 @@ class TrialState(BaseModel):
     progress: TrialProgress = TrialProgress()
     result: TrialResult | None = None
     cause: str | None = None
+    machine_fault: bool = False  # of a crash: the machine is the cause, not the configuration
     seconds: float = 0.0  # wall-clock seconds so far, or until the last change of its files
 
 
@@ -76,15 +79,24 @@ class Stop(BaseModel):
     status: Literal["crashed", "cancelled"]
     cause: str
     at: float  # seconds since the epoch
+    machine_fault: bool = False
 
 
 def launch(
-    spec: TrialSpec, directory: Path, *, module: str = WORKER, inbox: Path | None = None, keep_warm: float = 0.0
+    spec: TrialSpec,
+    directory: Path,
+    *,
+    module: str = WORKER,
+    inbox: Path | None = None,
+    keep_warm: float = 0.0,
+    cwd: Path | None = None,
 ) -> None:
     """Run `spec` in `directory`, in the warm worker of `inbox` or in a new process; returns immediately.
 
     With an inbox, a new process waits for up to `keep_warm` seconds after its trial for the next one (`warm.py`).
-    TrialError if the directory already holds a trial, cannot be written, or no process can be started.
+    `cwd`: the working directory of a new process, by default that of the trial, because this process's own may have
+    been deleted. TrialError if the directory already holds a trial, MachineError if it cannot be written or no process
+    can be started.
     """
     if directory.is_dir() and any(directory.iterdir()):  # files of an earlier trial would count as files of this one
         raise TrialError(f"{directory} already holds a trial; a handle is never reused: start a new trial")
@@ -92,13 +104,14 @@ def launch(
         directory.mkdir(parents=True, exist_ok=True)
         write_model(directory / SPEC, spec)
         if inbox is None or not hand_over(spec, directory.resolve(), inbox):
-            _start(spec, directory.resolve(), module, inbox, keep_warm)
+            _start(spec, directory.resolve(), module, inbox, keep_warm, cwd or directory.resolve())
         elif (directory / STOP).exists():  # cancelled while the worker claimed the trial
             cancel(directory)
     except OSError as error:
         with contextlib.suppress(OSError):
-            _write_stop(directory, "crashed", f"the worker could not be started ({error.strerror})")
-        raise TrialError(
+            cause = f"the worker could not be started ({error.strerror})"
+            _write_stop(directory, "crashed", cause, machine_fault=True)
+        raise MachineError(
             f"trial {spec.trial} could not be started in {directory} ({error.strerror}); free disk or memory and retry"
         ) from None
 
@@ -125,10 +138,11 @@ def poll(directory: Path, *, asked_at: float | None = None) -> TrialState:
         return _check_running(directory, lease, stop)
     if stop is not None:
         return TrialState(status=stop.status, progress=_progress(directory), cause=stop.cause,
-                          seconds=_seconds(directory, lease, stop))
+                          machine_fault=stop.machine_fault, seconds=_seconds(directory, lease, stop))
     if result is not None:
         return TrialState(status="crashed", progress=_progress(directory), result=result,
-                          cause=result.cause or "the worker gave no cause", seconds=result.wall_seconds)
+                          cause=result.cause or "the worker gave no cause", machine_fault=result.machine_fault,
+                          seconds=result.wall_seconds)
     return _ended_without_result(directory, lease, asked_at)
 
 
@@ -147,7 +161,9 @@ def cancel(directory: Path) -> TrialState:
     return poll(directory)
 
 
-def _start(spec: TrialSpec, directory: Path, module: str, inbox: Path | None, keep_warm: float) -> None:
+def _start(
+    spec: TrialSpec, directory: Path, module: str, inbox: Path | None, keep_warm: float, cwd: Path
+) -> None:
     warm_arguments: list[str] = []
     if inbox is not None and keep_warm > 0:
         clear(inbox)
@@ -158,7 +174,8 @@ def _start(spec: TrialSpec, directory: Path, module: str, inbox: Path | None, ke
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONSAFEPATH": "1"},
+            env=_environment(),
+            cwd=cwd,
             start_new_session=True,  # the worker survives a closed terminal and a killed server
         )
     lease = lease_of(psutil.Process(child.pid), spec.wall_seconds)
@@ -168,6 +185,15 @@ def _start(spec: TrialSpec, directory: Path, module: str, inbox: Path | None, ke
         register(inbox, lease)
     if (directory / STOP).exists():  # cancelled before there was a process to cancel
         end_group(lease)
+
+
+def _environment() -> dict[str, str]:
+    """The environment of a worker: that of this process, with absolute import paths and file names in UTF-8."""
+    given = os.environ.get("PYTHONPATH", "")
+    with contextlib.suppress(FileNotFoundError):  # the working directory was deleted, so relative entries are useless
+        given = os.pathsep.join(os.path.abspath(entry) for entry in given.split(os.pathsep) if entry)
+    path = {"PYTHONPATH": given} if given else {}
+    return {**os.environ, **path, "PYTHONSAFEPATH": "1", "PYTHONUTF8": "1"}
 
 
 def _lease(directory: Path) -> Lease | None:
@@ -197,17 +223,30 @@ def _check_running(directory: Path, lease: Lease, stop: Stop | None) -> TrialSta
     return TrialState(status="running", progress=_progress(directory), seconds=now - lease.since)
 
 
-def _write_stop(directory: Path, status: Literal["crashed", "cancelled"], cause: str) -> None:
-    write_model(directory / STOP, Stop(status=status, cause=cause, at=time.time()))
+def _write_stop(
+    directory: Path, status: Literal["crashed", "cancelled"], cause: str, *, machine_fault: bool = False
+) -> None:
+    write_model(directory / STOP, Stop(status=status, cause=cause, at=time.time(), machine_fault=machine_fault))
 
 
 def _ended_without_result(directory: Path, lease: Lease | None, asked_at: float | None) -> TrialState:
     if lease is None:
         return _never_started(directory, asked_at)
-    cause = f"worker ended without a result{describe_exit(exit_code(directory))}{last_lines(directory / LOG)}"
+    began = (directory / PROGRESS).exists()  # a worker writes this file first, before it reads any data
+    full = _disk_is_full(directory)
+    event = "worker ended without a result" if began else "the worker ended before it could read its trial"
+    cause = f"{event}{describe_exit(exit_code(directory), began=began)}{last_lines(directory / LOG)}"
     return TrialState(
-        status="crashed", progress=_progress(directory), cause=cause, seconds=_seconds(directory, lease)
+        status="crashed",
+        progress=_progress(directory),
+        cause=f"the disk is full; {cause}" if full else cause,
+        machine_fault=full or not began,
+        seconds=_seconds(directory, lease),
     )
+
+
+def _disk_is_full(directory: Path) -> bool:
+    return shutil.disk_usage(directory).free < MIN_FREE_BYTES
 
 
 def _never_started(directory: Path, asked_at: float | None) -> TrialState:

@@ -8,10 +8,15 @@ TAIL_LINES = 4
 TAIL_CHARACTERS = 600  # agents read this text: enough for an exception and its origin
 
 
-def describe_exit(code: int | None) -> str:
-    """How a process ended, to follow "ended without a result"; empty if the exit code is not known."""
+def describe_exit(code: int | None, *, began: bool = True) -> str:
+    """How a process ended, to follow "ended without a result"; empty if the exit code is not known.
+
+    `began`: whether the worker had started its trial. Before that, a smaller configuration would not help.
+    """
     if code is None:
         return ""
+    if code == -signal.SIGKILL and not began:
+        return " (signal SIGKILL; often the system's out-of-memory killer: free memory of this machine)"
     if code == -signal.SIGKILL:
         return " (signal SIGKILL; often the system's out-of-memory killer: try a smaller batch_size or model)"
     return f" (signal {signal.Signals(-code).name})" if code < 0 else f" (exit code {code})"

@@ -36,6 +36,7 @@ class Declaration:
     "log" if a search should step by factors. hstu: the plain default on HSTU, if it differs. only: the backbone that
     reads the knob, if only one does. inert: when another knob disables this one. source, helps, cost, note: the columns
     of docs/knobs.md: where the knob comes from, where it is known to help, what it costs, and what else to mind.
+    aliases: names of the knob in other libraries and papers; error messages suggest the knob for them.
     """
 
     text: str
@@ -49,6 +50,7 @@ class Declaration:
     helps: str = ""
     cost: str = ""
     note: str = ""
+    aliases: tuple[str, ...] = ()
 
     def __call__(self, schema: dict[str, Any]) -> None:
         """Pydantic's hook for JSON schemas: the one-line text becomes the field's description."""

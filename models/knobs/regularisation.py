@@ -16,6 +16,9 @@ class Regularisation(KnobGroup):
         high=0.8, ge=0, le=0.95, hstu=0.5,
         source="Srivastava et al. 2014",
         helps="measured: .3-.5 on Amazon Beauty",
+        aliases=(
+            "dropout_rate", "dropout_prob", "drop_rate", "drop", "hidden_dropout", "hidden_dropout_prob", "p_dropout",
+        ),
     )
     embedding_dropout: float = knob(
         0.0,
@@ -23,6 +26,7 @@ class Regularisation(KnobGroup):
         high=0.8, ge=0, le=0.95,
         source="Srivastava et al. 2014, on the input vectors",
         helps="measured: .3 on Beauty, the largest single gain after the loss",
+        aliases=("emb_dropout", "emb_drop", "input_dropout", "embed_dropout", "embd_pdrop"),
     )
     attention_dropout: float = knob(
         0.0,
@@ -31,6 +35,7 @@ class Regularisation(KnobGroup):
         source="Vaswani et al. 2017",
         helps="none known at nine events per user",
         cost="small",
+        aliases=("attn_dropout", "attn_dropout_prob", "attn_drop", "attention_probs_dropout_prob", "attn_pdrop"),
     )
     token_dropout: float = knob(
         0.0,
@@ -38,6 +43,7 @@ class Regularisation(KnobGroup):
         high=0.8, ge=0, le=0.95,
         source="word dropout (Iyyer et al. 2015)",
         helps="short histories that overfit",
+        aliases=("item_dropout", "word_dropout"),
     )
     embedding_l2: float = knob(
         0.0,
@@ -46,6 +52,7 @@ class Regularisation(KnobGroup):
         source="SASRec's code (`l2_emb`)",
         helps="small catalogues",
         cost="one pass over the tables",
+        aliases=("l2_emb", "emb_l2", "embedding_reg", "emb_reg"),
     )
     max_norm: float = knob(
         0.0,
@@ -55,4 +62,5 @@ class Regularisation(KnobGroup):
         helps="where popular items rank high by their norm alone, with `scores = dot`",
         cost="one pass over the tables",
         note="changes little with `scores = cosine`",
+        aliases=("embedding_max_norm",),
     )

@@ -35,6 +35,7 @@ class Scoring(KnobGroup):
         "normalisation of the model's scores before a prior is added; only with a prior",
         inert=Inert(_no_prior, "scores are normalised only if a prior has a non-zero weight"),
         helps="makes the weights of priors comparable between models",
+        aliases=("score_normalization", "score_norm"),
     )
     fusion: Literal["blend", "rerank"] = knob(
         "blend",
@@ -51,12 +52,14 @@ class Scoring(KnobGroup):
         inert=Inert(lambda c: c.fusion != "rerank" or _no_prior(c), "no prior reorders items"),
         source="two-stage ranking",
         helps="none known",
+        aliases=("rerank_k", "top_k", "topk"),
     )
     popularity_weight: float = knob(
         0.0,
         "weight of the popularity prior",
         low=0, high=20, ge=-100, le=100,
         helps="short histories",
+        aliases=("pop_weight", "popularity"),
     )
     popularity_window: float = knob(
         1.0,
@@ -72,6 +75,7 @@ class Scoring(KnobGroup):
         source="first-order Markov chain (Rendle et al. 2010, FPMC)",
         helps="measured: on Beauty and Office",
         cost="seconds, no training",
+        aliases=("markov_weight", "transitions"),
     )
     transition_window: int = knob(
         1,
@@ -117,6 +121,7 @@ class Scoring(KnobGroup):
         source=_KNN,
         helps="none known; meant for noisy counts",
         cost="faster",
+        aliases=("transition_neighbors",),
     )
     transition_normalisation: Literal["row", "sqrt", "cosine", "none"] = knob(
         "row",
@@ -124,6 +129,7 @@ class Scoring(KnobGroup):
         inert=_NO_TRANSITIONS,
         source=_KNN,
         helps="measured: `sqrt`",
+        aliases=("transition_normalization",),
     )
     cooccurrence_weight: float = knob(
         0.0,
@@ -132,6 +138,7 @@ class Scoring(KnobGroup):
         source=_KNN,
         helps="measured: on Beauty and Office",
         cost="seconds, no training",
+        aliases=("cooc_weight", "item_knn", "knn_weight", "itemknn_weight"),
     )
     cooccurrence_window: int = knob(
         5,
@@ -162,6 +169,7 @@ class Scoring(KnobGroup):
         source=_KNN,
         helps="none known; meant for noisy counts",
         cost="faster",
+        aliases=("cooccurrence_neighbors", "knn_k"),
     )
     cooccurrence_normalisation: Literal["cosine", "row", "sqrt", "none"] = knob(
         "cosine",
@@ -169,4 +177,5 @@ class Scoring(KnobGroup):
         inert=_NO_COOCCURRENCE,
         source=_KNN,
         helps="measured: `cosine`",
+        aliases=("cooccurrence_normalization",),
     )

@@ -16,6 +16,10 @@ class SequenceModelling(KnobGroup):
         low=5, high=200, ge=2, le=4096,
         helps="long histories",
         cost="depends on the number of events that remain, not on the value itself",
+        aliases=(
+            "maxlen", "max_seq_len", "max_seq_length", "max_sequence_length", "max_length", "seq_len",
+            "sequence_length", "max_item_list_length", "n_positions", "block_size", "history_length", "context_length",
+        ),
     )
     position: Literal["absolute", "relative", "both", "rotary", "none"] = knob(
         "absolute",
@@ -25,6 +29,10 @@ class SequenceModelling(KnobGroup):
         helps="relative: where the order of events matters and their absolute position does not",
         cost="relative and rotary: small",
         note="rotary needs an even width per head",
+        aliases=(
+            "positional_encoding", "pos_encoding", "position_encoding", "pos_emb", "positional_embedding",
+            "position_embedding",
+        ),
     )
     time_bias: bool = knob(
         False,
@@ -33,6 +41,7 @@ class SequenceModelling(KnobGroup):
         helps="real timestamps with sessions and gaps",
         cost="one table look-up per pair",
         note="useless where timestamps encode only an order",
+        aliases=("use_time", "temporal_bias", "time_embedding", "relative_time", "time_aware"),
     )
     ffn: Literal["relu", "gelu", "swiglu"] = knob(
         "gelu",
@@ -40,17 +49,20 @@ class SequenceModelling(KnobGroup):
         only="sasrec",
         source="GELU (Hendrycks & Gimpel 2016), SwiGLU (Shazeer 2020)",
         cost="SwiGLU: 1.5 times the feed-forward layer",
+        aliases=("activation", "hidden_act", "act", "ffn_activation"),
     )
     norm: Literal["layer", "rms"] = knob(
         "layer",
         "normalisation layer",
         source="Ba et al. 2016, RMS (Zhang & Sennrich 2019)",
+        aliases=("normalization", "norm_type", "layer_norm", "layernorm"),
     )
     norm_placement: Literal["pre", "post"] = knob(
         "pre",
         "normalisation before each residual branch (pre) or after the residual sum (post)",
         source="Xiong et al. 2020",
         helps="pre trains without warm-up",
+        aliases=("pre_norm", "norm_first", "post_norm", "prenorm", "norm_position"),
     )
     hstu_activation: Literal["all", "gate"] = knob(
         "all",
@@ -74,6 +86,7 @@ class SequenceModelling(KnobGroup):
         helps="where the order of neighbouring events matters",
         cost="small",
         note="causal even with `causal = false`",
+        aliases=("kernel_size", "conv_width"),
     )
     frequency_filter: bool = knob(
         False,
@@ -82,6 +95,7 @@ class SequenceModelling(KnobGroup):
         helps="noisy histories, according to its paper",
         cost="at most that of an attention layer",
         note="causal even with `causal = false`",
+        aliases=("filter", "fft_filter", "fmlp"),
     )
     latent_steps: int = knob(
         0,
@@ -90,18 +104,21 @@ class SequenceModelling(KnobGroup):
         source="ReaRec (Tang et al. 2025), here for every position",
         helps="long-tail users, according to its paper",
         cost="one more pass through the encoder per step",
+        aliases=("reasoning_steps", "num_reasoning_steps"),
     )
     causal: bool = knob(
         True,
         "causal attention mask; `false` needs `supervision = last`",
         source="true: SASRec; false: BERT4Rec (Sun et al. 2019)",
         note="`false` needs `supervision = last`",
+        aliases=("is_causal", "unidirectional", "causal_mask", "bidirectional"),
     )
     readout: Literal["last", "mean", "attention", "last_k"] = knob(
         "last",
         "how the states are pooled into the user vector",
         helps="`mean` where the last event is noisy",
         cost="small",
+        aliases=("pooling", "pool", "pooler"),
     )
     readout_k: int = knob(
         3,

@@ -23,6 +23,7 @@ class Supervision(KnobGroup):
         source="full softmax for SASRec: Klenitskiy & Vasilev 2023; gBCE: Petrov & Macdonald 2023",
         helps="measured: full softmax, the largest gain of all",
         cost="full softmax grows with the catalogue: about three times a sampled epoch at 12,000 items",
+        aliases=("loss_type", "loss_fn", "objective", "criterion"),
     )
     num_negatives: int = knob(
         500,
@@ -31,6 +32,10 @@ class Supervision(KnobGroup):
         inert=_NO_NEGATIVES,
         helps="more negatives approximate the full softmax better",
         cost="linear",
+        aliases=(
+            "num_neg", "n_neg", "neg_samples", "num_neg_samples", "n_negatives", "num_negative_samples",
+            "neg_sample_num", "negative_samples", "negatives", "train_neg_sample_num", "num_sampled",
+        ),
     )
     negative_sharing: Literal["batch", "position"] = knob(
         "batch",
@@ -39,6 +44,7 @@ class Supervision(KnobGroup):
         source="`position`: as in most libraries",
         helps="measured: faster learning in the first epoch, which costs several times as much",
         cost="3-5 times the step",
+        aliases=("share_negatives", "shared_negatives", "in_batch_negatives"),
     )
     negative_power: float = knob(
         0.0,
@@ -47,6 +53,7 @@ class Supervision(KnobGroup):
         inert=_NO_NEGATIVES,
         source="word2vec (Mikolov et al. 2013)",
         helps="measured: faster learning in the first epoch, together with `logq_correction`",
+        aliases=("popularity_power", "neg_power", "sampling_power"),
     )
     logq_correction: bool = knob(
         False,
@@ -54,6 +61,7 @@ class Supervision(KnobGroup):
         inert=Inert(lambda c: c.loss != "sampled_softmax", "it acts only with loss='sampled_softmax'"),
         source="Bengio & Senecal 2008; Yi et al. 2019",
         helps="negatives drawn by popularity",
+        aliases=("logq", "log_q", "use_logq"),
     )
     gbce_calibration: float = knob(
         0.75,
@@ -62,6 +70,7 @@ class Supervision(KnobGroup):
         inert=Inert(lambda c: c.loss != "gbce", "it acts only with loss='gbce'"),
         source="Petrov & Macdonald 2023",
         helps="few negatives",
+        aliases=("gbce_t", "calibration"),
     )
     temperature: float = knob(
         1.0,
@@ -69,6 +78,7 @@ class Supervision(KnobGroup):
         low=1e-2, high=2, log=True, gt=0, le=100, hstu=0.05,
         source="HSTU's research configurations: a low temperature with cosine scores",
         helps="measured: .07-.1 with cosine scores",
+        aliases=("temp", "tau", "softmax_temperature"),
     )
     scores: Literal["dot", "cosine"] = knob(
         "dot",
@@ -77,6 +87,7 @@ class Supervision(KnobGroup):
         source="HSTU's research configurations",
         helps="measured: cosine with `temperature` .07-.1",
         note="cosine needs a temperature well below 1",
+        aliases=("similarity", "score_function", "dot_product", "normalize", "l2_normalize"),
     )
     label_smoothing: float = knob(
         0.0,
@@ -85,6 +96,7 @@ class Supervision(KnobGroup):
         inert=Inert(lambda c: c.loss in ("bce", "gbce"), "only the softmax losses are smoothed"),
         source="Szegedy et al. 2016",
         helps="measured: .1 at width 64",
+        aliases=("smoothing", "label_smooth"),
     )
     supervision: Literal["all", "last"] = knob(
         "all",
@@ -101,6 +113,7 @@ class Supervision(KnobGroup):
         helps="histories longer than `max_len`; prefixes with `supervision = last`",
         cost="one example per window",
         note="adds nothing with `supervision = all` where histories fit into `max_len`",
+        aliases=("stride", "sliding_window"),
     )
     augmentation: Literal["none", "crop", "mask", "reorder", "mixed"] = knob(
         "none",
@@ -108,6 +121,7 @@ class Supervision(KnobGroup):
         source="CL4SRec (Xie et al. 2022)",
         helps="none known for the main loss",
         cost="small",
+        aliases=("augment", "data_augmentation", "aug"),
     )
     augmentation_share: float = knob(
         0.5,
@@ -115,6 +129,7 @@ class Supervision(KnobGroup):
         ge=0, le=1,
         inert=Inert(lambda c: c.augmentation == "none", "augmentation is 'none'"),
         source="CL4SRec (Xie et al. 2022)",
+        aliases=("augmentation_prob", "augment_prob", "aug_prob"),
     )
     augmentation_ratio: float = knob(
         0.3,
@@ -122,6 +137,7 @@ class Supervision(KnobGroup):
         low=0.05, high=0.9, gt=0, lt=1,
         inert=Inert(_changes_no_sequence, "no sequence is changed"),
         source="CL4SRec (Xie et al. 2022)",
+        aliases=("mask_ratio", "mask_prob", "mlm_probability", "crop_ratio", "aug_ratio"),
     )
     contrastive_weight: float = knob(
         0.0,
@@ -130,6 +146,7 @@ class Supervision(KnobGroup):
         source="CL4SRec; DuoRec (Qiu et al. 2022) with `augmentation = none`",
         helps="sparse data, according to their papers",
         cost="two more passes through the encoder",
+        aliases=("cl_weight", "lambda_cl", "ssl_weight", "contrastive", "lmd", "lmd_sem"),
     )
     contrastive_temperature: float = knob(
         0.1,
@@ -137,4 +154,5 @@ class Supervision(KnobGroup):
         low=0.02, high=1, log=True, gt=0, le=100,
         inert=Inert(lambda c: c.contrastive_weight == 0, "contrastive_weight is 0"),
         source="CL4SRec; DuoRec (Qiu et al. 2022)",
+        aliases=("cl_temperature", "cl_temp", "ssl_temp", "contrastive_tau"),
     )

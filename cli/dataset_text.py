@@ -1,0 +1,34 @@
+"""A prepared dataset as text: what the filters removed, and the profile of its train part."""
+
+from ..data.prepared import MIN_EVENTS, Manifest
+
+
+def filter_lines(manifest: Manifest) -> list[str]:
+    """What the k-core filter and the truncation to the last events removed; older manifests lack the former."""
+    options, before = manifest.options, manifest.before_core
+    lines = []
+    if before:
+        changes = ", ".join(
+            _change(*counts)
+            for counts in (
+                (before.users, manifest.num_users, "users"),
+                (before.items, manifest.num_items, "items"),
+                (before.interactions, manifest.num_interactions_before_cut, "interactions"),
+            )
+        )
+        rule = f"users with fewer than {max(options.k_core, MIN_EVENTS)} events"
+        rule += f" and items with fewer than {options.k_core}" if options.k_core > 1 else ""
+        lines.append(f"{options.k_core}-core: {changes} (removes {rule}, repeatedly; --k-core changes this)")
+    cut = _change(manifest.num_interactions_before_cut, manifest.num_interactions, "interactions")
+    lines.append(f"last {options.max_events} events per user: {cut}")
+    return lines
+
+
+def profile_lines(manifest: Manifest) -> list[str]:
+    """The profile, under a heading that names the events it describes."""
+    heading = "train part only, without the last two events of each user (validation and test):"
+    return [heading, *(f"  {name:<20} {value}" for name, value in manifest.profile.items())]
+
+
+def _change(before: int, after: int, noun: str) -> str:
+    return f"{noun} {after:,} (all kept)" if before == after else f"{noun} {before:,} -> {after:,}"
