@@ -87,12 +87,17 @@ def _rows(text: str, source: str, first_column: str) -> Iterator[_Row]:
             columns = []
         elif not columns:
             columns = _header(line, lines[number] if number < len(lines) else "", f"{source}:{number}")
-        elif re.sub(r"\W", "", columns[0]).lower() == first_column and not re.fullmatch(r"[\s|:-]+", line):
+        elif _is_read(columns, first_column) and not re.fullmatch(r"[\s|:-]+", line):
             cells = _cells(line)
             row = _Row(f"{source}:{number}", heading, dict(zip(columns, cells, strict=False)))
             if len(cells) != len(columns):
                 raise row.error(f"the row has {len(cells)} cells and its table {len(columns)} columns; make them equal")
             yield row
+
+
+def _is_read(columns: list[str], first_column: str) -> bool:
+    """Whether this is a table of rules or knobs; `_Row.cell` refuses one whose first header is misspelt."""
+    return re.sub(r"\W", "", columns[0]).lower() == first_column or (first_column == "knob" and RANGE_COLUMN in columns)
 
 
 def _visible_lines(text: str, source: str) -> list[str]:

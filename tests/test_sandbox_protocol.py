@@ -201,6 +201,7 @@ def test_a_row_separated_from_its_table_by_a_blank_line_is_refused() -> None:
             id="below an unknown name",
         ),
         pytest.param(lambda t: t.replace("| knob", "| Knob"), "`lr`", "has no column 'knob'", id="capital letter"),
+        pytest.param(lambda t: t.replace("| knob", "| name"), "`lr`", "has no column 'knob'", id="another name"),
         pytest.param(lambda t: "```\n" + t, "```", "block is not closed; end it with a line ```", id="open block"),
         pytest.param(lambda t: "<!--\n" + t, "<!--", "comment is not closed; end it with -->", id="open comment"),
     ],

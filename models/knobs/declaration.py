@@ -122,7 +122,7 @@ def declared_knobs(groups: Iterable[type[KnobGroup]]) -> dict[str, DeclaredKnob]
 
 def _declared(name: str, field: FieldInfo, dimension: Dimension) -> DeclaredKnob:
     about = cast(Declaration, field.json_schema_extra)
-    kind: KnobType = "choice" if isinstance(field.default, str) else cast(KnobType, type(field.default).__name__)
+    kind = _type_of(name, field, about)
     number = {"int": int, "float": float}.get(kind)
     defaults = {"sasrec": field.default, "hstu": field.default if about.hstu is None else about.hstu}
     return DeclaredKnob(
@@ -133,14 +133,28 @@ def _declared(name: str, field: FieldInfo, dimension: Dimension) -> DeclaredKnob
         low=number(about.low) if number and about.low is not None else None,
         high=number(about.high) if number and about.high is not None else None,
         defaults={backbone: defaults[backbone] for backbone in BACKBONES if about.only in (None, backbone)},
-        engine=_engine_bounds(field) if number else "",
+        engine=_engine_bounds(name, field) if number else "",
         about=about,
     )
 
 
-def _engine_bounds(field: FieldInfo) -> str:
-    """The bounds in interval notation: [8, 1024] or (0, 1]."""
-    bounds = {name: value for item in field.metadata for name, value in _bounds_of(item)}
+def _type_of(name: str, field: FieldInfo, about: Declaration) -> KnobType:
+    """The type of a knob; raises TypeError for a default of another type, such as 0 for a float."""
+    choices = get_args(field.annotation)
+    kind = "choice" if choices else getattr(field.annotation, "__name__", "")
+    for default in (field.default, about.hstu):
+        fits = default in choices if choices else type(default) is field.annotation
+        if default is not None and not fits:
+            expected = f"one of {', '.join(choices)}" if choices else f"of type {kind}, as annotated"
+            raise TypeError(f"{name}: the default {default!r} must be {expected}")
+    return cast(KnobType, kind)
+
+
+def _engine_bounds(name: str, field: FieldInfo) -> str:
+    """The bounds in interval notation, [8, 1024] or (0, 1]; raises TypeError if one of them is missing."""
+    bounds = {bound: value for item in field.metadata for bound, value in _bounds_of(item)}
+    if not (bounds.keys() & {"ge", "gt"} and bounds.keys() & {"le", "lt"}):
+        raise TypeError(f"{name}: declare the engine's bounds, ge or gt and le or lt")
     left = f"[{bounds['ge']:g}" if "ge" in bounds else f"({bounds['gt']:g}"
     right = f"{bounds['le']:g}]" if "le" in bounds else f"{bounds['lt']:g})"
     return f"{left}, {right}"
