@@ -207,10 +207,13 @@ def replace(**given: Any) -> None:
     if catalogue.manifest(name).dataset_id == before.dataset_id:
         print("the train and validation parts are unchanged: sessions on this dataset continue", file=sys.stderr)
         return
-    print(
+    kept = (
         f"{counted(len(sessions), 'session')} on the old content can still be shown and reported; their lessons stay "
-        "in memory as those of another dataset. Looks at the test set are counted by content: those at the old content "
-        "stay counted, and the new content has none unless it was registered here before.",
+        "in memory as those of another dataset. "
+    )
+    print(
+        f"{kept if sessions else ''}Looks at the test set are counted by content: those at the old content stay "
+        "counted, and the new content has none unless it was registered here before.",
         file=sys.stderr,
     )
 
