@@ -51,6 +51,7 @@ class SessionCommands:
 def in_commands(text: str, commands: SessionCommands) -> str:
     """The error text of a tool, with advice to call other tools replaced by commands."""
     replacements = {
+        "restore it, or open a new session": f"restore it with `virtualmle data replace`, or run `{commands.new}`",
         "open_session(new=true) starts another": f"`{commands.new}` starts another",
         "open_session(new=true) opens another session": f"`{commands.new}` opens another session",
         "call finalize again in a minute": f"run `{commands.resume}` in a minute",

@@ -166,7 +166,7 @@ def rm(
     Example: virtualmle data rm office
     """
     from ..data.errors import DataError
-    from .dataset_users import sessions_on, unfinished
+    from .dataset_users import finishing, sessions_on, unfinished
 
     catalogue = _catalogue(home)
     catalogue.path(name)  # raises for an unknown name
@@ -177,8 +177,7 @@ def rm(
     sessions = sessions_on(home, name, content)
     if busy := unfinished(sessions):
         raise DataError(
-            f"dataset {name!r} is used by {busy}; finish it with `virtualmle sessions resume` before you "
-            "remove the dataset"
+            f"dataset {name!r} is used by {busy}; before you remove it, finish with {finishing(home, sessions)}"
         )
     _confirm(f"Remove the dataset {name!r}, with {counted(len(sessions), 'ended session')} on it?", yes)
     catalogue.remove(name)
@@ -200,20 +199,18 @@ def replace(**given: Any) -> None:
     before = catalogue.manifest(name)
     sessions = sessions_on(home, name, before.dataset_id)
     if busy := unfinished(sessions):
-        print(f"{busy} uses the current content of {name!r}: it can still be shown, but takes no more trials",
+        print(f"the current content of {name!r} is used by {busy}, which can still be shown but takes no more trials",
               file=sys.stderr)  # fmt: skip
     _confirm(f"Replace the dataset {name!r}?", yes)
     add(**given, replace=True)
     if catalogue.manifest(name).dataset_id == before.dataset_id:
         print("the train and validation parts are unchanged: sessions on this dataset continue", file=sys.stderr)
         return
-    kept = (
-        f"{counted(len(sessions), 'session')} on the old content can still be shown and reported; their lessons stay "
-        "in memory as those of another dataset. "
-    )
+    old = counted(len(sessions), "session")
+    shown = f"{old} on the old content can still be shown and reported, and what they taught stays in memory. "
     print(
-        f"{kept if sessions else ''}Looks at the test set are counted by content: those at the old content stay "
-        "counted, and the new content has none unless it was registered here before.",
+        f"{shown if sessions else ''}Looks at the test set are counted by content: those at the old content "
+        "stay counted, and the new content has none unless it was registered here before.",
         file=sys.stderr,
     )
 

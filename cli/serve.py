@@ -42,7 +42,10 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
     ] = 8000,
     token: Annotated[
         str | None,
-        typer.Option(envvar="VIRTUALMLE_TOKEN", help="Bearer token for HTTP; required unless the host is loopback."),
+        typer.Option(
+            envvar="VIRTUALMLE_TOKEN",
+            help="Bearer token for HTTP; required with --allowed-host, and for a host that is not loopback.",
+        ),
     ] = None,
     allowed_host: Annotated[
         list[str] | None,
@@ -69,6 +72,8 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
     Runs until the client disconnects (stdio) or the server is stopped (http).
 
     Example: virtualmle serve --home ~/recsys --trials 30
+
+    Behind a proxy: virtualmle serve --home ~/recsys --transport http --allowed-host recsys.example.org
     """
     settings = make_settings(
         trials, seconds, seed, without_reflection, without_memory, device, threads, sandbox, keep_warm, memory_from,

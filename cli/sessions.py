@@ -10,6 +10,7 @@ from .options import HERE, WARM_SECONDS, Device, Home, Json, KeepWarm, Threads, 
 
 if TYPE_CHECKING:
     from ..memory.records import SessionRecord
+    from ..tools.workspace import Workspace
 
 app = typer.Typer(
     help="List, show and resume sessions.\n\nExample: virtualmle sessions resume demo-sasrec-1", no_args_is_help=True
@@ -92,14 +93,30 @@ def resume(
     from .advice import describe_end
     from .headless import HeadlessRun, run_headless  # imports the MCP library
 
-    with existing_memory(home) as memory:
-        record = memory.sessions.get(session)
-    if record.state in ("revealed", "void"):
-        raise SessionError(describe_end(record, home))
+    existing_memory(home).close()
+    ws = open_workspace(home)
+    with ws.memory:
+        record = ws.memory.sessions.get(session)
+        if record.state in ("revealed", "void"):
+            raise SessionError(describe_end(record, home))
+        if record.state == "open":
+            _check_dataset(ws, record)
     plan = HeadlessRun(
         home, agent or agent_of(record), record.seed, record.dataset, record.backbone, session
     )
     run_headless(plan, make_settings(seed=record.seed, device=device, threads=threads, keep_warm=keep_warm), as_json)
+
+
+def _check_dataset(ws: "Workspace", record: "SessionRecord") -> None:
+    """Raise DataError if the session's dataset was replaced or removed, because each of its trials would be refused."""
+    from ..data.errors import DataError
+    from .advice import SessionCommands, in_commands
+
+    try:
+        ws.session_dataset(record)
+    except DataError as error:
+        commands = SessionCommands(ws.home, record.dataset, record.backbone, record.id)
+        raise DataError(f"session {record.id} cannot be resumed: {in_commands(str(error), commands)}") from None
 
 
 def agent_of(record: "SessionRecord") -> str:

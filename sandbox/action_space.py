@@ -56,7 +56,8 @@ class Knob(BaseModel):
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{self.name}={value!r} is not finite; give {expected}")
         if self.type == "int" and isinstance(value, float):
-            raise ConfigError(f"{self.name}={value!r} has a decimal point; give {expected}, e.g. {math.floor(value)}")
+            example = min(max(math.floor(value), int(self.low)), int(self.high))
+            raise ConfigError(f"{self.name}={value!r} has a decimal point; give {expected}, e.g. {example}")
         if not self.low <= value <= self.high:
             raise ConfigError(f"{self.name}={value!r:.60} is out of range; give {expected}")
         return value if self.type == "int" else float(value) + 0.0  # -0.0 and 0 must have the same fingerprint

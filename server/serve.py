@@ -34,4 +34,8 @@ def serve(
     if transport == "http":
         serve_http(home, settings, host, port, token, allowed_hosts)
     else:
-        build_server(home, settings).run("stdio")
+        server = build_server(home, settings)
+        try:
+            server.run("stdio")
+        except* BrokenPipeError:  # the client was killed before it read an answer; a running trial continues
+            logging.getLogger(__name__).info("the client is gone")

@@ -146,5 +146,9 @@ def transport_security(host: str, allowed_hosts: Sequence[str] = ()) -> Transpor
 
 
 def _with_any_port(name: str) -> list[str]:
-    """The Host headers that `name` allows: only itself if it has a port, or else itself with and without any port."""
-    return [name] if re.search(r":\d+$", name) else [name, f"{name}:*"]
+    """The Host headers that `name` allows: only itself if it has a port, or else itself with and without any port.
+
+    Browsers and most proxies send a name in lower case, so this form is allowed as well.
+    """
+    forms = sorted({name, name.lower()})
+    return forms if re.search(r":\d+$", name) else [form for each in forms for form in (each, f"{each}:*")]

@@ -71,6 +71,7 @@ def test_a_dataset_whose_sessions_ended_can_be_removed_and_its_looks_stay_counte
     assert run("call", "open_session", '{"dataset": "shop", "backbone": "sasrec"}').returncode == 0
     busy = run("data", "rm", "shop", "--yes")
     assert busy.returncode == 1 and "session shop-sasrec-1 (open)" in busy.stderr
+    assert f"`virtualmle sessions resume shop-sasrec-1 --home {home}`" in busy.stderr
     assert run("tune", "shop", "--agent", "random", "--threads", "1").returncode == 0
 
     unconfirmed = run("data", "rm", "shop", answer="")
@@ -113,6 +114,7 @@ def test_replacing_a_dataset_changes_its_content_and_old_sessions_can_still_be_s
     assert run("sessions", "show", "shop-sasrec-1").returncode == 0
     refused = run("sessions", "resume", "shop-sasrec-1", "--threads", "1")
     assert refused.returncode == 1 and "was replaced since session shop-sasrec-1 was opened" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1 and "virtualmle tune shop --backbone sasrec --new" in refused.stderr
     same = run("data", "replace", "shop", "new.csv", "--yes", "--k-core", "4")
     assert same.returncode == 0 and same.stderr.endswith("sessions on this dataset continue\n")
 

@@ -43,6 +43,7 @@ def test_an_integer_for_a_float_knob_gives_the_same_configuration_as_the_float(s
     ("changes", "message"),
     [
         pytest.param({"hidden_dim": 64.0}, "hidden_dim=64.0 has a decimal point", id="float for int"),
+        pytest.param({"num_heads": 0.001}, "from 1 to 8, e.g. 1$", id="example in the range"),
         pytest.param({"num_blocks": True}, "num_blocks=True is not a number", id="bool for int"),
         pytest.param({"lr": True}, "lr=True is not a number", id="bool for float"),
         pytest.param({"lr": "0.001"}, "lr='0.001' is not a number.*without quotes", id="string for number"),

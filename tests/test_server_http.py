@@ -96,6 +96,8 @@ def test_allowed_hosts_need_a_token_and_must_be_host_names(tmp_path: Path) -> No
             serve(tmp_path, transport="http", port=0, token=TOKEN, allowed_hosts=[name])
     assert not transport_security("0.0.0.0").enable_dns_rebinding_protection
     assert transport_security("0.0.0.0", ["recsys.example.org"]).enable_dns_rebinding_protection
+    hosts = transport_security("127.0.0.1", ["Recsys.Example.org", "Other.example:8443"]).allowed_hosts
+    assert {"recsys.example.org", "recsys.example.org:*", "other.example:8443"} <= set(hosts), "in lower case as well"
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::", "example.org"])

@@ -159,6 +159,23 @@ def test_standard_output_carries_only_protocol_messages(tmp_path: Path) -> None:
     assert answers[1]["result"]["structuredContent"]["session"] == "demo-hstu-1"
 
 
+def test_a_client_that_is_killed_before_it_reads_an_answer_is_no_error_of_the_server(tmp_path: Path) -> None:
+    hello = {
+        "jsonrpc": "2.0", "id": 1, "method": "initialize",
+        "params": {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "x", "version": "1"}},
+    }  # fmt: skip
+    server = subprocess.Popen(
+        command(tmp_path), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert server.stdin is not None and server.stdout is not None and server.stderr is not None
+    with server, server.stderr:
+        server.stdout.close()
+        server.stdin.write(json.dumps(hello) + "\n")
+        server.stdin.close()
+        messages = server.stderr.read()
+    assert server.returncode == 0 and "Traceback" not in messages, messages
+
+
 async def test_stdio_http_and_direct_calls_give_the_same_bits(tmp_path: Path) -> None:
     homes = {name: tmp_path / name for name in ("stdio", "http", "functions")}
     async with over_stdio(homes["stdio"]) as client:
