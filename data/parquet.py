@@ -27,16 +27,20 @@ def read_parquet(source: str, file: BinaryIO, declared: Format, reading: Reading
 
 
 def read_parquet_parts(source: str, path: Path, reading: Reading) -> RawLog:
-    """Read a file, or all parts below a directory; hidden files and those that start with '_' are no parts."""
+    """Read a file, or all parts below a directory, except in files and folders whose names start with '.' or '_'."""
     if path.is_file():
         return _read(source, [path], reading)
-    parts = sorted(part for part in path.rglob("*.parquet") if not part.name.startswith((".", "_")))
+    parts = sorted(part for part in path.rglob("*.parquet") if _is_visible(part.relative_to(path)))
     if not parts:
         raise DataError(f"there is no file {str(path)!r}: it is a directory without Parquet parts (*.parquet)")
     raw = _read(source, list(parts), reading)
     return RawLog(
         raw.frame, raw.columns, raw.rows, (*raw.notes, f"{counted(len(parts), 'Parquet part')} in order of name")
     )
+
+
+def _is_visible(part: Path) -> bool:
+    return not any(name.startswith((".", "_")) for name in part.parts)
 
 
 def _read(source: str, parts: list[Path] | list[io.BytesIO], reading: Reading) -> RawLog:

@@ -121,6 +121,9 @@ def test_a_directory_of_parquet_parts_is_one_log(tmp_path: Path) -> None:
         part.parent.mkdir(parents=True)
         pl.DataFrame([row], schema=["user_id", "item_id", "timestamp"], orient="row").write_parquet(part)
     (tmp_path / "log" / "_SUCCESS").touch()
+    hidden = tmp_path / "log" / ".virtualmle" / "user_ids.parquet"
+    hidden.parent.mkdir()
+    pl.DataFrame({"original_id": ["u"]}).write_parquet(hidden)
     log = read_log(tmp_path / "log")
     assert log.frame.rows() == ROWS
     assert "2 Parquet parts" in log.notes[0]
