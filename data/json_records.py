@@ -15,7 +15,7 @@ import polars as pl
 
 from .columns import Column, choose_columns
 from .errors import DataError
-from .reading import BadRows, Format, RawLog, Reading
+from .reading import NOT_UTF_8, BadRows, Format, RawLog, Reading
 
 CHUNK_ROWS = 500_000  # records are converted to columns in chunks: Python objects of 20 M rows would fill the memory
 SAMPLE_RECORDS = 200
@@ -93,7 +93,7 @@ def _line_reason(line: bytes) -> str:
     try:
         line.decode()
     except UnicodeDecodeError:
-        return "not UTF-8 text, e.g. Latin-1"
+        return NOT_UTF_8
     return "not a JSON object; every line must be one"
 
 
