@@ -1,6 +1,7 @@
 """Kinds of logs beside the shared cases: what they hold is read, refused with advice, or reported; never changed."""
 
 import gzip
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -113,3 +114,23 @@ def test_a_given_name_of_two_columns_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the columns 2 and 3 are all called 'a'; choose one with --item N"):
         read(tmp_path, text, item="a")
     assert read(tmp_path, text, item="3").frame.rows() == ROWS
+
+
+def test_every_array_of_a_file_is_read(tmp_path: Path) -> None:
+    pages = [[dict(zip(("user_id", "item_id", "timestamp"), row, strict=True)) for row in part]
+             for part in (ROWS[:5], [], ROWS[5:])]  # fmt: skip
+    log = read(tmp_path, "\n".join(map(json.dumps, pages)), "log.json")
+    assert log.frame.rows() == ROWS
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'[{"user_id": "a"}]\nmore', "after row 1: there is text after the closing bracket"),
+        ('[\n{"user_id": "\xe9"}]'.encode("latin-1"), "line 2: .*iconv -f LATIN1"),
+        (b'[{"user_id": "a"}', "there is no closing bracket"),
+    ],
+)
+def test_an_array_that_is_not_read_to_its_end_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read(tmp_path, content, "log.json")
