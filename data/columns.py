@@ -233,6 +233,8 @@ def _missing_message(source: str, columns: list[Column], missing: dict[str, str 
     names = [f"{column.name!r:.60}" for column in columns[:NUM_SHOWN]]
     options = " ".join(f"--{role}" for role in missing)
     how = f"name {'it' if len(missing) == 1 else 'them'} with {options}"
+    if len(columns) == 1 and re.search(r"[^\w ]", columns[0].name):
+        how += "; if cells are separated by another character, name it with --separator"
     if not header:
         names = [f"{name} ({column.values[0]!r:.40})" for name, column in zip(names, columns, strict=False)]
         options = " ".join(f"--{role} N" for role in missing)

@@ -134,3 +134,8 @@ def test_every_array_of_a_file_is_read(tmp_path: Path) -> None:
 def test_an_array_that_is_not_read_to_its_end_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read(tmp_path, content, "log.json")
+
+
+def test_a_table_with_an_unknown_separator_is_refused_with_the_option(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"'user_id~item_id~timestamp'.*--separator"):
+        read(tmp_path, table(ROWS, separator="~"))
