@@ -40,6 +40,7 @@ NULLS = {"", "null", "nan", "none", "na", "n/a", "\\n", "nat", "-1", "0"}
 UNIX_NAMES = {"timestamp", "ts", "epoch", "unixtime", "unixtimestamp", "unixreviewtime", "eventtimestamp", "eventts"}
 MOMENT = re.compile(r"(created|occurred|ordered|purchased|clicked|viewed|played|watched|rated|added)at")
 TIME_UNITS = ("ms", "us", "ns", "s", "sec", "secs", "seconds", "millis", "micros", "nanos", "utc")
+NO_EVENT = re.compile(r"birth|dob|expir|release|publish|signup|signedup|regist|delivery|until")  # of a user or item
 CLOCK_NOUNS = {"time", "timeofday", "hour", "hourmin", "clock"}
 
 
@@ -61,7 +62,7 @@ class Choice:
 
 def choose_columns(source: str, columns: list[Column], given: dict[str, str], header: bool = True) -> Choice:
     """The columns of the three roles: those that are given, else the best guess. Raises DataError."""
-    positions = {role: _position_of(columns, name) for role, name in given.items()}
+    positions = {role: _position_of(source, role, columns, name) for role, name in given.items()}
     by_position = {} if header else _by_position(columns)
     is_guess = by_position and len(given) < len(ROLES)
     notes = ["there is no header: columns were guessed by position and content"] if is_guess else []
@@ -105,8 +106,11 @@ def _kind(text: str) -> str:
     return "rating" if 0 <= number <= 10 else "number"
 
 
-def _position_of(columns: list[Column], name: str) -> int | None:
+def _position_of(source: str, role: str, columns: list[Column], name: str) -> int | None:
     names = [column.name for column in columns]
+    if names.count(name) > 1:
+        numbers = " and ".join(str(number) for number, other in enumerate(names, start=1) if other == name)
+        raise DataError(f"{source}: the columns {numbers} are all called {name!r}; choose one with --{role} N")
     if name in names:
         return names.index(name)
     return int(name) - 1 if name.isdecimal() and 1 <= int(name) <= len(columns) else None
@@ -128,7 +132,9 @@ def _guess(source: str, role: str, columns: list[Column], taken: set[int | None]
         return (instants[0], "the only one that holds times") if len(instants) == 1 else (None, "")
     best = [position for position, rank in ranks.items() if rank == min(ranks.values())]
     if len(best) > 1:
-        both = " and ".join(repr(columns[position].name) for position in best)
+        names = [columns[position].name for position in best]
+        both = " and ".join(repr(name) if names.count(name) == 1 else f"column {position + 1} ({name!r})"
+                            for name, position in zip(names, best, strict=True))  # fmt: skip
         raise DataError(f"{source}: {both} fit equally well as the {role}; choose one with --{role}")
     others = [columns[position].name for position in ranks if position not in best]
     if others:
@@ -152,7 +158,7 @@ def is_role_name(name: str) -> bool:
 def _rank(role: str, name: str, kind: str) -> tuple[int, int] | None:
     """How well a column fits a role by content and by name, smaller is better; None = not at all."""
     if role == "timestamp":
-        by_name = _time_rank(name, kind)
+        by_name = None if NO_EVENT.search(name) else _time_rank(name, kind)
         by_content = {"instant": 0, "number": 1, "rating": 1, "empty": 1, "date": 2, "clock": 3, "text": 4}[kind]
         return None if by_name is None else (by_content, by_name)
     by_name = _id_rank(name, USER_NOUNS if role == "user" else ITEM_NOUNS)
@@ -227,6 +233,8 @@ def _missing_message(source: str, columns: list[Column], missing: dict[str, str 
     names = [f"{column.name!r:.60}" for column in columns[:NUM_SHOWN]]
     options = " ".join(f"--{role}" for role in missing)
     how = f"name {'it' if len(missing) == 1 else 'them'} with {options}"
+    if len(columns) == 1 and re.search(r"[^\w ]", columns[0].name):
+        how += "; if cells are separated by another character, name it with --separator"
     if not header:
         names = [f"{name} ({column.values[0]!r:.40})" for name, column in zip(names, columns, strict=False)]
         options = " ".join(f"--{role} N" for role in missing)

@@ -43,6 +43,13 @@ UNREADABLE = {  # first bytes → what the file is, and the command or the step 
     b"Obj\x01": ("an Avro file", "write the table as Parquet"),
     b"\x80\x04": ("a Python pickle", "write the table as CSV or Parquet"),
     b"\x80\x05": ("a Python pickle", "write the table as CSV or Parquet"),
+    b"PK\x05\x06": ("a zip archive without files", "pack or copy it again"),
+    b"%PDF": ("a PDF document", "export the table as CSV"),
+    b"<!DOCTYPE": ("a web page", "download the file itself"),
+    b"<html": ("a web page", "download the file itself"),
+    b"version https://git-lfs": ("a pointer of Git LFS", "fetch the content: git lfs pull"),
+    b"\xff\xfe\0\0": ("UTF-32 text", "convert it: iconv -f UTF-32 -t UTF-8 {name}"),
+    b"\0\0\xfe\xff": ("UTF-32 text", "convert it: iconv -f UTF-32 -t UTF-8 {name}"),
 }
 
 
@@ -100,8 +107,18 @@ def _refuse_unreadable(name: str, start: bytes) -> None:
     kind = next((UNREADABLE[magic] for magic in UNREADABLE if start.startswith(magic)), None)
     if start[257:262] == b"ustar":
         kind = ("a tar archive", "unpack it and give one of its files: tar xf {name}")
+    if (order := _utf_16_order(start)) and not kind:
+        kind = ("UTF-16 text without a byte order mark", f"convert it: iconv -f UTF-16{order} -t UTF-8 {{name}}")
     if kind:
         raise DataError(f"{name} is {kind[0]}, which is not read; {kind[1].format(name=name)}")
+
+
+def _utf_16_order(start: bytes) -> str | None:
+    """LE or BE if one of two bytes is zero throughout, as in UTF-16 text of ASCII characters."""
+    even, odd = start[: len(start) // 2 * 2 : 2], start[1::2]
+    if not even or even.count(0) + odd.count(0) != len(odd):
+        return None
+    return "LE" if not any(odd) else "BE" if not any(even) else None
 
 
 def _without_mark(file: io.BufferedReader) -> io.BufferedReader:
@@ -115,7 +132,7 @@ def _without_mark(file: io.BufferedReader) -> io.BufferedReader:
 
 
 def _open_gzip(name: str, file: BinaryIO) -> tuple[BinaryIO, str]:
-    return cast(BinaryIO, gzip.GzipFile(fileobj=file)), ""
+    return cast(BinaryIO, gzip.GzipFile(fileobj=file, mode="rb")), ""
 
 
 def _open_bz2(name: str, file: BinaryIO) -> tuple[BinaryIO, str]:

@@ -18,6 +18,8 @@ MISSING = frozenset(
 ) | {"", "NA", "#N/A", "NaN", "NaT", "\\N", "\\\\N", "(Not Set)", "00000000-0000-0000-0000-000000000000"}
 MINUS_ONE = ("-1", "-1.0")
 EXACT = 2**53  # whole numbers beyond it are not exact as floating-point numbers
+INVISIBLE = "[\u200b\u200c\u200d\ufeff]"
+SCIENTIFIC = r"^-?\d\.?\d*[eE]\+\d+$"  # 1.23E+18
 WHOLE = r"^-?\d+(?:\.0+)?$"
 
 
@@ -71,7 +73,7 @@ def _from_text(raw: pl.Series, column: str) -> tuple[pl.Series, tuple[str, ...]]
     text, note = _unquoted(text, column)
     notes += note
     text, note = _whole_numbers(text, column)
-    notes += note
+    notes += [*note, *_doubts(text, column)]
     return text, tuple(notes)
 
 
@@ -98,12 +100,32 @@ def _whole_numbers(text: pl.Series, column: str) -> tuple[pl.Series, list[str]]:
     return text, [f"{column} end with '.0' in {num_floats:,} rows but are not all numbers; they were kept as they are"]
 
 
+def _doubts(text: pl.Series, column: str) -> list[str]:
+    """Notes about ids that are probably one id in several notations, or several ids in one."""
+    notes = []
+    ids = text.unique().drop_nulls()
+    plain = ids.str.normalize("NFC").str.replace_all(INVISIBLE, "").str.to_lowercase().str.replace(r"^0+(\d)", "${1}")
+    num_alike = len(ids) - plain.n_unique()
+    if num_alike:
+        notes.append(
+            f"{column}: {num_alike:,} of {len(ids):,} differ from another one only in leading zeros, upper case or "
+            "invisible characters; they were kept as different ids"
+        )
+    num_rounded = int(ids.str.contains(SCIENTIFIC).sum())
+    if num_rounded:
+        notes.append(
+            f"{column}: {num_rounded:,} of {len(ids):,} are in scientific notation: if a spreadsheet has replaced "
+            "their last digits, different ids have become one"
+        )
+    return notes
+
+
 def _missing(text: pl.Series, dtype: pl.DataType) -> pl.Series | None:
     """Mask of missing ids, None if there are none."""
     missing = text.is_null()
     if not dtype.is_numeric():
         missing |= text.is_in(list(MISSING)).fill_null(True)
     minus = text.is_in(list(MINUS_ONE)).fill_null(False)
-    if minus.any() and text.filter(~(missing | minus)).str.contains(r"^\d+$").all():
+    if minus.any() and not text.filter(~(missing | minus)).str.contains(r"^-\d").any():
         missing |= minus
     return missing if missing.any() else None

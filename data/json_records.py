@@ -15,10 +15,11 @@ import polars as pl
 
 from .columns import Column, choose_columns
 from .errors import DataError
-from .reading import BadRows, Format, RawLog, Reading
+from .reading import NOT_UTF_8, BadRows, Format, RawLog, Reading
 
 CHUNK_ROWS = 500_000  # records are converted to columns in chunks: Python objects of 20 M rows would fill the memory
 SAMPLE_RECORDS = 200
+LINE_END = b"\n"
 BETWEEN_VALUES = re.compile(r"[\s,]*")
 
 Record = dict[str, Any]
@@ -53,8 +54,7 @@ def _records(source: str, file: BinaryIO, bad: BadRows) -> Iterator[tuple[int, R
     number, line = first
     record = _parse_line(line)
     if line.lstrip().startswith(b"[") or (record is None and line.strip() == b"{"):
-        text = (line + file.read()).decode(errors="replace")
-        record, records = None, _elements(source, text, bad)
+        record, records = None, _elements(source, _text(source, number, line + file.read()), bad)
     else:
         records = _lines(itertools.chain([first], lines), bad)
     opening = next(records, None)
@@ -93,19 +93,32 @@ def _line_reason(line: bytes) -> str:
     try:
         line.decode()
     except UnicodeDecodeError:
-        return "not UTF-8 text, e.g. Latin-1"
+        return NOT_UTF_8
     return "not a JSON object; every line must be one"
 
 
+def _text(source: str, number: int, content: bytes) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{source}, line {number + content.count(LINE_END, 0, error.start)}: {NOT_UTF_8}") from None
+
+
 def _elements(source: str, text: str, bad: BadRows) -> Iterator[tuple[int, Record]]:
-    """The objects of an array, or objects one after the other, each over several lines; rows are counted from 1."""
+    """The objects of arrays, or objects one after the other, each over several lines; rows are counted from 1."""
     decoder = json.JSONDecoder()
     is_array = text.lstrip().startswith("[")
     position = text.index("[") + 1 if is_array else 0
-    for row in itertools.count(1):
-        position = _end_of(BETWEEN_VALUES, text, position)
-        if position == len(text) or (is_array and text[position] == "]"):
-            break
+    row = 1
+    while (position := _end_of(BETWEEN_VALUES, text, position)) < len(text):
+        if is_array and text[position] == "]":
+            position = _end_of(BETWEEN_VALUES, text, position + 1)
+            if position == len(text):
+                return
+            if text[position] != "[":
+                raise DataError(f"{source}, after row {row - 1}: there is text after the closing bracket; remove it")
+            position += 1
+            continue
         try:
             element, position = decoder.raw_decode(text, position)
         except (ValueError, RecursionError) as error:
@@ -114,7 +127,8 @@ def _elements(source: str, text: str, bad: BadRows) -> Iterator[tuple[int, Recor
             yield row, element
         else:
             bad.add(row, "not a JSON object; every element must be one")
-    if is_array and position == len(text):
+        row += 1
+    if is_array:
         raise DataError(f"{source} ends within the array: there is no closing bracket; copy or download it again")
 
 

@@ -38,6 +38,7 @@ from .profile import train_profile
 from .readers import Log
 from .seal import pack_test, seal
 from .time_units import LATEST
+from .wording import counted
 
 READ_ONLY = 0o444
 # A user with more than this share of all events, and with this many times the events of the median user, is reported
@@ -238,7 +239,8 @@ def _reindex(codes: Ints, names: pl.Series, key: str) -> tuple[Ints, pl.Series]:
 
 
 def _empty_core_message(users: Ints, items: Ints, k: int) -> str:
-    counts = f"{len(users)} interactions of {len(np.unique(users))} users with {len(np.unique(items))} items"
+    num_users, num_items = len(np.unique(users)), len(np.unique(items))
+    counts = f"{counted(len(users), 'interaction')} of {counted(num_users, 'user')} with {counted(num_items, 'item')}"
     for smaller in range(k - 1, 0, -1):
         remaining = len(k_core(users, items, smaller))
         if remaining:

@@ -10,6 +10,7 @@ from .wording import counted
 
 Format = Literal["csv", "tsv", "jsonl", "parquet"]
 ROLES = ("user", "item", "timestamp")
+NOT_UTF_8 = "not UTF-8 text; if it is Latin-1, convert the file with iconv -f LATIN1 -t UTF-8"
 NUM_NAMED = 3  # bad rows that a message names
 
 

@@ -17,13 +17,16 @@ import polars as pl
 from .columns import choose_columns
 from .dialect import Dialect, detect, split_line
 from .errors import DataError
-from .reading import BadRows, Format, RawLog, Reading
+from .reading import NOT_UTF_8, BadRows, Format, RawLog, Reading
 from .wording import counted
 
 HEAD_BYTES = 1 << 17
 CHUNK_BYTES = 1 << 24
 STAND_IN = "\x1f"  # polars separates by a single byte, so this one (ASCII "unit separator") replaces e.g. "::"
-TIME_SHAPE = re.compile(r'\s*"?(-?\d[\d.eE+]*|\d{4}-\d{2}-\d{2}.*)"?\s*')
+TIME_SHAPE = re.compile(
+    r'\s*"?(-?\d[\d.eE+]*|\d{4}[-/]\d{2}[-/]\d{2}.*'
+    r'|(\w{3}, ?)?\d{1,2} \w{3} \d{4} .*|\w{3} \w{3} +\d{1,2} \d{2}:.*)"?\s*'  # RFC 2822, Twitter
+)
 CHUNK_ROWS = 500_000
 
 
@@ -44,13 +47,13 @@ def read_separated(source: str, file: BinaryIO, declared: Format, reading: Readi
 
 def _body(first: bytes, file: BinaryIO, dialect: Dialect) -> bytes:
     """One line that is a cell wider than the rows, so that polars keeps surplus cells; then all rows."""
-    separator = dialect.separator.encode()
+    separator = dialect.separator.encode()  # "x^" would be the start of a zlib stream, which polars unpacks
     chunks = [first[dialect.offset :], *iter(lambda: file.read(CHUNK_BYTES), b"")]
     while chunks and not (last := chunks.pop().rstrip(b"\r\n")):
         pass
     if chunks or last:
         chunks.append(last)
-    content = b"".join([separator.join([b"x"] * (dialect.width + 1)), *([b"\n"] if chunks else []), *chunks])
+    content = b"".join([separator.join([b"c"] * (dialect.width + 1)), *([b"\n"] if chunks else []), *chunks])
     if dialect.blank_before_quote:
         content = re.sub(re.escape(separator) + rb' +"', separator + b'"', content)
     return content.replace(separator, STAND_IN.encode()) if len(separator) > 1 else content
@@ -180,7 +183,7 @@ class _Table:
                 if not any(map(str.strip, span)):
                     continue
                 self._check_span(row, span)
-                reason = self._fault(cells, span, width) if decoded else "not UTF-8 text, e.g. Latin-1"
+                reason = self._fault(cells, span, width) if decoded else NOT_UTF_8
                 if reason:
                     bad.add(row, reason)
                 else:

@@ -51,6 +51,10 @@ MAGNITUDES = {  # in ascending order and disjoint
 UNITS = tuple(MAGNITUDES)
 LAST_SECONDS = (2**31 - 1, 253_402_214_400, 253_402_300_799)  # the end of int32, 9999-12-31T00:00:00 and T23:59:59
 SENTINELS = tuple(second * factor for factor in (1, 10**3, 10**6) for second in LAST_SECONDS)  # meaning "unknown"
+TICKS = (  # 2000 to 2050 in ticks of 100 ns since the years 1 (.NET) and 1601 (Windows): as nanoseconds before 1991
+    (630_822_816_000_000_000, 646_602_048_000_000_000),
+    (125_911_584_000_000_000, 141_690_816_000_000_000),
+)
 COMPACT_INSIDE = {"s": 10, "ms": 12}  # magnitude → digits of the calendar notation that shares it
 DAYS_EPOCH, DAYS_EXCEL = (10_957, 26_000), (32_874, 54_789)  # 2000 to 2041, and 1990 to 2050
 EXCEL_EPOCH = 25_569  # 1970-01-01 in days since 1899-12-30
@@ -154,6 +158,8 @@ def _find_unit(values: Numbers) -> tuple[str, Mask | None]:
     if unit == "order":
         unit, worse = _small_unit(plausible)
         return unit, _combined(bad, worse)
+    if unit == "ns" and any(low <= plausible.min() and plausible.max() <= high for low, high in TICKS):
+        raise UnknownUnitError
     digits = COMPACT_INSIDE.get(unit)
     if digits and _all_compact(plausible, digits):
         unit = f"compact{digits}"

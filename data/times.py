@@ -37,7 +37,7 @@ TWITTER = r"^[A-Z][a-z]{2} ([A-Z][a-z]{2}) +(\d{1,2}) (\d{2}:\d{2}:\d{2})(?: (\S
 ISO_8601 = (
     r"^(\d{4})[-/](\d{2})[-/](\d{2})"  # date
     r"(?:[Tt ](\d{2}:\d{2})(:\d{2})?(?:[.,](\d+))?"  # time
-    r" ?(Z|z|UTC|GMT|UT|[+-]\d{2}(?::?\d{2})?)?)?$"  # zone
+    r" ?(Z|z|UTC|GMT|UT|[+-](?:0\d|1[0-4])(?::?[0-5]\d)?)?)?$"  # zone
 )
 ADVICE = (
     "use Unix times (numbers) or ISO dates like 2024-05-31T12:00:00 throughout, "
@@ -165,7 +165,7 @@ def _notes(raw: pl.Series, reading: Reading, nanoseconds: pl.Series | None, colu
     usable = reading.seconds if reading.bad is None else reading.seconds[~reading.bad]
     if len(usable) > 1 and nanoseconds is None and usable.min() == usable.max():
         notes.append(f"{column} are all equal: the order of events is the order of rows in the file")
-    elif reading.unit != "order" and len(usable) > MANY_ROWS and not np.any(usable % ROUNDED):
+    elif reading.unit != "order" and nanoseconds is None and len(usable) > MANY_ROWS and not np.any(usable % ROUNDED):
         notes.append(f"{column} are all multiples of {ROUNDED:,} s: they seem to be rounded, and events may be tied")
     return tuple(notes)
 

@@ -116,10 +116,10 @@ def ids(values: list) -> tuple[list, list[int], str]:
 @pytest.mark.parametrize(
     ("values", "text", "missing", "note"),
     [
-        pytest.param(["007", "7"], ["007", "7"], [], "", id="leading zeros are kept"),
+        pytest.param(["007", "7"], ["007", "7"], [], "leading zeros", id="leading zeros are kept"),
         pytest.param([7, -1], ["7", "-1"], [1], "", id="-1 among positive integers"),
         pytest.param(["7", "-1"], ["7", "-1"], [1], "", id="-1 in text"),
-        pytest.param(["a", "-1"], ["a", "-1"], [], "", id="-1 among words"),
+        pytest.param(["a", "-1"], ["a", "-1"], [1], "", id="-1 among words"),
         pytest.param([-7, -1], ["-7", "-1"], [], "", id="-1 among negative integers"),
         pytest.param([1.0, 2.0, None], ["1", "2", None], [2], "", id="floats"),
         pytest.param([Decimal("4.00"), Decimal("5.00")], ["4", "5"], [], "", id="decimals"),

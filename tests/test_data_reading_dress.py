@@ -9,6 +9,7 @@ import lzma
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
@@ -28,6 +29,16 @@ NAMES = {
     "timestamp": ("timestamp", "time", "ts", "event_time", "unixReviewTime"),
 }
 EXTRA = {"rating": lambda row: row % 5 + 1, "title": lambda row: f'A "title", row {row}; yes', "empty": lambda row: ""}
+NOTATIONS: dict[str, Callable[[int], object]] = {
+    "s": int,
+    "ms": lambda time: time * 10**3,
+    "us": lambda time: time * 10**6,
+    "ns": lambda time: time * 10**9,
+    "ISO": lambda time: datetime.fromtimestamp(time, UTC).isoformat(),
+    "UTC": lambda time: f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d %H:%M:%S,000 UTC}",
+    "compact": lambda time: int(f"{datetime.fromtimestamp(time, UTC):%Y%m%d%H%M%S}"),
+    "RFC 2822": lambda time: f"{datetime.fromtimestamp(time, UTC):%a, %d %b %Y %H:%M:%S} GMT",
+}
 SEPARATORS = {".csv": ",;|\t", ".tsv": "\t", ".txt": ",;|\t"}
 
 
@@ -62,6 +73,7 @@ class Dress:
     header: bool
     blank_lines: bool
     packer: str
+    notation: str  # of times
 
     def write(self, folder: Path, rows: Rows) -> Path:
         table = [self._record(number, row) for number, row in enumerate(rows)]
@@ -70,7 +82,7 @@ class Dress:
         return path
 
     def _record(self, number: int, row: tuple[str, str, int]) -> dict[str, object]:
-        values = dict(zip(NAMES, row, strict=True))
+        values = dict(zip(NAMES, (*row[:2], NOTATIONS[self.notation](row[2])), strict=True))
         return {self.names.get(name, name): values.get(name, EXTRA.get(name, bool)(number)) for name in self.order}
 
     def _content(self, table: list[dict[str, object]]) -> bytes:
@@ -117,6 +129,7 @@ def dresses(draw: st.DrawFn) -> Dress:
         draw(st.booleans()) if is_text else True,
         draw(st.booleans()),
         draw(st.sampled_from(sorted(PACKERS))) if suffix != ".parquet" else draw(st.sampled_from(["", ".gz"])),
+        draw(st.sampled_from(sorted(NOTATIONS))),
     )
 
 
