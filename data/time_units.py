@@ -123,6 +123,8 @@ def are_seconds(seconds: Ints) -> bool:
 
 def _given_unit(values: Numbers, unit: str) -> tuple[str, Mask | None]:
     if unit != "day":
+        if _unit_of_range(values) not in {None, "order", unit}:  # a clock of another unit: not times from an own start
+            return unit, np.ones(len(values), dtype=bool)
         per_second = PER_SECOND[unit]
         return unit, _outside(values, EARLIEST * per_second, LATEST * per_second, per_second)
     first = EARLIEST // SECONDS_PER_DAY

@@ -295,3 +295,11 @@ def test_any_dress_of_a_log_gives_the_same_arrays(
     frame.write_parquet(folder / "log.parquet")
     _, arrays = register(folder / "dressed", read_log(folder / "log.parquet"))
     assert arrays == expected
+
+
+def test_a_stated_unit_that_contradicts_the_magnitude_of_all_times_is_refused(tmp_path: Path) -> None:
+    rows = "".join(f"u{n % 3},i{n % 5},{1_700_000_000 + 3600 * n}\n" for n in range(30))
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\n" + rows)
+    with pytest.raises(DataError, match="not the time of an event in milliseconds.*30 of 30 rows"):
+        read_log(tmp_path / "log.csv", cleaning=Cleaning(time_unit="ms"))
+    assert read_log(tmp_path / "log.csv", cleaning=Cleaning(time_unit="s")).frame.height == 30
