@@ -250,8 +250,9 @@ def _print_manifest(manifest: "Manifest", as_json: bool) -> None:
 
     columns = ", ".join(f"{role} from {column!r}" for role, column in manifest.columns.items())
     print(
-        f"{manifest.name}: {manifest.num_users:,} users, {manifest.num_items:,} items, "
-        f"{manifest.num_interactions:,} interactions (of {manifest.rows_read:,} rows; columns: {columns})"
+        f"{manifest.name}: {counted(manifest.num_users, 'user')}, {counted(manifest.num_items, 'item')}, "
+        f"{counted(manifest.num_interactions, 'interaction')} (of {counted(manifest.rows_read, 'row')}; "
+        f"columns: {columns})"
     )
     for line in (*filter_lines(manifest), *profile_lines(manifest)):
         print(f"  {line}")

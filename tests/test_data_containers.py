@@ -112,7 +112,7 @@ def test_standard_input_is_read_if_the_format_is_named(tmp_path: Path, pack: Cal
             check=False,
         )
         assert done.returncode == code, done.stderr
-    assert b"1 users, 5 items, 5 interactions" in done.stdout
+    assert b"1 user, 5 items, 5 interactions" in done.stdout
 
 
 def test_a_directory_of_parquet_parts_is_one_log(tmp_path: Path) -> None:
