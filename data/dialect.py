@@ -1,7 +1,8 @@
 """The dialect of a text table: separator, quotes, header, and what precedes the first row. Found in the first bytes.
 
-The separator that gives the same number of cells in most lines wins; that of the file name extension wins a tie. Not
-covered: reading the rows (`separated.py`) and choosing columns (`columns.py`).
+The separator that gives the same number of cells in most lines wins. Ties are decided by whether quotes enclose
+complete cells, then by whether a column has times, then by the file name extension. Not covered: reading the rows
+(`separated.py`) and choosing columns (`columns.py`).
 """
 
 import csv
@@ -88,13 +89,29 @@ def _separator(lines: list[str], declared: Format, given: str | None) -> str:
             raise DataError(f"separator={given!r} cannot separate cells; use e.g. ',', ';', '|', '::', tab or space")
         return separator
     order = [DECLARED[declared], *(s for s in SEPARATORS if s != DECLARED[declared])]
-    scores = {}
-    for separator in order:
-        widths = Counter(len(split_line(line, separator, separator != "\t")) for line in lines)
-        width, count = widths.most_common(1)[0]
-        if width >= MIN_COLUMNS:
-            scores[separator] = count / len(lines)
-    return max(scores, key=lambda separator: scores[separator]) if scores else order[0]
+    scores = {separator: _score(lines, separator) for separator in order}
+    candidates = [separator for separator in order if scores[separator]]
+    return max(candidates, key=lambda separator: scores[separator], default=order[0])
+
+
+def _score(lines: list[str], separator: str) -> tuple[()] | tuple[float, float, bool]:
+    """The share of lines with the usual number of cells, the share with well-formed quotes, whether a column has times.
+
+    The second and third decide if an id contains another separator in every row. Empty below MIN_COLUMNS columns.
+    """
+    rows = [split_line(line, separator, separator != "\t") for line in lines]
+    width, count = Counter(map(len, rows)).most_common(1)[0]
+    if width < MIN_COLUMNS:
+        return ()
+    quotes = sum(_has_well_formed_quotes(line, separator) for line in lines)
+    has_times = any(kind_of(_cells(rows, number)) in ("instant", "date") for number in range(width))
+    return count / len(lines), quotes / len(lines), has_times
+
+
+def _has_well_formed_quotes(line: str, separator: str) -> bool:
+    """Whether every quote encloses a complete cell or is doubled inside one."""
+    mark = re.escape(separator)
+    return '"' not in re.sub(rf'(?:^|(?<={mark})) *"(?:[^"]|"")*" *(?={mark}|$)', "", line)
 
 
 def _usual_width(rows: Iterable[list[str]]) -> int:

@@ -14,8 +14,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("POLARS_MAX_THREADS", "2")
 # Commands that tests start leave no worker behind; tests of warm workers request one explicitly.
 os.environ["VIRTUALMLE_KEEP_WARM"] = "0"
-# The time of an example depends on the load of the machine, so a deadline would say nothing about the code.
-settings.register_profile("shared cores", deadline=None)
+# The time of an example depends on the load of the machine, so a deadline would say nothing about the code. In CI every
+# run draws the same examples; elsewhere each run draws new ones.
+settings.register_profile("shared cores", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("shared cores")
 
 

@@ -148,3 +148,20 @@ def test_bad_rows_are_counted_and_named_and_skipped_on_request(tmp_path: Path, b
         file.write(b"u0,,1700000000\n")
     with pytest.raises(DataError, match="row 12: the item is empty"):  # rows are counted as in the file
         read_log(path, skip_bad_rows=True)
+
+
+@pytest.mark.parametrize(
+    ("line", "user", "item", "timestamp"),
+    [
+        pytest.param('x,y;p;;{time};"A ""title"", row 0; yes"', "1", "2", "4", id="a quoted title"),
+        pytest.param('"p"\t"x,y"\t"{time}"\t"A ""title"", row 0; yes"', "2", "1", "3", id="all cells quoted"),
+        pytest.param("x,,y;p;{time}", "1", "2", "3", id="two commas in an id"),
+    ],
+)
+def test_another_separator_in_every_row_is_part_of_an_id(
+    tmp_path: Path, line: str, user: str, item: str, timestamp: str
+) -> None:
+    rows = [line.format(time=1_600_000_000 + number) for number in range(4)]
+    (tmp_path / "log.csv").write_text("\n".join(rows) + "\n")
+    frame = read_log(tmp_path / "log.csv", user=user, item=item, timestamp=timestamp).frame
+    assert frame["user"].unique().item().startswith("x,") and frame["item"].unique().item() == "p"
