@@ -28,9 +28,11 @@ from .time_units import (
     implausible_seconds,
     read_numbers,
 )
+from .wording import counted
 
 NANOSECONDS = 10**9
 MANY_ROWS, FEW_TIMES = 30, 11  # an order of many rows with so few different numbers may be a rating
+CLOCK = r"\d:\d{2}(?::\d{2}(?:[.,]\d+)?)?"  # the end of a time of day
 MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 RFC_2822 = r"^(?:[A-Z][a-z]{2}, ?)?(\d{1,2}) ([A-Z][a-z]{2}) (\d{4}) (\d{2}:\d{2}(?::\d{2})?)(?: ?(\S+))?$"
 TWITTER = r"^[A-Z][a-z]{2} ([A-Z][a-z]{2}) +(\d{1,2}) (\d{2}:\d{2}:\d{2})(?: (\S+))? (\d{4})$"
@@ -123,7 +125,8 @@ def _assemble(raw: pl.Series, reading: Reading, parsed: _Parsed, column: str, so
         if reading.nanoseconds is not None:
             nanoseconds = _spread(pl.Series(reading.nanoseconds), parsed.readable)
         bad = unreadable if bad is None else unreadable | _spread(bad, parsed.readable).cast(pl.Boolean)
-    return Times(seconds, nanoseconds, bad, complaint, _notes(raw, reading, nanoseconds, column))
+    notes = _notes(raw, reading, nanoseconds, column) + (_zone_notes(raw, column) if parsed.dates else ())
+    return Times(seconds, nanoseconds, bad, complaint, notes)
 
 
 def _spread(values: pl.Series, readable: pl.Series) -> pl.Series:
@@ -168,6 +171,18 @@ def _notes(raw: pl.Series, reading: Reading, nanoseconds: pl.Series | None, colu
     elif reading.unit != "order" and nanoseconds is None and len(usable) > MANY_ROWS and not np.any(usable % ROUNDED):
         notes.append(f"{column} are all multiples of {ROUNDED:,} s: they seem to be rounded, and events may be tied")
     return tuple(notes)
+
+
+def _zone_notes(raw: pl.Series, column: str) -> tuple[str, ...]:
+    """A note if only a part of the dates have a time zone: their order relative to the others is then a guess."""
+    if raw.dtype != pl.String:
+        return ()
+    has_zone = raw.str.contains(CLOCK + r" ?(?:[A-Za-z]{1,4}|[+-]\d{2}(?::?\d{2})?)\s*$")
+    zoned = int(has_zone.sum())
+    plain = int((raw.str.contains(CLOCK + r"\s*$") & ~has_zone).sum()) if zoned < len(raw) else 0
+    if not zoned or not plain:
+        return ()
+    return (f"{column} have a time zone in {counted(zoned, 'row')} and none in {plain:,}, which were read as UTC",)
 
 
 def _check_rounding(raw: pl.Series, reading: Reading, column: str) -> None:

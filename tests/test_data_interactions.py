@@ -303,3 +303,13 @@ def test_a_stated_unit_that_contradicts_the_magnitude_of_all_times_is_refused(tm
     with pytest.raises(DataError, match="not the time of an event in milliseconds.*30 of 30 rows"):
         read_log(tmp_path / "log.csv", cleaning=Cleaning(time_unit="ms"))
     assert read_log(tmp_path / "log.csv", cleaning=Cleaning(time_unit="s")).frame.height == 30
+
+
+def test_dates_of_which_only_some_have_a_time_zone_are_noted(tmp_path: Path) -> None:
+    times = ["2023-11-14T12:00:00+02:00", "2023-11-14T12:00:00", "2023-11-14 13:00", "2023-11-14"]
+    rows = "".join(f"u,i{number},{time}\n" for number, time in enumerate(times))
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\n" + rows)
+    notes = read_log(tmp_path / "log.csv").notes
+    assert any("a time zone in 1 row and none in 2, which were read as UTC" in note for note in notes)
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\n" + rows.replace("+02:00", ""))
+    assert not any("time zone" in note for note in read_log(tmp_path / "log.csv").notes)
