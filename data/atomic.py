@@ -24,10 +24,8 @@ def write_bytes(path: Path, content: bytes, mode: int = 0o644, *, replace: bool 
             os.replace(temporary, path)
         else:
             os.link(temporary, path)  # atomic as well, and fails if `path` exists
-            os.unlink(temporary)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    finally:
+        Path(temporary).unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any, mode: int = 0o644) -> None:

@@ -11,7 +11,7 @@ import functools
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -52,13 +52,12 @@ class MemoryDatabase:
             connection = sqlite3.connect(
                 path or ":memory:", timeout=busy_seconds, check_same_thread=False, isolation_level=None
             )
-            try:
+            with ExitStack() as on_failure:
+                on_failure.callback(connection.close)
                 self.db = Database(connection)
                 self._prepare()
                 self._file = self._identity()
-            except BaseException:
-                connection.close()
-                raise
+                on_failure.pop_all()
 
     @contextmanager
     def reading(self) -> Iterator[Database]:
@@ -78,12 +77,8 @@ class MemoryDatabase:
                 return
             self._refuse_replaced()
             self.db.execute("BEGIN IMMEDIATE")
-            try:
+            with self.db.conn:  # commits, or rolls back on any exception, also on one of the commit
                 yield self.db
-                self.db.execute("COMMIT")
-            except BaseException:
-                self.db.rollback()
-                raise
 
     def close(self) -> None:
         """Close the connection; the object cannot be used afterwards."""
