@@ -8,7 +8,7 @@ identically.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import TypeAdapter
@@ -138,12 +138,19 @@ class Situation:
 class Agent(ABC):
     """Base class of the agents: it chooses actions, and the loop executes them."""
 
+    reflects: ClassVar[bool] = True
+    """Whether the agent reflects; the sessions of an agent that does not are opened without required reflections."""
+
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
 
     @abstractmethod
     def act(self, situation: Situation) -> Action:
         """The next action; deterministic given (seed, situation)."""
+
+    async def decide(self, situation: Situation) -> Action:
+        """The next action; the loop awaits it, so that an agent may ask a language model."""
+        return self.act(situation)
 
     def generator(self, situation: Situation) -> np.random.Generator:
         """The random generator of this step; repeating the step gives the same random numbers."""

@@ -73,7 +73,7 @@ class _Loop:
         self._session = brief.session
         self._emit(SessionOpened(brief))
         while True:
-            event = await self._perform(self._agent.act(await self._situation(brief)))
+            event = await self._perform(await self._agent.decide(await self._situation(brief)))
             if isinstance(event, Finalized):
                 return event.result
 

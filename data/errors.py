@@ -13,7 +13,9 @@ VirtualMLEError (ValueError)      text: the rule, then the value, then what to d
 │   └── MachineError              this machine cannot run trials: no CUDA device, disk space, or worker process
 ├── MemoryStoreError              memory.db is locked, full, read-only or damaged
 ├── HomeError                     the home directory cannot be used
-└── ServerError                   a host, port, token or setting that the server cannot use
+├── ServerError                   a host, port, token or setting that the server cannot use
+├── LanguageModelError            a language model that cannot be reached, paid or understood
+└── ReplayError                   a replay table, or a configuration that it does not contain
 """
 
 
@@ -67,3 +69,11 @@ class HomeError(VirtualMLEError):
 
 class ServerError(VirtualMLEError):
     """The server cannot be started with the given settings."""
+
+
+class LanguageModelError(VirtualMLEError):
+    """A language model cannot be reached, may not be paid, or gives no usable answer."""
+
+
+class ReplayError(VirtualMLEError):
+    """A replay table cannot be read, or does not contain a configuration."""

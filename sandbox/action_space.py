@@ -34,6 +34,7 @@ class Knob(BaseModel):
     high: int | float | None = None
     scale: Literal["linear", "log"] | None = None  # the scale on which a search should vary the number
     choices: tuple[str, ...] = ()
+    levels: tuple[int | float, ...] = ()  # if given, the only values of the number, ascending, from low to high
     defaults: dict[str, Value]
 
     def check(self, value: object) -> Value:
@@ -60,6 +61,9 @@ class Knob(BaseModel):
             raise ConfigError(f"{self.name}={value!r} has a decimal point; give {expected}, e.g. {example}")
         if not self.low <= value <= self.high:
             raise ConfigError(f"{self.name}={value!r:.60} is out of range; give {expected}")
+        if self.levels and value not in self.levels:
+            levels = ", ".join(f"{level:g}" for level in self.levels)
+            raise ConfigError(f"{self.name}={value!r:.60} is not one of its levels; give one of {levels}")
         return value if self.type == "int" else float(value) + 0.0  # -0.0 and 0 must have the same fingerprint
 
 
