@@ -24,6 +24,7 @@ from .workspace import Workspace
 logger = logging.getLogger(__name__)
 
 Ranks = npt.NDArray[np.int32]
+MEASURED_DETAILS = {"model_ndcg10", "train_ndcg10", "popularity_ndcg10", "ties", "best_epoch", "device"}
 
 
 def adopt_all(ws: Workspace) -> list[str]:
@@ -118,7 +119,7 @@ def _judged(
         base_delta_se=against_base.se if against_base else None,
         curve=[epoch.model_dump() for epoch in result.curve],
         details={
-            **result.model_dump(include={"model_ndcg10", "train_ndcg10", "ties", "best_epoch", "device"}),
+            **result.model_dump(include=MEASURED_DETAILS),
             "rescored": spec.rescore_from is not None,
             "metrics_se": metric_errors(ranks),
         },

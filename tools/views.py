@@ -223,8 +223,18 @@ class TrialRow(View):
     machine_fault: bool = False  # the machine caused the crash, not the configuration
 
 
+class FirstReflection(View):
+    """What an amended reflection said at first."""
+
+    helped: Literal["yes", "no", "unclear"]
+    dimension: str
+    effect: float | None
+    check: ReflectionCheck
+    lesson: str
+
+
 class ReflectionRow(View):
-    """A reflection of the trajectory; the agent's own texts are in quotation marks."""
+    """A reflection of the trajectory, as last amended; the agent's own texts are in quotation marks."""
 
     trial: str
     helped: Literal["yes", "no", "unclear"]
@@ -237,6 +247,7 @@ class ReflectionRow(View):
     cause: str
     lesson: str
     next_step: str
+    amended_from: FirstReflection | None = None  # set only if it was amended
 
 
 class TrajectoryView(View):
@@ -275,6 +286,7 @@ class RuleRow(View):
     check: Check
     support: int
     contradiction: int
+    times_said: int
     id: int
     statement: str
 
