@@ -334,3 +334,12 @@ def m009_trusted_heuristics_at_hand(db: Database) -> None:
             (kind, id, backbone, knob, condition, dataset_id, session, support, contradiction, statement)
             WHERE kind = 'avoid' AND knob IS NOT NULL AND "check" = 'supported' AND support >= 2 * contradiction + 1;
     """)
+
+
+@MIGRATIONS()
+def m013_a_trial_may_sweep_several_settings(db: Database) -> None:
+    """The settings of a sweep; NULL for a trial of one configuration."""
+    db.executescript("""
+        ALTER TABLE trials ADD COLUMN sweep TEXT CHECK (sweep IS NULL OR json_valid(sweep));
+        CREATE INDEX trials_by_configuration ON trials (config_hash, status);
+    """)

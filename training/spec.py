@@ -13,11 +13,13 @@ This module does not import torch, because the launcher imports it as well as th
     log.txt                  standard output and standard error of the process
 """
 
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from .. import __version__
 from ..data.atomic import write_bytes
 from ..data.errors import TrialError
 
@@ -89,6 +91,12 @@ class TrialResult(BaseModel):
     files: dict[str, str] = {}  # SHA-256 of ranks, states and checkpoint by file name
     device: str = ""
     torch_version: str = ""
+    engine: str = ""  # as `engine_version` returns it
+
+
+def engine_version() -> str:
+    """The versions of this package and of torch; with both equal, equal specs give equal results."""
+    return f"virtualmle {__version__}, torch {metadata.version('torch')}"
 
 
 def write_model(path: Path, model: BaseModel) -> None:
