@@ -428,3 +428,12 @@ def m011_claims_can_be_corrected(db: Database) -> None:
 
         ALTER TABLE trials ADD COLUMN proposal TEXT CHECK (proposal IS NULL OR json_valid(proposal));
     """)
+
+
+@MIGRATIONS()
+def m013_a_trial_may_sweep_several_settings(db: Database) -> None:
+    """The settings of a sweep; NULL for a trial of one configuration."""
+    db.executescript("""
+        ALTER TABLE trials ADD COLUMN sweep TEXT CHECK (sweep IS NULL OR json_valid(sweep));
+        CREATE INDEX trials_by_configuration ON trials (config_hash, status);
+    """)
