@@ -83,10 +83,26 @@ class TrialOutcome(_Record):
     base_delta_se: float | None = None
     curve: list[dict[str, Any]] = []
     details: dict[str, Any] = {}  # model_ndcg10, train_ndcg10, ties, best_epoch, device, rescored, metrics_se, …;
-    # of a crash: machine_fault
+    # of a crash: machine_fault; of a sweep: sweep, a list with the figures of every setting; of a trial that an earlier
+    # session measured: reused_from
     parameters: int = 0
     train_seconds: float = 0.0  # counted against the budget
     wall_seconds: float = 0.0
+
+
+class Sweep(_Record):
+    """The settings of the scoring knobs that one trial measures over one trained model."""
+
+    settings: list[dict[str, Any]]  # each has a value for every swept knob
+    left_out: list[str] = []  # trials that had measured further settings of the request before
+
+
+class Choice(_Record):
+    """The setting that a finished sweep has chosen; until then, its trial has the configuration of the first one."""
+
+    changes: dict[str, Any]
+    config: dict[str, Any]
+    config_hash: str
 
 
 class TrialRecord(_Record):
@@ -103,6 +119,7 @@ class TrialRecord(_Record):
     hypothesis: Hypothesis | None = None
     override_reason: str | None = None  # why a discard heuristic was overridden
     proposal: FollowedProposal | None = None
+    sweep: Sweep | None = None  # None = a trial of one configuration
     status: TrialStatus = "running"
     outcome: TrialOutcome | None = None  # None while the trial is running
     reflected: bool = False
@@ -113,6 +130,21 @@ class TrialRecord(_Record):
     def configuration(self) -> TrialConfig:
         """`config` as a TrialConfig."""
         return TrialConfig(**self.config)
+
+    @functools.cached_property
+    def configurations(self) -> list[TrialConfig]:
+        """Every configuration that the trial measures: those of a sweep's settings, in order, or `configuration`."""
+        return [self.configuration.model_copy(update=setting) for setting in self.settings]
+
+    @property
+    def changed(self) -> frozenset[str]:
+        """The knobs that the trial changes; of a sweep, all that it sweeps."""
+        return frozenset(self.changes).union(*self.settings)
+
+    @property
+    def settings(self) -> list[dict[str, Any]]:
+        """The settings of a sweep; one empty setting for a trial of one configuration."""
+        return self.sweep.settings if self.sweep else [{}]
 
     @property
     def machine_fault(self) -> bool:

@@ -77,7 +77,7 @@ def interval(mean: float, se: float) -> list[float]:
 
 def coverage(trials: Sequence[TrialRecord], space: ActionSpace, backbone: str) -> dict[str, dict[str, int]]:
     """Per dimension: the number of its knobs (`knobs`), and how many of them some trial has changed (`tried`)."""
-    tried = {knob for trial in trials for knob in trial.changes}
+    tried = {knob for trial in trials for knob in trial.changed}
     counts_of = {dimension: {"tried": 0, "knobs": 0} for dimension in DIMENSIONS}
     for knob in space.knobs(backbone):
         counts_of[knob.dimension]["knobs"] += 1
@@ -87,7 +87,7 @@ def coverage(trials: Sequence[TrialRecord], space: ActionSpace, backbone: str) -
 
 def untried(trials: Sequence[TrialRecord], space: ActionSpace, backbone: str) -> dict[str, list[str]]:
     """Per dimension, the knobs that no trial has changed."""
-    tried = {knob for trial in trials for knob in trial.changes}
+    tried = {knob for trial in trials for knob in trial.changed}
     knobs = space.knobs(backbone)
     left = {d: [k.name for k in knobs if k.dimension == d and k.name not in tried] for d in DIMENSIONS}
     return {dimension: names for dimension, names in left.items() if names}

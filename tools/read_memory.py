@@ -33,6 +33,7 @@ from .views import (
     TrialView,
     View,
     knob_rows,
+    setting_rows,
 )
 from .workspace import Workspace
 
@@ -193,6 +194,10 @@ def _row(ws: Workspace, session: SessionRecord, trial: TrialRecord) -> TrialRow:
     row |= measured | {"ndcg10_se": outcome.ndcg_se, "best_epoch": outcome.details.get("best_epoch")}
     if trial.machine_fault:
         row["machine_fault"] = True
+    if trial.sweep:
+        row["swept"] = setting_rows(trial)
+    if "reused_from" in outcome.details:
+        row["reused_from"] = outcome.details["reused_from"]
     return TrialRow.model_validate(row)
 
 
@@ -203,6 +208,7 @@ def _trial(ws: Workspace, session: SessionRecord, handle: str) -> TrialView:
         config=record.config,
         asked=_request_row(record),
         curve_epochs=record.outcome.curve if record.outcome else [],
+        swept=setting_rows(record),
     )
 
 

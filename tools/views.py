@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..memory.records import Check, ReflectionCheck, RuleKind, SessionState, TrialStatus, Verdict
+from ..memory.records import Check, ReflectionCheck, RuleKind, SessionState, TrialRecord, TrialStatus, Verdict
 from ..models.knobs.declaration import Dimension, KnobType, Value
 from ..sandbox.action_space import ActionSpace, Knob
 from ..sandbox.program import Stop
@@ -198,6 +198,22 @@ class StateView(View):
     next: str
 
 
+class SettingRow(View):
+    """One setting of a sweep: its knobs, its NDCG@10, and its paired difference to the base."""
+
+    settings: KnobValues
+    ndcg: float = Field(validation_alias=NDCG10, serialization_alias=NDCG10)
+    delta: float
+    se: float
+
+
+def setting_rows(trial: TrialRecord) -> list[SettingRow]:
+    """The settings of a finished sweep, in the order of the request; none for another trial."""
+    rows = trial.outcome.details.get("sweep", []) if trial.outcome else []
+    settings = trial.settings if rows else []
+    return [SettingRow.model_validate({"settings": s, **row}) for s, row in zip(settings, rows, strict=True)]
+
+
 class TrialRow(View):
     """A trial of the trajectory; the fields after `reflected` are set once it has ended."""
 
@@ -223,6 +239,8 @@ class TrialRow(View):
     ndcg10_se: float | None = None
     best_epoch: int | None = None
     machine_fault: bool = False  # the machine caused the crash, not the configuration
+    swept: list[SettingRow] = []  # of a sweep: all settings; the row's own figures are those of the best one
+    reused_from: str | None = None  # the trial of another session that measured this configuration
 
 
 class FirstReflection(View):
@@ -276,6 +294,7 @@ class TrialView(View, TrialObservation):
     config: KnobValues
     asked: RequestRow
     curve_epochs: list[dict[str, Any]]
+    swept: list[SettingRow] = []
 
 
 class RuleRow(View):
