@@ -33,7 +33,7 @@ def open_session(
     resumed = bool(open_sessions) and not new
     session = open_sessions[-1] if resumed else _new_session(ws, data, backbone)
     sync_session(ws, session.id)
-    return _brief(ws, session, resumed)
+    return brief_of(ws, session, resumed)
 
 
 def _new_session(ws: Workspace, data: PreparedDataset, backbone: str) -> SessionRecord:
@@ -71,7 +71,8 @@ def _refuse_unknown_sources(ws: Workspace) -> None:
         )
 
 
-def _brief(ws: Workspace, session: SessionRecord, resumed: bool) -> OpenedSession:
+def brief_of(ws: Workspace, session: SessionRecord, resumed: bool) -> OpenedSession:
+    """The brief of a session."""
     protocol = ws.session_protocol(session)
     trials = ws.memory.trials.all(session.id)
     incumbent = ws.memory.trials.incumbent(session.id)
@@ -100,6 +101,7 @@ def protocol_summary(protocol: Protocol, session: SessionRecord) -> list[str]:
         f"stop after {counted(protocol.patience, 'finished trial')} without a keep.",
         "A trial that matches a discard heuristic of the prior is refused unless override_reason is given.",
         "A repeated configuration is returned at no cost. If only scoring knobs change, nothing is trained again.",
+        f"sweep tries up to {protocol.max_sweep} settings of the scoring knobs over one trained model as one trial.",
     ]
     if session.max_llm_usd is not None:
         rules.append(f"The language model may cost up to {session.max_llm_usd:g} US dollars.")
