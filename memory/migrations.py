@@ -384,3 +384,11 @@ def m010_calls_of_language_models(db: Database) -> None:
             PRIMARY KEY (address, model, quirk)
         );
     """)
+
+
+@MIGRATIONS()
+def m014_sessions_may_be_replayed(db: Database) -> None:
+    """A session may be served from a replay table; the column holds the table's path, digest and provenance."""
+    db.executescript("""
+        ALTER TABLE sessions ADD COLUMN replay TEXT NOT NULL DEFAULT '{}' CHECK (json_valid(replay));
+    """)

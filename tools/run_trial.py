@@ -12,6 +12,7 @@ from ..models.config import TrialConfig, fingerprint, train_hash
 from ..sandbox.program import admit
 from ..training.spec import TrialSpec
 from ..trials.launcher import launch
+from ..trials.replay import serve
 from .guidance import budget_of, pending_reflection
 from .observation import observe
 from .results import TrialObservation
@@ -66,6 +67,8 @@ def run_trial(
         raise AdmissionError(admission.reason)
     if admission.kind == "duplicate" and admission.trial:
         return observe(ws, record, admission.trial, duplicate_reason=f"{admission.reason}.")
+    replay = ws.replay_of(record)
+    cell = replay.cell(config) if replay else None
     started = ws.memory.trials.start(
         TrialRecord(
             session=session,
@@ -81,13 +84,11 @@ def run_trial(
         )
     )
     try:
-        launch(
-            _spec(ws, record, started, dataset_dir),
-            ws.trial_directory(session, started.handle),
-            inbox=ws.inbox(session),
-            keep_warm=ws.settings.keep_warm,
-            cwd=ws.home,
-        )
+        spec, directory = _spec(ws, record, started, dataset_dir), ws.trial_directory(session, started.handle)
+        if cell:
+            serve(cell, spec, directory)
+        else:
+            launch(spec, directory, inbox=ws.inbox(session), keep_warm=ws.settings.keep_warm, cwd=ws.home)
     except TrialError as error:
         machine_fault = isinstance(error, MachineError)
         details = {"machine_fault": True} if machine_fault else {}
