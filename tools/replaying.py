@@ -7,6 +7,7 @@ from typing import Any
 
 from ..data.errors import AdmissionError, ConfigError, ReplayError
 from ..data.prepared import Manifest
+from ..memory.records import TrialRecord
 from ..models.config import TrialConfig, fingerprint
 from ..sandbox.action_space import effective
 from ..sandbox.protocol import parse_protocol
@@ -41,6 +42,10 @@ class Replay:
             "seed": footer.seed,
             **provenance,
         }
+
+    def cells_of(self, trial: TrialRecord) -> list[Cell]:
+        """The cells of a trial: of its configuration, or of every setting of a sweep. Raises AdmissionError."""
+        return [self.cell(config) for config in trial.configurations]
 
     def cell(self, config: TrialConfig) -> Cell:
         """The cell of a configuration. Raises AdmissionError, naming the nearest cells, if the table has none."""
