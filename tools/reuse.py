@@ -10,7 +10,9 @@ from .workspace import Workspace
 KEPT_DETAILS = ("model_ndcg10", "train_ndcg10", "ties", "best_epoch", "device", "engine", "files")
 
 
-def reuse(ws: Workspace, session: SessionRecord, trial: TrialRecord, spec: TrialSpec, directory: Path) -> bool:
+def copy_equal_trial(
+    ws: Workspace, session: SessionRecord, trial: TrialRecord, spec: TrialSpec, directory: Path
+) -> bool:
     """Make `directory` a finished copy of an equal trial of another session; False if there is none.
 
     Equal means: the same configuration, data and seed, measured by the same engine on the same kind of device with as

@@ -15,7 +15,7 @@ from ..trials.launcher import launch
 from .guidance import budget_of, pending_reflection
 from .observation import observe
 from .results import TrialObservation
-from .reuse import reuse
+from .reuse import copy_equal_trial
 from .sync import sync_session
 from .transfer import heuristics_of
 from .wait_trial import WaitSeconds, wait_trial
@@ -92,7 +92,7 @@ def start_trial(ws: Workspace, session: SessionRecord, request: TrialRecord, dat
     directory = ws.trial_directory(session.id, started.handle)
     spec = _spec(ws, session, started, dataset_dir)
     try:
-        if not reuse(ws, session, started, spec, directory):
+        if not copy_equal_trial(ws, session, started, spec, directory):
             launch(spec, directory, inbox=ws.inbox(session.id), keep_warm=ws.settings.keep_warm, cwd=ws.home)
     except TrialError as error:
         machine_fault = isinstance(error, MachineError)
