@@ -26,8 +26,8 @@ def copy_equal_trial(
         if outcome is None or outcome.details.get("engine") != engine_version():
             continue
         if holds(source, spec, str(outcome.details.get("device")), outcome.details.get("files") or {}):
-            marked = spec.model_copy(update={"reused_from": f"{other.session}/{other.handle}", "rescore_from": None})
-            if adopt(source, directory, marked, _result(outcome)):
+            origin = {"reused_from": f"{other.session}/{other.handle}", "saved_seconds": _cost(outcome)}
+            if adopt(source, directory, spec.model_copy(update=origin), _result(outcome)):
                 return True
     return False
 
@@ -35,6 +35,11 @@ def copy_equal_trial(
 def _may_reuse(ws: Workspace, session: SessionRecord) -> bool:
     allowed = not session.memory_from or session.dataset in session.memory_from
     return session.with_memory and allowed and ws.session_protocol(session).reuse_trials
+
+
+def _cost(outcome: TrialOutcome) -> float:
+    """The training seconds of the run that measured `outcome`, which may itself have been reused."""
+    return outcome.train_seconds + float(outcome.details.get("saved_seconds", 0.0))
 
 
 def _result(outcome: TrialOutcome) -> TrialResult:
