@@ -15,6 +15,7 @@ VirtualMLEError (ValueError)      text: the rule, then the value, then what to d
 ├── HomeError                     the home directory cannot be used
 ├── ServerError                   a host, port, token or setting that the server cannot use
 ├── LanguageModelError            a language model that cannot be reached, paid or understood
+│   └── CostCapError              a call that could cost more than the cap leaves
 └── ReplayError                   a replay table, or a configuration that it does not contain
 """
 
@@ -73,6 +74,10 @@ class ServerError(VirtualMLEError):
 
 class LanguageModelError(VirtualMLEError):
     """A language model cannot be reached, may not be paid, or gives no usable answer."""
+
+
+class CostCapError(LanguageModelError):
+    """A call of a language model was not sent, because it could cost more than the cap leaves."""
 
 
 class ReplayError(VirtualMLEError):

@@ -46,6 +46,8 @@ class Request:
     tools: tuple[ToolSpec, ...] = ()
     max_output_tokens: int = 2000
     temperature: float | None = None
+    session: str = ""
+    step: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,3 +79,7 @@ class LanguageModel(ABC):
     @abstractmethod
     async def complete(self, request: Request) -> Reply:
         """The model's answer; raises LanguageModelError if there is none, however often it is asked."""
+
+    def recall(self, session: str, step: str) -> Reply | None:
+        """The reply that was paid for this step of a session, also by an earlier process; None if there is none."""
+        return None
