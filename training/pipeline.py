@@ -33,11 +33,11 @@ DEFAULT_THREADS = torch.get_num_threads()
 
 def run(trial: Trial, spec: TrialSpec) -> None:
     """Train or reuse a model, score it, and write ranks, states and checkpoint; the result is recorded in `trial`."""
-    device = _device(spec)
+    device = set_up_device(spec.device, spec.threads)
     config = TrialConfig(**spec.config)
     trial.record(device=_device_name(device))
     trial.report(stage="loading", epochs=config.epochs)
-    dataset = _dataset(Path(spec.dataset_dir))
+    dataset = load_dataset(Path(spec.dataset_dir))
     trial.report(stage="training", training_since=time.time())
     fitted = _reuse(trial, spec, config, device) if spec.rescore_from else _train(trial, spec, config, dataset, device)
     trial.report(stage="scoring")
@@ -100,11 +100,12 @@ def _user_states(spec: TrialSpec, fitted: FitResult, config: TrialConfig, datase
     return states.to(fitted.model.item_table().device)
 
 
-def _device(spec: TrialSpec) -> torch.device:
-    torch.set_num_threads(spec.threads or DEFAULT_THREADS)
-    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if spec.device == "auto" else spec.device)
+def set_up_device(requested: str, threads: int) -> torch.device:
+    """The device that a spec requests, with torch set up for it. Raises MachineError if torch cannot use it."""
+    torch.set_num_threads(threads or DEFAULT_THREADS)
+    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if requested == "auto" else requested)
     if device.type == "cuda":
-        _check_cuda(device, spec.device)
+        _check_cuda(device, requested)
     if device.type == "cpu":
         # Equal specs must give equal bits. torch.use_deterministic_algorithms would do the same, but it imports torch's
         # compiler, which takes seconds. Filling new tensors with NaN only helps debugging and costs time.
@@ -132,7 +133,7 @@ def _device_name(device: torch.device) -> str:
 _loaded: dict[tuple[str, int], PreparedDataset] = {}
 
 
-def _dataset(directory: Path) -> PreparedDataset:
+def load_dataset(directory: Path) -> PreparedDataset:
     """The dataset, loaded and verified once per process, and again if its manifest has changed."""
     manifest = directory / "manifest.json"
     identity = (str(directory), manifest.stat().st_mtime_ns if manifest.exists() else 0)
