@@ -18,8 +18,8 @@ def budgeted(text: str, trials: int, seconds: float | None, settings: Sequence[s
     """`text`, a protocol page, under which a session ends after `trials` trials or `seconds` training seconds only.
 
     Patience does not end a session before its budget, so that all arms get the same one. settings: further ends of
-    ranges or defaults, such as "epochs.high=3" or "lr.default=0.001". Raises ConfigError for a setting that does not fit
-    the page, ProtocolError if the resulting page is invalid.
+    ranges or defaults, such as "epochs.high=3" or "lr.default=0.001". Raises ConfigError for a setting that does not
+    fit the page, ProtocolError if the resulting page is invalid.
     """
     rules = {"max_trials": str(trials), "max_train_seconds": f"{seconds or NO_LIMIT:g}", "patience": str(trials)}
     for rule, value in rules.items():

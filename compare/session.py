@@ -1,8 +1,8 @@
 """One session of a comparison, in a process of its own: `python -P -m virtualmle.compare.session`.
 
 The task is the first line of standard input. As in `virtualmle tune`, `run_agent` drives the agent over an MCP
-connection; the server is in this process, which saves starting a second one. The process ends when its standard input is
-closed, so none survives a comparison that was killed. All that is needed to go on is in the home: the next process
+connection; the server is in this process, which saves starting a second one. The process ends when its standard input
+is closed, so none survives a comparison that was killed. All that is needed to go on is in the home: the next process
 resumes there.
 """
 
