@@ -103,8 +103,10 @@ each session measures their sum, and memory passes the result on."""
 
 
 def rungs(name: str, space: Space) -> list[int | float]:
-    """The ladder of a numeric knob within its bounds, including the default, ascending."""
+    """The ladder of a numeric knob within its bounds, including the default, ascending; or its levels."""
     knob = space.knobs[name]
+    if knob.levels:
+        return list(knob.levels)
     low, high = bounds(knob)
     values = LADDERS.get(name) or _generic(knob)
     typed = {int(v) if knob.type == "int" else float(v) for v in values if low <= v <= high}

@@ -7,12 +7,13 @@ resumes there.
 """
 
 import asyncio
+import itertools
 import json
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mcp import Client
@@ -58,12 +59,12 @@ class UntilFinalize(Agent):
         """The agent's action."""
         return self._agent.act(situation)
 
-    async def decide(self, situation: Situation) -> Action:
-        """The agent's decision; raises SessionOver instead of returning Finalize."""
-        action = await self._agent.decide(situation)
-        if isinstance(action, Finalize):
-            raise SessionOver(action)
-        return action
+    async def decide(self, situation: Situation) -> Sequence[Action]:
+        """The agent's actions up to a Finalize; raises SessionOver if that is the first one."""
+        actions = await self._agent.decide(situation)
+        if isinstance(actions[0], Finalize):
+            raise SessionOver(actions[0])
+        return tuple(itertools.takewhile(lambda action: not isinstance(action, Finalize), actions))
 
 
 class Watch:

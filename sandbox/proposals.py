@@ -112,9 +112,9 @@ def _single_changes(
 
 
 def _neighbours(knob: Knob, current: Any) -> list[Any]:
-    """Other values of a knob: all other choices, or numbers at distances STEPS on its scale, with two digits."""
-    if knob.low is None or knob.high is None:
-        return [value for value in (knob.choices or (False, True)) if value != current]
+    """Other values of a knob: all other choices or levels, or numbers at distances STEPS on its scale."""
+    if knob.low is None or knob.high is None or knob.levels:
+        return [value for value in (knob.levels or knob.choices or (False, True)) if value != current]
     here = position(knob, current)
     values = []
     for step in (sign * size for size in STEPS for sign in (1, -1)):
@@ -124,8 +124,13 @@ def _neighbours(knob: Knob, current: Any) -> list[Any]:
 
 
 def value_at(knob: Knob, place: float) -> int | float:
-    """The number at a relative position in [0, 1] of a knob's range, with two significant digits, inside the range."""
+    """The number at a relative position in [0, 1] of a knob's range, with two significant digits, inside the range.
+
+    Of a knob with levels, the nearest level.
+    """
     assert knob.low is not None and knob.high is not None  # only numeric knobs have positions
+    if knob.levels:
+        return knob.levels[round(place * (len(knob.levels) - 1))]
     if knob.scale == "log":
         exact = knob.low * (knob.high / knob.low) ** place
     else:

@@ -1,20 +1,17 @@
-"""Check the claims of an agent, in reflections and rules, against the measured differences of trials. Pure."""
+"""Check the claims of reflections against the measured differences of trials; rules: `rule_evidence.py`. Pure."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 from ..data.errors import ConfigError, SessionError
-from ..data.wording import counted
-from ..memory.records import Check, ReflectionCheck, RuleKind, TrialOutcome, TrialRecord
+from ..memory.records import ReflectionCheck, TrialOutcome, TrialRecord
 from ..models.config import TrialConfig
 from ..models.knobs.declaration import DIMENSIONS
 from .action_space import ActionSpace
-from .conditions import Condition, parse_condition
-from .effects import base_config, changed_knobs, isolates
-from .statistics import z_score
+from .effects import base_config, changed_knobs
+from .rule_evidence import CLEAR_Z, Move, base_z, moves_of
 
 Helped = Literal["yes", "no", "unclear"]
-CLEAR_Z = 1.0  # one standard error, like the default keep_z of the Program
 OBVIOUS_Z = 2.0  # from this |z| on, helped="unclear" contradicts the numbers
 SIZE_Z = 2.0  # a claimed effect may differ from the recorded one by this many standard errors
 SIZE_SHARE = 0.25  # it may also differ by this share of the recorded effect, because agents round
@@ -27,25 +24,6 @@ class Claim(NamedTuple):
     dimension: str
     effect: float | None = None  # claimed change of NDCG@10 against the base
     evidence: Sequence[str] = ()  # trial handles
-
-
-class RuleCheck(NamedTuple):
-    """How many trials support and contradict a rule, with a note that names their handles."""
-
-    check: Check
-    support: int
-    contradiction: int
-    note: str
-    evidence: tuple[str, ...] = ()  # the trials that were counted
-
-
-class Move(NamedTuple):
-    """A trial with its base, the effective changes, and the z score of the paired difference."""
-
-    trial: TrialRecord
-    base: TrialConfig
-    changed: Mapping[str, Any]
-    z: float
 
 
 def check_reflection(
@@ -87,55 +65,11 @@ def check_evidence(evidence: Sequence[str], trials: Sequence[TrialRecord]) -> No
         raise SessionError(f"evidence {named} names no trial of this session; its trials are {sorted(handles)}")
 
 
-def check_rule(
-    kind: RuleKind, condition: str | None, trials: Sequence[TrialRecord], default: TrialConfig | None = None
-) -> RuleCheck:
-    """Count the trials for and against a rule: those that made `condition` true over a base where it was false.
-
-    A gain in NDCG@10 supports a prefer rule and contradicts an avoid rule; a loss does the reverse. A trial counts if
-    its difference is at least one standard error and it isolates the knob of the condition (`effects.isolates`),
-    because several changes at once are confounded. Insights and rules without a condition are unverified. `default` is
-    the configuration of base "default"; if it is None, the session's default trial provides it. Raises ConfigError for
-    a condition that does not parse.
-    """
-    if kind == "insight" or condition is None:
-        return RuleCheck("unverified", 0, 0, "only prefer and avoid rules with a condition are checked against trials")
-    return count_rule(kind, parse_condition(condition), moves_of(trials, default))
-
-
-def moves_of(trials: Sequence[TrialRecord], default: TrialConfig | None = None) -> list[Move]:
-    """All trials that have a paired difference against a known base."""
-    moves = []
-    for trial in trials:
-        z = _base_z(trial.outcome) if trial.outcome else None
-        base = base_config(trial, trials, default)
-        if z is not None and base is not None:
-            moves.append(Move(trial, base, changed_knobs(trial, base), z))
-    return moves
-
-
-def count_rule(kind: RuleKind, condition: Condition, moves: Sequence[Move]) -> RuleCheck:
-    """Count the moves for and against a rule to prefer or avoid a condition."""
-    entering = [m for m in moves if condition.matches(m.trial.config) and not condition.matches(m.base)]
-    isolated = [m for m in entering if isolates(condition.knob, m.trial, m.base, m.changed)]
-    improved = [m.trial.handle for m in isolated if m.z >= CLEAR_Z]
-    worsened = [m.trial.handle for m in isolated if m.z <= -CLEAR_Z]
-    support, against = (improved, worsened) if kind == "prefer" else (worsened, improved)
-    note = (
-        f"{counted(len(isolated), 'trial')} made '{condition}' true over a base without it: "
-        f"{support or 'none'} support the rule, {against or 'none'} contradict it"
-    )
-    if len(entering) > len(isolated):
-        note += f"; {len(entering) - len(isolated)} more changed other knobs too and are not counted"
-    evidence = tuple(sorted([*support, *against]))
-    return RuleCheck(_majority(len(support), len(against)), len(support), len(against), note, evidence)
-
-
 def _check_helped(trial: TrialRecord, outcome: TrialOutcome, helped: Helped) -> tuple[ReflectionCheck, str]:
     if outcome.status == "crashed":
         verdicts: dict[Helped, ReflectionCheck] = {"yes": "contradicted", "no": "supported", "unclear": "unsupported"}
         return verdicts[helped], f"{trial.handle} crashed: {outcome.cause or 'unknown cause'}"
-    z = _base_z(outcome)
+    z = base_z(outcome)
     if z is None:
         is_consistent = helped == "unclear" and outcome.status == "finished" and not trial.changes
         note = f"{trial.handle} has no paired difference against its base {trial.base}"
@@ -218,15 +152,3 @@ def _relative_direction(a: Move, b: Move, knob: str) -> int:
     if isinstance(after, bool | str):
         return -1 if after == other_before and before == other_after else 0
     return 1 if (after > before) == (other_after > other_before) else -1
-
-
-def _base_z(outcome: TrialOutcome) -> float | None:
-    if outcome.base_delta is None or outcome.base_delta_se is None:
-        return None
-    return z_score(outcome.base_delta, outcome.base_delta_se)
-
-
-def _majority(support: int, against: int) -> Check:
-    if support == against:
-        return "unverified"
-    return "supported" if support > against else "contradicted"

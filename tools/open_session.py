@@ -33,7 +33,7 @@ def open_session(
     resumed = bool(open_sessions) and not new
     session = open_sessions[-1] if resumed else _new_session(ws, data, backbone)
     sync_session(ws, session.id)
-    return _brief(ws, session, resumed)
+    return brief_of(ws, session, resumed)
 
 
 def _new_session(ws: Workspace, data: PreparedDataset, backbone: str) -> SessionRecord:
@@ -71,7 +71,8 @@ def _refuse_unknown_sources(ws: Workspace) -> None:
         )
 
 
-def _brief(ws: Workspace, session: SessionRecord, resumed: bool) -> OpenedSession:
+def brief_of(ws: Workspace, session: SessionRecord, resumed: bool) -> OpenedSession:
+    """The brief of a session."""
     protocol = ws.session_protocol(session)
     trials = ws.memory.trials.all(session.id)
     incumbent = ws.memory.trials.incumbent(session.id)

@@ -12,6 +12,7 @@ from ..sandbox.effects import coverage, interval, knob_effects, untried
 from ..sandbox.proposals import propose
 from .guidance import budget_of, next_step, pending_reflection, stop_of
 from .observation import observe
+from .open_session import brief_of
 from .results import MemoryView
 from .sync import default_trial, sync_session
 from .transfer import HeuristicCheck, history_of, long_term_of
@@ -37,7 +38,7 @@ from .workspace import Workspace
 QUERY_LENGTH = 400
 TEXT_LENGTH = 1000
 
-ViewName = Literal["state", "trajectory", "trial", "long_term", "action_space", "protocol"]
+ViewName = Literal["state", "trajectory", "trial", "long_term", "action_space", "protocol", "brief"]
 
 
 def read_memory(
@@ -48,7 +49,8 @@ def read_memory(
         Field(
             description="state: incumbent, best trials, knob effects in this and in closed sessions, untried knobs, "
             "proposals, budget; trajectory: all trials and reflections; trial: one trial in full; long_term: rules "
-            "and summaries of earlier sessions; action_space: knobs with ranges and defaults; protocol: SANDBOX.md"
+            "and summaries of earlier sessions; action_space: knobs with ranges and defaults; protocol: SANDBOX.md; "
+            "brief: as open_session returned it"
         ),
     ] = "state",
     query: Annotated[str, Field(description="search terms, for view='long_term'")] = "",
@@ -60,6 +62,8 @@ def read_memory(
     """
     record = ws.memory.sessions.get(session)
     sync_session(ws, session)
+    if view == "brief":
+        return MemoryView(session=session, view=view, content=brief_of(ws, record, resumed=True).model_dump())
     if view == "trial":
         if not trial:
             raise SessionError("view='trial' needs the argument trial, e.g. 't003'")

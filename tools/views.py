@@ -41,6 +41,7 @@ class KnobRow(View):
     choices: list[bool | str] | None
     default: Value
     dimension: Dimension
+    levels: list[int | float] | None = None  # only if these are the only values of the number
 
     def to_knob(self, backbone: str) -> Knob:
         """The corresponding knob of the sandbox, defined for this backbone only."""
@@ -52,6 +53,7 @@ class KnobRow(View):
             high=self.high,
             scale=self.scale,
             choices=tuple(choice for choice in self.choices or () if isinstance(choice, str)),
+            levels=tuple(self.levels or ()),
             defaults={backbone: self.default},
         )
 

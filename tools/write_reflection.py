@@ -8,7 +8,8 @@ from ..data.errors import ConfigError, SessionError
 from ..memory.records import ReflectionRecord, RuleKind, RuleRecord, SessionRecord, TrialRecord
 from ..memory.text import clean_text
 from ..sandbox.conditions import parse_condition
-from ..sandbox.reflection import Claim, check_evidence, check_reflection, check_rule
+from ..sandbox.reflection import Claim, check_evidence, check_reflection
+from ..sandbox.rule_evidence import check_rule
 from . import guidance
 from .results import ReflectionReceipt
 from .sync import sync_session
