@@ -107,4 +107,5 @@ def render(document: Document) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("compare.html.j2").render(document=document, Markup=Markup)
+    tables = [*document.tables, *document.quoted]
+    return environment.get_template("compare.html.j2").render(document=document, tables=tables, Markup=Markup)

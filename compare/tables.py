@@ -86,30 +86,34 @@ def _clock_row(row: ArmRow) -> tuple[str, ...]:
     return (
         row.group, row.arm, f"{trials.reached} of {trials.sessions}",
         reached(trials), f"{trials.restricted_mean:.1f} of {trials.limit:g}",
-        reached(seconds), f"{seconds.restricted_mean:.1f} of {seconds.limit:.0f}" if seconds else "",
-        estimate(row.trials_to_best, 1), estimate(row.seconds_to_best, 1), f"{row.train_seconds:.1f}",
+        reached(seconds), f"{figure(seconds.restricted_mean)} of {figure(seconds.limit)}" if seconds else "",
+        estimate(row.trials_to_best), estimate(row.seconds_to_best), figure(row.train_seconds),
     )  # fmt: skip
 
 
 def reached(reach: Reach | None) -> str:
-    """`8 [7, 10]`; `> 25` where fewer than half of the sessions reached the level."""
+    """`8 [7, 10]`; `> 25` where fewer than half of the sessions reached the level in 25 trials."""
     if reach is None:
         return ""
-    digits = 0 if reach.clock == "trials" else 1
     if reach.median.value is None:
-        return f"> {reach.limit:.{digits}f}" if reach.clock == "trials" else "not reached by half"
-    return estimate(reach.median, digits)
+        return f"> {figure(reach.limit)}" if reach.clock == "trials" else "by less than half"
+    return estimate(reach.median)
 
 
-def estimate(figure: Estimate, digits: int) -> str:
+def estimate(estimated: Estimate) -> str:
     """`8.0 [7.1, 9.4]`; an end that is infinite is `∞`."""
-    if figure.low is None and figure.high is None:
-        return _number(figure.value, digits)
-    return f"{_number(figure.value, digits)} [{_number(figure.low, digits)}, {_number(figure.high, digits)}]"
+    if estimated.low is None and estimated.high is None:
+        return figure(estimated.value)
+    return f"{figure(estimated.value)} [{figure(estimated.low)}, {figure(estimated.high)}]"
 
 
-def _number(value: float | None, digits: int) -> str:
-    return "∞" if value is None else f"{value:.{digits}f}"
+def figure(value: float | None) -> str:
+    """A number of trials or seconds, or a share, with about three digits; `∞` for None."""
+    if value is None:
+        return "∞"
+    if value >= 100 or value == round(value):
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def races_table(summary: Summary) -> Table:
@@ -127,7 +131,7 @@ def races_table(summary: Summary) -> Table:
 
 
 def _race_row(race: Race) -> tuple[str, ...]:
-    shares = estimate(race.of_session, 2), estimate(race.of_time_to_best, 2)
+    shares = estimate(race.of_session), estimate(race.of_time_to_best)
     return race.group, race.arm, race.clock, f"{race.reached} of {race.pairs}", *shares
 
 
@@ -169,8 +173,8 @@ def effort_table(summary: Summary) -> Table:
     note = "Means per session. Refused and duplicate proposals used no budget. Wall clock: of the session's process."
     rows = tuple(
         (
-            row.group, row.arm, f"{row.trials:.1f}", f"{row.train_seconds:.1f}", f"{row.wall_seconds:.1f}",
-            f"{row.refused:.1f}", f"{row.duplicates:.1f}",
+            row.group, row.arm, figure(row.trials), figure(row.train_seconds), figure(row.wall_seconds),
+            figure(row.refused), figure(row.duplicates),
         )
         for row in summary.rows
         if row.group != ALL
