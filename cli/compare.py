@@ -12,7 +12,7 @@ import typer
 from .options import HERE, Device, Home, Json, Sandbox, absolute
 
 if TYPE_CHECKING:
-    from ..compare.comparison import Compared, Request
+    from ..compare.comparison import Compared
     from ..compare.runner import Advance
 
 INTERRUPTED = 130  # the exit code that shells report for Ctrl-C
@@ -92,6 +92,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
     Example: virtualmle compare --agents engineer,random --seeds 3 --trials 10 --out demo-compare
     """
     from ..compare.comparison import Request, report_of, summary_of
+    from ..compare.comparison import compare as run
 
     request = Request(
         home=home,
@@ -111,13 +112,15 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
         jobs=jobs,
         look=not no_look,
     )
-    compared = run_sessions(request)
+    with progress() as bar:
+        compared = run(request, bar.advance, bar.begin)
     summary = summary_of(compared, reference, level, level_of)
     paths = report_of(compared, summary)
     if as_json:
         print(json.dumps({"report": str(paths[0]), "summary": summary.model_dump()}, indent=1, allow_nan=False))
     else:
-        _show(compared, paths[0])
+        print(paths[0].with_suffix(".md").read_text(encoding="utf-8"))
+        print(f"report: {paths[0]}")
     end(compared)
 
 
@@ -126,31 +129,12 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
-def run_sessions(request: "Request") -> "Compared":
-    """Run the sessions of a request with a progress bar. Ctrl-C exits with 130."""
-    from ..compare.comparison import compare as run
-
-    try:
-        with _progress() as bar:
-            return run(request, bar.advance, bar.begin)
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on where it was", file=sys.stderr)
-        raise typer.Exit(INTERRUPTED) from None
-
-
 def end(compared: "Compared") -> None:
     """Exit with 1, after one line per failed session on standard error, if there is one."""
     for key, error in compared.failures.items():
         print(f"virtualmle: session {key} failed: {error}", file=sys.stderr)
     if compared.failures:
         raise typer.Exit(FAILED)
-
-
-def _show(compared: "Compared", path: Path) -> None:
-    """Print the first table of the report, and where the rest is."""
-    markdown = path.with_suffix(".md").read_text(encoding="utf-8")
-    print(markdown)
-    print(f"report: {path}")
 
 
 class _Bar:
@@ -166,12 +150,13 @@ class _Bar:
         self._task = self.bar.add_task("sessions", total=None)
         self._sessions, self._over = 0, 0
         self._trials: dict[str, int] = {}
-        self._budget = 0
+        self._budget, self._total = 0, 0
 
     def begin(self, sessions: int, trials: int) -> None:
-        """The numbers of sessions and of trials of each."""
-        self._sessions, self._budget = sessions, trials
-        self.bar.update(self._task, total=sessions * trials)
+        """Sessions of `trials` trials each are about to run, after those of earlier calls."""
+        self._sessions, self._budget = self._sessions + sessions, trials
+        self._total += sessions * trials
+        self.bar.update(self._task, total=self._total)
 
     def advance(self, step: "Advance") -> None:
         """Show a finished trial, or the end of a session; called from several threads."""
@@ -198,7 +183,12 @@ def _ending(step: "Advance") -> str:
 
 
 @contextmanager
-def _progress() -> Iterator[_Bar]:
+def progress() -> Iterator[_Bar]:
+    """The progress bar of a comparison. Ctrl-C within the block exits with 130."""
     shown = _Bar()
-    with shown.bar:
-        yield shown
+    try:
+        with shown.bar:
+            yield shown
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on where it was", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
