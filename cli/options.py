@@ -38,8 +38,8 @@ def _page(path: Path | None) -> Path | None:
     """The protocol file that --sandbox names; a name without a suffix that is no file is one of the bundled pages."""
     from ..sandbox.protocol import packaged_page
 
-    return packaged_page(path.name) if path and not path.suffix and not path.exists() and path.name == str(path) else
-    path
+    is_name = path is not None and path.name == str(path) and not path.suffix and not path.exists()
+    return packaged_page(path.name) if path is not None and is_name else path
 
 
 Home = Annotated[
