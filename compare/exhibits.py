@@ -23,7 +23,7 @@ from .published import METRICS, published_table, source_lines
 from .report import Document, about, write_document
 from .runner import OnAdvance
 from .summary import Summary, group_of, summarise
-from .tables import Table, clocks_table, results_table, spread, tables_of
+from .tables import Table, clocks_table, spread, tables_of
 
 PLAIN = "plain default"
 DEMO_SOURCE = "demo-source"
@@ -104,28 +104,23 @@ class Shown:
 def show(exhibit: Exhibit, requests: Sequence[Request], on_advance: OnAdvance, begin: Begin) -> Shown:
     """Run the sessions of an exhibit that have no result yet, and write its report. Raises as `comparison.compare`."""
     parts = [compare(request, on_advance, begin) for request in requests]
-    compared = _merged(parts, exhibit.plain)
-    arms = list(dict.fromkeys(result.arm for result in compared.results))
-    if not arms:
+    plain = [result.model_copy(update={"arm": PLAIN}) for result in parts.pop().results] if exhibit.plain else []
+    compared = _merged(parts)
+    if not compared.results:
         raise ConfigError(f"no session finished; the first error: {next(iter(compared.failures.values()), 'none')}")
-    order = [arm.name for part in parts for arm in part.plan.arms]
-    arms.sort(key=lambda arm: order.index(arm) if arm in order else -1)
-    reference = next(arm for arm in arms if arm != PLAIN)
-    summary = summarise(compared.results, arms, reference, compared.plan.trials)
-    return Shown(compared, summary, _write(exhibit, compared, summary))
+    present = {result.arm for result in compared.results}
+    arms = [arm.name for part in parts for arm in part.plan.arms if arm.name in present]
+    summary = summarise(compared.results, arms, arms[0], compared.plan.trials)
+    return Shown(compared, summary, _write(exhibit, compared, summary, plain))
 
 
-def _merged(parts: Sequence[Compared], plain: bool) -> Compared:
-    """The parts of an exhibit as one comparison, with the plan of the first; the last one is the plain default."""
-    results = [result for part in parts for result in part.results]
-    if plain:
-        named = [result.model_copy(update={"arm": PLAIN}) for result in parts[-1].results]
-        results = [*named, *(result for part in parts[:-1] for result in part.results)]
-    failures = {key: error for part in parts for key, error in part.failures.items()}
+def _merged(parts: Sequence[Compared]) -> Compared:
+    """The parts of an exhibit, which differ in their budgets, as one comparison."""
     trials = max(part.plan.trials for part in parts)
-    first = parts[0]
-    setting = first.setting.model_copy(update={"trials": trials, "missing": tuple(failures)})
-    return Compared(replace(first.plan, trials=trials), setting, results, failures)
+    failures = {key: error for part in parts for key, error in part.failures.items()}
+    setting = parts[0].setting.model_copy(update={"trials": trials, "missing": tuple(failures)})
+    results = [result for part in parts for result in part.results]
+    return Compared(replace(parts[0].plan, trials=trials), setting, results, failures)
 
 
 def requests_of(exhibit: Exhibit, request: Request, scale: Scale, models: Sequence[str] = ()) -> list[Request]:
@@ -176,12 +171,14 @@ def _demo_source(home: Path) -> str:
     return str(path)
 
 
-def _write(exhibit: Exhibit, compared: Compared, summary: Summary) -> list[Path]:
+def _write(exhibit: Exhibit, compared: Compared, summary: Summary, plain: Sequence[SessionResult]) -> list[Path]:
     from .pictures import curves, differences  # noqa: PLC0415 - matplotlib is slow to import
 
     results, setting = compared.results, compared.setting
     pictures = [picture for picture in (curves(summary, results, exhibit.title), differences(summary)) if picture]
-    own = _own_tables(exhibit, summary, results)
+    own = [overall_table([*plain, *results])] if exhibit.name == "table1" else []
+    if exhibit.name == "table2":
+        own.append(clocks_table(summary))
     rest = [table for table in tables_of(summary) if table.title not in {mine.title for mine in own}]
     quoted = exhibit.name == "table1"
     document = Document(
@@ -197,20 +194,11 @@ def _write(exhibit: Exhibit, compared: Compared, summary: Summary) -> list[Path]
     return write_document(compared.plan.out, document, summary, results, setting)
 
 
-def _own_tables(exhibit: Exhibit, summary: Summary, results: Sequence[SessionResult]) -> list[Table]:
-    """The tables that an exhibit shows first."""
-    if exhibit.name == "table1":
-        return [overall_table(summary, results)]
-    if exhibit.name == "table2":
-        return [clocks_table(summary)]
-    return [results_table(summary)]
-
-
-def overall_table(summary: Summary, results: Sequence[SessionResult]) -> Table:
+def overall_table(results: Sequence[SessionResult]) -> Table:
     """The four test metrics per group and arm: mean ± standard deviation over seeds."""
     rows = []
     for group in dict.fromkeys(group_of(result) for result in results):
-        for arm in summary.arms:
+        for arm in dict.fromkeys(result.arm for result in results):
             tests = [r.test for r in results if r.test and (r.arm, group_of(r)) == (arm, group)]
             if tests:
                 rows.append((group, arm, str(len(tests)), *(_metric(tests, name) for name in METRICS)))

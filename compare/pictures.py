@@ -13,7 +13,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from .clocks import CLOCKS, Band, Clock, band, course
 from .outcome import SessionResult
@@ -99,11 +99,14 @@ def _panel(axes: Axes, summary: Summary, results: Sequence[SessionResult], clock
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     else:
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=7))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _moments(summary: Summary, results: Sequence[SessionResult], clock: Clock) -> Sequence[float]:
     if clock == "trials":
-        return [float(number) for number in range(1, summary.trials + 1)]
+        return [*(float(number) for number in range(1, summary.trials + 1)), summary.trials + 0.5]
     ends = [course(result, clock) for result in results]
     first = min((one.times[0] for one in ends if one.times), default=1.0)
     last = max((one.end for one in ends), default=1.0)

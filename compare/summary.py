@@ -15,10 +15,10 @@ from .clocks import CLOCKS, Clock, Course, anytime, course
 from .outcome import SessionResult
 from .statistics import (
     Interval,
-    bootstrap,
     holm,
     kaplan_meier,
     mean_interval,
+    median_interval,
     sign_flip_test,
     signed_rank_test,
     standardised,
@@ -262,7 +262,7 @@ class _Table:
             clock=clock,
             sessions=len(reached),
             reached=sum(found for _, found in reached),
-            median=Estimate.of(_median(reached)),
+            median=_median(reached),
             restricted_mean=kaplan_meier(*zip(*reached, strict=True)).restricted_mean(limit),
             limit=limit,
         )
@@ -328,21 +328,17 @@ class _Table:
             clock=clock,
             pairs=len(of_session),
             reached=sum(found for _, found in of_session),
-            of_session=Estimate.of(_median(of_session)),
-            of_time_to_best=Estimate.of(_median(of_best)),
+            of_session=_median(of_session),
+            of_time_to_best=_median(of_best),
         )
 
     def _pairs(self, group: str, reference: str, arm: str) -> list[Unit]:
         return sorted(set(self.units(reference, group)) & set(self.units(arm, group)))
 
 
-def _median(times: Sequence[tuple[float, bool]]) -> Interval:
-    """The Kaplan-Meier median of (time, reached) and its bootstrap interval."""
-
-    def median(rows: Sequence[int]) -> float:
-        return kaplan_meier(*zip(*(times[row] for row in rows), strict=True)).median
-
-    return bootstrap(lambda rows: median([int(row) for row in rows]), len(times))
+def _median(times: Sequence[tuple[float, bool]]) -> Estimate:
+    """The Kaplan-Meier median of (time, reached)."""
+    return Estimate.of(median_interval(*zip(*times, strict=True)))
 
 
 Measure = Callable[[SessionResult, Course, int], float | None]

@@ -42,9 +42,9 @@ def tables_of(summary: Summary) -> list[Table]:
 def results_table(summary: Summary) -> Table:
     """Final validation and test per arm."""
     note = (
-        "Mean ± standard deviation over seeds of NDCG@10. Mean best so far: the area under the best validation figure "
-        "so "
-        f"far, over {summary.trials} trials. Test: one look of each session, at the trial that validation selected."
+        "Mean ± standard deviation over seeds of NDCG@10. Mean best so far: the best validation figure so far, "
+        "averaged "
+        f"over {summary.trials} trials. Test: one look of each session, at the trial that validation selected."
     )
     rows = [
         (
