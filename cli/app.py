@@ -13,7 +13,7 @@ import typer
 
 from .. import __version__
 from ..data.errors import VirtualMLEError
-from . import bench, call, compare, data, doctor, exhibit, memory, report, serve, sessions, tune
+from . import bench, call, compare, data, doctor, exhibit, memory, replay, report, serve, sessions, tune
 
 USER_ERROR, INTERNAL_ERROR = 1, 3
 
@@ -34,6 +34,7 @@ app.command("report")(report.report)
 app.command("compare")(compare.compare)
 app.command("exhibit")(exhibit.exhibit)
 app.add_typer(bench.app, name="bench")
+app.add_typer(replay.app, name="replay")
 app.command("doctor")(doctor.doctor)
 
 

@@ -11,6 +11,7 @@ from pydantic import Field
 from ..data.errors import SealError, SessionError
 from ..examiner.request import TestResult, examine, has_looked, in_progress, read_revealed
 from ..memory.records import SessionRecord, SummaryRecord
+from ..sandbox.program import trials_measured
 from ..sandbox.statistics import selection_inflation
 from ..training.spec import CHECKPOINT
 from ..trials.warm import retire
@@ -67,7 +68,7 @@ def freeze(ws: Workspace, session: SessionRecord, text: str, rules: list[RuleInp
     prepared = [prepare_rule(ws, session, rule, trials) for rule in rules]
     for rule, _ in prepared:
         ws.memory.rules.add(rule)
-    count_rules(ws, session, {knob for trial in trials for knob in trial.changes})
+    count_rules(ws, session, {knob for trial in trials for knob in trial.changed})
     ws.memory.summaries.add(
         SummaryRecord(
             session=session.id,
@@ -148,14 +149,13 @@ def final_result(ws: Workspace, session: SessionRecord, result: TestResult | Non
     trials = ws.memory.trials.all(session.id)
     selected = ws.memory.trials.get(session.id, session.selected or "")
     assert selected.outcome is not None  # only finished trials are selected
-    finished = sum(t.status == "finished" for t in trials)
     return FinalResult(
         session=session.id,
         state=session.state,
         selected=selected.handle,
         config=ws.settings_of(session, selected),
         validation=selected.outcome.metrics,
-        selection_inflation=selection_inflation(selected.outcome.ndcg_se or 0.0, finished),
+        selection_inflation=selection_inflation(selected.outcome.ndcg_se or 0.0, trials_measured(trials)),
         test=result.metrics if result else None,
         look=result.look if result else None,
         next="The session is over. `virtualmle report` writes its full report."

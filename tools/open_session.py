@@ -101,6 +101,7 @@ def protocol_summary(protocol: Protocol, session: SessionRecord) -> list[str]:
         f"stop after {counted(protocol.patience, 'finished trial')} without a keep.",
         "A trial that matches a discard heuristic of the prior is refused unless override_reason is given.",
         "A repeated configuration is returned at no cost. If only scoring knobs change, nothing is trained again.",
+        f"sweep tries up to {protocol.max_sweep} settings of the scoring knobs over one trained model as one trial.",
     ]
     if session.max_llm_usd is not None:
         rules.append(f"The language model may cost up to {session.max_llm_usd:g} US dollars.")

@@ -1,0 +1,46 @@
+"""Answer a trial from another session of this home that has measured the same configuration, without training."""
+
+from pathlib import Path
+
+from ..memory.records import SessionRecord, TrialOutcome, TrialRecord
+from ..training.spec import EpochRecord, TrialResult, TrialSpec, engine_version
+from ..trials.reuse import adopt, holds
+from .workspace import Workspace
+
+KEPT_DETAILS = ("model_ndcg10", "train_ndcg10", "ties", "best_epoch", "device", "engine", "files")
+
+
+def reuse(ws: Workspace, session: SessionRecord, trial: TrialRecord, spec: TrialSpec, directory: Path) -> bool:
+    """Make `directory` a finished copy of an equal trial of another session; False if there is none.
+
+    Equal means: the same configuration, data and seed, measured by the same engine on the same kind of device with as
+    many threads. The files must have the hashes that memory.db recorded when the other trial ended. A session without
+    memory, or whose memory leaves out its own dataset, reuses nothing; nor does a sweep.
+    """
+    if trial.sweep or not _may_reuse(ws, session):
+        return False
+    for other in ws.memory.trials.elsewhere(trial):
+        source, outcome = ws.trial_directory(other.session, other.handle), other.outcome
+        if outcome is None or outcome.details.get("engine") != engine_version():
+            continue
+        if holds(source, spec, str(outcome.details.get("device")), outcome.details.get("files") or {}):
+            marked = spec.model_copy(update={"reused_from": f"{other.session}/{other.handle}", "rescore_from": None})
+            if adopt(source, directory, marked, _result(outcome)):
+                return True
+    return False
+
+
+def _may_reuse(ws: Workspace, session: SessionRecord) -> bool:
+    allowed = not session.memory_from or session.dataset in session.memory_from
+    return session.with_memory and allowed and ws.session_protocol(session).reuse_trials
+
+
+def _result(outcome: TrialOutcome) -> TrialResult:
+    """The result of a reused trial: the figures that memory.db has, at no cost in seconds."""
+    return TrialResult(
+        status="finished",
+        metrics=outcome.metrics,
+        curve=[EpochRecord(**epoch) for epoch in outcome.curve],
+        parameters=outcome.parameters,
+        **{name: outcome.details[name] for name in KEPT_DETAILS},
+    )
