@@ -106,7 +106,7 @@ def _check_helped(trial: TrialRecord, outcome: TrialOutcome, helped: Helped) -> 
         return verdicts[helped], f"{trial.handle} crashed: {outcome.cause or 'unknown cause'}"
     z = base_z(outcome)
     if z is None:
-        is_consistent = helped == "unclear" and outcome.status == "finished" and not trial.changes
+        is_consistent = helped == "unclear" and outcome.status == "finished"
         note = f"{trial.handle} has no paired difference against its base {trial.base}"
         return ("supported" if is_consistent else "unsupported"), note
     numbers = (

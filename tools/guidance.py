@@ -80,7 +80,7 @@ def _plan(ws: Workspace, session: SessionRecord, trials: list[TrialRecord]) -> s
     incumbent = ws.memory.trials.incumbent(session.id)
     limit = _limit(ws, session, trials, incumbent.handle) if incumbent else ""
     if limit:
-        return f"{limit.lstrip(' .')} Proposals against it: read_memory(view='state')."
+        return f"{limit.lstrip(' .')} Proposals: read_memory(view='state')."
     return "Plan the next trial: read_memory(view='state') shows knob effects and untried knobs; then call run_trial."
 
 
