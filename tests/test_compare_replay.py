@@ -291,18 +291,18 @@ def test_a_damaged_table_is_refused(place: Path, tmp_path: Path, damage: Any) ->
 
 def test_every_flipped_byte_of_a_table_is_noticed(place: Path, tmp_path: Path) -> None:
     content = (place / "shop.parquet").read_bytes()
-    whole = [cell.model_dump() | {"ranks": None} for cell in ReplayTable.read(place / "shop.parquet").cells]
+    whole = [cell.model_dump_json(exclude={"ranks"}) for cell in ReplayTable.read(place / "shop.parquet").cells]
     path = tmp_path / "flipped.parquet"
     noticed = 0
-    for position in np.random.default_rng(0).integers(0, len(content), 60):
+    for position in np.random.default_rng(0).integers(0, len(content), 24):
         path.write_bytes(content[:position] + bytes([content[position] ^ 0x55]) + content[position + 1 :])
         try:
             cells = ReplayTable.read(path).cells
         except ReplayError:
             noticed += 1
             continue
-        assert [cell.model_dump() | {"ranks": None} for cell in cells] == whole  # a byte that no cell depends on
-    assert noticed > 10
+        assert [cell.model_dump_json(exclude={"ranks"}) for cell in cells] == whole  # a byte that no cell depends on
+    assert noticed > 4
 
 
 def test_other_files_and_changed_tables_are_refused(place: Path, table: ReplayTable, tmp_path: Path) -> None:
