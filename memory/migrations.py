@@ -437,3 +437,11 @@ def m013_a_trial_may_sweep_several_settings(db: Database) -> None:
         ALTER TABLE trials ADD COLUMN sweep TEXT CHECK (sweep IS NULL OR json_valid(sweep));
         CREATE INDEX trials_by_configuration ON trials (config_hash, status);
     """)
+
+
+@MIGRATIONS()
+def m014_sessions_may_be_replayed(db: Database) -> None:
+    """A session may be served from a replay table; the column holds the table's path, digest and provenance."""
+    db.executescript("""
+        ALTER TABLE sessions ADD COLUMN replay TEXT NOT NULL DEFAULT '{}' CHECK (json_valid(replay));
+    """)
