@@ -51,6 +51,26 @@ class TrialResult(_Value):
     changes: dict[str, Any]
 
 
+class ModelUse(_Value):
+    """What a language model used in a session, from the ledger; `usd` is None where its price is not known."""
+
+    model: str
+    source: Literal["measured", "imported"]
+    calls: int
+    lost: int
+    input: int
+    cached: int
+    cache_write: int
+    output: int
+    reasoning: int
+    usd: float | None
+
+    @property
+    def input_tokens(self) -> int:
+        """All tokens that were sent."""
+        return self.input + self.cached + self.cache_write
+
+
 class SessionResult(_Value):
     """A session that is over. `test` is None if no look was taken (a replay table has no test set)."""
 
@@ -71,6 +91,7 @@ class SessionResult(_Value):
     wall_seconds: float
     refused: int
     duplicates: int
+    models: tuple[ModelUse, ...] = ()
 
     @property
     def unit(self) -> tuple[str, str, int]:
@@ -122,6 +143,7 @@ def read_outcome(task: Task) -> SessionResult:
         if session is None:
             raise SessionError(f"home={task.home!r} has no session yet; run the comparison again")
         trials = memory.trials.all(session.id)
+        uses = memory.ledger.totals(session.id)
     selected = select(trials) if any(trial.status == "finished" for trial in trials) else None
     revealed = read_revealed(home, session.id)
     progress = stored_progress(home)
@@ -143,6 +165,7 @@ def read_outcome(task: Task) -> SessionResult:
         wall_seconds=round(progress.wall_seconds, 1),
         refused=len(progress.refused),
         duplicates=len(progress.duplicates),
+        models=tuple(ModelUse.model_validate(use.model_dump(include=set(ModelUse.model_fields))) for use in uses),
     )
 
 

@@ -123,6 +123,11 @@ def test_a_budgeted_page_changes_the_budget_and_the_named_knobs_only() -> None:
     assert after.space.default("hstu").epochs == 3
 
 
+def test_a_rule_and_a_knob_of_one_name_are_told_apart() -> None:
+    page = parse_protocol(budgeted(PACKAGED.read_text(encoding="utf-8"), 25, None, ["patience.default=7"]))
+    assert page.patience == 25 and page.space.default("sasrec").patience == 7
+
+
 @pytest.mark.parametrize("setting", ["epochs=3", "nothing.high=3", "loss.high=3"])
 def test_a_setting_that_does_not_fit_the_page_is_refused(setting: str) -> None:
     with pytest.raises(ConfigError):
