@@ -10,6 +10,7 @@ from rich.text import Text
 
 from ..data.wording import counted
 from ..memory.records import TrialRecord
+from ..sandbox.program import trials_measured
 from . import formats
 from .gather import ReportData
 
@@ -36,6 +37,8 @@ def _cells(record: TrialRecord) -> list[str]:
     changes = formats.settings(record.changes, "default" if record.base == "default" else "nothing", separator="\n")
     if record.base != "default":
         changes = f"{record.base} + {changes}"
+    if formats.origin(record):
+        changes += f"\n({formats.origin(record)})"
     if outcome is None:
         return [record.handle, changes, record.status, *[formats.MISSING] * 3]
     return [
@@ -81,7 +84,7 @@ def result_table(data: ReportData) -> Table:
 def caption(data: ReportData) -> str:
     """The note below the result: the bound on selection bias, and the state of the test set."""
     bound = "" if data.inflation is None else (
-        f"Best of {counted(len(data.finished), 'trial')}: selection may inflate validation by up to "
+        f"Best of {counted(trials_measured(data.trials), 'configuration')}: selection may inflate validation by up to "
         f"{formats.metric(data.inflation)}. "
     )
     return bound + test_sentence(data)

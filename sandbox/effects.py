@@ -8,6 +8,7 @@ from ..memory.records import TrialRecord
 from ..models.config import TrialConfig, check_combination
 from ..models.knobs.declaration import DIMENSIONS
 from .action_space import ActionSpace, inert_changes
+from .sweeping import each_setting
 
 INTERVAL_Z = 1.96  # 95 %
 REVEALING = ("epochs", "patience")
@@ -98,7 +99,7 @@ def relative_effects(
 ) -> list[tuple[str, Any, float, float]]:
     """(knob, value, effect, se) of every trial that changed a single knob, relative to the NDCG@10 of its base."""
     found = []
-    for trial in trials:
+    for trial in each_setting(trials):
         outcome = trial.outcome
         if outcome is None or outcome.base_delta is None or outcome.base_delta_se is None:
             continue
@@ -121,7 +122,7 @@ def knob_effects(
     confounded   number of trials that changed this knob together with others; excluded from the mean
     """
     effects: dict[str, dict[str, Any]] = {}
-    for trial in trials:
+    for trial in each_setting(trials):
         outcome = trial.outcome
         if outcome is None or outcome.base_delta is None or outcome.base_delta_se is None:
             continue

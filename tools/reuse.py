@@ -10,7 +10,9 @@ from .workspace import Workspace
 KEPT_DETAILS = ("model_ndcg10", "train_ndcg10", "ties", "best_epoch", "device", "engine", "files")
 
 
-def reuse(ws: Workspace, session: SessionRecord, trial: TrialRecord, spec: TrialSpec, directory: Path) -> bool:
+def copy_equal_trial(
+    ws: Workspace, session: SessionRecord, trial: TrialRecord, spec: TrialSpec, directory: Path
+) -> bool:
     """Make `directory` a finished copy of an equal trial of another session; False if there is none.
 
     Equal means: the same configuration, data and seed, measured by the same engine on the same kind of device with as
@@ -24,8 +26,8 @@ def reuse(ws: Workspace, session: SessionRecord, trial: TrialRecord, spec: Trial
         if outcome is None or outcome.details.get("engine") != engine_version():
             continue
         if holds(source, spec, str(outcome.details.get("device")), outcome.details.get("files") or {}):
-            marked = spec.model_copy(update={"reused_from": f"{other.session}/{other.handle}", "rescore_from": None})
-            if adopt(source, directory, marked, _result(outcome)):
+            origin = {"reused_from": f"{other.session}/{other.handle}", "saved_seconds": _cost(outcome)}
+            if adopt(source, directory, spec.model_copy(update=origin), _result(outcome)):
                 return True
     return False
 
@@ -33,6 +35,11 @@ def reuse(ws: Workspace, session: SessionRecord, trial: TrialRecord, spec: Trial
 def _may_reuse(ws: Workspace, session: SessionRecord) -> bool:
     allowed = not session.memory_from or session.dataset in session.memory_from
     return session.with_memory and allowed and ws.session_protocol(session).reuse_trials
+
+
+def _cost(outcome: TrialOutcome) -> float:
+    """The training seconds of the run that measured `outcome`, which may itself have been reused."""
+    return outcome.train_seconds + float(outcome.details.get("saved_seconds", 0.0))
 
 
 def _result(outcome: TrialOutcome) -> TrialResult:

@@ -16,7 +16,7 @@ from ..trials.replay import serve
 from .guidance import budget_of, pending_reflection
 from .observation import observe
 from .results import TrialObservation
-from .reuse import reuse
+from .reuse import copy_equal_trial
 from .sync import sync_session
 from .transfer import heuristics_of
 from .wait_trial import WaitSeconds, wait_trial
@@ -98,7 +98,7 @@ def start_trial(ws: Workspace, session: SessionRecord, request: TrialRecord, dat
     try:
         if cells:
             serve(cells, spec, directory)
-        elif not reuse(ws, session, started, spec, directory):
+        elif not copy_equal_trial(ws, session, started, spec, directory):
             launch(spec, directory, inbox=ws.inbox(session.id), keep_warm=ws.settings.keep_warm, cwd=ws.home)
     except TrialError as error:
         machine_fault = isinstance(error, MachineError)

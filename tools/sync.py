@@ -129,10 +129,10 @@ def _judged(
         curve=[epoch.model_dump() for epoch in result.curve],
         details={
             **result.model_dump(include=MEASURED_DETAILS),
-            "rescored": spec.rescore_from is not None,
+            "rescored": spec.rescore_from is not None and spec.reused_from is None,
             "metrics_se": metric_errors(ranks),
             **(_swept(ws, session, record, base, ranks, result) if record.sweep else {}),
-            **({"reused_from": spec.reused_from} if spec.reused_from else {}),
+            **(spec.model_dump(include={"reused_from", "saved_seconds"}) if spec.reused_from else {}),
         },
         parameters=result.parameters,
         train_seconds=result.train_seconds + result.evaluate_seconds,

@@ -48,6 +48,7 @@ class TrialSpec(BaseModel):
     resume_from: str | None = None  # directory of an unfinished trial with equal training knobs and seed
     settings: list[dict[str, Any]] = []  # of a sweep: the scoring knobs of each setting over `config`
     reused_from: str | None = None  # "SESSION/TRIAL" that the files were copied from; no worker runs such a trial
+    saved_seconds: float = 0.0  # of a reused trial: what it has cost there
 
 
 class EpochRecord(BaseModel):
