@@ -79,6 +79,9 @@ class ArmRow(_Value):
     wall_seconds: float
     refused: float
     duplicates: float
+    proposals_true: int  # of the proposals that trials followed, in all sessions
+    proposals_false: int
+    proposals_unclear: int
     input_tokens: float
     output_tokens: float
     calls: float
@@ -254,6 +257,9 @@ class _Table:
             wall_seconds=_mean([session.wall_seconds for session in sessions]),
             refused=_mean([session.refused for session in sessions]),
             duplicates=_mean([session.duplicates for session in sessions]),
+            proposals_true=sum(session.proposals.yes for session in sessions),
+            proposals_false=sum(session.proposals.no for session in sessions),
+            proposals_unclear=sum(session.proposals.unclear for session in sessions),
             input_tokens=_mean([sum(use.input_tokens for use in session.models) for session in sessions]),
             output_tokens=_mean([sum(use.output for use in session.models) for session in sessions]),
             calls=_mean([sum(use.calls + use.lost for use in session.models) for session in sessions]),

@@ -170,17 +170,27 @@ def probability(p: float) -> str:
 
 def effort_table(summary: Summary) -> Table:
     """What the sessions took, besides trials."""
-    note = "Means per session. Refused and duplicate proposals used no budget. Wall clock: of the session's process."
+    note = (
+        "Means per session. Refused and duplicate configurations used no budget. Wall clock: of the session's process. "
+        "Came true: of the server's proposals that a trial followed, those with a gain of at least one standard error, "
+        "among those that gained or lost as much."
+    )
     rows = tuple(
         (
             row.group, row.arm, figure(row.trials), figure(row.train_seconds), figure(row.wall_seconds),
-            figure(row.refused), figure(row.duplicates),
+            figure(row.refused), figure(row.duplicates), _came_true(row),
         )
         for row in summary.rows
         if row.group != ALL
     )  # fmt: skip
-    columns = ("data", "arm", "trials", "training seconds", "wall-clock seconds", "refused", "duplicates")
+    columns = ("data", "arm", "trials", "training seconds", "wall-clock seconds", "refused", "duplicates", "came true")
     return Table("Effort", columns, rows, note)
+
+
+def _came_true(row: ArmRow) -> str:
+    clear = row.proposals_true + row.proposals_false
+    followed = clear + row.proposals_unclear
+    return f"{row.proposals_true} of {clear} ({followed} followed)" if followed else ""
 
 
 def models_table(summary: Summary) -> Table:
