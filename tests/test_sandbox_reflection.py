@@ -15,7 +15,8 @@ from virtualmle.sandbox.action_space import ActionSpace
 from virtualmle.sandbox.conditions import parse_condition
 from virtualmle.sandbox.effects import knob_effects
 from virtualmle.sandbox.protocol import load_protocol
-from virtualmle.sandbox.reflection import Claim, check_reflection, check_rule
+from virtualmle.sandbox.reflection import Claim, check_reflection
+from virtualmle.sandbox.rule_evidence import check_rule
 
 SPACE: ActionSpace = load_protocol().space
 DEFAULT = make_config("sasrec")

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from ..data.errors import ConfigError
 from ..memory.records import SessionRecord
 from ..sandbox.conditions import Condition, parse_condition
-from ..sandbox.reflection import count_rule, moves_of
+from ..sandbox.rule_evidence import count_rule, moves_of
 from .workspace import Workspace
 
 
