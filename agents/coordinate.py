@@ -10,7 +10,7 @@ from ..models.knobs.declaration import Value
 from ..tools.views import KnobValues
 from .drawing import choices_of, tidy
 from .history import History, PastTrial
-from .moves import OPENINGS, rungs
+from .moves import openings, rungs
 from .sampler import Sampler
 from .space import Space
 
@@ -40,8 +40,8 @@ class Coordinate(Sampler):
 
 def by_usual_effect(space: Space) -> list[str]:
     """The offered knobs: those of the opening moves by their usual gain, then all others in their order."""
-    openings = sorted(OPENINGS[space.backbone], key=lambda move: -move.gain)
-    known = [name for move in openings for name in move.changes if name in space.knobs]
+    moves = sorted(openings(space), key=lambda move: -move.gain)
+    known = [name for move in moves for name in move.changes]
     return list(dict.fromkeys([*known, *space.knobs]))
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from ..tools.views import KnobValues, PriorConfiguration
 from .history import History
-from .moves import OPENINGS
+from .moves import openings
 
 Seeding = Literal["none", "default", "moves", "memory"]
 SEEDINGS: tuple[Seeding, ...] = ("none", "default", "moves", "memory")
@@ -31,7 +31,7 @@ def seeds(history: History, seeding: Seeding) -> Iterator[Seed]:
     """
     for changes, over, reason in _listed(history, seeding)[history.trials_used :]:
         contained = any(changes.items() <= trial.settings.items() for trial in history.trials)
-        if all(history.space.offers(name, value) for name, value in changes.items()) and not (changes and contained):
+        if not (changes and contained):
             yield over | changes, reason
 
 
@@ -47,12 +47,8 @@ def _listed(history: History, seeding: Seeding) -> list[tuple[KnobValues, KnobVa
     default: tuple[KnobValues, KnobValues, str] = ({}, {}, "the plain default")
     if seeding == "moves":
         incumbent = history.settings("incumbent")
-        openings = [
-            move
-            for move in sorted(OPENINGS[history.space.backbone], key=lambda move: -move.gain)
-            if all(history.space.offers(name, value) for name, value in move.changes.items())
-        ]
-        return [default, *((move.changes, incumbent, move.reason) for move in openings[:NUM_MOVES])]
+        moves = sorted(openings(history.space), key=lambda move: -move.gain)[:NUM_MOVES]
+        return [default, *((move.changes, incumbent, move.reason) for move in moves)]
     if seeding == "memory":
         return [default, *((settings, {}, reason) for settings, reason in _portfolio(history))]
     return [default]
