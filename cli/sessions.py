@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .memory import existing_memory
-from .options import HERE, WARM_SECONDS, Device, Home, Json, KeepWarm, Threads, make_settings, open_workspace
+from .options import (
+    HERE,
+    WARM_SECONDS,
+    Device,
+    Home,
+    Json,
+    KeepWarm,
+    Threads,
+    make_settings,
+    open_workspace,
+    seeding_named,
+)
 
 if TYPE_CHECKING:
     from ..memory.records import SessionRecord
@@ -76,7 +87,10 @@ def show(session: Session, home: Home = HERE, as_json: Json = False) -> None:
 @app.command()
 def resume(
     session: Session,
-    agent: Annotated[str | None, typer.Option(help="engineer, tpe, gp, cmaes, grid, coordinate or random.", show_default="as opened")] = None,
+    agent: Annotated[
+        str | None,
+        typer.Option(help="engineer, tpe, gp, cmaes, grid, coordinate or random.", show_default="as opened"),
+    ] = None,
     seeding: Annotated[
         str | None, typer.Option(help="none, default, moves or memory.", show_default="as opened")
     ] = None,
