@@ -96,6 +96,8 @@ def test_without_a_paired_difference_only_unclear_is_supported() -> None:
     for helped, expected in (("unclear", "supported"), ("yes", "unsupported"), ("no", "unsupported")):
         found, text = check(FIRST, helped)  # the unchanged default has no effect to claim
         assert found == expected and text.startswith(note)
+    unmeasured = trial(2, {"lr": 1e-3})  # the default was never run
+    assert check(unmeasured, "unclear")[0] == "supported" and check(unmeasured, "no")[0] == "unsupported"
 
 
 def test_a_claim_about_an_unchanged_dimension_is_unsupported() -> None:
