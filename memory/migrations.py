@@ -387,6 +387,50 @@ def m010_calls_of_language_models(db: Database) -> None:
 
 
 @MIGRATIONS()
+def m011_claims_can_be_corrected(db: Database) -> None:
+    """Earlier versions of amended reflections, other statements of a rule, and the proposal that a trial followed."""
+    db.executescript("""
+        CREATE TABLE earlier_reflections (
+            session TEXT NOT NULL,
+            trial TEXT NOT NULL,
+            version INTEGER NOT NULL CHECK (version > 0),
+            helped TEXT NOT NULL CHECK (helped IN ('yes', 'no', 'unclear')),
+            dimension TEXT NOT NULL,
+            effect REAL,
+            evidence TEXT NOT NULL CHECK (json_valid(evidence)),
+            cause TEXT NOT NULL,
+            lesson TEXT NOT NULL,
+            next_step TEXT NOT NULL,
+            "check" TEXT NOT NULL CHECK ("check" IN ('supported', 'contradicted', 'unsupported')),
+            check_note TEXT NOT NULL,
+            created_at TEXT NOT NULL,
+            PRIMARY KEY (session, trial, version),
+            FOREIGN KEY (session, trial) REFERENCES trials (session, handle)
+        ) WITHOUT ROWID;
+        CREATE TRIGGER reflections_change_while_open BEFORE UPDATE ON reflections
+        WHEN (SELECT state FROM sessions WHERE id = NEW.session) <> 'open'
+        BEGIN SELECT RAISE(ABORT, 'a session that is not open takes no reflections'); END;
+        CREATE TRIGGER earlier_reflections_stay BEFORE UPDATE ON earlier_reflections
+        BEGIN SELECT RAISE(ABORT, 'earlier reflections stay on record'); END;
+        CREATE TRIGGER earlier_reflections_are_kept BEFORE DELETE ON earlier_reflections
+        BEGIN SELECT RAISE(ABORT, 'earlier reflections stay on record'); END;
+
+        ALTER TABLE rules ADD COLUMN times_said INTEGER NOT NULL DEFAULT 1 CHECK (times_said > 0);
+        CREATE TABLE rule_statements (
+            id INTEGER PRIMARY KEY,
+            rule INTEGER NOT NULL REFERENCES rules (id) ON DELETE CASCADE,
+            statement TEXT NOT NULL,
+            condition TEXT,
+            session TEXT NOT NULL,
+            created_at TEXT NOT NULL
+        );
+        CREATE INDEX rule_statements_by_rule ON rule_statements (rule);
+
+        ALTER TABLE trials ADD COLUMN proposal TEXT CHECK (proposal IS NULL OR json_valid(proposal));
+    """)
+
+
+@MIGRATIONS()
 def m013_a_trial_may_sweep_several_settings(db: Database) -> None:
     """The settings of a sweep; NULL for a trial of one configuration."""
     db.executescript("""

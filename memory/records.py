@@ -28,6 +28,18 @@ class Hypothesis(_Record):
     reason: str = ""
 
 
+class FollowedProposal(_Record):
+    """The proposal of the server that a trial ran, as it stood when the trial started."""
+
+    source: str  # a diagnosis, or surrogate, pair, explore
+    evidence: Literal["session", "history", "declared", "none"]  # what the expectation rests on
+    changes: dict[str, Any]
+    whole: bool  # False: the trial made only some of the proposed changes
+    expected_delta: float
+    sd: float
+    cost_seconds: float | None = None
+
+
 class SessionRecord(_Record):
     """One tuning session: one dataset, one backbone, one protocol, one budget."""
 
@@ -106,6 +118,7 @@ class TrialRecord(_Record):
     train_hash: str
     hypothesis: Hypothesis | None = None
     override_reason: str | None = None  # why a discard heuristic was overridden
+    proposal: FollowedProposal | None = None
     sweep: Sweep | None = None  # None = a trial of one configuration
     status: TrialStatus = "running"
     outcome: TrialOutcome | None = None  # None while the trial is running
@@ -139,6 +152,22 @@ class TrialRecord(_Record):
         return bool(self.outcome and self.outcome.details.get("machine_fault"))
 
 
+class EarlierReflection(_Record):
+    """A version of a reflection that an amendment has replaced, with its check."""
+
+    version: int  # counts from 1
+    helped: Literal["yes", "no", "unclear"]
+    dimension: str
+    effect: float | None = None
+    evidence: list[str] = []
+    cause: str = ""
+    lesson: str
+    next_step: str = ""
+    check: ReflectionCheck
+    check_note: str = ""
+    created_at: str = ""
+
+
 class ReflectionRecord(_Record):
     """An agent's reflection on a trial, and the result of the server's check."""
 
@@ -147,7 +176,7 @@ class ReflectionRecord(_Record):
     what_changed: str
     verdict: Verdict
     helped: Literal["yes", "no", "unclear"]
-    dimension: str
+    dimension: str  # one dimension, or several separated by ", "
     effect: float | None = None  # claimed change of NDCG@10
     evidence: list[str] = []  # trial handles
     cause: str = ""
@@ -157,6 +186,7 @@ class ReflectionRecord(_Record):
     check_note: str = ""
     merged_into: str | None = None  # the trial with an earlier reflection of nearly the same content
     times_said: int = 1
+    amended_from: EarlierReflection | None = None  # the first version, if the reflection was amended
     id: int = 0
     created_at: str = ""
 
@@ -175,8 +205,18 @@ class RuleRecord(_Record):
     check: Check = "unverified"
     support: int = 0
     contradiction: int = 0
+    times_said: int = 1  # how often it was stated, in these or other words
     profile: dict[str, Any] = {}
     id: int = 0
+    created_at: str = ""
+
+
+class RuleStatement(_Record):
+    """Another statement of a rule: its words, and the condition as they were given."""
+
+    statement: str
+    condition: str | None = None
+    session: str = ""
     created_at: str = ""
 
 

@@ -120,7 +120,7 @@ class Trials(Repository):
 
 
 def _record(row: Row) -> TrialRecord:
-    fields = from_row(row, ["changes", "config", "hypothesis", "metrics", "curve", "details", "sweep"])
+    fields = from_row(row, ["changes", "config", "hypothesis", "proposal", "metrics", "curve", "details", "sweep"])
     outcome = {name: fields.pop(name) for name in OUTCOME_COLUMNS}
     if fields["status"] != "running":
         fields["outcome"] = outcome | {"status": fields["status"]}

@@ -11,6 +11,7 @@ from .action_space import ActionSpace, inert_changes
 from .sweeping import each_setting
 
 INTERVAL_Z = 1.96  # 95 %
+REVEALING = ("epochs", "patience")
 SMALLEST_RELATIVE_SE = 1e-3
 """Lower bound on the standard error of a relative effect, for differences with zero variance over users."""
 
@@ -41,6 +42,19 @@ def changed_knobs(trial: TrialRecord, base: TrialConfig | None) -> dict[str, Any
         for knob in trial.changes
         if knob not in inert and (base is None or getattr(base, knob) != trial.config[knob])
     }
+
+
+def revealing(trial: TrialRecord, base: TrialConfig, changed: Mapping[str, Any]) -> set[str]:
+    """Those of the changed knobs that cannot explain the outcome of a trial that changed others too.
+
+    Raising `epochs` or `patience` trains the same model for longer and then keeps its best epoch: every epoch that the
+    base's limits allowed is reached unchanged, so a higher limit cannot help or hurt a change, only reveal what it does
+    later on. Such a trial therefore counts as one that changed the other knobs only. With a schedule that decays over
+    `epochs`, raising them changes every step, so there `epochs` is a change like any other.
+    """
+    limits = REVEALING if trial.config["schedule"] == "constant" else ("patience",)
+    raised = {knob for knob in limits if knob in changed and trial.config[knob] > getattr(base, knob)}
+    return raised if set(changed) - raised else set()
 
 
 def isolates(knob: str, trial: TrialRecord, base: TrialConfig, changed: Mapping[str, Any]) -> bool:

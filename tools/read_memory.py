@@ -20,6 +20,7 @@ from .views import (
     ActionSpaceView,
     BestTrial,
     Coverage,
+    FirstReflection,
     KnobEffect,
     PooledEffect,
     Proposal,
@@ -168,8 +169,11 @@ def _trajectory(ws: Workspace, session: SessionRecord) -> TrajectoryView:
 
 def _reflection_row(reflection: ReflectionRecord) -> ReflectionRow:
     """A reflection as it is returned: the agent's own texts in quotation marks."""
-    row = {name: getattr(reflection, name) for name in ReflectionRow.model_fields}
+    row = {name: getattr(reflection, name) for name in ReflectionRow.model_fields if name != "amended_from"}
     texts = {name: quote(row[name], TEXT_LENGTH) if row[name] else "" for name in ("cause", "lesson", "next_step")}
+    if first := reflection.amended_from:
+        fields = first.model_dump(include=set(FirstReflection.model_fields))
+        row["amended_from"] = FirstReflection.model_validate(fields | {"lesson": quote(first.lesson, TEXT_LENGTH)})
     return ReflectionRow.model_validate(row | texts)
 
 

@@ -118,6 +118,9 @@ class ReflectionReceipt(BaseModel):
     note: str = Field(description="the recorded figures that the claims were checked against")
     merged_into: str | None = Field(default=None, description="the trial whose lesson is nearly the same")
     times_said: int = Field(default=1, description="how often this session has stated this lesson")
+    amended_from: Literal["supported", "contradicted", "unsupported"] | None = Field(
+        default=None, description="if it was amended: the check of the first reflection, which stays on record"
+    )
     rule_id: int | None = None
     rule_check: str | None = None
     rule_note: str = Field(default="", description="the trials for and against the rule")

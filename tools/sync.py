@@ -28,8 +28,9 @@ from .workspace import Workspace
 logger = logging.getLogger(__name__)
 
 Ranks = npt.NDArray[np.int32]
-
-_RESULT_DETAILS = {"model_ndcg10", "train_ndcg10", "ties", "best_epoch", "device", "engine", "files"}
+MEASURED_DETAILS = {
+    "model_ndcg10", "train_ndcg10", "popularity_ndcg10", "ties", "best_epoch", "device", "engine", "files",
+}  # fmt: skip
 
 
 def adopt_all(ws: Workspace) -> list[str]:
@@ -127,7 +128,7 @@ def _judged(
         base_delta_se=against_base.se if against_base else None,
         curve=[epoch.model_dump() for epoch in result.curve],
         details={
-            **result.model_dump(include=_RESULT_DETAILS),
+            **result.model_dump(include=MEASURED_DETAILS),
             "rescored": spec.rescore_from is not None and spec.reused_from is None,
             "metrics_se": metric_errors(ranks),
             **(_swept(ws, session, record, base, ranks, result) if record.sweep else {}),

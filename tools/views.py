@@ -241,8 +241,18 @@ class TrialRow(View):
     reused_from: str | None = None  # the trial of another session that measured this configuration
 
 
+class FirstReflection(View):
+    """What an amended reflection said at first."""
+
+    helped: Literal["yes", "no", "unclear"]
+    dimension: str
+    effect: float | None
+    check: ReflectionCheck
+    lesson: str
+
+
 class ReflectionRow(View):
-    """A reflection of the trajectory; the agent's own texts are in quotation marks."""
+    """A reflection of the trajectory, as last amended; the agent's own texts are in quotation marks."""
 
     trial: str
     helped: Literal["yes", "no", "unclear"]
@@ -255,6 +265,7 @@ class ReflectionRow(View):
     cause: str
     lesson: str
     next_step: str
+    amended_from: FirstReflection | None = None  # set only if it was amended
 
 
 class TrajectoryView(View):
@@ -294,6 +305,7 @@ class RuleRow(View):
     check: Check
     support: int
     contradiction: int
+    times_said: int
     id: int
     statement: str
 

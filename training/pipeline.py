@@ -24,6 +24,7 @@ from .checkpoint import save_checkpoint
 from .errors import StateError
 from .evaluate import encode_users, evaluate_variants, train_histories, train_sample_ndcg
 from .metrics import best_setting, clip_ranks, metrics_from_ranks
+from .popularity import popularity_ndcg10
 from .rescoring import load_trained, load_user_states, swept_configs
 from .spec import CHECKPOINT, RANKS, STATE, SWEPT_RANKS, USERS, TrialSpec
 from .trainer import FitResult, fit
@@ -87,6 +88,7 @@ def _train(
         best_epoch=fitted.best_epoch,
         model_ndcg10=fitted.curve[fitted.best_epoch - 1].ndcg10,
         train_ndcg10=train_sample_ndcg(fitted.model, dataset, config),
+        popularity_ndcg10=popularity_ndcg10(dataset),
     )
     return fitted
 
@@ -94,7 +96,7 @@ def _train(
 def _reuse(trial: Trial, spec: TrialSpec, config: TrialConfig, device: torch.device) -> FitResult:
     """The model of the trial `rescore_from`, without training seconds; records the training curve of that trial."""
     fitted, source_result = load_trained(Path(spec.rescore_from or ""), config, spec.seed, device)
-    fields = ("curve", "best_epoch", "model_ndcg10", "train_ndcg10")
+    fields = ("curve", "best_epoch", "model_ndcg10", "train_ndcg10", "popularity_ndcg10")
     trial.record(**{name: getattr(source_result, name) for name in fields})
     return fitted
 

@@ -81,6 +81,7 @@ class TrialResult(BaseModel):
     metrics: dict[str, float] = {}  # recall@5, recall@10, ndcg@5, ndcg@10, mrr on validation, with the score priors
     model_ndcg10: float | None = None  # validation NDCG@10 of the bare model, without score priors
     train_ndcg10: float | None = None  # NDCG@10 on a fixed sample of train targets, to measure overfitting
+    popularity_ndcg10: float | None = None  # validation NDCG@10 of ranking by popularity alone
     ties: int = 0  # users whose target tied with another candidate (counted against the model)
     curve: list[EpochRecord] = []
     best_epoch: int = 0
