@@ -81,10 +81,11 @@ class Reflect:
 
 @dataclass(frozen=True)
 class Finalize:
-    """End the session."""
+    """End the session. `note`: what a person should know about the summary."""
 
     summary: str
     rules: tuple[RuleInput, ...] = ()
+    note: str = ""
 
 
 Action = RunTrial | Sweep | ReadMemory | WaitTrial | Reflect | Finalize
@@ -97,6 +98,10 @@ class Refusal:
     changes: KnobValues
     base: str
     reason: str
+
+
+SKIPPED = "not executed, because the call before it was refused"
+"""The text of the outcome of an action that was not executed."""
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,13 @@ class Refused:
 
 
 @dataclass(frozen=True)
+class Noted:
+    """Something that a person should know."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Reflected:
     """A reflection was stored; `receipt` says whether the numbers support it."""
 
@@ -85,6 +92,7 @@ Event = (
     | TrialRefused
     | MemoryRead
     | Refused
+    | Noted
     | Reflected
     | Finalized
 )

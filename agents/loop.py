@@ -18,6 +18,7 @@ from ..server.wire import REFLECTS
 from ..tools.results import FinalResult, MemoryView, OpenedSession, ReflectionReceipt, TrialObservation
 from ..tools.views import StateView, TrajectoryView, TrialView, View
 from .base import (
+    SKIPPED,
     Action,
     Agent,
     Brief,
@@ -34,6 +35,7 @@ from .base import (
 from .events import (
     Finalized,
     MemoryRead,
+    Noted,
     OnEvent,
     Reflected,
     Refused,
@@ -48,7 +50,6 @@ from .observed import observation_text
 
 MAX_REFUSALS = 40
 """Consecutive refusals after which the loop gives up; more than the engineer has opening moves."""
-SKIPPED = "not executed, because the call before it was refused"
 
 
 Result = TypeVar("Result", bound=BaseModel)
@@ -217,6 +218,8 @@ class _Loop:
         return Outcome(action, f"{receipt.check}: {receipt.note} {receipt.rule_note}".strip())
 
     async def _finalize(self, action: Finalize) -> Outcome:
+        if action.note:
+            self._emit(Noted(action.note))
         rules = [rule.model_dump() for rule in action.rules]
         arguments = {"cognition_summary": action.summary, "rules": rules, "confirm": True}
         answer = await self._ask("finalize", session=self._session, **arguments)

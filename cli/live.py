@@ -12,6 +12,7 @@ from ..agents.events import (
     Event,
     Finalized,
     MemoryRead,
+    Noted,
     Reflected,
     Refused,
     SessionOpened,
@@ -67,6 +68,8 @@ class Display:
                 self._line(f"     reads {' '.join(filter(None, (action.view, action.trial, action.query)))}", "dim")
             case Refused(tool, reason):
                 self._line(f"     {tool} refused: {reason}", "dim")
+            case Noted(text):
+                self._line(f"note: {text}")
             case Reflected(action, receipt):
                 self._line(f"     reflection: {action.helped}, {action.dimension} ({receipt.check})", "dim")
             case Finalized(result):

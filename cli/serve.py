@@ -12,6 +12,7 @@ from .options import (
     Home,
     KeepWarm,
     MemoryFrom,
+    Replay,
     Sandbox,
     Seconds,
     Seed,
@@ -64,6 +65,7 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
     threads: Threads = 0,
     keep_warm: KeepWarm = WARM_SECONDS,
     sandbox: Sandbox = None,
+    replay: Replay = None,
 ) -> None:
     """Serve the tools over MCP.
 
@@ -75,6 +77,7 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
     """
     settings = make_settings(
         trials, seconds, seed, without_reflection, without_memory, device, threads, sandbox, keep_warm, memory_from,
+        replay,
     )  # fmt: skip
     from ..server.serve import serve as run  # imports the MCP library, which takes most of a second
 

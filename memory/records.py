@@ -61,6 +61,7 @@ class SessionRecord(_Record):
     llm_usd: float = 0.0  # as reported by the client
     profile: dict[str, Any]  # train-only profile of the dataset
     client: str = ""
+    replay: dict[str, Any] = {}  # of a session that is served from a replay table: its path, digest and provenance
     selected: str | None = None  # trial handle; set when the session is frozen
     opened_at: str = ""  # UTC, ISO 8601; set by the store
     frozen_at: str | None = None

@@ -1,6 +1,8 @@
 """Tables for the terminal (rich). Text written by agents is shown literally: rich markup in it is not interpreted."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -88,8 +90,19 @@ def caption(data: ReportData) -> str:
     return bound + test_sentence(data)
 
 
+def replay_sentence(source: Mapping[str, Any]) -> str:
+    """What a replayed session was served from."""
+    return (
+        f"A replay of {Path(source['path']).name}: {source['cells']:,} configurations, measured {source['date']} at "
+        f"commit {source['commit']} on {source['processor']} with seed {source['seed']}; seconds are {source['clock']} "
+        "time. No trial was trained, and a table has no test set."
+    )
+
+
 def test_sentence(data: ReportData) -> str:
     """The state of the session's test evaluation, in one sentence."""
+    if data.session.replay:
+        return replay_sentence(data.session.replay)
     if data.test:
         return f"Test set of this dataset's content: look number {data.test.look} in this home."
     return {

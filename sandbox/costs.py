@@ -38,8 +38,9 @@ def estimate_seconds(
         return None
     relative = relative_cost(config.model_dump(), num_items)
     nearest, outcome = min(trained, key=lambda pair: _distance(config, pair[0].config))
-    per_epoch = sum(e["train_seconds"] + e["evaluate_seconds"] for e in outcome.curve) / len(outcome.curve)
-    return per_epoch * relative / relative_cost(nearest.config, num_items) * _epochs(config, nearest.config, outcome)
+    per_epoch: float = sum(e["train_seconds"] + e["evaluate_seconds"] for e in outcome.curve) / len(outcome.curve)
+    scaled = per_epoch * relative / relative_cost(nearest.config, num_items)
+    return scaled * _epochs(config, nearest.config, outcome)
 
 
 def relative_cost(config: Mapping[str, Any], num_items: int | None) -> float:
@@ -64,13 +65,11 @@ def _rescoring_seconds(outcomes: Sequence[TrialOutcome]) -> float | None:
     return statistics.median(measured) if measured else None
 
 
-def _epochs(config: TrialConfig, known: Mapping[str, Any], outcome: TrialOutcome) -> float:
+def _epochs(config: TrialConfig, known: Mapping[str, Any], outcome: TrialOutcome) -> int:
     """The epochs that will run: as many as in the known trial, or up to the new limits if the old ones ended it."""
     ran = len(outcome.curve)
     stopped_early = ran < known["epochs"]
-    if not stopped_early:
-        return config.epochs
-    return min(config.epochs, max(1, ran + config.patience - known["patience"]))
+    return min(config.epochs, max(1, ran + config.patience - known["patience"])) if stopped_early else config.epochs
 
 
 def _distance(config: TrialConfig, known: Mapping[str, Any]) -> int:

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 from ..data.errors import ConfigError
 from ..models.config import TrialConfig
 from .action_space import Knob
-from .diagnosis import Kind
+from .diagnosis import Diagnosis, Kind
 
 USUAL = "its usual gain, docs/engineer.md"
 BEAUTY_TOOLS = "measured on Beauty and Tools, docs/log.md"
-OFFICE = "measured on Office, docs/memory.md"
+RISE = "the rise in the last quarter of the curve"
 
 
 class Remedy(NamedTuple):
@@ -54,7 +54,7 @@ REMEDIES: tuple[Remedy, ...] = (
     ),
     Remedy((MEMORISING,), {"label_smoothing": 0.1}, "bounds how certain the model gets of a target", 0.013, USUAL),
     Remedy(
-        (MEMORISING,), {"optimizer": "adamw", "weight_decay": 0.01}, "shrinks the traces of single users in the weights",
+        (MEMORISING,), {"optimizer": "adamw", "weight_decay": 0.01}, "shrinks what single users leave in the weights",
         0.012, USUAL,
     ),
     Remedy((MEMORISING,), {"token_dropout": 0.2}, "every epoch sees another part of each history"),
@@ -106,9 +106,18 @@ def changes_of(remedy: Remedy, config: TrialConfig, knobs: Mapping[str, Knob]) -
     return changes or None
 
 
-def remedies_for(kind: Kind | None) -> Iterator[Remedy]:
-    """The remedies that act on a diagnosis; for None, those that act on none."""
-    return (remedy for remedy in REMEDIES if (kind in remedy.kinds if kind else not remedy.kinds))
+def remedies_for(diagnosis: Diagnosis | None) -> Iterator[Remedy]:
+    """The remedies that act on a diagnosis; for None, those that act on none.
+
+    The gain of more epochs is the rise in the last quarter of the curve: if each further quarter adds half of the one
+    before, training for twice as long adds about as much again.
+    """
+    for remedy in REMEDIES:
+        if diagnosis is None and not remedy.kinds:
+            yield remedy
+        elif diagnosis and diagnosis.kind in remedy.kinds:
+            rises = diagnosis.rise and "epochs" in remedy.target
+            yield remedy._replace(gain=diagnosis.rise, source=RISE) if rises else remedy
 
 
 def _next(ladder: Sequence[float], current: float, knob: Knob) -> float | None:

@@ -12,6 +12,7 @@ from ..models.config import TrialConfig, fingerprint, train_hash
 from ..sandbox.program import admit
 from ..training.spec import TrialSpec
 from ..trials.launcher import launch
+from ..trials.replay import serve
 from .guidance import budget_of, pending_reflection
 from .observation import observe
 from .results import TrialObservation
@@ -86,13 +87,18 @@ def start_trial(ws: Workspace, session: SessionRecord, request: TrialRecord, dat
     """Record the admitted trial `request` and start it; returns its handle.
 
     A trial that an earlier session has measured is copied from there and has then ended. A fault of this machine ends
-    the trial as a crash. Raises TrialError if the trial cannot be started for any other reason.
+    the trial as a crash. Raises TrialError if the trial cannot be started for any other reason, and AdmissionError if
+    the session's replay table does not hold it.
     """
+    replay = ws.replay_of(session)
+    cells = replay.cells_of(request) if replay else []
     started = ws.memory.trials.start(request)
     directory = ws.trial_directory(session.id, started.handle)
     spec = _spec(ws, session, started, dataset_dir)
     try:
-        if not copy_equal_trial(ws, session, started, spec, directory):
+        if cells:
+            serve(cells, spec, directory)
+        elif not copy_equal_trial(ws, session, started, spec, directory):
             launch(spec, directory, inbox=ws.inbox(session.id), keep_warm=ws.settings.keep_warm, cwd=ws.home)
     except TrialError as error:
         machine_fault = isinstance(error, MachineError)

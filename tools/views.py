@@ -145,14 +145,16 @@ class Coverage(View):
 
 
 class Proposal(View):
-    """A trial that the surrogate proposes; see `sandbox.proposals.propose`."""
+    """A trial that the server proposes; see `sandbox.proposals`."""
 
     changes: KnobValues
     base: str
     dimension: Dimension
     expected_delta: float
     sd: float
-    source: str
+    evidence: Literal["session", "history", "declared", "none"]
+    cost_seconds: float | None
+    source: str  # the diagnosis that it acts on, or surrogate, pair, explore
     reason: str
 
 

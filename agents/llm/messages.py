@@ -84,3 +84,7 @@ class LanguageModel(ABC):
     @abstractmethod
     async def complete(self, request: Request) -> Reply:
         """The model's answer; raises LanguageModelError if there is none, however often it is asked."""
+
+    def recall(self, session: str, step: str) -> Reply | None:
+        """The reply that was paid for this step of a session, also by an earlier process; None if there is none."""
+        return None
