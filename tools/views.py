@@ -181,7 +181,6 @@ class StateView(View):
     with_reflection: bool
     with_memory: bool
     memory_from: list[str]
-    placebo: bool
     budget: Budget
     incumbent: str | None
     incumbent_ndcg10: float | None
