@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from ..data.errors import TrialError, VirtualMLEError
 from ..memory.records import SessionRecord, TrialOutcome, TrialRecord
+from ..sandbox.observations import COVARIANCES, user_covariances
 from ..sandbox.program import TrialSize, judge
 from ..sandbox.statistics import Comparison, compare, metric_errors, standard_error
 from ..training.spec import RANKS, TrialResult, read_spec
@@ -121,6 +122,7 @@ def _judged(
             **result.model_dump(include={"model_ndcg10", "train_ndcg10", "ties", "best_epoch", "device"}),
             "rescored": spec.rescore_from is not None,
             "metrics_se": metric_errors(ranks),
+            COVARIANCES: user_covariances(record.handle, ranks, _ranks_of_others(ws, session, ranks)),
         },
         parameters=result.parameters,
         train_seconds=result.train_seconds + result.evaluate_seconds,
@@ -156,6 +158,22 @@ def _compare_to(ws: Workspace, session: SessionRecord, other: TrialRecord | None
     if other is None or other.status != "finished":
         return None
     return compare(load_ranks(ws.trial_directory(session.id, other.handle)), ranks)
+
+
+def _ranks_of_others(ws: Workspace, session: SessionRecord, ranks: Ranks) -> dict[str, Ranks]:
+    """The ranks of the session's finished trials; trials whose ranks are lost or on other users are left out."""
+    found = {}
+    for other in ws.memory.trials.all(session.id):
+        if other.status != "finished":
+            continue
+        try:
+            theirs = load_ranks(ws.trial_directory(session.id, other.handle))
+        except TrialError as error:
+            logger.warning("%s: the joint estimate falls back to paired errors: %s", other.handle, error)
+            continue
+        if theirs.shape == ranks.shape:
+            found[other.handle] = theirs
+    return found
 
 
 def _best_kept(
