@@ -1,11 +1,10 @@
-"""The agent interface: a function from the current situation to the next action.
+"""The agent interface: a function from the current situation to the next actions.
 
-An agent keeps no state between calls: all its information is in the `Situation`, and its random numbers come from a
-generator seeded by (seed, number of trials). A session that is resumed in another process therefore continues
+An agent keeps no state that a session needs: all its information is in the `Situation`, and its random numbers come
+from a generator seeded by (seed, number of trials). A session that is resumed in another process therefore continues
 identically.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -16,16 +15,8 @@ from pydantic import TypeAdapter
 from ..memory.records import Hypothesis
 from ..sandbox.action_space import Knob
 from ..sandbox.reflection import Helped
-from ..tools.results import Budget, OpenedSession
-from ..tools.views import (
-    ActionSpaceView,
-    KnobRow,
-    KnobValues,
-    LongTermView,
-    PriorEntry,
-    StateView,
-    TrajectoryView,
-)
+from ..tools.results import Budget, OpenedSession, TrialObservation
+from ..tools.views import KnobRow, KnobValues, PriorEntry, StateView, TrajectoryView
 from ..tools.write_reflection import RuleInput
 
 _KNOBS = TypeAdapter(list[KnobRow])
@@ -40,6 +31,30 @@ class RunTrial:
     base: str = "incumbent"
     hypothesis: Hypothesis | None = None
     override: str = ""  # why a discard heuristic does not apply here; empty = no override
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Score several settings of scoring knobs over one trained base, as one trial."""
+
+    settings: tuple[KnobValues, ...]
+    base: str = "incumbent"
+    hypothesis: Hypothesis | None = None
+
+    @property
+    def changes(self) -> KnobValues:
+        """The swept knobs, each with all its values, for displays."""
+        knobs = dict.fromkeys(knob for setting in self.settings for knob in setting)
+        return {knob: [setting[knob] for setting in self.settings if knob in setting] for knob in knobs}
+
+
+@dataclass(frozen=True)
+class ReadMemory:
+    """Read a view of the memory; its content is among the outcomes of the next situation."""
+
+    view: str
+    query: str = ""
+    trial: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,13 +81,14 @@ class Reflect:
 
 @dataclass(frozen=True)
 class Finalize:
-    """End the session."""
+    """End the session. `note`: what a person should know about the summary."""
 
     summary: str
     rules: tuple[RuleInput, ...] = ()
+    note: str = ""
 
 
-Action = RunTrial | WaitTrial | Reflect | Finalize
+Action = RunTrial | Sweep | ReadMemory | WaitTrial | Reflect | Finalize
 
 
 @dataclass(frozen=True)
@@ -84,9 +100,22 @@ class Refusal:
     reason: str
 
 
+SKIPPED = "not executed, because the call before it was refused"
+"""The text of the outcome of an action that was not executed."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of an action: the text that a language model reads, and whether the server refused the action."""
+
+    action: Action
+    text: str
+    refused: bool = False
+
+
 @dataclass(frozen=True)
 class Brief:
-    """The brief of a session, from open_session or, if the session is resumed by its id, from views of read_memory."""
+    """The brief of a session, from open_session or, if the session is resumed by its id, from read_memory."""
 
     session: str
     resumed: bool
@@ -95,11 +124,13 @@ class Brief:
     budget: Budget
     knobs: Sequence[Knob]
     prior: Sequence[PriorEntry] = ()
-    profile: Mapping[str, Any] = field(default_factory=dict)  # train-only statistics; not part of the views
+    profile: Mapping[str, Any] = field(default_factory=dict)  # train-only statistics
+    rules: Sequence[str] = ()
+    tools: frozenset[str] = frozenset()  # the names of the server's tools
 
     @classmethod
-    def of(cls, opened: OpenedSession) -> "Brief":
-        """The brief of a session that open_session has returned."""
+    def of(cls, opened: OpenedSession, tools: frozenset[str] = frozenset()) -> "Brief":
+        """The brief as the server gave it."""
         return cls(
             session=opened.session,
             resumed=opened.resumed,
@@ -109,48 +140,48 @@ class Brief:
             knobs=[row.to_knob(opened.backbone) for row in _KNOBS.validate_python(opened.action_space)],
             prior=_PRIOR.validate_python(opened.prior),
             profile=opened.profile,
-        )
-
-    @classmethod
-    def from_views(cls, state: StateView, space: ActionSpaceView, long_term: LongTermView) -> "Brief":
-        """The brief of a session that is resumed by its id."""
-        return cls(
-            session=state.session,
-            resumed=True,
-            dataset=state.dataset,
-            backbone=state.backbone,
-            budget=state.budget,
-            knobs=[row.to_knob(space.backbone) for row in space.knobs],
-            prior=long_term.prior,
+            rules=opened.rules,
+            tools=tools,
         )
 
 
 @dataclass(frozen=True)
 class Situation:
-    """All that an agent knows: the brief, two views of read_memory, and the trials refused since a trial last ran."""
+    """All that an agent knows: the brief, two views of read_memory, and what this process has seen.
+
+    refused: the trials refused since a trial last ran. last: the observation of the last trial that has ended, if the
+    session has one. outcomes: what came of all actions of this process, oldest first.
+    """
 
     brief: Brief
     state: StateView
     trajectory: TrajectoryView
     refused: tuple[Refusal, ...] = ()
+    last: TrialObservation | None = None
+    outcomes: tuple[Outcome, ...] = ()
 
 
-class Agent(ABC):
-    """Base class of the agents: it chooses actions, and the loop executes them."""
+class Agent:
+    """Base class of the agents: it chooses actions, and the loop executes them.
+
+    A planner implements `act`. An agent that waits for something else, such as a language model, overrides `decide`.
+    """
 
     reflects: ClassVar[bool] = True
     """Whether the agent reflects; the sessions of an agent that does not are opened without required reflections."""
+    corrects: ClassVar[bool] = False
+    """Whether the agent reads the refusals of calls other than trials and corrects them; for others they are errors."""
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
 
-    @abstractmethod
     def act(self, situation: Situation) -> Action:
         """The next action; deterministic given (seed, situation)."""
+        raise TypeError(f"{type(self).__name__} has no act(): await decide()")
 
-    async def decide(self, situation: Situation) -> Action:
-        """The next action; the loop awaits it, so that an agent may ask a language model."""
-        return self.act(situation)
+    async def decide(self, situation: Situation) -> Sequence[Action]:
+        """The next actions, at least one; the loop executes them in order and then asks again."""
+        return (self.act(situation),)
 
     def generator(self, situation: Situation) -> np.random.Generator:
         """The random generator of this step; repeating the step gives the same random numbers."""

@@ -22,9 +22,11 @@ def bounds(knob: Knob) -> tuple[float, float]:
 
 
 def draw(knob: Knob, generator: np.random.Generator) -> Value:
-    """A random value from the whole range, uniform on the knob's own scale (linear or log)."""
+    """A random value from the whole range, uniform on the knob's own scale (linear or log) or over its levels."""
     if choices := choices_of(knob):
         return choices[int(generator.integers(len(choices)))]
+    if knob.levels:
+        return knob.levels[int(generator.integers(len(knob.levels)))]
     low, high = bounds(knob)
     if knob.scale == "log" and low > 0:
         return tidy(knob, math.exp(generator.uniform(math.log(low), math.log(high))))
@@ -32,7 +34,9 @@ def draw(knob: Knob, generator: np.random.Generator) -> Value:
 
 
 def tidy(knob: Knob, value: float) -> int | float:
-    """`value` clipped to the bounds, with the knob's type and `SIGNIFICANT_DIGITS` digits."""
+    """`value` clipped to the bounds, with the knob's type and `SIGNIFICANT_DIGITS` digits; or the nearest level."""
+    if knob.levels:
+        return min(knob.levels, key=lambda level: abs(level - value))
     low, high = bounds(knob)
     bounded = min(max(value, low), high)
     if knob.type == "int":

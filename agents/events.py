@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..tools.results import FinalResult, ReflectionReceipt, TrialObservation
-from .base import Brief, Reflect, RunTrial
+from .base import Brief, ReadMemory, Reflect, RunTrial, Sweep
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class TrialStarted:
     """A trial is running; `action` is None if an earlier process started it."""
 
     trial: str
-    action: RunTrial | None
+    action: RunTrial | Sweep | None
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,30 @@ class TrialFinished:
 class TrialRefused:
     """The server did not run a trial: a duplicate, a match of a discard heuristic, or a violated protocol rule."""
 
-    action: RunTrial
+    action: RunTrial | Sweep
     reason: str
+
+
+@dataclass(frozen=True)
+class MemoryRead:
+    """The agent has read a view of the memory."""
+
+    action: ReadMemory
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The server refused something else than a trial, and the reason; the agent may correct it."""
+
+    tool: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Noted:
+    """Something that a person should know."""
+
+    text: str
 
 
 @dataclass(frozen=True)
@@ -62,7 +84,18 @@ class Finalized:
     result: FinalResult
 
 
-Event = SessionOpened | TrialStarted | TrialProgress | TrialFinished | TrialRefused | Reflected | Finalized
+Event = (
+    SessionOpened
+    | TrialStarted
+    | TrialProgress
+    | TrialFinished
+    | TrialRefused
+    | MemoryRead
+    | Refused
+    | Noted
+    | Reflected
+    | Finalized
+)
 OnEvent = Callable[[Event], None]
 
 

@@ -4,6 +4,9 @@ It uses a real `mcp.Client`, connected to a server on stdio, over HTTP or in thi
 session needs: if it is killed at any point, it can be restarted with the session's id.
 """
 
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 from mcp import Client
@@ -11,14 +14,31 @@ from mcp.types import CallToolResult, TextContent
 from pydantic import BaseModel
 
 from ..data.errors import AdmissionError, MachineError, SessionError
+from ..server.wire import REFLECTS
 from ..tools.results import FinalResult, MemoryView, OpenedSession, ReflectionReceipt, TrialObservation
-from ..tools.views import ActionSpaceView, LongTermView, StateView, TrajectoryView, View
-from .base import Action, Agent, Brief, Finalize, Reflect, Refusal, RunTrial, Situation, WaitTrial
+from ..tools.views import StateView, TrajectoryView, TrialView, View
+from .base import (
+    SKIPPED,
+    Action,
+    Agent,
+    Brief,
+    Finalize,
+    Outcome,
+    ReadMemory,
+    Reflect,
+    Refusal,
+    RunTrial,
+    Situation,
+    Sweep,
+    WaitTrial,
+)
 from .events import (
-    Event,
     Finalized,
+    MemoryRead,
+    Noted,
     OnEvent,
     Reflected,
+    Refused,
     SessionOpened,
     TrialFinished,
     TrialProgress,
@@ -26,6 +46,7 @@ from .events import (
     TrialStarted,
     ignore,
 )
+from .observed import observation_text
 
 MAX_REFUSALS = 40
 """Consecutive refusals after which the loop gives up; more than the engineer has opening moves."""
@@ -49,11 +70,12 @@ async def run_agent(
     new: bool = False,
     on_event: OnEvent = ignore,
 ) -> FinalResult:
-    """Tune until the agent finalizes.
+    """Tune until the agent finalizes. The session of an agent that does not reflect is opened without reflections.
 
     session: resume the session with this id instead of opening one. new: open a new session even if one is open.
-    Raises SessionError if a tool refuses a call, AdmissionError after `MAX_REFUSALS` refused trials in a row, and
-    ToolCrashed if the server failed.
+    Raises SessionError if a tool refuses a call that the agent does not correct, AdmissionError after `MAX_REFUSALS`
+    refusals in a row, LanguageModelError if the agent's language model gives no usable answer, and ToolCrashed if the
+    server failed.
     """
     return await _Loop(client, agent, on_event).run(dataset, backbone, session, new)
 
@@ -64,78 +86,99 @@ class _Loop:
         self._agent = agent
         self._emit = on_event
         self._refused: list[Refusal] = []
+        self._outcomes: list[Outcome] = []
+        self._num_refused = 0  # in a row, of any tool
         self._session = ""
         self._announced = ""  # the last trial for which TrialStarted was emitted
-        self._finished = ""  # the last trial for which TrialFinished was emitted
+        self._last: TrialObservation | None = None  # of the last trial that has ended
+        self._result: FinalResult | None = None
 
     async def run(self, dataset: str, backbone: str, session: str | None, new: bool) -> FinalResult:
-        brief = await (self._reopen(session) if session else self._open(dataset, backbone, new))
+        tools = frozenset(tool.name for tool in (await self._client.list_tools()).tools)
+        opened = await (self._reopen(session) if session else self._open(dataset, backbone, new))
+        brief = Brief.of(opened, tools)
         self._session = brief.session
         self._emit(SessionOpened(brief))
-        while True:
-            event = await self._perform(await self._agent.decide(await self._situation(brief)))
-            if isinstance(event, Finalized):
-                return event.result
+        while self._result is None:
+            await self._execute(await self._agent.decide(await self._situation(brief)))
+        return self._result
 
-    async def _open(self, dataset: str, backbone: str, new: bool) -> Brief:
-        return Brief.of(await self._call(OpenedSession, "open_session", dataset=dataset, backbone=backbone, new=new))
+    async def _open(self, dataset: str, backbone: str, new: bool) -> OpenedSession:
+        arguments = {"dataset": dataset, "backbone": backbone, "new": new}
+        meta: dict[str, Any] = {} if self._agent.reflects else {REFLECTS: False}
+        answer = await self._client.call_tool("open_session", arguments, meta=meta)  # type: ignore[arg-type]
+        return _read(OpenedSession, answer, "open_session")
 
-    async def _reopen(self, session: str) -> Brief:
+    async def _reopen(self, session: str) -> OpenedSession:
         """The brief of a session by its id; open_session would return the latest one of its dataset and backbone."""
         self._session = session
-        state = await self._view(StateView, "state")
-        space = await self._view(ActionSpaceView, "action_space")
-        long_term = await self._view(LongTermView, "long_term")
-        return Brief.from_views(state, space, long_term)
+        answer = await self._call(MemoryView, "read_memory", session=session, view="brief")
+        return OpenedSession.model_validate(answer.content)
 
     async def _situation(self, brief: Brief) -> Situation:
         state = await self._view(StateView, "state")
         trajectory = await self._view(TrajectoryView, "trajectory")
-        return Situation(brief, state, trajectory, tuple(self._refused))
+        ended = [row.trial for row in trajectory.trials if row.status != "running"]
+        if ended and (self._last is None or self._last.trial != ended[-1]):  # it ended in an earlier process
+            self._last = await self._view(TrialView, "trial", trial=ended[-1])
+        return Situation(brief, state, trajectory, tuple(self._refused), self._last, tuple(self._outcomes))
 
-    async def _perform(self, action: Action) -> Event | None:
-        """Execute an action; returns None for a reflection that another client has written in the meantime."""
+    async def _execute(self, actions: Sequence[Action]) -> None:
+        """Execute the actions in order; after a refusal, the remaining ones are not executed."""
+        for number, action in enumerate(actions, 1):
+            outcome = await self._perform(action)
+            self._outcomes.append(outcome)
+            if outcome.refused:
+                self._outcomes += [Outcome(skipped, SKIPPED, refused=True) for skipped in actions[number:]]
+                return
+
+    async def _perform(self, action: Action) -> Outcome:
         match action:
-            case RunTrial():
+            case RunTrial() | Sweep():
                 return await self._run_trial(action)
             case WaitTrial(trial):
                 self._started(trial, None)
-                return await self._wait(trial)
+                return Outcome(action, observation_text(await self._wait(trial)))
+            case ReadMemory():
+                return await self._read_memory(action)
             case Reflect():
                 return await self._reflect(action)
             case Finalize():
                 return await self._finalize(action)
 
-    async def _run_trial(self, action: RunTrial) -> Event:
+    async def _run_trial(self, action: RunTrial | Sweep) -> Outcome:
         """Start a trial and wait for it; refusals are remembered until the server runs the next trial."""
-        hypothesis = action.hypothesis.model_dump() if action.hypothesis else None
-        arguments: dict[str, Any] = {"changes": action.changes, "base": action.base, "hypothesis": hypothesis}
-        if action.override:
-            arguments["override_reason"] = action.override
-        answer = await self._ask("run_trial", session=self._session, wait_seconds=0, **arguments)
+        tool = "sweep" if isinstance(action, Sweep) else "run_trial"
+        answer = await self._ask(tool, session=self._session, wait_seconds=0, **_trial_arguments(action))
         if answer.is_error:
-            return self._refuse(action, refusal_text(answer, "run_trial"))
+            return self._refuse(action, refusal_text(answer, tool))
         observation = TrialObservation.model_validate(answer.structured_content)
         if observation.duplicate:
-            return self._refuse(action, f"already tried as {observation.trial}")
+            return self._refuse(action, f"already tried as {observation.trial}", observation)
         self._refused.clear()
+        self._num_refused = 0
         self._started(observation.trial, action)
-        return await self._wait(observation.trial)
+        return Outcome(action, observation_text(await self._wait(observation.trial)))
 
-    def _refuse(self, action: RunTrial, reason: str) -> TrialRefused:
-        self._refused.append(Refusal(action.changes, action.base, reason))
-        if len(self._refused) > MAX_REFUSALS:
-            raise AdmissionError(f"{MAX_REFUSALS} trials in a row were refused; the last one: {reason}")
-        event = TrialRefused(action, reason)
-        self._emit(event)
-        return event
+    def _refuse(self, action: RunTrial | Sweep, reason: str, known: TrialObservation | None = None) -> Outcome:
+        """The outcome of a trial that did not run; `known` is the observation of the trial that it equals."""
+        if isinstance(action, RunTrial):
+            self._refused.append(Refusal(action.changes, action.base, reason))
+        self._count_refusal(reason)
+        self._emit(TrialRefused(action, reason))
+        return Outcome(action, f"{reason}: {observation_text(known)}" if known else reason, refused=True)
 
-    def _started(self, trial: str, action: RunTrial | None) -> None:
+    def _count_refusal(self, reason: str) -> None:
+        self._num_refused += 1
+        if self._num_refused > MAX_REFUSALS:
+            raise AdmissionError(f"{MAX_REFUSALS} calls in a row were refused; the last one: {reason}")
+
+    def _started(self, trial: str, action: RunTrial | Sweep | None) -> None:
         if trial != self._announced:
             self._announced = trial
             self._emit(TrialStarted(trial, action))
 
-    async def _wait(self, trial: str) -> TrialFinished:
+    async def _wait(self, trial: str) -> TrialObservation:
         """Wait for a trial, in as many calls as the server's limit per call requires."""
 
         async def report(progress: float, total: float | None, message: str | None) -> None:
@@ -147,45 +190,56 @@ class _Loop:
             observation = _read(TrialObservation, answer, "wait_trial")
             if observation.status != "running":
                 break
-        event = TrialFinished(observation)
-        self._finished = trial
-        self._emit(event)
+        self._last = observation
+        self._emit(TrialFinished(observation))
         if observation.machine_fault:
             raise MachineError(f"{observation.reason}; no budget was used, and the session can be resumed")
-        return event
+        return observation
 
-    async def _reflect(self, action: Reflect) -> Reflected | None:
-        if action.trial != self._finished:  # it ended before this process resumed the session
+    async def _read_memory(self, action: ReadMemory) -> Outcome:
+        answer = await self._ask("read_memory", session=self._session, **asdict(action))
+        if answer.is_error:
+            return self._correctable(action, answer, "read_memory")
+        view = _read(MemoryView, answer, "read_memory")
+        self._emit(MemoryRead(action))
+        return Outcome(action, json.dumps(view.content, ensure_ascii=False, separators=(",", ":")))
+
+    async def _reflect(self, action: Reflect) -> Outcome:
+        if action.trial != self._announced:  # it ended before this process resumed the session
             self._started(action.trial, None)
             await self._wait(action.trial)
-        answer = await self._ask(
-            "write_reflection",
-            session=self._session,
-            trial=action.trial,
-            helped=action.helped,
-            dimension=action.dimension,
-            lesson=action.lesson,
-            next_step=action.next_step,
-            evidence=list(action.evidence),
-            rule=action.rule.model_dump() if action.rule else None,
-            cause=action.cause,
-            effect=action.effect,
-        )
+        answer = await self._ask("write_reflection", session=self._session, **_reflection_arguments(action))
         if answer.is_error and (await self._view(StateView, "state")).pending_reflection != action.trial:
-            return None  # this reflection is written already
-        event = Reflected(action, _read(ReflectionReceipt, answer, "write_reflection"))
-        self._emit(event)
-        return event
+            return Outcome(action, f"the reflection on {action.trial} is written already")
+        if answer.is_error:
+            return self._correctable(action, answer, "write_reflection")
+        receipt = _read(ReflectionReceipt, answer, "write_reflection")
+        self._emit(Reflected(action, receipt))
+        return Outcome(action, f"{receipt.check}: {receipt.note} {receipt.rule_note}".strip())
 
-    async def _finalize(self, action: Finalize) -> Finalized:
+    async def _finalize(self, action: Finalize) -> Outcome:
+        if action.note:
+            self._emit(Noted(action.note))
         rules = [rule.model_dump() for rule in action.rules]
         arguments = {"cognition_summary": action.summary, "rules": rules, "confirm": True}
-        event = Finalized(await self._call(FinalResult, "finalize", session=self._session, **arguments))
-        self._emit(event)
-        return event
+        answer = await self._ask("finalize", session=self._session, **arguments)
+        if answer.is_error and (await self._view(StateView, "state")).state == "open":
+            return self._correctable(action, answer, "finalize")
+        self._result = _read(FinalResult, answer, "finalize")
+        self._emit(Finalized(self._result))
+        return Outcome(action, self._result.state)
 
-    async def _view(self, kind: type[AnyView], view: str) -> AnyView:
-        answer = await self._call(MemoryView, "read_memory", session=self._session, view=view)
+    def _correctable(self, action: Action, answer: CallToolResult, tool: str) -> Outcome:
+        """The outcome of a refused call, for an agent that corrects its calls; raises SessionError for others."""
+        reason = refusal_text(answer, tool)
+        if not self._agent.corrects:
+            raise SessionError(reason)
+        self._count_refusal(reason)
+        self._emit(Refused(tool, reason))
+        return Outcome(action, reason, refused=True)
+
+    async def _view(self, kind: type[AnyView], view: str, **arguments: str) -> AnyView:
+        answer = await self._call(MemoryView, "read_memory", session=self._session, view=view, **arguments)
         return kind.model_validate(answer.content)
 
     async def _ask(self, tool: str, **arguments: Any) -> CallToolResult:
@@ -193,6 +247,21 @@ class _Loop:
 
     async def _call(self, result: type[Result], tool: str, **arguments: Any) -> Result:
         return _read(result, await self._ask(tool, **arguments), tool)
+
+
+def _trial_arguments(action: RunTrial | Sweep) -> dict[str, Any]:
+    """The arguments of run_trial or sweep."""
+    hypothesis = action.hypothesis.model_dump() if action.hypothesis else None
+    if isinstance(action, Sweep):
+        return {"settings": list(action.settings), "base": action.base, "hypothesis": hypothesis}
+    arguments: dict[str, Any] = {"changes": action.changes, "base": action.base, "hypothesis": hypothesis}
+    return arguments | ({"override_reason": action.override} if action.override else {})
+
+
+def _reflection_arguments(action: Reflect) -> dict[str, Any]:
+    """The arguments of write_reflection."""
+    rule = action.rule.model_dump() if action.rule else None
+    return {**vars(action), "evidence": list(action.evidence), "rule": rule}
 
 
 def refusal_text(answer: CallToolResult, tool: str) -> str:

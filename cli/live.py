@@ -11,7 +11,10 @@ from ..agents.base import Brief
 from ..agents.events import (
     Event,
     Finalized,
+    MemoryRead,
+    Noted,
     Reflected,
+    Refused,
     SessionOpened,
     TrialFinished,
     TrialProgress,
@@ -61,6 +64,12 @@ class Display:
                 self._line(_finished(observation, self._trials_max), STYLES.get(observation.verdict or "", ""))
             case TrialRefused(action, reason):
                 self._line(f"     not run: {formats.settings(action.changes)} ({reason})", "dim")
+            case MemoryRead(action):
+                self._line(f"     reads {' '.join(filter(None, (action.view, action.trial, action.query)))}", "dim")
+            case Refused(tool, reason):
+                self._line(f"     {tool} refused: {reason}", "dim")
+            case Noted(text):
+                self._line(f"note: {text}")
             case Reflected(action, receipt):
                 self._line(f"     reflection: {action.helped}, {action.dimension} ({receipt.check})", "dim")
             case Finalized(result):

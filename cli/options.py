@@ -34,6 +34,14 @@ def absolute(path: Path) -> Path:
     return resolved
 
 
+def _page(path: Path | None) -> Path | None:
+    """The protocol file that --sandbox names; a name without a suffix that is no file is one of the bundled pages."""
+    from ..sandbox.protocol import packaged_page
+
+    is_name = path is not None and path.name == str(path) and not path.suffix and not path.exists()
+    return packaged_page(path.name) if path is not None and is_name else path
+
+
 Home = Annotated[
     Path,
     typer.Option(
@@ -79,7 +87,17 @@ KeepWarm = Annotated[
 ]
 Sandbox = Annotated[
     Path | None,
-    typer.Option("--sandbox", help="Path of the protocol file.", show_default="HOME/SANDBOX.md, else the bundled one"),
+    typer.Option(
+        "--sandbox",
+        callback=_page,
+        help="Path of the protocol file, or the name of a bundled one: paper.",
+        show_default="HOME/SANDBOX.md, else the bundled one",
+    ),
+]
+
+Replay = Annotated[
+    Path | None,
+    typer.Option("--replay", help="Serve trials from this table of `virtualmle replay build` instead of training."),
 ]
 
 HERE = Path(".")
@@ -98,6 +116,7 @@ def make_settings(  # noqa: PLR0913, PLR0917 - one parameter per option
     keep_warm: float = 0.0,
     memory_from: str = "",
     placebo: bool = False,
+    replay: Path | None = None,
 ) -> "Settings":
     """The settings for the tools from the options of a command.
 
@@ -123,6 +142,7 @@ def make_settings(  # noqa: PLR0913, PLR0917 - one parameter per option
         memory_from=datasets,
         placebo=placebo,
         protocol_path=sandbox,
+        replay=absolute(replay) if replay else None,
     )
 
 

@@ -8,6 +8,7 @@ VirtualMLEError (ValueError)      text: the rule, then the value, then what to d
 ├── ProtocolError                 SANDBOX.md, with its line number
 ├── SessionError                  an unknown session or trial, or a session in the wrong state
 ├── AdmissionError                the Program refused a trial
+│   └── SweepError                a sweep's settings, or its base
 ├── TrialError                    a trial's process or its files
 │   ├── TrainingError             training or scoring gave no usable result (training/errors.py)
 │   └── MachineError              this machine cannot run trials: no CUDA device, disk space, or worker process
@@ -15,6 +16,7 @@ VirtualMLEError (ValueError)      text: the rule, then the value, then what to d
 ├── HomeError                     the home directory cannot be used
 ├── ServerError                   a host, port, token or setting that the server cannot use
 ├── LanguageModelError            a language model that cannot be reached, paid or understood
+│   └── CostCapError              a call that could cost more than the cap leaves
 └── ReplayError                   a replay table, or a configuration that it does not contain
 """
 
@@ -51,6 +53,10 @@ class AdmissionError(VirtualMLEError):
     """The Program does not admit this trial."""
 
 
+class SweepError(AdmissionError):
+    """A sweep has no trained base, too many settings, or a setting that needs training."""
+
+
 class TrialError(VirtualMLEError):
     """A trial's process failed, or its files are missing, damaged or inconsistent."""
 
@@ -73,6 +79,10 @@ class ServerError(VirtualMLEError):
 
 class LanguageModelError(VirtualMLEError):
     """A language model cannot be reached, may not be paid, or gives no usable answer."""
+
+
+class CostCapError(LanguageModelError):
+    """A call of a language model was not sent, because it could cost more than the cap leaves."""
 
 
 class ReplayError(VirtualMLEError):

@@ -9,6 +9,7 @@ import json
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
+from .ledger_schema import LEDGER_TABLES
 from .text import content_key, source_key
 
 MIGRATIONS = Migrations("virtualmle.memory")
@@ -333,4 +334,71 @@ def m009_trusted_heuristics_at_hand(db: Database) -> None:
         CREATE INDEX rules_trusted ON rules
             (kind, id, backbone, knob, condition, dataset_id, session, support, contradiction, statement)
             WHERE kind = 'avoid' AND knob IS NOT NULL AND "check" = 'supported' AND support >= 2 * contradiction + 1;
+    """)
+
+
+@MIGRATIONS()
+def m010_calls_of_language_models(db: Database) -> None:
+    """The cost ledger: one row per call of a language model; and what models were found not to accept."""
+    db.executescript(LEDGER_TABLES)
+
+
+@MIGRATIONS()
+def m011_claims_can_be_corrected(db: Database) -> None:
+    """Earlier versions of amended reflections, other statements of a rule, and the proposal that a trial followed."""
+    db.executescript("""
+        CREATE TABLE earlier_reflections (
+            session TEXT NOT NULL,
+            trial TEXT NOT NULL,
+            version INTEGER NOT NULL CHECK (version > 0),
+            helped TEXT NOT NULL CHECK (helped IN ('yes', 'no', 'unclear')),
+            dimension TEXT NOT NULL,
+            effect REAL,
+            evidence TEXT NOT NULL CHECK (json_valid(evidence)),
+            cause TEXT NOT NULL,
+            lesson TEXT NOT NULL,
+            next_step TEXT NOT NULL,
+            "check" TEXT NOT NULL CHECK ("check" IN ('supported', 'contradicted', 'unsupported')),
+            check_note TEXT NOT NULL,
+            created_at TEXT NOT NULL,
+            PRIMARY KEY (session, trial, version),
+            FOREIGN KEY (session, trial) REFERENCES trials (session, handle)
+        ) WITHOUT ROWID;
+        CREATE TRIGGER reflections_change_while_open BEFORE UPDATE ON reflections
+        WHEN (SELECT state FROM sessions WHERE id = NEW.session) <> 'open'
+        BEGIN SELECT RAISE(ABORT, 'a session that is not open takes no reflections'); END;
+        CREATE TRIGGER earlier_reflections_stay BEFORE UPDATE ON earlier_reflections
+        BEGIN SELECT RAISE(ABORT, 'earlier reflections stay on record'); END;
+        CREATE TRIGGER earlier_reflections_are_kept BEFORE DELETE ON earlier_reflections
+        BEGIN SELECT RAISE(ABORT, 'earlier reflections stay on record'); END;
+
+        ALTER TABLE rules ADD COLUMN times_said INTEGER NOT NULL DEFAULT 1 CHECK (times_said > 0);
+        CREATE TABLE rule_statements (
+            id INTEGER PRIMARY KEY,
+            rule INTEGER NOT NULL REFERENCES rules (id) ON DELETE CASCADE,
+            statement TEXT NOT NULL,
+            condition TEXT,
+            session TEXT NOT NULL,
+            created_at TEXT NOT NULL
+        );
+        CREATE INDEX rule_statements_by_rule ON rule_statements (rule);
+
+        ALTER TABLE trials ADD COLUMN proposal TEXT CHECK (proposal IS NULL OR json_valid(proposal));
+    """)
+
+
+@MIGRATIONS()
+def m013_a_trial_may_sweep_several_settings(db: Database) -> None:
+    """The settings of a sweep; NULL for a trial of one configuration."""
+    db.executescript("""
+        ALTER TABLE trials ADD COLUMN sweep TEXT CHECK (sweep IS NULL OR json_valid(sweep));
+        CREATE INDEX trials_by_configuration ON trials (config_hash, status);
+    """)
+
+
+@MIGRATIONS()
+def m014_sessions_may_be_replayed(db: Database) -> None:
+    """A session may be served from a replay table; the column holds the table's path, digest and provenance."""
+    db.executescript("""
+        ALTER TABLE sessions ADD COLUMN replay TEXT NOT NULL DEFAULT '{}' CHECK (json_valid(replay));
     """)

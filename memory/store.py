@@ -11,6 +11,7 @@ from types import TracebackType
 
 from .database import MemoryDatabase
 from .knowledge import Knowledge
+from .ledger import Ledger
 from .measurements import Measurements
 from .reflections import Reflections
 from .rules import Rules
@@ -33,6 +34,7 @@ class Memory:
         self.summaries = Summaries(self.database, self.sessions)
         self.rules = Rules(self.database, self.sessions)
         self.measurements = Measurements(self.database)
+        self.ledger = Ledger(self.database, self.sessions)
         self._knowledge: dict[tuple[str, ...], Knowledge] = {}
 
     def __enter__(self) -> "Memory":

@@ -114,7 +114,7 @@ class ActionSpace(BaseModel):
         raise ConfigError(unknown_knob(knob) if knob not in KNOBS else f"{knob} is fixed by SANDBOX.md")
 
     def describe(self, backbone: str) -> list[dict[str, Any]]:
-        """The knobs of `backbone` as JSON values; keys that do not apply to a type are None."""
+        """The knobs of `backbone` as JSON values; keys that do not apply to a type are None, `levels` is left out."""
         return [
             {
                 "knob": knob.name,
@@ -125,6 +125,7 @@ class ActionSpace(BaseModel):
                 "choices": [False, True] if knob.type == "bool" else list(knob.choices) or None,
                 "default": knob.defaults[backbone],
                 "dimension": knob.dimension,
+                **({"levels": list(knob.levels)} if knob.levels else {}),
             }
             for knob in self.knobs(backbone)
         ]

@@ -11,6 +11,7 @@ from ..models.knobs.declaration import DIMENSIONS
 from .action_space import ActionSpace, Knob, inert_changes
 from .observations import NDCG10
 from .surrogate import REVEALING, Posterior, Steps, Surrogate, engine_knobs
+from .sweeping import each_setting
 
 INTERVAL_Z = 1.96  # 95 %
 
@@ -78,7 +79,7 @@ def interval(mean: float, se: float) -> list[float]:
 
 def coverage(trials: Sequence[TrialRecord], space: ActionSpace, backbone: str) -> dict[str, dict[str, int]]:
     """Per dimension: the number of its knobs (`knobs`), and how many of them some trial has changed (`tried`)."""
-    tried = {knob for trial in trials for knob in trial.changes}
+    tried = {knob for trial in trials for knob in trial.changed}
     counts_of = {dimension: {"tried": 0, "knobs": 0} for dimension in DIMENSIONS}
     for knob in space.knobs(backbone):
         counts_of[knob.dimension]["knobs"] += 1
@@ -88,7 +89,7 @@ def coverage(trials: Sequence[TrialRecord], space: ActionSpace, backbone: str) -
 
 def untried(trials: Sequence[TrialRecord], space: ActionSpace, backbone: str) -> dict[str, list[str]]:
     """Per dimension, the knobs that no trial has changed."""
-    tried = {knob for trial in trials for knob in trial.changes}
+    tried = {knob for trial in trials for knob in trial.changed}
     knobs = space.knobs(backbone)
     left = {d: [k.name for k in knobs if k.dimension == d and k.name not in tried] for d in DIMENSIONS}
     return {dimension: names for dimension, names in left.items() if names}
@@ -153,7 +154,7 @@ class _Change(NamedTuple):
 def _changes(
     trials: Sequence[TrialRecord], default: TrialConfig | None
 ) -> Iterator[tuple[TrialRecord, str, Any, bool]]:
-    for trial in trials:
+    for trial in each_setting(trials):
         if not trial.outcome or trial.outcome.base_delta is None or NDCG10 not in trial.outcome.metrics:
             continue
         base = base_config(trial, trials, default)

@@ -7,6 +7,7 @@ from ..memory.records import TrialRecord
 from ..models.config import TrialConfig
 from .effects import base_config, changed_knobs, interval, revealing, scaled, steps_of
 from .surrogate import Surrogate, engine_knobs
+from .sweeping import each_setting
 
 LARGEST_SE = 0.5  # a step with a larger relative error was not measured, and is not passed on
 
@@ -90,7 +91,7 @@ def evidence(trials: Sequence[TrialRecord], default: TrialConfig) -> list[Eviden
 def _counts(trials: Sequence[TrialRecord], default: TrialConfig) -> dict[tuple[str, Any], int]:
     """(knob, value) -> number of finished trials that changed the knob to a value other than the default's."""
     counts: dict[tuple[str, Any], int] = {}
-    for trial in trials:
+    for trial in each_setting(trials):
         base = base_config(trial, trials, default)
         if trial.status != "finished" or base is None or not trial.outcome or trial.outcome.base_delta is None:
             continue

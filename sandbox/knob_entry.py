@@ -1,5 +1,6 @@
 """Turn an entry of SANDBOX.md into a Knob, checked against the bounds of the engine."""
 
+import itertools
 from typing import Any
 
 from pydantic import ValidationError
@@ -11,7 +12,7 @@ from .action_space import Knob, unknown_knob
 from .page import Entry
 
 _COMMON = ("type", "dimension", "default", "backbones")
-_NUMBER = (*_COMMON, "low", "high", "scale")
+_NUMBER = (*_COMMON, "low", "high", "scale", "levels")
 KEYS: dict[KnobType, tuple[str, ...]] = {
     "int": _NUMBER,
     "float": _NUMBER,
@@ -64,10 +65,12 @@ class _Reader:
         return dimension
 
     def range_or_choices(self) -> dict[str, Any]:
-        """The range of a numeric knob, the choices of a choice knob, nothing for a bool."""
+        """The range or levels of a numeric knob, the choices of a choice knob, nothing for a bool."""
         if self.declared.type == "choice":
             return {"choices": self.choices()}
-        return {} if self.declared.type == "bool" else self.bounds()
+        if self.declared.type == "bool":
+            return {}
+        return self.levels() if "levels" in self.entry.values else self.bounds()
 
     def bounds(self) -> dict[str, Any]:
         low, high = (self._within_engine_bounds(key, self._required(key)) for key in ("low", "high"))
@@ -80,6 +83,20 @@ class _Reader:
             raise self.entry.error(f"a log scale needs low > 0, not low={low!r}; use a linear scale or raise low")
         number = int if self.declared.type == "int" else float
         return {"low": number(low), "high": number(high), "scale": scale}
+
+    def levels(self) -> dict[str, Any]:
+        """The levels, with their ends as the range; a search steps from level to level, whatever their distance."""
+        given = self.entry.values["levels"]
+        if not isinstance(given, list) or not given:
+            raise self.entry.error(f"{self.name} has no levels; list at least one number, or give low and high")
+        if beside := [key for key in ("low", "high", "scale") if key in self.entry.values]:
+            raise self.entry.error(f"levels exclude {', '.join(beside)}; give either levels or a range")
+        number = int if self.declared.type == "int" else float
+        levels = [number(self._within_engine_bounds("levels", level)) for level in given]
+        for below, above in itertools.pairwise(levels):
+            if above <= below:
+                raise self.entry.error(f"levels ascend, and {above!r} follows {below!r}; sort them, each value once")
+        return {"low": levels[0], "high": levels[-1], "scale": "linear", "levels": tuple(levels)}
 
     def choices(self) -> tuple[str, ...]:
         choices = self._required("choices")

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from ..memory.records import TrialOutcome, TrialRecord
 from ..training.metrics import ndcg_per_user
+from .sweeping import each_setting
 
 Floats = npt.NDArray[np.float64]
 
@@ -43,13 +44,14 @@ class Observations:
 
 
 def observations(trials: Sequence[TrialRecord]) -> Observations:
-    """The finished trials that have NDCG@10, in order; there may be none."""
-    measured = [t for t in trials if t.status == "finished" and t.outcome and NDCG10 in t.outcome.metrics]
+    """The finished trials that have NDCG@10, in order, and of a sweep every setting; there may be none."""
+    finished = [t for t in trials if t.status == "finished" and t.outcome and NDCG10 in t.outcome.metrics]
+    measured = each_setting(finished)
     hashes = np.array([t.train_hash for t in measured])
     return Observations(
         trials=measured,
         ndcg=np.array([_outcome(t).metrics[NDCG10] for t in measured]),
-        user_covariance=_user_covariance(measured),
+        user_covariance=_with_settings(finished, measured, _user_covariance(finished)),
         same_checkpoint=(hashes[:, None] == hashes[None, :]).astype(np.float64),
     )
 
@@ -105,6 +107,23 @@ def _from_paired_errors(trials: list[TrialRecord]) -> Floats:
         if trial.base == "default" and not trial.changes:
             row_of.setdefault("default", i)
     return covariance
+
+
+def _with_settings(finished: list[TrialRecord], measured: list[TrialRecord], covariance: Floats) -> Floats:
+    """Extend the covariance of the trials to the settings of sweeps that were not chosen.
+
+    Of these, only the paired error against the base is stored: e = e_base + d with Var d = se^2, independently.
+    """
+    if len(finished) == len(measured):
+        return covariance
+    row_of = {trial.handle: row for row, trial in enumerate(finished)}
+    default = next((r for r, t in enumerate(finished) if t.base == "default" and not t.changes), 0)
+    rows, own = [], np.zeros(len(measured))
+    for number, trial in enumerate(measured):
+        chosen = finished[row_of[trial.handle]]
+        rows.append(row_of[trial.handle] if trial.config == chosen.config else row_of.get(trial.base, default))
+        own[number] = 0.0 if trial.config == chosen.config else (_outcome(trial).base_delta_se or 0.0) ** 2
+    return covariance[np.ix_(rows, rows)] + np.diag(own)
 
 
 def _outcome(trial: TrialRecord) -> TrialOutcome:

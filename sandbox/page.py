@@ -172,20 +172,30 @@ def _knob_entry(row: _Row) -> Entry:
 
 
 def _range_or_choices(row: _Row, kind: str) -> dict[str, Any]:
-    """The range of a numeric knob, or the choices of a choice knob; nothing for a bool."""
+    """The range or levels of a numeric knob, or the choices of a choice knob; nothing for a bool."""
     cell = row.cell(RANGE_COLUMN)
     if kind in ("int", "float"):
-        found = _RANGE.fullmatch(cell.replace("...", "…").replace("..", "…"))
-        if not found:
-            raise row.error(f"{cell!r} is not a range; write LOW … HIGH, or LOW … HIGH, log")
-        low, high, scale = found.groups()
-        return {"low": _PARSERS[kind](low), "high": _PARSERS[kind](high), "scale": scale or "linear"}
+        return _range_or_levels(row, cell, _PARSERS[kind])
     choices = [_unquote(choice) for choice in cell.split(",") if choice.strip()]
     if kind == "choice":
         return {"choices": choices}
     if sorted(choices) != ["false", "true"]:
         raise row.error(f"{cell!r} is not both booleans; write true, false, or remove the row to fix the knob")
     return {}
+
+
+def _range_or_levels(row: _Row, cell: str, parse: Callable[[str], Any]) -> dict[str, Any]:
+    """The range LOW … HIGH of a numeric knob, or the list of its levels: 0.0003, 0.001, 0.003."""
+    found = _RANGE.fullmatch(cell.replace("...", "…").replace("..", "…"))
+    if found:
+        low, high, scale = found.groups()
+        return {"low": parse(low), "high": parse(high), "scale": scale or "linear"}
+    levels = [parse(_unquote(level)) for level in cell.split(",")]
+    if any(isinstance(level, str) for level in levels):
+        raise row.error(
+            f"{cell!r} is not a range; write LOW … HIGH, or LOW … HIGH, log, or the only values: 1, 2, 4"
+        )
+    return {"levels": levels}
 
 
 def _unquote(cell: str) -> str:

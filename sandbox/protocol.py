@@ -17,6 +17,8 @@ from .knob_entry import read_knob
 from .page import Entry, Page, read_page
 
 PACKAGED = Path(__file__).resolve().parents[1] / "SANDBOX.md"
+PAGES = PACKAGED.with_name("sandboxes")
+"""The directory of further pages that are shipped with the package."""
 
 
 class Protocol(BaseModel):
@@ -32,10 +34,21 @@ class Protocol(BaseModel):
     keep_z: float = Field(ge=0, le=10)
     require_reflection: bool
     target_ndcg: float | None = Field(None, gt=0, le=1)
+    max_sweep: int = Field(24, ge=1, le=100)  # settings of one sweep
+    reuse_trials: bool = True  # a trial that an earlier session has measured is not run again
     max_llm_usd: float | None = Field(None, gt=0, le=1e6)  # cost limit of the session's language model
     space: ActionSpace
     text: str
     sha256: str  # of `text`
+
+
+def packaged_page(name: str) -> Path:
+    """The page `sandboxes/NAME.md` of the package; raises ProtocolError, with all names, if there is none."""
+    path = PAGES / f"{name}.md"
+    if not path.is_file():
+        names = ", ".join(sorted(page.stem for page in PAGES.glob("*.md")))
+        raise ProtocolError(f"no page is named {name!r}; shipped with the package: {names}; or give the path of a file")
+    return path
 
 
 def load_protocol(path: Path | None = None) -> Protocol:

@@ -86,9 +86,14 @@ class Posterior(NamedTuple):
 
 
 def position(knob: Knob, value: Any) -> float:
-    """Position of a number in the range of its knob, [0, 1] inside the range; for a choice or a bool, its index."""
+    """Position of a number in the range of its knob, [0, 1] inside the range; for a choice or a bool, its index.
+
+    Levels are evenly spaced: a page lists them so that neighbours differ by about as much everywhere.
+    """
     if knob.low is None or knob.high is None:
         return float([*knob.choices, False, True].index(value))
+    if knob.levels:
+        return knob.levels.index(value) / max(1, len(knob.levels) - 1)
     if knob.high == knob.low:
         return 0.0
     if knob.scale == "log":
@@ -321,4 +326,6 @@ def _rows_by_knob(steps: Sequence[Steps]) -> dict[str, npt.NDArray[np.int64]]:
 def _offers(knob: Knob, value: Any) -> bool:
     if knob.low is None or knob.high is None:
         return value in (knob.choices or (False, True))
+    if knob.levels:
+        return value in knob.levels
     return not isinstance(value, bool | str) and knob.low <= value <= knob.high

@@ -31,6 +31,8 @@ PlainTool = Callable[..., BaseModel]
 CLIENT_NAME_LENGTH = 80
 LLM_USD = "virtualmle/llm_usd"
 """Key in a request's `_meta`: dollars that the client's language model cost in this session; no model can set it."""
+REFLECTS = "virtualmle/reflects"
+"""Key in a request's `_meta`: false opens the session of an agent that does not reflect; no model can set it."""
 WAIT = "wait_seconds"
 
 UNAVAILABLE = {
@@ -70,16 +72,15 @@ def _mcp_function(ws: Workspace, tool: PlainTool, override: float | None) -> Cal
     waits = WAIT in signature.parameters
 
     async def call(context: Context[Workspace], **arguments: Any) -> BaseModel:
-        client = client_name(context)
         requested = arguments.pop(WAIT, None)
         if waits:
             arguments[WAIT] = 0
         try:
             await anyio.to_thread.run_sync(record_cost, ws, context, arguments.get("session"))
-            result = await anyio.to_thread.run_sync(partial(tool, named_workspace(ws, client), **arguments))
+            result = await anyio.to_thread.run_sync(partial(tool, workspace_for(ws, context), **arguments))
             if not isinstance(result, TrialObservation) or not waits:
                 return result
-            cap = wait_cap(client, override)
+            cap = wait_cap(client_name(context), override)
             return await wait_until_over(ws, result, context, cap if requested is None else min(requested, cap))
         except VirtualMLEError as error:
             raise ToolError(str(error)) from error
@@ -104,10 +105,17 @@ def record_cost(ws: Workspace, context: Context[Workspace], session: object) -> 
         ws.memory.sessions.record_llm_cost(session, float(cost))  # type: ignore[arg-type]
 
 
-def named_workspace(ws: Workspace, client: str) -> Workspace:
-    """The workspace, with the client's name in its settings unless they already name one; sessions record the name."""
-    if ws.settings.client or not client:
+def workspace_for(ws: Workspace, context: Context[Workspace]) -> Workspace:
+    """The workspace with the settings of this request.
+
+    They have the client's name, unless the workspace names one already, and no reflections if the client's agent does
+    not reflect; sessions record both.
+    """
+    client = ws.settings.client or client_name(context)
+    reflects = (context.request_context.meta or {}).get(REFLECTS) is not False
+    settings = replace(ws.settings, client=client, with_reflection=ws.settings.with_reflection and reflects)
+    if settings == ws.settings:
         return ws
     named = copy(ws)
-    named.settings = replace(ws.settings, client=client)
+    named.settings = settings
     return named

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from virtualmle.data.errors import ProtocolError
+from virtualmle.data.errors import ConfigError, ProtocolError
 from virtualmle.models.config import KNOBS, make_config
 from virtualmle.models.knobs.declaration import BACKBONES, DIMENSIONS
 from virtualmle.sandbox.protocol import PACKAGED, load_protocol, parse_protocol
@@ -288,3 +288,38 @@ def test_a_missing_or_unreadable_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "latin.md").write_bytes(b"caf\xe9")
     with pytest.raises(ProtocolError, match="is not UTF-8 text"):
         load_protocol(tmp_path / "latin.md")
+
+
+LEVELS = f"### optimisation\n\n{HEAD}| `lr` | float | 3e-4, 0.001, `3e-3` | 3e-4 | 0.001 |\n"
+
+
+def test_a_number_may_have_levels_instead_of_a_range() -> None:
+    (lr,) = parse_protocol(page(RULES, LEVELS)).space.entries
+    assert lr.levels == (0.0003, 0.001, 0.003)
+    assert (lr.low, lr.high, lr.scale) == (0.0003, 0.003, "linear")
+    assert lr.defaults == {"sasrec": 0.0003, "hstu": 0.001}
+    with pytest.raises(ConfigError, match=r"lr=0.002 is not one of its levels; give one of 0.0003, 0.001, 0.003"):
+        lr.check(0.002)
+
+
+def test_a_single_level_fixes_a_number_at_another_value_than_the_engine_does() -> None:
+    text = page(RULES, knob("optimisation", "`epochs` | int | 12 | 12 | 12"))
+    assert parse_protocol(text).space.default("sasrec").epochs == 12
+
+
+@pytest.mark.parametrize(
+    "cells, error",
+    [
+        pytest.param("0.001, 3e-4 | 3e-4 | 3e-4", "levels ascend, and 0.0003 follows 0.001", id="descending"),
+        pytest.param("3e-4, 3e-4 | 3e-4 | 3e-4", "levels ascend, and 0.0003 follows 0.0003", id="repeated"),
+        pytest.param("3e-4, 7 | 3e-4 | 3e-4", "levels: lr=7.0 is outside the engine's bounds", id="engine"),
+        pytest.param("3e-4, fast | 3e-4 | 3e-4", "'3e-4, fast' is not a range; write LOW … HIGH", id="text"),
+        pytest.param("3e-4, 1e-3, log | 3e-4 | 3e-4", "or the only values: 1, 2, 4", id="scale"),
+        pytest.param("3e-4, 1e-3 | 5e-4 | 3e-4", "the default is invalid: lr=0.0005 is not one of its", id="default"),
+    ],
+)
+def test_wrong_levels_are_refused_with_their_line(cells: str, error: str) -> None:
+    text = page(RULES, knob("optimisation", f"`lr` | float | {cells}"))
+    with pytest.raises(ProtocolError, match=re.escape(error)) as refusal:
+        parse_protocol(text)
+    assert str(refusal.value).startswith(f"SANDBOX.md:{line_with(text, '`lr`')}: ")

@@ -12,6 +12,7 @@ from ..sandbox.effects import coverage, interval, knob_effects, untried
 from ..sandbox.proposals import propose
 from .guidance import budget_of, next_step, pending_reflection, stop_of
 from .observation import observe
+from .open_session import brief_of
 from .results import MemoryView
 from .sync import default_trial, sync_session
 from .transfer import HeuristicCheck, history_of, long_term_of
@@ -19,6 +20,7 @@ from .views import (
     ActionSpaceView,
     BestTrial,
     Coverage,
+    FirstReflection,
     KnobEffect,
     PooledEffect,
     Proposal,
@@ -31,13 +33,14 @@ from .views import (
     TrialView,
     View,
     knob_rows,
+    setting_rows,
 )
 from .workspace import Workspace
 
 QUERY_LENGTH = 400
 TEXT_LENGTH = 1000
 
-ViewName = Literal["state", "trajectory", "trial", "long_term", "action_space", "protocol"]
+ViewName = Literal["state", "trajectory", "trial", "long_term", "action_space", "protocol", "brief"]
 
 
 def read_memory(
@@ -48,7 +51,8 @@ def read_memory(
         Field(
             description="state: incumbent, best trials, knob effects in this and in closed sessions, untried knobs, "
             "proposals, budget; trajectory: all trials and reflections; trial: one trial in full; long_term: rules "
-            "and summaries of earlier sessions; action_space: knobs with ranges and defaults; protocol: SANDBOX.md"
+            "and summaries of earlier sessions; action_space: knobs with ranges and defaults; protocol: SANDBOX.md; "
+            "brief: as open_session returned it"
         ),
     ] = "state",
     query: Annotated[str, Field(description="search terms, for view='long_term'")] = "",
@@ -60,6 +64,8 @@ def read_memory(
     """
     record = ws.memory.sessions.get(session)
     sync_session(ws, session)
+    if view == "brief":
+        return MemoryView(session=session, view=view, content=brief_of(ws, record, resumed=True).model_dump())
     if view == "trial":
         if not trial:
             raise SessionError("view='trial' needs the argument trial, e.g. 't003'")
@@ -163,8 +169,11 @@ def _trajectory(ws: Workspace, session: SessionRecord) -> TrajectoryView:
 
 def _reflection_row(reflection: ReflectionRecord) -> ReflectionRow:
     """A reflection as it is returned: the agent's own texts in quotation marks."""
-    row = {name: getattr(reflection, name) for name in ReflectionRow.model_fields}
+    row = {name: getattr(reflection, name) for name in ReflectionRow.model_fields if name != "amended_from"}
     texts = {name: quote(row[name], TEXT_LENGTH) if row[name] else "" for name in ("cause", "lesson", "next_step")}
+    if first := reflection.amended_from:
+        fields = first.model_dump(include=set(FirstReflection.model_fields))
+        row["amended_from"] = FirstReflection.model_validate(fields | {"lesson": quote(first.lesson, TEXT_LENGTH)})
     return ReflectionRow.model_validate(row | texts)
 
 
@@ -185,6 +194,10 @@ def _row(ws: Workspace, session: SessionRecord, trial: TrialRecord) -> TrialRow:
     row |= measured | {"ndcg10_se": outcome.ndcg_se, "best_epoch": outcome.details.get("best_epoch")}
     if trial.machine_fault:
         row["machine_fault"] = True
+    if trial.sweep:
+        row["swept"] = setting_rows(trial)
+    if "reused_from" in outcome.details:
+        row["reused_from"] = outcome.details["reused_from"]
     return TrialRow.model_validate(row)
 
 
@@ -195,6 +208,7 @@ def _trial(ws: Workspace, session: SessionRecord, handle: str) -> TrialView:
         config=record.config,
         asked=_request_row(record),
         curve_epochs=record.outcome.curve if record.outcome else [],
+        swept=setting_rows(record),
     )
 
 

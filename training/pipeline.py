@@ -15,16 +15,18 @@ from torch import Tensor
 
 from ..data.atomic import write_bytes
 from ..data.errors import MachineError
+from ..data.hashing import sha256_of
 from ..data.prepared import PreparedDataset
 from ..models.build import num_parameters
 from ..models.config import TrialConfig
-from ..models.priors import ScorePriors
+from ..models.priors import PriorTables
 from .checkpoint import save_checkpoint
 from .errors import StateError
-from .evaluate import encode_users, evaluate_targets, train_histories, train_sample_ndcg
-from .metrics import metrics_from_ranks
-from .rescoring import load_trained, load_user_states
-from .spec import CHECKPOINT, RANKS, STATE, USERS, TrialSpec
+from .evaluate import encode_users, evaluate_variants, train_histories, train_sample_ndcg
+from .metrics import best_setting, clip_ranks, metrics_from_ranks
+from .popularity import popularity_ndcg10
+from .rescoring import load_trained, load_user_states, swept_configs
+from .spec import CHECKPOINT, RANKS, STATE, SWEPT_RANKS, USERS, TrialSpec
 from .trainer import FitResult, fit
 from .trial import Trial
 
@@ -33,34 +35,42 @@ DEFAULT_THREADS = torch.get_num_threads()
 
 def run(trial: Trial, spec: TrialSpec) -> None:
     """Train or reuse a model, score it, and write ranks, states and checkpoint; the result is recorded in `trial`."""
-    device = _device(spec)
+    device = set_up_device(spec.device, spec.threads)
     config = TrialConfig(**spec.config)
     trial.record(device=_device_name(device))
     trial.report(stage="loading", epochs=config.epochs)
-    dataset = _dataset(Path(spec.dataset_dir))
+    dataset = load_dataset(Path(spec.dataset_dir))
     trial.report(stage="training", training_since=time.time())
     fitted = _reuse(trial, spec, config, device) if spec.rescore_from else _train(trial, spec, config, dataset, device)
     trial.report(stage="scoring")
     started = time.perf_counter()
     states = _user_states(spec, fitted, config, dataset)
-    ranks, ties = evaluate_targets(
+    configs, tables = swept_configs(config, spec.settings), PriorTables(dataset, device)
+    found = evaluate_variants(
         fitted.model,
         config,
         train_histories(dataset),
         dataset.valid_items,
-        ScorePriors.from_dataset(dataset, config, device),
+        [tables.priors(each) for each in configs],
         dataset.num_items,
         states,
     )
+    swept = np.stack([clip_ranks(ranks) for ranks, _ in found])
+    best = best_setting(swept)
+    ranks, ties = found[best]
     trial.record(
         metrics=metrics_from_ranks(ranks),
         ties=ties,
+        best_setting=best if spec.settings else None,
         parameters=num_parameters(fitted.model),
         evaluate_seconds=trial.result.evaluate_seconds + time.perf_counter() - started,
     )
-    save_checkpoint(trial.directory / CHECKPOINT, fitted.model, config, dataset.num_items)
+    save_checkpoint(trial.directory / CHECKPOINT, fitted.model, configs[best], dataset.num_items)
     _write_array(trial.directory / USERS, states.cpu().numpy())
     _write_array(trial.directory / RANKS, ranks)
+    if spec.settings:
+        _write_array(trial.directory / SWEPT_RANKS, swept)
+    trial.record(files={name: sha256_of(trial.directory / name) for name in (RANKS, USERS, CHECKPOINT)})
     (trial.directory / STATE).unlink(missing_ok=True)
 
 
@@ -78,6 +88,7 @@ def _train(
         best_epoch=fitted.best_epoch,
         model_ndcg10=fitted.curve[fitted.best_epoch - 1].ndcg10,
         train_ndcg10=train_sample_ndcg(fitted.model, dataset, config),
+        popularity_ndcg10=popularity_ndcg10(dataset),
     )
     return fitted
 
@@ -85,7 +96,7 @@ def _train(
 def _reuse(trial: Trial, spec: TrialSpec, config: TrialConfig, device: torch.device) -> FitResult:
     """The model of the trial `rescore_from`, without training seconds; records the training curve of that trial."""
     fitted, source_result = load_trained(Path(spec.rescore_from or ""), config, spec.seed, device)
-    fields = ("curve", "best_epoch", "model_ndcg10", "train_ndcg10")
+    fields = ("curve", "best_epoch", "model_ndcg10", "train_ndcg10", "popularity_ndcg10")
     trial.record(**{name: getattr(source_result, name) for name in fields})
     return fitted
 
@@ -100,11 +111,12 @@ def _user_states(spec: TrialSpec, fitted: FitResult, config: TrialConfig, datase
     return states.to(fitted.model.item_table().device)
 
 
-def _device(spec: TrialSpec) -> torch.device:
-    torch.set_num_threads(spec.threads or DEFAULT_THREADS)
-    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if spec.device == "auto" else spec.device)
+def set_up_device(requested: str, threads: int) -> torch.device:
+    """The device that a spec requests, with torch set up for it. Raises MachineError if torch cannot use it."""
+    torch.set_num_threads(threads or DEFAULT_THREADS)
+    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if requested == "auto" else requested)
     if device.type == "cuda":
-        _check_cuda(device, spec.device)
+        _check_cuda(device, requested)
     if device.type == "cpu":
         # Equal specs must give equal bits. torch.use_deterministic_algorithms would do the same, but it imports torch's
         # compiler, which takes seconds. Filling new tensors with NaN only helps debugging and costs time.
@@ -132,7 +144,7 @@ def _device_name(device: torch.device) -> str:
 _loaded: dict[tuple[str, int], PreparedDataset] = {}
 
 
-def _dataset(directory: Path) -> PreparedDataset:
+def load_dataset(directory: Path) -> PreparedDataset:
     """The dataset, loaded and verified once per process, and again if its manifest has changed."""
     manifest = directory / "manifest.json"
     identity = (str(directory), manifest.stat().st_mtime_ns if manifest.exists() else 0)

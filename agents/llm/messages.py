@@ -40,24 +40,31 @@ class Message:
 
 @dataclass(frozen=True)
 class Request:
-    """One call of a language model. `temperature` None: the provider's default."""
+    """One call of a language model. `temperature` None: the provider's default.
+
+    `session` and `step` name the decision that the call is for: a reply that the ledger already holds for the same
+    session, step and request is returned again without a call, so that a killed process pays no reply twice.
+    """
 
     messages: tuple[Message, ...]
     tools: tuple[ToolSpec, ...] = ()
     max_output_tokens: int = 2000
     temperature: float | None = None
+    session: str = ""
+    step: str = ""
 
 
 @dataclass(frozen=True)
 class Usage:
     """Tokens of one call by kind, which do not overlap: `input` excludes cached and cache-write tokens, `output`
-    excludes reasoning tokens."""
+    excludes reasoning tokens. `estimated`: the provider reported none, and these are counted from the text."""
 
     input: int = 0
     cached: int = 0
     cache_write: int = 0
     output: int = 0
     reasoning: int = 0
+    estimated: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,3 +84,7 @@ class LanguageModel(ABC):
     @abstractmethod
     async def complete(self, request: Request) -> Reply:
         """The model's answer; raises LanguageModelError if there is none, however often it is asked."""
+
+    def recall(self, session: str, step: str) -> Reply | None:
+        """The reply that was paid for this step of a session, also by an earlier process; None if there is none."""
+        return None

@@ -1,0 +1,82 @@
+"""A wire format: how a request is written for a provider, and how its reply is read."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .messages import Message, Reply, Request, ToolCall
+
+Json = Mapping[str, Any]
+
+
+class UnreadableReply(ValueError):
+    """A reply with status 200 that is not in the wire format."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request to a model, the quirks of the model, and whether the tools go natively."""
+
+    model: str
+    request: Request
+    quirks: frozenset[str]
+
+
+class Wire(ABC):
+    """One provider's format."""
+
+    @abstractmethod
+    def url(self, address: str) -> str:
+        """The address to post to."""
+
+    @abstractmethod
+    def headers(self, key: str | None) -> dict[str, str]:
+        """The headers of a request."""
+
+    @abstractmethod
+    def body(self, call: Call) -> dict[str, Any]:
+        """The JSON body of a request."""
+
+    @abstractmethod
+    def reply(self, body: Json, request: Request) -> Reply:
+        """The reply in a body; the usage is that of the provider, or zero and marked as estimated if it sent none.
+
+        Raises UnreadableReply.
+        """
+
+
+def parse_arguments(raw: Any) -> Mapping[str, Any] | None:
+    """The arguments of a call: a JSON object, or the text of one; None for anything else. No text is no arguments."""
+    if isinstance(raw, str):
+        if not raw.strip():
+            return {}
+        try:
+            raw = json.loads(raw)
+        except (ValueError, RecursionError):  # recursion: nested thousands deep
+            return None
+    return raw if isinstance(raw, dict) else None
+
+
+def make_call(number: int, identity: Any, name: Any, raw: Any, offered: Collection[str]) -> ToolCall:
+    """A call as the model wrote it. Its arguments are None if they are no object, or if no such tool was offered."""
+    text = raw if isinstance(raw, str) else json.dumps(raw)
+    arguments = parse_arguments(raw) if name in offered else None
+    return ToolCall(id=str(identity or f"call_{number}"), name=str(name), arguments=arguments, raw=text)
+
+
+def without_system(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The messages for a model that knows no system role: its text goes before the first other message."""
+    system = "\n\n".join(message.text for message in messages if message.role == "system")
+    rest = [message for message in messages if message.role != "system"]
+    if not system:
+        return tuple(rest)
+    if rest and rest[0].role == "user":
+        return (Message("user", f"{system}\n\n{rest[0].text}"), *rest[1:])
+    return (Message("user", system), *rest)
+
+
+def count(value: Any) -> int:
+    """A token count of a provider; 0 if it is missing or no count."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0

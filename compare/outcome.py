@@ -1,0 +1,167 @@
+"""What one session of a comparison came to: read from its home when it is over, and stored beside it as result.json.
+
+Test figures come only from the examiner's revealed results, as in `report/gather.py`.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ..data.atomic import write_bytes
+from ..data.errors import SessionError
+from ..examiner.request import read_revealed
+from ..memory.records import SessionRecord, TrialRecord
+from ..memory.store import Memory
+from ..sandbox.protocol import parse_protocol
+from ..tools.cognition import select
+from .task import Task
+
+RESULT = "result.json"
+PROGRESS = "progress.json"
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Progress(_Value):
+    """What memory.db does not record: seconds on the clock over all attempts, and the trials that were refused.
+
+    A refusal is counted once, even if a resumed process repeats it: each is kept as a text that identifies it.
+    """
+
+    wall_seconds: float = 0.0
+    refused: tuple[str, ...] = ()
+    duplicates: tuple[str, ...] = ()
+
+
+class TrialResult(_Value):
+    """One trial that used budget; `ndcg10` (validation) is None unless it finished."""
+
+    trial: str
+    status: Literal["running", "finished", "crashed", "cancelled"]
+    verdict: str | None
+    ndcg10: float | None
+    ndcg10_se: float | None
+    train_seconds: float
+    wall_seconds: float
+    rescored: bool
+    base: str
+    changes: dict[str, Any]
+
+
+class SessionResult(_Value):
+    """A session that is over. `test` is None if no look was taken (a replay table has no test set)."""
+
+    key: str
+    arm: str
+    dataset: str
+    backbone: str
+    seed: int
+    session: str
+    state: str
+    trials: tuple[TrialResult, ...]
+    selected: str | None
+    settings: dict[str, Any]  # of the selected trial, where they differ from the default
+    validation: dict[str, float]
+    test: dict[str, float] | None
+    look: int | None
+    num_users: int | None
+    wall_seconds: float
+    refused: int
+    duplicates: int
+
+    @property
+    def unit(self) -> tuple[str, str, int]:
+        """What pairs the sessions of two arms: dataset, backbone, seed."""
+        return self.dataset, self.backbone, self.seed
+
+    @property
+    def final(self) -> float:
+        """The best validation NDCG@10 of the session; 0 if no trial finished."""
+        return max((trial.ndcg10 or 0.0 for trial in self.trials), default=0.0)
+
+    @property
+    def train_seconds(self) -> float:
+        """Training seconds that the session used."""
+        return sum(trial.train_seconds for trial in self.trials)
+
+
+def stored_result(home: Path) -> SessionResult | None:
+    """The result in `home`; None if its session is not over, or was stored by another version of this format."""
+    try:
+        return SessionResult.model_validate_json((home / RESULT).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def stored_progress(home: Path) -> Progress:
+    """The progress in `home`; a new one if there is none."""
+    try:
+        return Progress.model_validate_json((home / PROGRESS).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return Progress()
+
+
+def store(value: _Value, path: Path) -> None:
+    """Write a value as JSON, atomically."""
+    write_bytes(path, (value.model_dump_json(indent=1) + "\n").encode())
+
+
+def own_session(memory: Memory) -> SessionRecord | None:
+    """The session of a home of a comparison, which has one; None before it is opened."""
+    return next(iter(memory.sessions.all()), None)
+
+
+def read_outcome(task: Task) -> SessionResult:
+    """The result of the session in the home of `task`. Raises SessionError if there is none."""
+    home = Path(task.home)
+    with Memory(home / "memory.db") as memory:
+        session = own_session(memory)
+        if session is None:
+            raise SessionError(f"home={task.home!r} has no session yet; run the comparison again")
+        trials = memory.trials.all(session.id)
+    selected = select(trials) if any(trial.status == "finished" for trial in trials) else None
+    revealed = read_revealed(home, session.id)
+    progress = stored_progress(home)
+    return SessionResult(
+        key=task.key,
+        arm=task.arm,
+        dataset=task.dataset,
+        backbone=task.backbone,
+        seed=task.seed,
+        session=session.id,
+        state=session.state,
+        trials=tuple(_trial(trial) for trial in trials if not trial.machine_fault),
+        selected=selected.handle if selected else None,
+        settings=_settings(session, selected) if selected else {},
+        validation=selected.outcome.metrics if selected and selected.outcome else {},
+        test=revealed.metrics if revealed else None,
+        look=revealed.look if revealed else None,
+        num_users=revealed.num_users if revealed else None,
+        wall_seconds=round(progress.wall_seconds, 1),
+        refused=len(progress.refused),
+        duplicates=len(progress.duplicates),
+    )
+
+
+def _settings(session: SessionRecord, trial: TrialRecord) -> dict[str, Any]:
+    space = parse_protocol(session.protocol_text, f"SANDBOX.md of session {session.id}").space
+    return space.differences(trial.configuration)
+
+
+def _trial(trial: TrialRecord) -> TrialResult:
+    outcome = trial.outcome
+    return TrialResult(
+        trial=trial.handle,
+        status=trial.status,
+        verdict=outcome.verdict if outcome else None,
+        ndcg10=outcome.metrics.get("ndcg@10") if outcome and trial.status == "finished" else None,
+        ndcg10_se=outcome.ndcg_se if outcome else None,
+        train_seconds=outcome.train_seconds if outcome else 0.0,
+        wall_seconds=outcome.wall_seconds if outcome else 0.0,
+        rescored=bool(outcome and outcome.details.get("rescored")),
+        base=trial.base,
+        changes=trial.changes,
+    )

@@ -1,0 +1,45 @@
+"""The task of one session of a comparison, as the process that runs it receives it."""
+
+import hashlib
+
+from pydantic import BaseModel, ConfigDict
+
+from ..agents.registry import Seeding
+
+DIGEST = 8  # hex digits
+HOUSEKEEPING = {"home", "key"}
+"""Fields that say where a session runs, not what it is."""
+
+
+class Task(BaseModel):
+    """One session: an arm on a dataset and a backbone with a seed, under a protocol page, in a home of its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    home: str
+    key: str = ""
+    arm: str
+    agent: str
+    seeding: Seeding
+    model: str = ""
+    with_reflection: bool = True
+    with_memory: bool = True
+    dataset: str
+    dataset_id: str
+    backbone: str
+    seed: int
+    page: str  # path of the protocol page
+    page_sha256: str
+    cognition: str = ""  # path of the cognition that the home starts with; empty = none
+    cognition_sha256: str = ""
+    replay: str = ""  # path of a replay table; empty = trials are trained
+    replay_sha256: str = ""
+    device: str = "auto"
+    threads: int = 1
+    look: bool = True  # finalize, which evaluates on the test set; False: only freeze
+
+    @property
+    def digest(self) -> str:
+        """A hash of what determines the session; paths do not, the contents of their files do."""
+        fields = self.model_dump(exclude=HOUSEKEEPING | {"page", "cognition", "replay"})
+        return hashlib.sha256(repr(sorted(fields.items())).encode()).hexdigest()[:DIGEST]
