@@ -13,7 +13,7 @@ from .base import Action, Agent, RunTrial, Situation
 from .follow_ups import follow_ups, random_neighbours
 from .history import History
 from .knowledge import Knowledge
-from .moves import OPENINGS, Move
+from .moves import Move, openings
 from .reflecting import NOTICEABLE_Z, dimension_of
 from .required import close, required_action
 
@@ -60,7 +60,7 @@ class Engineer(Agent):
             promising = [move for move in proposed if move.gain > 0 and history.is_new(move.changes, move.base)]
             if promising:
                 return promising[:1]
-        moves = [*knowledge.moves(), *OPENINGS[history.space.backbone], *follow_ups(history), *proposed]
+        moves = [*knowledge.moves(), *openings(history.space), *follow_ups(history), *proposed]
         return [
             move
             for move in moves
@@ -109,7 +109,7 @@ def _already_passed(move: Move, history: History) -> bool:
     """Whether a session without memory has already run this opening move, judged by its number of trials alone."""
     if history.situation.state.with_memory:
         return False
-    order = sorted(OPENINGS[history.space.backbone], key=lambda opening: -opening.gain)
+    order = sorted(openings(history.space), key=lambda opening: -opening.gain)
     return move in order[: max(0, history.trials_used - 1)]
 
 

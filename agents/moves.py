@@ -4,9 +4,11 @@ The gains are relative to the incumbent's NDCG@10 on sparse sequences (short his
 the first trials only; later, measured effects decide (`follow_ups.py`).
 """
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ..models.knobs.declaration import Value
 from ..sandbox.action_space import Knob
 from ..tools.views import KnobValues
 from .drawing import bounds, tidy
@@ -100,6 +102,36 @@ OPENINGS: dict[str, tuple[Move, ...]] = {
 """The opening moves, with their usual gains from the literature that docs/knobs.md cites. Each move is one decision; it
 changes several knobs only if they have no effect alone. Nothing is assumed about how the gains of several moves add up:
 each session measures their sum, and memory passes the result on."""
+
+
+def openings(space: Space) -> list[Move]:
+    """The opening moves of a session: those whose knobs its action space offers, at the levels that it offers.
+
+    A value that is not among the levels of its knob becomes the nearest level in the same direction from the default;
+    without such a level the move is left out, and of moves that become equal the first stays.
+    """
+    offered: dict[str, Move] = {}
+    for move in OPENINGS[space.backbone]:
+        changes = {name: _offered_value(name, value, space) for name, value in move.changes.items()}
+        if all(value is not None for value in changes.values()):
+            offered.setdefault(repr(changes), replace(move, changes=changes))
+    return list(offered.values())
+
+
+def _offered_value(name: str, value: Value, space: Space) -> Value | None:
+    if space.offers(name, value):
+        return value
+    knob = space.knobs.get(name)
+    if knob is None or not knob.levels or isinstance(value, bool | str):
+        return None
+    default = space.defaults[name]
+    beyond = [level for level in knob.levels if (level - default) * (value - default) > 0]
+    return min(beyond, key=lambda level: _distance(level, value), default=None)
+
+
+def _distance(one: float, other: float) -> float:
+    """The distance of two numbers, as a ratio where both are positive."""
+    return abs(math.log(one / other)) if one > 0 and other > 0 else abs(one - other)
 
 
 def rungs(name: str, space: Space) -> list[int | float]:

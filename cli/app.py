@@ -13,7 +13,7 @@ import typer
 
 from .. import __version__
 from ..data.errors import VirtualMLEError
-from . import bench, call, data, doctor, memory, replay, report, serve, sessions, tune
+from . import bench, call, costs, data, doctor, memory, replay, report, serve, sessions, tune
 
 USER_ERROR, INTERNAL_ERROR = 1, 3
 
@@ -30,6 +30,7 @@ app.command("call")(call.call)
 app.add_typer(data.app, name="data")
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(memory.app, name="memory")
+app.add_typer(costs.app, name="costs")
 app.command("report")(report.report)
 app.add_typer(bench.app, name="bench")
 app.add_typer(replay.app, name="replay")

@@ -12,7 +12,7 @@ import typer
 from .options import HERE, WARM_SECONDS, Device, Home, KeepWarm, Seed, Threads, Trials, make_settings, open_workspace
 
 TOOLS = (
-    "open_session", "run_trial", "wait_trial", "cancel_trial",
+    "open_session", "run_trial", "sweep", "wait_trial", "cancel_trial",
     "read_memory", "write_reflection", "finalize", "list_sessions",
 )  # fmt: skip
 

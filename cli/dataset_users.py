@@ -32,4 +32,4 @@ def finishing(home: Path, sessions: list[SessionRecord]) -> str:
 
 
 def _unfinished(sessions: list[SessionRecord]) -> list[SessionRecord]:
-    return [session for session in sessions if session.state not in ENDED]
+    return [session for session in sessions if session.state not in ENDED and not session.replay]

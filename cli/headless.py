@@ -118,6 +118,7 @@ def settings_options(settings: "Settings") -> list[str]:
         "--threads": settings.threads,
         "--keep-warm": settings.keep_warm,
         "--sandbox": settings.protocol_path,
+        "--replay": settings.replay,
         "--memory-from": ",".join(settings.memory_from) or None,
     }
     flags = {

@@ -82,6 +82,11 @@ Sandbox = Annotated[
     typer.Option("--sandbox", help="Path of the protocol file.", show_default="HOME/SANDBOX.md, else the bundled one"),
 ]
 
+Replay = Annotated[
+    Path | None,
+    typer.Option("--replay", help="Serve trials from this table of `virtualmle replay build` instead of training."),
+]
+
 HERE = Path(".")
 WARM_SECONDS = 300.0  # agents plan for seconds, sometimes for minutes
 
@@ -98,6 +103,7 @@ def make_settings(  # noqa: PLR0913, PLR0917 - one parameter per option
     keep_warm: float = 0.0,
     memory_from: str = "",
     placebo: bool = False,
+    replay: Path | None = None,
 ) -> "Settings":
     """The settings for the tools from the options of a command.
 
@@ -123,6 +129,7 @@ def make_settings(  # noqa: PLR0913, PLR0917 - one parameter per option
         memory_from=datasets,
         placebo=placebo,
         protocol_path=sandbox,
+        replay=absolute(replay) if replay else None,
     )
 
 

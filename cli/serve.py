@@ -13,6 +13,7 @@ from .options import (
     KeepWarm,
     MemoryFrom,
     Placebo,
+    Replay,
     Sandbox,
     Seconds,
     Seed,
@@ -66,6 +67,7 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
     threads: Threads = 0,
     keep_warm: KeepWarm = WARM_SECONDS,
     sandbox: Sandbox = None,
+    replay: Replay = None,
 ) -> None:
     """Serve the tools over MCP.
 
@@ -77,7 +79,7 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
     """
     settings = make_settings(
         trials, seconds, seed, without_reflection, without_memory, device, threads, sandbox, keep_warm, memory_from,
-        placebo_memory,
+        placebo_memory, replay,
     )  # fmt: skip
     from ..server.serve import serve as run  # imports the MCP library, which takes most of a second
 

@@ -97,7 +97,7 @@ def resume(
     ws = open_workspace(home)
     with ws.memory:
         record = ws.memory.sessions.get(session)
-        if record.state in ("revealed", "void"):
+        if record.state in ("revealed", "void") or (record.replay and record.state == "frozen"):
             raise SessionError(describe_end(record, home))
         if record.state == "open":
             _check_dataset(ws, record)

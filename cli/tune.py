@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,7 @@ from .options import (
     KeepWarm,
     MemoryFrom,
     Placebo,
+    Replay,
     Sandbox,
     Seconds,
     Seed,
@@ -25,6 +26,9 @@ from .options import (
     make_settings,
     open_workspace,
 )
+
+if TYPE_CHECKING:
+    from ..tools.workspace import Settings
 
 
 def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
@@ -45,6 +49,7 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
     threads: Threads = 0,
     keep_warm: KeepWarm = WARM_SECONDS,
     sandbox: Sandbox = None,
+    replay: Replay = None,
     home: Home = HERE,
     as_json: Json = False,
 ) -> None:
@@ -65,10 +70,17 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
     make_agent(agent, seed)  # refuse an unknown name before the dataset is prepared
     settings = make_settings(
         trials, seconds, seed, without_reflection, without_memory, device, threads, sandbox, keep_warm, memory_from,
-        placebo_memory,
+        placebo_memory, replay,
     )  # fmt: skip
-    where, name = _prepared(home, dataset, sandbox)
+    where, name = _replayed(home, dataset, settings) if replay else _prepared(home, dataset, sandbox)
     run_headless(HeadlessRun(where, agent, seed, name, backbone, new=new), settings, as_json)
+
+
+def _replayed(home: Path, dataset: str, settings: "Settings") -> tuple[Path, str]:
+    """Check the home and the replay table; returns the home and the name of the dataset, which need not exist here."""
+    ws = open_workspace(home, settings)
+    with ws.memory:
+        return ws.home, ws.manifest(dataset).name
 
 
 def _prepared(home: Path, dataset: str, sandbox: Path | None) -> tuple[Path, str]:

@@ -4,7 +4,6 @@ Only people register datasets; no MCP tool does. Each dataset is prepared once. 
 events, so it is stored in the vault and never among the files that an agent can see.
 """
 
-import hashlib
 import json
 import os
 import tempfile
@@ -18,6 +17,7 @@ from .atomic import exchange, write_json
 from .demo import generate_demo
 from .download import Progress, download
 from .errors import DataError, HomeError
+from .hashing import sha256_of
 from .interactions import STRICT, Cleaning
 from .names import check_name, name_from_file
 from .prepare import prepare
@@ -106,7 +106,7 @@ class Catalogue:
         self._save_source(
             name,
             {
-                "sha256": _file_hash(file) if file.is_file() else "",  # no path leads to other logs again
+                "sha256": sha256_of(file) if file.is_file() else "",  # no path leads to other logs again
                 "columns": log.columns,
                 "options": asdict(options),
                 "cleaning": asdict(cleaning),
@@ -170,7 +170,7 @@ class Catalogue:
         return name_or_path
 
     def _resolve_file(self, file: Path, public_key: bytes) -> str:
-        digest, default_options, default_cleaning = _file_hash(file), asdict(PrepareOptions()), asdict(STRICT)
+        digest, default_options, default_cleaning = sha256_of(file), asdict(PrepareOptions()), asdict(STRICT)
         for name in self.names():
             source = self._source(name)
             options = default_options | source.get("options", {})  # an option that is newer than the dataset
@@ -233,11 +233,6 @@ class Catalogue:
         path = self._source_path(name)
         path.parent.mkdir(exist_ok=True, mode=0o700)
         write_json(path, source, mode=0o600)
-
-
-def _file_hash(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _check_counts(name: str, log: Log, expected: tuple[int, int, int]) -> None:

@@ -8,6 +8,7 @@ VirtualMLEError (ValueError)      text: the rule, then the value, then what to d
 ├── ProtocolError                 SANDBOX.md, with its line number
 ├── SessionError                  an unknown session or trial, or a session in the wrong state
 ├── AdmissionError                the Program refused a trial
+│   └── SweepError                a sweep's settings, or its base
 ├── TrialError                    a trial's process or its files
 │   ├── TrainingError             training or scoring gave no usable result (training/errors.py)
 │   └── MachineError              this machine cannot run trials: no CUDA device, disk space, or worker process
@@ -50,6 +51,10 @@ class SessionError(VirtualMLEError):
 
 class AdmissionError(VirtualMLEError):
     """The Program does not admit this trial."""
+
+
+class SweepError(AdmissionError):
+    """A sweep has no trained base, too many settings, or a setting that needs training."""
 
 
 class TrialError(VirtualMLEError):

@@ -25,6 +25,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .errors import DataError
+from .hashing import sha256_of
 from .time_units import are_seconds
 
 FORMAT_VERSION = 2  # version 1 had times in the unit of the log and kept identical rows
@@ -167,8 +168,7 @@ def _verify(directory: Path, manifest: Manifest) -> None:
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise DataError(f"{str(path)!r} cannot be read ({error.strerror}); {_ADVICE}") from None
 

@@ -9,6 +9,7 @@ import json
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
+from .ledger_schema import LEDGER_TABLES
 from .text import content_key, source_key
 
 MIGRATIONS = Migrations("virtualmle.memory")
@@ -338,49 +339,66 @@ def m009_trusted_heuristics_at_hand(db: Database) -> None:
 
 @MIGRATIONS()
 def m010_calls_of_language_models(db: Database) -> None:
-    """The cost ledger: one row per call of a language model; and what models were found not to accept.
+    """The cost ledger: one row per call of a language model; and what models were found not to accept."""
+    db.executescript(LEDGER_TABLES)
 
-    Sessions are named without a foreign key: a call may be outside of any session. A reservation ends once; an imported
-    row may grow, because some clients report running totals.
-    """
+
+@MIGRATIONS()
+def m011_claims_can_be_corrected(db: Database) -> None:
+    """Earlier versions of amended reflections, other statements of a rule, and the proposal that a trial followed."""
     db.executescript("""
-        CREATE TABLE llm_calls (
-            id INTEGER PRIMARY KEY,
+        CREATE TABLE earlier_reflections (
             session TEXT NOT NULL,
-            step TEXT NOT NULL,
-            request TEXT NOT NULL,
-            source TEXT NOT NULL CHECK (source IN ('measured', 'imported')),
-            state TEXT NOT NULL CHECK (state IN ('reserved', 'settled', 'lost', 'free')),
-            origin TEXT,
-            provider TEXT NOT NULL,
-            model TEXT NOT NULL,
-            input INTEGER NOT NULL DEFAULT 0 CHECK (input >= 0),
-            cached INTEGER NOT NULL DEFAULT 0 CHECK (cached >= 0),
-            cache_write INTEGER NOT NULL DEFAULT 0 CHECK (cache_write >= 0),
-            output INTEGER NOT NULL DEFAULT 0 CHECK (output >= 0),
-            reasoning INTEGER NOT NULL DEFAULT 0 CHECK (reasoning >= 0),
-            estimated INTEGER NOT NULL DEFAULT 0 CHECK (estimated IN (0, 1)),
-            reserved_usd REAL CHECK (reserved_usd >= 0),
-            usd REAL CHECK (usd >= 0),
-            reply TEXT CHECK (reply IS NULL OR json_valid(reply)),
-            note TEXT NOT NULL DEFAULT '',
+            trial TEXT NOT NULL,
+            version INTEGER NOT NULL CHECK (version > 0),
+            helped TEXT NOT NULL CHECK (helped IN ('yes', 'no', 'unclear')),
+            dimension TEXT NOT NULL,
+            effect REAL,
+            evidence TEXT NOT NULL CHECK (json_valid(evidence)),
+            cause TEXT NOT NULL,
+            lesson TEXT NOT NULL,
+            next_step TEXT NOT NULL,
+            "check" TEXT NOT NULL CHECK ("check" IN ('supported', 'contradicted', 'unsupported')),
+            check_note TEXT NOT NULL,
             created_at TEXT NOT NULL,
-            ended_at TEXT,
-            CHECK ((state = 'reserved') = (ended_at IS NULL)),
-            CHECK ((source = 'imported') = (origin IS NOT NULL))
-        );
-        CREATE INDEX llm_calls_by_step ON llm_calls (session, step, request);
-        CREATE UNIQUE INDEX llm_calls_imported ON llm_calls (session, origin) WHERE origin IS NOT NULL;
+            PRIMARY KEY (session, trial, version),
+            FOREIGN KEY (session, trial) REFERENCES trials (session, handle)
+        ) WITHOUT ROWID;
+        CREATE TRIGGER reflections_change_while_open BEFORE UPDATE ON reflections
+        WHEN (SELECT state FROM sessions WHERE id = NEW.session) <> 'open'
+        BEGIN SELECT RAISE(ABORT, 'a session that is not open takes no reflections'); END;
+        CREATE TRIGGER earlier_reflections_stay BEFORE UPDATE ON earlier_reflections
+        BEGIN SELECT RAISE(ABORT, 'earlier reflections stay on record'); END;
+        CREATE TRIGGER earlier_reflections_are_kept BEFORE DELETE ON earlier_reflections
+        BEGIN SELECT RAISE(ABORT, 'earlier reflections stay on record'); END;
 
-        CREATE TRIGGER llm_calls_end_once BEFORE UPDATE ON llm_calls
-        WHEN OLD.source = 'measured' AND OLD.state IN ('settled', 'free')
-        BEGIN SELECT RAISE(ABORT, 'a call that was settled does not change'); END;
-
-        CREATE TABLE llm_quirks (
-            address TEXT NOT NULL,
-            model TEXT NOT NULL,
-            quirk TEXT NOT NULL,
-            learnt_at TEXT NOT NULL,
-            PRIMARY KEY (address, model, quirk)
+        ALTER TABLE rules ADD COLUMN times_said INTEGER NOT NULL DEFAULT 1 CHECK (times_said > 0);
+        CREATE TABLE rule_statements (
+            id INTEGER PRIMARY KEY,
+            rule INTEGER NOT NULL REFERENCES rules (id) ON DELETE CASCADE,
+            statement TEXT NOT NULL,
+            condition TEXT,
+            session TEXT NOT NULL,
+            created_at TEXT NOT NULL
         );
+        CREATE INDEX rule_statements_by_rule ON rule_statements (rule);
+
+        ALTER TABLE trials ADD COLUMN proposal TEXT CHECK (proposal IS NULL OR json_valid(proposal));
+    """)
+
+
+@MIGRATIONS()
+def m013_a_trial_may_sweep_several_settings(db: Database) -> None:
+    """The settings of a sweep; NULL for a trial of one configuration."""
+    db.executescript("""
+        ALTER TABLE trials ADD COLUMN sweep TEXT CHECK (sweep IS NULL OR json_valid(sweep));
+        CREATE INDEX trials_by_configuration ON trials (config_hash, status);
+    """)
+
+
+@MIGRATIONS()
+def m014_sessions_may_be_replayed(db: Database) -> None:
+    """A session may be served from a replay table; the column holds the table's path, digest and provenance."""
+    db.executescript("""
+        ALTER TABLE sessions ADD COLUMN replay TEXT NOT NULL DEFAULT '{}' CHECK (json_valid(replay));
     """)

@@ -28,6 +28,18 @@ class Hypothesis(_Record):
     reason: str = ""
 
 
+class FollowedProposal(_Record):
+    """The proposal of the server that a trial ran, as it stood when the trial started."""
+
+    source: str  # a diagnosis, or surrogate, pair, explore
+    evidence: Literal["session", "history", "declared", "none"]  # what the expectation rests on
+    changes: dict[str, Any]
+    whole: bool  # False: the trial made only some of the proposed changes
+    expected_delta: float
+    sd: float
+    cost_seconds: float | None = None
+
+
 class SessionRecord(_Record):
     """One tuning session: one dataset, one backbone, one protocol, one budget."""
 
@@ -49,6 +61,7 @@ class SessionRecord(_Record):
     llm_usd: float = 0.0  # as reported by the client
     profile: dict[str, Any]  # train-only profile of the dataset
     client: str = ""
+    replay: dict[str, Any] = {}  # of a session that is served from a replay table: its path, digest and provenance
     selected: str | None = None  # trial handle; set when the session is frozen
     opened_at: str = ""  # UTC, ISO 8601; set by the store
     frozen_at: str | None = None
@@ -71,10 +84,26 @@ class TrialOutcome(_Record):
     base_delta_se: float | None = None
     curve: list[dict[str, Any]] = []
     details: dict[str, Any] = {}  # model_ndcg10, train_ndcg10, ties, best_epoch, device, rescored, metrics_se, …;
-    # of a crash: machine_fault
+    # of a crash: machine_fault; of a sweep: sweep, a list with the figures of every setting; of a trial that an earlier
+    # session measured: reused_from
     parameters: int = 0
     train_seconds: float = 0.0  # counted against the budget
     wall_seconds: float = 0.0
+
+
+class Sweep(_Record):
+    """The settings of the scoring knobs that one trial measures over one trained model."""
+
+    settings: list[dict[str, Any]]  # each has a value for every swept knob
+    left_out: list[str] = []  # trials that had measured further settings of the request before
+
+
+class Choice(_Record):
+    """The setting that a finished sweep has chosen; until then, its trial has the configuration of the first one."""
+
+    changes: dict[str, Any]
+    config: dict[str, Any]
+    config_hash: str
 
 
 class TrialRecord(_Record):
@@ -90,6 +119,8 @@ class TrialRecord(_Record):
     train_hash: str
     hypothesis: Hypothesis | None = None
     override_reason: str | None = None  # why a discard heuristic was overridden
+    proposal: FollowedProposal | None = None
+    sweep: Sweep | None = None  # None = a trial of one configuration
     status: TrialStatus = "running"
     outcome: TrialOutcome | None = None  # None while the trial is running
     reflected: bool = False
@@ -101,10 +132,41 @@ class TrialRecord(_Record):
         """`config` as a TrialConfig."""
         return TrialConfig(**self.config)
 
+    @functools.cached_property
+    def configurations(self) -> list[TrialConfig]:
+        """Every configuration that the trial measures: those of a sweep's settings, in order, or `configuration`."""
+        return [self.configuration.model_copy(update=setting) for setting in self.settings]
+
+    @property
+    def changed(self) -> frozenset[str]:
+        """The knobs that the trial changes; of a sweep, all that it sweeps."""
+        return frozenset(self.changes).union(*self.settings)
+
+    @property
+    def settings(self) -> list[dict[str, Any]]:
+        """The settings of a sweep; one empty setting for a trial of one configuration."""
+        return self.sweep.settings if self.sweep else [{}]
+
     @property
     def machine_fault(self) -> bool:
         """Whether the machine caused the crash, not the configuration; such a trial uses no budget."""
         return bool(self.outcome and self.outcome.details.get("machine_fault"))
+
+
+class EarlierReflection(_Record):
+    """A version of a reflection that an amendment has replaced, with its check."""
+
+    version: int  # counts from 1
+    helped: Literal["yes", "no", "unclear"]
+    dimension: str
+    effect: float | None = None
+    evidence: list[str] = []
+    cause: str = ""
+    lesson: str
+    next_step: str = ""
+    check: ReflectionCheck
+    check_note: str = ""
+    created_at: str = ""
 
 
 class ReflectionRecord(_Record):
@@ -115,7 +177,7 @@ class ReflectionRecord(_Record):
     what_changed: str
     verdict: Verdict
     helped: Literal["yes", "no", "unclear"]
-    dimension: str
+    dimension: str  # one dimension, or several separated by ", "
     effect: float | None = None  # claimed change of NDCG@10
     evidence: list[str] = []  # trial handles
     cause: str = ""
@@ -125,6 +187,7 @@ class ReflectionRecord(_Record):
     check_note: str = ""
     merged_into: str | None = None  # the trial with an earlier reflection of nearly the same content
     times_said: int = 1
+    amended_from: EarlierReflection | None = None  # the first version, if the reflection was amended
     id: int = 0
     created_at: str = ""
 
@@ -143,8 +206,18 @@ class RuleRecord(_Record):
     check: Check = "unverified"
     support: int = 0
     contradiction: int = 0
+    times_said: int = 1  # how often it was stated, in these or other words
     profile: dict[str, Any] = {}
     id: int = 0
+    created_at: str = ""
+
+
+class RuleStatement(_Record):
+    """Another statement of a rule: its words, and the condition as they were given."""
+
+    statement: str
+    condition: str | None = None
+    session: str = ""
     created_at: str = ""
 
 

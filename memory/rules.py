@@ -10,13 +10,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .database import MemoryDatabase, Repository, reads, writes
-from .records import Check, RuleRecord
+from .like_conditions import HalfLine, half_line, normalised_condition, not_told_apart
+from .records import Check, RuleRecord, RuleStatement
 from .rows import Row, columns_of, from_row, insert, now, to_json, to_row
 from .sessions import Sessions, store_profile
 from .text import clean_text, content_key, normalised
 
 STATEMENT_LIMIT = 600
 CONDITION_LIMIT = 300
+NEAREST = 3
+"""A condition such as lr >= 0.001 is compared with this many rules whose thresholds are nearest."""
 RULE_COLUMNS = columns_of(RuleRecord)
 Count = tuple[int, int, Sequence[str]]
 """(support, contradiction, handles of these trials)"""
@@ -33,11 +36,15 @@ class Rules(Repository):
     def add(self, record: RuleRecord) -> RuleRecord:
         """Store a rule, or add its evidence and counts to an equivalent rule; returns the stored rule.
 
+        Rules are equivalent if they have the same kind and backbone, and conditions that hold for the same values or
+        that no configuration tried so far tells apart. The words of an added statement are kept (`statements`).
         Raises SessionError if the rule names a session that is not open. A rule with session "" comes from a person.
         """
         if record.session:
             self._sessions.require_open(record.session)
         rule_id, is_new = self.find_or_store(record)
+        if not is_new:
+            self.db.execute("UPDATE rules SET times_said = times_said + 1 WHERE id = ?", [rule_id])
         self._set_counts(rule_id, record.session, (record.support, record.contradiction, record.evidence))
         return self.update_totals(rule_id, record.check if is_new else None)
 
@@ -58,6 +65,7 @@ class Rules(Repository):
         if equivalent is not None:
             query = "UPDATE rules SET condition = coalesce(condition, ?), knob = coalesce(knob, ?) WHERE id = ?"
             self.db.execute(query, [rule.condition, knob, equivalent])
+            self._keep_statement(equivalent, rule)
             return equivalent, False
         source = store_profile(self.db, rule.dataset_id, rule.profile)
         row = to_row(rule, leave_out=["id"]) | {"source": source, "words": words, "knob": knob}
@@ -100,6 +108,12 @@ class Rules(Repository):
         return rule_record(row)
 
     @reads
+    def statements(self, rule_id: int) -> list[RuleStatement]:
+        """The other statements that were merged into a rule, oldest first."""
+        query = "SELECT statement, condition, session, created_at FROM rule_statements WHERE rule = ? ORDER BY id"
+        return [RuleStatement.model_validate(row) for row in self.db.query(query, [rule_id])]
+
+    @reads
     def all(self, backbone: str | None = None) -> list[RuleRecord]:
         """Every rule, oldest first; with a backbone, the rules for it and those for both backbones."""
         query = f"SELECT {RULE_COLUMNS} FROM rules WHERE ? IS NULL OR backbone IS NULL OR backbone = ? ORDER BY id"
@@ -137,17 +151,47 @@ class Rules(Repository):
         return found
 
     def _find_equivalent(self, rule: RuleRecord, words: str) -> int | None:
-        """The id of a rule with the same condition or, if one of the rules has none, with the same content words."""
-        where = "FROM rules WHERE kind = ? AND backbone IS ?"
-        if rule.condition is not None:
-            query = f"SELECT id {where} AND condition = ? ORDER BY id LIMIT 1"
-            row = self.db.execute(query, [rule.kind, rule.backbone, rule.condition]).fetchone()
-            if row:
-                return int(row[0])
+        """The id of a rule with an equal condition or, if one of the rules has none, with the same content words."""
+        if rule.condition is not None and (found := self._find_like_condition(rule, rule.condition)):
+            return found
         unless = "AND condition IS NULL" if rule.condition is not None else ""
-        query = f"SELECT id {where} AND words = ? {unless} ORDER BY id LIMIT 1"
+        query = f"SELECT id FROM rules WHERE kind = ? AND backbone IS ? AND words = ? {unless} ORDER BY id LIMIT 1"
         row = self.db.execute(query, [rule.kind, rule.backbone, words]).fetchone()
         return int(row[0]) if row else None
+
+    def _find_like_condition(self, rule: RuleRecord, condition: str) -> int | None:
+        """The id of a rule whose condition holds for the same values, or is not told apart from it by any trial."""
+        query = "SELECT id, condition FROM rules WHERE knob = ? AND backbone IS ? AND kind = ? ORDER BY id"
+        rows = self.db.execute(query, [_knob(condition), rule.backbone, rule.kind]).fetchall()
+        wanted = normalised_condition(condition)
+        equal = next((rule_id for rule_id, text in rows if normalised_condition(text) == wanted), None)
+        line = half_line(condition)
+        if equal is not None or line is None:
+            return equal
+        lines = [(rule_id, other) for rule_id, text in rows if (other := half_line(text))]
+        nearest = sorted(lines, key=lambda pair: abs(pair[1].threshold - line.threshold))[:NEAREST]
+        return next((rule_id for rule_id, other in nearest if self._not_told_apart(rule_id, other, rule, line)), None)
+
+    def _not_told_apart(self, rule_id: int, known: HalfLine, rule: RuleRecord, line: HalfLine) -> bool:
+        """Whether every trial of the sessions that stated or tested either rule counts the same for both."""
+        query = "SELECT session FROM rule_counts WHERE rule = ? UNION SELECT session FROM rules WHERE id = ?"
+        sessions = {name for (name,) in self.db.execute(query, [rule_id, rule_id]).fetchall()} | {rule.session}
+        marks = ", ".join("?" for _ in sessions)
+        query = f"SELECT DISTINCT session, json_extract(config, ?) FROM trials WHERE session IN ({marks})"
+        tried = self.db.execute(query, [f"$.{line.knob}", *sessions]).fetchall()
+        if {session for session, _ in tried} != sessions:  # a session of another home: its values are not known
+            return False
+        return not_told_apart(known, line, [value for _, value in tried if isinstance(value, int | float)])
+
+    def _keep_statement(self, rule_id: int, rule: RuleRecord) -> None:
+        """Store the words and the condition of an equivalent rule, unless they are on record already."""
+        row = {"rule": rule_id, **rule.model_dump(include={"statement", "condition", "session", "created_at"})}
+        query = (
+            "SELECT 1 FROM rules WHERE id = :rule AND statement = :statement AND condition IS :condition UNION ALL "
+            "SELECT 1 FROM rule_statements WHERE rule = :rule AND statement = :statement AND condition IS :condition"
+        )
+        if self.db.execute(query, row).fetchone() is None:
+            insert(self.db, "rule_statements", row)
 
 
 def rule_record(row: Row) -> RuleRecord:

@@ -156,4 +156,4 @@ def closest_names(name: str, names: Iterable[str], limit: int = 5) -> str:
 
 
 def _record(row: Row) -> SessionRecord:
-    return SessionRecord.model_validate(from_row(row, ["profile", "memory_from"]))
+    return SessionRecord.model_validate(from_row(row, ["profile", "memory_from", "replay"]))

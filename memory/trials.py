@@ -4,7 +4,7 @@ import math
 
 from ..data.errors import MemoryStoreError, SessionError
 from .database import MemoryDatabase, Repository, reads, writes
-from .records import TrialOutcome, TrialRecord
+from .records import Choice, TrialOutcome, TrialRecord
 from .rows import Row, from_row, insert, now, to_row
 from .sessions import Sessions, closest_names
 from .text import clean_text, replace_surrogates
@@ -55,13 +55,17 @@ class Trials(Repository):
         return trial
 
     @writes
-    def finish(self, session: str, handle: str, outcome: TrialOutcome) -> bool:
-        """Store the outcome if the trial is still running; returns whether this call ended the trial."""
+    def finish(self, session: str, handle: str, outcome: TrialOutcome, choice: Choice | None = None) -> bool:
+        """Store the outcome if the trial is still running; returns whether this call ended the trial.
+
+        choice: of a finished sweep, the setting whose configuration becomes that of the trial.
+        """
         self.get(session, handle)
         nonfinite = {name: value for name, value in outcome.metrics.items() if not math.isfinite(value)}
         if nonfinite:
             raise MemoryStoreError(f"metrics must be finite, not {nonfinite}; record such a trial as crashed")
         row = to_row(outcome) | {"finished_at": now(), "reason": clean_text(outcome.reason, REASON_LIMIT)}
+        row |= to_row(choice) if choice else {}
         row["cause"] = None if outcome.cause is None else clean_text(outcome.cause, CAUSE_LIMIT)
         assignments = ", ".join(f'"{name}" = :{name}' for name in row)
         ended = self.db.execute(
@@ -96,13 +100,27 @@ class Trials(Repository):
         """The latest trial with verdict keep, or None."""
         return next(iter(self._select(session, "AND verdict = 'keep' ORDER BY number DESC LIMIT 1")), None)
 
+    @reads
+    def elsewhere(self, record: TrialRecord) -> list[TrialRecord]:
+        """Finished trials of other sessions with the configuration, data, backbone and seed of `record`, newest first.
+
+        Sweeps count with the configuration that they have chosen.
+        """
+        query = f"""{SELECT} JOIN sessions ON sessions.id = trials.session
+            JOIN sessions AS here ON here.id = ?
+            WHERE trials.config_hash = ? AND trials.status = 'finished' AND sessions.id <> here.id
+              AND sessions.dataset_id = here.dataset_id AND sessions.backbone = here.backbone
+              AND sessions.seed = here.seed
+            ORDER BY sessions.serial DESC, trials.number DESC"""
+        return [_record(row) for row in self.db.query(query, [record.session, record.config_hash])]
+
     def _select(self, session: str, clauses: str, *values: str) -> list[TrialRecord]:
         query = f"{SELECT} WHERE session = ? {clauses}"
         return [_record(row) for row in self.db.query(query, [self._sessions.get(session).id, *values])]
 
 
 def _record(row: Row) -> TrialRecord:
-    fields = from_row(row, ["changes", "config", "hypothesis", "metrics", "curve", "details"])
+    fields = from_row(row, ["changes", "config", "hypothesis", "proposal", "metrics", "curve", "details", "sweep"])
     outcome = {name: fields.pop(name) for name in OUTCOME_COLUMNS}
     if fields["status"] != "running":
         fields["outcome"] = outcome | {"status": fields["status"]}

@@ -10,7 +10,9 @@ With fusion="rerank", s orders only the model's top `rerank_top` candidates. All
 model's order.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,18 +61,7 @@ class ScorePriors:
         cls, dataset: PreparedDataset, config: TrialConfig, device: torch.device | str = "cpu"
     ) -> "ScorePriors | None":
         """The priors with a non-zero weight in `config`, or None if all weights are 0."""
-        if not (config.popularity_weight or config.transition_weight or config.cooccurrence_weight):
-            return None
-        items, offsets, size = np.asarray(dataset.items, np.int64), np.asarray(dataset.offsets), dataset.num_items
-        popularity = transition = cooccurrence = None
-        if config.popularity_weight:
-            values = popularity_prior(items, np.asarray(dataset.timestamps), size, config.popularity_window)
-            popularity = torch.tensor(values, dtype=torch.float32, device=device)
-        if config.transition_weight:
-            transition = _to_rows(*transition_prior(items, offsets, size, config), size, device)
-        if config.cooccurrence_weight:
-            cooccurrence = _to_rows(*cooccurrence_prior(items, offsets, size, config), size, device)
-        return cls(config, popularity, transition, cooccurrence)
+        return PriorTables(dataset, device).priors(config)
 
     def add_to(self, scores: Tensor, items: Tensor, offsets: Tensor, normalised: bool = False) -> Tensor:
         """Fuse the priors into `scores`, float32 (users, num_items), contiguous, in place; returns `scores`.
@@ -102,6 +93,53 @@ class ScorePriors:
             owners, rows, ages = _latest(items, offsets, config.cooccurrence_window)
             weights = config.cooccurrence_weight * config.cooccurrence_recency**ages
             self.cooccurrence.add_to(scores, owners, rows, weights)
+
+
+POPULARITY_KNOBS = ("popularity_window",)
+TRANSITION_KNOBS = (
+    "transition_window", "transition_decay", "transition_direction", "transition_normalisation",
+    "transition_neighbours",
+)  # fmt: skip
+COOCCURRENCE_KNOBS = ("cooccurrence_span", "cooccurrence_normalisation", "cooccurrence_neighbours")
+"""The knobs that a table of `prior_tables.py` depends on; all other scoring knobs act when the table is added."""
+
+
+class PriorTables:
+    """The tables of one dataset on one device; configurations with the same counting knobs share a table."""
+
+    def __init__(self, dataset: PreparedDataset, device: torch.device | str = "cpu") -> None:
+        self._items, self._offsets = np.asarray(dataset.items, np.int64), np.asarray(dataset.offsets)
+        self._times, self._size, self._device = np.asarray(dataset.timestamps), dataset.num_items, device
+        self._tables: dict[tuple[Any, ...], Any] = {}
+
+    def priors(self, config: TrialConfig) -> ScorePriors | None:
+        """The priors with a non-zero weight in `config`, or None if all weights are 0."""
+        if not (config.popularity_weight or config.transition_weight or config.cooccurrence_weight):
+            return None
+        return ScorePriors(
+            config,
+            self._table(config, POPULARITY_KNOBS, self._popularity) if config.popularity_weight else None,
+            self._table(config, TRANSITION_KNOBS, self._transition) if config.transition_weight else None,
+            self._table(config, COOCCURRENCE_KNOBS, self._cooccurrence) if config.cooccurrence_weight else None,
+        )
+
+    def _table(self, config: TrialConfig, knobs: tuple[str, ...], count: Callable[[TrialConfig], Any]) -> Any:
+        key = (knobs, *(getattr(config, knob) for knob in knobs))
+        if key not in self._tables:
+            self._tables[key] = count(config)
+        return self._tables[key]
+
+    def _popularity(self, config: TrialConfig) -> Tensor:
+        values = popularity_prior(self._items, self._times, self._size, config.popularity_window)
+        return torch.tensor(values, dtype=torch.float32, device=self._device)
+
+    def _transition(self, config: TrialConfig) -> SparseRows:
+        table = transition_prior(self._items, self._offsets, self._size, config)
+        return _to_rows(*table, self._size, self._device)
+
+    def _cooccurrence(self, config: TrialConfig) -> SparseRows:
+        table = cooccurrence_prior(self._items, self._offsets, self._size, config)
+        return _to_rows(*table, self._size, self._device)
 
 
 def normalise(scores: Tensor, kind: str) -> None:

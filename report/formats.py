@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ..data.wording import counted
+from ..memory.records import TrialRecord
+
 MISSING = "–"
 METRICS = ("ndcg@10", "ndcg@5", "recall@10", "recall@5", "mrr")
 """Metrics in display order; the first decides keep or discard."""
@@ -78,6 +81,15 @@ def value(knob_value: Any) -> str:
 def settings(knobs: Mapping[str, Any], empty: str = "default", separator: str = ", ") -> str:
     """`hidden_dim=128, lr=0.001`, or `empty` if there are no knobs."""
     return separator.join(f"{knob}={value(chosen)}" for knob, chosen in knobs.items()) or empty
+
+
+def origin(trial: TrialRecord) -> str:
+    """How a trial was measured, if not by a run of its own: `best of 24 settings`, `reused from demo-sasrec-1/t004`."""
+    details = trial.outcome.details if trial.outcome else {}
+    if trial.sweep:
+        best = "best of " if "sweep" in details else "sweep of "
+        return best + counted(len(trial.settings), "setting")
+    return f"reused from {details['reused_from']}" if "reused_from" in details else ""
 
 
 def plain(entry: Any) -> str:

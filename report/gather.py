@@ -13,6 +13,7 @@ from ..examiner.request import TestResult, read_revealed
 from ..memory.records import ReflectionRecord, RuleRecord, SessionRecord, SummaryRecord, TrialRecord
 from ..memory.store import Memory
 from ..sandbox.effects import knob_effects
+from ..sandbox.program import trials_measured
 from ..sandbox.protocol import parse_protocol
 from ..sandbox.statistics import selection_inflation
 from ..tools.cognition import select
@@ -52,9 +53,9 @@ class ReportData:
 
     @property
     def inflation(self) -> float | None:
-        """SE·√(2 ln K): bound on the selection bias of the best of K finished trials; None without an SE."""
+        """SE·√(2 ln K): bound on the selection bias of the best of K measured configurations; None without an SE."""
         error = self.selected.outcome.ndcg_se if self.selected and self.selected.outcome else None
-        return None if error is None else selection_inflation(error, len(self.finished))
+        return None if error is None else selection_inflation(error, trials_measured(self.trials))
 
     @property
     def train_seconds(self) -> float:

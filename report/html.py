@@ -85,7 +85,7 @@ def _cards(data: ReportData) -> list[dict[str, str]]:
             "title": "Test NDCG@10",
             "figure": formats.metric(data.test.metrics.get("ndcg@10") if data.test else None),
             "note": f"± {formats.metric(data.test.ndcg10_se)} · look number {data.test.look}" if data.test
-            else "not revealed",
+            else "a replay has none" if data.session.replay else "not revealed",
         },
         {
             "title": "Trials",

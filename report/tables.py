@@ -1,6 +1,8 @@
 """Tables for the terminal (rich). Text written by agents is shown literally: rich markup in it is not interpreted."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -8,6 +10,7 @@ from rich.text import Text
 
 from ..data.wording import counted
 from ..memory.records import TrialRecord
+from ..sandbox.program import trials_measured
 from . import formats
 from .gather import ReportData
 
@@ -34,6 +37,8 @@ def _cells(record: TrialRecord) -> list[str]:
     changes = formats.settings(record.changes, "default" if record.base == "default" else "nothing", separator="\n")
     if record.base != "default":
         changes = f"{record.base} + {changes}"
+    if formats.origin(record):
+        changes += f"\n({formats.origin(record)})"
     if outcome is None:
         return [record.handle, changes, record.status, *[formats.MISSING] * 3]
     return [
@@ -79,14 +84,25 @@ def result_table(data: ReportData) -> Table:
 def caption(data: ReportData) -> str:
     """The note below the result: the bound on selection bias, and the state of the test set."""
     bound = "" if data.inflation is None else (
-        f"Best of {counted(len(data.finished), 'trial')}: selection may inflate validation by up to "
+        f"Best of {counted(trials_measured(data.trials), 'configuration')}: selection may inflate validation by up to "
         f"{formats.metric(data.inflation)}. "
     )
     return bound + test_sentence(data)
 
 
+def replay_sentence(source: Mapping[str, Any]) -> str:
+    """What a replayed session was served from."""
+    return (
+        f"A replay of {Path(source['path']).name}: {source['cells']:,} configurations, measured {source['date']} at "
+        f"commit {source['commit']} on {source['processor']} with seed {source['seed']}; seconds are {source['clock']} "
+        "time. No trial was trained, and a table has no test set."
+    )
+
+
 def test_sentence(data: ReportData) -> str:
     """The state of the session's test evaluation, in one sentence."""
+    if data.session.replay:
+        return replay_sentence(data.session.replay)
     if data.test:
         return f"Test set of this dataset's content: look number {data.test.look} in this home."
     return {

@@ -8,8 +8,10 @@ from ..memory.records import TrialRecord
 from ..models.config import TrialConfig, check_combination
 from ..models.knobs.declaration import DIMENSIONS
 from .action_space import ActionSpace, inert_changes
+from .sweeping import each_setting
 
 INTERVAL_Z = 1.96  # 95 %
+REVEALING = ("epochs", "patience")
 SMALLEST_RELATIVE_SE = 1e-3
 """Lower bound on the standard error of a relative effect, for differences with zero variance over users."""
 
@@ -42,6 +44,19 @@ def changed_knobs(trial: TrialRecord, base: TrialConfig | None) -> dict[str, Any
     }
 
 
+def revealing(trial: TrialRecord, base: TrialConfig, changed: Mapping[str, Any]) -> set[str]:
+    """Those of the changed knobs that cannot explain the outcome of a trial that changed others too.
+
+    Raising `epochs` or `patience` trains the same model for longer and then keeps its best epoch: every epoch that the
+    base's limits allowed is reached unchanged, so a higher limit cannot help or hurt a change, only reveal what it does
+    later on. Such a trial therefore counts as one that changed the other knobs only. With a schedule that decays over
+    `epochs`, raising them changes every step, so there `epochs` is a change like any other.
+    """
+    limits = REVEALING if trial.config["schedule"] == "constant" else ("patience",)
+    raised = {knob for knob in limits if knob in changed and trial.config[knob] > getattr(base, knob)}
+    return raised if set(changed) - raised else set()
+
+
 def isolates(knob: str, trial: TrialRecord, base: TrialConfig, changed: Mapping[str, Any]) -> bool:
     """Whether the trial isolates the effect of `knob`: the knob is the only change, or it cannot change alone.
 
@@ -63,7 +78,7 @@ def interval(mean: float, se: float) -> list[float]:
 
 def coverage(trials: Sequence[TrialRecord], space: ActionSpace, backbone: str) -> dict[str, dict[str, int]]:
     """Per dimension: the number of its knobs (`knobs`), and how many of them some trial has changed (`tried`)."""
-    tried = {knob for trial in trials for knob in trial.changes}
+    tried = {knob for trial in trials for knob in trial.changed}
     counts_of = {dimension: {"tried": 0, "knobs": 0} for dimension in DIMENSIONS}
     for knob in space.knobs(backbone):
         counts_of[knob.dimension]["knobs"] += 1
@@ -73,7 +88,7 @@ def coverage(trials: Sequence[TrialRecord], space: ActionSpace, backbone: str) -
 
 def untried(trials: Sequence[TrialRecord], space: ActionSpace, backbone: str) -> dict[str, list[str]]:
     """Per dimension, the knobs that no trial has changed."""
-    tried = {knob for trial in trials for knob in trial.changes}
+    tried = {knob for trial in trials for knob in trial.changed}
     knobs = space.knobs(backbone)
     left = {d: [k.name for k in knobs if k.dimension == d and k.name not in tried] for d in DIMENSIONS}
     return {dimension: names for dimension, names in left.items() if names}
@@ -84,7 +99,7 @@ def relative_effects(
 ) -> list[tuple[str, Any, float, float]]:
     """(knob, value, effect, se) of every trial that changed a single knob, relative to the NDCG@10 of its base."""
     found = []
-    for trial in trials:
+    for trial in each_setting(trials):
         outcome = trial.outcome
         if outcome is None or outcome.base_delta is None or outcome.base_delta_se is None:
             continue
@@ -107,7 +122,7 @@ def knob_effects(
     confounded   number of trials that changed this knob together with others; excluded from the mean
     """
     effects: dict[str, dict[str, Any]] = {}
-    for trial in trials:
+    for trial in each_setting(trials):
         outcome = trial.outcome
         if outcome is None or outcome.base_delta is None or outcome.base_delta_se is None:
             continue

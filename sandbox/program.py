@@ -10,7 +10,7 @@ from ..memory.records import TrialRecord
 from ..models.config import TrialConfig, check_combination
 from .action_space import effective, inert_changes
 from .conditions import parse_condition
-from .statistics import Comparison
+from .statistics import Comparison, sweep_inflation
 
 
 class BudgetStatus(Protocol):
@@ -119,8 +119,11 @@ def judge(
     keep_z: float,
     *,
     best_kept: tuple[str, Comparison] | None = None,
+    settings: int = 1,
 ) -> Judgement:
     """The verdict, keep or discard; `comparison` is candidate minus incumbent, None only if there is no incumbent.
+
+    settings: the number of settings among which a sweep chose the candidate; z is lowered by their `sweep_inflation`.
 
     `best_kept` is the handle of the best trial kept so far, and the candidate's comparison with that trial; None if
     that trial is the incumbent. The best trial stops being the incumbent when a simpler configuration replaces it
@@ -134,14 +137,19 @@ def judge(
     reference = comparison if best_kept is None else best_kept[1]
     if best_kept is not None:
         numbers += f", and {_numbers(best_kept[1], best_kept[0])}, the best trial kept so far"
-    if min(comparison.z, reference.z) >= keep_z and reference.delta > 0:
-        return Judgement("keep", f"{numbers}; keep needs z >= {keep_z:g}")
-    if min(comparison.z, reference.z) < -keep_z:
+    inflation = sweep_inflation(settings)
+    needed = f"keep needs z >= {keep_z:g}"
+    if settings > 1:
+        needed += f" + {inflation:.2f} for the best of {settings} settings"
+    z = min(comparison.z, reference.z) - inflation
+    if z >= keep_z and reference.delta > 0:
+        return Judgement("keep", f"{numbers}; {needed}")
+    if z < -keep_z:
         return Judgement("discard", f"{numbers}; clearly worse")
     sizes = f"{candidate.parameters:,} parameters against {incumbent.parameters:,}"
     if candidate.parameters < incumbent.parameters:
         return Judgement("keep", f"{numbers}; within noise the simpler configuration wins: {sizes}")
-    return Judgement("discard", f"{numbers}; keep needs z >= {keep_z:g}, or fewer parameters: {sizes}")
+    return Judgement("discard", f"{numbers}; {needed}, or fewer parameters: {sizes}")
 
 
 def stop(
@@ -170,6 +178,11 @@ def stop(
 def trials_used(trials: Sequence[TrialRecord]) -> int:
     """The number of trials that count against the budget of a session: all except machine faults."""
     return sum(not trial.machine_fault for trial in trials)
+
+
+def trials_measured(trials: Sequence[TrialRecord]) -> int:
+    """The number of configurations that finished trials have measured; a sweep counts every setting."""
+    return sum(len(trial.settings) for trial in trials if trial.status == "finished")
 
 
 def seconds_used(trials: Sequence[TrialRecord]) -> float:
@@ -215,7 +228,7 @@ def _combination_refusal(config: TrialConfig) -> str | None:
 def _equivalent_trial(trials: Sequence[TrialRecord], config: TrialConfig) -> TrialRecord | None:
     settings = effective(config)
     candidates = (trial for trial in trials if trial.status in ("finished", "running"))
-    return next((trial for trial in candidates if effective(trial.configuration) == settings), None)
+    return next((t for t in candidates if any(effective(config) == settings for config in t.configurations)), None)
 
 
 def _duplicate_reason(equivalent: TrialRecord, config: TrialConfig, changes: Mapping[str, Any]) -> str:
@@ -223,8 +236,20 @@ def _duplicate_reason(equivalent: TrialRecord, config: TrialConfig, changes: Map
         return f"{equivalent.handle} is already running with this configuration; no new trial was started"
     if equivalent.config == config.model_dump():
         return f"{equivalent.handle} already had this configuration; nothing was spent"
+    if equivalent.sweep and effective(equivalent.configuration) != effective(config):
+        return f"{equivalent.handle}, a sweep, has measured this setting; nothing was spent{_swept(equivalent, config)}"
     why = "; ".join(f"{knob} has no effect ({reason})" for knob, reason in inert_changes(config, changes).items())
     return f"{equivalent.handle} had an equivalent configuration; nothing was spent" + (f": {why}" if why else "")
+
+
+def _swept(sweep: TrialRecord, config: TrialConfig) -> str:
+    """The figures of the setting of `sweep` that is equivalent to `config`."""
+    rows = sweep.outcome.details.get("sweep", []) if sweep.outcome else []
+    number = next(n for n, other in enumerate(sweep.configurations) if effective(other) == effective(config))
+    if number >= len(rows):
+        return ""
+    row = rows[number]
+    return f" (NDCG@10 {row['ndcg@10']:.4f}, {row['delta']:+.4f} ± {row['se']:.4f} against {sweep.base})"
 
 
 def _applies(heuristic: Heuristic, base: TrialConfig, config: TrialConfig | Mapping[str, Any]) -> bool:

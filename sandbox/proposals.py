@@ -1,21 +1,30 @@
-"""Propose up to three next trials from the surrogate, each with its reason; an agent may ignore them.
+"""Propose up to three next trials, each with its diagnosis or reason, expected gain and cost; agents may ignore them.
 
-The first proposal is the move with the largest expected improvement over the incumbent, the second the best move on
-other knobs, the third the best move in the least explored dimension. A move changes one knob, or two knobs that are
-both expected to help. Moves that would be refused or have been tried are not proposed. Pure and deterministic.
+The first proposal acts on what limits the incumbent (`diagnosis.py`): the remedy with the largest expected improvement.
+The second is the best move on other knobs, the third acts on a second diagnosis, or is the best move in the least
+explored dimension. A move changes one knob, two knobs that are both expected to help, or what a remedy changes.
+Moves that would be refused or have been tried are not proposed. Pure and deterministic.
+
+What is expected rests on the best evidence there is: `session` and `history` (trials of this or of closed sessions
+changed one of the knobs: the surrogate's prediction), `declared` (half of the gain that `remedies.py` names, or of the
+rise at the end of the incumbent's curve), or `none`: the move is then worth its chance, E[max(0, change)], because a
+change for the worse is not adopted. Moves that the evidence expects to lose are not proposed.
 """
 
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from ..data.errors import ConfigError
 from ..data.wording import counted
 from ..memory.records import TrialRecord
 from ..models.config import TrialConfig
 from .action_space import ActionSpace, Knob, effective, inert_changes
+from .costs import estimate_seconds
+from .diagnosis import Diagnosis, diagnose
 from .effects import coverage
+from .remedies import Remedy, changes_of, remedies_for
 from .surrogate import Prediction, Surrogate, position
 
 STEPS = (0.06, 0.12, 0.25)  # step sizes of single moves, as fractions of a knob's range
@@ -23,20 +32,38 @@ NUM_PAIRED = 6  # two-knob moves combine this many single moves, those with the 
 PAIR_MARGIN = 1.15  # factor by which a pair must beat single moves, because a pair tells less about each knob
 NUM_PROPOSALS = 3
 DIGITS = 4  # significant digits of predictions; more would suggest false precision
+DECLARED_WEIGHT = 0.5  # of a gain measured elsewhere; its standard deviation is the gain itself
 
 Refused = Callable[[Mapping[str, Any]], bool]
+Evidence = Literal["session", "history", "declared", "none"]
 
 
 class Move(NamedTuple):
-    """Changes over the incumbent and the predicted effect."""
+    """Changes over the incumbent, the predicted effect, what it rests on, and the remedy that it is, if any."""
 
     changes: dict[str, Any]
     prediction: Prediction
+    evidence: Evidence
+    remedy: Remedy | None = None
+
+    @property
+    def expected(self) -> float:
+        """The expected change; without evidence the expected improvement."""
+        return self.prediction.expected_improvement if self.evidence == "none" else self.prediction.mean
 
     @property
     def acquisition(self) -> float:
         """The expected improvement, discounted for pairs; moves are sorted by it."""
-        return self.prediction.expected_improvement / (PAIR_MARGIN if len(self.changes) > 1 else 1.0)
+        is_pair = len(self.changes) > 1 and self.remedy is None
+        return self.prediction.expected_improvement / (PAIR_MARGIN if is_pair else 1.0)
+
+
+class _Chosen(NamedTuple):
+    """A move with the reason for which it was chosen: a diagnosis, surrogate, pair or explore."""
+
+    source: str
+    move: Move
+    diagnosis: Diagnosis | None = None
 
 
 def propose(
@@ -45,32 +72,136 @@ def propose(
     space: ActionSpace,
     history: Mapping[str, Mapping[str, Any]],
     refused: Refused,
+    num_items: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Up to three of {changes, base, dimension, expected_delta, sd, source, reason}; empty without an incumbent.
+    """Up to three of the rows of `tools.views.Proposal`; empty without an incumbent.
 
-    `history` is `Knowledge.pooled_effects`; `refused` returns whether changes over the incumbent would be refused.
+    `history` is `Knowledge.pooled_effects`; `refused` returns whether changes over the incumbent would be refused;
+    `num_items` is the size of the catalogue, for the cost of a full softmax.
     """
     if incumbent is None:
         return []
-    incumbent_config = incumbent.configuration
-    knobs = space.knobs(incumbent_config.backbone)
-    surrogate = Surrogate(trials, knobs, history)
-    allowed = _Allowed(trials, incumbent_config, space, refused)
-    singles = _sorted_moves(surrogate, incumbent_config, _single_changes(knobs, incumbent_config, history))
-    pairs = _pairs(surrogate, incumbent_config, singles)
-    chosen: list[tuple[str, Move]] = []
-    for source, moves in (("surrogate", _merge(pairs, singles)), ("surrogate", singles)):
-        move = next((m for m in moves if _disjoint(m, chosen) and allowed(m.changes)), None)
-        if move:
-            chosen.append(("pair" if len(move.changes) > 1 else source, move))
-    least = _least_covered(trials, space, incumbent_config.backbone)
-    unexplored = [m for m in singles if space.dimension(next(iter(m.changes))) == least]
-    for source, moves in (("explore", unexplored), ("surrogate", singles)):
-        move = next((m for m in moves if _disjoint(m, chosen) and allowed(m.changes)), None)
-        if move and len(chosen) < NUM_PROPOSALS:
-            chosen.append((source, move))
-    scale = surrogate.reference_ndcg
-    return [_entry(s, m, incumbent, incumbent_config, space, scale, trials, history) for s, m in chosen]
+    return _Proposer(trials, incumbent, space, history, refused, num_items).rows()
+
+
+class _Proposer:
+    """The candidate moves of a session over its incumbent, and the choice among them."""
+
+    def __init__(
+        self,
+        trials: Sequence[TrialRecord],
+        incumbent: TrialRecord,
+        space: ActionSpace,
+        history: Mapping[str, Mapping[str, Any]],
+        refused: Refused,
+        num_items: int | None,
+    ) -> None:
+        self._trials, self._incumbent, self._space, self._history = trials, incumbent, space, history
+        self._num_items = num_items
+        self._config = incumbent.configuration
+        self._knobs = {knob.name: knob for knob in space.knobs(self._config.backbone)}
+        self._surrogate = Surrogate(trials, list(self._knobs.values()), history)
+        self._allowed = _Allowed(trials, self._config, space, refused)
+        self._changed = {knob for trial in trials if trial.status == "finished" for knob in trial.changes}
+        self._diagnoses = diagnose(incumbent, space)
+        self._chosen: list[_Chosen] = []
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The proposals, best first."""
+        singles = self._moves(_single_changes(list(self._knobs.values()), self._config, self._history))
+        everything = _by_acquisition([*_pairs(self._moves, singles), *singles, *self._remedies(None)])
+        by_diagnosis = [(diagnosis, self._remedies(diagnosis)) for diagnosis in self._diagnoses]
+        for diagnosis, moves in by_diagnosis[:1]:
+            self._choose(diagnosis.kind, moves, diagnosis)
+        self._choose("surrogate", everything)
+        for diagnosis, moves in by_diagnosis[1:]:
+            self._choose(diagnosis.kind, moves, diagnosis)
+        least = _least_covered(self._trials, self._space, self._config.backbone)
+        self._choose("explore", [m for m in everything if {self._space.dimension(k) for k in m.changes} == {least}])
+        self._choose("surrogate", singles)
+        return [self._row(chosen) for chosen in self._chosen]
+
+    def _choose(self, source: str, moves: Sequence[Move], diagnosis: Diagnosis | None = None) -> None:
+        """Add the first move on other knobs that is allowed and not expected to lose, while there is room for it."""
+        taken = {knob for chosen in self._chosen for knob in chosen.move.changes}
+        free = (m for m in moves if m.expected > 0 and not taken & set(m.changes))
+        move = next((m for m in free if self._allowed(m.changes)), None)
+        if move and len(self._chosen) < NUM_PROPOSALS:
+            is_pair = source == "surrogate" and len(move.changes) > 1 and move.remedy is None
+            self._chosen.append(_Chosen("pair" if is_pair else source, move, diagnosis))
+
+    def _moves(self, changes: Iterator[dict[str, Any]]) -> list[Move]:
+        """The moves with these changes, those of the largest expected improvement first."""
+        listed = list(changes)
+        predictions = self._surrogate.predict(self._config, listed)
+        return _by_acquisition([Move(c, p, self._evidence(c)) for c, p in zip(listed, predictions, strict=True)])
+
+    def _remedies(self, diagnosis: Diagnosis | None) -> list[Move]:
+        """The remedies for a diagnosis as moves; for None, the changes that are proposed for their gain alone."""
+        remedies = remedies_for(diagnosis)
+        found = [(r, changes) for r in remedies if (changes := changes_of(r, self._config, self._knobs))]
+        predictions = self._surrogate.predict(self._config, [changes for _, changes in found])
+        return _by_acquisition(
+            [self._remedy_move(*pair, predicted) for pair, predicted in zip(found, predictions, strict=True)]
+        )
+
+    def _remedy_move(self, remedy: Remedy, changes: dict[str, Any], predicted: Prediction) -> Move:
+        evidence = self._evidence(changes)
+        if evidence != "none" or remedy.gain is None:
+            return Move(changes, predicted, evidence, remedy)
+        # The surrogate's figures are relative to NDCG@10 of its reference, declared gains to the incumbent's.
+        gain = remedy.gain * _ndcg(self._incumbent) / self._surrogate.reference_ndcg
+        declared = Prediction(predicted.mean + DECLARED_WEIGHT * gain, max(predicted.sd, gain))
+        return Move(changes, declared, "declared", remedy)
+
+    def _evidence(self, changes: Mapping[str, Any]) -> Evidence:
+        if self._changed & set(changes):
+            return "session"
+        return "history" if any(self._history.get(knob, {}).get("n") for knob in changes) else "none"
+
+    def _row(self, chosen: _Chosen) -> dict[str, Any]:
+        move, scale = chosen.move, self._surrogate.reference_ndcg
+        dimensions = [self._space.dimension(knob) for knob in move.changes]
+        config = self._config.model_copy(update=move.changes)
+        seconds = estimate_seconds(config, self._trials, self._num_items)
+        row = {
+            "changes": move.changes,
+            "base": "incumbent",
+            "dimension": dimensions[0],
+            "expected_delta": _rounded(move.expected * scale),
+            "sd": _rounded(move.prediction.sd * scale),
+            "evidence": move.evidence,
+            "cost_seconds": None if seconds is None else float(f"{seconds:.2g}"),
+            "source": chosen.source,
+        }
+        return {**row, "reason": self._reason(chosen, row, dimensions)}
+
+    def _reason(self, chosen: _Chosen, row: Mapping[str, Any], dimensions: Sequence[str]) -> str:
+        """Why this change: the diagnosis and mechanism, the gain and its source, the cost."""
+        move = chosen.move
+        steps = ", ".join(f"{knob} {getattr(self._config, knob)} -> {value}" for knob, value in move.changes.items())
+        why = f"{chosen.diagnosis.kind} ({chosen.diagnosis.short}): " if chosen.diagnosis else ""
+        how = f" {move.remedy.mechanism}" if move.remedy else ""
+        gain = (
+            f"NDCG@10 is expected to change by {row['expected_delta']:+.4g} ± {row['sd']:.2g} against "
+            f"{self._incumbent.handle} ({self._source_of(move)})"
+        )
+        parts = [f"{why}{steps}{':' if how else ''}{how}", gain, _cost_in_words(row["cost_seconds"], dimensions)]
+        if chosen.source == "explore":
+            parts.append(f"{dimensions[0]} is the least explored dimension")
+        return "; ".join(part for part in parts if part)
+
+    def _source_of(self, move: Move) -> str:
+        """What the expected gain rests on, in words."""
+        if move.evidence == "declared" and move.remedy and move.remedy.gain:
+            return f"half of {move.remedy.gain:+.1%}: {move.remedy.source}"
+        if move.evidence == "none":
+            return "no trial has measured it; what such a change gains on average if losses are not adopted"
+        here = [trial.handle for trial in self._trials if set(move.changes) & set(trial.changes)]
+        num_closed = sum(self._history.get(knob, {}).get("n", 0) for knob in move.changes)
+        session = f"{counted(len(here), 'trial')} of this session, last {here[-1]}" if here else ""
+        closed = f"{counted(num_closed, 'trial')} of closed sessions" if num_closed else ""
+        return " and ".join(part for part in (session, closed) if part)
 
 
 class _Allowed:
@@ -149,29 +280,19 @@ def _valid_values(knob: Knob, values: Sequence[Any]) -> list[Any]:
     return valid
 
 
-def _sorted_moves(surrogate: Surrogate, incumbent_config: TrialConfig, changes: Iterator[dict[str, Any]]) -> list[Move]:
-    listed = list(changes)
-    moves = [Move(*pair) for pair in zip(listed, surrogate.predict(incumbent_config, listed), strict=True)]
-    return sorted(moves, key=lambda move: -move.acquisition)  # the sort is stable: ties keep the order of SANDBOX.md
+def _by_acquisition(moves: Sequence[Move]) -> list[Move]:
+    """The moves with the largest expected improvement first; ties keep the order of SANDBOX.md."""
+    return sorted(moves, key=lambda move: -move.acquisition)
 
 
-def _pairs(surrogate: Surrogate, incumbent_config: TrialConfig, singles: Sequence[Move]) -> list[Move]:
+def _pairs(moves_of: Callable[[Iterator[dict[str, Any]]], list[Move]], singles: Sequence[Move]) -> list[Move]:
     """Combinations of two single moves that are both expected to help."""
     best: dict[str, Move] = {}
     for move in sorted(singles, key=lambda single: -single.prediction.mean):
         if move.prediction.mean > 0:
             best.setdefault(next(iter(move.changes)), move)
     helpful = list(best.values())[:NUM_PAIRED]
-    combined = (a.changes | b.changes for a, b in itertools.combinations(helpful, 2))
-    return _sorted_moves(surrogate, incumbent_config, combined)
-
-
-def _merge(pairs: Sequence[Move], singles: Sequence[Move]) -> list[Move]:
-    return sorted([*pairs, *singles], key=lambda move: -move.acquisition)
-
-
-def _disjoint(move: Move, chosen: Sequence[tuple[str, Move]]) -> bool:
-    return not any(set(move.changes) & set(other.changes) for _, other in chosen)
+    return moves_of(a.changes | b.changes for a, b in itertools.combinations(helpful, 2))
 
 
 def _least_covered(trials: Sequence[TrialRecord], space: ActionSpace, backbone: str) -> str:
@@ -179,40 +300,15 @@ def _least_covered(trials: Sequence[TrialRecord], space: ActionSpace, backbone: 
     return min(counts, key=lambda dimension: counts[dimension]["tried"] / counts[dimension]["knobs"])
 
 
-def _entry(
-    source: str,
-    move: Move,
-    incumbent: TrialRecord,
-    incumbent_config: TrialConfig,
-    space: ActionSpace,
-    scale: float,
-    trials: Sequence[TrialRecord],
-    history: Mapping[str, Mapping[str, Any]],
-) -> dict[str, Any]:
-    delta, sd = _rounded(move.prediction.mean * scale), _rounded(move.prediction.sd * scale)
-    dimensions = [space.dimension(knob) for knob in move.changes]
-    changes = ", ".join(f"{knob} {getattr(incumbent_config, knob)} -> {value}" for knob, value in move.changes.items())
-    reason = f"{changes}: NDCG@10 is expected to change by {delta:+.4g} ± {sd:.2g} against {incumbent.handle}; "
-    reason += _evidence(move, trials, history)
-    if source == "explore":
-        reason += f"; {dimensions[0]} is the least explored dimension"
-    if set(dimensions) == {"scoring"}:
-        reason += "; nearly free, because the trial is only re-scored"
-    return {
-        "changes": move.changes,
-        "base": "incumbent",
-        "dimension": dimensions[0],
-        "expected_delta": delta,
-        "sd": sd,
-        "source": source,
-        "reason": reason,
-    }
+def _cost_in_words(seconds: float | None, dimensions: Sequence[str]) -> str:
+    if seconds is None:
+        return ""
+    rescored = ", because the trial is only re-scored" if set(dimensions) == {"scoring"} else ""
+    return f"about {seconds:g} s{rescored}"
 
 
-def _evidence(move: Move, trials: Sequence[TrialRecord], history: Mapping[str, Mapping[str, Any]]) -> str:
-    num_here = sum(bool(set(move.changes) & set(trial.changes)) for trial in trials)
-    num_closed = sum(history.get(knob, {}).get("n", 0) for knob in move.changes)
-    return f"changed in {counted(num_here, 'trial')} of this session and {num_closed} of closed sessions"
+def _ndcg(trial: TrialRecord) -> float:
+    return trial.outcome.metrics["ndcg@10"] if trial.outcome else 0.0
 
 
 def _rounded(value: float) -> float:

@@ -32,6 +32,8 @@ class Protocol(BaseModel):
     keep_z: float = Field(ge=0, le=10)
     require_reflection: bool
     target_ndcg: float | None = Field(None, gt=0, le=1)
+    max_sweep: int = Field(24, ge=1, le=100)  # settings of one sweep
+    reuse_trials: bool = True  # a trial that an earlier session has measured is not run again
     max_llm_usd: float | None = Field(None, gt=0, le=1e6)  # cost limit of the session's language model
     space: ActionSpace
     text: str

@@ -1,59 +1,79 @@
-"""Check the claims of reflections against the measured differences of trials; rules: `rule_evidence.py`. Pure."""
+"""Check the claims of a reflection against the measured differences of trials. Pure.
+
+Checked are claims, not their presence: the direction, the dimensions, the size, the figures that the lesson names, and
+cited trials that show the opposite. That a text was written before the result cannot be seen; the note therefore lists
+what was checked, so that "supported" says no more than that.
+"""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from ..data.errors import ConfigError, SessionError
+from ..data.wording import counted
 from ..memory.records import ReflectionCheck, TrialOutcome, TrialRecord
 from ..models.config import TrialConfig
 from ..models.knobs.declaration import DIMENSIONS
 from .action_space import ActionSpace
-from .effects import base_config, changed_knobs
+from .effects import INTERVAL_Z, base_config, changed_knobs, revealing
+from .figures import unrecorded_figures
 from .rule_evidence import CLEAR_Z, Move, base_z, moves_of
 
 Helped = Literal["yes", "no", "unclear"]
 OBVIOUS_Z = 2.0  # from this |z| on, helped="unclear" contradicts the numbers
-SIZE_Z = 2.0  # a claimed effect may differ from the recorded one by this many standard errors
-SIZE_SHARE = 0.25  # it may also differ by this share of the recorded effect, because agents round
 
 
 class Claim(NamedTuple):
-    """The claims of a reflection: whether the change helped, by which dimension, by how much, and the trials cited."""
+    """The claims of a reflection: whether the change helped, by which dimensions, by how much, and the trials cited."""
 
     helped: Helped
-    dimension: str
+    dimension: str  # one dimension, or several separated by commas
     effect: float | None = None  # claimed change of NDCG@10 against the base
     evidence: Sequence[str] = ()  # trial handles
+    lesson: str = ""
 
 
 def check_reflection(
     trial: TrialRecord, claim: Claim, trials: Sequence[TrialRecord], space: ActionSpace
 ) -> tuple[ReflectionCheck, str]:
-    """Check the claim against the recorded numbers; returns the check and a note with the numbers.
+    """Check the claim against the recorded numbers; returns the check and a note with the numbers and what was checked.
 
-    contradicted   the recorded difference has the opposite sign, or its size is far from the claimed effect
-    unsupported    the difference is within noise or was not measured, no knob of the claimed dimension was changed, or
-                   a cited trial does not show the claimed effect
-    supported      otherwise
+    contradicted   the recorded difference has the opposite sign, or the claimed effect is outside its 95 % interval
+    unsupported    an effect is claimed within noise or without a measurement, no knob of a claimed dimension was
+                   changed, the lesson names a figure that no record bears out, or a cited trial moved the same knobs in
+                   the same direction with the opposite outcome
+    supported      otherwise; helped="no" within noise is true, because the change did not help measurably
     Raises ConfigError for an unknown dimension, SessionError for a running trial and for evidence that names no trial.
     """
-    if claim.dimension not in DIMENSIONS:
-        raise ConfigError(f"dimension={claim.dimension!r:.60} is unknown; choose one of {', '.join(DIMENSIONS)}")
+    dimensions = dimensions_of(claim.dimension)
     check_evidence(claim.evidence, trials)
     if trial.outcome is None:
         raise SessionError(f"{trial.handle} is {trial.status}: there is no result to reflect on yet; call wait_trial")
     check, note = _check_helped(trial, trial.outcome, claim.helped)
     notes = [note]
-    mismatch = _effect_mismatch(trial.outcome, claim.effect)
-    if mismatch:
+    if mismatch := _effect_mismatch(trial.outcome, claim.effect):
         check = "contradicted"
         notes.append(mismatch)
     default = space.default(trial.config["backbone"])
-    dimension_doubt = _dimension_doubt(trial, claim.dimension, trials, space)
-    doubts = [*([dimension_doubt] if dimension_doubt else []), *_evidence_doubts(trial, claim, trials, default)]
+    doubts = [
+        *_dimension_doubts(trial, dimensions, trials, space),
+        *unrecorded_figures(claim.lesson, trial, trials),
+        *_evidence_doubts(trial, claim, trials, default),
+    ]
     if doubts and check == "supported":
         check = "unsupported"
-    return check, "; ".join([*notes, *doubts])
+    return check, "; ".join([*notes, *doubts, _checked(claim)])
+
+
+def dimensions_of(text: str) -> tuple[str, ...]:
+    """The dimensions of a comma-separated text, each once; ConfigError for one that does not exist, or for none."""
+    named = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    unknown = [name for name in named if name not in DIMENSIONS]
+    if unknown or not named:
+        wrong = unknown[0] if unknown else text
+        raise ConfigError(
+            f"dimension={wrong!r:.60} is unknown; choose one of {', '.join(DIMENSIONS)}, or several separated by commas"
+        )
+    return named
 
 
 def check_evidence(evidence: Sequence[str], trials: Sequence[TrialRecord]) -> None:
@@ -63,6 +83,19 @@ def check_evidence(evidence: Sequence[str], trials: Sequence[TrialRecord]) -> No
     if unknown:
         named = ", ".join(f"{handle!r:.60}" for handle in unknown[:5])
         raise SessionError(f"evidence {named} names no trial of this session; its trials are {sorted(handles)}")
+
+
+def needs_reflection(trial: TrialRecord, keep_z: float) -> bool:
+    """Whether the next trial waits for a reflection on this finished one.
+
+    A re-scoring within noise of its base that was not kept teaches nothing that the numbers do not say.
+    """
+    outcome = trial.outcome
+    if trial.status != "finished" or outcome is None or trial.reflected:
+        return False
+    z = base_z(outcome)
+    uneventful = outcome.details.get("rescored") and outcome.verdict != "keep" and z is not None and abs(z) < keep_z
+    return not uneventful
 
 
 def _check_helped(trial: TrialRecord, outcome: TrialOutcome, helped: Helped) -> tuple[ReflectionCheck, str]:
@@ -78,77 +111,94 @@ def _check_helped(trial: TrialRecord, outcome: TrialOutcome, helped: Helped) -> 
         f"NDCG@10 of {trial.handle} against its base {trial.base}: "
         f"{outcome.base_delta:+.4f} ± {outcome.base_delta_se:.4f} (z = {z:+.2f})"
     )
-    if helped == "unclear":
-        return _check_unclear(z), f"{numbers}; {'within noise' if abs(z) < CLEAR_Z else 'not within noise'}"
-    signed = z if helped == "yes" else -z
-    if signed >= CLEAR_Z:
-        return "supported", numbers
-    if signed <= -CLEAR_Z:
-        return "contradicted", f"{numbers}; helped={helped!r} claims the opposite"
-    return "unsupported", f"{numbers}; within noise, so helped='unclear' would be right"
-
-
-def _check_unclear(z: float) -> ReflectionCheck:
     if abs(z) < CLEAR_Z:
-        return "supported"
-    return "unsupported" if abs(z) < OBVIOUS_Z else "contradicted"
+        return _within_noise(numbers, helped)
+    if helped == "unclear":
+        return ("unsupported" if abs(z) < OBVIOUS_Z else "contradicted"), f"{numbers}; not within noise"
+    if (z > 0) == (helped == "yes"):
+        return "supported", numbers
+    return "contradicted", f"{numbers}; helped={helped!r} claims the opposite"
+
+
+def _within_noise(numbers: str, helped: Helped) -> tuple[ReflectionCheck, str]:
+    if helped == "yes":
+        return "unsupported", f"{numbers}; within noise, so helped='no' or 'unclear' would be right"
+    return "supported", f"{numbers}; within noise" + (": no effect, neither gain nor loss" if helped == "no" else "")
 
 
 def _effect_mismatch(outcome: TrialOutcome, claimed: float | None) -> str | None:
-    """An error text if the claimed effect differs from the recorded one by more than noise and rounding explain."""
+    """An error text if the claimed effect is outside the 95 % interval and is not the recorded one in one digit."""
     if claimed is None:
         return None
     if outcome.base_delta is None or outcome.base_delta_se is None:
         return f"an effect of {claimed:+.4f} is claimed, but none was measured"
-    allowed = max(SIZE_Z * outcome.base_delta_se, SIZE_SHARE * abs(outcome.base_delta))
-    if abs(claimed - outcome.base_delta) <= allowed:
+    recorded, reach = outcome.base_delta, INTERVAL_Z * outcome.base_delta_se
+    if abs(claimed - recorded) <= reach or claimed == float(f"{recorded:.1g}"):
         return None
-    return f"an effect of {claimed:+.4f} is claimed, {outcome.base_delta:+.4f} ± {outcome.base_delta_se:.4f} recorded"
+    return (
+        f"an effect of {claimed:+.4f} is claimed, {recorded:+.4f} ± {outcome.base_delta_se:.4f} recorded "
+        f"(95 %: {recorded - reach:+.4f} to {recorded + reach:+.4f})"
+    )
 
 
-def _dimension_doubt(
-    trial: TrialRecord, dimension: str, trials: Sequence[TrialRecord], space: ActionSpace
-) -> str | None:
-    """A doubt if no knob of `dimension` was changed, so that the dimension cannot explain the result."""
+def _dimension_doubts(
+    trial: TrialRecord, dimensions: Sequence[str], trials: Sequence[TrialRecord], space: ActionSpace
+) -> list[str]:
+    """A doubt for each named dimension of which no knob was changed, so that it cannot explain the result.
+
+    Limits that were only raised (`effects.revealing`) explain nothing either.
+    """
     base = base_config(trial, trials, space.default(trial.config["backbone"]))
-    changed = {knob: space.dimension(knob) for knob in changed_knobs(trial, base)}
-    if not changed or dimension in changed.values():
-        return None
-    knobs = ", ".join(f"{knob} ({of})" for knob, of in changed.items())
-    return f"no knob of dimension {dimension} was changed, only {knobs}"
+    changed = changed_knobs(trial, base)
+    ignored = revealing(trial, base, changed) if base else set()
+    of = {knob: space.dimension(knob) for knob in changed if knob not in ignored}
+    knobs = ", ".join(f"{knob} ({dimension})" for knob, dimension in of.items())
+    return [
+        f"no knob of dimension {dimension} was changed, only {knobs}"
+        for dimension in dimensions
+        if of and dimension not in of.values()
+    ]
 
 
 def _evidence_doubts(
     trial: TrialRecord, claim: Claim, trials: Sequence[TrialRecord], default: TrialConfig
 ) -> list[str]:
-    """Doubts about the cited trials, other than the trial itself and its base."""
+    """Doubts about cited trials that show the opposite. A trial that is cited for comparison raises none."""
     moves = {move.trial.handle: move for move in moves_of(trials, default)}
     own = moves.get(trial.handle)
     if own is None or claim.helped == "unclear":
         return []
-    before = own.base.model_dump()
-    cited = [t for t in trials if t.handle in claim.evidence and t.handle != trial.handle and t.config != before]
-    return [doubt for t in cited if (doubt := _doubt(t, moves.get(t.handle), own, claim.helped))]
+    cited = [moves[handle] for handle in dict.fromkeys(claim.evidence) if handle in moves and handle != trial.handle]
+    sign = 1 if claim.helped == "yes" else -1
+    return [
+        f"{move.trial.handle} is cited but shows the opposite (z = {move.z:+.2f})"
+        for move in cited
+        if sign * move.z <= -CLEAR_Z and _same_moves(own, move)
+    ]
 
 
-def _doubt(cited: TrialRecord, move: Move | None, own: Move, helped: Helped) -> str | None:
-    """Why a cited trial does not support the claim about the changes of `own`; None if there is no conflict."""
-    shared = set(own.changed) & set(move.changed) if move else set()
-    if move is None or not shared:
-        return f"{cited.handle} is cited but changed none of {', '.join(own.changed) or 'the same knobs'}"
-    directions = [_relative_direction(own, move, knob) for knob in sorted(shared)]
-    direction = directions[0] if len(set(directions)) == 1 else 0
-    if direction * move.z * (1 if helped == "yes" else -1) <= -CLEAR_Z:
-        return f"{cited.handle} is cited but shows the opposite (z = {move.z:+.2f})"
-    return None
+def _same_moves(own: Move, other: Move) -> bool:
+    """Whether the other trial moved some of the own trial's knobs in the same direction, and no knob besides."""
+    here, there = _counted_changes(own), _counted_changes(other)
+    return bool(there) and there <= here and all(_same_direction(own, other, knob) for knob in there)
 
 
-def _relative_direction(a: Move, b: Move, knob: str) -> int:
-    """1 if both moves changed the knob in the same direction, -1 if in opposite directions, 0 if undefined."""
+def _counted_changes(move: Move) -> set[str]:
+    return set(move.changed) - revealing(move.trial, move.base, move.changed)
+
+
+def _same_direction(a: Move, b: Move, knob: str) -> bool:
     before, after = getattr(a.base, knob), a.changed[knob]
     other_before, other_after = getattr(b.base, knob), b.changed[knob]
-    if after == other_after:
-        return 1
     if isinstance(after, bool | str):
-        return -1 if after == other_before and before == other_after else 0
-    return 1 if (after > before) == (other_after > other_before) else -1
+        return bool(after == other_after)
+    return bool((after > before) == (other_after > other_before))
+
+
+def _checked(claim: Claim) -> str:
+    """What the check covers, because no check can cover the words of a lesson."""
+    parts = ["direction", "dimension"]
+    parts += ["size"] if claim.effect is not None else []
+    parts += [counted(len(set(claim.evidence)), "cited trial")] if claim.evidence else []
+    parts += ["figures in the lesson"] if any(character.isdigit() for character in claim.lesson) else []
+    return f"checked: {', '.join(parts)}"

@@ -67,6 +67,18 @@ def selection_inflation(se: float, k: int) -> float:
     return se * math.sqrt(2 * math.log(k)) if k > 1 else 0.0
 
 
+def sweep_inflation(n: int) -> float:
+    """sqrt(2 ln n): bound on the expected inflation of z of the setting that is chosen among `n`, due to noise alone.
+
+    Let e_i = (d_i - m_i) / SE_i be the standardised error of the paired difference d_i of setting i, with mean m_i.
+    Whichever setting b is chosen, and however, e_b <= max e_i. Every e_i is standard normal (the central limit theorem
+    over users), so for every t > 0, by Jensen's inequality and with the sum as a bound on the maximum,
+    exp(t E[max e_i]) <= E[sum exp(t e_i)] = n exp(t^2 / 2); t = sqrt(2 ln n) gives E[max e_i] <= sqrt(2 ln n).
+    The differences may be correlated and have different standard errors; both occur, since all share one base.
+    """
+    return selection_inflation(1.0, n)
+
+
 def _standard_error_of_mean(values: npt.NDArray[np.float64]) -> float:
     if values.size < 2:
         raise TrialError(f"a standard error needs at least two users, not {values.size}; use a larger dataset")

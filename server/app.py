@@ -27,6 +27,7 @@ from ..tools.list_sessions import list_sessions
 from ..tools.open_session import open_session
 from ..tools.read_memory import read_memory
 from ..tools.run_trial import run_trial
+from ..tools.sweep import sweep
 from ..tools.sync import adopt_all
 from ..tools.wait_trial import wait_trial
 from ..tools.workspace import Settings, Workspace
@@ -43,6 +44,7 @@ _ENDS = ToolAnnotations(read_only_hint=False, destructive_hint=True, open_world_
 TOOLS: tuple[tuple[PlainTool, ToolAnnotations], ...] = (
     (open_session, _ADDS),
     (run_trial, _ADDS),
+    (sweep, _ADDS),
     (wait_trial, _READS),
     (cancel_trial, _ENDS),
     (read_memory, _READS),
@@ -56,7 +58,7 @@ VirtualMLE lets you be the ML engineer of a sequential recommender. The loop:
 1. open_session(dataset, backbone) returns the brief: rules, data profile, action space, knowledge from earlier \
 sessions.
 2. run_trial(session, changes={}) measures the default configuration first. Then change a few knobs of the incumbent \
-per trial, and state a hypothesis.
+per trial, and state a hypothesis. sweep(session, settings) tries many settings of the scoring knobs in one trial.
 3. status 'running' means that the wait has ended and nothing failed: call wait_trial. Never start the same trial again.
 4. Call write_reflection after each finished trial: did it improve on its base, and which dimension explains the \
 result? The next run_trial is refused until then.

@@ -5,11 +5,14 @@ from typing import Any
 
 import pytest
 
-from tests.agents_world import SE, World, smooth
-from virtualmle.agents.base import RunTrial
+from tests.agents_world import SE, SPACE, World, smooth
+from virtualmle.agents.base import Agent, RunTrial
 from virtualmle.agents.engineer import Engineer
+from virtualmle.agents.moves import openings
 from virtualmle.agents.random_search import RandomSearch
+from virtualmle.agents.space import Space
 from virtualmle.models.config import TrialConfig
+from virtualmle.sandbox.action_space import ActionSpace
 
 
 def changes(world: World) -> list[dict[str, Any]]:
@@ -263,3 +266,49 @@ def test_knobs_that_the_incumbent_sets_are_not_reset_to_values_that_helped_the_d
     first_changes = changes(World(prior=prior, known=known, trials_max=20).play(Engineer(0)))[:6]
     assert first_changes[1] == {"lr": 2e-3, "transition_weight": 16.0}
     assert {"lr": 1e-3} not in first_changes and {"transition_weight": 8.0} not in first_changes
+
+
+def with_levels(**levels: tuple[float, ...]) -> ActionSpace:
+    """The shipped action space with these knobs only, each with these levels."""
+    return ActionSpace(
+        entries=tuple(
+            knob.model_copy(update={"levels": levels[knob.name], "low": levels[knob.name][0],
+                                    "high": levels[knob.name][-1]} if levels[knob.name] else {})
+            for knob in SPACE.entries
+            if knob.name in levels
+        )
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "levels, expected",
+    [
+        pytest.param({"dropout": (0.2, 0.4)}, [{"dropout": 0.4}], id="nearest level in the move's direction"),
+        pytest.param({"dropout": (0.1, 0.2)}, [], id="no level in the move's direction"),
+        pytest.param({"lr": (3e-4, 1e-3)}, [{"lr": 1e-3}], id="two moves become one"),
+        pytest.param({"lr": (3e-4, 1e-3, 3e-3)}, [{"lr": 1e-3}, {"lr": 3e-3}], id="nearest by ratio"),
+        pytest.param({"transition_window": (1, 3)}, [], id="a move with knobs that are not offered"),
+        pytest.param({"loss": ()}, [{"loss": "full_softmax"}], id="a choice"),
+    ],
+)
+def test_opening_moves_fit_the_levels_that_a_session_offers(
+    levels: dict[str, tuple[float, ...]], expected: list[dict[str, Any]]
+) -> None:
+    space = Space("sasrec", with_levels(**levels).knobs("sasrec"))
+    assert [move.changes for move in openings(space)] == expected
+
+
+@pytest.mark.parametrize("agent", [Engineer(0), RandomSearch(0)], ids=["engineer", "random"])
+def test_a_session_with_levels_is_played_on_them_alone(agent: Agent) -> None:
+    world = World(trials_max=12)
+    world.space = with_levels(lr=(3e-4, 1e-3, 3e-3), dropout=(0.2, 0.4), transition_weight=(0.0, 2.0, 8.0))
+    world.play(agent)  # a value that is no level would raise
+    assert len(world.trials) == 12
+    assert world.best > smooth(world.space.default("sasrec"))
+
+
+def test_the_engineer_finds_the_best_of_the_levels() -> None:
+    world = World(trials_max=12)
+    world.space = with_levels(lr=(3e-4, 1e-3, 3e-3), dropout=(0.2, 0.4), transition_weight=(0.0, 2.0, 8.0))
+    best = world.play(Engineer(0)).configs[world.incumbent or ""]
+    assert (best.lr, best.dropout, best.transition_weight) == (1e-3, 0.4, 8.0)

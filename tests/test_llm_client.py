@@ -144,7 +144,7 @@ def test_a_malformed_call_has_no_arguments_but_its_text(wire: str, memory: Memor
         reply = ask(model_at(endpoint, wire, memory, []))
     (made,) = reply.calls
     assert (made.name, made.arguments) == (call.name, None)
-    assert call.raw.strip('"[') [:9] in made.raw
+    assert call.raw.strip('"[')[:9] in made.raw
 
 
 @both_wires

@@ -122,7 +122,7 @@ def test_three_proposals_change_different_knobs_are_new_and_valid_and_have_reaso
 def test_a_move_that_helped_in_earlier_sessions_is_proposed_first() -> None:
     first = proposals(measured([{"lr": 1e-3}]), history=history("window_stride", 10, 0.2))[0]
     assert first["changes"] == {"window_stride": 10} and first["expected_delta"] > 0
-    assert "20 of closed sessions" in first["reason"]
+    assert "20 trials of closed sessions" in first["reason"]
 
 
 def test_two_moves_that_both_helped_are_proposed_as_a_pair() -> None:

@@ -1,5 +1,6 @@
 """The worker in real trial directories, as a separate process only where the test needs one."""
 
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,13 @@ import torch
 
 from virtualmle.models.config import make_config
 from virtualmle.training import pipeline
-from virtualmle.training.metrics import metrics_from_ranks
+from virtualmle.training.metrics import best_setting, clip_ranks, metrics_from_ranks
 from virtualmle.training.spec import (
     CHECKPOINT,
     RANKS,
     SPEC,
+    SWEPT_RANKS,
+    USERS,
     TrialSpec,
     read_progress,
     read_result,
@@ -196,3 +199,49 @@ def test_training_never_imports_the_compiler(make_trial):
     )
     process = subprocess.run([sys.executable, "-P", "-c", code, directory], capture_output=True, text=True, check=True)
     assert process.stdout.splitlines()[-1] == "False"
+
+
+SWEEP = [
+    {"transition_weight": 5.0, "popularity_weight": 0.0},
+    {"transition_weight": 5.0, "popularity_weight": 0.5, "score_normalisation": "softmax"},
+    {"transition_weight": 0.0, "popularity_weight": -20.0, "fusion": "rerank", "rerank_top": 10},
+    {"transition_weight": 5.0, "transition_window": 3, "transition_normalisation": "sqrt"},
+]
+
+
+def test_a_sweep_ranks_every_setting_as_a_trial_of_its_own_and_keeps_the_best(make_trial):
+    bare = make_trial("bare")
+    run(bare)
+    alone = [make_trial(f"alone{n}", **setting, rescore_from=str(bare)) for n, setting in enumerate(SWEEP)]
+    expected = [run(directory) for directory in alone]
+    sweep = make_trial("sweep", settings=SWEEP, rescore_from=str(bare))
+    result = run(sweep)
+    swept = np.load(sweep / SWEPT_RANKS)
+    assert swept.dtype == np.uint8 and swept.max() < 255, "the tiny catalogue needs no clipping"
+    for row, directory in zip(swept, alone, strict=True):
+        assert (row == np.load(directory / RANKS)).all()
+    scores = [single.metrics["ndcg@10"] for single in expected]
+    assert len(set(scores)) == len(SWEEP), "the settings differ, so that the best one is unique"
+    best = scores.index(max(scores))
+    assert (result.best_setting, result.metrics, result.ties) == (best, expected[best].metrics, expected[best].ties)
+    for file in (RANKS, CHECKPOINT, USERS):
+        assert (sweep / file).read_bytes() == (alone[best] / file).read_bytes()
+        assert result.files[file] == hashlib.sha256((sweep / file).read_bytes()).hexdigest()
+    assert result.train_seconds == 0 < result.evaluate_seconds
+
+
+def test_a_sweep_of_a_training_knob_fails_and_names_it(make_trial):
+    bare = make_trial("bare", epochs=1)
+    run(bare)
+    failed = run(make_trial("sweep", epochs=1, settings=[{"lr": 0.5, "rerank_top": 20}], rescore_from=str(bare)))
+    assert failed.status == "failed" and "a sweep changes scoring knobs only; lr needs a trial" in failed.cause
+
+
+def test_clipped_ranks_give_the_same_figures_within_the_cutoffs():
+    ranks = np.array([1, 10, 11, 255, 256, 70_000], np.int32)
+    clipped = clip_ranks(ranks)
+    assert clipped.tolist() == [1, 10, 11, 255, 255, 255]
+    exact, kept = metrics_from_ranks(ranks), metrics_from_ranks(clipped)
+    assert [kept[name] for name in kept if name != "mrr"] == [exact[name] for name in exact if name != "mrr"]
+    assert best_setting(np.stack([clipped, clipped, np.ones(6, np.uint8)])) == 2
+    assert best_setting(np.stack([clipped, clipped])) == 0

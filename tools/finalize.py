@@ -11,6 +11,7 @@ from pydantic import Field
 from ..data.errors import SealError, SessionError
 from ..examiner.request import TestResult, examine, has_looked, in_progress, read_revealed
 from ..memory.records import SessionRecord, SummaryRecord
+from ..sandbox.program import trials_measured
 from ..sandbox.statistics import selection_inflation
 from ..training.spec import CHECKPOINT
 from ..trials.warm import retire
@@ -53,6 +54,8 @@ def finalize(
         if running:
             raise SessionError(f"trial {running.handle} is running; wait_trial or cancel_trial first")
         freeze(ws, record, cognition_summary, rules or [])
+    if record.replay:  # a table has no test targets
+        return final_result(ws, ws.memory.sessions.get(session), None)
     return _look(ws, ws.memory.sessions.get(session))
 
 
@@ -61,13 +64,13 @@ def freeze(ws: Workspace, session: SessionRecord, text: str, rules: list[RuleInp
     trials = ws.memory.trials.all(session.id)
     selected = select(trials)
     checkpoint = ws.trial_directory(session.id, selected.handle) / CHECKPOINT
-    if not checkpoint.exists():
+    if not checkpoint.exists() and not session.replay:
         raise SessionError(f"{checkpoint} is missing, and {selected.handle} cannot be evaluated without it; restore it")
     summary = required_text(text, SUMMARY_LENGTH, "cognition_summary")
     prepared = [prepare_rule(ws, session, rule, trials) for rule in rules]
     for rule, _ in prepared:
         ws.memory.rules.add(rule)
-    count_rules(ws, session, {knob for trial in trials for knob in trial.changes})
+    count_rules(ws, session, {knob for trial in trials for knob in trial.changed})
     ws.memory.summaries.add(
         SummaryRecord(
             session=session.id,
@@ -148,17 +151,22 @@ def final_result(ws: Workspace, session: SessionRecord, result: TestResult | Non
     trials = ws.memory.trials.all(session.id)
     selected = ws.memory.trials.get(session.id, session.selected or "")
     assert selected.outcome is not None  # only finished trials are selected
-    finished = sum(t.status == "finished" for t in trials)
     return FinalResult(
         session=session.id,
         state=session.state,
         selected=selected.handle,
         config=ws.settings_of(session, selected),
         validation=selected.outcome.metrics,
-        selection_inflation=selection_inflation(selected.outcome.ndcg_se or 0.0, finished),
+        selection_inflation=selection_inflation(selected.outcome.ndcg_se or 0.0, trials_measured(trials)),
         test=result.metrics if result else None,
         look=result.look if result else None,
-        next="The session is over. `virtualmle report` writes its full report."
-        if result
-        else "The look at the test set was used but gave no result; the session is void. Open a new one to continue.",
+        next=_advice(session, result),
     )
+
+
+def _advice(session: SessionRecord, result: TestResult | None) -> str:
+    if result:
+        return "The session is over. `virtualmle report` writes its full report."
+    if session.replay:
+        return "The session is over. A replay has no test set: train the selected configuration to look at it."
+    return "The look at the test set was used but gave no result; the session is void. Open a new one to continue."

@@ -6,12 +6,14 @@ from ..memory.records import SessionRecord, TrialOutcome, TrialRecord
 from ..sandbox.effects import base_config, changed_knobs
 from ..sandbox.hypothesis import outcome_of
 from ..sandbox.statistics import z_score
+from ..sandbox.sweeping import sweep_table
 from ..training.spec import read_progress
 from .guidance import budget_of, next_step
-from .results import HypothesisOutcome, TrialObservation
+from .results import HypothesisOutcome, SweptSettings, TrialObservation
 from .workspace import Workspace
 
 SLOPE_EPOCHS = 5
+TABLE_BYTES = 1000  # of the table of a sweep, so that the observation stays short
 
 
 def observe(ws: Workspace, session: SessionRecord, handle: str, *, duplicate_reason: str = "") -> TrialObservation:
@@ -37,7 +39,8 @@ def observe(ws: Workspace, session: SessionRecord, handle: str, *, duplicate_rea
         progress = read_progress(ws.trial_directory(session.id, handle))
         return observation.model_copy(update={"progress": progress.model_dump()})
     hypothesis = _hypothesis(ws, session, record, trials)
-    return observation.model_copy(update=_measured(record.outcome) | {"hypothesis": hypothesis})
+    measured = _measured(record.outcome) | {"hypothesis": hypothesis, "sweep": _swept(record)}
+    return observation.model_copy(update=measured)
 
 
 def _measured(outcome: TrialOutcome) -> dict[str, Any]:
@@ -56,7 +59,16 @@ def _measured(outcome: TrialOutcome) -> dict[str, Any]:
         "seconds": round(outcome.wall_seconds, 1),
         "train_seconds": round(outcome.train_seconds, 1),
         "rescored": bool(outcome.details.get("rescored")),
+        "reused_from": outcome.details.get("reused_from"),
     }
+
+
+def _swept(trial: TrialRecord) -> SweptSettings | None:
+    rows = trial.outcome.details.get("sweep") if trial.outcome else None
+    if trial.sweep is None or rows is None:
+        return None
+    table = sweep_table(trial.sweep.settings, rows, TABLE_BYTES)
+    return SweptSettings(settings=len(rows), table=table, left_out=trial.sweep.left_out)
 
 
 def _hypothesis(

@@ -1,11 +1,11 @@
 """The tool open_session: open a session for one backbone on one dataset, or resume an open one."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ..data.errors import SessionError
-from ..data.prepared import PreparedDataset
+from ..data.errors import ReplayError, SessionError
+from ..data.prepared import Manifest
 from ..data.wording import counted
 from ..memory.records import SessionRecord
 from ..sandbox.protocol import Protocol
@@ -28,15 +28,30 @@ def open_session(
     Resumes the open session of this dataset and backbone, if there is one, unless new=true. Datasets are registered
     by people (`virtualmle data add`), never by agents.
     """
-    data = ws.dataset(dataset)
-    open_sessions = ws.memory.sessions.all_open(data.dataset_id, backbone)
+    data = ws.manifest(dataset)
+    replay = replay_source(ws, backbone)
+    found = ws.memory.sessions.all_open(data.dataset_id, backbone)
+    open_sessions = [s for s in found if s.replay.get("digest") == replay.get("digest")]
     resumed = bool(open_sessions) and not new
     session = open_sessions[-1] if resumed else _new_session(ws, data, backbone)
     sync_session(ws, session.id)
     return brief_of(ws, session, resumed)
 
 
-def _new_session(ws: Workspace, data: PreparedDataset, backbone: str) -> SessionRecord:
+def replay_source(ws: Workspace, backbone: str) -> dict[str, Any]:
+    """What a session records about the replay table of the workspace; empty without one.
+
+    Raises ReplayError if the table has no cells of this backbone.
+    """
+    if ws.replay is None:
+        return {}
+    if backbone not in ws.replay.table.backbones():
+        held = ", ".join(ws.replay.table.backbones())
+        raise ReplayError(f"{ws.replay.table.path.name} has no cells of {backbone}; it replays {held}")
+    return ws.replay.source
+
+
+def _new_session(ws: Workspace, data: Manifest, backbone: str) -> SessionRecord:
     settings, protocol = ws.settings, ws.protocol
     _refuse_unknown_sources(ws)
     record = SessionRecord(
@@ -56,6 +71,7 @@ def _new_session(ws: Workspace, data: PreparedDataset, backbone: str) -> Session
         max_llm_usd=protocol.max_llm_usd,
         profile=data.profile,
         client=settings.client,
+        replay=replay_source(ws, backbone),
     )
     return ws.memory.sessions.open(record, taken=ws.session_names_on_disk())
 
@@ -101,7 +117,13 @@ def protocol_summary(protocol: Protocol, session: SessionRecord) -> list[str]:
         f"stop after {counted(protocol.patience, 'finished trial')} without a keep.",
         "A trial that matches a discard heuristic of the prior is refused unless override_reason is given.",
         "A repeated configuration is returned at no cost. If only scoring knobs change, nothing is trained again.",
+        f"sweep tries up to {protocol.max_sweep} settings of the scoring knobs over one trained model as one trial.",
     ]
+    if session.replay:
+        rules.append(
+            "The session is a replay: every trial of the grid was measured before, and is answered at once with its "
+            "recorded metrics and seconds. finalize reports validation only."
+        )
     if session.max_llm_usd is not None:
         rules.append(f"The language model may cost up to {session.max_llm_usd:g} US dollars.")
     if session.with_reflection:

@@ -20,6 +20,7 @@ from .views import (
     ActionSpaceView,
     BestTrial,
     Coverage,
+    FirstReflection,
     KnobEffect,
     PooledEffect,
     Proposal,
@@ -32,6 +33,7 @@ from .views import (
     TrialView,
     View,
     knob_rows,
+    setting_rows,
 )
 from .workspace import Workspace
 
@@ -167,8 +169,11 @@ def _trajectory(ws: Workspace, session: SessionRecord) -> TrajectoryView:
 
 def _reflection_row(reflection: ReflectionRecord) -> ReflectionRow:
     """A reflection as it is returned: the agent's own texts in quotation marks."""
-    row = {name: getattr(reflection, name) for name in ReflectionRow.model_fields}
+    row = {name: getattr(reflection, name) for name in ReflectionRow.model_fields if name != "amended_from"}
     texts = {name: quote(row[name], TEXT_LENGTH) if row[name] else "" for name in ("cause", "lesson", "next_step")}
+    if first := reflection.amended_from:
+        fields = first.model_dump(include=set(FirstReflection.model_fields))
+        row["amended_from"] = FirstReflection.model_validate(fields | {"lesson": quote(first.lesson, TEXT_LENGTH)})
     return ReflectionRow.model_validate(row | texts)
 
 
@@ -189,6 +194,10 @@ def _row(ws: Workspace, session: SessionRecord, trial: TrialRecord) -> TrialRow:
     row |= measured | {"ndcg10_se": outcome.ndcg_se, "best_epoch": outcome.details.get("best_epoch")}
     if trial.machine_fault:
         row["machine_fault"] = True
+    if trial.sweep:
+        row["swept"] = setting_rows(trial)
+    if "reused_from" in outcome.details:
+        row["reused_from"] = outcome.details["reused_from"]
     return TrialRow.model_validate(row)
 
 
@@ -199,6 +208,7 @@ def _trial(ws: Workspace, session: SessionRecord, handle: str) -> TrialView:
         config=record.config,
         asked=_request_row(record),
         curve_epochs=record.outcome.curve if record.outcome else [],
+        swept=setting_rows(record),
     )
 
 

@@ -49,6 +49,14 @@ class HypothesisOutcome(BaseModel):
     held: Literal["yes", "no", "unclear"]
 
 
+class SweptSettings(BaseModel):
+    """The settings that one sweep has measured."""
+
+    settings: int = Field(description="number of settings measured; the trial is the best one")
+    table: str = Field(description="the settings, best first: their knobs, NDCG@10, difference to the base, its SE")
+    left_out: list[str] = Field(default=[], description="trials that had measured the other settings before")
+
+
 class TrialObservation(BaseModel):
     """What is known about one trial; under 2 KB."""
 
@@ -83,6 +91,10 @@ class TrialObservation(BaseModel):
     seconds: float = Field(default=0.0, description="wall-clock seconds of the trial's process")
     train_seconds: float = Field(default=0.0, description="seconds charged to the budget")
     rescored: bool = Field(default=False, description="true: only scoring knobs changed, so nothing was trained")
+    sweep: SweptSettings | None = Field(default=None, description="of a sweep: all of its settings")
+    reused_from: str | None = Field(
+        default=None, description="the trial of another session that measured this configuration; no seconds were used"
+    )
     progress: dict[str, Any] | None = None
     incumbent: str | None = None
     budget: Budget
@@ -106,6 +118,9 @@ class ReflectionReceipt(BaseModel):
     note: str = Field(description="the recorded figures that the claims were checked against")
     merged_into: str | None = Field(default=None, description="the trial whose lesson is nearly the same")
     times_said: int = Field(default=1, description="how often this session has stated this lesson")
+    amended_from: Literal["supported", "contradicted", "unsupported"] | None = Field(
+        default=None, description="if it was amended: the check of the first reflection, which stays on record"
+    )
     rule_id: int | None = None
     rule_check: str | None = None
     rule_note: str = Field(default="", description="the trials for and against the rule")

@@ -12,9 +12,11 @@ from ..models.config import TrialConfig, fingerprint, train_hash
 from ..sandbox.program import admit
 from ..training.spec import TrialSpec
 from ..trials.launcher import launch
+from ..trials.replay import serve
 from .guidance import budget_of, pending_reflection
 from .observation import observe
 from .results import TrialObservation
+from .reuse import copy_equal_trial
 from .sync import sync_session
 from .transfer import heuristics_of
 from .wait_trial import WaitSeconds, wait_trial
@@ -66,37 +68,46 @@ def run_trial(
         raise AdmissionError(admission.reason)
     if admission.kind == "duplicate" and admission.trial:
         return observe(ws, record, admission.trial, duplicate_reason=f"{admission.reason}.")
-    started = ws.memory.trials.start(
-        TrialRecord(
-            session=session,
-            handle="",
-            number=0,
-            base=base_handle,
-            changes=changes,
-            config=config.model_dump(),
-            config_hash=fingerprint(config.model_dump()),
-            train_hash=train_hash(config),
-            hypothesis=_cleaned(hypothesis),
-            override_reason=_override_record(admission.reason, override_reason),
-        )
+    request = TrialRecord(
+        session=session,
+        handle="",
+        number=0,
+        base=base_handle,
+        changes=changes,
+        config=config.model_dump(),
+        config_hash=fingerprint(config.model_dump()),
+        train_hash=train_hash(config),
+        hypothesis=cleaned(hypothesis),
+        override_reason=_override_record(admission.reason, override_reason),
     )
+    return wait_trial(ws, session, start_trial(ws, record, request, dataset_dir), wait_seconds)
+
+
+def start_trial(ws: Workspace, session: SessionRecord, request: TrialRecord, dataset_dir: Path) -> str:
+    """Record the admitted trial `request` and start it; returns its handle.
+
+    A trial that an earlier session has measured is copied from there and has then ended. A fault of this machine ends
+    the trial as a crash. Raises TrialError if the trial cannot be started for any other reason, and AdmissionError if
+    the session's replay table does not hold it.
+    """
+    replay = ws.replay_of(session)
+    cells = replay.cells_of(request) if replay else []
+    started = ws.memory.trials.start(request)
+    directory = ws.trial_directory(session.id, started.handle)
+    spec = _spec(ws, session, started, dataset_dir)
     try:
-        launch(
-            _spec(ws, record, started, dataset_dir),
-            ws.trial_directory(session, started.handle),
-            inbox=ws.inbox(session),
-            keep_warm=ws.settings.keep_warm,
-            cwd=ws.home,
-        )
+        if cells:
+            serve(cells, spec, directory)
+        elif not copy_equal_trial(ws, session, started, spec, directory):
+            launch(spec, directory, inbox=ws.inbox(session.id), keep_warm=ws.settings.keep_warm, cwd=ws.home)
     except TrialError as error:
         machine_fault = isinstance(error, MachineError)
         details = {"machine_fault": True} if machine_fault else {}
         crash = TrialOutcome(status="crashed", verdict="crash", reason=str(error), cause=str(error), details=details)
-        ws.memory.trials.finish(session, started.handle, crash)
-        if machine_fault:
-            return observe(ws, record, started.handle)
-        raise
-    return wait_trial(ws, session, started.handle, wait_seconds)
+        ws.memory.trials.finish(session.id, started.handle, crash)
+        if not machine_fault:
+            raise
+    return started.handle
 
 
 def resolve_base(ws: Workspace, session: SessionRecord, base: str) -> tuple[str, TrialConfig]:
@@ -130,6 +141,7 @@ def _spec(ws: Workspace, session: SessionRecord, trial: TrialRecord, dataset_dir
         wall_seconds=ws.session_protocol(session).trial_seconds,
         rescore_from=str(cached) if cached else None,
         resume_from=str(unfinished) if unfinished else None,
+        settings=trial.sweep.settings if trial.sweep else [],
     )
 
 
@@ -138,7 +150,8 @@ def _override_record(admission: str, reason: str) -> str | None:
     return f"{admission}: {clean_text(reason, REASON_LENGTH)}" if admission else None
 
 
-def _cleaned(hypothesis: Hypothesis | None) -> Hypothesis | None:
+def cleaned(hypothesis: Hypothesis | None) -> Hypothesis | None:
+    """The hypothesis with its texts sanitised and shortened."""
     if hypothesis is None:
         return None
     dimension, reason = clean_text(hypothesis.dimension, 40), clean_text(hypothesis.reason, REASON_LENGTH)

@@ -8,15 +8,19 @@ import logging
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..data.errors import TrialError, VirtualMLEError
 from ..memory.records import SessionRecord, TrialOutcome, TrialRecord
+from ..models.config import TrialConfig
 from ..sandbox.program import TrialSize, judge
 from ..sandbox.statistics import Comparison, compare, metric_errors, standard_error
-from ..training.spec import RANKS, TrialResult, read_spec
+from ..sandbox.sweeping import chosen, setting_figures
+from ..training.metrics import best_setting, clip_ranks
+from ..training.spec import RANKS, SWEPT_RANKS, TrialResult, read_spec
 from ..trials.launcher import TrialState, poll
 from .rule_counts import count_rules
 from .workspace import Workspace
@@ -24,6 +28,9 @@ from .workspace import Workspace
 logger = logging.getLogger(__name__)
 
 Ranks = npt.NDArray[np.int32]
+MEASURED_DETAILS = {
+    "model_ndcg10", "train_ndcg10", "popularity_ndcg10", "ties", "best_epoch", "device", "engine", "files",
+}  # fmt: skip
 
 
 def adopt_all(ws: Workspace) -> list[str]:
@@ -55,8 +62,10 @@ def sync_session(ws: Workspace, session_id: str) -> TrialRecord | None:
         outcome = outcome_of(ws, session, record, state)
     except TrialError as error:  # missing or damaged files must not block the session
         outcome = _crash(str(error), state)
-    if ws.memory.trials.finish(session_id, record.handle, outcome):
-        count_rules(ws, session, list(record.changes))
+    best = outcome.details.get("best_setting")
+    choice = None if best is None else chosen(record, _base_config(ws, session, record), best)
+    if ws.memory.trials.finish(session_id, record.handle, outcome, choice):
+        count_rules(ws, session, record.changed)
     return None
 
 
@@ -95,14 +104,15 @@ def _judged(
     ranks = load_ranks(directory)
     incumbent = ws.memory.trials.incumbent(session.id)
     against_incumbent = _compare_to(ws, session, incumbent, ranks)
-    base = None if record.base == "default" else ws.memory.trials.get(session.id, record.base)
-    against_base = _compare_to(ws, session, base or default_trial(ws, session), ranks)
+    base = _base_trial(ws, session, record)
+    against_base = _compare_to(ws, session, base, ranks)
     judgement = judge(
         TrialSize(record.handle, result.parameters),
         _size_of(incumbent),
         against_incumbent,
         ws.session_protocol(session).keep_z,
         best_kept=_best_kept(ws, session, incumbent, ranks),
+        settings=len(record.settings),
     )
     return TrialOutcome(
         status="finished",
@@ -118,14 +128,51 @@ def _judged(
         base_delta_se=against_base.se if against_base else None,
         curve=[epoch.model_dump() for epoch in result.curve],
         details={
-            **result.model_dump(include={"model_ndcg10", "train_ndcg10", "ties", "best_epoch", "device"}),
-            "rescored": spec.rescore_from is not None,
+            **result.model_dump(include=MEASURED_DETAILS),
+            "rescored": spec.rescore_from is not None and spec.reused_from is None,
             "metrics_se": metric_errors(ranks),
+            **(_swept(ws, session, record, base, ranks, result) if record.sweep else {}),
+            **(spec.model_dump(include={"reused_from", "saved_seconds"}) if spec.reused_from else {}),
         },
         parameters=result.parameters,
         train_seconds=result.train_seconds + result.evaluate_seconds,
         wall_seconds=wall_seconds,
     )
+
+
+def _swept(
+    ws: Workspace,
+    session: SessionRecord,
+    record: TrialRecord,
+    base: TrialRecord | None,
+    ranks: Ranks,
+    result: TrialResult,
+) -> dict[str, Any]:
+    """The figures of every setting of a sweep, and which one it has chosen, from the ranks that the worker wrote."""
+    directory = ws.trial_directory(session.id, record.handle)
+    swept = _load_ranks(directory / SWEPT_RANKS)
+    complete = swept.shape == (len(record.settings), len(ranks))
+    if base is None or not complete or result.best_setting != best_setting(swept) or (
+        swept[result.best_setting] != clip_ranks(ranks)
+    ).any():
+        raise TrialError(f"the files in {directory} do not belong to one sweep; sweep the same settings again")
+    base_ranks = load_ranks(ws.trial_directory(session.id, base.handle))
+    return {
+        "best_setting": result.best_setting,
+        "base_values": {knob: base.config[knob] for knob in record.settings[0]},
+        "sweep": setting_figures(base_ranks, list(swept)),
+    }
+
+
+def _base_trial(ws: Workspace, session: SessionRecord, record: TrialRecord) -> TrialRecord | None:
+    """The trial that measured the base of `record`; None if its base is the default and has not been measured."""
+    return default_trial(ws, session) if record.base == "default" else ws.memory.trials.get(session.id, record.base)
+
+
+def _base_config(ws: Workspace, session: SessionRecord, record: TrialRecord) -> TrialConfig:
+    if record.base == "default":
+        return ws.session_protocol(session).space.default(session.backbone)
+    return ws.memory.trials.get(session.id, record.base).configuration
 
 
 def default_trial(
@@ -141,9 +188,13 @@ def default_trial(
 
 def load_ranks(directory: Path) -> Ranks:
     """The ranks that a finished trial wrote, int32 (num_users,); raises TrialError if they are missing or damaged."""
-    path = directory / RANKS
+    ranks: Ranks = _load_ranks(directory / RANKS)
+    return ranks
+
+
+def _load_ranks(path: Path) -> npt.NDArray[Any]:
     try:
-        ranks: Ranks = np.load(path)
+        ranks: npt.NDArray[Any] = np.load(path)
     except (OSError, ValueError, EOFError) as error:
         raise TrialError(
             f"{path} cannot be read ({error}), but trials are compared user by user; "

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..memory.records import Check, ReflectionCheck, RuleKind, SessionState, TrialStatus, Verdict
+from ..memory.records import Check, ReflectionCheck, RuleKind, SessionState, TrialRecord, TrialStatus, Verdict
 from ..models.knobs.declaration import Dimension, KnobType, Value
 from ..sandbox.action_space import ActionSpace, Knob
 from ..sandbox.program import Stop
@@ -145,14 +145,16 @@ class Coverage(View):
 
 
 class Proposal(View):
-    """A trial that the surrogate proposes; see `sandbox.proposals.propose`."""
+    """A trial that the server proposes; see `sandbox.proposals`."""
 
     changes: KnobValues
     base: str
     dimension: Dimension
     expected_delta: float
     sd: float
-    source: str
+    evidence: Literal["session", "history", "declared", "none"]
+    cost_seconds: float | None
+    source: str  # the diagnosis that it acts on, or surrogate, pair, explore
     reason: str
 
 
@@ -196,6 +198,22 @@ class StateView(View):
     next: str
 
 
+class SettingRow(View):
+    """One setting of a sweep: its knobs, its NDCG@10, and its paired difference to the base."""
+
+    settings: KnobValues
+    ndcg: float = Field(validation_alias=NDCG10, serialization_alias=NDCG10)
+    delta: float
+    se: float
+
+
+def setting_rows(trial: TrialRecord) -> list[SettingRow]:
+    """The settings of a finished sweep, in the order of the request; none for another trial."""
+    rows = trial.outcome.details.get("sweep", []) if trial.outcome else []
+    settings = trial.settings if rows else []
+    return [SettingRow.model_validate({"settings": s, **row}) for s, row in zip(settings, rows, strict=True)]
+
+
 class TrialRow(View):
     """A trial of the trajectory; the fields after `reflected` are set once it has ended."""
 
@@ -221,10 +239,22 @@ class TrialRow(View):
     ndcg10_se: float | None = None
     best_epoch: int | None = None
     machine_fault: bool = False  # the machine caused the crash, not the configuration
+    swept: list[SettingRow] = []  # of a sweep: all settings; the row's own figures are those of the best one
+    reused_from: str | None = None  # the trial of another session that measured this configuration
+
+
+class FirstReflection(View):
+    """What an amended reflection said at first."""
+
+    helped: Literal["yes", "no", "unclear"]
+    dimension: str
+    effect: float | None
+    check: ReflectionCheck
+    lesson: str
 
 
 class ReflectionRow(View):
-    """A reflection of the trajectory; the agent's own texts are in quotation marks."""
+    """A reflection of the trajectory, as last amended; the agent's own texts are in quotation marks."""
 
     trial: str
     helped: Literal["yes", "no", "unclear"]
@@ -237,6 +267,7 @@ class ReflectionRow(View):
     cause: str
     lesson: str
     next_step: str
+    amended_from: FirstReflection | None = None  # set only if it was amended
 
 
 class TrajectoryView(View):
@@ -263,6 +294,7 @@ class TrialView(View, TrialObservation):
     config: KnobValues
     asked: RequestRow
     curve_epochs: list[dict[str, Any]]
+    swept: list[SettingRow] = []
 
 
 class RuleRow(View):
@@ -275,6 +307,7 @@ class RuleRow(View):
     check: Check
     support: int
     contradiction: int
+    times_said: int
     id: int
     statement: str
 

@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from ..data.catalogue import Catalogue
-from ..data.errors import DataError, HomeError
-from ..data.prepared import PreparedDataset
+from ..data.errors import ConfigError, DataError, HomeError, ReplayError, SessionError
+from ..data.prepared import Manifest, PreparedDataset
 from ..examiner.request import looks
 from ..examiner.vault import Vault
 from ..memory.records import SessionRecord, TrialRecord
 from ..memory.store import Memory
 from ..sandbox.protocol import Protocol, load_protocol, parse_protocol
 from ..training.spec import CHECKPOINT, STATE
+from ..trials.replay import REPLAYED
+from .replaying import Replay, open_replay
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,17 @@ class Settings:
     keep_warm: float = 0.0  # seconds that a worker waits for the session's next trial; 0 = it exits
     client: str = ""
     protocol_path: Path | None = None
+    replay: Path | None = None  # new sessions are served from this table instead of being trained
 
 
 class Workspace:
     """An open home directory. All persistent state is on disk below `home`."""
 
-    def __init__(self, home: Path, memory: Memory, protocol: Protocol, settings: Settings) -> None:
+    def __init__(
+        self, home: Path, memory: Memory, protocol: Protocol, settings: Settings, replay: Replay | None = None
+    ) -> None:
         self.home = home
+        self.replay = replay
         self.memory = memory
         self.protocol = protocol
         self.settings = settings
@@ -48,10 +54,13 @@ class Workspace:
     def open(cls, home: Path, *, settings: Settings | None = None) -> "Workspace":
         """Open `home` and create what is missing.
 
-        Raises HomeError if the directory cannot be written, ProtocolError for a malformed SANDBOX.md, and
-        MemoryStoreError for an unusable memory.db.
+        Raises HomeError if the directory cannot be written, ProtocolError for a malformed SANDBOX.md, ReplayError for
+        an unusable replay table, and MemoryStoreError for an unusable memory.db.
         """
         settings = settings or Settings()
+        replay = open_replay(settings.replay) if settings.replay else None
+        if replay and settings.protocol_path:
+            raise ConfigError("a replay table contains its protocol page; use either --replay or --sandbox")
         home = home.expanduser().resolve()
         try:
             (home / ".virtualmle").mkdir(parents=True, exist_ok=True)
@@ -60,8 +69,9 @@ class Workspace:
                 f"home={str(home)!r} cannot be written ({error.strerror}); choose another with --home"
             ) from None
         own = home / "SANDBOX.md"
-        protocol = load_protocol(settings.protocol_path or (own if own.exists() else None))
-        return cls(home, Memory(home / "memory.db"), protocol, settings)
+        page = settings.protocol_path or (own if own.exists() else None)
+        protocol = replay.protocol if replay else load_protocol(page)
+        return cls(home, Memory(home / "memory.db"), protocol, settings, replay)
 
     def dataset(self, name: str) -> PreparedDataset:
         """The prepared dataset `name`; the bundled demo is generated on first use. Raises DataError."""
@@ -69,8 +79,38 @@ class Workspace:
             self.catalogue.ensure_demo(Vault(self.home).public_key())
         return self.catalogue.load(name)
 
+    def manifest(self, name: str) -> Manifest:
+        """The manifest of a new session's dataset: a verified one, or that of the replay table. Raises DataError."""
+        if self.replay is None:
+            return self.dataset(name).manifest
+        if name != self.replay.dataset.name:
+            raise DataError(
+                f"{self.replay.table.path.name} replays dataset {self.replay.dataset.name!r}, not {name!r:.60}; "
+                "give this name, or leave --replay out"
+            )
+        return self.replay.dataset
+
+    def replay_of(self, session: SessionRecord) -> Replay | None:
+        """The replay table of a session; None if its trials are trained. Raises ReplayError if it has changed."""
+        if not session.replay:
+            return None
+        path, digest = Path(session.replay["path"]), session.replay["digest"]
+        given = self.replay if self.replay and self.replay.table.footer.digest == digest else None
+        replay = given or open_replay(path)
+        if replay.table.footer.digest != digest:
+            raise ReplayError(f"{str(path)!r} is not the table that session {session.id} was opened with; restore it")
+        return replay
+
     def session_dataset(self, session: SessionRecord) -> Path:
-        """The directory of a session's dataset; DataError if the dataset was replaced after the session was opened."""
+        """The directory of a session's dataset, or the file of its replay table.
+
+        DataError or ReplayError if it was replaced after the session was opened, SessionError if a server that replays
+        is asked for a session that is trained.
+        """
+        if replay := self.replay_of(session):
+            return replay.table.path
+        if self.replay:
+            raise SessionError(f"session {session.id} is not a replay; continue it without --replay")
         path = self.catalogue.path(session.dataset)
         if self.catalogue.manifest(session.dataset).dataset_id != session.dataset_id:
             raise DataError(
@@ -111,7 +151,8 @@ class Workspace:
         """The directory of a finished trial with this training hash whose checkpoint still exists, if any."""
         for record in self.memory.trials.all(session):
             directory = self.trial_directory(session, record.handle)
-            if record.status == "finished" and record.train_hash == train_hash and (directory / CHECKPOINT).exists():
+            known = (directory / CHECKPOINT).exists() or (directory / REPLAYED).exists()
+            if record.status == "finished" and record.train_hash == train_hash and known:
                 return directory
         return None
 

@@ -8,7 +8,7 @@ from ..data.errors import ConfigError, SessionError
 from ..memory.records import ReflectionRecord, RuleKind, RuleRecord, SessionRecord, TrialRecord
 from ..memory.text import clean_text
 from ..sandbox.conditions import parse_condition
-from ..sandbox.reflection import Claim, check_evidence, check_reflection
+from ..sandbox.reflection import Claim, check_evidence, check_reflection, dimensions_of
 from ..sandbox.rule_evidence import check_rule
 from . import guidance
 from .results import ReflectionReceipt
@@ -37,12 +37,15 @@ def write_reflection(  # noqa: PLR0913, PLR0917 - one parameter per claim that i
     ws: Workspace,
     session: Annotated[str, Field(description="session id, as open_session returned it")],
     trial: Annotated[str, Field(description="the finished trial to reflect on, e.g. 't003'")],
-    helped: Annotated[Literal["yes", "no", "unclear"], Field(description="did the change improve on its base?")],
+    helped: Annotated[
+        Literal["yes", "no", "unclear"],
+        Field(description="did the change improve on its base? no: worse, or no effect"),
+    ],
     dimension: Annotated[
         str,
         Field(
             description="what explains the result: optimisation, regularisation, capacity, sequence_modelling, "
-            "supervision or scoring"
+            "supervision or scoring; several, separated by commas, if knobs of several were changed"
         ),
     ],
     lesson: Annotated[str, Field(description="what this trial taught, in one or two sentences", min_length=1)],
@@ -55,11 +58,14 @@ def write_reflection(  # noqa: PLR0913, PLR0917 - one parameter per claim that i
         float | None, Field(description="claimed change in NDCG@10 against the base, with its sign")
     ] = None,
     rule: Annotated[RuleInput | None, Field(description="optional long-term rule")] = None,
+    amend: Annotated[
+        bool, Field(description="true: correct the trial's reflection; the first one stays on record")
+    ] = False,
 ) -> ReflectionReceipt:
     """Record what a finished trial taught. The server adds what changed and checks the claims against the numbers.
 
-    The receipt says whether the claim is supported, contradicted or unsupported, and gives the figures. A lesson that
-    nearly repeats an earlier one is counted with it.
+    The receipt says whether the claims are supported, contradicted or unsupported, and gives the figures; figures and
+    trials that the lesson names are checked too. A lesson that nearly repeats an earlier one is counted with it.
     """
     record = ws.memory.sessions.get(session)
     sync_session(ws, session)
@@ -68,20 +74,22 @@ def write_reflection(  # noqa: PLR0913, PLR0917 - one parameter per claim that i
         raise SessionError(f"trial {trial} is {target.status}; reflect on it once it has finished (wait_trial)")
     trials = ws.memory.trials.all(session)
     space = ws.session_protocol(record).space
-    check, note = check_reflection(target, Claim(helped, dimension, effect, evidence or []), trials, space)
+    claim = Claim(helped, dimension, effect, evidence or [], required_text(lesson, LESSON_LENGTH, "lesson"))
+    check, note = check_reflection(target, claim, trials, space)
     stored_rule, rule_note = prepare_rule(ws, record, rule, trials) if rule else (None, "")
-    stored = ws.memory.reflections.add(
+    store = ws.memory.reflections.amend if amend else ws.memory.reflections.add
+    stored = store(
         ReflectionRecord(
             session=session,
             trial=trial,
             what_changed=_what_changed(target),
             verdict=target.outcome.verdict or "discard",
             helped=helped,
-            dimension=dimension,
+            dimension=", ".join(dimensions_of(dimension)),
             effect=effect,
             evidence=evidence or [],
             cause=clean_text(cause, LESSON_LENGTH),
-            lesson=required_text(lesson, LESSON_LENGTH, "lesson"),
+            lesson=claim.lesson,
             next_step=clean_text(next_step, LESSON_LENGTH),
             check=check,
             check_note=note,
@@ -95,9 +103,10 @@ def write_reflection(  # noqa: PLR0913, PLR0917 - one parameter per claim that i
         note=note,
         merged_into=stored.merged_into,
         times_said=stored.times_said,
+        amended_from=stored.amended_from.check if stored.amended_from else None,
         rule_id=saved.id if saved else None,
         rule_check=saved.check if saved else None,
-        rule_note=rule_note,
+        rule_note=_merge_note(stored_rule, saved) + rule_note,
         next=guidance.next_step(ws, record, ws.memory.trials.all(session)),
     )
 
@@ -128,6 +137,14 @@ def prepare_rule(
         profile=session.profile,
     )
     return record, check.note
+
+
+def _merge_note(stated: RuleRecord | None, saved: RuleRecord | None) -> str:
+    """Says that the rule was counted with an equivalent one, whose condition may read differently."""
+    if stated is None or saved is None or saved.times_said == 1:
+        return ""
+    same = "" if stated.condition in (None, saved.condition) else f" with the condition {saved.condition!r}"
+    return f"counted with rule {saved.id}{same}, stated {saved.times_said} times; "
 
 
 def required_text(text: str, limit: int, argument: str) -> str:

@@ -3,6 +3,7 @@
 The model sees the last `max_len` events of a history; the whole history is masked out of the ranking.
 """
 
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,13 +18,11 @@ from ..models.priors import MIN_DEVIATION, ScorePriors
 from ..models.sequence_model import SequenceModel
 from .errors import TrainingError
 from .metrics import metrics_from_ranks
-from .ranking import rank_targets
+from .ranking import Ranks, rank_variants
 
 ENCODE_USERS = {"cpu": 1024, "cuda": 8192}  # users encoded at once
 BLOCK_SCORES = {"cpu": 3 << 19, "cuda": 1 << 27}  # scores that one thread holds at once
 TRAIN_SAMPLE = 1000
-
-Ranks = tuple[NDArray[np.int32], int]
 
 
 class Histories(NamedTuple):
@@ -62,6 +61,23 @@ def evaluate_targets(
     leaves the model in evaluation mode. TrainingError if a score is NaN or infinite, a history is empty, or the model
     does not score a catalogue of `num_items` items.
     """
+    return evaluate_variants(model, config, histories, targets, [priors], num_items, states)[0]
+
+
+@torch.inference_mode()
+def evaluate_variants(
+    model: SequenceModel,
+    config: TrialConfig,
+    histories: Histories,
+    targets: NDArray[np.int32],
+    variants: Sequence[ScorePriors | None],
+    num_items: int,
+    states: Tensor | None = None,
+) -> list[Ranks]:
+    """`evaluate_targets` for several priors over one model, with equal bits, but with one product per block of users.
+
+    Of `config`, only the knobs that training depends on are read; each of `variants` has its own scoring knobs.
+    """
     if model.num_items != num_items:
         raise TrainingError(f"the model scores {model.num_items} items, the dataset has {num_items}: another dataset")
     device = model.item_table().device
@@ -69,22 +85,25 @@ def evaluate_targets(
     items = torch.tensor(np.asarray(histories.items), device=device)
     offsets = torch.tensor(np.asarray(histories.offsets))
 
-    scaled, table = model.items.scaled(users), model.items.catalogue()
-    standardised = priors is not None and config.score_normalisation == "zscore"
-    if standardised:
-        scaled, table = _standardised(scaled, table)
+    plain = model.items.scaled(users), model.items.catalogue()
+    kinds = [priors is not None and priors.config.score_normalisation == "zscore" for priors in variants]
+    factors = {kind: _columns(*(_standardised(*plain) if kind else plain)) for kind in set(kinds)}
 
-    columns = table.T.contiguous()  # a quarter faster than products with the strided table.T
-
-    def score_block(first: int, last: int) -> Tensor:
-        scores = scaled[first:last] @ columns
-        if priors is None:
-            return scores
+    def score_blocks(first: int, last: int) -> Iterator[Tensor]:
         bounds = offsets[first : last + 1]
-        return priors.add_to(scores, items[int(bounds[0]) : int(bounds[-1])], bounds - bounds[0], standardised)
+        history = items[int(bounds[0]) : int(bounds[-1])]
+        products = {kind: scaled[first:last] @ columns for kind, (scaled, columns) in factors.items()}
+        for priors, kind in zip(variants, kinds, strict=True):
+            scores = products[kind] if len(variants) == 1 else products[kind].clone()
+            yield scores if priors is None else priors.add_to(scores, history, bounds - bounds[0], kind)
 
     block_users = max(1, BLOCK_SCORES[device.type] // num_items)
-    return rank_targets(score_block, items, offsets, torch.tensor(np.asarray(targets), device=device), block_users)
+    return rank_variants(score_blocks, items, offsets, torch.tensor(np.asarray(targets), device=device), block_users)
+
+
+def _columns(states: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+    """States and transposed table; a product with the contiguous copy is a quarter faster than with `table.T`."""
+    return states, table.T.contiguous()
 
 
 def _standardised(states: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:

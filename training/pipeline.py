@@ -15,16 +15,18 @@ from torch import Tensor
 
 from ..data.atomic import write_bytes
 from ..data.errors import MachineError
+from ..data.hashing import sha256_of
 from ..data.prepared import PreparedDataset
 from ..models.build import num_parameters
 from ..models.config import TrialConfig
-from ..models.priors import ScorePriors
+from ..models.priors import PriorTables
 from .checkpoint import save_checkpoint
 from .errors import StateError
-from .evaluate import encode_users, evaluate_targets, train_histories, train_sample_ndcg
-from .metrics import metrics_from_ranks
-from .rescoring import load_trained, load_user_states
-from .spec import CHECKPOINT, RANKS, STATE, USERS, TrialSpec
+from .evaluate import encode_users, evaluate_variants, train_histories, train_sample_ndcg
+from .metrics import best_setting, clip_ranks, metrics_from_ranks
+from .popularity import popularity_ndcg10
+from .rescoring import load_trained, load_user_states, swept_configs
+from .spec import CHECKPOINT, RANKS, STATE, SWEPT_RANKS, USERS, TrialSpec
 from .trainer import FitResult, fit
 from .trial import Trial
 
@@ -43,24 +45,32 @@ def run(trial: Trial, spec: TrialSpec) -> None:
     trial.report(stage="scoring")
     started = time.perf_counter()
     states = _user_states(spec, fitted, config, dataset)
-    ranks, ties = evaluate_targets(
+    configs, tables = swept_configs(config, spec.settings), PriorTables(dataset, device)
+    found = evaluate_variants(
         fitted.model,
         config,
         train_histories(dataset),
         dataset.valid_items,
-        ScorePriors.from_dataset(dataset, config, device),
+        [tables.priors(each) for each in configs],
         dataset.num_items,
         states,
     )
+    swept = np.stack([clip_ranks(ranks) for ranks, _ in found])
+    best = best_setting(swept)
+    ranks, ties = found[best]
     trial.record(
         metrics=metrics_from_ranks(ranks),
         ties=ties,
+        best_setting=best if spec.settings else None,
         parameters=num_parameters(fitted.model),
         evaluate_seconds=trial.result.evaluate_seconds + time.perf_counter() - started,
     )
-    save_checkpoint(trial.directory / CHECKPOINT, fitted.model, config, dataset.num_items)
+    save_checkpoint(trial.directory / CHECKPOINT, fitted.model, configs[best], dataset.num_items)
     _write_array(trial.directory / USERS, states.cpu().numpy())
     _write_array(trial.directory / RANKS, ranks)
+    if spec.settings:
+        _write_array(trial.directory / SWEPT_RANKS, swept)
+    trial.record(files={name: sha256_of(trial.directory / name) for name in (RANKS, USERS, CHECKPOINT)})
     (trial.directory / STATE).unlink(missing_ok=True)
 
 
@@ -78,6 +88,7 @@ def _train(
         best_epoch=fitted.best_epoch,
         model_ndcg10=fitted.curve[fitted.best_epoch - 1].ndcg10,
         train_ndcg10=train_sample_ndcg(fitted.model, dataset, config),
+        popularity_ndcg10=popularity_ndcg10(dataset),
     )
     return fitted
 
@@ -85,7 +96,7 @@ def _train(
 def _reuse(trial: Trial, spec: TrialSpec, config: TrialConfig, device: torch.device) -> FitResult:
     """The model of the trial `rescore_from`, without training seconds; records the training curve of that trial."""
     fitted, source_result = load_trained(Path(spec.rescore_from or ""), config, spec.seed, device)
-    fields = ("curve", "best_epoch", "model_ndcg10", "train_ndcg10")
+    fields = ("curve", "best_epoch", "model_ndcg10", "train_ndcg10", "popularity_ndcg10")
     trial.record(**{name: getattr(source_result, name) for name in fields})
     return fitted
 

@@ -8,7 +8,7 @@ end. On a CPU each thread ranks whole blocks, because half of the operations of 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -26,6 +26,12 @@ ScoreBlock = Callable[[int, int], Tensor]
 The caller overwrites the result, and calls the function from several threads at once.
 """
 
+ScoreBlocks = Callable[[int, int], Iterable[Tensor]]
+"""As `ScoreBlock`, for several ways of scoring: yields one tensor for each, always in the same order."""
+
+Ranks = tuple[NDArray[np.int32], int]
+"""Ranks int32 (num_users,), and the number of users whose target tied with another candidate."""
+
 
 def rank_targets(
     score_block: ScoreBlock,
@@ -33,30 +39,51 @@ def rank_targets(
     offsets: Tensor,
     targets: Tensor,
     block_users: int = BLOCK_USERS,
-) -> tuple[NDArray[np.int32], int]:
+) -> Ranks:
     """Ranks int32 (num_users,) of `targets`, and the number of users whose target tied with another candidate.
 
     User u has the history items[offsets[u]:offsets[u + 1]], which is masked. `items` (num_events,) and `targets`
     (num_users,) are integers on the device of the scores, `offsets` is int64 (num_users + 1,) on the CPU.
     TrainingError if a candidate's score is NaN or infinite.
     """
+    return rank_variants(lambda first, last: (score_block(first, last),), items, offsets, targets, block_users)[0]
+
+
+def rank_variants(
+    score_blocks: ScoreBlocks,
+    items: Tensor,
+    offsets: Tensor,
+    targets: Tensor,
+    block_users: int = BLOCK_USERS,
+) -> list[Ranks]:
+    """`rank_targets` for each of several ways of scoring the same users, in the order of `score_blocks`.
+
+    A tensor is ranked before the next one is requested, so that only one of them is in memory at a time.
+    """
     lengths = offsets.diff().to(targets.device)
 
     @torch.inference_mode()  # applies per thread, so each block needs it
-    def rank_block(first: int) -> tuple[Tensor, ...]:
+    def rank_block(first: int) -> list[tuple[Tensor, ...]]:
         last = min(first + block_users, len(targets))
         history = items[int(offsets[first]) : int(offsets[last])].long()
-        scores = score_block(first, last)
-        return _rank_block(scores, history, lengths[first:last], targets[first:last].long())
+        about = (history, lengths[first:last], targets[first:last].long())
+        return [_rank_block(scores, *about) for scores in score_blocks(first, last)]
 
     blocks = range(0, len(targets), block_users)
     results = _map_in_threads(rank_block, blocks) if targets.device.type == "cpu" else map(rank_block, blocks)
-    ranks, tied, lowest, highest = (torch.cat(parts).cpu() for parts in zip(*results, strict=True))
+    return [_joined(blocks_of_one) for blocks_of_one in zip(*results, strict=True)]
+
+
+def _joined(blocks: Sequence[tuple[Tensor, ...]]) -> Ranks:
+    """The results of `_rank_block` for all blocks of users, as one result."""
+    ranks, tied, lowest, highest = (torch.cat(parts).cpu() for parts in zip(*blocks, strict=True))
     _check_finite(lowest.min().item(), highest.max().item())
     return ranks.numpy(), int(tied.sum())
 
 
-def _map_in_threads(work: Callable[[int], tuple[Tensor, ...]], blocks: Sequence[int]) -> list[tuple[Tensor, ...]]:
+def _map_in_threads(
+    work: Callable[[int], list[tuple[Tensor, ...]]], blocks: Sequence[int]
+) -> list[list[tuple[Tensor, ...]]]:
     """The results of `work` for all blocks, in order, from as many single-threaded workers as torch has threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

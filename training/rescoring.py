@@ -1,12 +1,14 @@
 """Re-scoring: loads the model and the user states of a finished trial, to score them with other scoring knobs."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..models.config import TrialConfig, train_part
+from ..models.config import SCORING_KNOBS, TrialConfig, train_part
 from .checkpoint import load_checkpoint
 from .errors import TrainingError
 from .spec import CHECKPOINT, USERS, TrialResult, read_result, read_spec
@@ -29,6 +31,17 @@ def load_trained(source: Path, config: TrialConfig, seed: int, device: torch.dev
             "differs too: leave rescore_from out to train"
         )
     return FitResult(model.to(device), result.curve, result.best_epoch), result
+
+
+def swept_configs(config: TrialConfig, settings: Sequence[Mapping[str, Any]]) -> list[TrialConfig]:
+    """The configuration of each setting of a sweep over `config`; without settings, `config` alone.
+
+    TrainingError if a setting changes a knob that training depends on, since all settings share one model.
+    """
+    differing = sorted({knob for setting in settings for knob in setting} - SCORING_KNOBS)
+    if differing:
+        raise TrainingError(f"a sweep changes scoring knobs only; {', '.join(differing)} needs a trial of its own")
+    return [TrialConfig(**{**config.model_dump(), **setting}) for setting in settings] or [config]
 
 
 def load_user_states(source: Path, num_users: int, hidden_dim: int) -> Tensor | None:

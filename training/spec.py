@@ -5,6 +5,7 @@ This module does not import torch, because the launcher imports it as well as th
     spec.json                what to run (written before the process starts)
     progress.json            the last finished epoch, replaced atomically
     result.json              written last and exactly once; a trial with this file is over
+    swept_ranks.npy          of a sweep: uint8 (num_settings, num_users), ranks above 255 clipped to 255
     ranks.npy                int32 (num_users,): rank of each user's validation target, 1 = best
     checkpoint.safetensors   weights of the best epoch
     users.npy                float32 (num_users, hidden_dim): the user states that were scored, for re-scoring
@@ -12,17 +13,20 @@ This module does not import torch, because the launcher imports it as well as th
     log.txt                  standard output and standard error of the process
 """
 
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from .. import __version__
 from ..data.atomic import write_bytes
 from ..data.errors import TrialError
 
 SPEC, PROGRESS, RESULT = "spec.json", "progress.json", "result.json"
 RANKS, CHECKPOINT, LOG = "ranks.npy", "checkpoint.safetensors", "log.txt"
 USERS, STATE = "users.npy", "training_state.safetensors"
+SWEPT_RANKS = "swept_ranks.npy"
 LEASE_FILE = "lease.json"  # written by the launcher; a warm worker renames its order to this file
 ORDER_PATTERN = "order-*.json"  # in an inbox: written by trials/warm.py, claimed by the worker
 
@@ -42,6 +46,9 @@ class TrialSpec(BaseModel):
     wall_seconds: float = 3600.0  # wall-clock limit, after which the worker exits
     rescore_from: str | None = None  # directory of a finished trial with equal training knobs and seed
     resume_from: str | None = None  # directory of an unfinished trial with equal training knobs and seed
+    settings: list[dict[str, Any]] = []  # of a sweep: the scoring knobs of each setting over `config`
+    reused_from: str | None = None  # "SESSION/TRIAL" that the files were copied from; no worker runs such a trial
+    saved_seconds: float = 0.0  # of a reused trial: what it has cost there
 
 
 class EpochRecord(BaseModel):
@@ -74,6 +81,7 @@ class TrialResult(BaseModel):
     metrics: dict[str, float] = {}  # recall@5, recall@10, ndcg@5, ndcg@10, mrr on validation, with the score priors
     model_ndcg10: float | None = None  # validation NDCG@10 of the bare model, without score priors
     train_ndcg10: float | None = None  # NDCG@10 on a fixed sample of train targets, to measure overfitting
+    popularity_ndcg10: float | None = None  # validation NDCG@10 of ranking by popularity alone
     ties: int = 0  # users whose target tied with another candidate (counted against the model)
     curve: list[EpochRecord] = []
     best_epoch: int = 0
@@ -81,8 +89,16 @@ class TrialResult(BaseModel):
     train_seconds: float = 0.0
     evaluate_seconds: float = 0.0
     wall_seconds: float = 0.0  # of the whole trial
+    best_setting: int | None = None  # of a sweep: the index of the setting that ranks and checkpoint belong to
+    files: dict[str, str] = {}  # SHA-256 of ranks, states and checkpoint by file name
     device: str = ""
     torch_version: str = ""
+    engine: str = ""  # as `engine_version` returns it
+
+
+def engine_version() -> str:
+    """The versions of this package and of torch; with both equal, equal specs give equal results."""
+    return f"virtualmle {__version__}, torch {metadata.version('torch')}"
 
 
 def write_model(path: Path, model: BaseModel) -> None:

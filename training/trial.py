@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from .spec import PROGRESS, RESULT, EpochRecord, TrialProgress, TrialResult, write_model
+from .spec import PROGRESS, RESULT, EpochRecord, TrialProgress, TrialResult, engine_version, write_model
 
 
 class Trial:
@@ -16,7 +16,7 @@ class Trial:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.started = time.perf_counter()
-        self.result = TrialResult(status="failed", torch_version=torch.__version__)
+        self.result = TrialResult(status="failed", torch_version=torch.__version__, engine=engine_version())
         self.progress = TrialProgress()
         self._watchdog: threading.Timer | None = None
         self._finishing = threading.Lock()  # acquired once, by the thread that writes the result, and never released

@@ -122,7 +122,7 @@ class HttpModel(LanguageModel):
             reply = self._wire.reply(body, sent)
         except UnreadableReply as error:
             self._ledger.lose(call, str(error))
-            return Failed(self._error(f"{error}; check --base-url and --wire"))
+            return Failed(self._error(f"{error}; check --base-url"))
         return self._answered(call, request, sent, reply)
 
     def _answered(self, call: int, request: Request, sent: Request, reply: Reply) -> Reply:

@@ -40,17 +40,21 @@ def read_calls(reply: Reply, request: Request) -> Reply:
     return replace(reply, calls=calls, stop=stop)
 
 
-def calls_in(text: str, offered: set[str]) -> Iterator[ToolCall]:
+def calls_in(text: str, offered: set[str]) -> list[ToolCall]:
     """The calls in a text, in order. An attempt that is no JSON object, or names no tool offered, has arguments None.
 
-    Fenced blocks are read first; the rest of the text only if they contain no call.
+    Fenced blocks are read first. The text as a whole is read if they contain no call, or a malformed one, because a
+    fence within a JSON string ends the block too early.
     """
-    for part in ([found[1] for found in _FENCED.finditer(text)], [text]):
-        attempts = [attempt for block in part for attempt in _attempts(block)]
-        if attempts:
-            break
-    for number, (name, raw) in enumerate(attempts):
-        yield make_call(number, f"text_{number}", name, raw, offered)
+    fenced = _calls("\n".join(found[1] for found in _FENCED.finditer(text)), offered)
+    if fenced and all(call.arguments is not None for call in fenced):
+        return fenced
+    whole = _calls(text, offered)
+    return whole if not fenced or (whole and all(call.arguments is not None for call in whole)) else fenced
+
+
+def _calls(text: str, offered: set[str]) -> list[ToolCall]:
+    return [make_call(n, f"text_{n}", name, raw, offered) for n, (name, raw) in enumerate(_attempts(text))]
 
 
 def _attempts(text: str) -> Iterator[tuple[str, Any]]:

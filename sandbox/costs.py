@@ -1,0 +1,77 @@
+"""Estimate what a trial will cost in seconds, from the measured seconds of the session's trials. Pure.
+
+The measured trial whose configuration is most similar is scaled by what the changed knobs are known to do to an epoch.
+The exponents and shares are rounded from epochs of both backbones on Office (docs/memory.md); an estimate is good to
+about a factor of two.
+"""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..memory.records import TrialOutcome, TrialRecord
+from ..models.config import TrialConfig, train_hash
+
+WIDTH_EXPONENT = 1.2  # an epoch at width 256 takes 2.4 times as long as at 128
+ENCODER_SHARE = 0.7  # of an epoch with one block; the rest does not grow with the number of blocks
+LOSS_SHARE = 0.25  # of an epoch with 500 negatives for the batch; grows with their number
+BATCH_EXPONENT = -0.3  # an epoch of batches of 64 takes 1.6 times as long as one of 256
+PER_POSITION = 4.0  # negatives for each position against as many for the batch
+CONTRASTIVE = 2.5  # two more passes through the encoder
+USUAL_NEGATIVES = 500
+
+
+def estimate_seconds(
+    config: TrialConfig, trials: Sequence[TrialRecord], num_items: int | None = None
+) -> float | None:
+    """Training seconds that the configuration will be charged; None if the session has measured nothing to scale.
+
+    A configuration that differs from a finished trial in scoring knobs only costs a re-scoring. `num_items` is the size
+    of the catalogue, over which a full softmax sums.
+    """
+    finished = [(t, t.outcome) for t in trials if t.status == "finished" and t.outcome]
+    wanted = train_hash(config)
+    if any(trial.train_hash == wanted for trial, _ in finished):
+        return _rescoring_seconds([outcome for _, outcome in finished])
+    trained = [(t, o) for t, o in finished if o.curve and not o.details.get("rescored")]
+    if not trained:
+        return None
+    relative = relative_cost(config.model_dump(), num_items)
+    nearest, outcome = min(trained, key=lambda pair: _distance(config, pair[0].config))
+    per_epoch: float = sum(e["train_seconds"] + e["evaluate_seconds"] for e in outcome.curve) / len(outcome.curve)
+    scaled = per_epoch * relative / relative_cost(nearest.config, num_items)
+    return scaled * _epochs(config, nearest.config, outcome)
+
+
+def relative_cost(config: Mapping[str, Any], num_items: int | None) -> float:
+    """The cost of an epoch in arbitrary units, so that only ratios of two configurations have a meaning."""
+    negatives = config["num_negatives"]
+    if config["loss"] == "full_softmax":
+        negatives = num_items or USUAL_NEGATIVES
+    elif config["negative_sharing"] == "position":
+        negatives *= PER_POSITION
+    encoder = ENCODER_SHARE * config["num_blocks"] * (1 + config["latent_steps"])
+    rest = 1 - ENCODER_SHARE + LOSS_SHARE * (negatives / USUAL_NEGATIVES - 1)
+    passes = CONTRASTIVE if config["contrastive_weight"] > 0 else 1.0
+    width, batch = config["hidden_dim"] ** WIDTH_EXPONENT, config["batch_size"] ** BATCH_EXPONENT
+    return float((encoder + max(rest, 0.05)) * passes * width * batch)
+
+
+def _rescoring_seconds(outcomes: Sequence[TrialOutcome]) -> float | None:
+    """The median of the session's re-scorings, or else of the evaluations after an epoch."""
+    rescored = [outcome.train_seconds for outcome in outcomes if outcome.details.get("rescored")]
+    evaluations = [outcome.curve[-1]["evaluate_seconds"] for outcome in outcomes if outcome.curve]
+    measured = rescored or evaluations
+    return statistics.median(measured) if measured else None
+
+
+def _epochs(config: TrialConfig, known: Mapping[str, Any], outcome: TrialOutcome) -> int:
+    """The epochs that will run: as many as in the known trial, or up to the new limits if the old ones ended it."""
+    ran = len(outcome.curve)
+    stopped_early = ran < known["epochs"]
+    return min(config.epochs, max(1, ran + config.patience - known["patience"])) if stopped_early else config.epochs
+
+
+def _distance(config: TrialConfig, known: Mapping[str, Any]) -> int:
+    """The number of training knobs that differ; ties go to the earliest trial."""
+    return sum(value != known[name] for name, value in config.model_dump().items())

@@ -1,0 +1,53 @@
+"""Answer a trial from another session of this home that has measured the same configuration, without training."""
+
+from pathlib import Path
+
+from ..memory.records import SessionRecord, TrialOutcome, TrialRecord
+from ..training.spec import EpochRecord, TrialResult, TrialSpec, engine_version
+from ..trials.reuse import adopt, holds
+from .workspace import Workspace
+
+KEPT_DETAILS = ("model_ndcg10", "train_ndcg10", "ties", "best_epoch", "device", "engine", "files")
+
+
+def copy_equal_trial(
+    ws: Workspace, session: SessionRecord, trial: TrialRecord, spec: TrialSpec, directory: Path
+) -> bool:
+    """Make `directory` a finished copy of an equal trial of another session; False if there is none.
+
+    Equal means: the same configuration, data and seed, measured by the same engine on the same kind of device with as
+    many threads. The files must have the hashes that memory.db recorded when the other trial ended. A session without
+    memory, or whose memory leaves out its own dataset, reuses nothing; nor does a sweep.
+    """
+    if trial.sweep or not _may_reuse(ws, session):
+        return False
+    for other in ws.memory.trials.elsewhere(trial):
+        source, outcome = ws.trial_directory(other.session, other.handle), other.outcome
+        if outcome is None or outcome.details.get("engine") != engine_version():
+            continue
+        if holds(source, spec, str(outcome.details.get("device")), outcome.details.get("files") or {}):
+            origin = {"reused_from": f"{other.session}/{other.handle}", "saved_seconds": _cost(outcome)}
+            if adopt(source, directory, spec.model_copy(update=origin), _result(outcome)):
+                return True
+    return False
+
+
+def _may_reuse(ws: Workspace, session: SessionRecord) -> bool:
+    allowed = not session.memory_from or session.dataset in session.memory_from
+    return session.with_memory and allowed and ws.session_protocol(session).reuse_trials
+
+
+def _cost(outcome: TrialOutcome) -> float:
+    """The training seconds of the run that measured `outcome`, which may itself have been reused."""
+    return outcome.train_seconds + float(outcome.details.get("saved_seconds", 0.0))
+
+
+def _result(outcome: TrialOutcome) -> TrialResult:
+    """The result of a reused trial: the figures that memory.db has, at no cost in seconds."""
+    return TrialResult(
+        status="finished",
+        metrics=outcome.metrics,
+        curve=[EpochRecord(**epoch) for epoch in outcome.curve],
+        parameters=outcome.parameters,
+        **{name: outcome.details[name] for name in KEPT_DETAILS},
+    )

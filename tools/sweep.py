@@ -1,0 +1,114 @@
+"""The tool sweep: many settings of the scoring knobs over one trained model, in one call and as one trial."""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from ..data.errors import AdmissionError, SweepError
+from ..memory.records import Hypothesis, SessionRecord, Sweep, TrialRecord
+from ..models.config import TrialConfig, fingerprint, train_hash
+from ..sandbox.program import Admission, admit
+from ..sandbox.sweeping import complete, differences, plan_settings
+from .guidance import budget_of, pending_reflection
+from .observation import observe
+from .results import TrialObservation
+from .run_trial import cleaned, resolve_base, start_trial
+from .sync import default_trial, sync_session
+from .transfer import heuristics_of
+from .wait_trial import WaitSeconds, wait_trial
+from .workspace import Workspace
+
+
+def sweep(
+    ws: Workspace,
+    session: Annotated[str, Field(description="session id from open_session")],
+    settings: Annotated[
+        list[dict[str, Any]],
+        Field(description="partial configurations of scoring knobs, e.g. [{\"transition_weight\": 2}, "
+                          "{\"transition_weight\": 4, \"fusion\": \"rerank\"}]"),
+    ],
+    base: Annotated[
+        str, Field(description="the trained trial to re-score: 'incumbent', 'default' or a trial handle such as 't003'")
+    ] = "incumbent",
+    hypothesis: Annotated[
+        Hypothesis | None, Field(description="what you expect: dimension, direction and size of the change in NDCG@10")
+    ] = None,
+    wait_seconds: WaitSeconds = None,
+) -> TrialObservation:
+    """Re-score one trained model with many settings of the scoring knobs: one call, one trial of the budget, seconds.
+
+    Each setting changes scoring knobs of the base; the protocol's `max_sweep` limits their number. The best one
+    becomes the trial's configuration. Because it is the best of N, it is kept only if z reaches keep_z + sqrt(2 ln N).
+    The result lists every setting with its NDCG@10 and its difference to the base. Settings that a trial has measured
+    before are left out. Use run_trial for a knob that needs training.
+    """  # fmt: skip
+    record = ws.memory.sessions.get(session)
+    dataset_dir = ws.session_dataset(record)
+    running = sync_session(ws, session)
+    trials = ws.memory.trials.all(session)
+    handle, config = _trained_base(ws, record, base, trials)
+    protocol = ws.session_protocol(record)
+    planned = plan_settings(protocol.space, config, settings, protocol.max_sweep)
+    admissions = [_admit(ws, record, trials, running, config, setting) for setting in planned]
+    refused = next((admission for admission in admissions if admission.kind == "refused"), None)
+    if refused:
+        raise AdmissionError(refused.reason)
+    known = [admission.trial for admission in admissions if admission.trial]
+    if len(known) == len(planned):
+        reason = f"{', '.join(dict.fromkeys(known))} measured all of these settings; nothing was spent."
+        return observe(ws, record, known[0], duplicate_reason=reason)
+    new = [setting for setting, admission in zip(planned, admissions, strict=True) if not admission.trial]
+    values = complete(config, new)
+    request = TrialRecord(
+        session=session,
+        handle="",
+        number=0,
+        base=handle,
+        changes=differences(config, values[0]),
+        config=new[0].model_dump(),
+        config_hash=fingerprint(new[0].model_dump()),
+        train_hash=train_hash(config),
+        hypothesis=cleaned(hypothesis),
+        sweep=Sweep(settings=values, left_out=list(dict.fromkeys(known))),
+    )
+    return wait_trial(ws, session, start_trial(ws, record, request, dataset_dir), wait_seconds)
+
+
+def _trained_base(
+    ws: Workspace, session: SessionRecord, base: str, trials: list[TrialRecord]
+) -> tuple[str, TrialConfig]:
+    """The handle and the configuration of `base`; SweepError unless it is measured and its model is still there."""
+    handle, config = resolve_base(ws, session, base)
+    if handle == "default" and default_trial(ws, session, trials) is None:
+        raise SweepError(
+            f"base={base!r} has no trained model yet, and a sweep re-scores a trained one; "
+            "call run_trial with changes={} first, or give the handle of a finished trial"
+        )
+    if ws.checkpoint_directory(session.id, train_hash(config)) is None:
+        raise SweepError(
+            f"the checkpoint of base={base!r} is missing, and a sweep does not train; restore the trial's directory, "
+            "or choose another finished trial"
+        )
+    return handle, config
+
+
+def _admit(
+    ws: Workspace,
+    session: SessionRecord,
+    trials: list[TrialRecord],
+    running: TrialRecord | None,
+    base: TrialConfig,
+    config: TrialConfig,
+) -> Admission:
+    changes = differences(base, config.model_dump())
+    return admit(
+        session_state=session.state,
+        trials=trials,
+        budget=budget_of(session, trials),
+        running=running.handle if running else None,
+        pending_reflection=pending_reflection(session, trials),
+        base=base,
+        config=config,
+        changes=changes,
+        heuristics=heuristics_of(ws, session, list(changes)),
+    )

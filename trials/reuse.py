@@ -1,0 +1,63 @@
+"""Copies the files of a finished trial into the directory of an equal trial, which is then over without a process.
+
+The files are hard links where the file system allows it. Trial files are replaced and never written in place, so both
+trials keep theirs if one of them is deleted or changed.
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..data.errors import TrialError
+from ..data.hashing import sha256_of
+from ..training.spec import CHECKPOINT, RANKS, RESULT, SPEC, USERS, TrialResult, TrialSpec, read_spec, write_model
+
+FILES = (RANKS, USERS, CHECKPOINT)
+
+
+def holds(source: Path, spec: TrialSpec, device: str, files: Mapping[str, str]) -> bool:
+    """Whether `source` has a trial that ran as `spec` would: with its seed, its threads and its kind of device.
+
+    device: the name of the device that it ran on; files: the SHA-256 that each of its files must have.
+    """
+    try:
+        ran = read_spec(source)
+        intact = set(files) == set(FILES) and all(sha256_of(source / name) == files[name] for name in FILES)
+    except (OSError, TrialError):
+        return False
+    same_device = _kind(spec.device) in (_kind(ran.device), _kind(device))
+    return intact and same_device and (ran.seed, ran.threads) == (spec.seed, spec.threads)
+
+
+def adopt(source: Path, directory: Path, spec: TrialSpec, result: TrialResult) -> bool:
+    """Make `directory` a finished trial with the files of `source`; False, with no directory left, if that fails.
+
+    The result is written last: a process that is killed before leaves a trial that was never started. Raises TrialError
+    if the directory already holds a trial.
+    """
+    if directory.is_dir() and any(directory.iterdir()):
+        raise TrialError(f"{directory} already holds a trial; a handle is never reused: start a new trial")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        write_model(directory / SPEC, spec)
+        for name in FILES:
+            _copy(source / name, directory / name)
+        write_model(directory / RESULT, result)
+    except OSError:  # the source has just been deleted, or the disk is full: the trial runs, or reports the full disk
+        shutil.rmtree(directory, ignore_errors=True)
+        return False
+    return True
+
+
+def _copy(source: Path, target: Path) -> None:
+    with contextlib.suppress(OSError):  # another file system, or one without links
+        os.link(source, target)
+        return
+    shutil.copy2(source, target)
+
+
+def _kind(device: str) -> str:
+    """auto, cpu or cuda."""
+    return device.partition(":")[0].partition(" ")[0]
