@@ -6,7 +6,30 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .memory import existing_memory
-from .options import HERE, WARM_SECONDS, Device, Home, Json, KeepWarm, Threads, make_settings, open_workspace
+from .model_options import (
+    BaseUrl,
+    DriverName,
+    KeyFile,
+    MaxSteps,
+    MaxUsd,
+    Model,
+    ModelOptions,
+    PriceFile,
+    WireFormat,
+    remembered,
+)
+from .options import (
+    AGENT_NAMES,
+    HERE,
+    WARM_SECONDS,
+    Device,
+    Home,
+    Json,
+    KeepWarm,
+    Threads,
+    make_settings,
+    open_workspace,
+)
 
 if TYPE_CHECKING:
     from ..memory.records import SessionRecord
@@ -74,21 +97,33 @@ def show(session: Session, home: Home = HERE, as_json: Json = False) -> None:
 
 
 @app.command()
-def resume(
+def resume(  # noqa: PLR0913, PLR0917 - one parameter per option
     session: Session,
-    agent: Annotated[str | None, typer.Option(help="engineer or random.", show_default="as opened")] = None,
+    agent: Annotated[
+        str | None, typer.Option(help=f"One of {', '.join(AGENT_NAMES)}.", show_default="as opened")
+    ] = None,
     device: Device = "auto",
     threads: Threads = 0,
     keep_warm: KeepWarm = WARM_SECONDS,
+    model: Model = None,
+    base_url: BaseUrl = None,
+    wire: WireFormat = None,
+    driver: DriverName = None,
+    max_usd: MaxUsd = None,
+    max_steps: MaxSteps = None,
+    key_file: KeyFile = None,
+    prices: PriceFile = None,
     home: Home = HERE,
     as_json: Json = False,
 ) -> None:
     """Resume an interrupted session.
 
-    Uses the agent, seed and protocol that the session was opened with.
+    Uses the agent, seed and protocol that the session was opened with, and the language model that it was last run
+    with; another --model, or a higher --max-usd, holds from now on.
 
     Example: virtualmle sessions resume demo-sasrec-1
     """
+    from ..agents.registry import ASKING
     from ..data.errors import SessionError
     from .advice import describe_end
     from .headless import HeadlessRun, run_headless  # imports the MCP library
@@ -101,9 +136,14 @@ def resume(
             raise SessionError(describe_end(record, home))
         if record.state == "open":
             _check_dataset(ws, record)
-    plan = HeadlessRun(
-        home, agent or agent_of(record), record.seed, record.dataset, record.backbone, session
+    options = ModelOptions.given(
+        key_file, prices, model=model, base_url=base_url, wire=wire, driver=driver, max_usd=max_usd, max_steps=max_steps
     )
+    asked = options.over(remembered(home, session))
+    name = agent or agent_of(record)
+    if name in ASKING:
+        asked.check(home)
+    plan = HeadlessRun(home, name, record.seed, record.dataset, record.backbone, session, model=asked)
     run_headless(plan, make_settings(seed=record.seed, device=device, threads=threads, keep_warm=keep_warm), as_json)
 
 
