@@ -33,6 +33,14 @@ def absolute(path: Path) -> Path:
     return resolved
 
 
+def _page(path: Path | None) -> Path | None:
+    """The protocol file that --sandbox names; a name without a suffix that is no file is one of the bundled pages."""
+    from ..sandbox.protocol import packaged_page
+
+    is_name = path is not None and path.name == str(path) and not path.suffix and not path.exists()
+    return packaged_page(path.name) if path is not None and is_name else path
+
+
 Home = Annotated[
     Path,
     typer.Option(
@@ -81,7 +89,12 @@ KeepWarm = Annotated[
 ]
 Sandbox = Annotated[
     Path | None,
-    typer.Option("--sandbox", help="Path of the protocol file.", show_default="HOME/SANDBOX.md, else the bundled one"),
+    typer.Option(
+        "--sandbox",
+        callback=_page,
+        help="Path of the protocol file, or the name of a bundled one: paper.",
+        show_default="HOME/SANDBOX.md, else the bundled one",
+    ),
 ]
 
 Replay = Annotated[

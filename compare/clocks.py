@@ -54,15 +54,10 @@ def course(session: SessionResult, clock: Clock) -> Course:
     return Course(tuple(accumulate(spent)), tuple(best))
 
 
-def anytime(courses: Sequence[Course], horizon: float) -> float:
-    """The mean over the sessions of the mean best so far between 0 and `horizon`."""
-    return float(np.mean([_area(one, horizon) / horizon for one in courses])) if courses and horizon > 0 else 0.0
-
-
-def _area(one: Course, horizon: float) -> float:
-    edges = [0.0, *(min(time, horizon) for time in one.times), horizon]
-    levels = [0.0, *one.best]
-    return sum(level * (end - start) for level, start, end in zip(levels, edges, edges[1:], strict=True))
+def anytime(courses: Sequence[Course], trials: int) -> float:
+    """The mean over the sessions of the best so far after each of `trials` trials, averaged; on the clock of trials."""
+    moments = [float(number) for number in range(1, trials + 1)]
+    return float(np.mean([one.at(moments).mean() for one in courses])) if courses else 0.0
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ class Plan:
     threads: int = 1
     jobs: int = 1
     first_seed: int = 0
+    look: bool = True  # whether each session takes its look at the test set
 
     @property
     def sessions(self) -> Path:
@@ -80,6 +81,7 @@ class Plan:
             replay_sha256=digest_of(self.replay) if self.replay else "",
             device=self.device,
             threads=self.threads,
+            look=self.look,
         )
         return self.placed(task)
 

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -23,6 +23,7 @@ from .task import Task
 
 MODULE = "virtualmle.compare.session"
 LOG = "session.log"
+POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,11 @@ class _Runner:
         pool = ThreadPoolExecutor(self._plan.jobs)
         try:
             futures = {pool.submit(self._session, task): task for task in tasks}
-            for future in as_completed(futures):
-                self._advance(future.result())
+            pending = set(futures)
+            while pending:  # wakes up regularly, because Ctrl-C may be delivered to another thread
+                done, pending = wait(pending, POLL_SECONDS, FIRST_COMPLETED)
+                for future in done:
+                    self._advance(future.result())
             return _outcome(tasks, {futures[future].key: future for future in futures})
         finally:
             self._end()

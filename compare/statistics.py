@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.int64]
 
 EXACT_UNTIL = 12
 """Numbers of pairs up to which all sign patterns are enumerated; beyond, `SIGN_FLIPS` random ones are drawn."""
@@ -101,24 +102,39 @@ def standardised(differences: Sequence[float]) -> float | None:
 def mean_interval(values: Sequence[float]) -> Interval:
     """The mean of values and its percentile bootstrap interval (Efron 1979)."""
     array = np.asarray(values, dtype=float)
-    return bootstrap(lambda rows: float(array[rows].mean()), len(array))
+    return bootstrap(lambda rows: array[rows].mean(axis=1), len(array))
 
 
-def bootstrap(statistic: Callable[[npt.NDArray[np.int64]], float], n: int) -> Interval:
+def bootstrap(statistic: Callable[[Rows], Floats], n: int) -> Interval:
     """A statistic of n rows with its percentile interval over resampled rows.
 
-    statistic: maps row numbers (n,) to a value, which may be infinite; resamples in which it is NaN are left out.
+    statistic: maps row numbers (samples, n) to a value per sample, which may be infinite.
     """
-    value = statistic(np.arange(n))
+    value = float(statistic(np.arange(n)[None, :])[0])
     if n < 2:
         return Interval(value)
-    rows = np.random.default_rng(0).integers(n, size=(RESAMPLES, n))
-    found = np.sort([v for v in (statistic(row) for row in rows) if not math.isnan(v)])
-    if not len(found):
-        return Interval(value)
+    found = np.sort(statistic(np.random.default_rng(0).integers(n, size=(RESAMPLES, n))))
     tail = (1 - CONFIDENCE) / 2
-    low, high = found[int(tail * len(found))], found[max(0, math.ceil((1 - tail) * len(found)) - 1)]
+    low, high = found[int(tail * RESAMPLES)], found[math.ceil((1 - tail) * RESAMPLES) - 1]
     return Interval(value, float(low), float(high))
+
+
+def median_interval(times: Sequence[float], reached: Sequence[bool]) -> Interval:
+    """The Kaplan-Meier median of times that may be censored, and its bootstrap interval; infinite if never reached."""
+    moments, group = np.unique(np.asarray(times, dtype=float), return_inverse=True)
+    members = np.eye(len(moments))[group]  # (n, moments): which time each row has
+    events = members * np.asarray(reached, dtype=float)[:, None]
+
+    def medians(rows: Rows) -> Floats:
+        samples, n = rows.shape
+        drawn = np.bincount((rows + n * np.arange(samples)[:, None]).ravel(), minlength=samples * n)
+        counts = drawn.reshape(samples, n)  # how often each row was drawn
+        at_risk = np.maximum((counts @ members)[:, ::-1].cumsum(axis=1)[:, ::-1], 1.0)  # (samples, moments)
+        shares = np.cumprod(1 - counts @ events / at_risk, axis=1)
+        low = shares <= 0.5 + TOLERANCE
+        return np.where(low.any(axis=1), moments[low.argmax(axis=1)], math.inf)
+
+    return bootstrap(medians, len(times))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ from .knob_entry import read_knob
 from .page import Entry, Page, read_page
 
 PACKAGED = Path(__file__).resolve().parents[1] / "SANDBOX.md"
+PAGES = PACKAGED.with_name("sandboxes")
+"""The directory of further pages that are shipped with the package."""
 
 
 class Protocol(BaseModel):
@@ -38,6 +40,15 @@ class Protocol(BaseModel):
     space: ActionSpace
     text: str
     sha256: str  # of `text`
+
+
+def packaged_page(name: str) -> Path:
+    """The page `sandboxes/NAME.md` of the package; raises ProtocolError, with all names, if there is none."""
+    path = PAGES / f"{name}.md"
+    if not path.is_file():
+        names = ", ".join(sorted(page.stem for page in PAGES.glob("*.md")))
+        raise ProtocolError(f"no page is named {name!r}; shipped with the package: {names}; or give the path of a file")
+    return path
 
 
 def load_protocol(path: Path | None = None) -> Protocol:
