@@ -1,8 +1,8 @@
 """Hybrid: a sampler proposes every trial, and a language model decides on three of ten, with the proposal in view.
 
 Which trials are the model's follows from their numbers alone, so that a resumed session continues with the same plan.
-The sampler learns from all trials. If the model gives no call that can be executed, or the server refuses its choice,
-the proposal of the sampler runs, so that no trial is lost.
+The sampler learns from all trials. If the model gives no call that can be executed, if its choice is invalid or known,
+or if the server refuses it, the proposal of the sampler runs, so that no trial is lost.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from ..data.errors import CostCapError
 from .base import Action, Agent, RunTrial, Situation
+from .history import History
 from .interview import Interview
 from .language import actions_in
 from .llm.messages import LanguageModel, Message
@@ -49,7 +50,8 @@ class Hybrid(Agent):
             actions = actions_in(reply, situation, TOOLS)
         except (CallError, CostCapError):
             return proposal
-        return next((action for action in actions if isinstance(action, RunTrial)), proposal)
+        choice = next((action for action in actions if isinstance(action, RunTrial)), proposal)
+        return choice if History(situation).is_new(choice.changes, choice.base) else proposal
 
 
 def is_model_trial(situation: Situation) -> bool:

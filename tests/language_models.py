@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tests.scripted_endpoint import Answer, Call, count_tokens
+from virtualmle.agents.base import Agent
 from virtualmle.agents.llm.messages import LanguageModel, Reply, Request, ToolCall, Usage
+from virtualmle.agents.registry import ASKING, AgentOptions, make_agent
 
 _KNOB = re.compile(r"^(\w+): (\S+?)(?: int)?(?: log)? = (\S+)$", re.MULTILINE)
 
@@ -46,32 +48,33 @@ def pending(prompt: str) -> str | None:
     return found[-1] if found else None
 
 
-def engineer_calls(prompt: str, seed: int = 0) -> list[Call]:
-    """The reflection that is asked for, and one knob changed at random; finalize when the session stops."""
+def engineer_calls(prompt: str, seed: object = 0) -> list[Call]:
+    """The reflection that is asked for, and one knob changed at random; finalize if nothing is left to do."""
     calls = []
     if pending(prompt):
         reflection = {"helped": "unclear", "dimension": "optimisation", "lesson": f"{pending(prompt)} was measured."}
         calls.append(Call("write_reflection", reflection))
-    if "Call finalize" in prompt[-700:]:
-        summary = {"cognition_summary": "Knobs were changed one at a time; see the effects."}
+    section = prompt.partition("## Refused")[2].partition("## ")[0]
+    refused = section.count("\n- ") + sum(map(int, re.findall(r"… (\d+) more", section)))
+    if "Call finalize" in prompt[-700:] or refused >= 9 or not knobs_of(prompt):
+        summary = {"cognition_summary": "Knobs were changed one at a time; see the effects. NDCG@10 rose from 0.02."}
         return [*calls, Call("finalize", summary)]
-    return [*calls, Call("run_trial", {"changes": _change(prompt, seed), "hypothesis": {"dimension": "optimisation"}})]
+    return [*calls, Call("run_trial", {"changes": _change(prompt, seed, refused)})]
 
 
-def _change(prompt: str, seed: int) -> dict[str, Any]:
-    tried = prompt.count("not run") + prompt.count("already tried")
-    generator = random.Random(f"{seed} {trials_used(prompt)} {tried}")
+def _change(prompt: str, seed: object, refused: int) -> dict[str, Any]:
+    generator = random.Random(f"{seed} {trials_used(prompt)} {refused} {prompt.count('already tried')}")
     knobs = knobs_of(prompt)
     name = generator.choice(sorted(knobs))
     return {name: generator.choice(knobs[name])}
 
 
-def engineer_answer(prompt: str, seed: int = 0) -> Answer:
-    """The reply of `engineer_calls`."""
-    return Answer("I change one knob.", engineer_calls(prompt, seed))
+def engineer_answer(prompt: str, _: object = 0) -> Answer:
+    """The reply of `engineer_calls`, by the prompt alone."""
+    return Answer("I change one knob.", engineer_calls(prompt))
 
 
-def opro_answer(prompt: str, seed: int = 0) -> Answer:
+def opro_answer(prompt: str, seed: object = 0) -> Answer:
     """A configuration in square brackets with two knobs at random."""
     generator = random.Random(f"{seed} {len(prompt)} {prompt.count('score')}")
     knobs = knobs_of(prompt)
@@ -81,24 +84,24 @@ def opro_answer(prompt: str, seed: int = 0) -> Answer:
 
 
 class RuleModel(LanguageModel):
-    """Answers in this process by a function of the prompt and of a seed that grows with every call.
+    """Answers in this process by a function of the prompt and the step, and keeps its replies as the ledger does.
 
-    It keeps its replies by step, as the ledger does. `asked` counts the calls, `tokens` those of the prompts.
+    `asked` has the requests, `tokens` counts their prompts.
     """
 
-    def __init__(self, answer: Callable[[str, int], Answer]) -> None:
+    def __init__(self, answer: Callable[[str, str], Answer]) -> None:
         self._answer = answer
-        self.asked = 0
+        self.asked: list[Request] = []
         self.tokens = 0
         self.stored: dict[tuple[str, str], Reply] = {}
 
     async def complete(self, request: Request) -> Reply:
         """The answer as a reply."""
-        prompt = "\n".join([*(json.dumps(_spec(tool)) for tool in request.tools), *(m.text for m in request.messages)])
-        self.asked += 1
+        prompt = prompt_of(request)
+        self.asked.append(request)
         self.tokens += count_tokens(prompt)
-        answer = self._answer(prompt, self.asked)
-        calls = tuple(_tool_call(f"c{self.asked}_{i}", call) for i, call in enumerate(answer.calls))
+        answer = self._answer(prompt, request.step)
+        calls = tuple(_tool_call(f"c{len(self.asked)}_{i}", call) for i, call in enumerate(answer.calls))
         stop: Any = answer.stopped
         reply = Reply(answer.text, calls, Usage(count_tokens(prompt), output=answer.output), stop, "rules")
         self.stored[request.session, request.step] = reply
@@ -107,6 +110,18 @@ class RuleModel(LanguageModel):
     def recall(self, session: str, step: str) -> Reply | None:
         """The reply to an earlier call for this step."""
         return self.stored.get((session, step))
+
+
+def prompt_of(request: Request) -> str:
+    """The text of a request that counts as input."""
+    return "\n".join([*(json.dumps(_spec(tool)) for tool in request.tools), *(m.text for m in request.messages)])
+
+
+def asking_agent(name: str, seed: int = 0, **options: Any) -> Agent:
+    """An agent of the registry; one that asks a language model gets a `RuleModel`."""
+    answer = opro_answer if name == "opro" else engineer_answer
+    model = RuleModel(answer) if name in ASKING else None
+    return make_agent(name, options=AgentOptions(seed, model=model, **options))
 
 
 def _spec(tool: Any) -> Mapping[str, Any]:
