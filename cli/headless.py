@@ -127,7 +127,6 @@ def settings_options(settings: "Settings") -> list[str]:
     flags = {
         "--without-reflection": not settings.with_reflection,
         "--without-memory": not settings.with_memory,
-        "--placebo-memory": settings.placebo,
     }
     options = [word for name, value in valued.items() if value is not None for word in (name, str(value))]
     return options + [name for name, wanted in flags.items() if wanted]

@@ -75,9 +75,6 @@ MemoryFrom = Annotated[
         "--memory-from", help="Use only the knowledge of these datasets, e.g. beauty,tools.", show_default="all"
     ),
 ]
-Placebo = Annotated[
-    bool, typer.Option("--placebo-memory", help="Ablation: a prior of the same form with shuffled knobs.")
-]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Threads = Annotated[int, typer.Option("--threads", min=0, help="Torch threads of a trial on CPU.", show_default="all")]
 KeepWarm = Annotated[
@@ -119,7 +116,6 @@ def make_settings(  # noqa: PLR0913, PLR0917 - one parameter per option
     sandbox: Path | None = None,
     keep_warm: float = 0.0,
     memory_from: str = "",
-    placebo: bool = False,
     replay: Path | None = None,
 ) -> "Settings":
     """The settings for the tools from the options of a command.
@@ -132,8 +128,8 @@ def make_settings(  # noqa: PLR0913, PLR0917 - one parameter per option
     if device not in ("auto", "cpu") and not device.startswith("cuda"):
         raise ConfigError(f"device={device!r} is not known; use auto, cpu, cuda or cuda:N")
     datasets = tuple(name.strip() for name in memory_from.split(",") if name.strip())
-    if without_memory and (datasets or placebo):
-        raise ConfigError("--without-memory excludes --memory-from and --placebo-memory; use either it or them")
+    if without_memory and datasets:
+        raise ConfigError("--without-memory excludes --memory-from; use one of the two")
     return Settings(
         max_trials=trials,
         max_train_seconds=seconds,
@@ -144,7 +140,6 @@ def make_settings(  # noqa: PLR0913, PLR0917 - one parameter per option
         threads=threads,
         keep_warm=keep_warm,
         memory_from=datasets,
-        placebo=placebo,
         protocol_path=sandbox,
         replay=absolute(replay) if replay else None,
     )

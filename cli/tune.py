@@ -14,7 +14,6 @@ from .options import (
     Json,
     KeepWarm,
     MemoryFrom,
-    Placebo,
     Replay,
     Sandbox,
     Seconds,
@@ -47,7 +46,6 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
     without_reflection: WithoutReflection = False,
     without_memory: WithoutMemory = False,
     memory_from: MemoryFrom = "",
-    placebo_memory: Placebo = False,
     device: Device = "auto",
     threads: Threads = 0,
     keep_warm: KeepWarm = WARM_SECONDS,
@@ -74,7 +72,7 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
     make_agent(agent, seed)  # refuse an unknown name before the dataset is prepared
     settings = make_settings(
         trials, seconds, seed, without_reflection, without_memory, device, threads, sandbox, keep_warm, memory_from,
-        placebo_memory, replay,
+        replay,
     )  # fmt: skip
     where, name = _replayed(home, dataset, settings) if replay else _prepared(home, dataset, sandbox)
     run_headless(HeadlessRun(where, agent, seed, name, backbone, new=new, seeding=start), settings, as_json)
