@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from ..tools.workspace import Settings, Workspace
 
 
-
 def absolute(path: Path) -> Path:
     """The absolute path: every module must use the same path of a home, so that its key and its data stay together.
 
@@ -61,6 +60,9 @@ Seconds = Annotated[
     float | None,
     typer.Option("--seconds", min=1, help="Maximum training seconds of a new session.", show_default="from SANDBOX.md"),
 ]
+AGENT_NAMES = ("engineer", "random", "llm", "opro", "hybrid")
+"""The names of `agents.registry.AGENTS`, which would take half a second to import for --help; a test compares them."""
+AgentName = Annotated[str, typer.Option("--agent", help=f"One of {', '.join(AGENT_NAMES)}.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the agent and of new sessions.")]
 SeedingOption = Annotated[
     str, typer.Option("--seeding", help="First trials of a sampler: none, default, moves (the engineer's) or memory.")
