@@ -24,6 +24,8 @@ MAX_MISTAKES = 5
 """Replies in a row without a call that can be executed, after which the session is left for later."""
 MAX_REFUSED = 10
 """Calls in a row that the server refuses, after which the session is left for later."""
+MANY_REFUSED = 3
+"""Refusals in a row after which the model may end the session early: perhaps nothing is left to try."""
 MAX_READS = 3
 """Readings of the memory after which a step no longer offers them."""
 
@@ -35,6 +37,7 @@ _STOPPED = {
     "refusal": "you refused; the task is to tune a recommender with the tools given",
 }
 
+
 class LanguageAgent(Agent):
     """Asks a language model for the next calls."""
 
@@ -42,7 +45,7 @@ class LanguageAgent(Agent):
 
     def __init__(self, model: LanguageModel, seed: int = 0, max_steps: int | None = None) -> None:
         super().__init__(seed)
-        self._interview = Interview(model, max_steps)
+        self.interview = Interview(model, max_steps)
         self._has_asked_to_close = False
 
     async def decide(self, situation: Situation) -> Sequence[Action]:
@@ -66,30 +69,32 @@ class LanguageAgent(Agent):
     def tools(self, situation: Situation) -> list[str]:
         """The names of the tools that this step offers."""
         state = situation.state
-        reads = sum(isinstance(outcome.action, ReadMemory) for outcome in recent(situation))
+        done = recent(situation)
+        reads = sum(isinstance(outcome.action, ReadMemory) for outcome in done)
+        late = state.budget.trials_used >= state.budget.trials_max / 2
+        stuck = sum(outcome.refused for outcome in done) >= MANY_REFUSED
         offered = {
-            "write_reflection": state.pending_reflection is not None,
+            "write_reflection": state.with_reflection,
             "run_trial": True,
             "sweep": "sweep" in situation.brief.tools and state.incumbent is not None,
             "read_memory": reads < MAX_READS,
-            "finalize": state.incumbent is not None,
+            "finalize": state.incumbent is not None and (late or stuck),  # otherwise it is too early
         }
         return [name for name, offer in offered.items() if offer]
 
-    def messages(self, situation: Situation, errors: Sequence[str]) -> tuple[Message, ...]:
-        """The prompt of a step; `errors`: why the last replies could not be executed."""
-        return (
-            Message("system", system_text(situation.brief)),
-            Message("user", step_text(situation, errors)),
-        )
+    async def reply(
+        self, situation: Situation, tools: Sequence[str], decision: str, errors: Sequence[str]
+    ) -> Reply:
+        """The model's reply to a prompt that says all; `errors`: why its last replies could not be executed."""
+        prompt = (Message("system", system_text(situation.brief)), Message("user", step_text(situation, errors)))
+        return await self.interview.reply(situation, decision, prompt, tool_specs(tools))
 
     async def _ask(self, situation: Situation, tools: Sequence[str], decision: str) -> list[Action]:
         """Ask until a reply can be executed, at most MAX_MISTAKES times."""
         self._check_refusals(situation)
         errors: list[str] = []
         while len(errors) < MAX_MISTAKES:
-            messages = self.messages(situation, errors)
-            reply = await self._interview.reply(situation, decision, messages, tool_specs(tools))
+            reply = await self.reply(situation, tools, decision, errors)
             try:
                 return actions_in(reply, situation, tools)
             except CallError as error:
@@ -110,10 +115,9 @@ class LanguageAgent(Agent):
         if self._has_asked_to_close:
             return computed_close(situation, _last_refusal(situation))
         self._has_asked_to_close = True
-        tools = ["finalize"] if situation.state.pending_reflection is None else ["write_reflection", "finalize"]
+        tools = ["write_reflection", "finalize"] if situation.state.with_reflection else ["finalize"]
         try:
-            messages, decision = self.messages(situation, ()), f"{situation.state.budget.trials_used}.close"
-            reply = await self._interview.reply(situation, decision, messages, tool_specs(tools))
+            reply = await self.reply(situation, tools, f"{situation.state.budget.trials_used}.close", ())
             actions = actions_in(reply, situation, tools)
         except (LanguageModelError, CallError) as error:
             return computed_close(situation, str(error))
