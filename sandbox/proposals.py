@@ -24,7 +24,7 @@ from .action_space import ActionSpace, Knob, effective, inert_changes
 from .costs import estimate_seconds
 from .diagnosis import Diagnosis, diagnose
 from .effects import coverage
-from .remedies import Remedy, changes_of, remedies_for
+from .remedies import RISE, Remedy, changes_of, remedies_for
 from .surrogate import Prediction, Surrogate, position
 
 STEPS = (0.06, 0.12, 0.25)  # step sizes of single moves, as fractions of a knob's range
@@ -100,9 +100,10 @@ class _Proposer:
         self._num_items = num_items
         self._config = incumbent.configuration
         self._knobs = {knob.name: knob for knob in space.knobs(self._config.backbone)}
-        self._surrogate = Surrogate(trials, list(self._knobs.values()), history)
+        default = space.default(self._config.backbone)
+        self._surrogate = Surrogate(trials, list(self._knobs.values()), history, default)
         self._allowed = _Allowed(trials, self._config, space, refused)
-        self._changed = {knob for trial in trials if trial.status == "finished" for knob in trial.changes}
+        self._changed = {knob for trial in trials if trial.status == "finished" for knob in trial.changed}
         self._diagnoses = diagnose(incumbent, space)
         self._chosen: list[_Chosen] = []
 
@@ -147,7 +148,7 @@ class _Proposer:
 
     def _remedy_move(self, remedy: Remedy, changes: dict[str, Any], predicted: Prediction) -> Move:
         evidence = self._evidence(changes)
-        if evidence != "none" or remedy.gain is None:
+        if remedy.gain is None or (evidence != "none" and remedy.source != RISE):
             return Move(changes, predicted, evidence, remedy)
         # The surrogate's figures are relative to NDCG@10 of its reference, declared gains to the incumbent's.
         gain = remedy.gain * _ndcg(self._incumbent) / self._surrogate.reference_ndcg
@@ -201,7 +202,7 @@ class _Proposer:
             return f"half of {move.remedy.gain:+.1%}: {move.remedy.source}"
         if move.evidence == "none":
             return "no trial has measured it; what such a change gains on average if losses are not adopted"
-        here = [trial.handle for trial in self._trials if set(move.changes) & set(trial.changes)]
+        here = [trial.handle for trial in self._trials if trial.changed & set(move.changes)]
         num_closed = sum(self._history.get(knob, {}).get("n", 0) for knob in move.changes)
         session = f"{counted(len(here), 'trial')} of this session, last {here[-1]}" if here else ""
         closed = f"{counted(num_closed, 'trial')} of closed sessions" if num_closed else ""
