@@ -2,15 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 from ..data.errors import ConfigError
 from .base import Agent
+from .coordinate import Coordinate
 from .engineer import Engineer
+from .grid import GridSearch
 from .llm.messages import LanguageModel
 from .random_search import RandomSearch
-
-Seeding = Literal["none", "default", "moves", "memory"]
+from .seeding import Seeding
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,32 @@ class AgentOptions:
     model: LanguageModel | None = None
 
 
+def _tpe(options: AgentOptions) -> Agent:
+    from .optuna_tpe import TPE  # noqa: PLC0415 - only those who choose it wait for Optuna
+
+    return TPE(options.seed, options.seeding)
+
+
+def _gp(options: AgentOptions) -> Agent:
+    from .optuna_gp import GaussianProcess  # noqa: PLC0415 - as above; it loads torch and scipy
+
+    return GaussianProcess(options.seed, options.seeding)
+
+
+def _cmaes(options: AgentOptions) -> Agent:
+    from .sampler_cmaes import CovarianceAdaptation  # noqa: PLC0415 - as above
+
+    return CovarianceAdaptation(options.seed, options.seeding)
+
+
 AGENTS: dict[str, Callable[[AgentOptions], Agent]] = {
     "engineer": lambda options: Engineer(options.seed),
-    "random": lambda options: RandomSearch(options.seed),
+    "random": lambda options: RandomSearch(options.seed, options.seeding),
+    "grid": lambda options: GridSearch(options.seed, options.seeding),
+    "coordinate": lambda options: Coordinate(options.seed, options.seeding),
+    "tpe": _tpe,
+    "gp": _gp,
+    "cmaes": _cmaes,
 }
 
 

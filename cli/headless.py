@@ -19,7 +19,8 @@ from rich.console import Console
 from .. import __version__
 from ..agents.events import Event, OnEvent, SessionOpened
 from ..agents.loop import run_agent
-from ..agents.registry import make_agent
+from ..agents.registry import AgentOptions, make_agent
+from ..agents.seeding import Seeding
 from ..data.errors import VirtualMLEError
 from ..memory.store import Memory
 from ..tools.results import FinalResult
@@ -47,6 +48,7 @@ class HeadlessRun:
     backbone: str
     session: str | None = None
     new: bool = False
+    seeding: Seeding = "default"
 
 
 def run_headless(plan: HeadlessRun, settings: "Settings", as_json: bool) -> None:
@@ -87,8 +89,9 @@ def _note_ignored_options(home: Path, session: str, settings: "Settings") -> Non
 
 
 async def _connected(plan: HeadlessRun, settings: "Settings", on_event: OnEvent) -> FinalResult:
-    agent = make_agent(plan.agent, plan.seed)
-    client_info = Implementation(name=f"{CLIENT_PREFIX}{plan.agent}", version=__version__)
+    agent = make_agent(plan.agent, options=AgentOptions(plan.seed, plan.seeding))
+    name = plan.agent if plan.seeding == "default" else f"{plan.agent}:{plan.seeding}"
+    client_info = Implementation(name=f"{CLIENT_PREFIX}{name}", version=__version__)
     async with Client(server_parameters(plan.home, settings), client_info=client_info) as client:
         try:
             return await run_agent(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from ..agents.seeding import Seeding
     from ..tools.workspace import Settings, Workspace
 
 
@@ -61,6 +62,9 @@ Seconds = Annotated[
     typer.Option("--seconds", min=1, help="Maximum training seconds of a new session.", show_default="from SANDBOX.md"),
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the agent and of new sessions.")]
+SeedingOption = Annotated[
+    str, typer.Option("--seeding", help="First trials of a sampler: none, default, moves (the engineer's) or memory.")
+]
 WithoutReflection = Annotated[bool, typer.Option("--without-reflection", help="Ablation: no reflections are written.")]
 WithoutMemory = Annotated[
     bool, typer.Option("--without-memory", help="Ablation: no prior, and the agent sees the last trial only.")
@@ -144,6 +148,17 @@ def make_settings(  # noqa: PLR0913, PLR0917 - one parameter per option
         protocol_path=sandbox,
         replay=absolute(replay) if replay else None,
     )
+
+
+def seeding_named(name: str) -> "Seeding":
+    """The seeding with this name; raises ConfigError for an unknown one."""
+    from ..agents.seeding import SEEDINGS
+    from ..data.errors import ConfigError
+
+    for seeding in SEEDINGS:
+        if seeding == name:
+            return seeding
+    raise ConfigError(f"seeding={name!r} is not known; choose one of {', '.join(SEEDINGS)}")
 
 
 def open_workspace(home: Path, settings: "Settings | None" = None) -> "Workspace":

@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .memory import existing_memory
-from .options import HERE, WARM_SECONDS, Device, Home, Json, KeepWarm, Threads, make_settings, open_workspace
+from .options import (
+    HERE,
+    WARM_SECONDS,
+    Device,
+    Home,
+    Json,
+    KeepWarm,
+    Threads,
+    make_settings,
+    open_workspace,
+    seeding_named,
+)
 
 if TYPE_CHECKING:
     from ..memory.records import SessionRecord
@@ -76,7 +87,13 @@ def show(session: Session, home: Home = HERE, as_json: Json = False) -> None:
 @app.command()
 def resume(
     session: Session,
-    agent: Annotated[str | None, typer.Option(help="engineer or random.", show_default="as opened")] = None,
+    agent: Annotated[
+        str | None,
+        typer.Option(help="engineer, tpe, gp, cmaes, grid, coordinate or random.", show_default="as opened"),
+    ] = None,
+    seeding: Annotated[
+        str | None, typer.Option(help="none, default, moves or memory.", show_default="as opened")
+    ] = None,
     device: Device = "auto",
     threads: Threads = 0,
     keep_warm: KeepWarm = WARM_SECONDS,
@@ -85,7 +102,7 @@ def resume(
 ) -> None:
     """Resume an interrupted session.
 
-    Uses the agent, seed and protocol that the session was opened with.
+    Uses the agent, seeding, seed and protocol that the session was opened with.
 
     Example: virtualmle sessions resume demo-sasrec-1
     """
@@ -102,8 +119,9 @@ def resume(
         if record.state == "open":
             _check_dataset(ws, record)
     plan = HeadlessRun(
-        home, agent or agent_of(record), record.seed, record.dataset, record.backbone, session
-    )
+        home, agent or agent_of(record), record.seed, record.dataset, record.backbone, session,
+        seeding=seeding_named(seeding or seeding_of(record)),
+    )  # fmt: skip
     run_headless(plan, make_settings(seed=record.seed, device=device, threads=threads, keep_warm=keep_warm), as_json)
 
 
@@ -124,5 +142,13 @@ def agent_of(record: "SessionRecord") -> str:
     from ..agents.registry import AGENTS
     from .headless import CLIENT_PREFIX
 
-    name = record.client.removeprefix(CLIENT_PREFIX)
+    name = record.client.removeprefix(CLIENT_PREFIX).partition(":")[0]
     return name if name in AGENTS else "engineer"
+
+
+def seeding_of(record: "SessionRecord") -> str:
+    """The seeding of the agent that opened a session."""
+    from ..agents.seeding import SEEDINGS
+
+    name = record.client.partition(":")[2]
+    return name if name in SEEDINGS else "default"

@@ -19,12 +19,14 @@ from .options import (
     Sandbox,
     Seconds,
     Seed,
+    SeedingOption,
     Threads,
     Trials,
     WithoutMemory,
     WithoutReflection,
     make_settings,
     open_workspace,
+    seeding_named,
 )
 
 if TYPE_CHECKING:
@@ -36,10 +38,11 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
         str, typer.Argument(help="demo, the name of a registered or public dataset, or the path of a log file.")
     ],
     backbone: Annotated[str, typer.Option(help="sasrec or hstu.")] = "sasrec",
-    agent: Annotated[str, typer.Option(help="engineer or random.")] = "engineer",
+    agent: Annotated[str, typer.Option(help="engineer, tpe, gp, cmaes, grid, coordinate or random.")] = "engineer",
     trials: Trials = None,
     seconds: Seconds = None,
     seed: Seed = 0,
+    seeding: SeedingOption = "default",
     new: Annotated[bool, typer.Option("--new", help="Open a new session even if one is open already.")] = False,
     without_reflection: WithoutReflection = False,
     without_memory: WithoutMemory = False,
@@ -67,13 +70,14 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
 
     if backbone not in ("sasrec", "hstu"):
         raise ConfigError(f"backbone={backbone!r} is not known; choose sasrec or hstu")
+    start = seeding_named(seeding)
     make_agent(agent, seed)  # refuse an unknown name before the dataset is prepared
     settings = make_settings(
         trials, seconds, seed, without_reflection, without_memory, device, threads, sandbox, keep_warm, memory_from,
         placebo_memory, replay,
     )  # fmt: skip
     where, name = _replayed(home, dataset, settings) if replay else _prepared(home, dataset, sandbox)
-    run_headless(HeadlessRun(where, agent, seed, name, backbone, new=new), settings, as_json)
+    run_headless(HeadlessRun(where, agent, seed, name, backbone, new=new, seeding=start), settings, as_json)
 
 
 def _replayed(home: Path, dataset: str, settings: "Settings") -> tuple[Path, str]:
