@@ -176,7 +176,7 @@ def read_outcome(task: Task) -> SessionResult:
         wall_seconds=round(progress.wall_seconds, 1),
         refused=len(progress.refused),
         duplicates=len(progress.duplicates),
-        proposals=ProposalCounts(**Counter(score.came_true for score in proposal_scores(trials))),
+        proposals=ProposalCounts.model_validate(Counter(score.came_true for score in proposal_scores(trials))),
         models=tuple(ModelUse.model_validate(use.model_dump(include=set(ModelUse.model_fields))) for use in uses),
     )
 
