@@ -70,6 +70,13 @@ class Noted:
 
 
 @dataclass(frozen=True)
+class Answered:
+    """The language model has answered; `cost`: what the session has cost so far, in words."""
+
+    cost: str
+
+
+@dataclass(frozen=True)
 class Reflected:
     """A reflection was stored; `receipt` says whether the numbers support it."""
 
@@ -93,6 +100,7 @@ Event = (
     | MemoryRead
     | Refused
     | Noted
+    | Answered
     | Reflected
     | Finalized
 )

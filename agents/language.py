@@ -35,6 +35,7 @@ _STOPPED = {
     "refusal": "you refused; the task is to tune a recommender with the tools given",
 }
 
+
 class LanguageAgent(Agent):
     """Asks a language model for the next calls."""
 
@@ -42,7 +43,7 @@ class LanguageAgent(Agent):
 
     def __init__(self, model: LanguageModel, seed: int = 0, max_steps: int | None = None) -> None:
         super().__init__(seed)
-        self._interview = Interview(model, max_steps)
+        self.interview = Interview(model, max_steps)
         self._has_asked_to_close = False
 
     async def decide(self, situation: Situation) -> Sequence[Action]:
@@ -76,20 +77,19 @@ class LanguageAgent(Agent):
         }
         return [name for name, offer in offered.items() if offer]
 
-    def messages(self, situation: Situation, errors: Sequence[str]) -> tuple[Message, ...]:
-        """The prompt of a step; `errors`: why the last replies could not be executed."""
-        return (
-            Message("system", system_text(situation.brief)),
-            Message("user", step_text(situation, errors)),
-        )
+    async def reply(
+        self, situation: Situation, tools: Sequence[str], decision: str, errors: Sequence[str]
+    ) -> Reply:
+        """The model's reply to a prompt that says all; `errors`: why its last replies could not be executed."""
+        prompt = (Message("system", system_text(situation.brief)), Message("user", step_text(situation, errors)))
+        return await self.interview.reply(situation, decision, prompt, tool_specs(tools))
 
     async def _ask(self, situation: Situation, tools: Sequence[str], decision: str) -> list[Action]:
         """Ask until a reply can be executed, at most MAX_MISTAKES times."""
         self._check_refusals(situation)
         errors: list[str] = []
         while len(errors) < MAX_MISTAKES:
-            messages = self.messages(situation, errors)
-            reply = await self._interview.reply(situation, decision, messages, tool_specs(tools))
+            reply = await self.reply(situation, tools, decision, errors)
             try:
                 return actions_in(reply, situation, tools)
             except CallError as error:
@@ -112,8 +112,7 @@ class LanguageAgent(Agent):
         self._has_asked_to_close = True
         tools = ["finalize"] if situation.state.pending_reflection is None else ["write_reflection", "finalize"]
         try:
-            messages, decision = self.messages(situation, ()), f"{situation.state.budget.trials_used}.close"
-            reply = await self._interview.reply(situation, decision, messages, tool_specs(tools))
+            reply = await self.reply(situation, tools, f"{situation.state.budget.trials_used}.close", ())
             actions = actions_in(reply, situation, tools)
         except (LanguageModelError, CallError) as error:
             return computed_close(situation, str(error))

@@ -3,10 +3,18 @@
 from ..tools.results import TrialObservation
 from ..tools.views import NDCG10, KnobValues
 
+SWEEP_LENGTH = 900
 
 def observation_text(observation: TrialObservation) -> str:
     """The figures of a trial that has ended: outcome, differences, learning curve, cost and hypothesis."""
-    lines = [_head(observation), _differences(observation), _training(observation), _hypothesis(observation)]
+    swept = observation.sweep
+    lines = [
+        _head(observation),
+        _differences(observation),
+        f"settings of the sweep, best first:\n{swept.table[:SWEEP_LENGTH]}" if swept else "",
+        _training(observation),
+        _hypothesis(observation),
+    ]
     return "\n".join(line for line in lines if line)
 
 

@@ -16,6 +16,6 @@ def required_action(situation: Situation) -> Action | None:
     return close(situation) if state.stop.stop else None
 
 
-def close(situation: Situation) -> Finalize:
-    """End the session with a summary and rules computed from its trials."""
-    return Finalize(summarise(situation), closing_rules(situation))
+def close(situation: Situation, note: str = "") -> Finalize:
+    """End the session with a summary and rules computed from its trials. `note`: what a person should know about it."""
+    return Finalize(summarise(situation), closing_rules(situation), note)

@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
@@ -17,10 +18,12 @@ from mcp.types import Implementation
 from rich.console import Console
 
 from .. import __version__
-from ..agents.events import Event, OnEvent, SessionOpened
+from ..agents.base import Agent
+from ..agents.events import Answered, Event, Noted, OnEvent, SessionOpened
 from ..agents.loop import run_agent
-from ..agents.registry import AgentOptions, make_agent
+from ..agents.registry import ASKING, AgentOptions, make_agent
 from ..agents.seeding import Seeding
+from ..agents.watched import WatchedModel
 from ..data.errors import VirtualMLEError
 from ..memory.store import Memory
 from ..tools.results import FinalResult
@@ -28,12 +31,14 @@ from ..trials.device import check_device
 from .advice import SessionCommands, ignored_options, in_commands
 from .driver_lock import driver_lock
 from .live import Display
+from .model_options import ModelOptions, cost_text
 
 if TYPE_CHECKING:
     from ..tools.workspace import Settings
 
 CLIENT_PREFIX = "virtualmle-"
 """Clients of this module are called virtualmle-AGENT; the server lets them wait without limit and records the name."""
+LEDGER_SECONDS = 60.0  # the server writes to memory.db, too, and a paid reply must not be lost to a busy file
 INTERRUPTED = 130  # the exit code that shells report for Ctrl-C
 
 
@@ -49,6 +54,7 @@ class HeadlessRun:
     session: str | None = None
     new: bool = False
     seeding: Seeding = "default"
+    model: ModelOptions = ModelOptions()
 
 
 def run_headless(plan: HeadlessRun, settings: "Settings", as_json: bool) -> None:
@@ -67,6 +73,8 @@ def run_headless(plan: HeadlessRun, settings: "Settings", as_json: bool) -> None
             def on_event(event: Event) -> None:
                 if isinstance(event, SessionOpened):
                     lock.acquire(event.brief.session)
+                    if plan.agent in ASKING:
+                        plan.model.remember(plan.home, event.brief.session)
                 display(event)
                 if isinstance(event, SessionOpened) and event.brief.resumed and not plan.session:
                     _note_ignored_options(plan.home, event.brief.session, settings)
@@ -89,17 +97,42 @@ def _note_ignored_options(home: Path, session: str, settings: "Settings") -> Non
 
 
 async def _connected(plan: HeadlessRun, settings: "Settings", on_event: OnEvent) -> FinalResult:
-    agent = make_agent(plan.agent, options=AgentOptions(plan.seed, plan.seeding))
-    name = plan.agent if plan.seeding == "default" else f"{plan.agent}:{plan.seeding}"
-    client_info = Implementation(name=f"{CLIENT_PREFIX}{name}", version=__version__)
-    async with Client(server_parameters(plan.home, settings), client_info=client_info) as client:
-        try:
-            return await run_agent(
-                client, agent, plan.dataset, plan.backbone, session=plan.session, new=plan.new, on_event=on_event
-            )
-        except VirtualMLEError as error:
-            refusal = error  # raised below: the client's task groups would wrap it in an exception group
-    raise refusal
+    with contextlib.ExitStack() as stack:
+        agent = _agent(plan, stack, on_event)
+        name = plan.agent if plan.seeding == "default" else f"{plan.agent}:{plan.seeding}"
+        client_info = Implementation(name=f"{CLIENT_PREFIX}{name}", version=__version__)
+        async with Client(server_parameters(plan.home, settings), client_info=client_info) as client:
+            try:
+                return await run_agent(
+                    client, agent, plan.dataset, plan.backbone, session=plan.session, new=plan.new, on_event=on_event
+                )
+            except VirtualMLEError as error:
+                refusal = error  # raised below: the client's task groups would wrap it in an exception group
+        raise refusal
+
+
+def _agent(plan: HeadlessRun, stack: contextlib.ExitStack, on_event: OnEvent) -> Agent:
+    """The agent of a run, with its language model if it asks one; the model's ledger is open until `stack` closes."""
+    if plan.agent not in ASKING:
+        return make_agent(plan.agent, options=AgentOptions(plan.seed, plan.seeding))
+    memory = stack.enter_context(Memory(plan.home / "memory.db", busy_seconds=LEDGER_SECONDS))
+
+    def notify(text: str) -> None:
+        on_event(Noted(text))
+
+    def report(session: str) -> None:
+        on_event(Answered(cost_text(memory.ledger.totals(session))))
+
+    model = WatchedModel(plan.model.client(plan.home, memory.ledger, notify), report)
+    options = AgentOptions(
+        plan.seed,
+        plan.seeding,
+        model=model,
+        driver="chat" if plan.model.driver == "chat" else "stateless",
+        max_steps=plan.model.max_steps,
+        sessions=plan.home / ".virtualmle" / "sessions",
+    )
+    return make_agent(plan.agent, options=options)
 
 
 def server_parameters(home: Path, settings: "Settings") -> StdioServerParameters:
@@ -127,7 +160,6 @@ def settings_options(settings: "Settings") -> list[str]:
     flags = {
         "--without-reflection": not settings.with_reflection,
         "--without-memory": not settings.with_memory,
-        "--placebo-memory": settings.placebo,
     }
     options = [word for name, value in valued.items() if value is not None for word in (name, str(value))]
     return options + [name for name, wanted in flags.items() if wanted]
@@ -140,11 +172,16 @@ def _show(home: Path, result: FinalResult, as_json: bool) -> None:
     from ..report.tables import result_table, trials_table
 
     path = write_report(home, result.session)
+    with Memory(home / "memory.db") as memory:
+        costs = memory.ledger.totals(result.session)
     if as_json:
-        print(json.dumps({**result.model_dump(), "report": str(path)}, indent=1))
+        llm = [row.model_dump() for row in costs]
+        print(json.dumps({**result.model_dump(), "report": str(path), "llm": llm}, indent=1))
         return
     data = gather(home, result.session)
     console = Console()
     console.print(trials_table(data.trials))
     console.print(result_table(data))
+    if costs:
+        print(f"language model: {cost_text(costs)}")
     print(f"report: {path}")

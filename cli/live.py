@@ -9,6 +9,7 @@ from rich.text import Text
 
 from ..agents.base import Brief
 from ..agents.events import (
+    Answered,
     Event,
     Finalized,
     MemoryRead,
@@ -70,6 +71,8 @@ class Display:
                 self._line(f"     {tool} refused: {reason}", "dim")
             case Noted(text):
                 self._line(f"note: {text}")
+            case Answered(cost):
+                self._line(f"     model: {cost}", "dim")
             case Reflected(action, receipt):
                 self._line(f"     reflection: {action.helped}, {action.dimension} ({receipt.check})", "dim")
             case Finalized(result):

@@ -6,7 +6,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .memory import existing_memory
+from .model_options import (
+    BaseUrl,
+    DriverName,
+    KeyFile,
+    MaxSteps,
+    MaxUsd,
+    Model,
+    ModelOptions,
+    PriceFile,
+    WireFormat,
+    remembered,
+)
 from .options import (
+    AGENT_NAMES,
     HERE,
     WARM_SECONDS,
     Device,
@@ -85,11 +98,10 @@ def show(session: Session, home: Home = HERE, as_json: Json = False) -> None:
 
 
 @app.command()
-def resume(
+def resume(  # noqa: PLR0913, PLR0917 - one parameter per option
     session: Session,
     agent: Annotated[
-        str | None,
-        typer.Option(help="engineer, tpe, gp, cmaes, grid, coordinate or random.", show_default="as opened"),
+        str | None, typer.Option(help=f"One of {', '.join(AGENT_NAMES)}.", show_default="as opened")
     ] = None,
     seeding: Annotated[
         str | None, typer.Option(help="none, default, moves or memory.", show_default="as opened")
@@ -97,15 +109,25 @@ def resume(
     device: Device = "auto",
     threads: Threads = 0,
     keep_warm: KeepWarm = WARM_SECONDS,
+    model: Model = None,
+    base_url: BaseUrl = None,
+    wire: WireFormat = None,
+    driver: DriverName = None,
+    max_usd: MaxUsd = None,
+    max_steps: MaxSteps = None,
+    key_file: KeyFile = None,
+    prices: PriceFile = None,
     home: Home = HERE,
     as_json: Json = False,
 ) -> None:
     """Resume an interrupted session.
 
-    Uses the agent, seeding, seed and protocol that the session was opened with.
+    Uses the agent, seeding, seed and protocol that the session was opened with, and the language model that it was last
+    run with; another --model, or a higher --max-usd, holds from now on.
 
     Example: virtualmle sessions resume demo-sasrec-1
     """
+    from ..agents.registry import ASKING
     from ..data.errors import SessionError
     from .advice import describe_end
     from .headless import HeadlessRun, run_headless  # imports the MCP library
@@ -118,10 +140,17 @@ def resume(
             raise SessionError(describe_end(record, home))
         if record.state == "open":
             _check_dataset(ws, record)
+    options = ModelOptions.given(
+        key_file, prices, model=model, base_url=base_url, wire=wire, driver=driver, max_usd=max_usd, max_steps=max_steps
+    )
+    asked = options.over(remembered(home, session))
+    name = agent or agent_of(record)
+    if name in ASKING:
+        asked.check(home)
+    start = seeding_named(seeding or seeding_of(record))
     plan = HeadlessRun(
-        home, agent or agent_of(record), record.seed, record.dataset, record.backbone, session,
-        seeding=seeding_named(seeding or seeding_of(record)),
-    )  # fmt: skip
+        home, name, record.seed, record.dataset, record.backbone, session, seeding=start, model=asked
+    )
     run_headless(plan, make_settings(seed=record.seed, device=device, threads=threads, keep_warm=keep_warm), as_json)
 
 

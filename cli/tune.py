@@ -6,15 +6,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .model_options import (
+    BaseUrl,
+    DriverName,
+    KeyFile,
+    MaxSteps,
+    MaxUsd,
+    Model,
+    ModelOptions,
+    PriceFile,
+    WireFormat,
+)
 from .options import (
     HERE,
     WARM_SECONDS,
+    AgentName,
     Device,
     Home,
     Json,
     KeepWarm,
     MemoryFrom,
-    Placebo,
     Replay,
     Sandbox,
     Seconds,
@@ -38,7 +49,7 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
         str, typer.Argument(help="demo, the name of a registered or public dataset, or the path of a log file.")
     ],
     backbone: Annotated[str, typer.Option(help="sasrec or hstu.")] = "sasrec",
-    agent: Annotated[str, typer.Option(help="engineer, tpe, gp, cmaes, grid, coordinate or random.")] = "engineer",
+    agent: AgentName = "engineer",
     trials: Trials = None,
     seconds: Seconds = None,
     seed: Seed = 0,
@@ -47,12 +58,19 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
     without_reflection: WithoutReflection = False,
     without_memory: WithoutMemory = False,
     memory_from: MemoryFrom = "",
-    placebo_memory: Placebo = False,
     device: Device = "auto",
     threads: Threads = 0,
     keep_warm: KeepWarm = WARM_SECONDS,
     sandbox: Sandbox = None,
     replay: Replay = None,
+    model: Model = None,
+    base_url: BaseUrl = None,
+    wire: WireFormat = None,
+    driver: DriverName = None,
+    max_usd: MaxUsd = None,
+    max_steps: MaxSteps = None,
+    key_file: KeyFile = None,
+    prices: PriceFile = None,
     home: Home = HERE,
     as_json: Json = False,
 ) -> None:
@@ -63,21 +81,29 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
     Ctrl-C interrupts the session; the same command or `virtualmle sessions resume` continues it.
 
     Example: virtualmle tune demo --backbone hstu --trials 12
+
+    With a model of a local Ollama: virtualmle tune demo --agent llm --model qwen3:8b --base-url http://localhost:11434/v1
     """
-    from ..agents.registry import make_agent  # imports the tools, which takes half a second
+    from ..agents.registry import ASKING, check_agent  # imports the tools, which takes half a second
     from ..data.errors import ConfigError
     from .headless import HeadlessRun, run_headless
 
     if backbone not in ("sasrec", "hstu"):
         raise ConfigError(f"backbone={backbone!r} is not known; choose sasrec or hstu")
     start = seeding_named(seeding)
-    make_agent(agent, seed)  # refuse an unknown name before the dataset is prepared
+    check_agent(agent)  # before the dataset is prepared
+    asked = ModelOptions.given(
+        key_file, prices, model=model, base_url=base_url, wire=wire, driver=driver, max_usd=max_usd, max_steps=max_steps
+    )
+    if agent in ASKING:
+        asked.check(home)
     settings = make_settings(
         trials, seconds, seed, without_reflection, without_memory, device, threads, sandbox, keep_warm, memory_from,
-        placebo_memory, replay,
+        replay,
     )  # fmt: skip
     where, name = _replayed(home, dataset, settings) if replay else _prepared(home, dataset, sandbox)
-    run_headless(HeadlessRun(where, agent, seed, name, backbone, new=new, seeding=start), settings, as_json)
+    plan = HeadlessRun(where, agent, seed, name, backbone, new=new, seeding=start, model=asked)
+    run_headless(plan, settings, as_json)
 
 
 def _replayed(home: Path, dataset: str, settings: "Settings") -> tuple[Path, str]:

@@ -3,14 +3,28 @@
 Only the scores are synthetic. The action space, the keep rule, duplicates and patience are those of the sandbox.
 """
 
+import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from virtualmle.agents.base import Action, Brief, Finalize, Reflect, Refusal, RunTrial, Situation, WaitTrial
+from virtualmle.agents.base import (
+    Action,
+    Agent,
+    Brief,
+    Finalize,
+    Outcome,
+    ReadMemory,
+    Reflect,
+    Refusal,
+    RunTrial,
+    Situation,
+    WaitTrial,
+)
+from virtualmle.data.errors import ConfigError
 from virtualmle.models.config import TrialConfig
 from virtualmle.sandbox.action_space import effective
 from virtualmle.sandbox.conditions import parse_condition
@@ -62,9 +76,28 @@ class World:
         self.configs: dict[str, TrialConfig] = {}
         self.reflections: list[Reflect] = []
         self.refused: list[Refusal] = []
+        self.outcomes: list[Outcome] = []
         self.incumbent: str | None = None
         self.running: str | None = None
         self.over: Finalize | None = None
+
+    def execute(self, actions: Sequence[Action], *, corrects: bool = False) -> None:
+        """Do what the loop would do: execute in order until one is refused.
+
+        corrects: an invalid configuration is refused, because the agent reads the reason; otherwise it is an error.
+        """
+        for action in actions:
+            before = len(self.refused)
+            try:
+                self.act(action)
+            except ConfigError as error:
+                if not corrects or not isinstance(action, RunTrial):
+                    raise
+                self.refused.append(Refusal(action.changes, action.base, str(error)))
+            refused = isinstance(action, RunTrial) and bool(self.refused) and len(self.refused) != before
+            self.outcomes.append(Outcome(action, self.refused[-1].reason if refused else "done", refused))
+            if refused:
+                return
 
     def act(self, action: Action) -> None:
         """Do what the server would do; invalid actions raise an error, as there."""
@@ -78,6 +111,8 @@ class World:
             case WaitTrial(trial):
                 assert trial == self.running
                 self.running = None
+            case ReadMemory():
+                pass  # the outcome has what it returns
             case Finalize():
                 self.over = action
 
@@ -147,7 +182,7 @@ class World:
         stop = self._stop()
         state = {
             "session": "s", "dataset": "d", "dataset_id": "d1", "backbone": self.backbone, "state": "open", "seed": 0,
-            "with_reflection": self.reflection, "with_memory": self.memory, "memory_from": [], "placebo": False,
+            "with_reflection": self.reflection, "with_memory": self.memory, "memory_from": [],
             "budget": budget, "incumbent": self.incumbent, "incumbent_ndcg10": None, "default_trial": None,
             "best": [], "effects": {}, "untried": {}, "coverage": {}, **self.known,
             "pending_reflection": self._pending(), "running": self.running,
@@ -155,8 +190,9 @@ class World:
         }  # fmt: skip
         trajectory = {"session": "s", "trials": self.trials, "reflections": []}
         situation = Situation(
-            brief, StateView.model_validate(state), TrajectoryView.model_validate(trajectory), tuple(self.refused)
-        )
+            brief, StateView.model_validate(state), TrajectoryView.model_validate(trajectory), tuple(self.refused),
+            outcomes=tuple(self.outcomes),
+        )  # fmt: skip
         return situation if self.memory else without_memory(situation)
 
     def play(self, agent: Any, limit: int = 400) -> "World":
@@ -164,13 +200,18 @@ class World:
         for _ in range(limit):
             if self.over:
                 return self
-            self.act(agent.act(self.situation))
+            self.execute(decide(agent, self.situation), corrects=agent.corrects)
         raise AssertionError(f"not finalized after {limit} actions")
 
     @property
     def best(self) -> float:
         """The best score reached."""
         return max(row["metrics"]["ndcg@10"] for row in self.trials if row["metrics"])
+
+
+def decide(agent: Agent, situation: Situation) -> Sequence[Action]:
+    """The agent's next actions."""
+    return asyncio.run(agent.decide(situation))  # type: ignore[arg-type]
 
 
 def without_memory(situation: Situation) -> Situation:

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.agents_world import World, smooth, stopped, without_memory
+from tests.agents_world import World, decide, smooth, stopped, without_memory
+from tests.language_models import asking_agent
 from virtualmle.agents.base import Agent, Finalize, Reflect, RunTrial, WaitTrial
 from virtualmle.agents.registry import AGENTS, AgentOptions, make_agent
 from virtualmle.agents.seeding import SEEDINGS, Seeding
@@ -24,7 +25,7 @@ PRIOR = [
 
 @pytest.fixture
 def agent(name: str) -> Agent:
-    return make_agent(name, seed=7)
+    return asking_agent(name, seed=7)
 
 
 @pytest.mark.parametrize("backbone", ["sasrec", "hstu"])
@@ -39,13 +40,14 @@ def test_a_session_runs_to_its_end_with_valid_and_different_configurations(
 
 
 def test_the_plain_default_is_measured_first(agent: Agent) -> None:
-    assert agent.act(World().situation) == RunTrial({}, "default", agent.act(World().situation).hypothesis)  # type: ignore[union-attr]
+    (action,) = decide(agent, World().situation)
+    assert isinstance(action, RunTrial) and (action.changes, action.base) == ({}, "default")
 
 
 def test_a_pending_reflection_comes_before_the_next_trial(agent: Agent) -> None:
     world = World()
-    world.act(agent.act(world.situation))
-    action = agent.act(world.situation)
+    world.execute(decide(agent, world.situation))
+    action = decide(agent, world.situation)[0]
     assert isinstance(action, Reflect) and action.trial == "t001" and action.lesson
 
 
@@ -57,21 +59,21 @@ def test_no_reflection_is_written_if_reflections_are_off(agent: Agent) -> None:
 def test_a_running_trial_is_waited_for(agent: Agent) -> None:
     world = World()
     world.running = "t001"
-    assert agent.act(world.situation) == WaitTrial("t001")
+    assert decide(agent, world.situation) == (WaitTrial("t001"),)
 
 
 def test_the_session_is_finalized_when_a_stop_rule_applies(agent: Agent) -> None:
     world = World(trials_max=3, reflection=False)
     while len(world.trials) < 2:
-        world.act(agent.act(world.situation))
-    action = agent.act(stopped(world.situation))
+        world.execute(decide(agent, world.situation))
+    action = decide(agent, stopped(world.situation))[-1]
     assert isinstance(action, Finalize) and "0.0" in action.summary
 
 
 def test_a_session_that_is_no_longer_open_is_finalized_again(agent: Agent) -> None:
     situation = World().situation
     frozen = replace(situation, state=situation.state.model_copy(update={"state": "frozen"}))
-    assert isinstance(agent.act(frozen), Finalize)
+    assert isinstance(decide(agent, frozen)[0], Finalize)
 
 
 def test_trials_that_admission_refuses_are_replaced_by_others(agent: Agent) -> None:
@@ -96,9 +98,9 @@ def test_a_crash_of_the_default_does_not_end_the_session(agent: Agent) -> None:
 def test_the_same_situation_gives_the_same_action_in_a_new_process(agent: Agent, name: str) -> None:
     world = World(trials_max=12)
     while not world.over:
-        action = agent.act(world.situation)
-        assert make_agent(name, seed=7).act(world.situation) == action
-        world.act(action)
+        actions = decide(agent, world.situation)
+        assert decide(asking_agent(name, seed=7), world.situation) == actions
+        world.execute(actions, corrects=agent.corrects)
 
 
 def test_only_the_knobs_of_the_action_space_are_changed(agent: Agent) -> None:
@@ -120,7 +122,7 @@ def test_without_memory_only_the_last_trial_is_known(agent: Agent) -> None:
     while not world.over:
         situation = without_memory(world.situation)
         assert len(situation.trajectory.trials) <= 1
-        world.act(agent.act(situation))
+        world.execute(decide(agent, situation), corrects=agent.corrects)
     assert len(world.trials) == 6
 
 

@@ -154,6 +154,31 @@ def test_a_failed_session_is_reported_and_the_others_are_kept(compared: Path, ho
     assert set(results(home / "failed")) == {"random.sasrec.demo.0"}
 
 
+GRID = QUICK_SANDBOX.replace("256 … 512", "512").replace("8 … 32", "8, 16").replace("0 … 20", "0, 4, 16")
+
+
+def test_a_replayed_comparison_needs_no_data_and_has_the_recorded_seconds(home: Path) -> None:
+    (home / "grid.md").write_text(GRID.replace("1 … 1", "1"), encoding="utf-8")
+    table = home / "demo.parquet"
+    build = ("--page", str(home / "grid.md"), "--backbones", "hstu", "--out", str(table), "--home", str(home))
+    run("replay", "build", "demo", *build)
+    folders = []
+    for number in (1, 2):
+        other = home / f"elsewhere{number}"
+        done = run(
+            "compare", "--replay", str(table), "--agents", "random", "--backbones", "hstu", "--seeds", "1",
+            "--trials", "6", "--home", str(other), "--out", str(other / "out"),
+        )  # fmt: skip
+        assert "replayed from demo.parquet" in done.stdout and "A table has no test set" in done.stdout
+        assert not (other / ".virtualmle" / "data").exists()
+        folders.append(results(other / "out")["random.hstu.demo.0"])
+    first, second = folders
+    assert first.state == "frozen" and first.test is None
+    assert len(first.trials) == 6 and first.trials == second.trials  # all six cells, with equal seconds
+    refused = run("compare", "--replay", str(table), "--datasets", "office", "--home", str(home), code=1)
+    assert "replays dataset 'demo'" in refused.stderr
+
+
 def exhibit(home: Path, name: str, *options: str) -> tuple[str, dict[str, SessionResult]]:
     """Run an exhibit at demo scale with the smallest budget; returns its Markdown and all sessions of the directory."""
     out = home / "exhibits"

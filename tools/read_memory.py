@@ -92,7 +92,6 @@ def _state(ws: Workspace, session: SessionRecord) -> StateView:
         with_reflection=session.with_reflection,
         with_memory=session.with_memory,
         memory_from=session.memory_from,
-        placebo=session.placebo,
         budget=budget_of(session, trials),
         incumbent=incumbent.handle if incumbent else None,
         incumbent_ndcg10=_ndcg(incumbent) if incumbent else None,

@@ -28,7 +28,6 @@ class Settings:
     with_reflection: bool = True
     with_memory: bool = True
     memory_from: tuple[str, ...] = ()  # datasets whose cognition new sessions may use; () = all
-    placebo: bool = False  # new sessions get a memory with shuffled knobs
     device: str = "auto"
     threads: int = 0
     keep_warm: float = 0.0  # seconds that a worker waits for the session's next trial; 0 = it exits

@@ -45,6 +45,11 @@ class Accounts:
         stored = self.ledger.last_reply(request.session, request.step, self._fingerprint(request))
         return _REPLY.validate_json(stored) if stored is not None else None
 
+    def recall(self, session: str, step: str) -> Reply | None:
+        """The reply that the ledger holds for this step, whatever the request was."""
+        stored = self.ledger.last_reply(session, step)
+        return _REPLY.validate_json(stored) if stored is not None else None
+
     def reserve(self, request: Request, sent: Request) -> int:
         """Reserve the worst case of a request in the form in which it is sent; raises CostCapError beyond the cap."""
         if request.session not in self._seen:  # the first call of this process for the session

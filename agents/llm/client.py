@@ -95,6 +95,10 @@ class HttpModel(LanguageModel):
                     raise outcome.error
                 await self._wait(outcome, failures)
 
+    def recall(self, session: str, step: str) -> Reply | None:
+        """The reply that the ledger holds for this step, whatever the request was."""
+        return self._accounts.recall(session, step)
+
     async def _attempt(self, http: httpx.AsyncClient, request: Request) -> Reply | Failed:
         """One HTTP request: its reply, or why another attempt may help; raises the error that none will mend."""
         quirks = self.quirks
