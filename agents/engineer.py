@@ -10,15 +10,14 @@ without reflections the engineer follows its list of opening moves and the verdi
 """
 
 from ..memory.records import Hypothesis
-from ..tools.views import KnobValues
-from .base import Action, Agent, RunTrial, Situation, Sweep
+from .base import Action, Agent, RunTrial, Situation
 from .follow_ups import follow_ups, random_neighbours
 from .history import History
 from .knowledge import Knowledge
 from .moves import Move, bundle_of, openings
 from .reflecting import NOTICEABLE_Z, dimension_of
 from .required import close, required_action
-from .sweeps import is_due, is_scoring, sweep_settings
+from .sweeps import is_due, is_scoring, planned_sweep
 
 MIN_FRUITLESS_STEPS = 3
 """Number of single-knob trials without an effect after which the moves of a dimension are discounted."""
@@ -57,8 +56,8 @@ class Engineer(Agent):
         moves = self._moves(history, knowledge)
         best = max((expected_gain(move, history, knowledge) for move in moves), default=0.0)
         wanted = opening_is_over(history) and (is_due(history) or best < REFINEMENT_GAIN)
-        if wanted and (settings := sweep_settings(history, situation.brief.max_sweep)):
-            return sweep_over(settings)
+        if wanted and (sweep := planned_sweep(history)):
+            return sweep
         if not moves:
             drawn = random_neighbours(history, self.generator(situation))
             moves = [move for move in drawn if history.is_new(move.changes, move.base)][:1]
@@ -100,12 +99,6 @@ def bundle(history: History, knowledge: Knowledge) -> list[Move]:
     candidates = [move for move in openings(history.space) if not is_scoring(move.changes)]
     gains = [(move, knowledge.informed_gain(move)) for move in candidates]
     return bundle_of([(move, gain) for move, gain in gains if gain >= BUNDLED_GAIN], history.space)
-
-
-def sweep_over(settings: tuple[KnobValues, ...]) -> Sweep:
-    """A sweep over the incumbent, with its hypothesis."""
-    reason = "the weights of the score priors depend on the model, and a sweep of a trained model takes seconds"
-    return Sweep(settings, "incumbent", Hypothesis(dimension="scoring", direction="better", reason=reason))
 
 
 def proposals(history: History) -> list[Move]:

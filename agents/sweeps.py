@@ -8,11 +8,17 @@ trained model and takes seconds. When the model has changed since, it sweeps aga
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations, product
 
+from ..memory.records import Hypothesis
 from ..models.config import SCORING_KNOBS
+from ..models.knobs.declaration import Value
 from ..tools.views import KnobValues
+from .base import Sweep
 from .drawing import choices_of
 from .history import History, PastTrial
 from .moves import neighbour, rungs
+from .reflecting import NOTICEABLE_Z
+
+REASON = "the best weights of the score priors depend on the model, and a sweep of a trained model takes seconds"
 
 MIN_SETTINGS = 4
 """Fewer new settings than this are not worth a trial of the budget."""
@@ -50,18 +56,38 @@ def is_due(history: History) -> bool:
     return not swept or since >= TRIALS_BETWEEN or history.trials_left <= TRIALS_AT_END
 
 
-def sweep_settings(history: History, most: int) -> tuple[KnobValues, ...]:
-    """Up to `most` new settings of scoring knobs over the incumbent, the most promising first; () if there are few."""
-    incumbent = history.incumbent
-    if incumbent is None or most < MIN_SETTINGS or any(refusal.swept for refusal in history.situation.refused):
-        return ()
-    scored = {name: value for name, value in incumbent.settings.items() if name in SCORING_KNOBS}
-    candidates = [*_around(scored, history), *_first(history)] if scored else [*_first(history), *_around({}, history)]
+def planned_sweep(history: History) -> Sweep | None:
+    """A sweep over the incumbent, or else over the best model that is as good within noise; None if nothing is new."""
+    most = history.situation.brief.max_sweep
+    if most < MIN_SETTINGS or any(refusal.swept for refusal in history.situation.refused):
+        return None
+    for base in _bases(history):
+        if settings := sweep_settings(history, base, most):
+            return Sweep(settings, base.trial, Hypothesis(dimension="scoring", direction="better", reason=REASON))
+    return None
+
+
+def _bases(history: History) -> Iterator[PastTrial]:
+    """The incumbent; then trials whose own models were never swept and were not worse than their incumbent."""
+    if history.incumbent is None:
+        return
+    yield history.incumbent
+    swept = [model_of(trial) for trial in history.finished if trial.swept]
+    tied = [t for t in history.finished if t.z is not None and t.z > -NOTICEABLE_Z and model_of(t) not in swept]
+    yield from sorted(tied, key=lambda trial: -(trial.ndcg or 0.0))
+
+
+def sweep_settings(history: History, base: PastTrial, most: int) -> tuple[KnobValues, ...]:
+    """Up to `most` new settings of scoring knobs over `base`, the most promising first; () if there are few."""
+    scored = {name: value for name, value in base.settings.items() if name in SCORING_KNOBS}
+    around = list(_around(scored, history))
+    candidates = [*around, *_first(history)] if scored else [*_first(history), *around]
+    before = history.space.complete(base.settings)
     chosen: dict[str, KnobValues] = {}
     for setting in candidates:
-        fitted = {name: value for name, value in setting.items() if history.current[name] != value}
-        if fitted and history.is_new(fitted, "incumbent"):
-            chosen.setdefault(history.space.key(incumbent.settings | fitted), fitted)
+        fitted = {name: value for name, value in setting.items() if before[name] != value}
+        if fitted and history.is_new(fitted, base.trial):
+            chosen.setdefault(history.space.key(base.settings | fitted), fitted)
     return tuple(chosen.values())[:most] if len(chosen) >= MIN_SETTINGS else ()
 
 
@@ -83,8 +109,9 @@ def _unusual(setting: KnobValues) -> float:
 
 
 def _around(scored: KnobValues, history: History) -> Iterator[KnobValues]:
-    """Neighbours of the incumbent's scoring settings: each knob one rung up or down, each other choice, and pairs."""
-    steps = [step for name in history.space.knobs if name in SCORING_KNOBS for step in _steps(name, history)]
+    """Neighbours of the scoring settings `scored`: each knob one rung up or down, each other choice, and pairs."""
+    current, names = history.space.complete(scored), [name for name in history.space.knobs if name in SCORING_KNOBS]
+    steps = [step for name in names for step in _steps(name, current[name], history)]
     weights = [step for step in steps if next(iter(step)) in WEIGHTS]
     pairs = [a | b for a, b in combinations(weights, 2) if a.keys() != b.keys()]
     used = [step for step in steps if next(iter(step)) in scored and step not in weights]
@@ -92,10 +119,11 @@ def _around(scored: KnobValues, history: History) -> Iterator[KnobValues]:
     yield from (*weights, *used, *pairs, *rest)
 
 
-def _steps(name: str, history: History) -> list[KnobValues]:
-    knob, current = history.space.knobs[name], history.current[name]
+def _steps(name: str, current: Value, history: History) -> list[KnobValues]:
+    knob = history.space.knobs[name]
     if choices_of(knob):
         return [{name: choice} for choice in choices_of(knob) if choice != current]
+    assert not isinstance(current, str)  # only choices are text
     found = (neighbour(name, current, direction, history.space) for direction in (1, -1))
     return [{name: value} for value in found if value is not None]
 
