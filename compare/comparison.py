@@ -47,6 +47,7 @@ class Request:
     threads: int = 1
     jobs: int = 1
     look: bool = True
+    first_seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ def plan_of(request: Request) -> tuple[Plan, Sources]:
         threads=request.threads,
         jobs=request.jobs,
         look=request.look,
+        first_seed=request.first_seed,
         replay_sha256=digest_of(request.replay) if request.replay else "",
     )
     sources = replace(sources, datasets=_registered(request.home, sources.datasets))
