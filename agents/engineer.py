@@ -94,10 +94,13 @@ def opening_is_over(history: History) -> bool:
 
 def bundle(history: History, knowledge: Knowledge) -> list[Move]:
     """The opening moves for the model, corrected by memory, as one trial; none once a change of the model was kept."""
-    if opening_is_over(history):
+    if opening_is_over(history) or (history.trials_used != 1 and not history.situation.state.with_memory):
         return []
-    candidates = [move for move in openings(history.space) if not is_scoring(move.changes)]
-    gains = [(move, knowledge.informed_gain(move)) for move in candidates]
+    first_of_knob: dict[str, Move] = {}
+    for move in sorted(openings(history.space), key=lambda move: -move.gain):
+        if not is_scoring(move.changes):
+            first_of_knob.setdefault(next(iter(move.changes)), move)
+    gains = [(move, knowledge.informed_gain(move)) for move in first_of_knob.values() if move.gain >= BUNDLED_GAIN]
     return bundle_of([(move, gain) for move, gain in gains if gain >= BUNDLED_GAIN], history.space)
 
 
@@ -144,7 +147,9 @@ def _already_passed(move: Move, history: History) -> bool:
     if history.situation.state.with_memory:
         return False
     order = sorted(openings(history.space), key=lambda opening: -opening.gain)
-    return move in order[: max(0, history.trials_used - 1)]
+    bundled = [opening for opening in order if opening.gain >= BUNDLED_GAIN and not is_scoring(opening.changes)]
+    rest = [opening for opening in order if opening not in bundled]
+    return move in bundled or move in rest[: max(0, history.trials_used - 2)]
 
 
 def has_helped(move: Move, history: History) -> bool:
