@@ -113,7 +113,7 @@ class FinalizeArguments(Reflecting):
 
 def _reflection(arguments: Any, situation: Situation) -> list[Action]:
     pending = situation.state.pending_reflection
-    return [arguments.reflect(pending)] if pending else []  # written already: nothing to do
+    return [arguments.reflect(pending)] if pending else []  # it is written already, perhaps before a kill
 
 
 def _run(arguments: Any, situation: Situation) -> list[Action]:
@@ -169,7 +169,7 @@ def actions_of(calls: Sequence[ToolCall], situation: Situation, allowed: Sequenc
 
 
 def _actions(call: ToolCall, situation: Situation, allowed: Sequence[str]) -> list[Action]:
-    if call.name not in allowed:
+    if call.name not in (*allowed, "write_reflection"):  # a reflection that is not due is no mistake
         raise CallError(f"there is no tool {call.name!r:.40} now; call one of {', '.join(allowed)}")
     if call.arguments is None:
         raise CallError(f"the arguments of {call.name} are no JSON object: {call.raw[:_RAW_LENGTH]!r}")

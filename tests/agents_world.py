@@ -95,7 +95,8 @@ class World:
                     raise
                 self.refused.append(Refusal(action.changes, action.base, str(error)))
             refused = isinstance(action, RunTrial) and bool(self.refused) and len(self.refused) != before
-            self.outcomes.append(Outcome(action, self.refused[-1].reason if refused else "done", refused))
+            text = self.refused[-1].reason if refused else str(self.trials[-1] if self.trials else "done")
+            self.outcomes.append(Outcome(action, text, refused))
             if refused:
                 return
 

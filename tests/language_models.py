@@ -36,19 +36,13 @@ def _value(text: str) -> Any:
     return {"true": True, "false": False}.get(text, float(text) if re.fullmatch(r"[\d.e-]+", text) else text)
 
 
-def trials_used(prompt: str) -> int:
-    """The number of trials that the last state of a prompt gives."""
-    return int(re.findall(r"[Tt]rials (\d+) of \d+", prompt)[-1])
-
-
 def pending(prompt: str) -> str | None:
-    """The trial that the last request of a prompt asks to reflect on."""
-    request = prompt.rpartition("## Now")[2] or prompt[-400:]
-    found = re.findall(r"Reflect on (t\d+)", request)
-    return found[-1] if found else None
+    """The trial that the last line of a prompt asks to reflect on."""
+    found = re.search(r"Reflect on (t\d+)", prompt.rpartition("\n")[2])
+    return found[1] if found else None
 
 
-def engineer_calls(prompt: str, seed: object = 0) -> list[Call]:
+def engineer_calls(prompt: str) -> list[Call]:
     """The reflection that is asked for, and one knob changed at random; finalize if nothing is left to do."""
     calls = []
     if pending(prompt):
@@ -59,11 +53,11 @@ def engineer_calls(prompt: str, seed: object = 0) -> list[Call]:
     if "Call finalize" in prompt[-700:] or refused >= 9 or not knobs_of(prompt):
         summary = {"cognition_summary": "Knobs were changed one at a time; see the effects. NDCG@10 rose from 0.02."}
         return [*calls, Call("finalize", summary)]
-    return [*calls, Call("run_trial", {"changes": _change(prompt, seed, refused)})]
+    return [*calls, Call("run_trial", {"changes": _change(prompt)})]
 
 
-def _change(prompt: str, seed: object, refused: int) -> dict[str, Any]:
-    generator = random.Random(f"{seed} {trials_used(prompt)} {refused} {prompt.count('already tried')}")
+def _change(prompt: str) -> dict[str, Any]:
+    generator = random.Random(prompt)
     knobs = knobs_of(prompt)
     name = generator.choice(sorted(knobs))
     return {name: generator.choice(knobs[name])}
@@ -76,7 +70,7 @@ def engineer_answer(prompt: str, _: object = 0) -> Answer:
 
 def opro_answer(prompt: str, seed: object = 0) -> Answer:
     """A configuration in square brackets with two knobs at random."""
-    generator = random.Random(f"{seed} {len(prompt)} {prompt.count('score')}")
+    generator = random.Random(f"{seed} {prompt}")
     knobs = knobs_of(prompt)
     chosen = generator.sample(sorted(knobs), min(2, len(knobs)))
     settings = ", ".join(f"{name}={json.dumps(generator.choice(knobs[name]))}" for name in chosen)

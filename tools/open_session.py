@@ -126,5 +126,8 @@ def protocol_summary(protocol: Protocol, session: SessionRecord) -> list[str]:
     if session.max_llm_usd is not None:
         rules.append(f"The language model may cost up to {session.max_llm_usd:g} US dollars.")
     if session.with_reflection:
-        rules.append("After each finished trial, call write_reflection; until then, run_trial refuses the next trial.")
+        rules.append(
+            "After each finished trial, call write_reflection; until then, run_trial refuses the next trial. "
+            "A re-scoring within noise needs none."
+        )
     return rules
