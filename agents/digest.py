@@ -106,7 +106,8 @@ def _lessons(situation: Situation) -> str:
 
 def _proposals(situation: Situation) -> str:
     lines = [
-        f"- {settings_text(row.changes)} over {row.base}: {row.expected_delta:+.4f}±{row.sd:.4f}, {row.reason[:110]}"
+        f"- {settings_text(row.changes)} over {row.base}: {row.expected_delta:+.4f}±{row.sd:.4f}, "
+        f"{'' if row.cost_seconds is None else f'about {row.cost_seconds:g} s, '}{row.reason[:110]}"
         for row in situation.state.proposals
     ]
     return "\n".join(["the server proposes:", *lines]) if lines else ""

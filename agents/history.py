@@ -142,8 +142,14 @@ class History:
         return found
 
     def reflected_steps(self, knob: str | None = None) -> list[Step]:
-        """The steps with a reflection. Planning uses only these, so without reflections it uses no measured step."""
+        """The steps that were reflected on, or that need no reflection because they re-scored within noise.
+
+        Planning uses only these, so without reflections it uses no measured step.
+        """
+        state = self.situation.state
         reflected = {trial.trial for trial in self.trials if trial.reflected}
+        if state.with_reflection:
+            reflected |= {trial.trial for trial in self.trials if trial.trial != state.pending_reflection}
         return [step for step in self.steps(knob) if step.trial in reflected]
 
     def has_tried(self, changes: KnobValues) -> bool:

@@ -8,15 +8,17 @@ from typing import Literal
 from ..data.errors import ConfigError
 from .base import Agent
 from .chat import ChatAgent
+from .coordinate import Coordinate
 from .engineer import Engineer
+from .grid import GridSearch
 from .hybrid import Hybrid
 from .language import LanguageAgent
 from .llm.messages import LanguageModel
 from .opro import Opro
 from .random_search import RandomSearch
+from .seeding import Seeding
 
 Driver = Literal["stateless", "chat"]
-Seeding = Literal["none", "default", "moves", "memory"]
 
 
 @dataclass(frozen=True)
@@ -51,16 +53,39 @@ def _llm(options: AgentOptions) -> Agent:
 
 
 def _opro(options: AgentOptions) -> Agent:
-    return Opro(_model(options), RandomSearch(options.seed), max_steps=options.max_steps)
+    return Opro(_model(options), RandomSearch(options.seed, options.seeding), max_steps=options.max_steps)
 
 
 def _hybrid(options: AgentOptions) -> Agent:
-    return Hybrid(_model(options), RandomSearch(options.seed), options.max_steps)
+    return Hybrid(_model(options), _tpe(options), options.max_steps)
+
+
+def _tpe(options: AgentOptions) -> Agent:
+    from .optuna_tpe import TPE  # noqa: PLC0415 - only those who choose it wait for Optuna
+
+    return TPE(options.seed, options.seeding)
+
+
+def _gp(options: AgentOptions) -> Agent:
+    from .optuna_gp import GaussianProcess  # noqa: PLC0415 - as above; it loads torch and scipy
+
+    return GaussianProcess(options.seed, options.seeding)
+
+
+def _cmaes(options: AgentOptions) -> Agent:
+    from .sampler_cmaes import CovarianceAdaptation  # noqa: PLC0415 - as above
+
+    return CovarianceAdaptation(options.seed, options.seeding)
 
 
 AGENTS: dict[str, Callable[[AgentOptions], Agent]] = {
     "engineer": lambda options: Engineer(options.seed),
-    "random": lambda options: RandomSearch(options.seed),
+    "random": lambda options: RandomSearch(options.seed, options.seeding),
+    "grid": lambda options: GridSearch(options.seed, options.seeding),
+    "coordinate": lambda options: Coordinate(options.seed, options.seeding),
+    "tpe": _tpe,
+    "gp": _gp,
+    "cmaes": _cmaes,
     "llm": _llm,
     "opro": _opro,
     "hybrid": _hybrid,

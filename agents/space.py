@@ -32,6 +32,15 @@ class Space:
         config = self.config(settings)
         return fingerprint(effective(config)) if config else ""
 
+    def effective_changes(self, settings: KnobValues) -> KnobValues | None:
+        """The `settings` that differ from the defaults and have an effect; None for an invalid combination."""
+        config = self.config(settings)
+        if config is None:
+            return None
+        changed = {name: value for name, value in settings.items() if value != self.defaults[name]}
+        inert = inert_changes(config, changed)
+        return {name: value for name, value in changed.items() if name not in inert}
+
     def dimension(self, knob: str) -> str:
         """The dimension of a knob; 'optimisation' for a knob that the brief does not list."""
         return self.knobs[knob].dimension if knob in self.knobs else "optimisation"

@@ -18,12 +18,10 @@ import math
 import os
 import re
 import shutil
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +29,15 @@ sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH leaves it out
 
 from agent_table import summary_of, table
 from record import HERE, RESULTS, environment, parser_of, save
+from shuffle_memory import shuffled
 
 from virtualmle.data.atomic import write_bytes
 from virtualmle.data.catalogue import Catalogue
 from virtualmle.examiner.vault import Vault
+from virtualmle.memory.portable import collect, merge
+from virtualmle.memory.store import Memory
 from virtualmle.sandbox.page import ABSENT, RANGE_COLUMN
-from virtualmle.sandbox.protocol import PACKAGED, parse_protocol
+from virtualmle.sandbox.protocol import PACKAGED, load_protocol, parse_protocol
 
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {  # name: (agent, settings)
     "random": ("random", {}),
@@ -44,10 +45,10 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {  # name: (agent, settings)
     "without reflection": ("engineer", {"with_reflection": False}),
     "without memory": ("engineer", {"with_memory": False}),
     "carried": ("engineer", {}),
-    "placebo": ("engineer", {"placebo": True}),
+    "placebo": ("engineer", {}),
 }
 INFORMED = ("carried", "placebo")
-"""Arms that start with the closed sessions of the sources in their memory."""
+"""Arms that start with what the sessions on the sources have learnt; "placebo" gets it about the wrong knobs."""
 
 
 def capped(text: str, epochs: int, trials: int, further: Sequence[str] = ()) -> str:
@@ -138,7 +139,8 @@ class Bench:
         if arm in INFORMED:
             names = [self.register(log) for log in self.arguments.sources]
             settings = {**settings, "memory_from": names}
-            copy_memory(self.folder / f"sources-{backbone}" / "memory.db", home / "memory.db")
+            seed_of = seed if arm == "placebo" else None
+            carry_memory(self.folder / f"sources-{backbone}", home, self.sandbox, seed_of)
         return {
             "name": name, "arm": arm, "backbone": backbone, "seed": seed, "agent": agent, "settings": settings,
             "dataset": self.register(self.arguments.log), "home": str(home), "sandbox": str(self.sandbox),
@@ -162,13 +164,24 @@ class Bench:
         return lambda: all(self.run_session(task) for task in tasks)
 
 
-def copy_memory(source: Path, target: Path) -> None:
-    """Copy a memory.db consistently, unless the target exists."""
+def carry_memory(source: Path, home: Path, sandbox: Path, seed: int | None) -> None:
+    """Import what the home `source` has learnt into `home`, with knobs shuffled by `seed` if one is given.
+
+    As `virtualmle memory export` and `import`. Has no effect if `home` has a memory.
+    """
+    target = home / "memory.db"
     if target.exists():
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with closing(sqlite3.connect(source)) as original, closing(sqlite3.connect(target)) as copy:
-        original.backup(copy)
+    home.mkdir(parents=True, exist_ok=True)
+    with Memory(source / "memory.db") as memory:
+        cognition = collect(memory)
+    if seed is not None:
+        cognition = shuffled(cognition, load_protocol(sandbox).space, seed)
+    unfinished = target.with_suffix(".new")  # a kill in between must not leave a home with an empty memory
+    unfinished.unlink(missing_ok=True)
+    with Memory(unfinished) as memory:
+        merge(memory, cognition)
+    unfinished.rename(target)
 
 
 def run(bench: Bench, arguments: argparse.Namespace) -> list[dict[str, Any]]:

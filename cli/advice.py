@@ -91,7 +91,6 @@ def ignored_options(settings: "Settings", record: "SessionRecord") -> str:
         "--without-reflection": not settings.with_reflection and record.with_reflection,
         "--without-memory": not settings.with_memory and record.with_memory,
         "--memory-from": list(settings.memory_from) not in ([], record.memory_from),
-        "--placebo-memory": settings.placebo and not record.placebo,
     }  # fmt: skip
     ignored = [option for option, differs in given.items() if differs]
     if not ignored:

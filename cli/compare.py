@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import HERE, Device, Home, Json, Sandbox, absolute
+from .options import HERE, Device, Home, Json, Replay, Sandbox, absolute
 
 if TYPE_CHECKING:
     from ..compare.comparison import Compared
@@ -18,7 +18,14 @@ if TYPE_CHECKING:
 INTERRUPTED = 130  # the exit code that shells report for Ctrl-C
 FAILED = 1
 
-Datasets = Annotated[str, typer.Option("--datasets", help="Names of datasets or paths of logs, separated by commas.")]
+Datasets = Annotated[
+    str,
+    typer.Option(
+        "--datasets",
+        help="Names of datasets or paths of logs, separated by commas.",
+        show_default="demo, or that of the replay table",
+    ),
+]
 Backbones = Annotated[str, typer.Option("--backbones", help="sasrec, hstu, or both.")]
 Seeds = Annotated[int, typer.Option("--seeds", min=1, help="Sessions per arm, dataset and backbone.")]
 Jobs = Annotated[
@@ -35,9 +42,6 @@ MemoryFrom = Annotated[
         help="What +carried arms start with: datasets whose sessions are run first, or one file of `memory export`.",
     ),
 ]
-Replay = Annotated[
-    Path | None, typer.Option("--replay", help="Serve trials from this replay table instead of training.")
-]
 Set = Annotated[
     str, typer.Option("--set", help="Narrow knobs of the protocol, e.g. epochs.high=3,epochs.default=3.")
 ]
@@ -53,7 +57,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
             help="Arms, separated by commas: AGENT[@MODEL][:SEEDING][+without-reflection][+without-memory][+carried].",
         ),
     ] = "engineer,random",
-    datasets: Datasets = "demo",
+    datasets: Datasets = "",
     backbones: Backbones = "sasrec,hstu",
     seeds: Seeds = 5,
     trials: Annotated[int, typer.Option("--trials", min=1, help="Trials of a session.")] = 30,
@@ -97,7 +101,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
     request = Request(
         home=home,
         out=absolute(out) if out else home / "compare",
-        datasets=words(datasets),
+        datasets=words(datasets) or (() if replay else ("demo",)),
         arms=words(agents),
         backbones=words(backbones),
         seeds=seeds,

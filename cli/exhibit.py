@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from .compare import MemoryFrom, NoLook, Out, Replay, Set, Threads, end, progress, words
-from .options import HERE, Device, Home, Json, Sandbox, absolute
+from .compare import MemoryFrom, NoLook, Out, Set, Threads, end, progress, words
+from .options import HERE, Device, Home, Json, Replay, Sandbox, absolute
 
 
 def exhibit(  # noqa: PLR0913, PLR0917 - one parameter per option

@@ -22,6 +22,7 @@ from ..agents.base import Agent
 from ..agents.events import Answered, Event, Noted, OnEvent, SessionOpened
 from ..agents.loop import run_agent
 from ..agents.registry import ASKING, AgentOptions, make_agent
+from ..agents.seeding import Seeding
 from ..agents.watched import WatchedModel
 from ..data.errors import VirtualMLEError
 from ..memory.store import Memory
@@ -53,6 +54,7 @@ class HeadlessRun:
     session: str | None = None
     new: bool = False
     model: ModelOptions = ModelOptions()
+    seeding: Seeding = "default"
 
 
 def run_headless(plan: HeadlessRun, settings: "Settings", as_json: bool) -> None:
@@ -97,7 +99,8 @@ def _note_ignored_options(home: Path, session: str, settings: "Settings") -> Non
 async def _connected(plan: HeadlessRun, settings: "Settings", on_event: OnEvent) -> FinalResult:
     with contextlib.ExitStack() as stack:
         agent = _agent(plan, stack, on_event)
-        client_info = Implementation(name=f"{CLIENT_PREFIX}{plan.agent}", version=__version__)
+        name = plan.agent if plan.seeding == "default" else f"{plan.agent}:{plan.seeding}"
+        client_info = Implementation(name=f"{CLIENT_PREFIX}{name}", version=__version__)
         async with Client(server_parameters(plan.home, settings), client_info=client_info) as client:
             try:
                 return await run_agent(
@@ -111,7 +114,7 @@ async def _connected(plan: HeadlessRun, settings: "Settings", on_event: OnEvent)
 def _agent(plan: HeadlessRun, stack: contextlib.ExitStack, on_event: OnEvent) -> Agent:
     """The agent of a run, with its language model if it asks one; the model's ledger is open until `stack` closes."""
     if plan.agent not in ASKING:
-        return make_agent(plan.agent, plan.seed)
+        return make_agent(plan.agent, options=AgentOptions(plan.seed, plan.seeding))
     memory = stack.enter_context(Memory(plan.home / "memory.db", busy_seconds=LEDGER_SECONDS))
 
     def notify(text: str) -> None:
@@ -123,6 +126,7 @@ def _agent(plan: HeadlessRun, stack: contextlib.ExitStack, on_event: OnEvent) ->
     model = WatchedModel(plan.model.client(plan.home, memory.ledger, notify), report)
     options = AgentOptions(
         plan.seed,
+        plan.seeding,
         model=model,
         driver="chat" if plan.model.driver == "chat" else "stateless",
         max_steps=plan.model.max_steps,
@@ -156,7 +160,6 @@ def settings_options(settings: "Settings") -> list[str]:
     flags = {
         "--without-reflection": not settings.with_reflection,
         "--without-memory": not settings.with_memory,
-        "--placebo-memory": settings.placebo,
     }
     options = [word for name, value in valued.items() if value is not None for word in (name, str(value))]
     return options + [name for name, wanted in flags.items() if wanted]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from ..agents.seeding import Seeding
     from ..tools.workspace import Settings, Workspace
 
 
@@ -59,10 +60,13 @@ Seconds = Annotated[
     float | None,
     typer.Option("--seconds", min=1, help="Maximum training seconds of a new session.", show_default="from SANDBOX.md"),
 ]
-AGENT_NAMES = ("engineer", "random", "llm", "opro", "hybrid")
+AGENT_NAMES = ("engineer", "llm", "hybrid", "opro", "tpe", "gp", "cmaes", "grid", "coordinate", "random")
 """The names of `agents.registry.AGENTS`, which would take half a second to import for --help; a test compares them."""
 AgentName = Annotated[str, typer.Option("--agent", help=f"One of {', '.join(AGENT_NAMES)}.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the agent and of new sessions.")]
+SeedingOption = Annotated[
+    str, typer.Option("--seeding", help="First trials of a sampler: none, default, moves (the engineer's) or memory.")
+]
 WithoutReflection = Annotated[bool, typer.Option("--without-reflection", help="Ablation: no reflections are written.")]
 WithoutMemory = Annotated[
     bool, typer.Option("--without-memory", help="Ablation: no prior, and the agent sees the last trial only.")
@@ -72,9 +76,6 @@ MemoryFrom = Annotated[
     typer.Option(
         "--memory-from", help="Use only the knowledge of these datasets, e.g. beauty,tools.", show_default="all"
     ),
-]
-Placebo = Annotated[
-    bool, typer.Option("--placebo-memory", help="Ablation: a prior of the same form with shuffled knobs.")
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Threads = Annotated[int, typer.Option("--threads", min=0, help="Torch threads of a trial on CPU.", show_default="all")]
@@ -117,7 +118,6 @@ def make_settings(  # noqa: PLR0913, PLR0917 - one parameter per option
     sandbox: Path | None = None,
     keep_warm: float = 0.0,
     memory_from: str = "",
-    placebo: bool = False,
     replay: Path | None = None,
 ) -> "Settings":
     """The settings for the tools from the options of a command.
@@ -130,8 +130,8 @@ def make_settings(  # noqa: PLR0913, PLR0917 - one parameter per option
     if device not in ("auto", "cpu") and not device.startswith("cuda"):
         raise ConfigError(f"device={device!r} is not known; use auto, cpu, cuda or cuda:N")
     datasets = tuple(name.strip() for name in memory_from.split(",") if name.strip())
-    if without_memory and (datasets or placebo):
-        raise ConfigError("--without-memory excludes --memory-from and --placebo-memory; use either it or them")
+    if without_memory and datasets:
+        raise ConfigError("--without-memory excludes --memory-from; use one of the two")
     return Settings(
         max_trials=trials,
         max_train_seconds=seconds,
@@ -142,10 +142,20 @@ def make_settings(  # noqa: PLR0913, PLR0917 - one parameter per option
         threads=threads,
         keep_warm=keep_warm,
         memory_from=datasets,
-        placebo=placebo,
         protocol_path=sandbox,
         replay=absolute(replay) if replay else None,
     )
+
+
+def seeding_named(name: str) -> "Seeding":
+    """The seeding with this name; raises ConfigError for an unknown one."""
+    from ..agents.seeding import SEEDINGS
+    from ..data.errors import ConfigError
+
+    for seeding in SEEDINGS:
+        if seeding == name:
+            return seeding
+    raise ConfigError(f"seeding={name!r} is not known; choose one of {', '.join(SEEDINGS)}")
 
 
 def open_workspace(home: Path, settings: "Settings | None" = None) -> "Workspace":

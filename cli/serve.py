@@ -12,7 +12,6 @@ from .options import (
     Home,
     KeepWarm,
     MemoryFrom,
-    Placebo,
     Replay,
     Sandbox,
     Seconds,
@@ -62,7 +61,6 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
     without_reflection: WithoutReflection = False,
     without_memory: WithoutMemory = False,
     memory_from: MemoryFrom = "",
-    placebo_memory: Placebo = False,
     device: Device = "auto",
     threads: Threads = 0,
     keep_warm: KeepWarm = WARM_SECONDS,
@@ -79,7 +77,7 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
     """
     settings = make_settings(
         trials, seconds, seed, without_reflection, without_memory, device, threads, sandbox, keep_warm, memory_from,
-        placebo_memory, replay,
+        replay,
     )  # fmt: skip
     from ..server.serve import serve as run  # imports the MCP library, which takes most of a second
 

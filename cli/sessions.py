@@ -29,6 +29,7 @@ from .options import (
     Threads,
     make_settings,
     open_workspace,
+    seeding_named,
 )
 
 if TYPE_CHECKING:
@@ -102,6 +103,9 @@ def resume(  # noqa: PLR0913, PLR0917 - one parameter per option
     agent: Annotated[
         str | None, typer.Option(help=f"One of {', '.join(AGENT_NAMES)}.", show_default="as opened")
     ] = None,
+    seeding: Annotated[
+        str | None, typer.Option(help="none, default, moves or memory.", show_default="as opened")
+    ] = None,
     device: Device = "auto",
     threads: Threads = 0,
     keep_warm: KeepWarm = WARM_SECONDS,
@@ -118,8 +122,8 @@ def resume(  # noqa: PLR0913, PLR0917 - one parameter per option
 ) -> None:
     """Resume an interrupted session.
 
-    Uses the agent, seed and protocol that the session was opened with, and the language model that it was last run
-    with; another --model, or a higher --max-usd, holds from now on.
+    Uses the agent, seeding, seed and protocol that the session was opened with, and the language model that it was
+    last run with; another --model, or a higher --max-usd, holds from now on.
 
     Example: virtualmle sessions resume demo-sasrec-1
     """
@@ -143,7 +147,10 @@ def resume(  # noqa: PLR0913, PLR0917 - one parameter per option
     name = agent or agent_of(record)
     if name in ASKING:
         asked.check(home)
-    plan = HeadlessRun(home, name, record.seed, record.dataset, record.backbone, session, model=asked)
+    plan = HeadlessRun(
+        home, name, record.seed, record.dataset, record.backbone, session, model=asked,
+        seeding=seeding_named(seeding or seeding_of(record)),
+    )  # fmt: skip
     run_headless(plan, make_settings(seed=record.seed, device=device, threads=threads, keep_warm=keep_warm), as_json)
 
 
@@ -164,5 +171,13 @@ def agent_of(record: "SessionRecord") -> str:
     from ..agents.registry import AGENTS
     from .headless import CLIENT_PREFIX
 
-    name = record.client.removeprefix(CLIENT_PREFIX)
+    name = record.client.removeprefix(CLIENT_PREFIX).partition(":")[0]
     return name if name in AGENTS else "engineer"
+
+
+def seeding_of(record: "SessionRecord") -> str:
+    """The seeding of the agent that opened a session."""
+    from ..agents.seeding import SEEDINGS
+
+    name = record.client.partition(":")[2]
+    return name if name in SEEDINGS else "default"

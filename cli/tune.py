@@ -26,17 +26,18 @@ from .options import (
     Json,
     KeepWarm,
     MemoryFrom,
-    Placebo,
     Replay,
     Sandbox,
     Seconds,
     Seed,
+    SeedingOption,
     Threads,
     Trials,
     WithoutMemory,
     WithoutReflection,
     make_settings,
     open_workspace,
+    seeding_named,
 )
 
 if TYPE_CHECKING:
@@ -52,11 +53,11 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
     trials: Trials = None,
     seconds: Seconds = None,
     seed: Seed = 0,
+    seeding: SeedingOption = "default",
     new: Annotated[bool, typer.Option("--new", help="Open a new session even if one is open already.")] = False,
     without_reflection: WithoutReflection = False,
     without_memory: WithoutMemory = False,
     memory_from: MemoryFrom = "",
-    placebo_memory: Placebo = False,
     device: Device = "auto",
     threads: Threads = 0,
     keep_warm: KeepWarm = WARM_SECONDS,
@@ -89,6 +90,7 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
 
     if backbone not in ("sasrec", "hstu"):
         raise ConfigError(f"backbone={backbone!r} is not known; choose sasrec or hstu")
+    start = seeding_named(seeding)
     check_agent(agent)  # before the dataset is prepared
     asked = ModelOptions.given(
         key_file, prices, model=model, base_url=base_url, wire=wire, driver=driver, max_usd=max_usd, max_steps=max_steps
@@ -97,10 +99,11 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
         asked.check(home)
     settings = make_settings(
         trials, seconds, seed, without_reflection, without_memory, device, threads, sandbox, keep_warm, memory_from,
-        placebo_memory, replay,
+        replay,
     )  # fmt: skip
     where, name = _replayed(home, dataset, settings) if replay else _prepared(home, dataset, sandbox)
-    run_headless(HeadlessRun(where, agent, seed, name, backbone, new=new, model=asked), settings, as_json)
+    plan = HeadlessRun(where, agent, seed, name, backbone, new=new, model=asked, seeding=start)
+    run_headless(plan, settings, as_json)
 
 
 def _replayed(home: Path, dataset: str, settings: "Settings") -> tuple[Path, str]:

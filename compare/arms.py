@@ -10,13 +10,12 @@ unless it is `+carried` or its seeding is `memory`: then it starts with the cogn
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
 
-from ..agents.registry import AGENTS, Seeding
+from ..agents.registry import AGENTS
+from ..agents.seeding import SEEDINGS, Seeding
 from ..data.errors import ConfigError
 
 MODIFIERS = ("without-reflection", "without-memory", "carried")
-SEEDINGS: tuple[Seeding, ...] = get_args(Seeding)
 
 
 @dataclass(frozen=True)

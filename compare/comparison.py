@@ -11,8 +11,10 @@ from ..data.errors import ConfigError
 from ..examiner.vault import Vault
 from ..models.knobs.declaration import BACKBONES
 from ..sandbox.protocol import load_protocol
+from ..trials.replay_table import read_footer
 from .arms import parse_arms
 from .caveats import Setting, caveats
+from .homes import digest_of
 from .outcome import SessionResult
 from .page import budgeted
 from .plan import Plan
@@ -87,8 +89,9 @@ def plan_of(request: Request) -> tuple[Plan, Sources]:
     arms = parse_arms(request.arms)
     sources = _sources(request)
     check_sources(arms, sources)
-    own = request.home / "SANDBOX.md"
-    page = load_protocol(request.sandbox or (own if own.exists() else None)).text
+    if request.replay and sources.datasets:
+        raise ConfigError("with --replay, sessions on other datasets cannot be run; give a file with --memory-from")
+    page, replayed = _page_and_dataset(request)
     plan = Plan(
         out=request.out,
         home=request.home,
@@ -104,9 +107,24 @@ def plan_of(request: Request) -> tuple[Plan, Sources]:
         threads=request.threads,
         jobs=request.jobs,
         look=request.look,
+        replay_sha256=digest_of(request.replay) if request.replay else "",
     )
     sources = replace(sources, datasets=_registered(request.home, sources.datasets))
-    return replace(plan, datasets=_registered(request.home, request.datasets)), sources
+    return replace(plan, datasets=replayed or _registered(request.home, request.datasets)), sources
+
+
+def _page_and_dataset(request: Request) -> tuple[str, tuple[str, ...]]:
+    """The protocol page before its budgets are replaced, and the dataset of the replay table if there is one."""
+    own = request.home / "SANDBOX.md"
+    if request.replay is None:
+        return load_protocol(request.sandbox or (own if own.exists() else None)).text, ()
+    footer = read_footer(request.replay)
+    name = footer.dataset.name
+    if request.datasets and set(request.datasets) != {name}:
+        raise ConfigError(f"{request.replay.name} replays dataset {name!r}; leave --datasets out, or give this name")
+    if request.sandbox:
+        raise ConfigError("a replay table contains its protocol page; use either --replay or --sandbox")
+    return footer.page, (name,)
 
 
 def _sources(request: Request) -> Sources:

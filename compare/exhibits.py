@@ -23,7 +23,7 @@ from .published import METRICS, published_table, source_lines
 from .report import Document, about, write_document
 from .runner import OnAdvance
 from .summary import Summary, group_of, summarise
-from .tables import Table, clocks_table, spread, tables_of
+from .tables import Table, clocks_table, models_table, spread, tables_of
 
 PLAIN = "plain default"
 DEMO_SOURCE = "demo-source"
@@ -135,9 +135,9 @@ def requests_of(exhibit: Exhibit, request: Request, scale: Scale, models: Sequen
         arms = [*(parse_arm(f"llm@{model}") for model in models), *arms]
     common = replace(
         request,
-        datasets=request.datasets or scale.datasets,
-        sandbox=request.sandbox or (packaged_page(PAPER_SPACE) if exhibit.paper_space else None),
-        settings=request.settings or (() if exhibit.paper_space else scale.settings),
+        datasets=request.datasets or (() if request.replay else scale.datasets),
+        sandbox=request.sandbox or (packaged_page(PAPER_SPACE) if exhibit.paper_space and not request.replay else None),
+        settings=request.settings or (() if exhibit.paper_space or request.replay else scale.settings),
         memory_from=_source_logs(request, scale) if exhibit.carried else (),
     )
     parts = _by_budget(common, arms, scale if exhibit.paper_space else replace(scale, budgets=()))
@@ -179,6 +179,8 @@ def _write(exhibit: Exhibit, compared: Compared, summary: Summary, plain: Sequen
     own = [overall_table([*plain, *results])] if exhibit.name == "table1" else []
     if exhibit.name == "table2":
         own.append(clocks_table(summary))
+    if exhibit.name == "table4":
+        own.append(models_table(summary))
     rest = [table for table in tables_of(summary) if table.title not in {mine.title for mine in own}]
     quoted = exhibit.name == "table1"
     document = Document(

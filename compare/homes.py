@@ -26,7 +26,7 @@ def digest_of(path: Path) -> str:
 
 
 def lay_out(home: Path, base: Path, dataset: str) -> None:
-    """Create the home of a session, or complete it if a killed process left it unfinished."""
+    """Create the home of a session, or complete it if a killed process left it unfinished. dataset "": none."""
     home.mkdir(parents=True, exist_ok=True)
     catalogue = Catalogue(base)
     target = home / ".virtualmle" / "data" / dataset

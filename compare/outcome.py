@@ -3,6 +3,7 @@
 Test figures come only from the examiner's revealed results, as in `report/gather.py`.
 """
 
+from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from ..data.errors import SessionError
 from ..examiner.request import read_revealed
 from ..memory.records import SessionRecord, TrialRecord
 from ..memory.store import Memory
+from ..sandbox.proposal_scores import proposal_scores
 from ..sandbox.protocol import parse_protocol
 from ..tools.cognition import select
 from .task import Task
@@ -51,6 +53,34 @@ class TrialResult(_Value):
     changes: dict[str, Any]
 
 
+class ModelUse(_Value):
+    """What a language model used in a session, from the ledger; `usd` is None where its price is not known."""
+
+    model: str
+    source: Literal["measured", "imported"]
+    calls: int
+    lost: int
+    input: int
+    cached: int
+    cache_write: int
+    output: int
+    reasoning: int
+    usd: float | None
+
+    @property
+    def input_tokens(self) -> int:
+        """All tokens that were sent."""
+        return self.input + self.cached + self.cache_write
+
+
+class ProposalCounts(_Value):
+    """How many trials followed a proposal of the server, and how often it came true (sandbox/proposal_scores.py)."""
+
+    yes: int = 0
+    no: int = 0
+    unclear: int = 0
+
+
 class SessionResult(_Value):
     """A session that is over. `test` is None if no look was taken (a replay table has no test set)."""
 
@@ -71,6 +101,8 @@ class SessionResult(_Value):
     wall_seconds: float
     refused: int
     duplicates: int
+    models: tuple[ModelUse, ...] = ()
+    proposals: ProposalCounts = ProposalCounts()
 
     @property
     def unit(self) -> tuple[str, str, int]:
@@ -122,6 +154,7 @@ def read_outcome(task: Task) -> SessionResult:
         if session is None:
             raise SessionError(f"home={task.home!r} has no session yet; run the comparison again")
         trials = memory.trials.all(session.id)
+        uses = memory.ledger.totals(session.id)
     selected = select(trials) if any(trial.status == "finished" for trial in trials) else None
     revealed = read_revealed(home, session.id)
     progress = stored_progress(home)
@@ -143,6 +176,8 @@ def read_outcome(task: Task) -> SessionResult:
         wall_seconds=round(progress.wall_seconds, 1),
         refused=len(progress.refused),
         duplicates=len(progress.duplicates),
+        proposals=ProposalCounts(**Counter[str](score.came_true for score in proposal_scores(trials))),
+        models=tuple(ModelUse.model_validate(use.model_dump(include=set(ModelUse.model_fields))) for use in uses),
     )
 
 

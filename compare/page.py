@@ -23,10 +23,10 @@ def budgeted(text: str, trials: int, seconds: float | None, settings: Sequence[s
     """
     rules = {"max_trials": str(trials), "max_train_seconds": f"{seconds or NO_LIMIT:g}", "patience": str(trials)}
     for rule, value in rules.items():
-        text = _with_cells(text, rule, _constant({"value": value}))
+        text = _with_cells(text, "rule", rule, _constant({"value": value}))
     for setting in settings:
         knob, key, value = _parsed(setting)
-        text = _with_cells(text, knob, partial(_narrowed, key=key, value=value))
+        text = _with_cells(text, "knob", knob, partial(_narrowed, key=key, value=value))
     parse_protocol(text, "the protocol of the comparison")
     return text
 
@@ -55,14 +55,22 @@ def _narrowed(cells: Mapping[str, str], key: str, value: str) -> Cells:
     return {RANGE_COLUMN: f"{new['low']}{separator}{new['high']}{scale}"}
 
 
-def _with_cells(text: str, name: str, changed: Callable[[Mapping[str, str]], Cells]) -> str:
-    """The page with the cells that `changed` returns replaced in the row of the rule or knob `name`."""
+def _with_cells(text: str, table: str, name: str, changed: Callable[[Mapping[str, str]], Cells]) -> str:
+    """The page with the cells that `changed` returns replaced in the row `name` of a table whose first column is
+    `table`.
+
+    A rule and a knob may have the same name (patience).
+    """
     lines = text.split("\n")
-    rows = [number for number, line in enumerate(lines) if re.match(rf"\|\s*`?{name}`?\s*\|", line)]
-    if not rows:
-        raise ConfigError(f"the protocol has no row for {name!r}; add one to its table, or leave the option out")
-    header = max(number for number in range(rows[0]) if lines[number].startswith("|---")) - 1
-    columns, row = ([cell.strip() for cell in lines[number].strip("| ").split("|")] for number in (header, rows[0]))
-    cells = dict(zip(columns, row, strict=False))
-    lines[rows[0]] = f"| {' | '.join((cells | changed(cells)).values())} |"
-    return "\n".join(lines)
+    header: list[str] = []
+    for number, line in enumerate(lines):
+        if not line.startswith("|"):
+            header = []
+            continue
+        row = [cell.strip() for cell in line.strip("| ").split("|")]
+        header = header or row
+        if header[0] == table and row[0].strip("`") == name:
+            cells = dict(zip(header, row, strict=False))
+            lines[number] = f"| {' | '.join((cells | changed(cells)).values())} |"
+            return "\n".join(lines)
+    raise ConfigError(f"the protocol has no {table} {name!r}; add its row, or leave the option out")

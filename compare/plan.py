@@ -30,6 +30,7 @@ class Plan:
     jobs: int = 1
     first_seed: int = 0
     look: bool = True  # whether each session takes its look at the test set
+    replay_sha256: str = ""
 
     @property
     def sessions(self) -> Path:
@@ -78,7 +79,7 @@ class Plan:
             cognition=str(cognition or ""),
             cognition_sha256=digest_of(cognition) if cognition else "",
             replay=str(self.replay or ""),
-            replay_sha256=digest_of(self.replay) if self.replay else "",
+            replay_sha256=self.replay_sha256,
             device=self.device,
             threads=self.threads,
             look=self.look,
@@ -93,5 +94,7 @@ class Plan:
         return task.model_copy(update={"key": key, "home": str(home)})
 
     def dataset_id(self, dataset: str) -> str:
-        """The id of a dataset's content; a replay table has its own, which its hash covers."""
-        return "" if self.replay else Catalogue(self.home).manifest(dataset).dataset_id
+        """The id of a dataset's content; that of a replay table is covered by the table's hash."""
+        if self.replay and dataset in self.datasets:
+            return ""
+        return Catalogue(self.home).manifest(dataset).dataset_id

@@ -87,7 +87,7 @@ class _Runner:
         found = stored_result(home)
         if found is not None:
             return Advance(task, len(found.trials), found, stored=True)
-        lay_out(home, self._plan.home, task.dataset)
+        lay_out(home, self._plan.home, "" if task.replay else task.dataset)
         code = self._process(task, home)
         result = stored_result(home) if code == 0 else None
         return Advance(task, len(result.trials) if result else 0, result, "" if result else _error(home, code))

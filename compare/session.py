@@ -105,8 +105,9 @@ def settings_of(task: Task, agent: Agent) -> Settings:
         with_memory=task.with_memory,
         device=task.device,
         threads=task.threads,
-        keep_warm=WARM_SECONDS,
+        keep_warm=0.0 if task.replay else WARM_SECONDS,
         protocol_path=Path(task.page),
+        replay=Path(task.replay) if task.replay else None,
     )
 
 
@@ -123,7 +124,7 @@ def run(task: Task) -> None:
     watch = Watch(home)
     if session is None or session.state == "open":
         asyncio.run(_play(task, settings, agent, watch))
-    elif session.state in ("frozen", "attempted") and task.look:
+    elif session.state in ("frozen", "attempted") and task.look and not task.replay:
         asyncio.run(_finalize(task, settings, session.id))
     watch.save()
     store(read_outcome(task), home / RESULT)

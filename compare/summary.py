@@ -79,6 +79,13 @@ class ArmRow(_Value):
     wall_seconds: float
     refused: float
     duplicates: float
+    proposals_true: int  # of the proposals that trials followed, in all sessions
+    proposals_false: int
+    proposals_unclear: int
+    input_tokens: float
+    output_tokens: float
+    calls: float
+    usd: float | None  # None: the price of a call is not known
     level: float | None  # mean over the sessions
     reach: tuple[Reach, ...]
 
@@ -250,6 +257,13 @@ class _Table:
             wall_seconds=_mean([session.wall_seconds for session in sessions]),
             refused=_mean([session.refused for session in sessions]),
             duplicates=_mean([session.duplicates for session in sessions]),
+            proposals_true=sum(session.proposals.yes for session in sessions),
+            proposals_false=sum(session.proposals.no for session in sessions),
+            proposals_unclear=sum(session.proposals.unclear for session in sessions),
+            input_tokens=_mean([sum(use.input_tokens for use in session.models) for session in sessions]),
+            output_tokens=_mean([sum(use.output for use in session.models) for session in sessions]),
+            calls=_mean([sum(use.calls + use.lost for use in session.models) for session in sessions]),
+            usd=_money(sessions),
             level=_finite(_mean(levels)),
             reach=tuple(self.reach(arm, group, clock) for clock in CLOCKS if clock == "trials" or group != ALL),
         )
@@ -349,6 +363,13 @@ OUTCOMES: Mapping[str, Measure] = {
     TEST: lambda session, one, trials: session.test["ndcg@10"] if session.test else None,
 }
 """What the paired tests compare."""
+
+
+def _money(sessions: Sequence[SessionResult]) -> float | None:
+    """The mean price of the language models of a session; None if one is not known."""
+    prices = [use.usd for session in sessions for use in session.models]
+    known = [price for price in prices if price is not None]
+    return sum(known) / len(sessions) if len(known) == len(prices) else None
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -36,7 +36,7 @@ def markdown(table: Table) -> str:
 def tables_of(summary: Summary) -> list[Table]:
     """All tables of a comparison; those without a row are left out."""
     found = [results_table(summary), clocks_table(summary), races_table(summary), tests_table(summary)]
-    return [table for table in [*found, effort_table(summary)] if table.rows]
+    return [table for table in [*found, models_table(summary), effort_table(summary)] if table.rows]
 
 
 def results_table(summary: Summary) -> Table:
@@ -170,17 +170,43 @@ def probability(p: float) -> str:
 
 def effort_table(summary: Summary) -> Table:
     """What the sessions took, besides trials."""
-    note = "Means per session. Refused and duplicate proposals used no budget. Wall clock: of the session's process."
+    note = (
+        "Means per session. Refused and duplicate configurations used no budget. Wall clock: of the session's process. "
+        "Came true: of the server's proposals that a trial followed, those with a gain of at least one standard error, "
+        "among those that gained or lost as much."
+    )
     rows = tuple(
         (
             row.group, row.arm, figure(row.trials), figure(row.train_seconds), figure(row.wall_seconds),
-            figure(row.refused), figure(row.duplicates),
+            figure(row.refused), figure(row.duplicates), _came_true(row),
         )
         for row in summary.rows
         if row.group != ALL
     )  # fmt: skip
-    columns = ("data", "arm", "trials", "training seconds", "wall-clock seconds", "refused", "duplicates")
+    columns = ("data", "arm", "trials", "training seconds", "wall-clock seconds", "refused", "duplicates", "came true")
     return Table("Effort", columns, rows, note)
+
+
+def _came_true(row: ArmRow) -> str:
+    clear = row.proposals_true + row.proposals_false
+    followed = clear + row.proposals_unclear
+    return f"{row.proposals_true} of {clear} ({followed} followed)" if followed else ""
+
+
+def models_table(summary: Summary) -> Table:
+    """Tokens and money of the arms that asked a language model."""
+    note = "Means per session, from the cost ledger. Sent: with cached tokens. Money is unknown where a price is."
+    rows = tuple(
+        (
+            row.group, row.arm, figure(row.calls), figure(round(row.input_tokens)), figure(round(row.output_tokens)),
+            "unknown" if row.usd is None else f"{row.usd:.4f}", spread(row.validation, row.validation_sd),
+            spread(row.test, row.test_sd),
+        )
+        for row in summary.rows
+        if row.calls
+    )  # fmt: skip
+    columns = ("data", "arm", "calls", "tokens sent", "tokens received", "US dollars", "final validation", "test")
+    return Table("Language models", columns, rows, note)
 
 
 def spread(value: float | None, sd: float | None) -> str:

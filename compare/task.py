@@ -4,7 +4,7 @@ import hashlib
 
 from pydantic import BaseModel, ConfigDict
 
-from ..agents.registry import Seeding
+from ..agents.seeding import Seeding
 
 DIGEST = 8  # hex digits
 HOUSEKEEPING = {"home", "key"}

@@ -56,7 +56,7 @@ class SessionRecord(_Record):
     with_reflection: bool = True
     with_memory: bool = True
     memory_from: list[str] = []  # names of the only datasets whose knowledge it may use; empty = all
-    placebo: bool = False  # its long-term memory is shuffled over knobs (sandbox/placebo.py)
+    placebo: bool = False  # of sessions recorded by earlier versions: their long-term memory was shuffled over knobs
     max_llm_usd: float | None = None
     llm_usd: float = 0.0  # as reported by the client
     profile: dict[str, Any]  # train-only profile of the dataset

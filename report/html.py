@@ -117,17 +117,17 @@ def _results(data: ReportData) -> list[list[str]]:
 
 def _effects(data: ReportData) -> list[list[str]]:
     """Rows: knob, dimension, effect, trials changing it alone, values tried, trials changing others too; best first."""
-    measured_first = sorted(data.effects.items(), key=lambda entry: (not entry[1].n, -(entry[1].mean_delta or 0.0)))
+    best_first = sorted(data.effects.items(), key=lambda entry: -entry[1].mean_delta)
     return [
         [
             knob,
             data.dimensions.get(knob, formats.MISSING),
             formats.change(effect.mean_delta, effect.se),
-            str(effect.n),
+            str(effect.n - effect.confounded),
             "; ".join(f"{formats.value(one.value)}: {formats.signed(one.delta)}" for one in effect.values),
             str(effect.confounded),
         ]
-        for knob, effect in measured_first
+        for knob, effect in best_first
     ]
 
 

@@ -100,9 +100,7 @@ def _crashes(axes: Axes, numbers: Sequence[int]) -> None:
 
 def knob_effects(effects: Mapping[str, KnobEffect]) -> str:
     """Mean effect of changing each knob, with its standard error, strongest first; "" without effects."""
-    measured = [
-        (knob, effect.mean_delta, effect.se or 0.0) for knob, effect in effects.items() if effect.mean_delta is not None
-    ]
+    measured = [(knob, effect.mean_delta, effect.se) for knob, effect in effects.items()]
     if not measured:
         return ""
     measured.sort(key=lambda row: row[1])

@@ -33,13 +33,12 @@ def estimate_seconds(
     wanted = train_hash(config)
     if any(trial.train_hash == wanted for trial, _ in finished):
         return _rescoring_seconds([outcome for _, outcome in finished])
-    trained = [(t, o) for t, o in finished if o.curve and not o.details.get("rescored")]
+    trained = [(t, o) for t, o in finished if _epoch_seconds(o) and not o.details.get("rescored")]
     if not trained:
         return None
     relative = relative_cost(config.model_dump(), num_items)
     nearest, outcome = min(trained, key=lambda pair: _distance(config, pair[0].config))
-    per_epoch: float = sum(e["train_seconds"] + e["evaluate_seconds"] for e in outcome.curve) / len(outcome.curve)
-    scaled = per_epoch * relative / relative_cost(nearest.config, num_items)
+    scaled = _epoch_seconds(outcome) * relative / relative_cost(nearest.config, num_items)
     return scaled * _epochs(config, nearest.config, outcome)
 
 
@@ -59,10 +58,16 @@ def relative_cost(config: Mapping[str, Any], num_items: int | None) -> float:
 
 def _rescoring_seconds(outcomes: Sequence[TrialOutcome]) -> float | None:
     """The median of the session's re-scorings, or else of the evaluations after an epoch."""
-    rescored = [outcome.train_seconds for outcome in outcomes if outcome.details.get("rescored")]
-    evaluations = [outcome.curve[-1]["evaluate_seconds"] for outcome in outcomes if outcome.curve]
-    measured = rescored or evaluations
+    rescored = [o.train_seconds for o in outcomes if o.details.get("rescored") and not o.details.get("reused_from")]
+    evaluations = [o.curve[-1].get("evaluate_seconds", 0.0) for o in outcomes if o.curve]
+    measured = [seconds for seconds in rescored or evaluations if seconds > 0]
     return statistics.median(measured) if measured else None
+
+
+def _epoch_seconds(outcome: TrialOutcome) -> float:
+    """Measured seconds of an epoch with its evaluation; 0 without a curve. Holds for trials of earlier sessions too."""
+    seconds = [e.get("train_seconds", 0.0) + e.get("evaluate_seconds", 0.0) for e in outcome.curve]
+    return float(statistics.fmean(seconds)) if seconds else 0.0
 
 
 def _epochs(config: TrialConfig, known: Mapping[str, Any], outcome: TrialOutcome) -> int:

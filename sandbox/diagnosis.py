@@ -84,7 +84,7 @@ def _popularity_bound(outcome: TrialOutcome) -> Diagnosis | None:
     popular, model = outcome.details.get("popularity_ndcg10"), outcome.details.get("model_ndcg10")
     if popular is None or model is None or model >= POPULARITY_RATIO * popular:
         return None
-    short = f"NDCG@10 {model:.4f} without priors, {popular:.4f} by popularity alone"
+    short = f"NDCG@10 {model:.4f}, {popular:.4f} by popularity alone"
     return Diagnosis("popularity-bound", short, f"{short}; personal from {POPULARITY_RATIO:g} times popularity on")
 
 
@@ -95,10 +95,13 @@ def _prior_bound(outcome: TrialOutcome, config: Mapping[str, Any], space: Action
         return None
     share = 1 - model / ndcg
     highs = {knob.name: knob.high for knob in space.knobs(config["backbone"])}
-    at_end = [name for name in used if (high := highs.get(name)) and config[name] >= END_OF_RANGE * high]
-    if share < PRIOR_SHARE and not at_end:
+    ends = [
+        f"{name} {config[name]:g} of at most {high:g}"
+        for name in used
+        if (high := highs.get(name)) and config[name] >= END_OF_RANGE * high
+    ]
+    if share < PRIOR_SHARE and not ends:
         return None
-    short = f"NDCG@10 {ndcg:.4f} with priors, {model:.4f} without"
-    ends = "".join(f", {name} {config[name]:g} of at most {highs[name]:g}" for name in at_end)
-    text = f"{short}: {share:.0%} from priors{ends}; bound from {PRIOR_SHARE:.0%} or a weight at its range's end on"
-    return Diagnosis("prior-bound", short + ends, text)
+    parts = f"NDCG@10 {ndcg:.4f} with priors, {model:.4f} without"
+    text = f"{'; '.join([parts, *ends])}; bound if {PRIOR_SHARE:.0%} come from priors or a weight is at its range's end"
+    return Diagnosis("prior-bound", parts if share >= PRIOR_SHARE else ends[0], text)

@@ -1,19 +1,19 @@
-"""Measured effects of knobs: paired differences against the base, from trials that changed a single knob."""
+"""Effects of knobs in a session, estimated jointly from all of its finished trials (`surrogate.py`). Pure."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from ..data.errors import ConfigError
 from ..memory.records import TrialRecord
 from ..models.config import TrialConfig, check_combination
 from ..models.knobs.declaration import DIMENSIONS
-from .action_space import ActionSpace, inert_changes
+from .action_space import ActionSpace, Knob, inert_changes
+from .observations import NDCG10
+from .surrogate import REVEALING, Posterior, Steps, Surrogate, engine_knobs
 from .sweeping import each_setting
 
 INTERVAL_Z = 1.96  # 95 %
-REVEALING = ("epochs", "patience")
-SMALLEST_RELATIVE_SE = 1e-3
-"""Lower bound on the standard error of a relative effect, for differences with zero variance over users."""
 
 
 def base_config(
@@ -58,11 +58,12 @@ def revealing(trial: TrialRecord, base: TrialConfig, changed: Mapping[str, Any])
 
 
 def isolates(knob: str, trial: TrialRecord, base: TrialConfig, changed: Mapping[str, Any]) -> bool:
-    """Whether the trial isolates the effect of `knob`: the knob is the only change, or it cannot change alone.
+    """Whether the trial isolates the effect of `knob`: it is the only change that counts, or it cannot change alone.
 
-    Example: causal=false is only valid with supervision='last', so the two knobs can only be changed together.
+    Raised limits do not count (`revealing`). Example of the second: causal=false is only valid with supervision='last',
+    so the two knobs can only be changed together.
     """
-    if set(changed) == {knob}:
+    if set(changed) - revealing(trial, base, changed) == {knob}:
         return True
     try:
         check_combination(base.model_copy(update={knob: trial.config[knob]}))
@@ -94,57 +95,113 @@ def untried(trials: Sequence[TrialRecord], space: ActionSpace, backbone: str) ->
     return {dimension: names for dimension, names in left.items() if names}
 
 
-def relative_effects(
-    trials: Sequence[TrialRecord], default: TrialConfig | None = None
-) -> list[tuple[str, Any, float, float]]:
-    """(knob, value, effect, se) of every trial that changed a single knob, relative to the NDCG@10 of its base."""
-    found = []
-    for trial in each_setting(trials):
-        outcome = trial.outcome
-        if outcome is None or outcome.base_delta is None or outcome.base_delta_se is None:
-            continue
-        changed = changed_knobs(trial, base_config(trial, trials, default))
-        base_ndcg = outcome.metrics["ndcg@10"] - outcome.base_delta
-        if len(changed) == 1 and base_ndcg > 0:
-            knob, value = next(iter(changed.items()))
-            se = max(outcome.base_delta_se / base_ndcg, SMALLEST_RELATIVE_SE)
-            found.append((knob, value, outcome.base_delta / base_ndcg, se))
-    return found
-
-
 def knob_effects(
-    trials: Sequence[TrialRecord], default: TrialConfig | None = None
+    trials: Sequence[TrialRecord],
+    default: TrialConfig | None = None,
+    knobs: Sequence[Knob] | None = None,
+    history: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Per knob: {n, mean_delta, se, interval, values, confounded}, from trials with a measured `base_delta`.
+    """Per knob that a finished trial changed: {n, mean_delta, se, interval, attributed, over, values, confounded}.
 
-    values       [{value, delta, se, trial}, …]: the trials that changed only this knob; n is their number
-    mean_delta   their mean, weighted by 1/se² (None if n is 0), with its standard error `se` and 95 % `interval`
-    confounded   number of trials that changed this knob together with others; excluded from the mean
+    values       [{value, delta, se, n, trial, attributed}, ...]: the effect of each tried value over the value `over`
+                 (the default's, if a trial had it), estimated from all trials; n trials changed the knob to it, the
+                 first of them is `trial`
+    mean_delta   their mean, weighted by 1/se^2, with its standard error `se` and 95 % `interval`
+    attributed   "alone" if a trial isolates the step (`isolates`), otherwise "jointly": it is a share of the difference
+                 of trials that changed other knobs too
+    n            number of trials that changed the knob; `confounded` of them changed others too
+    Deltas are changes of NDCG@10. `history` (`Knowledge.pooled_effects`) is the prior; `knobs`: the protocol's.
     """
-    effects: dict[str, dict[str, Any]] = {}
+    moved = [_Change(*found) for found in _changes(trials, default)]
+    if not moved:
+        return {}
+    backbone = moved[0].trial.configuration.backbone
+    model = Surrogate(trials, engine_knobs(backbone) if knobs is None else knobs, history or {}, default)
+    tried = _tried_values(moved, model, default)
+    steps = [{knob: (over, value)} for knob, (over, values) in tried.items() for value in values]
+    posterior = scaled(model.posterior(steps), model.reference_ndcg)
+    effects, start = {}, 0
+    for knob, (over, values) in tried.items():
+        part = slice(start, start + len(values))
+        start += len(values)
+        rows = [change for change in moved if change.knob == knob]
+        own = Posterior(posterior.mean[part], posterior.covariance[part, part])
+        effects[knob] = _effect_of(own, over, values, rows)
+    return effects
+
+
+def scaled(posterior: Posterior, factor: float) -> Posterior:
+    """The posterior in other units, e.g. of NDCG@10 instead of relative to the first trial's."""
+    return Posterior(posterior.mean * factor, posterior.covariance * factor**2)
+
+
+def steps_of(trial: TrialRecord, base: TrialConfig) -> Steps:
+    """The steps that a trial made over its base, by knob; raised limits that can only reveal are left out."""
+    changed = changed_knobs(trial, base)
+    hidden = revealing(trial, base, changed)
+    return {knob: (getattr(base, knob), value) for knob, value in changed.items() if knob not in hidden}
+
+
+class _Change(NamedTuple):
+    """One knob that a finished trial changed, and whether the trial isolates its effect."""
+
+    trial: TrialRecord
+    knob: str
+    value: Any
+    alone: bool
+
+
+def _changes(
+    trials: Sequence[TrialRecord], default: TrialConfig | None
+) -> Iterator[tuple[TrialRecord, str, Any, bool]]:
     for trial in each_setting(trials):
-        outcome = trial.outcome
-        if outcome is None or outcome.base_delta is None or outcome.base_delta_se is None:
+        if not trial.outcome or trial.outcome.base_delta is None or NDCG10 not in trial.outcome.metrics:
             continue
-        changed = changed_knobs(trial, base_config(trial, trials, default))
+        base = base_config(trial, trials, default)
+        changed = changed_knobs(trial, base)
         for knob, value in changed.items():
-            entry = effects.setdefault(knob, {"values": [], "confounded": 0})
-            if len(changed) > 1:
-                entry["confounded"] += 1
-            else:
-                entry["values"].append(
-                    {"value": value, "delta": outcome.base_delta, "se": outcome.base_delta_se, "trial": trial.handle}
-                )
-    return {knob: _pooled(entry) for knob, entry in effects.items()}
+            yield trial, knob, value, base is not None and isolates(knob, trial, base, changed)
 
 
-def _pooled(entry: dict[str, Any]) -> dict[str, Any]:
-    """Inverse-variance mean. A standard error of 0 is replaced by the smallest nonzero one of the values."""
-    values = entry["values"]
-    smallest_se = min((v["se"] for v in values if v["se"] > 0), default=0.0)
-    weights = [max(v["se"], smallest_se) ** -2 if smallest_se else 1.0 for v in values]
-    total = sum(weights)
-    mean = sum(w * v["delta"] for w, v in zip(weights, values, strict=True)) / total if values else None
-    se = (total**-0.5 if smallest_se else 0.0) if values else None
-    bounds = None if mean is None or se is None else interval(mean, se)
-    return {"n": len(values), "mean_delta": mean, "se": se, "interval": bounds, **entry}
+def _tried_values(
+    moved: Sequence[_Change], model: Surrogate, default: TrialConfig | None
+) -> dict[str, tuple[Any, list[Any]]]:
+    """Per changed knob, the value that its effects are relative to, and the other values that trials had."""
+    tried: dict[str, tuple[Any, list[Any]]] = {}
+    for knob in dict.fromkeys(change.knob for change in moved):
+        values = list(dict.fromkeys(trial.config[knob] for trial in model.observed.trials))
+        usual = getattr(default or model.first, knob)
+        over = usual if usual in values else values[0]
+        tried[knob] = over, [value for value in values if value != over]
+    return {knob: found for knob, found in tried.items() if found[1]}
+
+
+def _effect_of(own: Posterior, over: Any, values: Sequence[Any], rows: Sequence[_Change]) -> dict[str, Any]:
+    ses = own.sd
+    weights = ses**-2 / (ses**-2).sum()
+    mean, se = float(weights @ own.mean), math.sqrt(max(float(weights @ own.covariance @ weights), 0.0))
+    entries = [
+        {"value": value, "delta": float(delta), "se": float(error), **_origin(value, rows)}
+        for value, delta, error in zip(values, own.mean, ses, strict=True)
+    ]
+    return {
+        "n": len({row.trial.handle for row in rows}),
+        "mean_delta": mean,
+        "se": se,
+        "interval": interval(mean, se),
+        "attributed": "alone" if any(row.alone for row in rows) else "jointly",
+        "over": over,
+        "values": entries,
+        "confounded": sum(not row.alone for row in rows),
+    }
+
+
+def _origin(value: Any, rows: Sequence[_Change]) -> dict[str, Any]:
+    """The trials that changed the knob to this value; none if it is only a base's."""
+    found = [row for row in rows if row.value == value]
+    alone = any(row.alone for row in found)
+    return {
+        "n": len(found),
+        "trial": found[0].trial.handle if found else None,
+        "attributed": "alone" if alone else "jointly",
+    }

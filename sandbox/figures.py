@@ -72,8 +72,7 @@ def _changes(trial: TrialRecord, trials: Sequence[TrialRecord], named: Sequence[
         if train is not None and model is not None:
             yield from (train - model, model - train)
     for handle in {trial.handle, *named} & ndcg.keys():
-        for other in ndcg.values():
-            yield from (ndcg[handle] - other, other - ndcg[handle])
+        yield from (ndcg[handle] - other for other in ndcg.values())
 
 
 def _borne_out(figure: str, recorded: Iterable[float]) -> bool:

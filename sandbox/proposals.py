@@ -177,7 +177,9 @@ class _Proposer:
         return {**row, "reason": self._reason(chosen, row, dimensions)}
 
     def _reason(self, chosen: _Chosen, row: Mapping[str, Any], dimensions: Sequence[str]) -> str:
-        """Why this change: the diagnosis and mechanism, the gain and its source, the cost."""
+        """Why this change: the diagnosis and mechanism, the gain and its source. Seconds differ between equal runs, so
+        that they are a field and not a part of the text.
+        """
         move = chosen.move
         steps = ", ".join(f"{knob} {getattr(self._config, knob)} -> {value}" for knob, value in move.changes.items())
         why = f"{chosen.diagnosis.kind} ({chosen.diagnosis.short}): " if chosen.diagnosis else ""
@@ -186,10 +188,12 @@ class _Proposer:
             f"NDCG@10 is expected to change by {row['expected_delta']:+.4g} ± {row['sd']:.2g} against "
             f"{self._incumbent.handle} ({self._source_of(move)})"
         )
-        parts = [f"{why}{steps}{':' if how else ''}{how}", gain, _cost_in_words(row["cost_seconds"], dimensions)]
+        parts = [f"{why}{steps}{':' if how else ''}{how}", gain]
         if chosen.source == "explore":
             parts.append(f"{dimensions[0]} is the least explored dimension")
-        return "; ".join(part for part in parts if part)
+        if set(dimensions) == {"scoring"}:
+            parts.append("nearly free, because the trial is only re-scored")
+        return "; ".join(parts)
 
     def _source_of(self, move: Move) -> str:
         """What the expected gain rests on, in words."""
@@ -298,13 +302,6 @@ def _pairs(moves_of: Callable[[Iterator[dict[str, Any]]], list[Move]], singles: 
 def _least_covered(trials: Sequence[TrialRecord], space: ActionSpace, backbone: str) -> str:
     counts = coverage(trials, space, backbone)
     return min(counts, key=lambda dimension: counts[dimension]["tried"] / counts[dimension]["knobs"])
-
-
-def _cost_in_words(seconds: float | None, dimensions: Sequence[str]) -> str:
-    if seconds is None:
-        return ""
-    rescored = ", because the trial is only re-scored" if set(dimensions) == {"scoring"} else ""
-    return f"about {seconds:g} s{rescored}"
 
 
 def _ndcg(trial: TrialRecord) -> float:

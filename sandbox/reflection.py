@@ -17,6 +17,7 @@ from .action_space import ActionSpace
 from .effects import INTERVAL_Z, base_config, changed_knobs, revealing
 from .figures import unrecorded_figures
 from .rule_evidence import CLEAR_Z, Move, base_z, moves_of
+from .statistics import sweep_inflation
 
 Helped = Literal["yes", "no", "unclear"]
 OBVIOUS_Z = 2.0  # from this |z| on, helped="unclear" contradicts the numbers
@@ -88,13 +89,14 @@ def check_evidence(evidence: Sequence[str], trials: Sequence[TrialRecord]) -> No
 def needs_reflection(trial: TrialRecord, keep_z: float) -> bool:
     """Whether the next trial waits for a reflection on this finished one.
 
-    A re-scoring within noise of its base that was not kept teaches nothing that the numbers do not say.
+    A re-scoring within noise of its base that was not kept teaches nothing that the numbers do not say. The noise of a
+    sweep includes that of choosing the best setting.
     """
     outcome = trial.outcome
     if trial.status != "finished" or outcome is None or trial.reflected:
         return False
-    z = base_z(outcome)
-    uneventful = outcome.details.get("rescored") and outcome.verdict != "keep" and z is not None and abs(z) < keep_z
+    z, noise = base_z(outcome), keep_z + sweep_inflation(len(trial.settings))
+    uneventful = outcome.details.get("rescored") and outcome.verdict != "keep" and z is not None and abs(z) < noise
     return not uneventful
 
 
@@ -104,14 +106,14 @@ def _check_helped(trial: TrialRecord, outcome: TrialOutcome, helped: Helped) -> 
         return verdicts[helped], f"{trial.handle} crashed: {outcome.cause or 'unknown cause'}"
     z = base_z(outcome)
     if z is None:
-        is_consistent = helped == "unclear" and outcome.status == "finished" and not trial.changes
+        is_consistent = helped == "unclear" and outcome.status == "finished"
         note = f"{trial.handle} has no paired difference against its base {trial.base}"
         return ("supported" if is_consistent else "unsupported"), note
     numbers = (
         f"NDCG@10 of {trial.handle} against its base {trial.base}: "
         f"{outcome.base_delta:+.4f} ± {outcome.base_delta_se:.4f} (z = {z:+.2f})"
     )
-    if abs(z) < CLEAR_Z:
+    if -CLEAR_Z < z < CLEAR_Z + sweep_inflation(len(trial.settings)):  # the best of N settings gains by chance
         return _within_noise(numbers, helped)
     if helped == "unclear":
         return ("unsupported" if abs(z) < OBVIOUS_Z else "contradicted"), f"{numbers}; not within noise"

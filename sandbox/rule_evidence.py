@@ -8,9 +8,12 @@ from ..memory.records import Check, RuleKind, TrialOutcome, TrialRecord
 from ..models.config import TrialConfig
 from .conditions import Condition, parse_condition
 from .effects import base_config, changed_knobs, isolates
+from .joint import model_of, shares
 from .statistics import z_score
+from .surrogate import Surrogate
 
 CLEAR_Z = 1.0  # one standard error, like the default keep_z of the Program
+SHARE_Z = 1.645  # the 90 % interval of a share excludes zero
 
 
 class RuleCheck(NamedTuple):
@@ -37,15 +40,13 @@ def check_rule(
 ) -> RuleCheck:
     """Count the trials for and against a rule: those that made `condition` true over a base where it was false.
 
-    A gain in NDCG@10 supports a prefer rule and contradicts an avoid rule; a loss does the reverse. A trial counts if
-    its difference is at least one standard error and it isolates the knob of the condition (`effects.isolates`),
-    because several changes at once are confounded. Insights and rules without a condition are unverified. `default` is
-    the configuration of base "default"; if it is None, the session's default trial provides it. Raises ConfigError for
-    a condition that does not parse.
+    A gain in NDCG@10 supports a prefer rule and contradicts an avoid rule; a loss does the reverse. Insights and rules
+    without a condition are unverified. `default` is the configuration of base "default"; if it is None, the session's
+    default trial provides it. Raises ConfigError for a condition that does not parse.
     """
     if kind == "insight" or condition is None:
         return RuleCheck("unverified", 0, 0, "only prefer and avoid rules with a condition are checked against trials")
-    return count_rule(kind, parse_condition(condition), moves_of(trials, default))
+    return count_rule(kind, parse_condition(condition), moves_of(trials, default), model_of(trials, default))
 
 
 def moves_of(trials: Sequence[TrialRecord], default: TrialConfig | None = None) -> list[Move]:
@@ -59,21 +60,50 @@ def moves_of(trials: Sequence[TrialRecord], default: TrialConfig | None = None) 
     return moves
 
 
-def count_rule(kind: RuleKind, condition: Condition, moves: Sequence[Move]) -> RuleCheck:
-    """Count the moves for and against a rule to prefer or avoid a condition."""
+def count_rule(
+    kind: RuleKind, condition: Condition, moves: Sequence[Move], model: Surrogate | None = None
+) -> RuleCheck:
+    """Count the moves for and against a rule to prefer or avoid a condition.
+
+    A trial that isolates the knob of the condition (`effects.isolates`) counts if its paired difference is at least one
+    standard error. A trial that changed other knobs too counts by the share of its difference that `model` attributes
+    to the knob, if the 90 % interval of the share excludes zero. `model` is the joint estimate without the history of
+    other sessions, which must not count twice. Several such trials that made the same step share one estimate, so
+    only the first counts, and none if a trial isolates the step.
+    """
     entering = [m for m in moves if condition.matches(m.trial.config) and not condition.matches(m.base)]
     isolated = [m for m in entering if isolates(condition.knob, m.trial, m.base, m.changed)]
-    improved = [m.trial.handle for m in isolated if m.z >= CLEAR_Z]
-    worsened = [m.trial.handle for m in isolated if m.z <= -CLEAR_Z]
+    bundled = [m for m in entering if m not in isolated]
+    measured = [(m.trial.handle, m.z / CLEAR_Z) for m in isolated]
+    attributed = _attributed(condition.knob, isolated, bundled, model) if model else []
+    clear = [(handle, z) for handle, z in [*measured, *((h, z / SHARE_Z) for h, z in attributed)] if abs(z) >= 1]
+    improved, worsened = [h for h, z in clear if z > 0], [h for h, z in clear if z < 0]
     support, against = (improved, worsened) if kind == "prefer" else (worsened, improved)
     note = (
         f"{counted(len(isolated), 'trial')} made '{condition}' true over a base without it: "
         f"{support or 'none'} support the rule, {against or 'none'} contradict it"
     )
-    if len(entering) > len(isolated):
-        note += f"; {len(entering) - len(isolated)} more changed other knobs too and are not counted"
+    if bundled:
+        shares = ", ".join(f"{handle} {z:+.1f}" for handle, z in attributed)
+        note += f"; {len(bundled)} more changed other knobs too: one counts if the share of {condition.knob} in its "
+        note += f"difference is at least {SHARE_Z:g} standard errors (90 %); the shares: {shares or 'none'}"
     evidence = tuple(sorted([*support, *against]))
     return RuleCheck(_majority(len(support), len(against)), len(support), len(against), note, evidence)
+
+
+def _attributed(
+    knob: str, isolated: Sequence[Move], bundled: Sequence[Move], model: Surrogate
+) -> list[tuple[str, float]]:
+    """(handle, share in standard errors) of the first bundled trial of every step of `knob` that no trial isolates."""
+    known = {(getattr(m.base, knob), m.trial.config[knob]) for m in isolated}
+    found = []
+    for move in bundled:
+        step = getattr(move.base, knob), move.trial.config[knob]
+        share = next((s for s in shares(model, move.trial, move.base) if s.knob == knob), None)
+        if step not in known and share is not None:
+            known.add(step)
+            found.append((move.trial.handle, share.z))
+    return found
 
 
 def base_z(outcome: TrialOutcome) -> float | None:

@@ -1,14 +1,22 @@
-"""Surrogate model of a session's response surface: predicts the change of NDCG@10 and its uncertainty.
+"""The model of effects of a session: one Gaussian model that is additive over knobs, fitted to all finished trials.
 
-A Gaussian process that is additive over knobs, because most trials change a single knob and identify no interactions:
-f(x) - f(x0) is a sum of one term per knob, where x0 is the first measured configuration. Each numeric knob has the
-kernel exp(-|u - u'| / LENGTH_SCALE), where u in [0, 1] is the position in its range (on a log scale if the knob has
-one). For choices, the kernel is such that the effects of two choices, relative to the choice in x0, are independent.
-The covariance of increments over x0 is k(x, y) - k(x, x0) - k(y, x0) + 1 per knob, so knobs at their x0 value
-contribute nothing. The prior mean is the shrunk effect measured by closed sessions; the prior scale is the one of
-SCALES with the largest marginal likelihood. Pure numpy, no randomness. All effects are relative to NDCG@10 at x0.
+NDCG@10 of a trial, relative to the first one, is a common level plus one function of each knob's value, plus error:
+
+    y_i = level + sum over knobs k of g_k(x_ik) + e_i,    cov(e) = user covariance + training variance * same checkpoint
+
+so that trials which changed many knobs inform the effects of all of them, and trials on the same users, over the same
+base or of the same checkpoint are not taken as independent (`observations.py`). Each g_k is a Gaussian process. For
+numbers its kernel is scale^2 exp(-|u - u'| / LENGTH_SCALE), where u in [0, 1] is the position in the knob's range (on
+a log scale if the knob has one): steps between neighbouring values are nearly independent, and a far value tells less.
+For choices, every two values have the correlation CHOICE_CORRELATION. Effects pooled from closed sessions enter as
+earlier measurements of the same steps, with the error se^2 + (TRANSFER scale)^2, because an effect differs between
+datasets; they are the prior mean. The prior scale and the training error are averaged over a grid, weighted by marginal
+likelihood and prior. If a pair of knobs is found to interact (`interactions.py`), their joint change gets a term of its
+own, so that it is attributed to neither. Everything is closed form, in float64. All effects are relative to NDCG@10 of
+the first trial.
 """
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -17,21 +25,40 @@ import numpy as np
 import numpy.typing as npt
 
 from ..memory.records import TrialRecord
-from ..models.config import TrialConfig
-from .action_space import Knob
+from ..models.config import KNOBS, TrialConfig
+from .action_space import Knob, inert_changes
+from .interactions import Interaction, lack_of_fit, together
+from .observations import Floats, Observations, observations
 
-Floats = npt.NDArray[np.float64]
+Steps = Mapping[str, tuple[Any, Any]]
+"""Knob -> (value before, value after): the effect of steps is the sum of g(after) - g(before)."""
 
 LENGTH_SCALE = 0.5  # half of a knob's range: neighbours correlate strongly, the two ends weakly
-CHOICE_CORRELATION = math.exp(-0.25 / LENGTH_SCALE)  # of two choices, one at x0: like numbers 1/4 of a range apart
-SCALES = (0.01, 0.02, 0.04, 0.08, 0.16)  # prior standard deviation of one knob's effect; most effects are a few percent
-MAX_PRIOR_EFFECT = 0.5  # bound on a prior mean from other datasets
-DEFAULT_NOISE = 0.005  # relative standard error if none was measured
-HALF_WEIGHT_SE = 0.02  # an earlier effect with this standard error is shrunk by half
+CHOICE_CORRELATION = math.exp(-0.25 / LENGTH_SCALE)  # of two choices: like numbers a quarter of a range apart
+SCALES = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32)  # prior standard deviation of one knob's effect
+USUAL_SCALE = 0.06  # most effects are a few percent; replaced by the size of the effects in closed sessions
+SCALE_SPREAD = math.log(2)  # standard deviation of the logarithm of the prior scale
+MIN_HISTORY = 5  # effects of closed sessions from which the usual scale is learnt
+TRANSFER = 0.5  # an effect differs between datasets by this share of the prior scale
+MAX_PRIOR_EFFECT = 0.5  # bound on an effect from other datasets
+TRAINING_ERRORS = {0.005: 1.0, 0.01: 1.0, 0.02: 1.0, 0.04: 1.0, 0.08: 0.1}
+"""Relative standard deviation of NDCG@10 between seeds of one configuration, beyond the paired error over users, and
+how probable it is beforehand. On Office (six seeds, four epochs) it was 0 for SASRec and 0.04 for HSTU. The largest
+value is for sessions whose trials no additive model fits."""
+TYPICAL_TRAINING_ERROR = 0.02
+REVEALING = ("epochs", "patience")
+REVEALING_WIDTH = 0.25
+"""Factor on the prior scale of `REVEALING` knobs: raising them can only reveal what the other changes have made of the
+model, so that an effect is attributed to them only where trials show it."""
+LEVEL_VARIANCE = 1.0  # of the common level; so large that only differences between trials matter
+SMALLEST_RELATIVE_SE = 1e-3
+"""Lower bound on the error of a trial, for trials whose difference has zero variance over users."""
+MIN_TESTED = 3  # two knobs interact in at least four trials: none, one, the other, both
+NEGLIGIBLE = 0.01  # grid points with a smaller posterior probability are left out
 
 
 class Prediction(NamedTuple):
-    """Mean and standard deviation of the predicted change of NDCG@10, relative to NDCG@10 at x0."""
+    """Mean and standard deviation of the predicted change of NDCG@10, relative to the first trial's NDCG@10."""
 
     mean: float
     sd: float
@@ -46,8 +73,20 @@ class Prediction(NamedTuple):
         return self.mean * (0.5 * math.erfc(-z / math.sqrt(2))) + self.sd * density
 
 
+class Posterior(NamedTuple):
+    """Means (n,) and covariance (n, n) of effects, relative to the first trial's NDCG@10."""
+
+    mean: Floats
+    covariance: Floats
+
+    @property
+    def sd(self) -> Floats:
+        """Standard deviations (n,)."""
+        return np.sqrt(np.maximum(np.diag(self.covariance), 0.0))
+
+
 def position(knob: Knob, value: Any) -> float:
-    """Position of a number in the range of its knob, in [0, 1]; for a choice or a bool, its index.
+    """Position of a number in the range of its knob, [0, 1] inside the range; for a choice or a bool, its index.
 
     Levels are evenly spaced: a page lists them so that neighbours differ by about as much everywhere.
     """
@@ -62,122 +101,226 @@ def position(knob: Knob, value: Any) -> float:
     return float((value - knob.low) / (knob.high - knob.low))
 
 
-class Surrogate:
-    """The model, fitted to the finished trials of a session; `history` is `Knowledge.pooled_effects` or {}.
+@functools.cache
+def engine_knobs(backbone: str) -> tuple[Knob, ...]:
+    """The engine's knobs of a backbone with their shipped ranges, for estimates that need no particular protocol."""
+    return tuple(
+        Knob(
+            name=knob.name, type=knob.type, dimension=knob.dimension, low=knob.low, high=knob.high,
+            scale=knob.about.scale, choices=knob.choices, defaults={b: value for b, value in knob.defaults.items()},
+        )
+        for knob in KNOBS.values()
+        if backbone in knob.defaults
+    )  # fmt: skip
 
-    The caller guarantees at least one finished trial.
+
+class _KnobPrior:
+    """The Gaussian process of one knob, conditioned on the effects of closed sessions."""
+
+    def __init__(self, knob: Knob, default: Any, effect: Mapping[str, Any] | None) -> None:
+        self._is_number = knob.low is not None
+        self._width = REVEALING_WIDTH if knob.name in REVEALING else 1.0
+        rows = [r for r in (effect["values"] if effect else []) if r["value"] != default and _offers(knob, r["value"])]
+        self.effects = np.clip([r["mean_relative"] for r in rows], -MAX_PRIOR_EFFECT, MAX_PRIOR_EFFECT)
+        self.variances = np.array([r["se"] ** 2 for r in rows])
+        self._known = np.array([position(knob, row["value"]) for row in rows])
+        self._default = np.array([position(knob, default)]) if rows else np.zeros(1)
+
+    def moments(self, at: Floats, scale: float) -> tuple[Floats, Floats]:
+        """Mean (n,) and covariance (n, n) of g at these positions; only differences between them have a meaning."""
+        scale *= self._width
+        covariance = scale**2 * self._kernel(at, at)
+        if not self._known.size:
+            return np.zeros(at.size), covariance
+        known, default = self._known, self._default
+        step = self._kernel(known, known) - self._kernel(known, default) - self._kernel(default, known) + 1.0
+        noise = np.diag(self.variances + (TRANSFER * scale) ** 2)
+        shared = scale**2 * (self._kernel(at, known) - self._kernel(at, default))  # (n, known)
+        gain = np.linalg.solve(scale**2 * step + noise, shared.T).T
+        return gain @ self.effects, covariance - gain @ shared.T
+
+    def _kernel(self, a: Floats, b: Floats) -> Floats:
+        distance = np.abs(a[:, None] - b[None, :])
+        if self._is_number:
+            return np.asarray(np.exp(-distance / LENGTH_SCALE))
+        return np.where(distance == 0, 1.0, CHOICE_CORRELATION)
+
+
+class _Fit(NamedTuple):
+    """The model at one point of the grid: its posterior probability, and what predictions need."""
+
+    probability: float
+    scale: float
+    training_error: float
+    lower: Floats  # Cholesky factor of the covariance of y
+    weights: Floats  # inverse covariance of y times (y - prior mean)
+
+
+class Surrogate:
+    """The fitted model; `history` is `Knowledge.pooled_effects` or {}.
+
+    The caller guarantees at least one finished trial. `default` is the configuration that effects of closed sessions
+    refer to; the first trial's if it is None.
     """
 
     def __init__(
-        self, trials: Sequence[TrialRecord], knobs: Sequence[Knob], history: Mapping[str, Mapping[str, Any]]
+        self,
+        trials: Sequence[TrialRecord],
+        knobs: Sequence[Knob],
+        history: Mapping[str, Mapping[str, Any]],
+        default: TrialConfig | None = None,
     ) -> None:
-        self._knobs = knobs
-        self._column = {knob.name: d for d, knob in enumerate(knobs)}
-        self._numeric = np.array([knob.low is not None for knob in knobs])
-        measured = [(t, t.outcome) for t in trials if t.outcome and t.status == "finished"]
-        first, outcome = measured[0]
-        self.reference_ndcg = max(outcome.metrics["ndcg@10"], 1e-9)
-        self._first = first.configuration
-        self._origin = np.array([position(knob, getattr(self._first, knob.name)) for knob in knobs])
-        self._prior_points = [self._prior_of(knob, history.get(knob.name)) for knob in knobs]
-        x = np.array([self._vector(t.configuration) for t, _ in measured])
-        y = np.array([o.metrics["ndcg@10"] / self.reference_ndcg - 1 for _, o in measured])
-        noises = [o.base_delta_se / self.reference_ndcg for _, o in measured if o.base_delta_se]
-        self._fit(x, y - self._prior_mean(x), float(np.median(noises)) if noises else DEFAULT_NOISE)
+        self.observed: Observations = observations(trials)
+        self.reference_ndcg = self.observed.reference_ndcg
+        self.first = self.observed.trials[0].configuration
+        self._knobs = {knob.name: knob for knob in knobs}
+        refer = default or self.first
+        self._priors = {k.name: _KnobPrior(k, getattr(refer, k.name), history.get(k.name)) for k in knobs}
+        self.trial_steps = [self.steps_between(self.first, trial.configuration) for trial in self.observed.trials]
+        self._relative = self.observed.ndcg / self.reference_ndcg - 1
+        self._fits = self._fit(None)
+        self.interaction = self._find_interaction()
+        if self.interaction:
+            self._fits = self._fit(self.interaction.knobs)
+
+    @property
+    def training_error(self) -> float:
+        """Posterior mean of the relative standard deviation between seeds."""
+        return sum(fit.probability * fit.training_error for fit in self._fits)
+
+    @property
+    def scale(self) -> float:
+        """The prior scale of the most probable point of the grid."""
+        return max(self._fits).scale
+
+    def steps_between(self, before: TrialConfig, after: TrialConfig) -> dict[str, tuple[Any, Any]]:
+        """The knobs in which two configurations differ, without those that have no effect in `after`."""
+        pairs = ((name, getattr(before, name), getattr(after, name)) for name in self._knobs)
+        steps = {name: (old, new) for name, old, new in pairs if old != new}
+        inert = inert_changes(after, {name: new for name, (_, new) in steps.items()})
+        return {name: step for name, step in steps.items() if name not in inert}
 
     def predict(self, incumbent: TrialConfig, moves: Sequence[Mapping[str, Any]]) -> list[Prediction]:
         """Predict the effect of each set of changes over `incumbent`."""
         if not moves:
             return []
-        start = self._vector(incumbent)
-        changed = [(m, self._column[name], value) for m, changes in enumerate(moves) for name, value in changes.items()]
-        move, d = np.array([m for m, _, _ in changed]), np.array([d for _, d, _ in changed])
-        new, old = np.array([position(self._knobs[d], value) for _, d, value in changed]), start[d]
-        # covariance of each changed knob's increment with every trial: only that knob's kernel contributes
-        trials, column = self._x.T[d], d[:, None]
-        increments = self._kernel(new[:, None], trials, column) - self._kernel(old[:, None], trials, column)
-        increments -= (self._kernel(new, self._origin[d], d) - self._kernel(old, self._origin[d], d))[:, None]
-        covariance = self._sum_by(move, self._scale**2 * increments, len(moves))  # (moves, trials)
-        prior_mean = self._prior_effects(d, new) - self._prior_effects(d, old)
-        means = self._sum_by(move, prior_mean, len(moves)) + covariance @ self._weights
-        prior = self._sum_by(move, 2 * self._scale**2 * (1 - self._kernel(new, old, d)), len(moves))
-        explained = (np.linalg.solve(self._lower, covariance.T) ** 2).sum(axis=0)
-        sds = np.sqrt(np.maximum(prior - explained, 0.0))
+        before = incumbent.model_dump()
+        steps = [{name: (before[name], value) for name, value in changes.items()} for changes in moves]
+        means, variances = self._averaged(steps, full=False)
+        sds = np.sqrt(np.maximum(variances, 0.0))
         return [Prediction(float(mean), float(sd)) for mean, sd in zip(means, sds, strict=True)]
 
-    def _vector(self, config: TrialConfig) -> Floats:
-        vector = self._origin.copy()  # a trial differs from the first one in few knobs
-        for d, knob in enumerate(self._knobs):
-            value = getattr(config, knob.name)
-            if value != getattr(self._first, knob.name):
-                vector[d] = position(knob, value)
-        return vector
+    def posterior(self, steps: Sequence[Steps]) -> Posterior:
+        """Joint posterior of the effects of several sets of steps, averaged over the grid."""
+        return Posterior(*self._averaged(steps, full=True))
 
-    def _fit(self, x: Floats, residual: Floats, noise: float) -> None:
-        """Choose the prior scale by marginal likelihood, and store the Cholesky factor and the weights."""
-        self._x = x
-        unit = self._unit_covariance(x)
-        best = -math.inf
+    def most_probable(self, steps: Sequence[Steps]) -> tuple[Posterior, Posterior]:
+        """(prior, posterior) of the effects of steps at the most probable point of the grid."""
+        fit = max(self._fits)
+        mean, covariance = self._prior([*self.trial_steps, *steps], fit.scale)
+        n = len(self.trial_steps)
+        return Posterior(mean[n:], covariance[n:, n:]), Posterior(*self._conditioned(fit, mean, covariance, full=True))
+
+    def error_covariance(self, training_error: float) -> Floats:
+        """Covariance (n, n) of the relative errors of the trials."""
+        users = self.observed.user_covariance / self.reference_ndcg**2
+        smallest = SMALLEST_RELATIVE_SE**2 * np.eye(len(users))
+        return users + training_error**2 * self.observed.same_checkpoint + smallest
+
+    def _fit(self, pair: tuple[str, str] | None) -> list[_Fit]:
+        """The model at every point of the grid that is not negligible; the joint change of `pair` has its own term."""
+        usual = self._usual_scale()
+        both = together(pair, self.trial_steps) if pair else np.zeros(len(self.trial_steps))
+        nuisance = LEVEL_VARIANCE * (1.0 + np.outer(both, both))
+        found = []
         for scale in SCALES:
-            covariance = scale**2 * unit + (noise**2 + 1e-10) * np.eye(len(x))
-            lower = np.linalg.cholesky(covariance)
-            weights = np.linalg.solve(lower.T, np.linalg.solve(lower, residual))
-            likelihood = -0.5 * float(residual @ weights) - float(np.log(np.diag(lower)).sum())
-            if likelihood > best:
-                best, self._scale, self._lower, self._weights = likelihood, scale, lower, weights
+            mean, prior = self._prior(self.trial_steps, scale)
+            belief = -0.5 * (math.log(scale / usual) / SCALE_SPREAD) ** 2
+            for training_error, odds in TRAINING_ERRORS.items():
+                covariance = prior + nuisance + self.error_covariance(training_error)
+                lower = np.asarray(np.linalg.cholesky(covariance), dtype=np.float64)
+                half = np.linalg.solve(lower, self._relative - mean)
+                likelihood = -0.5 * float(half @ half) - float(np.log(np.diag(lower)).sum())
+                weights = np.asarray(np.linalg.solve(lower.T, half), dtype=np.float64)
+                found.append(_Fit(likelihood + belief + math.log(odds), scale, training_error, lower, weights))
+        best = max(fit.probability for fit in found)
+        likely = [f._replace(probability=math.exp(f.probability - best)) for f in found]
+        total = sum(fit.probability for fit in likely)
+        kept = [fit for fit in likely if fit.probability >= NEGLIGIBLE * total]
+        total = sum(fit.probability for fit in kept)
+        return [fit._replace(probability=fit.probability / total) for fit in kept]
 
-    def _unit_covariance(self, x: Floats) -> Floats:
-        """Prior covariance of the trials' increments over x0 at scale 1, (trials, trials)."""
-        changed = np.flatnonzero((x != self._origin).any(axis=0))  # unchanged knobs contribute nothing
-        x = x[:, changed]
-        between = self._kernel(x[:, None, :], x[None, :, :], changed).sum(axis=-1)
-        origin = self._kernel(x, self._origin[changed], changed).sum(axis=-1)
-        covariance = between - origin[:, None] - origin[None, :] + len(changed)
-        return np.asarray(covariance, dtype=np.float64)
+    def _find_interaction(self) -> Interaction | None:
+        """The pair of knobs that the trials show to interact, if any.
 
-    def _kernel(self, a: Floats, b: Floats, d: npt.NDArray[np.int64]) -> Floats:
-        """Kernel value between positions a and b of knobs d, elementwise."""
-        numbers = np.exp(-np.abs(a - b) / LENGTH_SCALE)
-        with_origin = (a == self._origin[d]) | (b == self._origin[d])
-        choices = np.where(a == b, 1.0, np.where(with_origin, CHOICE_CORRELATION, 2 * CHOICE_CORRELATION - 1))
-        return np.asarray(np.where(self._numeric[d], numbers, choices))
+        A misfit looks like a large training error. It is therefore estimated again with a term for the best pair, and
+        the test uses that estimate.
+        """
+        if len(self.trial_steps) <= MIN_TESTED:
+            return None
+        found = lack_of_fit(self._relative, self.error_covariance(TYPICAL_TRAINING_ERROR), self.trial_steps)
+        if found is None:
+            return None
+        fits = self._fit(found.best.knobs)
+        error = sum(fit.probability * fit.training_error for fit in fits)
+        found = lack_of_fit(self._relative, self.error_covariance(error), self.trial_steps)
+        return found.best if found and found.demanded else None
 
-    @staticmethod
-    def _sum_by(groups: npt.NDArray[np.int64], values: Floats, num_groups: int) -> Floats:
-        """Sum the rows of `values` by group."""
-        total = np.zeros((num_groups, *values.shape[1:]))
-        np.add.at(total, groups, values)
-        return total
+    def _usual_scale(self) -> float:
+        """The root mean square of the effects of closed sessions without their errors; USUAL_SCALE if there are few."""
+        effects = np.concatenate([np.zeros(0), *(prior.effects for prior in self._priors.values())])
+        variances = np.concatenate([np.zeros(0), *(prior.variances for prior in self._priors.values())])
+        if effects.size < MIN_HISTORY:
+            return USUAL_SCALE
+        size = math.sqrt(max(float((effects**2 - variances).mean()), 0.0))
+        return min(max(size, SCALES[0]), SCALES[-1])
 
-    def _prior_of(self, knob: Knob, effect: Mapping[str, Any] | None) -> tuple[Floats, Floats]:
-        """Positions and prior mean effects of a knob from earlier sessions, shrunk by their standard error; 0 at x0."""
-        points = {float(self._origin[self._column[knob.name]]): 0.0}
-        for row in effect["values"] if effect else []:
-            shrinkage = HALF_WEIGHT_SE**2 / (HALF_WEIGHT_SE**2 + row["se"] ** 2)
-            mean = max(-MAX_PRIOR_EFFECT, min(MAX_PRIOR_EFFECT, shrinkage * row["mean_relative"]))
-            if _offers(knob, row["value"]):
-                points.setdefault(position(knob, row["value"]), mean)
-        if len(points) > 1 and knob.low is not None:  # an end that was never tried gets half of the nearest effect
-            for end in (0.0, 1.0):
-                points.setdefault(end, points[min(points, key=lambda known: abs(known - end))] / 2)
-        known = sorted(points)
-        return np.array(known), np.array([points[at] for at in known])
+    def _averaged(self, steps: Sequence[Steps], *, full: bool) -> tuple[Floats, Floats]:
+        """Mean, and covariance (or only the variances) of effects, averaged over the grid.
 
-    def _prior_mean(self, x: Floats) -> Floats:
-        """The prior mean of configurations (n, knobs)."""
-        knobs = np.repeat(np.arange(x.shape[1])[None, :], len(x), axis=0)
-        return np.asarray(self._prior_effects(knobs, x).sum(axis=1))
+        The moments of a mixture: cov = sum p (cov_p + mean_p mean_p') - mean mean'.
+        """
+        moments, by_scale = [], {}
+        for fit in self._fits:
+            if fit.scale not in by_scale:
+                by_scale[fit.scale] = self._prior([*self.trial_steps, *steps], fit.scale)
+            moments.append((fit.probability, *self._conditioned(fit, *by_scale[fit.scale], full=full)))
+        mean = sum((p * m for p, m, _ in moments), start=np.zeros(len(steps)))
+        spread = np.zeros((len(steps), len(steps)) if full else len(steps))
+        for p, m, c in moments:
+            spread += p * (c + (np.outer(m - mean, m - mean) if full else (m - mean) ** 2))
+        return mean, spread
 
-    def _prior_effects(self, knobs: npt.NDArray[np.int64], positions: Floats) -> Floats:
-        """Prior mean effects at positions of knobs: interpolated for numbers, 0 for choices that were never tried."""
-        means = np.zeros(positions.shape)
-        for d, (known, effects) in enumerate(self._prior_points):
-            mask = knobs == d
-            if len(known) > 1 and self._numeric[d]:
-                means[mask] = np.interp(positions[mask], known, effects)
-            elif len(known) > 1:
-                means[mask] = ((positions[mask][:, None] == known) * effects).sum(axis=1)
-        return means
+    def _conditioned(self, fit: _Fit, mean: Floats, covariance: Floats, *, full: bool) -> tuple[Floats, Floats]:
+        """Condition the steps after the trials' own on the measured trials."""
+        n = len(self.trial_steps)
+        shared = covariance[n:, :n]  # (steps, trials)
+        explained = np.linalg.solve(fit.lower, shared.T)  # (trials, steps)
+        rest = covariance[n:, n:]
+        spread = rest - explained.T @ explained if full else np.diag(rest) - (explained**2).sum(axis=0)
+        return mean[n:] + shared @ fit.weights, spread
+
+    def _prior(self, steps: Sequence[Steps], scale: float) -> tuple[Floats, Floats]:
+        """Prior mean (n,) and covariance (n, n) of the effects of steps: a sum over knobs."""
+        mean, covariance = np.zeros(len(steps)), np.zeros((len(steps), len(steps)))
+        for name, rows in _rows_by_knob(steps).items():
+            knob = self._knobs[name]
+            ends = np.array([[position(knob, value) for value in steps[row][name]] for row in rows])  # (rows, 2)
+            at, index = np.unique(ends, return_inverse=True)
+            index = index.reshape(ends.shape)
+            values, spread = self._priors[name].moments(at, scale)
+            mean[rows] += values[index[:, 1]] - values[index[:, 0]]
+            increments = spread[index[:, 1]] - spread[index[:, 0]]  # (rows, positions)
+            covariance[np.ix_(rows, rows)] += increments[:, index[:, 1]] - increments[:, index[:, 0]]
+        return mean, covariance
+
+
+def _rows_by_knob(steps: Sequence[Steps]) -> dict[str, npt.NDArray[np.int64]]:
+    rows: dict[str, list[int]] = {}
+    for row, changes in enumerate(steps):
+        for name in changes:
+            rows.setdefault(name, []).append(row)
+    return {name: np.array(found) for name, found in rows.items()}
 
 
 def _offers(knob: Knob, value: Any) -> bool:

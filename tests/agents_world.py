@@ -183,7 +183,7 @@ class World:
         stop = self._stop()
         state = {
             "session": "s", "dataset": "d", "dataset_id": "d1", "backbone": self.backbone, "state": "open", "seed": 0,
-            "with_reflection": self.reflection, "with_memory": self.memory, "memory_from": [], "placebo": False,
+            "with_reflection": self.reflection, "with_memory": self.memory, "memory_from": [],
             "budget": budget, "incumbent": self.incumbent, "incumbent_ndcg10": None, "default_trial": None,
             "best": [], "effects": {}, "untried": {}, "coverage": {}, **self.known,
             "pending_reflection": self._pending(), "running": self.running,

@@ -1,4 +1,4 @@
-"""The contract of every agent: the engine accepts all its configurations, and none is tried twice."""
+"""The contract of every agent and seeding: the engine accepts all its configurations, and none is tried twice."""
 
 from dataclasses import replace
 
@@ -8,11 +8,19 @@ from tests.agents_world import World, decide, smooth, stopped, without_memory
 from tests.language_models import asking_agent
 from virtualmle.agents.base import Agent, Finalize, Reflect, RunTrial, WaitTrial
 from virtualmle.agents.registry import AGENTS, make_agent
+from virtualmle.agents.seeding import SEEDINGS, Seeding
 from virtualmle.data.errors import ConfigError
 from virtualmle.models.config import TrialConfig
 from virtualmle.sandbox.action_space import effective
 
 pytestmark = pytest.mark.parametrize("name", sorted(AGENTS))
+SLOW = {"gp": 14}  # trials of a session if a trial takes a second; more than the sampler's ten random ones
+PRIOR = [
+    {
+        "type": "configuration", "session": "s0", "trial": "t009", "dataset": "other", "gain": 0.4, "ndcg@10": 0.06,
+        "similarity": 1.0, "config": {"lr": 0.001, "dropout": 0.4, "unknown_knob": 3},
+    }
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -21,9 +29,12 @@ def agent(name: str) -> Agent:
 
 
 @pytest.mark.parametrize("backbone", ["sasrec", "hstu"])
-def test_a_session_runs_to_its_end_with_valid_and_different_configurations(agent: Agent, backbone: str) -> None:
-    world = World(backbone=backbone, trials_max=40).play(agent)  # World raises for what the action space refuses
-    assert len(world.trials) == 40
+def test_a_session_runs_to_its_end_with_valid_and_different_configurations(
+    agent: Agent, name: str, backbone: str
+) -> None:
+    trials = SLOW.get(name, 40)
+    world = World(backbone=backbone, trials_max=trials).play(agent)  # World raises for what the action space refuses
+    assert len(world.trials) == trials
     acting = [effective(config) for config in world.configs.values()]
     assert all(acting.count(one) == 1 for one in acting)
 
@@ -118,3 +129,14 @@ def test_without_memory_only_the_last_trial_is_known(agent: Agent) -> None:
 def test_an_unknown_name_is_refused_with_the_known_ones(name: str) -> None:
     with pytest.raises(ConfigError, match=name):
         make_agent("oracle", 0)
+
+
+@pytest.mark.parametrize("seeding", SEEDINGS)
+def test_a_session_resumes_identically_from_every_seeding(name: str, seeding: Seeding) -> None:
+    world = World(trials_max=11, prior=PRIOR, reflection=False)
+    while not world.over:
+        agent = asking_agent(name, seed=3, seeding=seeding)
+        actions = decide(agent, world.situation)
+        assert decide(asking_agent(name, seed=3, seeding=seeding), world.situation) == actions
+        world.execute(actions, corrects=agent.corrects)
+    assert len(world.trials) == 11

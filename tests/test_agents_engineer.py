@@ -135,7 +135,7 @@ def test_the_smooth_surface_peaks_where_its_docstring_says() -> None:
 
 def proposal(changes: dict[str, Any], delta: float) -> dict[str, Any]:
     return {"changes": changes, "base": "incumbent", "dimension": "capacity", "expected_delta": delta, "sd": 0.001,
-            "source": "surrogate", "reason": "fitted to this session"}  # fmt: skip
+            "evidence": "session", "cost_seconds": 60.0, "source": "surrogate", "reason": "fitted here"}  # fmt: skip
 
 
 def test_every_few_trials_the_surrogate_chooses_if_it_expects_a_gain() -> None:

@@ -94,13 +94,12 @@ def opened(home: Path, *flags: str) -> tuple[dict[str, Any], list[str]]:
 @pytest.mark.parametrize(
     ("flags", "recorded", "follows_the_prior"),
     [
-        ([], {"memory_from": [], "placebo": False, "with_memory": True}, True),
-        (["--memory-from", "demo"], {"memory_from": ["demo"], "placebo": False}, True),
-        (["--memory-from", "demo", "--placebo-memory"], {"memory_from": ["demo"], "placebo": True}, False),
+        ([], {"memory_from": [], "with_memory": True}, True),
+        (["--memory-from", "demo"], {"memory_from": ["demo"]}, True),
         (["--without-memory"], {"with_memory": False}, None),
         (["--without-reflection"], {"with_reflection": False, "with_memory": True}, True),
     ],
-    ids=["plain", "from", "placebo", "without-memory", "without-reflection"],
+    ids=["plain", "from", "without-memory", "without-reflection"],
 )
 def test_memory_options_are_recorded_and_change_what_the_engineer_does(
     home: Path, flags: list[str], recorded: dict[str, Any], follows_the_prior: bool | None
@@ -115,7 +114,7 @@ def test_memory_options_are_recorded_and_change_what_the_engineer_does(
     ("flags", "message"),
     [
         (["--memory-from", "demo,beuaty"], "memory holds nothing from 'beuaty'"),
-        (["--without-memory", "--placebo-memory"], "excludes"),
+        (["--without-memory", "--memory-from", "demo"], "excludes"),
     ],
 )
 def test_contradictory_flags_are_refused_before_a_session_is_opened(

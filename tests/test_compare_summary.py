@@ -14,7 +14,7 @@ import pytest
 from virtualmle.compare.arms import parse_arm, parse_arms
 from virtualmle.compare.caveats import Setting, caveats
 from virtualmle.compare.clocks import Course, anytime, band, course
-from virtualmle.compare.outcome import SessionResult, TrialResult
+from virtualmle.compare.outcome import ModelUse, ProposalCounts, SessionResult, TrialResult
 from virtualmle.compare.page import budgeted
 from virtualmle.compare.pictures import curves, differences
 from virtualmle.compare.published import METRICS, published, sources
@@ -121,6 +121,11 @@ def test_a_budgeted_page_changes_the_budget_and_the_named_knobs_only() -> None:
     changed = [new.name for old, new in zip(before.space.entries, after.space.entries, strict=True) if old != new]
     assert changed == ["epochs", "hidden_dim"]
     assert after.space.default("hstu").epochs == 3
+
+
+def test_a_rule_and_a_knob_of_one_name_are_told_apart() -> None:
+    page = parse_protocol(budgeted(PACKAGED.read_text(encoding="utf-8"), 25, None, ["patience.default=7"]))
+    assert page.patience == 25 and page.space.default("sasrec").patience == 7
 
 
 @pytest.mark.parametrize("setting", ["epochs=3", "nothing.high=3", "loss.high=3"])
@@ -280,3 +285,21 @@ def test_published_rows_are_consistent_and_name_their_source() -> None:
         assert len(row.figures) == len(METRICS) and row.source in sources()
         assert 0 < ndcg5 < ndcg10 < recall10 < 0.2 and ndcg5 < recall5 < recall10
     assert len({(row.dataset, row.method, row.source) for row in rows}) == len(rows)
+
+
+def test_proposals_and_language_models_are_counted_over_the_sessions_of_an_arm() -> None:
+    use = {"source": "measured", "calls": 3, "lost": 1, "cached": 50, "cache_write": 10, "reasoning": 5, "output": 7}
+    priced = ModelUse(model="a", input=40, usd=0.5, **use)
+    unknown = priced.model_copy(update={"usd": None})
+    talking = [
+        session("llm", 0, [0.1], models=(priced,), proposals=ProposalCounts(yes=2, no=1, unclear=4)),
+        session("llm", 1, [0.1], models=(priced, priced), proposals=ProposalCounts(yes=1)),
+    ]
+    (row,) = summarise(talking, ["llm"], "llm", 1).rows
+    assert (row.calls, row.input_tokens, row.output_tokens, row.usd) == (6, 150, 10.5, 0.75)
+    assert (row.proposals_true, row.proposals_false, row.proposals_unclear) == (3, 1, 4)
+    tables = {table.title: table for table in tables_of(summarise(talking, ["llm"], "llm", 1))}
+    assert "3 of 4 (8 followed)" in tables["Effort"].rows[0] and "0.7500" in tables["Language models"].rows[0]
+    silent = [session("llm", 0, [0.1], models=(unknown,))]
+    assert summarise(silent, ["llm"], "llm", 1).rows[0].usd is None  # unknown is never 0
+    assert "Language models" not in {table.title for table in tables_of(both())}

@@ -24,6 +24,7 @@ from tests.scripted_endpoint import (
     Failure,
     Model,
     RateLimit,
+    Received,
     Refused,
     ScriptedEndpoint,
     Truncated,
@@ -57,7 +58,7 @@ def no_keys_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 def model_at(endpoint: ScriptedEndpoint, wire: str, memory: Memory, notices: list[str], **settings: Any) -> HttpModel:
     """A model at the endpoint that waits milliseconds between attempts."""
     url = endpoint.openai_url if wire == "openai" else endpoint.anthropic_url
-    quick = {"first_wait_seconds": 0.001, "timeout_seconds": 5.0, "max_attempts": 4, **settings}
+    quick = {"first_wait_seconds": 0.001, "timeout_seconds": 60.0, "max_attempts": 4, **settings}
     return HttpModel(ModelSettings("m", url, **quick), memory.ledger, notices.append, random.Random(0))
 
 
@@ -176,10 +177,14 @@ def test_failures_that_pass_are_tried_again(wire: str, memory: Memory, failure: 
 
 @both_wires
 def test_a_slow_reply_times_out_and_is_asked_for_again(wire: str, memory: Memory) -> None:
-    with ScriptedEndpoint([Answer("late", delay=30.0), Answer("ok")]) as endpoint:
-        assert ask(model_at(endpoint, wire, memory, [], timeout_seconds=0.3)).text == "ok"
+    def late_once(received: Received) -> Answer:
+        return Answer("late", delay=60.0) if received.number == 1 else Answer("ok")
+
+    with ScriptedEndpoint(late_once) as endpoint:
+        assert ask(model_at(endpoint, wire, memory, [], timeout_seconds=1.0)).text == "ok"
         totals = only_totals(memory)
-    assert (totals.calls, totals.lost) == (1, 1), "the first may have been charged"
+    assert totals.calls == 1
+    assert totals.lost >= 1, "the first may have been charged"
 
 
 @both_wires
@@ -246,10 +251,11 @@ def test_a_model_without_native_tools_is_learnt_and_called_in_text(wire: str, me
 
 
 def test_tools_in_text_can_be_chosen_or_excluded(memory: Memory) -> None:
-    with ScriptedEndpoint([Answer("ok")], Model(tools=False)) as endpoint:
+    with ScriptedEndpoint([Answer("ok")], Model(tools=False, max_tokens=False)) as endpoint:
         ask(model_at(endpoint, "openai", memory, [], tools="text"))
-        assert endpoint.complaints == 0
-        assert memory.ledger.quirks(endpoint.openai_url, "m") == frozenset(), "chosen, not learnt"
+        assert endpoint.complaints == 1
+        known = memory.ledger.quirks(endpoint.openai_url, "m")
+        assert known == {"max_completion_tokens"}, "text was chosen, not learnt"
         with pytest.raises(LanguageModelError, match="does not support tools"):
             ask(model_at(endpoint, "openai", memory, [], tools="native"))
 
@@ -375,6 +381,30 @@ def test_a_wrong_key_is_reported_without_it(memory: Memory, monkeypatch: pytest.
     expected = r"Incorrect API key provided: \[key\].*check the API key"
     with ScriptedEndpoint([], Model(key="another")) as endpoint, pytest.raises(LanguageModelError, match=expected):
         ask(model_at(endpoint, "openai", memory, []))
+
+
+def test_a_key_that_the_provider_repeats_in_part_is_redacted_too(memory: Memory) -> None:
+    failure = Failure(401, "Incorrect API key provided: sk-proj-ab12****cd34.", "invalid_request_error")
+    with ScriptedEndpoint([failure]) as endpoint, pytest.raises(LanguageModelError) as raised:
+        ask(model_at(endpoint, "openai", memory, []))
+    assert "[key]" in str(raised.value) and "cd34" not in str(raised.value)
+
+
+@pytest.mark.parametrize("failure", [RateLimit("0.2"), RateLimit(retry_after_ms="200", retry_after="9")])
+def test_the_wait_that_the_provider_asks_for_is_kept(memory: Memory, failure: Failure) -> None:
+    notices: list[str] = []
+    with ScriptedEndpoint([failure, Answer("ok")]) as endpoint:
+        ask(model_at(endpoint, "openai", memory, notices))
+    assert notices[0].endswith("attempt 2 of 4 in 0.2 s")
+
+
+def test_a_local_server_is_not_asked_through_a_proxy(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with ScriptedEndpoint([Answer("ok")]) as endpoint:
+        assert ask(model_at(endpoint, "openai", memory, [])).text == "ok"
 
 
 def test_a_local_server_gets_no_provider_key(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:

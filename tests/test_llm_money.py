@@ -52,7 +52,7 @@ def request(step: str = "1", text: str = "What next?") -> Request:
 
 
 def model_at(endpoint: ScriptedEndpoint, memory: Memory, notices: list[str], **settings: Any) -> HttpModel:
-    quick = {"first_wait_seconds": 0.001, "timeout_seconds": 5.0, "max_attempts": 3, **settings}
+    quick = {"first_wait_seconds": 0.001, "timeout_seconds": 60.0, "max_attempts": 3, **settings}
     return HttpModel(ModelSettings("m", endpoint.openai_url, **quick), memory.ledger, notices.append)
 
 
@@ -122,6 +122,15 @@ def test_a_dropped_connection_is_counted_at_its_reservation(memory: Memory, pric
     assert memory.ledger.spent("s") == pytest.approx(totals.usd + totals.lost_usd)
 
 
+def test_a_reservation_that_a_killed_process_left_is_marked_at_the_next_call_of_the_session(memory: Memory) -> None:
+    left = memory.ledger.reserve("s", "1", "r", provider="local", model="m", usd=0.1)
+    other = memory.ledger.reserve("another", "1", "r", provider="local", model="m", usd=0.1)
+    with ScriptedEndpoint([Answer("ok")]) as endpoint:
+        ask(model_at(endpoint, memory, []), request())
+    states = dict(memory.database.db.execute("SELECT id, state FROM llm_calls").fetchall())
+    assert (states[left], states[other]) == ("lost", "reserved")
+
+
 WORK = """
 import sys, anyio
 from pathlib import Path
@@ -155,7 +164,7 @@ def test_killed_at_random_moments_it_resumes_and_pays_no_reply_twice(tmp_path: P
             command = [sys.executable, "-P", "-c", WORK, str(path), endpoint.openai_url]
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             running.append(process.pid)
-            output, errors = process.communicate(timeout=60)
+            output, errors = process.communicate(timeout=120)
             if process.returncode == 0:
                 break
             assert process.returncode == -signal.SIGKILL, errors

@@ -86,7 +86,7 @@ def add_trial(ws: Workspace, session: str, changes: dict[str, Any], outcome: Tri
     return handle
 
 
-@pytest.fixture(params=[{}, {"placebo": True}, {"with_memory": False}], ids=["memory", "placebo", "no memory"])
+@pytest.fixture(params=[{}, {"with_memory": False}], ids=["memory", "no memory"])
 def ws(request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workspace]:
     """A session with a trial of every status. The running trial has no process, so `sync_session` is disabled."""
     monkeypatch.setattr("virtualmle.tools.read_memory.sync_session", lambda *_: None)
@@ -132,7 +132,7 @@ def test_a_trial_of_every_status_survives_the_wire_without_loss(ws: Workspace, h
 def test_the_matches_of_a_search_survive_the_wire_without_loss(ws: Workspace) -> None:
     sent = read_memory(ws, latest(ws), "long_term", query="priors they say").content
     found = LongTermView.model_validate(sent)
-    assert found.content() == sent and bool(found.found) == (ws.settings.with_memory and not ws.settings.placebo)
+    assert found.content() == sent and bool(found.found) == ws.settings.with_memory
 
 
 def test_a_running_trial_has_no_outcome_on_the_wire(ws: Workspace) -> None:

@@ -76,7 +76,8 @@ def test_the_wheel_holds_every_package_with_its_data_and_neither_tests_nor_bench
     assert len(packages) > 10
     modules = {f"virtualmle/{path}" for path in tracked if path.parent in packages and path.suffix == ".py"}
     data = {f"virtualmle/{package / 'py.typed'}" for package in packages}
-    data |= {"virtualmle/SANDBOX.md", "virtualmle/report/report.html.j2"}
+    data |= {"virtualmle/SANDBOX.md", "virtualmle/sandboxes/paper.md", "virtualmle/report/report.html.j2"}
+    data |= {"virtualmle/compare/compare.html.j2", "virtualmle/compare/published.toml"}
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert {name for name in names if name.endswith(".py")} == modules

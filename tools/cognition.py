@@ -3,13 +3,12 @@
 `finalize` stores all of it before the test set is opened, so it contains validation figures only.
 """
 
-import json
-from collections import defaultdict
 from typing import Any
 
 from ..data.errors import SessionError
 from ..memory.records import ConfigurationRecord, EffectRecord, SessionRecord, TrialRecord
-from ..sandbox.effects import coverage, knob_effects, relative_effects
+from ..sandbox.effects import coverage, knob_effects
+from ..sandbox.joint import evidence
 from ..sandbox.regime import regime
 from .sync import default_trial
 from .workspace import Workspace
@@ -68,24 +67,21 @@ def good_configurations(
 
 
 def session_effects(ws: Workspace, session: SessionRecord, trials: list[TrialRecord]) -> list[EffectRecord]:
-    """The effect of each knob value in a session, as weighted sums that can be added up over sessions."""
+    """The effect of each knob value over the default (`joint.evidence`), as weighted sums that add up over sessions."""
     default = ws.session_protocol(session).space.default(session.backbone)
-    found: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
-    for knob, value, effect, se in relative_effects(trials, default):
-        found[knob, json.dumps(value)].append((effect, se**-2))
     return [
         EffectRecord(
             session=session.id,
             dataset=session.dataset,
             dataset_id=session.dataset_id,
             backbone=session.backbone,
-            knob=knob,
-            value=json.loads(value),
-            n=len(measured),
-            weight=sum(weight for _, weight in measured),
-            weighted=sum(effect * weight for effect, weight in measured),
+            knob=found.knob,
+            value=found.value,
+            n=found.n,
+            weight=found.se**-2,
+            weighted=found.effect * found.se**-2,
         )
-        for (knob, value), measured in found.items()
+        for found in evidence(trials, default)
     ]
 
 

@@ -1,7 +1,9 @@
 """The state of a session in numbers, and one sentence of advice; shared by every tool that reports them."""
 
 from ..memory.records import SessionRecord, TrialRecord
+from ..sandbox.diagnosis import diagnose
 from ..sandbox.program import Stop, stop, trials_used
+from ..sandbox.reflection import needs_reflection
 from .results import Budget
 from .workspace import Workspace
 
@@ -18,12 +20,12 @@ def budget_of(session: SessionRecord, trials: list[TrialRecord]) -> Budget:
     )
 
 
-def pending_reflection(session: SessionRecord, trials: list[TrialRecord]) -> str | None:
-    """Handle of the last finished trial if its reflection is still missing."""
-    finished = [t for t in trials if t.status == "finished"]
-    if not session.with_reflection or not finished or finished[-1].reflected:
+def pending_reflection(ws: Workspace, session: SessionRecord, trials: list[TrialRecord]) -> str | None:
+    """Handle of the last finished trial if its reflection is still missing; a re-scoring within noise needs none."""
+    last = next((t for t in reversed(trials) if t.status == "finished"), None)
+    if not session.with_reflection or last is None:
         return None
-    return finished[-1].handle
+    return last.handle if needs_reflection(last, ws.session_protocol(session).keep_z) else None
 
 
 def stop_of(ws: Workspace, session: SessionRecord, trials: list[TrialRecord]) -> Stop:
@@ -63,10 +65,29 @@ def next_step(ws: Workspace, session: SessionRecord, trials: list[TrialRecord]) 
         )
     if not trials or trials[-1].machine_fault:
         return _first_trial(trials)
-    pending = pending_reflection(session, trials)
-    decision = stop_of(ws, session, trials)
+    pending = pending_reflection(ws, session, trials)
     if pending:
-        return f"Call write_reflection for {pending}: did the change help, and which dimension explains the result?"
+        limit = _limit(ws, session, trials, pending)
+        return f"Call write_reflection for {pending}{limit or ': did the change help, by which dimension?'}"
+    decision = stop_of(ws, session, trials)
     if decision.stop:
         return f"{decision.reason}. Call finalize with your Cognition Summary and confirm=true."
+    return _plan(ws, session, trials)
+
+
+def _plan(ws: Workspace, session: SessionRecord, trials: list[TrialRecord]) -> str:
+    """The advice when a trial may run: what limits the incumbent, and where the proposals are."""
+    incumbent = ws.memory.trials.incumbent(session.id)
+    limit = _limit(ws, session, trials, incumbent.handle) if incumbent else ""
+    if limit:
+        return f"{limit.lstrip(' .')} Proposals: read_memory(view='state')."
     return "Plan the next trial: read_memory(view='state') shows knob effects and untried knobs; then call run_trial."
+
+
+def _limit(ws: Workspace, session: SessionRecord, trials: list[TrialRecord], handle: str) -> str:
+    """What limits a trial, as the continuation of a sentence: its first diagnosis; empty without one or a memory."""
+    trial = next((t for t in trials if t.handle == handle), None)
+    if trial is None or not session.with_memory:
+        return ""
+    found = diagnose(trial, ws.session_protocol(session).space)
+    return f". {found[0].kind.capitalize()}: {found[0].short}." if found else ""

@@ -67,7 +67,6 @@ def _new_session(ws: Workspace, data: Manifest, backbone: str) -> SessionRecord:
         with_reflection=settings.with_reflection and protocol.require_reflection,
         with_memory=settings.with_memory,
         memory_from=list(settings.memory_from),
-        placebo=settings.placebo,
         max_llm_usd=protocol.max_llm_usd,
         profile=data.profile,
         client=settings.client,

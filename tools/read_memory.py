@@ -9,13 +9,13 @@ from ..data.errors import SessionError
 from ..memory.records import ReflectionRecord, SessionRecord, TrialRecord
 from ..memory.text import quote
 from ..sandbox.effects import coverage, interval, knob_effects, untried
-from ..sandbox.proposals import propose
 from .guidance import budget_of, next_step, pending_reflection, stop_of
 from .observation import observe
 from .open_session import brief_of
+from .proposing import proposals_of
 from .results import MemoryView
 from .sync import default_trial, sync_session
-from .transfer import HeuristicCheck, history_of, long_term_of
+from .transfer import history_of, long_term_of
 from .views import (
     ActionSpaceView,
     BestTrial,
@@ -92,13 +92,12 @@ def _state(ws: Workspace, session: SessionRecord) -> StateView:
         with_reflection=session.with_reflection,
         with_memory=session.with_memory,
         memory_from=session.memory_from,
-        placebo=session.placebo,
         budget=budget_of(session, trials),
         incumbent=incumbent.handle if incumbent else None,
         incumbent_ndcg10=_ndcg(incumbent) if incumbent else None,
         default_trial=default.handle if default else None,
         **_digest(ws, session, trials, incumbent),
-        pending_reflection=pending_reflection(session, trials),
+        pending_reflection=pending_reflection(ws, session, trials),
         running=running.handle if running else None,
         stop=stop_of(ws, session, trials),
         next=next_step(ws, session, trials),
@@ -124,10 +123,6 @@ def _digest(
         return {"best": [], "effects": {}, "history_effects": {}, "untried": {}, "coverage": {}, "proposals": []}
     space, backbone = ws.session_protocol(session).space, session.backbone
     history = history_of(ws, session)
-    proposals = []
-    if incumbent and session.state == "open":
-        refused = HeuristicCheck(ws, session, incumbent.configuration)
-        proposals = propose(trials, incumbent, space, history, refused)
     effects = knob_effects(trials, space.default(backbone))
     covered = coverage(trials, space, backbone)
     return {
@@ -136,7 +131,7 @@ def _digest(
         "history_effects": {knob: PooledEffect.model_validate(effect) for knob, effect in history.items()},
         "untried": untried(trials, space, backbone),
         "coverage": {dimension: Coverage(**counts) for dimension, counts in covered.items()},
-        "proposals": [Proposal.model_validate(row) for row in proposals],
+        "proposals": [Proposal.model_validate(row) for row in proposals_of(ws, session, trials, incumbent)],
     }
 
 

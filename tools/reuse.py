@@ -5,9 +5,8 @@ from pathlib import Path
 from ..memory.records import SessionRecord, TrialOutcome, TrialRecord
 from ..training.spec import EpochRecord, TrialResult, TrialSpec, engine_version
 from ..trials.reuse import adopt, holds
+from .sync import MEASURED_DETAILS
 from .workspace import Workspace
-
-KEPT_DETAILS = ("model_ndcg10", "train_ndcg10", "ties", "best_epoch", "device", "engine", "files")
 
 
 def copy_equal_trial(
@@ -49,5 +48,5 @@ def _result(outcome: TrialOutcome) -> TrialResult:
         metrics=outcome.metrics,
         curve=[EpochRecord(**epoch) for epoch in outcome.curve],
         parameters=outcome.parameters,
-        **{name: outcome.details[name] for name in KEPT_DETAILS},
+        **{name: outcome.details[name] for name in MEASURED_DETAILS & set(outcome.details)},
     )

@@ -5,6 +5,7 @@ from collections.abc import Collection
 from ..data.errors import ConfigError
 from ..memory.records import SessionRecord
 from ..sandbox.conditions import Condition, parse_condition
+from ..sandbox.joint import model_of
 from ..sandbox.rule_evidence import count_rule, moves_of
 from .workspace import Workspace
 
@@ -15,11 +16,15 @@ def count_rules(ws: Workspace, session: SessionRecord, knobs: Collection[str]) -
     Counting is idempotent: it replaces the session's earlier counts. If a process is killed before it counts, the next
     call therefore repairs the counts. Sessions that may not read long-term memory update the counts, too.
     """
-    moves = moves_of(ws.memory.trials.all(session.id), ws.session_protocol(session).space.default(session.backbone))
+    rules = ws.memory.rules.about(session.backbone, knobs)
+    if not rules:
+        return 0
+    trials, default = ws.memory.trials.all(session.id), ws.session_protocol(session).space.default(session.backbone)
+    moves, model = moves_of(trials, default), model_of(trials, default)
     counts = {}
-    for rule in ws.memory.rules.about(session.backbone, knobs):
+    for rule in rules:
         condition = _parsed(rule.condition or "")
-        found = count_rule(rule.kind, condition, moves) if condition else None
+        found = count_rule(rule.kind, condition, moves, model) if condition else None
         if found and found.evidence:
             counts[rule.id] = (found.support, found.contradiction, found.evidence)
     return ws.memory.rules.count(session.id, counts)

@@ -15,6 +15,7 @@ from ..trials.launcher import launch
 from ..trials.replay import serve
 from .guidance import budget_of, pending_reflection
 from .observation import observe
+from .proposing import followed_proposal
 from .results import TrialObservation
 from .reuse import copy_equal_trial
 from .sync import sync_session
@@ -57,7 +58,7 @@ def run_trial(
         trials=trials,
         budget=budget_of(record, trials),
         running=running.handle if running else None,
-        pending_reflection=pending_reflection(record, trials),
+        pending_reflection=pending_reflection(ws, record, trials),
         base=base_config,
         config=config,
         changes=changes,
@@ -79,6 +80,7 @@ def run_trial(
         train_hash=train_hash(config),
         hypothesis=cleaned(hypothesis),
         override_reason=_override_record(admission.reason, override_reason),
+        proposal=followed_proposal(ws, record, trials, base_handle, changes),
     )
     return wait_trial(ws, session, start_trial(ws, record, request, dataset_dir), wait_seconds)
 

@@ -106,7 +106,7 @@ def _admit(
         trials=trials,
         budget=budget_of(session, trials),
         running=running.handle if running else None,
-        pending_reflection=pending_reflection(session, trials),
+        pending_reflection=pending_reflection(ws, session, trials),
         base=base,
         config=config,
         changes=changes,

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from ..data.errors import TrialError, VirtualMLEError
 from ..memory.records import SessionRecord, TrialOutcome, TrialRecord
 from ..models.config import TrialConfig
+from ..sandbox.observations import COVARIANCES, user_covariances
 from ..sandbox.program import TrialSize, judge
 from ..sandbox.statistics import Comparison, compare, metric_errors, standard_error
 from ..sandbox.sweeping import chosen, setting_figures
@@ -131,6 +132,7 @@ def _judged(
             **result.model_dump(include=MEASURED_DETAILS),
             "rescored": spec.rescore_from is not None and spec.reused_from is None,
             "metrics_se": metric_errors(ranks),
+            COVARIANCES: user_covariances(record.handle, ranks, _ranks_of_others(ws, session, ranks)),
             **(_swept(ws, session, record, base, ranks, result) if record.sweep else {}),
             **(spec.model_dump(include={"reused_from", "saved_seconds"}) if spec.reused_from else {}),
         },
@@ -207,6 +209,22 @@ def _compare_to(ws: Workspace, session: SessionRecord, other: TrialRecord | None
     if other is None or other.status != "finished":
         return None
     return compare(load_ranks(ws.trial_directory(session.id, other.handle)), ranks)
+
+
+def _ranks_of_others(ws: Workspace, session: SessionRecord, ranks: Ranks) -> dict[str, Ranks]:
+    """The ranks of the session's finished trials; trials whose ranks are lost or on other users are left out."""
+    found = {}
+    for other in ws.memory.trials.all(session.id):
+        if other.status != "finished":
+            continue
+        try:
+            theirs = load_ranks(ws.trial_directory(session.id, other.handle))
+        except TrialError as error:
+            logger.warning("%s: the joint estimate falls back to paired errors: %s", other.handle, error)
+            continue
+        if theirs.shape == ranks.shape:
+            found[other.handle] = theirs
+    return found
 
 
 def _best_kept(

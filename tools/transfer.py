@@ -1,7 +1,7 @@
 """The knowledge of earlier sessions that a session may use: the prior, the pooled effects, the discard heuristics.
 
 All access goes through this module, so that the memory setting of the session holds everywhere: no memory, the
-cognition of selected datasets only, or a placebo with shuffled knobs.
+cognition of selected datasets only, or that of all datasets.
 """
 
 import json
@@ -16,7 +16,6 @@ from ..memory.similarity import UNKNOWN
 from ..memory.text import clean_text, quote
 from ..models.config import TrialConfig
 from ..sandbox.action_space import ActionSpace
-from ..sandbox.placebo import Placebo
 from ..sandbox.program import Heuristic, applying_heuristic
 from .views import FoundRow, LongTermView, PriorConfiguration, PriorEntry, PriorRule, RuleRow, SummaryRow
 from .workspace import Workspace
@@ -58,8 +57,6 @@ def history_of(ws: Workspace, session: SessionRecord) -> dict[str, dict[str, Any
     if not session.with_memory:
         return {}
     effects = _knowledge(ws, session).pooled_effects(session.backbone)
-    shuffle = _placebo(ws, session)
-    effects = shuffle.effects(effects) if shuffle else effects
     return {knob: {**effect, "values": effect["values"][:HISTORY_VALUES]} for knob, effect in effects.items()}
 
 
@@ -88,33 +85,21 @@ def _heuristics(
     """Discard heuristics on any of `knobs`, or on all knobs for None; without statements unless `quoted`."""
     if not session.with_memory:
         return []
-    shuffle = _placebo(ws, session)
     knowledge = _knowledge(ws, session)
-    rules = knowledge.avoid_rules(session.backbone, None if shuffle else knobs, session=session.id)
+    rules = knowledge.avoid_rules(session.backbone, knobs, session=session.id)
     similar = knowledge.similarities(session.profile, session.dataset_id)
     found = []
     for rule in rules:
-        if similar.get(rule.dataset_id, UNKNOWN) < HEURISTIC_SIMILARITY:
-            continue
-        # The session's own rules are not knowledge of earlier sessions, so a placebo does not shuffle them
-        placebo = None if rule.session == session.id else shuffle
-        condition = placebo.condition(rule.condition) if placebo else rule.condition
-        if condition and (knobs is None or condition.split()[0] in knobs):
-            text = f"avoid {condition}" if placebo else rule.statement
-            found.append(Heuristic(rule.id, quote(text, STATEMENT_LENGTH) if quoted else "", condition))
+        if similar.get(rule.dataset_id, UNKNOWN) >= HEURISTIC_SIMILARITY:
+            statement = quote(rule.statement, STATEMENT_LENGTH) if quoted else ""
+            found.append(Heuristic(rule.id, statement, rule.condition))
     return found
 
 
 def long_term_of(ws: Workspace, session: SessionRecord, query: str, limit: int) -> LongTermView:
-    """The long-term view: the matches of `query`, or without a query the newest rules and summaries and the prior.
-
-    A placebo session gets the shuffled prior only, because the texts would reveal the true effects.
-    """
+    """The long-term view: the matches of `query`, or without a query the newest rules and summaries and the prior."""
     if not session.with_memory:
         return LongTermView(note="this session runs without long-term memory", rules=[], summaries=[], prior=[])
-    if session.placebo:
-        prior = prior_of(ws, session)
-        return LongTermView(query=clean_text(query, limit), found=[], rules=[], summaries=[], prior=prior)
     if query:
         words = clean_text(query, limit)
         found = _knowledge(ws, session).search(words)
@@ -139,26 +124,21 @@ def _rules(ws: Workspace, session: SessionRecord) -> list[PriorRule]:
     knowledge = _knowledge(ws, session)
     rules = knowledge.prior(*about, MAX_RULES, kinds=("prefer", "insight"))
     avoids = knowledge.prior(*about, MAX_HEURISTICS, kinds=("avoid",))
-    shuffle = _placebo(ws, session)
     found = []
     for rule in [*rules, *avoids]:
-        shown = shuffle.rule(rule) if shuffle else rule
-        if shown is not None:
-            kind = "heuristic" if shown["kind"] == "avoid" else "rule"
-            short = shown["statement"] if shuffle else quote(shown["statement"][1:-1], STATEMENT_LENGTH)
-            found.append(PriorRule.model_validate({**shown, "type": kind, "statement": short}))
+        kind = "heuristic" if rule["kind"] == "avoid" else "rule"
+        short = quote(rule["statement"][1:-1], STATEMENT_LENGTH)
+        found.append(PriorRule.model_validate({**rule, "type": kind, "statement": short}))
     return found
 
 
 def _portfolio(ws: Workspace, session: SessionRecord) -> list[PriorConfiguration]:
     space = ws.session_protocol(session).space
-    shuffle = _placebo(ws, session)
     about = (session.profile, session.dataset_id, session.backbone)
     entries = _knowledge(ws, session).portfolio(*about, MAX_CONFIGURATIONS)
     found = []
     for entry in entries:
-        settings = _settings(space, session.backbone, entry["config"])
-        config = shuffle.settings(settings) if shuffle else settings
+        config = _settings(space, session.backbone, entry["config"])
         found.append(PriorConfiguration.model_validate({**entry, "type": "configuration", "config": config}))
     return found
 
@@ -179,12 +159,6 @@ def _settings(space: ActionSpace, backbone: str, config: Mapping[str, Any]) -> d
 def _knowledge(ws: Workspace, session: SessionRecord) -> Knowledge:
     """The knowledge of earlier sessions that this session may use."""
     return ws.memory.knowledge(session.memory_from)
-
-
-def _placebo(ws: Workspace, session: SessionRecord) -> Placebo | None:
-    if not session.placebo:
-        return None
-    return Placebo(ws.session_protocol(session).space, session.backbone, session.seed)
 
 
 def _short(computed: Mapping[str, Any]) -> dict[str, Any]:

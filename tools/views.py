@@ -97,22 +97,30 @@ class PriorConfiguration(View):
 PriorEntry = Annotated[PriorRule | PriorConfiguration, Field(discriminator="type")]
 
 
+Attribution = Literal["alone", "jointly"]
+"""Whether a trial isolates an effect, or it is a share of the differences of trials that changed other knobs too."""
+
+
 class MeasuredValue(View):
-    """The effect measured by one trial that changed only this knob, against its base."""
+    """The effect of one value of a knob; n trials changed the knob to it, the first of them is `trial`."""
 
     value: Value
     delta: float
     se: float
-    trial: str
+    n: int
+    trial: str | None
+    attributed: Attribution
 
 
 class KnobEffect(View):
     """The effect of a knob in this session; see `sandbox.effects.knob_effects`."""
 
     n: int
-    mean_delta: float | None
-    se: float | None
-    interval: list[float] | None
+    mean_delta: float
+    se: float
+    interval: list[float]
+    attributed: Attribution
+    over: Value  # the value that the effects are relative to
     values: list[MeasuredValue]
     confounded: int
 
@@ -181,7 +189,6 @@ class StateView(View):
     with_reflection: bool
     with_memory: bool
     memory_from: list[str]
-    placebo: bool
     budget: Budget
     incumbent: str | None
     incumbent_ndcg10: float | None

@@ -28,7 +28,6 @@ class Settings:
     with_reflection: bool = True
     with_memory: bool = True
     memory_from: tuple[str, ...] = ()  # datasets whose cognition new sessions may use; () = all
-    placebo: bool = False  # new sessions get a memory with shuffled knobs
     device: str = "auto"
     threads: int = 0
     keep_warm: float = 0.0  # seconds that a worker waits for the session's next trial; 0 = it exits
@@ -59,8 +58,6 @@ class Workspace:
         """
         settings = settings or Settings()
         replay = open_replay(settings.replay) if settings.replay else None
-        if replay and settings.protocol_path:
-            raise ConfigError("a replay table contains its protocol page; use either --replay or --sandbox")
         home = home.expanduser().resolve()
         try:
             (home / ".virtualmle").mkdir(parents=True, exist_ok=True)
@@ -70,7 +67,7 @@ class Workspace:
             ) from None
         own = home / "SANDBOX.md"
         page = settings.protocol_path or (own if own.exists() else None)
-        protocol = replay.protocol if replay else load_protocol(page)
+        protocol = _replayed_protocol(replay, settings) if replay else load_protocol(page)
         return cls(home, Memory(home / "memory.db"), protocol, settings, replay)
 
     def dataset(self, name: str) -> PreparedDataset:
@@ -163,6 +160,19 @@ class Workspace:
             if record.train_hash == train_hash and (directory / STATE).exists():
                 return directory
         return None
+
+
+def _replayed_protocol(replay: Replay, settings: Settings) -> Protocol:
+    """The protocol of a replay: the table's page, or one that differs from it in its budgets only."""
+    if settings.protocol_path is None:
+        return replay.protocol
+    protocol = load_protocol(settings.protocol_path)
+    if protocol.space != replay.protocol.space:
+        raise ConfigError(
+            f"{settings.protocol_path} has other knobs than {replay.table.path.name}, which contains its page; leave "
+            "--sandbox out, or change only the table of rules"
+        )
+    return protocol
 
 
 def trial_seed(session_seed: int, dataset_id: str, train_hash: str) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from polars.exceptions import PolarsError
+from polars.exceptions import PanicException, PolarsError
 from pydantic import BaseModel, ConfigDict
 
 from ..data.errors import ReplayError
@@ -128,7 +128,7 @@ def read_frame(path: Path) -> pl.DataFrame:
         frame = pl.read_parquet(path)
     except OSError as error:
         raise ReplayError(f"{str(path)!r} cannot be read ({error.strerror or error}); check the path") from None
-    except PolarsError as error:
+    except (PolarsError, PanicException) as error:  # the reader panics on some damaged pages
         raise ReplayError(f"{str(path)!r} is not a replay table or is damaged ({_first_line(error)})") from None
     if dict(frame.schema) != SCHEMA:
         raise ReplayError(f"{str(path)!r} has other columns than a table of `virtualmle replay build`; give one")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from polars.exceptions import PolarsError
+from polars.exceptions import PanicException, PolarsError
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..data.atomic import write_bytes
@@ -75,7 +75,7 @@ def read_footer(path: Path) -> Footer:
     try:
         metadata: Mapping[str, str] = pl.read_parquet_metadata(path)
         return Footer.model_validate_json(metadata[KEY])
-    except (OSError, PolarsError, KeyError):
+    except (OSError, PolarsError, PanicException, KeyError):
         raise ReplayError(f"{str(path)!r} is no replay table: it has no readable entry {KEY} in its footer") from None
     except ValidationError as error:
         message = error.errors(include_url=False)[0]

@@ -1,0 +1,57 @@
+"""The trajectory of a session as an Optuna study, rebuilt in every step, and the settings that it asks for.
+
+The search space is the session's action space: ranges, scales and choices as they are, and levels as ordered indices.
+"""
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.samplers import BaseSampler
+
+from ..models.knobs.declaration import Value
+from ..sandbox.action_space import Knob
+from .drawing import bounds, choices_of, tidy
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)  # a study per step would report itself at every step
+
+
+def distribution_of(knob: Knob, max_steps: int | None = None) -> BaseDistribution:
+    """The distribution of a knob. Integers of more than `max_steps` values count as real numbers."""
+    if choices := choices_of(knob):
+        return CategoricalDistribution(choices)
+    if knob.levels:
+        return IntDistribution(0, len(knob.levels) - 1)
+    low, high = bounds(knob)
+    log = knob.scale == "log" and low > 0
+    if knob.type == "int" and (max_steps is None or high - low < max_steps):
+        return IntDistribution(int(low), int(high), log=log)
+    return FloatDistribution(float(low), float(high), log=log)
+
+
+def encoded(knob: Knob, value: Value, distribution: BaseDistribution) -> Value:
+    """A knob's value as a parameter of its distribution."""
+    if knob.levels:
+        return knob.levels.index(value)  # type: ignore[arg-type] # levels are numbers
+    return float(value) if isinstance(distribution, FloatDistribution) else value
+
+
+def decoded(knob: Knob, parameter: Value) -> Value:
+    """The knob's value that a parameter stands for; real numbers have three digits."""
+    if knob.levels:
+        return knob.levels[int(parameter)]
+    return parameter if choices_of(knob) else tidy(knob, float(parameter))
+
+
+def study_of(
+    sampler: BaseSampler, told: list[tuple[dict[str, Value], float]], distributions: dict[str, BaseDistribution]
+) -> optuna.Study:
+    """A study in memory with finished trials: parameters by name, and score."""
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    for parameters, score in told:
+        known = {name: distributions[name] for name in parameters}
+        study.add_trial(optuna.trial.create_trial(params=parameters, distributions=known, value=score))
+    return study
