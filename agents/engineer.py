@@ -69,13 +69,17 @@ class Engineer(Agent):
         ]
 
 
+TAKEN_APART = ("bundle", "ablation", "separation")
+"""Sources of proposals that the engineer does not need: it changes one or two knobs at a time."""
+
+
 def proposals(history: History) -> list[Move]:
     """The proposals of the server's surrogate as moves; their expected gain is halved."""
     base = history.incumbent.ndcg if history.incumbent and history.incumbent.ndcg else 0.0
     return [
         Move(row.changes, 0.5 * row.expected_delta / base, f"{row.source}: {row.reason}", row.base)
         for row in history.situation.state.proposals
-        if base
+        if base and row.source not in TAKEN_APART
     ]
 
 

@@ -52,6 +52,18 @@ def model_of(
     return Surrogate(trials, engine_knobs(first.config["backbone"]), history or {}, default) if first else None
 
 
+def interaction_in_words(model: Surrogate | None) -> str:
+    """The interaction that the trials demand, with its size in NDCG@10; empty if there is none."""
+    found = model.interaction if model else None
+    if model is None or found is None:
+        return ""
+    size, se = found.effect * model.reference_ndcg, found.se * model.reference_ndcg
+    return (
+        f"{found.knobs[0]} and {found.knobs[1]} together: {size:+.4f} ± {se:.4f} beyond the sum of both "
+        f"(p = {found.p:.2g}, corrected for all pairs); their effects below are those of each one alone"
+    )
+
+
 def shares(model: Surrogate, trial: TrialRecord, base: TrialConfig) -> list[Share]:
     """The shares of a trial's difference to its base, by changed knob; raised limits get none (`revealing`)."""
     steps = steps_of(trial, base)
