@@ -75,15 +75,17 @@ def propose(
     history: Mapping[str, Mapping[str, Any]],
     refused: Refused,
     num_items: int | None = None,
+    model: Surrogate | None = None,
 ) -> list[dict[str, Any]]:
     """Up to six of the rows of `tools.views.Proposal`; empty without an incumbent.
 
     `history` is `Knowledge.pooled_effects`; `refused` returns whether changes over the incumbent would be refused;
-    `num_items` is the size of the catalogue, for the cost of a full softmax.
+    `num_items` is the size of the catalogue, for the cost of a full softmax; `model` is the fitted surrogate of these
+    arguments, if the caller has it.
     """
     if incumbent is None:
         return []
-    return _Proposer(trials, incumbent, space, history, refused, num_items).rows()
+    return _Proposer(trials, incumbent, space, history, refused, num_items, model).rows()
 
 
 class _Proposer:
@@ -97,12 +99,14 @@ class _Proposer:
         history: Mapping[str, Mapping[str, Any]],
         refused: Refused,
         num_items: int | None,
+        model: Surrogate | None,
     ) -> None:
         self._trials, self._incumbent, self._space, self._history = trials, incumbent, space, history
         self._num_items = num_items
         self._config = incumbent.configuration
         self._knobs = {knob.name: knob for knob in space.knobs(self._config.backbone)}
-        self._surrogate = Surrogate(trials, list(self._knobs.values()), history, space.default(self._config.backbone))
+        default = space.default(self._config.backbone)
+        self._surrogate = model or Surrogate(trials, list(self._knobs.values()), history, default)
         self._allowed = _Allowed(trials, self._config, space, refused)
         self._changed = {knob for trial in trials if trial.status == "finished" for knob in trial.changes}
         self._diagnoses = diagnose(incumbent, space)

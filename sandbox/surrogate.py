@@ -27,7 +27,7 @@ import numpy.typing as npt
 from ..memory.records import TrialRecord
 from ..models.config import KNOBS, TrialConfig, train_hash
 from .action_space import Knob, inert_changes
-from .interactions import Interaction, lack_of_fit, together
+from .interactions import LEVEL, Interaction, lack_of_fit, together
 from .observations import Floats, Observations, observations
 
 Steps = Mapping[str, tuple[Any, Any]]
@@ -45,7 +45,6 @@ TRAINING_ERRORS = {0.005: 1.0, 0.01: 1.0, 0.02: 1.0, 0.04: 1.0, 0.08: 0.1}
 """Relative standard deviation of NDCG@10 between seeds of one configuration, beyond the paired error over users, and
 how probable it is beforehand. On Office (six seeds, four epochs) it was 0 for SASRec and 0.04 for HSTU. The largest
 value is for sessions whose trials no additive model fits."""
-TYPICAL_TRAINING_ERROR = 0.02
 REVEALING = ("epochs", "patience")
 REVEALING_WIDTH = 0.25
 """Factor on the prior scale of `REVEALING` knobs: raising them can only reveal what the other changes have made of the
@@ -292,8 +291,8 @@ class Surrogate:
         """
         if len(self.trial_steps) <= MIN_TESTED:
             return None
-        found = lack_of_fit(self._relative, self.error_covariance(TYPICAL_TRAINING_ERROR), self.trial_steps)
-        if found is None:
+        found = lack_of_fit(self._relative, self.error_covariance(min(TRAINING_ERRORS)), self.trial_steps)
+        if found is None or found.best.p > LEVEL:  # larger errors only make it less significant
             return None
         fits = self._fit(found.best.knobs)
         error = sum(fit.probability * fit.training_error for fit in fits)

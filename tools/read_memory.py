@@ -131,7 +131,7 @@ def _digest(
         return none
     space, backbone = ws.session_protocol(session).space, session.backbone
     history = history_of(ws, session)
-    model = model_of(trials, space.default(backbone), history)
+    model = model_of(trials, space.default(backbone), history, space.knobs(backbone))
     effects = knob_effects(trials, space.default(backbone), model)
     covered = coverage(trials, space, backbone)
     return {
@@ -141,7 +141,7 @@ def _digest(
         "history_effects": {knob: PooledEffect.model_validate(effect) for knob, effect in history.items()},
         "untried": untried(trials, space, backbone),
         "coverage": {dimension: Coverage(**counts) for dimension, counts in covered.items()},
-        "proposals": [Proposal.model_validate(row) for row in proposals_of(ws, session, trials, incumbent)],
+        "proposals": [Proposal.model_validate(row) for row in proposals_of(ws, session, trials, incumbent, model)],
     }
 
 
