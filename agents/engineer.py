@@ -33,6 +33,8 @@ REFINEMENT_GAIN = 0.01
 """If no move has a larger expected gain, the neighbours of the present weights of the priors are swept."""
 UNSETTLED = 0.2
 """Factor on moves of scoring knobs before the model stands, where the server offers no sweep."""
+OWN_SOURCES = ("bundle", "ablation", "separation")
+"""Sources of proposals that the engineer does not follow: it has a bundle of its own, and then single steps."""
 COVERAGE_SHARE = 0.4
 """Share of the budget after which a dimension without a trial is preferred."""
 COVERAGE_GAIN = 0.03
@@ -69,14 +71,14 @@ class Engineer(Agent):
 
     def _moves(self, history: History, knowledge: Knowledge) -> list[Move]:
         """All candidate moves that are new and that no discard heuristic rules out."""
-        proposed = proposals(history)
+        sweeps = history.situation.brief.max_sweep > 0
+        proposed = [move for move in proposals(history) if not (sweeps and is_scoring(move.changes))]
         if history.trials_used >= SURROGATE_AFTER and history.trials_used % SURROGATE_EVERY == 0:
             promising = [move for move in proposed if move.gain > 0 and history.is_new(move.changes, move.base)]
             if promising:
                 return promising[:1]
         opening = [*bundle(history, knowledge), *openings(history.space)]
         moves = [*knowledge.moves(), *opening, *follow_ups(history), *proposed]
-        sweeps = history.situation.brief.max_sweep > 0
         return [
             move
             for move in moves
@@ -110,7 +112,7 @@ def proposals(history: History) -> list[Move]:
     return [
         Move(row.changes, 0.5 * row.expected_delta / base, f"{row.source}: {row.reason}", row.base)
         for row in history.situation.state.proposals
-        if base
+        if base and row.source not in OWN_SOURCES
     ]
 
 
