@@ -19,8 +19,9 @@ _KNOB = re.compile(r"^(\w+): (\S+?)(?: int)?(?: log)? = (\S+)$", re.MULTILINE)
 
 
 def knobs_of(prompt: str) -> dict[str, list[Any]]:
-    """The values that a prompt offers for each knob; both ends and the middle of a range."""
-    return {name: _values(values, default) for name, values, default in _KNOB.findall(prompt)}
+    """The values that a prompt offers for each knob beside its default; of a range, both ends and some between."""
+    knobs = {name: (_values(values, default), _value(default)) for name, values, default in _KNOB.findall(prompt)}
+    return {name: [value for value in values if value != default] for name, (values, default) in knobs.items()}
 
 
 def _values(text: str, default: str) -> list[Any]:

@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
+from tests.language_models import engineer_answer
 from tests.quick_home import QUICK_SANDBOX, environment
+from tests.scripted_endpoint import ScriptedEndpoint
 from virtualmle.compare.outcome import RESULT, SessionResult
 from virtualmle.examiner.request import looks
 
@@ -225,6 +227,20 @@ def test_table_2_is_run_in_the_papers_space(home: Path) -> None:
     knobs = {"lr", "weight_decay", "dropout", "hidden_dim", "num_blocks", "num_heads"}
     tried = {knob for result in found.values() for trial in result.trials for knob in trial.changes}
     assert tried & knobs
+
+
+def test_table_4_counts_every_token_that_the_endpoint_counts(home: Path) -> None:
+    with ScriptedEndpoint(lambda received: engineer_answer(received.prompt)) as endpoint:
+        options = ("--models", "rules-1", "--agents", "engineer", "--base-url", endpoint.openai_url, *NO_CAP)
+        text, found = exhibit(home, "table4", *options)
+        tokens, asked = dict(endpoint.tokens), len(endpoint.requests)
+        exhibit(home, "table4", *options)
+        assert len(endpoint.requests) == asked  # a session that is over asks no model again
+    (use,) = found["llm@rules-1.sasrec.demo.0"].models
+    assert use.input_tokens == tokens["input"] + tokens.get("cached", 0) + tokens.get("cache_write", 0) > 1000
+    assert use.output == tokens["output"] and use.calls == asked and use.model == "rules-1"
+    assert text.index("## Language models") < text.index("## Results")
+    assert f"| demo sasrec | llm@rules-1 | {asked} | {use.input_tokens:,} |" in text
 
 
 def test_table_4_needs_a_language_model(home: Path) -> None:
