@@ -138,12 +138,13 @@ def _model_changed_since(history: History, name: str) -> bool:
 
 
 def _reconsider(history: History) -> Iterator[Move]:
-    """Neighbours of numeric knobs that were set together with others and never changed alone."""
+    """Neighbours of numeric knobs that a trial with a reflection set together with others, never changed alone."""
     incumbent = history.incumbent
     settings = incumbent.settings if incumbent else {}
+    reflected = {knob for trial in history.trials if trial.reflected for knob in trial.changes}
     for name, value in settings.items():
         knob = history.space.knobs.get(name)
-        if knob is None or choices_of(knob) or history.steps(name):
+        if knob is None or name not in reflected or choices_of(knob) or history.steps(name):
             continue
         away = 1 if value > history.space.defaults[name] else -1
         for direction, share in ((away, 1.0), (-away, UNCERTAIN)):
