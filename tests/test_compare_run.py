@@ -1,5 +1,6 @@
 """Comparisons as a user runs them: real sessions on the demo, kills at random moments, Ctrl-C, and every exhibit."""
 
+import contextlib
 import json
 import os
 import random
@@ -107,6 +108,26 @@ def test_kills_at_random_moments_change_nothing_and_nothing_runs_twice(compared:
         assert len(list((folder / ".virtualmle" / "sessions" / result.session).glob("t0*"))) == 2
 
 
+def test_kills_of_a_comparison_with_a_language_model_pay_for_no_reply_twice(home: Path) -> None:
+    moments = random.Random(5)
+    with ScriptedEndpoint(lambda received: engineer_answer(received.prompt)) as endpoint:
+        command = [*words(home, "talking", "--no-look"), "--agents", "llm@rules-1", "--base-url", endpoint.openai_url]
+        for _ in range(3):
+            process = subprocess.Popen([*COMMAND, *command], env=environment(), stderr=subprocess.DEVNULL)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(3.0 + 3 * moments.random())
+            process.kill()
+            process.wait()
+        run(*command)
+        answered, tokens = endpoint.answered, dict(endpoint.tokens)
+    (result,) = results(home / "talking").values()
+    (use,) = result.models
+    assert use.calls <= answered <= use.calls + use.lost  # of a killed process the reply may have been on its way
+    if not use.lost:
+        assert use.input_tokens == sum(tokens.get(kind, 0) for kind in ("input", "cached", "cache_write"))
+    assert len(result.trials) == 2 and [trial.trial for trial in result.trials] == ["t001", "t002"]
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX systems")
 def test_ctrl_c_ends_the_sessions_and_says_how_to_go_on(home: Path) -> None:
     command = [*COMMAND, *words(home, "interrupted", "--no-look")]
@@ -137,7 +158,9 @@ def test_a_second_comparison_in_the_same_directory_is_refused(home: Path) -> Non
     ("options", "text"),
     [
         (["--agents", "nobody"], "names the agent 'nobody'"), (["--backbones", "gru"], "backbone='gru' is not known"),
-        (["--set", "epochs=1"], "is not KNOB.low="), (["--memory-from", "demo"], "no arm starts with a memory"),
+        (["--set", "epochs=1"], "is not KNOB.low="), (["--sandbox", "nothing"], "no page is named 'nothing'"),
+        (["--agents", "llm"], "name it, as in llm@MODEL"), (["--agents", "engineer@gpt"], "but engineer asks none"),
+        (["--memory-from", "demo"], "no arm starts with a memory"),
     ],
 )  # fmt: skip
 def test_a_comparison_that_cannot_be_run_is_refused_in_one_line(home: Path, options: list[str], text: str) -> None:

@@ -14,6 +14,8 @@ import pytest
 from virtualmle.compare.arms import parse_arm, parse_arms
 from virtualmle.compare.caveats import Setting, caveats
 from virtualmle.compare.clocks import Course, anytime, band, course
+from virtualmle.compare.comparison import Request
+from virtualmle.compare.exhibits import EXHIBITS, SCALES, requests_of
 from virtualmle.compare.outcome import ModelUse, ProposalCounts, SessionResult, TrialResult
 from virtualmle.compare.page import budgeted
 from virtualmle.compare.pictures import curves, differences
@@ -66,8 +68,8 @@ def both() -> Summary:
     ("word", "agent", "seeding", "model"),
     [
         pytest.param("engineer", "engineer", "default", "", id="plain"),
-        pytest.param("random:moves", "random", "moves", "", id="seeded"),
-        pytest.param("engineer@qwen3:8b", "engineer", "default", "qwen3:8b", id="a model's name may contain a colon"),
+        pytest.param("tpe:moves", "tpe", "moves", "", id="seeded"),
+        pytest.param("llm@qwen3:8b", "llm", "default", "qwen3:8b", id="a model's name may contain a colon"),
     ],
 )
 def test_an_arm_is_parsed_from_its_word(word: str, agent: str, seeding: str, model: str) -> None:
@@ -93,6 +95,19 @@ def test_modifiers_of_an_arm_switch_its_ablations() -> None:
 def test_an_unknown_part_of_an_arm_is_refused(word: str, text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         parse_arm(word)
+
+
+def test_every_exhibit_has_arms_of_known_agents_and_table_2_the_papers_budgets() -> None:
+    for shown in EXHIBITS.values():
+        assert [arm.name for arm in parse_arms(shown.arms)] == list(shown.arms)
+    base = Request(Path("home"), Path("out"), (), (), trials=30)
+    requests = requests_of(EXHIBITS["table2"], base, SCALES["full"])
+    assert {request.trials: request.arms for request in requests} == {
+        30: ("engineer", "random"), 500: ("tpe:default",), 729: ("grid",),
+    }  # fmt: skip
+    assert requests[0].sandbox == packaged_page("paper")
+    last = requests_of(EXHIBITS["table1"], base, SCALES["full"])[-1]
+    assert (last.arms, last.trials) == (("engineer",), 1)  # the plain default
 
 
 def test_arms_are_named_once_and_at_least_one() -> None:
