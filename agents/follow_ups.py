@@ -26,6 +26,8 @@ RETUNE_GAIN = 0.025
 """Expected gain of tuning a score weight again."""
 SMALL_GAIN, TINY_GAIN = 0.01, 0.004
 """Expected gains where little is known: low, but positive."""
+RECONSIDERED_GAIN = 0.02
+"""Expected gain of a step of a knob that was only set in a bundle: its value there is a guess."""
 EARLY_EPOCH = 3
 """A best epoch up to this one counts as early."""
 SIGN_Z = 0.3
@@ -147,7 +149,7 @@ def _reconsider(history: History) -> Iterator[Move]:
         for direction, share in ((away, 1.0), (-away, UNCERTAIN)):
             if (target := neighbour(name, value, direction, history.space)) is not None:
                 reason = f"{name} was set with other knobs and never tuned alone"
-                yield Move({name: target}, SMALL_GAIN * share, reason)
+                yield Move({name: target}, RECONSIDERED_GAIN * share, reason)
 
 
 def _from_curve(history: History) -> Iterator[Move]:

@@ -4,15 +4,28 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .model_options import (
+    BaseUrl,
+    DriverName,
+    KeyFile,
+    MaxSteps,
+    MaxUsd,
+    Model,
+    ModelOptions,
+    PriceFile,
+    WireFormat,
+)
 from .options import HERE, Device, Home, Json, Replay, Sandbox, absolute
 
 if TYPE_CHECKING:
     from ..compare.comparison import Compared
+    from ..compare.models import ModelChoice
     from ..compare.runner import Advance
 
 INTERRUPTED = 130  # the exit code that shells report for Ctrl-C
@@ -80,6 +93,14 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
     replay: Replay = None,
     settings: Set = "",
     no_look: NoLook = False,
+    model: Model = None,
+    base_url: BaseUrl = None,
+    wire: WireFormat = None,
+    driver: DriverName = None,
+    max_usd: MaxUsd = None,
+    max_steps: MaxSteps = None,
+    key_file: KeyFile = None,
+    prices: PriceFile = None,
     jobs: Jobs = 1,
     threads: Threads = 1,
     device: Device = "auto",
@@ -98,6 +119,9 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
     from ..compare.comparison import Request, report_of, summary_of
     from ..compare.comparison import compare as run
 
+    asked = ModelOptions.given(
+        key_file, prices, model=model, base_url=base_url, wire=wire, driver=driver, max_usd=max_usd, max_steps=max_steps
+    )
     request = Request(
         home=home,
         out=absolute(out) if out else home / "compare",
@@ -115,6 +139,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
         threads=threads,
         jobs=jobs,
         look=not no_look,
+        model=model_choice(asked),
     )
     with progress() as bar:
         compared = run(request, bar.advance, bar.begin)
@@ -126,6 +151,14 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
         print(paths[0].with_suffix(".md").read_text(encoding="utf-8"))
         print(f"report: {paths[0]}")
     end(compared)
+
+
+def model_choice(options: ModelOptions) -> "ModelChoice":
+    """The options of a language model as a task has them."""
+    from ..compare.models import ModelChoice
+
+    given = {name: value for name, value in asdict(options).items() if value is not None}
+    return ModelChoice(name=given.pop("model", ""), **given)
 
 
 def words(text: str) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..agents.registry import AGENTS
+from ..agents.registry import AGENTS, ASKING
 from ..agents.seeding import SEEDINGS, Seeding
 from ..data.errors import ConfigError
 
@@ -48,6 +48,8 @@ def parse_arm(word: str) -> Arm:
         agent, _, seeding = agent.partition(":")
     if agent not in AGENTS:
         raise ConfigError(f"arm {word!r} names the agent {agent!r}; choose one of {', '.join(AGENTS)}")
+    if model and agent not in ASKING:
+        raise ConfigError(f"arm {word!r} names a model, but {agent} asks none; only {', '.join(sorted(ASKING))} do")
     start = _seeding(word, seeding)
     without_memory = "without-memory" in modifiers
     carried = "carried" in modifiers or start == "memory"

@@ -6,15 +6,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .. import __version__
+from ..agents.registry import ASKING
 from ..data.catalogue import Catalogue
 from ..data.errors import ConfigError
 from ..examiner.vault import Vault
 from ..models.knobs.declaration import BACKBONES
 from ..sandbox.protocol import load_protocol
 from ..trials.replay_table import read_footer
-from .arms import parse_arms
+from .arms import Arm, parse_arms
 from .caveats import Setting, caveats
 from .homes import digest_of
+from .models import ModelChoice
 from .outcome import SessionResult
 from .page import budgeted
 from .plan import Plan
@@ -47,6 +49,8 @@ class Request:
     threads: int = 1
     jobs: int = 1
     look: bool = True
+    first_seed: int = 0
+    model: ModelChoice = ModelChoice()
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,7 @@ def plan_of(request: Request) -> tuple[Plan, Sources]:
     arms = parse_arms(request.arms)
     sources = _sources(request)
     check_sources(arms, sources)
+    _check_models(arms, request)
     if request.replay and sources.datasets:
         raise ConfigError("with --replay, sessions on other datasets cannot be run; give a file with --memory-from")
     page, replayed = _page_and_dataset(request)
@@ -107,10 +112,24 @@ def plan_of(request: Request) -> tuple[Plan, Sources]:
         threads=request.threads,
         jobs=request.jobs,
         look=request.look,
+        first_seed=request.first_seed,
+        model=request.model,
         replay_sha256=digest_of(request.replay) if request.replay else "",
     )
     sources = replace(sources, datasets=_registered(request.home, sources.datasets))
     return replace(plan, datasets=replayed or _registered(request.home, request.datasets)), sources
+
+
+def _check_models(arms: Sequence[Arm], request: Request) -> None:
+    """Raise ConfigError for an arm without its language model, LanguageModelError for one that cannot be asked."""
+    for arm in arms:
+        choice = request.model.model_copy(update={"name": arm.model or request.model.name})
+        if arm.agent in ASKING:
+            if not choice.name:
+                raise ConfigError(
+                    f"arm {arm.name!r} asks a language model; name it, as in {arm.agent}@MODEL, or with --model"
+                )
+            choice.check(request.home)
 
 
 def _page_and_dataset(request: Request) -> tuple[str, tuple[str, ...]]:

@@ -16,6 +16,8 @@ from ..examiner.vault import OWNER_ONLY, PRIVATE, PUBLIC, Vault, file_exists
 from ..memory.portable import collect
 from ..memory.store import Memory
 
+PRICES = "prices.toml"  # of language models, which a user may add to the home
+
 
 def digest_of(path: Path) -> str:
     """The SHA-256 of a file, in hex digits. Raises HomeError if it cannot be read."""
@@ -37,6 +39,8 @@ def lay_out(home: Path, base: Path, dataset: str) -> None:
         shutil.copytree(catalogue.path(dataset), part, copy_function=_link)
         part.rename(target)
     _copy_keys(Vault(base), Vault(home))
+    if (base / PRICES).exists():
+        shutil.copyfile(base / PRICES, home / PRICES)
 
 
 def _link(source: str, target: str) -> str:

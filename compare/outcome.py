@@ -4,6 +4,7 @@ Test figures come only from the examiner's revealed results, as in `report/gathe
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -176,9 +177,14 @@ def read_outcome(task: Task) -> SessionResult:
         wall_seconds=round(progress.wall_seconds, 1),
         refused=len(progress.refused),
         duplicates=len(progress.duplicates),
-        proposals=ProposalCounts(**Counter[str](score.came_true for score in proposal_scores(trials))),
+        proposals=_proposals(trials),
         models=tuple(ModelUse.model_validate(use.model_dump(include=set(ModelUse.model_fields))) for use in uses),
     )
+
+
+def _proposals(trials: Sequence[TrialRecord]) -> ProposalCounts:
+    counts = Counter(score.came_true for score in proposal_scores(trials))
+    return ProposalCounts(yes=counts["yes"], no=counts["no"], unclear=counts["unclear"])
 
 
 def _settings(session: SessionRecord, trial: TrialRecord) -> dict[str, Any]:

@@ -85,7 +85,8 @@ def _panel(axes: Axes, summary: Summary, results: Sequence[SessionResult], clock
     moments = _moments(summary, results, clock)
     for number, arm in enumerate(summary.arms):
         courses = [course(result, clock) for result in results if result.arm == arm]
-        found = band(courses, moments) if courses else None
+        end = max((one.end for one in courses), default=0.0) + (0.5 if clock == "trials" else 0.0)
+        found = band(courses, [*(moment for moment in moments if moment < end), end])  # an arm's line ends when it does
         if found is not None:
             _line(axes, found, arm, number)
     level = next((row.level for row in summary.rows if results and row.group == group_of(results[0])), None)
@@ -106,7 +107,7 @@ def _panel(axes: Axes, summary: Summary, results: Sequence[SessionResult], clock
 
 def _moments(summary: Summary, results: Sequence[SessionResult], clock: Clock) -> Sequence[float]:
     if clock == "trials":
-        return [*(float(number) for number in range(1, summary.trials + 1)), summary.trials + 0.5]
+        return [float(number) for number in range(1, summary.trials + 1)]
     ends = [course(result, clock) for result in results]
     first = min((one.times[0] for one in ends if one.times), default=1.0)
     last = max((one.end for one in ends), default=1.0)

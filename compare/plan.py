@@ -4,10 +4,12 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..agents.registry import ASKING
 from ..data.atomic import write_bytes
 from ..data.catalogue import Catalogue
 from .arms import Arm
 from .homes import digest_of
+from .models import ModelChoice
 from .task import DIGEST, Task
 
 
@@ -31,6 +33,7 @@ class Plan:
     first_seed: int = 0
     look: bool = True  # whether each session takes its look at the test set
     replay_sha256: str = ""
+    model: ModelChoice = ModelChoice()  # of arms that ask a language model and name none
 
     @property
     def sessions(self) -> Path:
@@ -67,7 +70,7 @@ class Plan:
             arm=arm.name,
             agent=arm.agent,
             seeding=arm.seeding,
-            model=arm.model,
+            model=self.model_of(arm),
             with_reflection=arm.with_reflection,
             with_memory=arm.with_memory,
             dataset=dataset,
@@ -85,6 +88,12 @@ class Plan:
             look=self.look,
         )
         return self.placed(task)
+
+    def model_of(self, arm: Arm) -> ModelChoice:
+        """The language model of an arm; none if its agent asks none."""
+        if arm.agent not in ASKING:
+            return ModelChoice()
+        return self.model.model_copy(update={"name": arm.model}) if arm.model else self.model
 
     def placed(self, task: Task) -> Task:
         """The task with its key and its home, whose name ends with the digest of the task."""

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from ..data.atomic import write_bytes
 from ..data.errors import HomeError
+from ..data.wording import counted
 from .caveats import Setting
 from .outcome import SessionResult
 from .summary import Summary
@@ -37,13 +38,14 @@ class Document:
 
 def about(setting: Setting) -> str:
     """One paragraph that says how the sessions were run."""
-    budget = f"{setting.trials} trials"
+    budget = counted(setting.trials, "trial")
     if setting.train_seconds is not None:
         budget += f" or {setting.train_seconds:g} training seconds"
     where = f"replayed from {setting.replay}" if setting.replay else f"trained on device {setting.device}"
     memory = f"; carried arms start with the cognition of {setting.memory_from}" if setting.memory_from else ""
     return (
-        f"{setting.seeds} seeds per arm, dataset and backbone; {budget} per session, {where}{memory}. Protocol "
+        f"{counted(setting.seeds, 'seed')} per arm, dataset and backbone; {budget} per session, {where}{memory}. "
+        "Protocol "
         f"{setting.page_sha256[:8]}, VirtualMLE {setting.version}."
     )
 

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from mcp import Client
@@ -22,6 +23,7 @@ from mcp.types import Implementation
 from .. import __version__
 from ..agents.base import Action, Agent, Finalize, Situation
 from ..agents.events import Event, TrialFinished, TrialRefused
+from ..agents.llm.messages import LanguageModel
 from ..agents.loop import run_agent
 from ..agents.registry import AgentOptions, make_agent
 from ..data.errors import VirtualMLEError
@@ -31,6 +33,7 @@ from ..tools.finalize import freeze
 from ..tools.workspace import Settings, Workspace
 from ..trials.warm import retire
 from .lock import locked
+from .models import asked
 from .outcome import PROGRESS, RESULT, Progress, own_session, read_outcome, store, stored_progress
 from .task import Task
 
@@ -114,7 +117,27 @@ def settings_of(task: Task, agent: Agent) -> Settings:
 def run(task: Task) -> None:
     """Run the session of `task` to its end, from wherever an earlier process left it, and store its result."""
     home = Path(task.home)
-    agent = make_agent(task.agent, task.seed, AgentOptions(task.seed, task.seeding))
+    with _model(task) as model:
+        agent = make_agent(task.agent, task.seed, _options(task, model))
+        _run(task, home, agent)
+
+
+def _model(task: Task) -> AbstractContextManager[LanguageModel | None]:
+    return asked(task.model, Path(task.home)) if task.model.name else nullcontext()
+
+
+def _options(task: Task, model: LanguageModel | None) -> AgentOptions:
+    return AgentOptions(
+        task.seed,
+        task.seeding,
+        model,
+        task.model.driver,
+        task.model.max_steps,
+        Path(task.home) / ".virtualmle" / "sessions",
+    )
+
+
+def _run(task: Task, home: Path, agent: Agent) -> None:
     settings = settings_of(task, agent)
     ws = Workspace.open(home, settings=settings)
     with ws.memory:

@@ -5,6 +5,7 @@ import hashlib
 from pydantic import BaseModel, ConfigDict
 
 from ..agents.seeding import Seeding
+from .models import ModelChoice
 
 DIGEST = 8  # hex digits
 HOUSEKEEPING = {"home", "key"}
@@ -21,7 +22,7 @@ class Task(BaseModel):
     arm: str
     agent: str
     seeding: Seeding
-    model: str = ""
+    model: ModelChoice = ModelChoice()
     with_reflection: bool = True
     with_memory: bool = True
     dataset: str
@@ -41,5 +42,6 @@ class Task(BaseModel):
     @property
     def digest(self) -> str:
         """A hash of what determines the session; paths do not, the contents of their files do."""
-        fields = self.model_dump(exclude=HOUSEKEEPING | {"page", "cognition", "replay"})
-        return hashlib.sha256(repr(sorted(fields.items())).encode()).hexdigest()[:DIGEST]
+        fields = self.model_dump(exclude={*HOUSEKEEPING, "page", "cognition", "replay", "model"})
+        model = self.model.model_dump(exclude={"key_file", "prices", "max_usd"})
+        return hashlib.sha256(repr(sorted((fields | model).items())).encode()).hexdigest()[:DIGEST]

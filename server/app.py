@@ -61,7 +61,7 @@ sessions.
 per trial, and state a hypothesis. sweep(session, settings) tries many settings of the scoring knobs in one trial.
 3. status 'running' means that the wait has ended and nothing failed: call wait_trial. Never start the same trial again.
 4. Call write_reflection after each finished trial: did it improve on its base, and which dimension explains the \
-result? The next run_trial is refused until then.
+result? The next run_trial is refused until then, except after a re-scoring within noise. amend=true corrects one.
 5. read_memory(view='state') shows the incumbent, effects per knob, untried knobs, three proposals and the budget. \
 Every result has `next`: what to do now.
 6. When the budget is used up or the stop rule applies, call finalize with a Cognition Summary and confirm=true. It \

@@ -20,7 +20,6 @@ from virtualmle.sandbox.protocol import load_protocol, parse_protocol
 SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "shuffle_memory.py"
 sys.path.insert(0, str(SCRIPT.parent))
 
-from bench_agents import carry_memory  # noqa: E402
 from shuffle_memory import Permutation, shuffled  # noqa: E402
 
 SPACE = load_protocol().space
@@ -156,18 +155,3 @@ def test_the_command_shuffles_an_exported_file_and_refuses_another(tmp_path: Pat
     assert run("other.json").returncode == 1
     with pytest.raises(ConfigError):
         read_cognition(tmp_path / "other.json")
-
-
-def test_the_arms_of_the_benchmark_carry_true_or_shuffled_knowledge(tmp_path: Path) -> None:
-    learnt_home = tmp_path / "sources"
-    learnt_home.mkdir()
-    learnt(learnt_home / "memory.db").close()
-    sandbox = tmp_path / "SANDBOX.md"
-    sandbox.write_text(load_protocol().text, encoding="utf-8")
-    conditions = []
-    for name, seed in (("carried", None), ("placebo", 1), ("carried", 1)):  # the last call must change nothing
-        carry_memory(learnt_home, tmp_path / name, sandbox, seed)
-        with Memory(tmp_path / name / "memory.db") as memory:
-            conditions.append({rule.condition for rule in memory.rules.all() if rule.condition})
-    true = {condition for _, condition in RULES if condition}
-    assert conditions[0] == conditions[2] == true and not conditions[1] & true and len(conditions[1]) == 4

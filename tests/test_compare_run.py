@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
+from tests.language_models import engineer_answer
 from tests.quick_home import QUICK_SANDBOX, environment
+from tests.scripted_endpoint import ScriptedEndpoint
 from virtualmle.compare.outcome import RESULT, SessionResult
 from virtualmle.examiner.request import looks
 
@@ -154,6 +156,31 @@ def test_a_failed_session_is_reported_and_the_others_are_kept(compared: Path, ho
     assert set(results(home / "failed")) == {"random.sasrec.demo.0"}
 
 
+GRID = QUICK_SANDBOX.replace("256 … 512", "512").replace("8 … 32", "8, 16").replace("0 … 20", "0, 4, 16")
+
+
+def test_a_replayed_comparison_needs_no_data_and_has_the_recorded_seconds(home: Path) -> None:
+    (home / "grid.md").write_text(GRID.replace("1 … 1", "1"), encoding="utf-8")
+    table = home / "demo.parquet"
+    build = ("--page", str(home / "grid.md"), "--backbones", "hstu", "--out", str(table), "--home", str(home))
+    run("replay", "build", "demo", *build)
+    folders = []
+    for number in (1, 2):
+        other = home / f"elsewhere{number}"
+        done = run(
+            "compare", "--replay", str(table), "--agents", "random", "--backbones", "hstu", "--seeds", "1",
+            "--trials", "6", "--home", str(other), "--out", str(other / "out"),
+        )  # fmt: skip
+        assert "replayed from demo.parquet" in done.stdout and "A table has no test set" in done.stdout
+        assert not (other / ".virtualmle" / "data").exists()
+        folders.append(results(other / "out")["random.hstu.demo.0"])
+    first, second = folders
+    assert first.state == "frozen" and first.test is None
+    assert len(first.trials) == 6 and first.trials == second.trials  # all six cells, with equal seconds
+    refused = run("compare", "--replay", str(table), "--datasets", "office", "--home", str(home), code=1)
+    assert "replays dataset 'demo'" in refused.stderr
+
+
 def exhibit(home: Path, name: str, *options: str) -> tuple[str, dict[str, SessionResult]]:
     """Run an exhibit at demo scale with the smallest budget; returns its Markdown and all sessions of the directory."""
     out = home / "exhibits"
@@ -200,6 +227,20 @@ def test_table_2_is_run_in_the_papers_space(home: Path) -> None:
     knobs = {"lr", "weight_decay", "dropout", "hidden_dim", "num_blocks", "num_heads"}
     tried = {knob for result in found.values() for trial in result.trials for knob in trial.changes}
     assert tried & knobs
+
+
+def test_table_4_counts_every_token_that_the_endpoint_counts(home: Path) -> None:
+    with ScriptedEndpoint(lambda received: engineer_answer(received.prompt)) as endpoint:
+        options = ("--models", "rules-1", "--agents", "engineer", "--base-url", endpoint.openai_url, *NO_CAP)
+        text, found = exhibit(home, "table4", *options)
+        tokens, asked = dict(endpoint.tokens), len(endpoint.requests)
+        exhibit(home, "table4", *options)
+        assert len(endpoint.requests) == asked  # a session that is over asks no model again
+    (use,) = found["llm@rules-1.sasrec.demo.0"].models
+    assert use.input_tokens == tokens["input"] + tokens.get("cached", 0) + tokens.get("cache_write", 0) > 1000
+    assert use.output == tokens["output"] and use.calls == asked and use.model == "rules-1"
+    assert text.index("## Language models") < text.index("## Results")
+    assert f"| demo sasrec | llm@rules-1 | {asked} | {use.input_tokens:,} |" in text
 
 
 def test_table_4_needs_a_language_model(home: Path) -> None:

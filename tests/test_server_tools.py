@@ -82,7 +82,10 @@ async def test_every_tool_has_a_short_description(client: Client) -> None:
 
 async def test_no_schema_contains_an_argument_that_the_agent_must_not_choose(client: Client) -> None:
     for tool in (await client.list_tools()).tools:
-        assert not {"ws", "workspace", "context", "home", "seed", "settings"} & set(tool.input_schema["properties"])
+        people_choose = {"ws", "workspace", "context", "home", "seed", "settings"}
+        if tool.name == "sweep":  # its settings are lists of knobs, not those of the workspace
+            people_choose.remove("settings")
+        assert not people_choose & set(tool.input_schema["properties"])
         assert tool.input_schema["additionalProperties"] is False
 
 
@@ -111,6 +114,19 @@ async def test_an_unknown_argument_is_refused_with_its_name_and_the_valid_ones(c
 async def test_a_knob_outside_changes_is_refused_with_a_hint(client: Client) -> None:
     text = await refusal(client, "run_trial", session="demo-sasrec-1", changes={}, lr=0.1)
     assert "'lr'" in text and "inside `changes`" in text
+
+
+async def test_a_sweep_over_the_wire_measures_its_settings_and_explains_a_refusal(client: Client) -> None:
+    session = await opened(client)
+    settings = [{"transition_weight": 4.0}, {"transition_weight": 8.0}]
+    assert "call run_trial with changes={} first" in await refusal(client, "sweep", session=session, settings=settings)
+    await call(client, "run_trial", session=session, changes=SMALL)
+    await call(client, "write_reflection", session=session, trial="t001", helped="unclear", dimension="capacity",
+               lesson="a small model is quick")  # fmt: skip
+    assert "setting 1 changes lr" in await refusal(client, "sweep", session=session, settings=[{"lr": 0.01}])
+    found = await call(client, "sweep", session=session, settings=settings)
+    assert (found["trial"], found["status"], found["sweep"]["settings"]) == ("t002", "finished", 2)
+    assert found["budget"]["trials_used"] == 2
 
 
 async def test_an_error_names_the_session_that_does_not_exist(client: Client) -> None:

@@ -100,6 +100,7 @@ def brief_of(ws: Workspace, session: SessionRecord, resumed: bool) -> OpenedSess
         rules=protocol_summary(protocol, session),
         profile=session.profile,
         action_space=[row.content() for row in knob_rows(protocol.space, session.backbone)],
+        max_sweep=protocol.max_sweep,
         prior=[entry.content() for entry in prior_of(ws, session)],
         incumbent=incumbent.handle if incumbent else None,
         next=next_step(ws, session, trials),
@@ -126,5 +127,8 @@ def protocol_summary(protocol: Protocol, session: SessionRecord) -> list[str]:
     if session.max_llm_usd is not None:
         rules.append(f"The language model may cost up to {session.max_llm_usd:g} US dollars.")
     if session.with_reflection:
-        rules.append("After each finished trial, call write_reflection; until then, run_trial refuses the next trial.")
+        rules.append(
+            "After each finished trial, call write_reflection; until then, run_trial refuses the next trial. "
+            "A re-scoring within noise needs none."
+        )
     return rules
