@@ -24,6 +24,8 @@ MAX_MISTAKES = 5
 """Replies in a row without a call that can be executed, after which the session is left for later."""
 MAX_REFUSED = 10
 """Calls in a row that the server refuses, after which the session is left for later."""
+MANY_REFUSED = 3
+"""Refusals in a row after which the model may end the session early: perhaps nothing is left to try."""
 MAX_READS = 3
 """Readings of the memory after which a step no longer offers them."""
 
@@ -67,13 +69,16 @@ class LanguageAgent(Agent):
     def tools(self, situation: Situation) -> list[str]:
         """The names of the tools that this step offers."""
         state = situation.state
-        reads = sum(isinstance(outcome.action, ReadMemory) for outcome in recent(situation))
+        done = recent(situation)
+        reads = sum(isinstance(outcome.action, ReadMemory) for outcome in done)
+        late = state.budget.trials_used >= state.budget.trials_max / 2
+        stuck = sum(outcome.refused for outcome in done) >= MANY_REFUSED
         offered = {
             "write_reflection": state.with_reflection,
             "run_trial": True,
             "sweep": "sweep" in situation.brief.tools and state.incumbent is not None,
             "read_memory": reads < MAX_READS,
-            "finalize": state.incumbent is not None,
+            "finalize": state.incumbent is not None and (late or stuck),  # otherwise it is too early
         }
         return [name for name, offer in offered.items() if offer]
 

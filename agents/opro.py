@@ -56,7 +56,7 @@ class Opro(Agent):
     async def _solve(self, situation: Situation, history: History) -> Action:
         """The trial of the model's next new solution; ends the session if it proposes nothing new."""
         space = history.space
-        prompt = (Message("user", meta_prompt(space.backbone, space.knobs.values(), self._pairs(history))),)
+        prompt = (Message("user", meta_prompt(space.backbone, list(space.knobs.values()), self._pairs(history))),)
         unreadable = 0
         for _ in range(MAX_FRUITLESS):
             reply = await self._interview.reply(situation, f"{history.trials_used}", prompt, temperature=TEMPERATURE)
