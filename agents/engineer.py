@@ -49,7 +49,7 @@ class Engineer(Agent):
         return required_action(situation) or self._plan(situation)
 
     def _plan(self, situation: Situation) -> Action:
-        history = History(situation)
+        history = History(situation, from_best=True)
         if history.trials_used == 0 and history.is_new({}, "default"):
             reason = "the baseline that later trials are compared with"
             baseline = Hypothesis(dimension="optimisation", direction="same", size=0.0, reason=reason)
@@ -67,7 +67,8 @@ class Engineer(Agent):
             return close(situation)
         move = max(moves, key=lambda move: expected_gain(move, history, knowledge))
         override = override_reason(move, history, knowledge)
-        return RunTrial(move.changes, move.base, hypothesis_for(move, history), override)
+        base = history.incumbent.trial if move.base == "incumbent" and history.incumbent else move.base
+        return RunTrial(move.changes, base, hypothesis_for(move, history), override)
 
     def _moves(self, history: History, knowledge: Knowledge) -> list[Move]:
         """All candidate moves that are new and that no discard heuristic rules out."""

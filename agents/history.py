@@ -82,14 +82,20 @@ def pool(steps: Sequence[Step]) -> PooledSteps | None:
 
 
 class History:
-    """A situation, parsed once for planning."""
+    """A situation, parsed once for planning.
 
-    def __init__(self, situation: Situation) -> None:
+    from_best: plan from the best trial that was reflected on, although the Program has another incumbent within noise.
+    Selection takes the best validation figure, so this is where the session would end now.
+    """
+
+    def __init__(self, situation: Situation, *, from_best: bool = False) -> None:
         self.situation = situation
         self.space = Space(situation.brief.backbone, situation.brief.knobs)
         self.trials = [PastTrial(**dict(row)) for row in situation.trajectory.trials if not row.machine_fault]
         self._by_handle = {trial.trial: trial for trial in self.trials}
         self.incumbent = self._by_handle.get(situation.state.incumbent or "")
+        if from_best and situation.state.with_memory and situation.state.with_reflection:
+            self.incumbent = max([*self.finished], key=lambda trial: trial.ndcg or 0.0, default=self.incumbent)
         self.trials_used = situation.state.budget.trials_used
         self.budget = situation.state.budget.trials_max
         self.trials_left = self.budget - self.trials_used
