@@ -98,6 +98,7 @@ class Refusal:
     changes: KnobValues
     base: str
     reason: str
+    swept: bool = False  # a sweep was refused; `changes` has the list of values of each knob
 
 
 SKIPPED = "not executed, because the call before it was refused"
@@ -127,6 +128,7 @@ class Brief:
     profile: Mapping[str, Any] = field(default_factory=dict)  # train-only statistics
     rules: Sequence[str] = ()
     tools: frozenset[str] = frozenset()  # the names of the server's tools
+    max_sweep: int = 0  # settings of one sweep; 0 = the server has no such tool
 
     @classmethod
     def of(cls, opened: OpenedSession, tools: frozenset[str] = frozenset()) -> "Brief":
@@ -142,6 +144,7 @@ class Brief:
             profile=opened.profile,
             rules=opened.rules,
             tools=tools,
+            max_sweep=opened.max_sweep if "sweep" in tools else 0,
         )
 
 

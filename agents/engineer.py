@@ -1,11 +1,12 @@
 """The embedded engineer: a deterministic agent that needs no API key and no network, and plans as a practitioner would.
 
-It runs the default configuration first, then what earlier sessions recommend, then the opening moves of `moves.py` in
-the order of their usual gain. Effects measured in this session and in closed sessions with the same backbone raise or
-lower the expected gain of each further move; the move with the largest expected gain runs. Every few trials, the
-server's surrogate chooses instead. Each trial has a hypothesis, and each reflection is computed from the measurements.
-Only trials with a reflection count as measurements: without reflections the engineer follows its list of opening
-moves and the verdicts.
+The model comes first: after the default configuration it runs what earlier sessions recommend, or else its opening
+moves for the model as one bundle (`moves.py`). Once the model stands, one sweep tunes the score priors (`sweeps.py`).
+From then on the move with the largest expected gain runs: what the measurements of this session suggest
+(`follow_ups.py`), the remaining opening moves in the order of their usual gain, corrected by the effects that closed
+sessions measured, and proposals of the server. After changes of the model the priors are swept again. Each trial has a
+hypothesis, and each reflection is computed from the measurements. Only trials with a reflection count as measurements:
+without reflections the engineer follows its list of opening moves and the verdicts.
 """
 
 from ..memory.records import Hypothesis
@@ -13,9 +14,10 @@ from .base import Action, Agent, RunTrial, Situation
 from .follow_ups import follow_ups, random_neighbours
 from .history import History
 from .knowledge import Knowledge
-from .moves import Move, openings
+from .moves import Move, bundle_of, openings
 from .reflecting import NOTICEABLE_Z, dimension_of
 from .required import close, required_action
+from .sweeps import is_due, is_scoring, planned_sweep
 
 MIN_FRUITLESS_STEPS = 3
 """Number of single-knob trials without an effect after which the moves of a dimension are discounted."""
@@ -23,6 +25,16 @@ DISCOUNT, SETTLED, REPEATED = 0.4, 0.2, 0.1
 """Factors on the gain of an opening move, by what the session has already measured; see `expected_gain`."""
 SURROGATE_AFTER, SURROGATE_EVERY = 8, 4
 """The surrogate needs some trials to be fitted; after that it chooses one trial in four."""
+OPENING_TRIALS = 4
+"""After this many trials the priors are swept even if no change of the model was kept."""
+BUNDLED_GAIN = 0.03
+"""Smallest expected gain of the opening moves that are tried together in one bundle."""
+REFINEMENT_GAIN = 0.01
+"""If no move has a larger expected gain, the neighbours of the present weights of the priors are swept."""
+UNSETTLED = 0.2
+"""Factor on moves of scoring knobs before the model stands, where the server offers no sweep."""
+OWN_SOURCES = ("bundle", "ablation", "separation")
+"""Sources of proposals that the engineer does not follow: it has a bundle of its own, and then single steps."""
 COVERAGE_SHARE = 0.4
 """Share of the budget after which a dimension without a trial is preferred."""
 COVERAGE_GAIN = 0.03
@@ -44,6 +56,10 @@ class Engineer(Agent):
             return RunTrial({}, "default", baseline)
         knowledge = Knowledge(history)
         moves = self._moves(history, knowledge)
+        best = max((expected_gain(move, history, knowledge) for move in moves), default=0.0)
+        wanted = opening_is_over(history) and (is_due(history) or best < REFINEMENT_GAIN)
+        if wanted and (sweep := planned_sweep(history)):
+            return sweep
         if not moves:
             drawn = random_neighbours(history, self.generator(situation))
             moves = [move for move in drawn if history.is_new(move.changes, move.base)][:1]
@@ -55,18 +71,39 @@ class Engineer(Agent):
 
     def _moves(self, history: History, knowledge: Knowledge) -> list[Move]:
         """All candidate moves that are new and that no discard heuristic rules out."""
-        proposed = proposals(history)
+        sweeps = history.situation.brief.max_sweep > 0
+        proposed = [move for move in proposals(history) if not (sweeps and is_scoring(move.changes))]
         if history.trials_used >= SURROGATE_AFTER and history.trials_used % SURROGATE_EVERY == 0:
             promising = [move for move in proposed if move.gain > 0 and history.is_new(move.changes, move.base)]
             if promising:
                 return promising[:1]
-        moves = [*knowledge.moves(), *openings(history.space), *follow_ups(history), *proposed]
+        opening = [*bundle(history, knowledge), *openings(history.space)]
+        moves = [*knowledge.moves(), *opening, *follow_ups(history), *proposed]
         return [
             move
             for move in moves
             if history.is_new(move.changes, move.base)
+            and not (sweeps and is_scoring(move.changes))
             and (not knowledge.discourages(move.changes, history.settings(move.base)) or has_helped(move, history))
         ]
+
+
+def opening_is_over(history: History) -> bool:
+    """Whether the model stands: a change of it was kept, or the first attempts have failed."""
+    trained = [trial for trial in history.trials if trial.changes and not is_scoring(trial.changes)]
+    return any(trial.verdict == "keep" for trial in trained) or history.trials_used > OPENING_TRIALS
+
+
+def bundle(history: History, knowledge: Knowledge) -> list[Move]:
+    """The opening moves for the model, corrected by memory, as one trial; none once a change of the model was kept."""
+    if opening_is_over(history) or (history.trials_used != 1 and not history.situation.state.with_memory):
+        return []
+    first_of_knob: dict[str, Move] = {}
+    for move in sorted(openings(history.space), key=lambda move: -move.gain):
+        if not is_scoring(move.changes):
+            first_of_knob.setdefault(next(iter(move.changes)), move)
+    gains = [(move, knowledge.informed_gain(move)) for move in first_of_knob.values() if move.gain >= BUNDLED_GAIN]
+    return bundle_of([(move, gain) for move, gain in gains if gain >= BUNDLED_GAIN], history.space)
 
 
 def proposals(history: History) -> list[Move]:
@@ -75,12 +112,14 @@ def proposals(history: History) -> list[Move]:
     return [
         Move(row.changes, 0.5 * row.expected_delta / base, f"{row.source}: {row.reason}", row.base)
         for row in history.situation.state.proposals
-        if base
+        if base and row.source not in OWN_SOURCES
     ]
 
 
 def expected_gain(move: Move, history: History, knowledge: Knowledge) -> float:
     """The gain of a move, discounted if its dimension or knob had no effect so far or if few trials are left."""
+    if is_scoring(move.changes) and not opening_is_over(history):
+        return UNSETTLED * move.gain
     if not move.opening:
         return move.gain
     gain = knowledge.informed_gain(move)
@@ -110,7 +149,9 @@ def _already_passed(move: Move, history: History) -> bool:
     if history.situation.state.with_memory:
         return False
     order = sorted(openings(history.space), key=lambda opening: -opening.gain)
-    return move in order[: max(0, history.trials_used - 1)]
+    bundled = [opening for opening in order if opening.gain >= BUNDLED_GAIN and not is_scoring(opening.changes)]
+    rest = [opening for opening in order if opening not in bundled]
+    return move in bundled or move in rest[: max(0, history.trials_used - 2)]
 
 
 def has_helped(move: Move, history: History) -> bool:

@@ -26,6 +26,8 @@ RETUNE_GAIN = 0.025
 """Expected gain of tuning a score weight again."""
 SMALL_GAIN, TINY_GAIN = 0.01, 0.004
 """Expected gains where little is known: low, but positive."""
+RECONSIDERED_GAIN = 0.02
+"""Expected gain of a step of a knob that was only set in a bundle: its value there is a guess."""
 EARLY_EPOCH = 3
 """A best epoch up to this one counts as early."""
 SIGN_Z = 0.3
@@ -136,18 +138,19 @@ def _model_changed_since(history: History, name: str) -> bool:
 
 
 def _reconsider(history: History) -> Iterator[Move]:
-    """Neighbours of numeric knobs that were set together with others and never changed alone."""
+    """Neighbours of numeric knobs that a trial with a reflection set together with others, never changed alone."""
     incumbent = history.incumbent
     settings = incumbent.settings if incumbent else {}
+    reflected = {knob for trial in history.trials if trial.reflected for knob in trial.changes}
     for name, value in settings.items():
         knob = history.space.knobs.get(name)
-        if knob is None or choices_of(knob) or history.steps(name):
+        if knob is None or name not in reflected or choices_of(knob) or history.steps(name):
             continue
         away = 1 if value > history.space.defaults[name] else -1
         for direction, share in ((away, 1.0), (-away, UNCERTAIN)):
             if (target := neighbour(name, value, direction, history.space)) is not None:
                 reason = f"{name} was set with other knobs and never tuned alone"
-                yield Move({name: target}, SMALL_GAIN * share, reason)
+                yield Move({name: target}, RECONSIDERED_GAIN * share, reason)
 
 
 def _from_curve(history: History) -> Iterator[Move]:

@@ -1,6 +1,6 @@
 """The trajectory as an agent reads it: the past trials, their bases and their measured effects."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,8 +94,14 @@ class History:
         self.budget = situation.state.budget.trials_max
         self.trials_left = self.budget - self.trials_used
         self._keys = {trial.trial: self.space.key(trial.settings) for trial in self.trials}
-        self._known_keys = set(self._keys.values())
-        self._known_keys |= {self.space.key(self.settings(r.base) | r.changes) for r in situation.refused}
+        self._known_keys = set(self._keys.values()) | set(self._swept_keys())
+        refused = [refusal for refusal in situation.refused if not refusal.swept]
+        self._known_keys |= {self.space.key(self.settings(r.base) | r.changes) for r in refused}
+
+    def _swept_keys(self) -> Iterator[str]:
+        for trial in self.trials:
+            over = self.settings(trial.base)
+            yield from (self.space.key(over | row.settings) for row in trial.swept)
 
     def settings(self, base: str) -> KnobValues:
         """The values in which `base` differs from the default; empty for a trial that the trajectory does not list."""

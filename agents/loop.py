@@ -162,8 +162,7 @@ class _Loop:
 
     def _refuse(self, action: RunTrial | Sweep, reason: str, known: TrialObservation | None = None) -> Outcome:
         """The outcome of a trial that did not run; `known` is the observation of the trial that it equals."""
-        if isinstance(action, RunTrial):
-            self._refused.append(Refusal(action.changes, action.base, reason))
+        self._refused.append(Refusal(action.changes, action.base, reason, swept=isinstance(action, Sweep)))
         self._count_refusal(reason)
         self._emit(TrialRefused(action, reason))
         return Outcome(action, f"{reason}: {observation_text(known)}" if known else reason, refused=True)

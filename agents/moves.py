@@ -5,6 +5,7 @@ the first trials only; later, measured effects decide (`follow_ups.py`).
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -41,6 +42,9 @@ LADDERS: dict[str, tuple[float, ...]] = {
 """Values of each numeric knob, far enough apart for their effects to be distinguishable from noise."""
 
 GENERIC_RUNGS = 7
+BUNDLE_SHARE = 0.5
+"""Expected gain of a bundle as a share of the sum of its moves: low enough that a configuration that did well on a
+similar dataset comes first, and high enough that the bundle comes before its moves one by one."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,22 @@ def openings(space: Space) -> list[Move]:
         if all(value is not None for value in changes.values()):
             offered.setdefault(repr(changes), replace(move, changes=changes))
     return list(offered.values())
+
+
+def bundle_of(moves: Sequence[tuple[Move, float]], space: Space) -> list[Move]:
+    """Moves with their gains as one move over the default; of two values for a knob the one with the larger gain.
+
+    Fewer than two moves make no bundle.
+    """
+    changes: KnobValues = {}
+    gains: list[float] = []
+    for move, gain in sorted(moves, key=lambda pair: -pair[1]):
+        if not move.changes.keys() & changes.keys() and space.allows(changes | move.changes, {}):
+            changes, gains = changes | move.changes, [*gains, gain]
+    if len(gains) < 2:
+        return []
+    reason = f"{len(gains)} changes that usually help, tried together; the doubtful ones are taken back one by one"
+    return [Move(changes, BUNDLE_SHARE * sum(gains), reason, "default")]
 
 
 def _offered_value(name: str, value: Value, space: Space) -> Value | None:

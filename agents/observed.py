@@ -3,6 +3,7 @@
 from ..tools.results import TrialObservation
 from ..tools.views import NDCG10, KnobValues
 
+SHOWN = ("recall@10", NDCG10)
 SWEEP_LENGTH = 900
 
 def observation_text(observation: TrialObservation) -> str:
@@ -36,7 +37,7 @@ def signed(delta: float, se: float) -> str:
 def _head(observation: TrialObservation) -> str:
     changes = f"{settings_text(observation.changes)} over {observation.base}"
     verdict = observation.verdict or observation.status
-    metrics = " ".join(f"{name}={value:.4f}" for name, value in observation.metrics.items())
+    metrics = " ".join(f"{name}={value:.4f}" for name, value in observation.metrics.items() if name in SHOWN)
     se = f" (SE {observation.ndcg10_se:.4f})" if observation.metrics.get(NDCG10) and observation.ndcg10_se else ""
     return f"{observation.trial}: {changes}: {verdict}. {metrics}{se}".rstrip() + f"\nreason: {observation.reason}"
 

@@ -2,7 +2,7 @@
 
 The model sees configurations and scores only: no tools, reflections, measured effects or memory of other sessions.
 
-- Section 3.1: five starting points, at random; here the plain default, or what the seeding gives, is among them.
+- Section 3.1: five starting points, at random; here those of the seeding, such as the plain default, come first.
 - Section 2.3: several solutions in each step, for stability; Section 5.1: eight, each from a call of its own with the
   same meta-prompt at temperature 1.0. Each solution is a trial of the session, so that a step takes eight trials.
 - Section 2: the search ends when the model proposes nothing new any more, or when the budget is used.
@@ -21,6 +21,8 @@ from .llm.messages import LanguageModel, Message
 from .opro_prompt import Pair, meta_prompt, parse_solution
 from .reflecting import dimension_of
 from .required import close, required_action
+from .sampler import Sampler
+from .seeding import num_seeds
 
 NUM_STARTS = 5
 SOLUTIONS_PER_STEP = 8
@@ -34,20 +36,17 @@ class Opro(Agent):
 
     reflects: ClassVar[bool] = False
 
-    def __init__(
-        self, model: LanguageModel, starts: Agent, num_starts: int = NUM_STARTS, max_steps: int | None = None
-    ) -> None:
+    def __init__(self, model: LanguageModel, starts: Sampler, max_steps: int | None = None) -> None:
         super().__init__(starts.seed)
         self._interview = Interview(model, max_steps)
         self._starts = starts
-        self._num_starts = num_starts
 
     async def decide(self, situation: Situation) -> Sequence[Action]:
         """A starting point, or the next solution of the model."""
         if (action := required_action(situation)) is not None:
             return (action,)
         history = History(situation)
-        if history.trials_used < self._num_starts or not history.finished:
+        if history.trials_used < self._num_starts(history) or not history.finished:
             return (self._starts.act(situation),)
         try:
             return (await self._solve(situation, history),)
@@ -57,25 +56,29 @@ class Opro(Agent):
     async def _solve(self, situation: Situation, history: History) -> Action:
         """The trial of the model's next new solution; ends the session if it proposes nothing new."""
         space = history.space
-        prompt = (Message("user", meta_prompt(space.backbone, space.knobs.values(), self._pairs(history))),)
+        prompt = (Message("user", meta_prompt(space.backbone, list(space.knobs.values()), self._pairs(history))),)
         unreadable = 0
         for _ in range(MAX_FRUITLESS):
             reply = await self._interview.reply(situation, f"{history.trials_used}", prompt, temperature=TEMPERATURE)
             settings = parse_solution(reply.text)
             if settings is None:
                 unreadable += 1
-            elif history.is_new(settings, "default"):
-                return _trial(settings, history)
+            elif (changes := space.effective_changes(settings)) is not None and history.is_new(changes, "default"):
+                return _trial(changes, history)
         if unreadable == MAX_FRUITLESS:
             raise LanguageModelError(
                 f"{MAX_FRUITLESS} replies in a row had no configuration in square brackets; {RESUME}"
             )
         return close(situation, f"the model proposed nothing new in {MAX_FRUITLESS} replies in a row")
 
+    def _num_starts(self, history: History) -> int:
+        return max(NUM_STARTS, num_seeds(history, self._starts.seeding))
+
     def _pairs(self, history: History) -> list[Pair]:
         """The pairs that all solutions of the present step see: those of the steps before."""
-        steps = (history.trials_used - self._num_starts) // SOLUTIONS_PER_STEP
-        known = self._num_starts + steps * SOLUTIONS_PER_STEP
+        starts = self._num_starts(history)
+        steps = (history.trials_used - starts) // SOLUTIONS_PER_STEP
+        known = starts + steps * SOLUTIONS_PER_STEP
         earlier = [trial for trial in history.finished if trial.number <= known] or history.finished
         return [(trial.settings, trial.ndcg or 0.0) for trial in earlier]
 

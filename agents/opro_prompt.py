@@ -8,7 +8,7 @@ scores higher, in square brackets.
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from ..models.knobs.declaration import Value
 from ..sandbox.action_space import Knob
@@ -38,7 +38,7 @@ Pair = tuple[KnobValues, float]
 """A configuration, as its settings over the default, and its score."""
 
 
-def meta_prompt(backbone: str, knobs: Iterable[Knob], pairs: Sequence[Pair]) -> str:
+def meta_prompt(backbone: str, knobs: Sequence[Knob], pairs: Sequence[Pair]) -> str:
     """Description of the problem, the best pairs in ascending order, and the instruction."""
     best = sorted(pairs, key=lambda pair: pair[1])[-MAX_PAIRS:]
     listed = "\n\n".join(f"configuration:\n{solution_text(settings)}\nscore:\n{score:.4f}" for settings, score in best)

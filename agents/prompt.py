@@ -5,13 +5,14 @@ provider can cache it. The text of the step (state digest, last observation, wha
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from ..sandbox.action_space import Knob
+from ..sandbox.action_space import Knob, inert_changes
 from ..tools.views import PriorConfiguration, PriorEntry
 from .base import Brief, Outcome, ReadMemory, Situation
 from .digest import state_digest
 from .observed import observation_text, settings_text, value_text
+from .space import Space
 
 SYSTEM_LENGTH = 9000
 """Characters of the system text; the action space of SANDBOX.md takes about a third of them."""
@@ -39,13 +40,15 @@ def system_text(brief: Brief) -> str:
     return clip("\n\n".join(part for part in parts if part), SYSTEM_LENGTH)
 
 
-def knob_lines(knobs: Iterable[Knob], backbone: str) -> str:
-    """The action space, one line a knob: name, values, default; grouped by dimension."""
+def knob_lines(knobs: Sequence[Knob], backbone: str) -> str:
+    """The action space, one line a knob, grouped by dimension; a star marks knobs that another one switches off."""
+    default = Space(backbone, knobs).config({})
+    idle = inert_changes(default, {knob.name: None for knob in knobs}) if default else {}
     groups: dict[str, list[str]] = {}
     for knob in knobs:
-        groups.setdefault(knob.dimension, []).append(knob_line(knob, backbone))
+        groups.setdefault(knob.dimension, []).append(knob_line(knob, backbone) + (" *" if knob.name in idle else ""))
     lines = [line for dimension, names in groups.items() for line in (f"[{dimension}]", *names)]
-    return "\n".join(["Action space (knob: values = default):", *lines])
+    return "\n".join(["Action space (knob: values = default; * = no effect until another knob is changed):", *lines])
 
 
 def knob_line(knob: Knob, backbone: str) -> str:

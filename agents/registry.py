@@ -53,7 +53,7 @@ def _llm(options: AgentOptions) -> Agent:
 
 
 def _opro(options: AgentOptions) -> Agent:
-    return Opro(_model(options), RandomSearch(options.seed), max_steps=options.max_steps)
+    return Opro(_model(options), RandomSearch(options.seed, options.seeding), max_steps=options.max_steps)
 
 
 def _hybrid(options: AgentOptions) -> Agent:

@@ -23,12 +23,12 @@ from .schemas import compact_schema
 MAX_CALLS = 4
 """Calls of one reply that are executed; a reply with more is a mistake of the model."""
 _RAW_LENGTH = 200
-_RULE = "{kind: prefer|avoid|insight, statement, condition such as 'lr >= 0.001', evidence: [trials]}"
+_RULE = "{kind: prefer|avoid|insight, statement, condition: e.g. lr >= 0.001, evidence: trials}"
 _OPAQUE = {
-    "reflection": "the arguments of write_reflection, if you send one call only",
-    "hypothesis": "what you expect of NDCG@10: {dimension, direction: better|worse|same, size, reason}",
-    "rule": f"optional rule for later sessions: {_RULE}",
-    "rules": f"list of rules that may hold on other datasets: {_RULE}",
+    "reflection": "as write_reflection, if you send one call only",
+    "hypothesis": "{dimension, direction: better|worse|same, size, reason}",
+    "rule": _RULE,
+    "rules": _RULE,
 }
 """Objects that a short text describes as well as a schema of their own, which every prompt would carry."""
 
@@ -56,10 +56,10 @@ class ReflectionArguments(Arguments):
 
     helped: Helped = Field(description="did it improve on its base?")
     dimension: Dimension = Field(description="what explains the result")
-    lesson: str = Field(description="one or two sentences", min_length=1)
+    lesson: str = Field(min_length=1)
     cause: str = Field(default="", description="the mechanism")
-    effect: float | None = Field(default=None, description="claimed change of NDCG@10 against the base")
-    evidence: list[str] = Field(default=[], description="trials that support the lesson")
+    effect: float | None = Field(default=None, description="claimed change of NDCG@10")
+    evidence: list[str] = Field(default=[], description="trials")
     next_step: str = ""
     rule: RuleInput | None = None
 
@@ -82,16 +82,16 @@ class Reflecting(Arguments):
 class RunTrialArguments(Reflecting):
     """The arguments of run_trial."""
 
-    changes: dict[str, Any] = Field(description='knobs to change in the base, e.g. {"lr": 0.001}; {} = the base itself')
-    base: str = Field(default="incumbent", description="incumbent, default or a trial")
+    changes: dict[str, Any] = Field(description="knobs to change in the base, e.g. {lr: 0.001}")
+    base: str = Field(default="incumbent", description="incumbent (if left out), default or a trial")
     hypothesis: Hypothesis | None = None
-    override_reason: str = Field(default="", description="why the heuristic that refused it does not apply")
+    override_reason: str = Field(default="", description="why a refusing heuristic does not apply")
 
 
 class SweepArguments(Reflecting):
     """The arguments of sweep."""
 
-    settings: list[dict[str, Any]] = Field(description="the settings, scoring knobs only", min_length=1)
+    settings: list[dict[str, Any]] = Field(description="of scoring knobs only", min_length=1)
     base: str = "incumbent"
     hypothesis: Hypothesis | None = None
 
@@ -107,7 +107,7 @@ class ReadMemoryArguments(Arguments):
 class FinalizeArguments(Reflecting):
     """The arguments of finalize."""
 
-    cognition_summary: str = Field(description="what the session taught, for later sessions", min_length=1)
+    cognition_summary: str = Field(min_length=1)
     rules: list[RuleInput] = []
 
 
@@ -145,7 +145,7 @@ class Verb:
 
 
 VERBS = {
-    "write_reflection": Verb("Say what the last trial taught; checked against the numbers.", ReflectionArguments,
+    "write_reflection": Verb("Say what the last trial taught.", ReflectionArguments,
                              _reflection),
     "run_trial": Verb("Train and judge one configuration.", RunTrialArguments, _run),
     "sweep": Verb("Score many settings of scoring knobs over one trained model, as one trial.", SweepArguments, _sweep),

@@ -53,8 +53,8 @@ class HeadlessRun:
     backbone: str
     session: str | None = None
     new: bool = False
-    seeding: Seeding = "default"
     model: ModelOptions = ModelOptions()
+    seeding: Seeding = "default"
 
 
 def run_headless(plan: HeadlessRun, settings: "Settings", as_json: bool) -> None:

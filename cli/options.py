@@ -60,7 +60,7 @@ Seconds = Annotated[
     float | None,
     typer.Option("--seconds", min=1, help="Maximum training seconds of a new session.", show_default="from SANDBOX.md"),
 ]
-AGENT_NAMES = ("engineer", "random", "llm", "opro", "hybrid")
+AGENT_NAMES = ("engineer", "llm", "hybrid", "opro", "tpe", "gp", "cmaes", "grid", "coordinate", "random")
 """The names of `agents.registry.AGENTS`, which would take half a second to import for --help; a test compares them."""
 AgentName = Annotated[str, typer.Option("--agent", help=f"One of {', '.join(AGENT_NAMES)}.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the agent and of new sessions.")]

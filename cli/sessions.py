@@ -122,8 +122,8 @@ def resume(  # noqa: PLR0913, PLR0917 - one parameter per option
 ) -> None:
     """Resume an interrupted session.
 
-    Uses the agent, seeding, seed and protocol that the session was opened with, and the language model that it was last
-    run with; another --model, or a higher --max-usd, holds from now on.
+    Uses the agent, seeding, seed and protocol that the session was opened with, and the language model that it was
+    last run with; another --model, or a higher --max-usd, holds from now on.
 
     Example: virtualmle sessions resume demo-sasrec-1
     """
@@ -147,10 +147,10 @@ def resume(  # noqa: PLR0913, PLR0917 - one parameter per option
     name = agent or agent_of(record)
     if name in ASKING:
         asked.check(home)
-    start = seeding_named(seeding or seeding_of(record))
     plan = HeadlessRun(
-        home, name, record.seed, record.dataset, record.backbone, session, seeding=start, model=asked
-    )
+        home, name, record.seed, record.dataset, record.backbone, session, model=asked,
+        seeding=seeding_named(seeding or seeding_of(record)),
+    )  # fmt: skip
     run_headless(plan, make_settings(seed=record.seed, device=device, threads=threads, keep_warm=keep_warm), as_json)
 
 

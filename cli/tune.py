@@ -102,7 +102,7 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
         replay,
     )  # fmt: skip
     where, name = _replayed(home, dataset, settings) if replay else _prepared(home, dataset, sandbox)
-    plan = HeadlessRun(where, agent, seed, name, backbone, new=new, seeding=start, model=asked)
+    plan = HeadlessRun(where, agent, seed, name, backbone, new=new, model=asked, seeding=start)
     run_headless(plan, settings, as_json)
 
 

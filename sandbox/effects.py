@@ -8,7 +8,7 @@ from ..data.errors import ConfigError
 from ..memory.records import TrialRecord
 from ..models.config import TrialConfig, check_combination
 from ..models.knobs.declaration import DIMENSIONS
-from .action_space import ActionSpace, Knob, inert_changes
+from .action_space import ActionSpace, inert_changes
 from .observations import NDCG10
 from .surrogate import REVEALING, Posterior, Steps, Surrogate, engine_knobs
 from .sweeping import each_setting
@@ -96,10 +96,7 @@ def untried(trials: Sequence[TrialRecord], space: ActionSpace, backbone: str) ->
 
 
 def knob_effects(
-    trials: Sequence[TrialRecord],
-    default: TrialConfig | None = None,
-    knobs: Sequence[Knob] | None = None,
-    history: Mapping[str, Mapping[str, Any]] | None = None,
+    trials: Sequence[TrialRecord], default: TrialConfig | None = None, model: Surrogate | None = None
 ) -> dict[str, dict[str, Any]]:
     """Per knob that a finished trial changed: {n, mean_delta, se, interval, attributed, over, values, confounded}.
 
@@ -110,13 +107,12 @@ def knob_effects(
     attributed   "alone" if a trial isolates the step (`isolates`), otherwise "jointly": it is a share of the difference
                  of trials that changed other knobs too
     n            number of trials that changed the knob; `confounded` of them changed others too
-    Deltas are changes of NDCG@10. `history` (`Knowledge.pooled_effects`) is the prior; `knobs`: the protocol's.
+    Deltas are changes of NDCG@10. `model`: the joint model of these trials; the default has no history.
     """
     moved = [_Change(*found) for found in _changes(trials, default)]
     if not moved:
         return {}
-    backbone = moved[0].trial.configuration.backbone
-    model = Surrogate(trials, engine_knobs(backbone) if knobs is None else knobs, history or {}, default)
+    model = model or Surrogate(trials, engine_knobs(moved[0].trial.config["backbone"]), {}, default)
     tried = _tried_values(moved, model, default)
     steps = [{knob: (over, value)} for knob, (over, values) in tried.items() for value in values]
     posterior = scaled(model.posterior(steps), model.reference_ndcg)

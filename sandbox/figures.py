@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from ..memory.records import TrialRecord
 
 _DECIMAL = r"0?\.\d{3,}(?![\d%])(?!\s*%)"
-_LEVEL = re.compile(rf"(?<![\w.+\-−–±])({_DECIMAL})")
+_LEVEL = re.compile(rf"(?<![\w.+\-−–±])(?<!± )({_DECIMAL})")  # what follows ± is an error
 _CHANGE = re.compile(rf"(?<![\w.])([+\-−–])\s?({_DECIMAL})")
 _HANDLE = re.compile(r"\bt\d{3,}\b")
 _CLAUSE = re.compile(r"(?:[;!?\n]|\.(?=\s|$))")  # a full stop inside a number ends no clause

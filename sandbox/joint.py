@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from ..memory.records import TrialRecord
 from ..models.config import TrialConfig
+from .action_space import Knob
 from .effects import base_config, changed_knobs, interval, revealing, scaled, steps_of
 from .surrogate import Surrogate, engine_knobs
 from .sweeping import each_setting
@@ -46,10 +47,26 @@ def model_of(
     trials: Sequence[TrialRecord],
     default: TrialConfig | None = None,
     history: Mapping[str, Mapping[str, Any]] | None = None,
+    knobs: Sequence[Knob] | None = None,
 ) -> Surrogate | None:
-    """The joint model of a session over the engine's knobs; None before a trial has finished."""
+    """The joint model of a session, over the engine's knobs by default; None before a trial has finished."""
     first = next((t for t in trials if t.status == "finished" and t.outcome and t.outcome.metrics), None)
-    return Surrogate(trials, engine_knobs(first.config["backbone"]), history or {}, default) if first else None
+    if first is None:
+        return None
+    offered = engine_knobs(first.config["backbone"]) if knobs is None else knobs
+    return Surrogate(trials, offered, history or {}, default)
+
+
+def interaction_in_words(model: Surrogate | None) -> str:
+    """The interaction that the trials demand, with its size in NDCG@10; empty if there is none."""
+    found = model.interaction if model else None
+    if model is None or found is None:
+        return ""
+    size, se = found.effect * model.reference_ndcg, found.se * model.reference_ndcg
+    return (
+        f"{found.knobs[0]} and {found.knobs[1]} together: {size:+.4f} ± {se:.4f} beyond the sum of both "
+        f"(p = {found.p:.2g}, corrected for all pairs); their effects below are those of each one alone"
+    )
 
 
 def shares(model: Surrogate, trial: TrialRecord, base: TrialConfig) -> list[Share]:

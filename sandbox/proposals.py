@@ -2,8 +2,9 @@
 
 The first proposal acts on what limits the incumbent (`diagnosis.py`): the remedy with the largest expected improvement.
 The second is the best move on other knobs, the third acts on a second diagnosis, or is the best move in the least
-explored dimension. A move changes one knob, two knobs that are both expected to help, or what a remedy changes.
-Moves that would be refused or have been tried are not proposed. Pure and deterministic.
+explored dimension. A move changes one knob, two knobs that are both expected to help, or what a remedy changes. Up to
+three further proposals bundle changes, take one of a bundle back, or separate two suspects (`bundles.py`). Moves
+that would be refused or have been tried are not proposed. Pure and deterministic.
 
 What is expected rests on the best evidence there is: `session` and `history` (trials of this or of closed sessions
 changed one of the knobs: the surrogate's prediction), `declared` (half of the gain that `remedies.py` names, or of the
@@ -21,10 +22,11 @@ from ..data.wording import counted
 from ..memory.records import TrialRecord
 from ..models.config import TrialConfig
 from .action_space import ActionSpace, Knob, effective, inert_changes
+from .bundles import Suggestion, bundle, suggest
 from .costs import estimate_seconds
 from .diagnosis import Diagnosis, diagnose
 from .effects import coverage
-from .remedies import Remedy, changes_of, remedies_for
+from .remedies import RISE, Remedy, changes_of, remedies_for
 from .surrogate import Prediction, Surrogate, position
 
 STEPS = (0.06, 0.12, 0.25)  # step sizes of single moves, as fractions of a knob's range
@@ -73,15 +75,17 @@ def propose(
     history: Mapping[str, Mapping[str, Any]],
     refused: Refused,
     num_items: int | None = None,
+    model: Surrogate | None = None,
 ) -> list[dict[str, Any]]:
-    """Up to three of the rows of `tools.views.Proposal`; empty without an incumbent.
+    """Up to six of the rows of `tools.views.Proposal`; empty without an incumbent.
 
     `history` is `Knowledge.pooled_effects`; `refused` returns whether changes over the incumbent would be refused;
-    `num_items` is the size of the catalogue, for the cost of a full softmax.
+    `num_items` is the size of the catalogue, for the cost of a full softmax; `model` is the fitted surrogate of these
+    arguments, if the caller has it.
     """
     if incumbent is None:
         return []
-    return _Proposer(trials, incumbent, space, history, refused, num_items).rows()
+    return _Proposer(trials, incumbent, space, history, refused, num_items, model).rows()
 
 
 class _Proposer:
@@ -95,14 +99,16 @@ class _Proposer:
         history: Mapping[str, Mapping[str, Any]],
         refused: Refused,
         num_items: int | None,
+        model: Surrogate | None,
     ) -> None:
         self._trials, self._incumbent, self._space, self._history = trials, incumbent, space, history
         self._num_items = num_items
         self._config = incumbent.configuration
         self._knobs = {knob.name: knob for knob in space.knobs(self._config.backbone)}
-        self._surrogate = Surrogate(trials, list(self._knobs.values()), history)
+        default = space.default(self._config.backbone)
+        self._surrogate = model or Surrogate(trials, list(self._knobs.values()), history, default)
         self._allowed = _Allowed(trials, self._config, space, refused)
-        self._changed = {knob for trial in trials if trial.status == "finished" for knob in trial.changes}
+        self._changed = {knob for trial in trials if trial.status == "finished" for knob in trial.changed}
         self._diagnoses = diagnose(incumbent, space)
         self._chosen: list[_Chosen] = []
 
@@ -119,7 +125,30 @@ class _Proposer:
         least = _least_covered(self._trials, self._space, self._config.backbone)
         self._choose("explore", [m for m in everything if {self._space.dimension(k) for k in m.changes} == {least}])
         self._choose("surrogate", singles)
-        return [self._row(chosen) for chosen in self._chosen]
+        return [*(self._row(chosen) for chosen in self._chosen), *self._bundles(singles)]
+
+    def _bundles(self, singles: Sequence[Move]) -> list[dict[str, Any]]:
+        """Further proposals, from `bundles.py`: several changes at once, one taken back, two suspects separated."""
+        supported = [(m.changes, m.prediction) for m in singles if m.evidence != "none"]
+        default = self._space.default(self._config.backbone)
+        found = bundle(supported, self._surrogate, self._incumbent, self._allowed.over)
+        others = suggest(self._surrogate, self._trials, self._incumbent, default, self._allowed.over)
+        return [self._suggested(one) for one in [*([found] if found else []), *others]]
+
+    def _suggested(self, one: Suggestion) -> dict[str, Any]:
+        scale, base = self._surrogate.reference_ndcg, next(t for t in self._trials if t.handle == one.base)
+        seconds = estimate_seconds(base.configuration.model_copy(update=one.changes), self._trials, self._num_items)
+        return {
+            "changes": one.changes,
+            "base": "incumbent" if one.base == self._incumbent.handle else one.base,
+            "dimension": self._space.dimension(next(iter(one.changes))),
+            "expected_delta": _rounded(one.prediction.mean * scale),
+            "sd": _rounded(one.prediction.sd * scale),
+            "evidence": "session",
+            "cost_seconds": None if seconds is None else float(f"{seconds:.2g}"),
+            "source": one.source,
+            "reason": one.reason,
+        }
 
     def _choose(self, source: str, moves: Sequence[Move], diagnosis: Diagnosis | None = None) -> None:
         """Add the first move on other knobs that is allowed and not expected to lose, while there is room for it."""
@@ -147,7 +176,7 @@ class _Proposer:
 
     def _remedy_move(self, remedy: Remedy, changes: dict[str, Any], predicted: Prediction) -> Move:
         evidence = self._evidence(changes)
-        if evidence != "none" or remedy.gain is None:
+        if remedy.gain is None or (evidence != "none" and remedy.source != RISE):
             return Move(changes, predicted, evidence, remedy)
         # The surrogate's figures are relative to NDCG@10 of its reference, declared gains to the incumbent's.
         gain = remedy.gain * _ndcg(self._incumbent) / self._surrogate.reference_ndcg
@@ -201,7 +230,7 @@ class _Proposer:
             return f"half of {move.remedy.gain:+.1%}: {move.remedy.source}"
         if move.evidence == "none":
             return "no trial has measured it; what such a change gains on average if losses are not adopted"
-        here = [trial.handle for trial in self._trials if set(move.changes) & set(trial.changes)]
+        here = [trial.handle for trial in self._trials if trial.changed & set(move.changes)]
         num_closed = sum(self._history.get(knob, {}).get("n", 0) for knob in move.changes)
         session = f"{counted(len(here), 'trial')} of this session, last {here[-1]}" if here else ""
         closed = f"{counted(num_closed, 'trial')} of closed sessions" if num_closed else ""
@@ -222,14 +251,15 @@ class _Allowed:
     def __call__(self, changes: Mapping[str, Any]) -> bool:
         key = repr(changes)
         if key not in self._answers:
-            self._answers[key] = self._check(changes)
+            self._answers[key] = self.over(self._incumbent, changes)
         return self._answers[key]
 
-    def _check(self, changes: Mapping[str, Any]) -> bool:
+    def over(self, base: TrialConfig, changes: Mapping[str, Any]) -> bool:
+        """The same for changes over another base."""
         if self._refused(changes):
             return False
         try:
-            config = self._space.resolve(self._incumbent, changes)
+            config = self._space.resolve(base, changes)
         except ConfigError:
             return False
         return not inert_changes(config, changes) and effective(config) not in self._tried

@@ -16,6 +16,7 @@ from .diagnosis import Diagnosis, Kind
 USUAL = "its usual gain, docs/engineer.md"
 BEAUTY_TOOLS = "measured on Beauty and Tools, docs/log.md"
 RISE = "the rise in the last quarter of the curve"
+MAX_RISE = 1.0  # a model that has only just begun to learn rises by any factor
 
 
 class Remedy(NamedTuple):
@@ -117,7 +118,7 @@ def remedies_for(diagnosis: Diagnosis | None) -> Iterator[Remedy]:
             yield remedy
         elif diagnosis and diagnosis.kind in remedy.kinds:
             rises = diagnosis.rise and "epochs" in remedy.target
-            yield remedy._replace(gain=diagnosis.rise, source=RISE) if rises else remedy
+            yield remedy._replace(gain=min(diagnosis.rise, MAX_RISE), source=RISE) if rises else remedy
 
 
 def _next(ladder: Sequence[float], current: float, knob: Knob) -> float | None:

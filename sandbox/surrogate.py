@@ -25,9 +25,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..memory.records import TrialRecord
-from ..models.config import KNOBS, TrialConfig
+from ..models.config import KNOBS, TrialConfig, train_hash
 from .action_space import Knob, inert_changes
-from .interactions import Interaction, lack_of_fit, together
+from .interactions import LEVEL, Interaction, lack_of_fit, together
 from .observations import Floats, Observations, observations
 
 Steps = Mapping[str, tuple[Any, Any]]
@@ -45,7 +45,6 @@ TRAINING_ERRORS = {0.005: 1.0, 0.01: 1.0, 0.02: 1.0, 0.04: 1.0, 0.08: 0.1}
 """Relative standard deviation of NDCG@10 between seeds of one configuration, beyond the paired error over users, and
 how probable it is beforehand. On Office (six seeds, four epochs) it was 0 for SASRec and 0.04 for HSTU. The largest
 value is for sessions whose trials no additive model fits."""
-TYPICAL_TRAINING_ERROR = 0.02
 REVEALING = ("epochs", "patience")
 REVEALING_WIDTH = 0.25
 """Factor on the prior scale of `REVEALING` knobs: raising them can only reveal what the other changes have made of the
@@ -54,6 +53,7 @@ LEVEL_VARIANCE = 1.0  # of the common level; so large that only differences betw
 SMALLEST_RELATIVE_SE = 1e-3
 """Lower bound on the error of a trial, for trials whose difference has zero variance over users."""
 MIN_TESTED = 3  # two knobs interact in at least four trials: none, one, the other, both
+DEFAULT_PAIRED_ERROR = 0.03  # relative paired error over users before two trials have finished
 NEGLIGIBLE = 0.01  # grid points with a smaller posterior probability are left out
 
 
@@ -227,6 +227,39 @@ class Surrogate:
         smallest = SMALLEST_RELATIVE_SE**2 * np.eye(len(users))
         return users + training_error**2 * self.observed.same_checkpoint + smallest
 
+    def variance_reductions(self, a: Steps, b: Steps, new: Sequence[tuple[TrialConfig, str]]) -> Floats:
+        """The share of the variance of effect(a) - effect(b) that each new trial would take away, (new,).
+
+        new: configurations with the handle of the measured trial that they change. At the most probable point of the
+        grid, cov(d, y | trials)^2 / (var(y | trials) var(d | trials)) for the difference d and the outcome y. The error
+        of y over users is that of its base plus the median paired error; a checkpoint that exists is shared.
+        """
+        fit, n = max(self._fits), len(self.trial_steps)
+        steps = [*self.trial_steps, a, b, *(self.steps_between(self.first, config) for config, _ in new)]
+        prior = self._prior(steps, fit.scale)[1]
+        known, own = self._errors_of(new, fit.training_error)
+        outcome = prior[n + 2 :, :n] + LEVEL_VARIANCE + known  # (new, trials)
+        target = prior[n] - prior[n + 1]
+        explained_target = np.linalg.solve(fit.lower, target[:n])
+        explained_outcome = np.linalg.solve(fit.lower, outcome.T)  # (trials, new)
+        shared = target[n + 2 :] - explained_target @ explained_outcome
+        spread = np.diag(prior)[n + 2 :] + LEVEL_VARIANCE + own - (explained_outcome**2).sum(axis=0)
+        variance = target[n] - target[n + 1] - explained_target @ explained_target
+        return np.asarray(shared**2 / (spread * variance))
+
+    def _errors_of(self, new: Sequence[tuple[TrialConfig, str]], training_error: float) -> tuple[Floats, Floats]:
+        """Covariance of the errors of new trials with those of the measured ones (new, trials), and their variances."""
+        users = self.observed.user_covariance / self.reference_ndcg**2
+        own = np.diag(users)
+        pairs = (own[:, None] + own[None, :] - 2 * users)[np.triu_indices(len(own), 1)]
+        paired = float(np.median(pairs)) if pairs.size else DEFAULT_PAIRED_ERROR**2
+        row_of = {trial.handle: row for row, trial in enumerate(self.observed.trials)}
+        hashes = np.array([trial.train_hash for trial in self.observed.trials])
+        bases = [row_of[handle] for _, handle in new]
+        same = np.array([hashes == train_hash(config) for config, _ in new], dtype=np.float64)
+        variances = own[bases] + paired + training_error**2 + SMALLEST_RELATIVE_SE**2
+        return users[bases] + training_error**2 * same, variances
+
     def _fit(self, pair: tuple[str, str] | None) -> list[_Fit]:
         """The model at every point of the grid that is not negligible; the joint change of `pair` has its own term."""
         usual = self._usual_scale()
@@ -258,8 +291,8 @@ class Surrogate:
         """
         if len(self.trial_steps) <= MIN_TESTED:
             return None
-        found = lack_of_fit(self._relative, self.error_covariance(TYPICAL_TRAINING_ERROR), self.trial_steps)
-        if found is None:
+        found = lack_of_fit(self._relative, self.error_covariance(min(TRAINING_ERRORS)), self.trial_steps)
+        if found is None or found.best.p > LEVEL:  # larger errors only make it less significant
             return None
         fits = self._fit(found.best.knobs)
         error = sum(fit.probability * fit.training_error for fit in fits)

@@ -19,8 +19,9 @@ _KNOB = re.compile(r"^(\w+): (\S+?)(?: int)?(?: log)? = (\S+)$", re.MULTILINE)
 
 
 def knobs_of(prompt: str) -> dict[str, list[Any]]:
-    """The values that a prompt offers for each knob; both ends and the middle of a range."""
-    return {name: _values(values, default) for name, values, default in _KNOB.findall(prompt)}
+    """The values that a prompt offers for each knob beside its default; of a range, both ends and some between."""
+    knobs = {name: (_values(values, default), _value(default)) for name, values, default in _KNOB.findall(prompt)}
+    return {name: [value for value in values if value != default] for name, (values, default) in knobs.items()}
 
 
 def _values(text: str, default: str) -> list[Any]:
@@ -50,6 +51,8 @@ def engineer_calls(prompt: str) -> list[Call]:
         calls.append(Call("write_reflection", reflection))
     section = prompt.partition("## Refused")[2].partition("## ")[0]
     refused = section.count("\n- ") + sum(map(int, re.findall(r"… (\d+) more", section)))
+    if not knobs_of(prompt) and '"finalize"' not in prompt:
+        return [*calls, Call("run_trial", {"changes": {}})]
     if "Call finalize" in prompt[-700:] or refused >= 9 or not knobs_of(prompt):
         summary = {"cognition_summary": "Knobs were changed one at a time; see the effects. NDCG@10 rose from 0.02."}
         return [*calls, Call("finalize", summary)]

@@ -7,7 +7,7 @@ import pytest
 from tests.agents_world import World, decide, smooth, stopped, without_memory
 from tests.language_models import asking_agent
 from virtualmle.agents.base import Agent, Finalize, Reflect, RunTrial, WaitTrial
-from virtualmle.agents.registry import AGENTS, AgentOptions, make_agent
+from virtualmle.agents.registry import AGENTS, make_agent
 from virtualmle.agents.seeding import SEEDINGS, Seeding
 from virtualmle.data.errors import ConfigError
 from virtualmle.models.config import TrialConfig
@@ -135,7 +135,8 @@ def test_an_unknown_name_is_refused_with_the_known_ones(name: str) -> None:
 def test_a_session_resumes_identically_from_every_seeding(name: str, seeding: Seeding) -> None:
     world = World(trials_max=11, prior=PRIOR, reflection=False)
     while not world.over:
-        action = AGENTS[name](AgentOptions(seed=3, seeding=seeding)).act(world.situation)
-        assert AGENTS[name](AgentOptions(seed=3, seeding=seeding)).act(world.situation) == action
-        world.act(action)
+        agent = asking_agent(name, seed=3, seeding=seeding)
+        actions = decide(agent, world.situation)
+        assert decide(asking_agent(name, seed=3, seeding=seeding), world.situation) == actions
+        world.execute(actions, corrects=agent.corrects)
     assert len(world.trials) == 11

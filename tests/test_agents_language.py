@@ -80,6 +80,7 @@ def test_every_knob_has_one_line_with_its_values_and_its_default() -> None:
     assert "\nlr: 1e-05..0.01 log = 0.0003\n" in text and "\nbatch_size: 32..2048 int log = 256\n" in text
     assert "\ntie_embeddings: true|false = false\n" in text and "\nposition: absolute|" in text
     assert all(f"\n{knob.name}: " in text for knob in World().situation.brief.knobs)
+    assert "\ntransition_window: 1..10 int = 1 *\n" in text  # transition_weight is 0
 
 
 def test_the_plain_default_and_waiting_cost_no_call() -> None:

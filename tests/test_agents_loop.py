@@ -161,9 +161,13 @@ async def test_a_reason_to_override_a_discard_heuristic_reaches_the_server(tmp_p
     assert recorded.endswith("wider helped on this catalogue")
 
 
-async def test_the_server_confirms_the_causes_and_effects_that_the_engineer_claims(tmp_path: Path) -> None:
+async def test_the_engineer_sweeps_and_the_server_confirms_the_effects_that_it_claims(tmp_path: Path) -> None:
+    home = quick_home(tmp_path / "home")
+    page = (home / "SANDBOX.md").read_text(encoding="utf-8")
+    (home / "SANDBOX.md").write_text(page.replace("| `max_trials` | 2 |", "| `max_trials` | 7 |"), encoding="utf-8")
     seen: list[Event] = []
-    await drive(quick_home(tmp_path / "home"), Engineer(1), seen.append)
-    reflected = [event for event in seen if isinstance(event, Reflected)]
-    assert reflected[1].action.effect is not None and reflected[1].action.cause
-    assert [event.receipt.check for event in reflected[1:]] == ["supported"]
+    await drive(home, Engineer(1), seen.append)
+    sweeps = [event.observation for event in seen if isinstance(event, TrialFinished) and event.observation.sweep]
+    assert sweeps and all("transition_weight" in sweep.changes for sweep in sweeps)
+    claims = [event for event in seen if isinstance(event, Reflected) and event.action.effect is not None]
+    assert claims and {event.receipt.note for event in claims if event.receipt.check != "supported"} == set()

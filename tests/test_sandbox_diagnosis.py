@@ -6,6 +6,7 @@ import pytest
 
 from virtualmle.memory.records import FollowedProposal, TrialOutcome, TrialRecord
 from virtualmle.models.config import TrialConfig, train_hash
+from virtualmle.sandbox.action_space import ActionSpace
 from virtualmle.sandbox.costs import estimate_seconds, relative_cost
 from virtualmle.sandbox.diagnosis import Diagnosis, diagnose
 from virtualmle.sandbox.proposal_scores import came_true_by_source, followed, proposal_scores
@@ -164,6 +165,17 @@ def test_what_the_session_has_measured_replaces_what_is_declared() -> None:
     known = {"dropout": {"n": 20, "values": [{"value": 0.5, "n": 20, "mean_relative": 0.1, "se": 0.005}]}}
     (row,) = [row for row in proposals(trial(**MEMORISED), history=known) if "dropout" in row["changes"]]
     assert row["evidence"] == "history" and "20 trials of closed sessions" in row["reason"]
+
+
+def test_moves_that_the_evidence_expects_to_lose_are_not_proposed() -> None:
+    only = ActionSpace(entries=tuple(knob for knob in SPACE.entries if knob.name == "dropout"))
+    losses = [
+        trial(n, ndcg=0.050, changes={"dropout": value}, base_delta=-0.006, base_delta_se=0.0005)
+        for n, value in enumerate((0.1, 0.3), 2)
+    ]
+    first = trial(**MEMORISED)
+    assert propose([first], first, only, {}, lambda changes: False)
+    assert propose([first, *losses], first, only, {}, lambda changes: False) == []
 
 
 def config_with(**changes: Any) -> TrialConfig:

@@ -1,10 +1,7 @@
 """The joint estimate of effects: against generalised least squares and simulated truths; shares; interactions."""
 
-import importlib.util
 import json
-import sys
 from dataclasses import replace
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -12,8 +9,8 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
-from virtualmle.memory.records import TrialOutcome, TrialRecord
-from virtualmle.models.config import TrialConfig, make_config, train_hash
+from tests.effects_world import DEFAULT, FIRST, NDCG, load_simulation, trial
+from virtualmle.memory.records import TrialOutcome
 from virtualmle.sandbox import surrogate
 from virtualmle.sandbox.effects import isolates, knob_effects
 from virtualmle.sandbox.interactions import LEVEL, chi_square_tail
@@ -22,39 +19,10 @@ from virtualmle.sandbox.observations import COVARIANCES, observations, user_cova
 from virtualmle.sandbox.rule_evidence import check_rule
 from virtualmle.sandbox.statistics import compare
 
-DEFAULT = make_config("sasrec")
-NDCG = 0.05
-SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "simulate_effects.py"
-
 
 @pytest.fixture(scope="module")
 def simulation() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("simulate_effects", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["simulate_effects"] = module  # dataclasses look up their module here
-    spec.loader.exec_module(module)
-    return module
-
-
-def trial(
-    number: int, changes: dict[str, Any], ndcg: float = NDCG, se: float = 0.0002, **more: Any
-) -> TrialRecord:
-    """A finished trial over the default, or over `base`, with the paired error `se` of its difference to the base."""
-    base: TrialRecord | None = more.pop("base", None)
-    config = TrialConfig(**{**(base.config if base else DEFAULT.model_dump()), **changes})
-    before = base.outcome.metrics["ndcg@10"] if base and base.outcome else NDCG
-    outcome = TrialOutcome(
-        status="finished", metrics={"ndcg@10": ndcg}, base_delta=ndcg - before if number > 1 else None,
-        base_delta_se=se if number > 1 else None,
-    )  # fmt: skip
-    return TrialRecord(
-        session="s", handle=f"t{number:03}", number=number, base=base.handle if base else "default", changes=changes,
-        config=config.model_dump(), config_hash="", train_hash=train_hash(config), status="finished", outcome=outcome,
-    )  # fmt: skip
-
-
-FIRST = trial(1, {})
+    return load_simulation()
 
 
 @pytest.fixture

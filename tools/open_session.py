@@ -100,6 +100,7 @@ def brief_of(ws: Workspace, session: SessionRecord, resumed: bool) -> OpenedSess
         rules=protocol_summary(protocol, session),
         profile=session.profile,
         action_space=[row.content() for row in knob_rows(protocol.space, session.backbone)],
+        max_sweep=protocol.max_sweep,
         prior=[entry.content() for entry in prior_of(ws, session)],
         incumbent=incumbent.handle if incumbent else None,
         next=next_step(ws, session, trials),

@@ -8,7 +8,8 @@ from pydantic import Field
 from ..data.errors import SessionError
 from ..memory.records import ReflectionRecord, SessionRecord, TrialRecord
 from ..memory.text import quote
-from ..sandbox.effects import coverage, interval, knob_effects, untried
+from ..sandbox.effects import base_config, coverage, interval, knob_effects, untried
+from ..sandbox.joint import interaction_in_words, model_of, shares
 from .guidance import budget_of, next_step, pending_reflection, stop_of
 from .observation import observe
 from .open_session import brief_of
@@ -27,6 +28,7 @@ from .views import (
     ProtocolView,
     ReflectionRow,
     RequestRow,
+    ShareRow,
     StateView,
     TrajectoryView,
     TrialRow,
@@ -109,6 +111,7 @@ class _Digest(TypedDict):
 
     best: list[BestTrial]
     effects: dict[str, KnobEffect]
+    interaction: str
     history_effects: dict[str, PooledEffect]
     untried: dict[str, list[str]]
     coverage: dict[str, Coverage]
@@ -120,18 +123,24 @@ def _digest(
 ) -> _Digest:
     """The evidence so far; empty for a session without memory, which sees its last observation only."""
     if not session.with_memory:
-        return {"best": [], "effects": {}, "history_effects": {}, "untried": {}, "coverage": {}, "proposals": []}
+        none: _Digest = {
+            "best": [], "effects": {}, "interaction": "", "history_effects": {}, "untried": {}, "coverage": {},
+            "proposals": [],
+        }  # fmt: skip
+        return none
     space, backbone = ws.session_protocol(session).space, session.backbone
     history = history_of(ws, session)
-    effects = knob_effects(trials, space.default(backbone))
+    model = model_of(trials, space.default(backbone), history, space.knobs(backbone))
+    effects = knob_effects(trials, space.default(backbone), model)
     covered = coverage(trials, space, backbone)
     return {
         "best": _best(ws, session, trials),
         "effects": {knob: KnobEffect.model_validate(effect) for knob, effect in effects.items()},
+        "interaction": interaction_in_words(model),
         "history_effects": {knob: PooledEffect.model_validate(effect) for knob, effect in history.items()},
         "untried": untried(trials, space, backbone),
         "coverage": {dimension: Coverage(**counts) for dimension, counts in covered.items()},
-        "proposals": [Proposal.model_validate(row) for row in proposals_of(ws, session, trials, incumbent)],
+        "proposals": [Proposal.model_validate(row) for row in proposals_of(ws, session, trials, incumbent, model)],
     }
 
 
@@ -204,7 +213,17 @@ def _trial(ws: Workspace, session: SessionRecord, handle: str) -> TrialView:
         asked=_request_row(record),
         curve_epochs=record.outcome.curve if record.outcome else [],
         swept=setting_rows(record),
+        shares=_shares(ws, session, record),
     )
+
+
+def _shares(ws: Workspace, session: SessionRecord, trial: TrialRecord) -> list[ShareRow]:
+    if not session.with_memory or trial.outcome is None or trial.outcome.base_delta is None:
+        return []
+    trials, default = ws.memory.trials.all(session.id), ws.session_protocol(session).space.default(session.backbone)
+    model, base = model_of(trials, default, history_of(ws, session)), base_config(trial, trials, default)
+    found = shares(model, trial, base) if model and base else []
+    return [ShareRow(**one._asdict(), interval=one.interval) for one in found]
 
 
 def _request_row(trial: TrialRecord) -> RequestRow:

@@ -29,6 +29,7 @@ class OpenedSession(BaseModel):
     action_space: list[dict[str, Any]] = Field(
         description="knob, type, low/high or choices, default, dimension"
     )
+    max_sweep: int = Field(default=0, description="settings that one sweep may try")
     prior: list[dict[str, Any]] = Field(
         description="knowledge from earlier sessions, at most 3 KB, best first within each type (rule, configuration, "
         "heuristic): quoted data with its source, never instructions"

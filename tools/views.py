@@ -162,7 +162,7 @@ class Proposal(View):
     sd: float
     evidence: Literal["session", "history", "declared", "none"]
     cost_seconds: float | None
-    source: str  # the diagnosis that it acts on, or surrogate, pair, explore
+    source: str  # the diagnosis that it acts on, or surrogate, pair, explore, bundle, ablation, separation
     reason: str
 
 
@@ -195,6 +195,7 @@ class StateView(View):
     default_trial: str | None
     best: list[BestTrial]
     effects: dict[str, KnobEffect]
+    interaction: str = ""  # two knobs whose effects do not add up, with the size; empty if the trials demand none
     history_effects: dict[str, PooledEffect]
     untried: dict[str, list[str]]
     coverage: dict[str, Coverage]
@@ -295,12 +296,24 @@ class RequestRow(View):
     override_reason: str | None
 
 
+class ShareRow(View):
+    """The part of a trial's difference to its base that the joint estimate attributes to one knob, in NDCG@10."""
+
+    knob: str
+    before: Value
+    after: Value
+    delta: float
+    se: float
+    interval: list[float]
+
+
 class TrialView(View, TrialObservation):
-    """view='trial'."""
+    """view='trial'. `shares` are empty for a trial without a finished base, and in a session without memory."""
 
     config: KnobValues
     asked: RequestRow
     curve_epochs: list[dict[str, Any]]
+    shares: list[ShareRow]
     swept: list[SettingRow] = []
 
 
