@@ -182,11 +182,17 @@ def test_a_failed_session_is_reported_and_the_others_are_kept(compared: Path, ho
 GRID = QUICK_SANDBOX.replace("256 … 512", "512").replace("8 … 32", "8, 16").replace("0 … 20", "0, 4, 16")
 
 
-def test_a_replayed_comparison_needs_no_data_and_has_the_recorded_seconds(home: Path) -> None:
+@pytest.fixture(scope="module")
+def table(home: Path) -> Path:
+    """A replay table of the demo with six cells of one backbone."""
     (home / "grid.md").write_text(GRID.replace("1 … 1", "1"), encoding="utf-8")
-    table = home / "demo.parquet"
-    build = ("--page", str(home / "grid.md"), "--backbones", "hstu", "--out", str(table), "--home", str(home))
+    file = home / "demo.parquet"
+    build = ("--page", str(home / "grid.md"), "--backbones", "hstu", "--out", str(file), "--home", str(home))
     run("replay", "build", "demo", *build)
+    return file
+
+
+def test_a_replayed_comparison_needs_no_data_and_has_the_recorded_seconds(home: Path, table: Path) -> None:
     folders = []
     for number in (1, 2):
         other = home / f"elsewhere{number}"
@@ -204,15 +210,17 @@ def test_a_replayed_comparison_needs_no_data_and_has_the_recorded_seconds(home: 
     assert "replays dataset 'demo'" in refused.stderr
 
 
-def exhibit(home: Path, name: str, *options: str) -> tuple[str, dict[str, SessionResult]]:
+def exhibit(
+    home: Path, name: str, *options: str, out: str = "exhibits", backbone: str = "sasrec"
+) -> tuple[str, dict[str, SessionResult]]:
     """Run an exhibit at demo scale with the smallest budget; returns its Markdown and all sessions of the directory."""
-    out = home / "exhibits"
+    folder = home / out
     run(
-        "exhibit", name, "--backbones", "sasrec", "--seeds", "1", "--trials", "2", "--jobs", "2", "--home", str(home),
-        "--out", str(out), *options,
+        "exhibit", name, "--backbones", backbone, "--seeds", "1", "--trials", "2", "--jobs", "2", "--home", str(home),
+        "--out", str(folder), *options,
     )  # fmt: skip
-    assert (out / f"{name}.html").exists() and (out / f"{name}-curves.png").exists()
-    return (out / f"{name}.md").read_text(encoding="utf-8"), results(out)
+    assert (folder / f"{name}.html").exists() and (folder / f"{name}-curves.png").exists()
+    return (folder / f"{name}.md").read_text(encoding="utf-8"), results(folder)
 
 
 NO_CAP = ("--set", "transition_weight.high=20")  # the quick protocol is capped already
@@ -226,11 +234,11 @@ def test_table_1_shows_the_plain_default_the_arms_and_what_others_published(home
     assert len(list((home / "exhibits" / "sessions").glob(f"*/{RESULT}"))) == 2
 
 
-def test_table_3_shows_the_ablations_and_shares_the_engineers_session(home: Path) -> None:
-    before = set((home / "exhibits" / "sessions").glob("engineer.*"))
-    text, _ = exhibit(home, "table3", "--agents", "engineer,engineer+without-memory+without-reflection", *NO_CAP)
-    assert "| demo sasrec | engineer+without-memory+without-reflection |" in text
-    assert len(before) == 2 and before == set((home / "exhibits" / "sessions").glob("engineer.*"))
+def test_table_3_shows_every_ablation(home: Path, table: Path) -> None:
+    text, found = exhibit(home, "table3", "--replay", str(table), out="replayed", backbone="hstu")
+    arms = ("engineer", "engineer+without-reflection", "engineer+without-memory")
+    for arm in (*arms, "engineer+without-reflection+without-memory"):
+        assert f"demo hstu | {arm} |" in text.replace("**", "") and len(found[f"{arm}.hstu.demo.0"].trials) == 2
 
 
 def test_figure_2_carries_the_cognition_of_another_dataset(home: Path) -> None:
@@ -254,14 +262,15 @@ def test_table_2_is_run_in_the_papers_space(home: Path) -> None:
 
 def test_table_4_counts_every_token_that_the_endpoint_counts(home: Path) -> None:
     with ScriptedEndpoint(lambda received: engineer_answer(received.prompt)) as endpoint:
-        options = ("--models", "rules-1", "--agents", "engineer", "--base-url", endpoint.openai_url, *NO_CAP)
-        text, found = exhibit(home, "table4", *options)
+        options = ("--models", "rules-1", "--base-url", endpoint.openai_url, "--no-look", *NO_CAP)
+        text, found = exhibit(home, "table4", *options, out="talked")
         tokens, asked = dict(endpoint.tokens), len(endpoint.requests)
-        exhibit(home, "table4", *options)
+        exhibit(home, "table4", *options, out="talked")
         assert len(endpoint.requests) == asked  # a session that is over asks no model again
     (use,) = found["llm@rules-1.sasrec.demo.0"].models
-    assert use.input_tokens == tokens["input"] + tokens.get("cached", 0) + tokens.get("cache_write", 0) > 1000
-    assert use.output == tokens["output"] and use.calls == asked and use.model == "rules-1"
+    sent = sum(tokens.get(kind, 0) for kind in ("input", "cached", "cache_write"))
+    assert use.input_tokens == sent > 1000 and use.output == tokens["output"]
+    assert use.calls == asked and use.model == "rules-1"
     assert text.index("## Language models") < text.index("## Results")
     assert f"| demo sasrec | llm@rules-1 | {asked} | {use.input_tokens:,} |" in text
 
