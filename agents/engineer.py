@@ -62,7 +62,8 @@ class Engineer(Agent):
             return sweep
         if not moves:
             drawn = random_neighbours(history, self.generator(situation))
-            moves = [move for move in drawn if history.is_new(move.changes, move.base)][:1]
+            moves = [move for move in drawn if history.is_new(move.changes, move.base)]
+            moves = [m for m in moves if not knowledge.discourages(m.changes, history.settings(m.base))][:1]
         if not moves:
             return close(situation)
         move = max(moves, key=lambda move: expected_gain(move, history, knowledge))

@@ -187,6 +187,14 @@ def test_a_discard_heuristic_is_overridden_only_by_measurements_of_this_session(
     assert seen[2].override.startswith("here num_blocks from 1 to 2 changed NDCG@10 by +16.7%") and not seen[1].override
 
 
+def test_a_heuristic_holds_for_proposals_and_for_random_neighbours() -> None:
+    prior = [heuristic("dropout >= 0.3"), heuristic("dropout <= 0.1")]
+    known = {"proposals": [proposal({"dropout": 0.4}, 0.01)]}
+    world = World(knobs={"dropout", "num_blocks"}, prior=prior, known=known, trials_max=30).play(Engineer(0))
+    tried = {config.dropout for config in world.configs.values()}
+    assert tried and all(0.1 < value < 0.3 for value in tried)
+
+
 def configuration(
     dataset: str, similarity: float = 0.9, gain: float | None = 0.5, **config: Any
 ) -> dict[str, Any]:
