@@ -72,21 +72,22 @@ class Engineer(Agent):
 
     def _moves(self, history: History, knowledge: Knowledge) -> list[Move]:
         """All candidate moves that are new and that no discard heuristic rules out."""
-        sweeps = history.situation.brief.max_sweep > 0
-        proposed = [move for move in proposals(history) if not (sweeps and is_scoring(move.changes))]
+        proposed = [move for move in proposals(history) if self._is_open(move, history, knowledge)]
         if history.trials_used >= SURROGATE_AFTER and history.trials_used % SURROGATE_EVERY == 0:
-            promising = [move for move in proposed if move.gain > 0 and history.is_new(move.changes, move.base)]
+            promising = [move for move in proposed if move.gain > 0]
             if promising:
                 return promising[:1]
         opening = [*bundle(history, knowledge), *openings(history.space)]
-        moves = [*knowledge.moves(), *opening, *follow_ups(history), *proposed]
-        return [
-            move
-            for move in moves
-            if history.is_new(move.changes, move.base)
-            and not (sweeps and is_scoring(move.changes))
-            and (not knowledge.discourages(move.changes, history.settings(move.base)) or has_helped(move, history))
-        ]
+        moves = [*knowledge.moves(), *opening, *follow_ups(history)]
+        return [*(move for move in moves if self._is_open(move, history, knowledge)), *proposed]
+
+    @staticmethod
+    def _is_open(move: Move, history: History, knowledge: Knowledge) -> bool:
+        """Whether a move is new, not left to a sweep, and not ruled out by a discard heuristic."""
+        if history.situation.brief.max_sweep > 0 and is_scoring(move.changes):
+            return False
+        discouraged = knowledge.discourages(move.changes, history.settings(move.base))
+        return history.is_new(move.changes, move.base) and (not discouraged or has_helped(move, history))
 
 
 def opening_is_over(history: History) -> bool:
