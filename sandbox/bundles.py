@@ -19,7 +19,7 @@ import numpy as np
 
 from ..memory.records import TrialRecord
 from ..models.config import TrialConfig
-from .effects import base_config, changed_knobs
+from .effects import base_config, changed_knobs, steps_of
 from .joint import Share, shares
 from .observations import Floats
 from .surrogate import Prediction, Steps, Surrogate
@@ -93,9 +93,9 @@ def ablation(
     """The last bundle without the change that is the least likely to have helped; None if that was tried already."""
     for trial in reversed(model.observed.trials):
         base = base_config(trial, trials, default)
-        parts = shares(model, trial, base) if base else []
-        if base is None or len(parts) < 2:
+        if base is None or len(steps_of(trial, base)) < 2:
             continue
+        parts = shares(model, trial, base)
         doubtful = min(parts, key=lambda share: share.z)
         back = {doubtful.knob: doubtful.before}
         if not allowed(trial.configuration, back):

@@ -126,18 +126,18 @@ class _KnobPrior:
         self._known = np.array([position(knob, row["value"]) for row in rows])
         self._default = np.array([position(knob, default)]) if rows else np.zeros(1)
 
-    def moments(self, at: Floats, scale: float) -> tuple[Floats, Floats]:
-        """Mean (n,) and covariance (n, n) of g at these positions; only differences between them have a meaning."""
-        scale *= self._width
-        covariance = scale**2 * self._kernel(at, at)
+    def moments(self, at: Floats, scales: Floats) -> tuple[Floats, Floats]:
+        """Mean (scales, n) and covariance (scales, n, n) of g at these positions; only differences have a meaning."""
+        size = (scales * self._width)[:, None, None] ** 2
+        covariance = size * self._kernel(at, at)
         if not self._known.size:
-            return np.zeros(at.size), covariance
+            return np.zeros((len(scales), at.size)), covariance
         known, default = self._known, self._default
         step = self._kernel(known, known) - self._kernel(known, default) - self._kernel(default, known) + 1.0
-        noise = np.diag(self.variances + (TRANSFER * scale) ** 2)
-        shared = scale**2 * (self._kernel(at, known) - self._kernel(at, default))  # (n, known)
-        gain = np.linalg.solve(scale**2 * step + noise, shared.T).T
-        return gain @ self.effects, covariance - gain @ shared.T
+        noise = np.diag(self.variances) + TRANSFER**2 * size * np.eye(known.size)
+        shared = size * (self._kernel(at, known) - self._kernel(at, default))  # (scales, n, known)
+        gain = np.swapaxes(np.linalg.solve(size * step + noise, np.swapaxes(shared, -1, -2)), -1, -2)
+        return gain @ self.effects, covariance - gain @ np.swapaxes(shared, -1, -2)
 
     def _kernel(self, a: Floats, b: Floats) -> Floats:
         distance = np.abs(a[:, None] - b[None, :])
@@ -217,7 +217,7 @@ class Surrogate:
     def most_probable(self, steps: Sequence[Steps]) -> tuple[Posterior, Posterior]:
         """(prior, posterior) of the effects of steps at the most probable point of the grid."""
         fit = max(self._fits)
-        mean, covariance = self._prior([*self.trial_steps, *steps], fit.scale)
+        mean, covariance = self._prior([*self.trial_steps, *steps], [fit.scale])[fit.scale]
         n = len(self.trial_steps)
         return Posterior(mean[n:], covariance[n:, n:]), Posterior(*self._conditioned(fit, mean, covariance, full=True))
 
@@ -236,7 +236,7 @@ class Surrogate:
         """
         fit, n = max(self._fits), len(self.trial_steps)
         steps = [*self.trial_steps, a, b, *(self.steps_between(self.first, config) for config, _ in new)]
-        prior = self._prior(steps, fit.scale)[1]
+        prior = self._prior(steps, [fit.scale])[fit.scale][1]
         known, own = self._errors_of(new, fit.training_error)
         outcome = prior[n + 2 :, :n] + LEVEL_VARIANCE + known  # (new, trials)
         target = prior[n] - prior[n + 1]
@@ -266,8 +266,7 @@ class Surrogate:
         both = together(pair, self.trial_steps) if pair else np.zeros(len(self.trial_steps))
         nuisance = LEVEL_VARIANCE * (1.0 + np.outer(both, both))
         found = []
-        for scale in SCALES:
-            mean, prior = self._prior(self.trial_steps, scale)
+        for scale, (mean, prior) in self._prior(self.trial_steps, SCALES).items():
             belief = -0.5 * (math.log(scale / usual) / SCALE_SPREAD) ** 2
             for training_error, odds in TRAINING_ERRORS.items():
                 covariance = prior + nuisance + self.error_covariance(training_error)
@@ -313,11 +312,8 @@ class Surrogate:
 
         The moments of a mixture: cov = sum p (cov_p + mean_p mean_p') - mean mean'.
         """
-        moments, by_scale = [], {}
-        for fit in self._fits:
-            if fit.scale not in by_scale:
-                by_scale[fit.scale] = self._prior([*self.trial_steps, *steps], fit.scale)
-            moments.append((fit.probability, *self._conditioned(fit, *by_scale[fit.scale], full=full)))
+        prior = self._prior([*self.trial_steps, *steps], sorted({fit.scale for fit in self._fits}))
+        moments = [(fit.probability, *self._conditioned(fit, *prior[fit.scale], full=full)) for fit in self._fits]
         mean = sum((p * m for p, m, _ in moments), start=np.zeros(len(steps)))
         spread = np.zeros((len(steps), len(steps)) if full else len(steps))
         for p, m, c in moments:
@@ -333,19 +329,19 @@ class Surrogate:
         spread = rest - explained.T @ explained if full else np.diag(rest) - (explained**2).sum(axis=0)
         return mean[n:] + shared @ fit.weights, spread
 
-    def _prior(self, steps: Sequence[Steps], scale: float) -> tuple[Floats, Floats]:
-        """Prior mean (n,) and covariance (n, n) of the effects of steps: a sum over knobs."""
-        mean, covariance = np.zeros(len(steps)), np.zeros((len(steps), len(steps)))
+    def _prior(self, steps: Sequence[Steps], scales: Sequence[float]) -> dict[float, tuple[Floats, Floats]]:
+        """Prior mean (n,) and covariance (n, n) of the effects of steps at each scale: a sum over knobs."""
+        mean, covariance = np.zeros((len(scales), len(steps))), np.zeros((len(scales), len(steps), len(steps)))
         for name, rows in _rows_by_knob(steps).items():
             knob = self._knobs[name]
             ends = np.array([[position(knob, value) for value in steps[row][name]] for row in rows])  # (rows, 2)
             at, index = np.unique(ends, return_inverse=True)
-            index = index.reshape(ends.shape)
-            values, spread = self._priors[name].moments(at, scale)
-            mean[rows] += values[index[:, 1]] - values[index[:, 0]]
-            increments = spread[index[:, 1]] - spread[index[:, 0]]  # (rows, positions)
-            covariance[np.ix_(rows, rows)] += increments[:, index[:, 1]] - increments[:, index[:, 0]]
-        return mean, covariance
+            before, after = index.reshape(ends.shape).T
+            values, spread = self._priors[name].moments(at, np.array(scales))
+            mean[:, rows] += values[:, after] - values[:, before]
+            increments = spread[:, after] - spread[:, before]  # (scales, rows, positions)
+            covariance[:, rows[:, None], rows] += increments[:, :, after] - increments[:, :, before]
+        return {scale: (mean[i], covariance[i]) for i, scale in enumerate(scales)}
 
 
 def _rows_by_knob(steps: Sequence[Steps]) -> dict[str, npt.NDArray[np.int64]]:

@@ -1,5 +1,6 @@
 """The workspace that every tool acts on: a home directory, its memory, its datasets and the user's settings."""
 
+import functools
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,7 +121,7 @@ class Workspace:
         """The protocol that a session was opened under, even if SANDBOX.md has changed since."""
         if session.protocol_hash == self.protocol.sha256:
             return self.protocol
-        return parse_protocol(session.protocol_text, source=f"SANDBOX.md of session {session.id}")
+        return _page_of_session(session.protocol_text, f"SANDBOX.md of session {session.id}")
 
     def settings_of(self, session: SessionRecord, trial: TrialRecord) -> dict[str, Any]:
         """The knob values in which a trial differs from the default of the session's protocol."""
@@ -160,6 +161,12 @@ class Workspace:
             if record.train_hash == train_hash and (directory / STATE).exists():
                 return directory
         return None
+
+
+@functools.lru_cache(maxsize=32)
+def _page_of_session(text: str, source: str) -> Protocol:
+    """The protocol in a session's own page; cached, because a tool asks for it many times and parsing takes long."""
+    return parse_protocol(text, source=source)
 
 
 def _replayed_protocol(replay: Replay, settings: Settings) -> Protocol:
