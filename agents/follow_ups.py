@@ -182,7 +182,8 @@ def random_neighbours(history: History, generator: np.random.Generator, draws: i
     moves = []
     for _ in range(draws if names else 0):
         chosen = generator.choice(len(names), size=min(len(names), int(generator.integers(1, 3))), replace=False)
-        changes = {names[i]: _random_neighbour(names[i], history, generator) for i in chosen}
+        drawn = {names[i]: _random_neighbour(names[i], history, generator) for i in chosen}
+        changes = {name: value for name, value in drawn.items() if value != history.current[name]}
         moves.append(Move(changes, TINY_GAIN, "an untried neighbour of the incumbent"))
     return moves
 

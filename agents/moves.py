@@ -134,7 +134,7 @@ def bundle_of(moves: Sequence[tuple[Move, float]], space: Space) -> list[Move]:
             changes, gains = changes | move.changes, [*gains, gain]
     if len(gains) < 2:
         return []
-    reason = f"{len(gains)} changes that usually help, tried together; the doubtful ones are taken back one by one"
+    reason = f"{len(gains)} changes that usually help, tried together; single steps from the result follow"
     return [Move(changes, BUNDLE_SHARE * sum(gains), reason, "default")]
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from ..data.wording import counted
 from .memory import existing_memory
 from .options import HERE, Home, Json
 
@@ -91,7 +92,7 @@ def import_usage(  # noqa: PLR0913, PLR0917 - one parameter per option
     if as_json:
         print(json.dumps({"records": len(usages), "new": new}))
         return
-    print(f"{file}: {len(usages)} records of {usages[0].client}, {new} of them new")
+    print(f"{file}: {counted(len(usages), 'record')} of {usages[0].client}, {new} of them new")
 
 
 def _text(file: Path) -> str:
@@ -121,11 +122,11 @@ def _priced(usage: "ClientUsage", model: str, table: "PriceTable") -> "ImportedU
 def _table(rows: "list[Totals]") -> Any:
     from rich.table import Table
 
-    table = Table(box=None)
+    table = Table(box=None, pad_edge=False)
     for heading in ("session", "model"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("calls", "input", "cached", "cache write", "output", "reasoning", "US dollars"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, overflow="fold")  # these are folded first
+    for heading in ("calls", "input", "cached", "cache\nwrite", "output", "reasoning", "US\ndollars"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         marks = [*(["imported"] if row.source == "imported" else []), *(["estimated"] if row.estimated else [])]
         model = f"{row.model} ({', '.join(marks)})" if marks else row.model
@@ -140,8 +141,8 @@ def _lines(rows: "list[Totals]") -> list[str]:
     if lost:
         calls = sum(row.lost for row in lost)
         lines.append(
-            f"{calls} calls got no reply and may have been charged: up to {_dollars(_sum(r.lost_usd for r in lost))} "
-            "US dollars more"
+            f"{counted(calls, 'call')} got no reply and may have been charged: up to "
+            f"{_dollars(_sum(r.lost_usd for r in lost))} US dollars more"
         )
     return lines
 

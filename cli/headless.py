@@ -82,7 +82,8 @@ def run_headless(plan: HeadlessRun, settings: "Settings", as_json: bool) -> None
             result = asyncio.run(_connected(plan, settings, on_event))
     except KeyboardInterrupt:
         again = commands().resume if commands().session else "the same command"
-        print(f"\ninterrupted; a running trial continues in the background. To resume: {again}", file=sys.stderr)
+        print("\ninterrupted; a running trial or test evaluation continues in the background.", file=sys.stderr)
+        print(f"To resume: {again}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
     except VirtualMLEError as error:
         raise type(error)(in_commands(str(error), commands())) from None

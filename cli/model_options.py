@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
+from ..data.wording import counted
+
 if TYPE_CHECKING:
     from ..agents.llm.client import HttpModel
     from ..agents.llm.ledger import CallLedger
@@ -152,7 +154,7 @@ def cost_text(rows: "Sequence[Totals]") -> str:
     prices = [row.usd for row in own]
     usd = "price unknown" if None in prices else f"{sum(price or 0.0 for price in prices):.4f} US dollars"
     calls = sum(row.calls for row in own)
-    return f"{calls} calls, {told:,} tokens in ({cached:,} cached), {said:,} out, {usd}"
+    return f"{counted(calls, 'call')}, {told:,} tokens in ({cached:,} cached), {said:,} out, {usd}"
 
 
 def _file(home: Path, session: str) -> Path:

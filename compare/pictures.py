@@ -119,7 +119,7 @@ def _line(axes: Axes, found: Band, arm: str, number: int) -> None:
     every = max(1, len(found.moments) // 6)
     axes.plot(
         found.moments, found.mean, color=colour, linestyle=dash, linewidth=1.8, drawstyle="steps-post", label=arm,
-        marker=MARKERS[number % len(MARKERS)], markersize=5, markevery=(number % every, every),
+        marker=MARKERS[number % len(MARKERS)], markersize=5, markevery=slice(number % every, -1, every),
     )  # fmt: skip
     axes.fill_between(found.moments, found.low, found.high, color=colour, alpha=0.13, step="post", linewidth=0)
 

@@ -40,20 +40,21 @@ def tables_of(summary: Summary) -> list[Table]:
 
 
 def results_table(summary: Summary) -> Table:
-    """Final validation and test per arm."""
+    """Final validation per arm, and the test figure if a session looked at it."""
     note = (
         "Mean ± standard deviation over seeds of NDCG@10. Mean best so far: the best validation figure so far, "
-        "averaged "
-        f"over {summary.trials} trials. Test: one look of each session, at the trial that validation selected."
+        f"averaged over {summary.trials} trials."
     )
+    looked = any(row.test is not None for row in summary.rows)
     rows = [
         (
             row.group, row.arm, str(row.sessions), spread(row.validation, row.validation_sd),
-            formats.metric(row.anytime), spread(row.test, row.test_sd),
+            formats.metric(row.anytime), *([spread(row.test, row.test_sd)] if looked else []),
         )
         for row in summary.rows
     ]  # fmt: skip
-    columns = ("data", "arm", "sessions", "final validation", "mean best so far", "test")
+    columns = ("data", "arm", "sessions", "final validation", "mean best so far", *(["test"] if looked else []))
+    note += " Test: one look of each session, at the trial that validation selected." if looked else ""
     return Table("Results", columns, tuple(rows), note, strong=_bold(summary, lambda row: row.validation))
 
 
@@ -96,7 +97,7 @@ def reached(reach: Reach | None) -> str:
     if reach is None:
         return ""
     if reach.median.value is None:
-        return f"> {figure(reach.limit)}" if reach.clock == "trials" else "by less than half"
+        return f"> {figure(reach.limit)}" if reach.clock == "trials" else "by fewer than half"
     return estimate(reach.median)
 
 

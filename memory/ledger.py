@@ -82,7 +82,7 @@ class Ledger(Repository):
         if max_usd is not None and (spent is None or usd is None or spent + usd > max_usd):
             raise CostCapError(
                 f"the next call may cost {_dollars(usd)}, and {_dollars(spent)} of the cap of {_dollars(max_usd)} are "
-                "used; raise the cap (--max-usd, max_llm_usd in SANDBOX.md) to continue"
+                "used; a higher cap (--max-usd, max_llm_usd in SANDBOX.md) would allow it"
             )
         row: Row = {"session": session, "step": step, "request": request, "source": "measured", "state": "reserved"}
         row |= {"provider": provider, "model": model, "reserved_usd": usd, "created_at": now()}
