@@ -45,12 +45,15 @@ def caveats(summary: Summary, results: Sequence[SessionResult], setting: Setting
 
 
 def _sample(summary: Summary, datasets: Sequence[str], setting: Setting) -> str:
+    size = f"{counted(setting.seeds, 'seed')} on {counted(len(datasets), 'dataset')} ({', '.join(datasets)})"
+    spread = (
+        "the spread over seeds is that of the policy and of the training on these data. It"
+        if setting.seeds > 1
+        else "there is no spread over seeds, so a difference may be chance. One session"
+    )
     return (
-        f"{counted(setting.seeds, 'seed')} on {counted(len(datasets), 'dataset')} ({', '.join(datasets)}): the spread "
-        "over "
-        "seeds is that of the policy and of the training on these data. It says nothing about other datasets, and "
-        "sessions "
-        "on one dataset are not independent evidence about a new one."
+        f"{size}: {spread} says nothing about other datasets, and sessions on one dataset are not independent "
+        "evidence about a new one."
     )
 
 

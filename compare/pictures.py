@@ -88,7 +88,7 @@ def _panel(axes: Axes, summary: Summary, results: Sequence[SessionResult], clock
         end = max((one.end for one in courses), default=0.0) + (0.5 if clock == "trials" else 0.0)
         found = band(courses, [*(moment for moment in moments if moment < end), end])  # an arm's line ends when it does
         if found is not None:
-            _line(axes, found, arm, number)
+            _line(axes, found, arm, number, ends_at_trial=clock == "seconds")
     level = next((row.level for row in summary.rows if results and row.group == group_of(results[0])), None)
     if level is not None:
         axes.axhline(level, color="#626b77", linewidth=1, linestyle=(0, (2, 2)), label="level")
@@ -114,12 +114,15 @@ def _moments(summary: Summary, results: Sequence[SessionResult], clock: Clock) -
     return [float(moment) for moment in np.geomspace(max(first, 1e-3), max(last, first, 2e-3), MOMENTS)]
 
 
-def _line(axes: Axes, found: Band, arm: str, number: int) -> None:
+def _line(axes: Axes, found: Band, arm: str, number: int, *, ends_at_trial: bool) -> None:
+    """The mean and its band. On the clock of trials the line goes on for half a trial, which gets no marker."""
     colour, dash = COLOURS[number % len(COLOURS)], DASHES[number // len(COLOURS) % len(DASHES)]
+    last = len(found.moments) - 1
     every = max(1, len(found.moments) // 6)
+    marked = [*range(number % every, last, every), *([last] if ends_at_trial else [])]
     axes.plot(
         found.moments, found.mean, color=colour, linestyle=dash, linewidth=1.8, drawstyle="steps-post", label=arm,
-        marker=MARKERS[number % len(MARKERS)], markersize=5, markevery=slice(number % every, -1, every),
+        marker=MARKERS[number % len(MARKERS)], markersize=5, markevery=marked,
     )  # fmt: skip
     axes.fill_between(found.moments, found.low, found.high, color=colour, alpha=0.13, step="post", linewidth=0)
 

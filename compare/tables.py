@@ -211,7 +211,7 @@ def models_table(summary: Summary) -> Table:
 
 
 def spread(value: float | None, sd: float | None) -> str:
-    """`0.0798 ± 0.0014`."""
+    """`0.0798 ± 0.0014`; without a standard deviation the value alone."""
     return "" if value is None else formats.with_error(value, sd)
 
 

@@ -3,11 +3,14 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.agents_world import SE, SPACE, World, smooth
 from virtualmle.agents.base import Agent, RunTrial
 from virtualmle.agents.engineer import Engineer
+from virtualmle.agents.follow_ups import random_neighbours
+from virtualmle.agents.history import History
 from virtualmle.agents.moves import openings
 from virtualmle.agents.random_search import RandomSearch
 from virtualmle.agents.space import Space
@@ -193,6 +196,15 @@ def test_a_heuristic_holds_for_proposals_and_for_random_neighbours() -> None:
     world = World(knobs={"dropout", "num_blocks"}, prior=prior, known=known, trials_max=30).play(Engineer(0))
     tried = {config.dropout for config in world.configs.values()}
     assert tried and all(0.1 < value < 0.3 for value in tried)
+
+
+def test_random_neighbours_name_only_knobs_that_they_change() -> None:
+    world = World(knobs={"epochs", "num_blocks"}, trials_max=30)
+    world.act(Engineer(0).act(world.situation))
+    history = History(world.situation)
+    drawn = random_neighbours(history, np.random.default_rng(0))
+    assert len({repr(move.changes) for move in drawn}) > 1
+    assert all(value != history.current[name] for move in drawn for name, value in move.changes.items())
 
 
 def configuration(
