@@ -72,23 +72,23 @@ class Engineer(Agent):
         return RunTrial(move.changes, base, hypothesis_for(move, history), override)
 
     def _moves(self, history: History, knowledge: Knowledge) -> list[Move]:
-        """All candidate moves that are new and that no discard heuristic rules out."""
-        proposed = [move for move in proposals(history) if self._is_open(move, history, knowledge)]
+        """All candidate moves that are new, not left to a sweep, and not ruled out by a discard heuristic."""
+        sweepable = planned_sweep(history) is not None
+
+        def is_open(move: Move) -> bool:
+            if sweepable and is_scoring(move.changes):
+                return False
+            discouraged = knowledge.discourages(move.changes, history.settings(move.base))
+            return history.is_new(move.changes, move.base) and (not discouraged or has_helped(move, history))
+
+        proposed = [move for move in proposals(history) if is_open(move)]
         if history.trials_used >= SURROGATE_AFTER and history.trials_used % SURROGATE_EVERY == 0:
             promising = [move for move in proposed if move.gain > 0]
             if promising:
                 return promising[:1]
         opening = [*bundle(history, knowledge), *openings(history.space)]
         moves = [*knowledge.moves(), *opening, *follow_ups(history)]
-        return [*(move for move in moves if self._is_open(move, history, knowledge)), *proposed]
-
-    @staticmethod
-    def _is_open(move: Move, history: History, knowledge: Knowledge) -> bool:
-        """Whether a move is new, not left to a sweep, and not ruled out by a discard heuristic."""
-        if history.situation.brief.max_sweep > 0 and is_scoring(move.changes):
-            return False
-        discouraged = knowledge.discourages(move.changes, history.settings(move.base))
-        return history.is_new(move.changes, move.base) and (not discouraged or has_helped(move, history))
+        return [*(move for move in moves if is_open(move)), *proposed]
 
 
 def opening_is_over(history: History) -> bool:

@@ -37,6 +37,11 @@ class Knob(BaseModel):
     levels: tuple[int | float, ...] = ()  # if given, the only values of the number, ascending, from low to high
     defaults: dict[str, Value]
 
+    @property
+    def is_free(self) -> bool:
+        """Whether the knob has more than one value."""
+        return self.type == "bool" or len(self.choices) > 1 or self.low != self.high
+
     def check(self, value: object) -> Value:
         """`value` in the type that the engine expects; raises ConfigError for a wrong type or a value out of range."""
         if self.type == "choice":
@@ -77,6 +82,11 @@ class ActionSpace(BaseModel):
     def knobs(self, backbone: str) -> list[Knob]:
         """The knobs of `backbone`, in the order of SANDBOX.md."""
         return [knob for knob in self.entries if backbone in knob.defaults]
+
+    def chosen(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of a configuration for the knobs that a session could vary, not those that its page fixes."""
+        knobs = self.knobs(config["backbone"])
+        return {knob.name: config[knob.name] for knob in knobs if knob.is_free}
 
     def default(self, backbone: str) -> TrialConfig:
         """The configuration from which a session starts; raises ConfigError for an unknown backbone."""

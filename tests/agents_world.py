@@ -117,11 +117,15 @@ class World:
             case Finalize():
                 self.over = action
 
+    def base_name(self, name: str) -> str:
+        """The handle of a base, or "default"."""
+        handle = self.incumbent if name == "incumbent" else name
+        return handle if handle in self.configs else "default"
+
     def base(self, name: str) -> TrialConfig:
         """The configuration of a base."""
-        if name == "incumbent" and self.incumbent:
-            return self.configs[self.incumbent]
-        return self.configs[name] if name in self.configs else self.space.default(self.backbone)
+        handle = self.base_name(name)
+        return self.configs[handle] if handle in self.configs else self.space.default(self.backbone)
 
     def _run(self, action: RunTrial) -> None:
         assert self.running is None and self._pending() is None and not self._stop()
@@ -140,7 +144,7 @@ class World:
         score, first = self.surface(config), not self.trials
         row = {
             "trial": handle, "number": len(self.trials) + 1, "changes": action.changes,
-            "base": self.incumbent if action.base == "incumbent" and self.incumbent else "default",
+            "base": self.base_name(action.base),
             "settings": self.space.differences(config), "reflected": False,
         }  # fmt: skip
         if math.isnan(score):

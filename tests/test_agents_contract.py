@@ -32,7 +32,7 @@ def agent(name: str) -> Agent:
 def test_a_session_runs_to_its_end_with_valid_and_different_configurations(
     agent: Agent, name: str, backbone: str
 ) -> None:
-    trials = SLOW.get(name, 40)
+    trials = SLOW.get(name, 25)
     world = World(backbone=backbone, trials_max=trials).play(agent)  # World raises for what the action space refuses
     assert len(world.trials) == trials
     acting = [effective(config) for config in world.configs.values()]

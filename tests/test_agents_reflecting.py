@@ -148,4 +148,4 @@ def test_a_noticeable_effect_is_claimed_and_its_cause_compared_with_the_outcome(
 def test_the_summary_lists_the_kept_changes_in_order() -> None:
     summary = summarise(World(trials_max=10).play(Engineer(0)).situation)
     kept = summary.split("Kept in this order: ")[1].split(". ")[0].split("; ")
-    assert [step.split("=")[0] for step in kept] == ["lr", "transition_weight", "loss"]
+    assert [step.split("=")[0] for step in kept] == ["lr", "transition_weight"]

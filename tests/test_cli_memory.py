@@ -13,6 +13,11 @@ import pytest
 
 from tests.quick_home import environment, quick_home
 from virtualmle.cli.app import main
+from virtualmle.tools.finalize import finalize
+from virtualmle.tools.open_session import open_session
+from virtualmle.tools.run_trial import run_trial
+from virtualmle.tools.workspace import Settings, Workspace
+from virtualmle.tools.write_reflection import RuleInput, write_reflection
 
 TUNE = ["tune", "demo", "--threads", 1, "--keep-warm", 60]  # so that the second trial does not load torch again
 
@@ -32,10 +37,17 @@ def output_of(*arguments: object) -> str:
 
 @pytest.fixture(scope="module")
 def tuned_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with one finalized session of the engineer, in which raising transition_weight helped."""
+    """A home with one finalized session, in which a smaller batch helped; its rule recommends it."""
     home = quick_home(tmp_path_factory.mktemp("tuned"))
-    done = virtualmle(*TUNE, "--home", home)
-    assert done.returncode == 0, done.stderr
+    ws = Workspace.open(home, settings=Settings(threads=1))
+    session = open_session(ws, "demo", "sasrec").session
+    first = run_trial(ws, session, {}, wait_seconds=200)
+    write_reflection(ws, session, first.trial, "unclear", "optimisation", "the baseline")
+    second = run_trial(ws, session, {"batch_size": 256}, wait_seconds=200)
+    rule = RuleInput(kind="prefer", statement="small batches help", condition="batch_size <= 256", evidence=["t002"])
+    write_reflection(ws, session, second.trial, "yes", "optimisation", "more steps help", evidence=["t002"], rule=rule)
+    finalize(ws, session, "small batches help", confirm=True)
+    ws.close()
     return home
 
 
@@ -106,8 +118,8 @@ def test_memory_options_are_recorded_and_change_what_the_engineer_does(
 ) -> None:
     record, changed = opened(home, *flags)
     assert {name: record[name] for name in recorded} == recorded
-    if follows_the_prior is not None:  # the only rule in memory recommends raising transition_weight
-        assert ("transition_weight" in changed) is follows_the_prior
+    if follows_the_prior is not None:  # memory recommends a smaller batch; without a prior, capacity comes first
+        assert ("batch_size" in changed) is follows_the_prior
 
 
 @pytest.mark.parametrize(

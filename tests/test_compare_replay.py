@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tests.quick_home import environment
+from tests.quick_home import QUICK_SANDBOX, environment
 from virtualmle.compare.replay_grid import training_runs
 from virtualmle.data.demo import generate_demo
 from virtualmle.data.errors import AdmissionError, ConfigError, DataError, ReplayError, SessionError
@@ -250,8 +250,10 @@ def test_a_live_session_is_not_continued_as_a_replay(place: Path, tmp_path: Path
 def test_what_a_table_cannot_serve_is_refused(ws: Workspace, place: Path, table: ReplayTable, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="replays dataset 'shop', not 'demo'"):
         open_session(ws, "demo", "sasrec")
-    with pytest.raises(ConfigError, match="either --replay or --sandbox"):
-        Workspace.open(tmp_path, settings=Settings(replay=place / "shop.parquet", protocol_path=place / "grid.md"))
+    (tmp_path / "SANDBOX.md").write_text(QUICK_SANDBOX)
+    with pytest.raises(ConfigError, match="has other knobs than shop.parquet"):
+        page = tmp_path / "SANDBOX.md"
+        Workspace.open(tmp_path, settings=Settings(replay=place / "shop.parquet", protocol_path=page))
     session = open_session(ws, "shop", "sasrec").session
     with pytest.raises(ConfigError, match="hidden_dim=12 is not one of its levels; give one of 8, 16"):
         run_trial(ws, session, {"hidden_dim": 12})

@@ -242,7 +242,8 @@ def test_a_session_that_is_killed_at_random_moments_runs_and_charges_nothing_twi
         reflections = db.execute("SELECT count(*) FROM reflections").fetchone()[0]
     db.close()
     assert trials == (7, 7) and reflections == 7
-    assert steps[0] == steps[1] and steps[0] + lost == answered
+    # A kill between the reservation and the request leaves a lost call that the endpoint has not answered.
+    assert steps[0] == steps[1] and steps[0] <= answered <= steps[0] + lost
 
 
 def test_options_of_the_model_are_checked_before_anything_is_prepared(tmp_path: Path) -> None:

@@ -227,3 +227,12 @@ def test_knobs_of_the_other_backbone_are_inert() -> None:
 def test_a_resolved_configuration_is_a_trial_config(space: ActionSpace) -> None:
     config = space.resolve(make_config("sasrec"), {"popularity_weight": 3})
     assert TrialConfig(**json.loads(config.model_dump_json())) == config
+
+
+def test_what_a_page_fixes_is_not_a_choice_of_the_session(space: ActionSpace) -> None:
+    fixed = {"hidden_dim": {"low": 64, "high": 64}, "loss": {"choices": ("bce",)}}
+    entries = tuple(knob.model_copy(update=fixed.get(knob.name, {})) for knob in space.entries)
+    config = space.default("sasrec").model_dump() | {"hidden_dim": 64, "loss": "bce", "lr": 0.002}
+    chosen = ActionSpace(entries=entries).chosen(config)
+    assert chosen.keys() == {knob.name for knob in space.knobs("sasrec")} - fixed.keys()
+    assert chosen["lr"] == 0.002 and chosen["shared_blocks"] is False

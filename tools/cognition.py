@@ -48,8 +48,12 @@ def computed_summary(
 def good_configurations(
     ws: Workspace, session: SessionRecord, trials: list[TrialRecord]
 ) -> list[ConfigurationRecord]:
-    """The session's `KEPT_CONFIGURATIONS` best configurations, for the portfolios of later sessions."""
+    """The session's `KEPT_CONFIGURATIONS` best configurations, for the portfolios of later sessions.
+
+    They hold what the session chose: a value that its page fixed is no recommendation to a session that may vary it.
+    """
     default = default_trial(ws, session, trials)
+    space = ws.session_protocol(session).space
     return [
         ConfigurationRecord(
             session=session.id,
@@ -57,7 +61,7 @@ def good_configurations(
             dataset=session.dataset,
             dataset_id=session.dataset_id,
             backbone=session.backbone,
-            config=trial.config,
+            config=space.chosen(trial.config),
             config_hash=trial.config_hash,
             ndcg=_ndcg(trial),
             gain=_gain(trial, default),
