@@ -67,7 +67,7 @@ class ArmRow(_Value):
     group: str
     sessions: int
     validation: float
-    validation_sd: float
+    validation_sd: float | None
     anytime: float
     test: float | None
     test_sd: float | None
@@ -376,8 +376,9 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values))
 
 
-def _sd(values: Sequence[float]) -> float:
-    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+def _sd(values: Sequence[float]) -> float | None:
+    """The standard deviation over seeds; None for one seed, of which nothing is known."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def _finite(value: float | None) -> float | None:
