@@ -187,5 +187,5 @@ def _decoded(value: Any) -> Any:
         return value
     try:
         return json.loads(value)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # malformed, a number of thousands of digits, or nested thousands deep
         return value

@@ -118,6 +118,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
     """
     from ..compare.comparison import Request, report_of, summary_of
     from ..compare.comparison import compare as run
+    from ..data.errors import ConfigError
 
     asked = ModelOptions.given(
         key_file, prices, model=model, base_url=base_url, wire=wire, driver=driver, max_usd=max_usd, max_steps=max_steps
@@ -141,6 +142,8 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
         look=not no_look,
         model=model_choice(asked),
     )
+    if level is not None and not 0 <= level <= 1:
+        raise ConfigError(f"level={level} is no NDCG@10; give a value from 0 to 1")
     with progress() as bar:
         compared = run(request, bar.advance, bar.begin)
     summary = summary_of(compared, reference, level, level_of)

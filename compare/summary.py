@@ -377,6 +377,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _sd(values: Sequence[float]) -> float | None:
+    """The standard deviation over seeds; None for one seed, of which nothing is known."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 

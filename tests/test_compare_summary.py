@@ -318,3 +318,11 @@ def test_proposals_and_language_models_are_counted_over_the_sessions_of_an_arm()
     silent = [session("llm", 0, [0.1], models=(unknown,))]
     assert summarise(silent, ["llm"], "llm", 1).rows[0].usd is None  # unknown is never 0
     assert "Language models" not in {table.title for table in tables_of(both())}
+
+
+def test_one_seed_has_no_standard_deviation() -> None:
+    sessions = [session("engineer", 0, [0.1, 0.4]), session("random", 0, [0.1, 0.2])]
+    summary = summarise(sessions, ["engineer", "random"], "engineer", 2)
+    assert [(row.validation_sd, row.test_sd) for row in summary.rows] == [(None, None)] * 2
+    results = tables_of(summary)[0]
+    assert not any("±" in cell for row in results.rows for cell in row)

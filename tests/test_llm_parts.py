@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from virtualmle.agents.llm.anthropic_wire import AnthropicWire
 from virtualmle.agents.llm.client import HttpModel
+from virtualmle.agents.llm.client_files import read_usage
 from virtualmle.agents.llm.keys import find_key, redact
 from virtualmle.agents.llm.messages import Message, Reply, Request, ToolCall, ToolSpec, Usage
 from virtualmle.agents.llm.openai_wire import OpenAIWire
@@ -22,6 +24,7 @@ from virtualmle.agents.llm.settings import ModelSettings, price_files
 from virtualmle.agents.llm.text_tools import calls_in, in_text, read_calls
 from virtualmle.agents.llm.tokens import estimate_tokens
 from virtualmle.agents.llm.wire import UnreadableReply
+from virtualmle.agents.verbs import RunTrialArguments
 from virtualmle.data.errors import LanguageModelError
 from virtualmle.memory.store import Memory
 
@@ -362,3 +365,28 @@ def test_the_estimate_grows_with_the_text(words: list[str]) -> None:
     text = " ".join(words)
     assert estimate_tokens(text) >= len(words)
     assert estimate_tokens(text + " more") > estimate_tokens(text)
+
+
+@pytest.mark.parametrize("address", ["http://[x/v1", "http://localhost:99999/v1", "http://localhost:abc/v1"])
+def test_an_address_that_cannot_be_one_is_refused(address: str) -> None:
+    with pytest.raises(LanguageModelError, match="no http address"):
+        ModelSettings("m", address)
+
+
+@pytest.mark.parametrize("text", ["price = 5", '[price]\na = 1', '[[price]]\ninput = inf'])
+def test_prices_that_are_no_rows_are_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "prices.toml"
+    path.write_text(text)
+    with pytest.raises(LanguageModelError, match="not usable"):
+        PriceTable.load([path])
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[" + "9" * 5000 + "]"])
+def test_arguments_in_a_text_that_json_cannot_read_are_a_mistake_of_the_model(text: str) -> None:
+    with pytest.raises(ValidationError, match="valid dictionary"):
+        RunTrialArguments.model_validate({"changes": text})
+
+
+def test_usage_by_model_that_is_no_object_is_left_out() -> None:
+    result = {"type": "result", "usage": {"input_tokens": 1}, "modelUsage": {"a": 5, "b": {"inputTokens": 3}}}
+    assert [(usage.model, usage.usage.input) for usage in read_usage(json.dumps(result))] == [("b", 3)]

@@ -27,6 +27,10 @@ class Replay:
         self._cells: dict[str, tuple[dict[str, Any], Cell]] = {}
         for cell in table.cells:
             settings = self._effective(cell)
+            if fingerprint(settings) in self._cells:
+                raise ReplayError(
+                    f"two rows of {str(table.path)!r} are one configuration under its page; build it again"
+                )
             self._cells[fingerprint(settings)] = (settings, cell)
 
     @property

@@ -7,10 +7,12 @@ nothing that depends on test targets.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 from polars.exceptions import PanicException, PolarsError
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -18,7 +20,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ..data.atomic import write_bytes
 from ..data.errors import ReplayError
 from ..data.prepared import Manifest
-from ..training.cells import Cell, cells_of, encoded, frame_of, read_frame
+from ..training.cells import METRICS, SCHEMA, Cell, cells_of, encoded, frame_of, read_frame
+from ..training.metrics import metrics_from_ranks
 
 KEY = "virtualmle.replay"
 FORMAT_VERSION = 1
@@ -53,11 +56,16 @@ class ReplayTable:
         footer = read_footer(path)
         if _digest(frame) != footer.digest:
             raise ReplayError(f"{str(path)!r} is damaged: its rows differ from the digest in its footer; copy it again")
-        cells = cells_of(frame)
+        if footer.format_version != FORMAT_VERSION:
+            raise ReplayError(
+                f"{str(path)!r} has format {footer.format_version}, and this version reads format {FORMAT_VERSION}; "
+                "build the table again"
+            )
         users = footer.dataset.num_users
-        if any(cell.ranks is not None and len(cell.ranks) != users for cell in cells):
-            raise ReplayError(f"{str(path)!r} is damaged: a row has not the ranks of {users} users; copy it again")
-        return cls(path, footer, cells)
+        for number, row in enumerate(frame.iter_rows(named=True), 1):
+            if problem := _problem(row, users):
+                raise ReplayError(f"{str(path)!r} is damaged: row {number} has {problem}; copy the file again")
+        return cls(path, footer, cells_of(frame))
 
     def write(self) -> None:
         """Write the file atomically, with the digest of its rows."""
@@ -83,6 +91,30 @@ def read_footer(path: Path) -> Footer:
             f"the footer of {str(path)!r} is damaged or of another version ({message['loc']}: {message['msg']}); "
             "build the table again"
         ) from None
+
+
+def _problem(row: Mapping[str, Any], users: int) -> str:
+    """What no trial can have measured: figures that differ from the ranks, impossible ranks or seconds."""
+    seconds = [row[name] for name in SCHEMA if name.endswith("_seconds")]
+    if not all(value is not None and 0 <= value < math.inf for value in seconds):
+        return "seconds that are none"
+    if row["cause"]:
+        return ""
+    ranks = np.frombuffer(row["ranks"] or b"", np.uint8)
+    if len(ranks) != users or ranks.min() < 1:
+        return f"not the ranks of {users} users"
+    expected = metrics_from_ranks(ranks.astype(np.int32))
+    wrong = [name for name in METRICS if name != "mrr" and not _close(row[name], expected[name])]
+    wrong += [] if _is_share(row["mrr"]) else ["mrr"]  # needs ranks beyond those stored
+    return f"{', '.join(wrong)} other than its ranks" if wrong else ""
+
+
+def _close(value: float | None, expected: float) -> bool:
+    return value is not None and math.isclose(value, expected, rel_tol=1e-6, abs_tol=1e-9)
+
+
+def _is_share(value: float | None) -> bool:
+    return value is not None and 0 <= value <= 1
 
 
 def _digest(frame: pl.DataFrame) -> str:

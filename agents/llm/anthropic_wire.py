@@ -4,7 +4,7 @@ from typing import Any
 
 from .messages import Message, Reply, Request, StopReason, ToolCall, Usage
 from .quirks import NO_TEMPERATURE
-from .wire import Call, Json, UnreadableReply, Wire, count, make_call, parse_arguments
+from .wire import Call, Json, UnreadableReply, Wire, count, is_count, make_call, parse_arguments
 
 VERSION = "2023-06-01"
 _STOPS: dict[str, StopReason] = {
@@ -89,7 +89,9 @@ def _calls(blocks: list[dict[str, Any]], request: Request) -> tuple[ToolCall, ..
 
 def _usage(usage: Any) -> Usage:
     """Anthropic's kinds of input do not overlap. Its output includes the thinking; only newer replies tell it apart."""
-    if not isinstance(usage, dict) or "output_tokens" not in usage:
+    if not isinstance(usage, dict) or not is_count(usage.get("output_tokens")):
+        return Usage(estimated=True)
+    if not any(count(usage.get(f"{kind}input_tokens")) for kind in ("", "cache_read_", "cache_creation_")):
         return Usage(estimated=True)
     details = usage.get("output_tokens_details")
     output = count(usage.get("output_tokens"))

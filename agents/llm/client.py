@@ -19,7 +19,7 @@ import httpx
 from ...data.errors import LanguageModelError
 from .accounts import Accounts, ignore
 from .anthropic_wire import AnthropicWire
-from .keys import find_key, redact
+from .keys import REDACTED, find_key, redact
 from .ledger import CallLedger
 from .messages import LanguageModel, Reply, Request, Usage
 from .openai_wire import OpenAIWire
@@ -28,7 +28,7 @@ from .retries import ProviderError, backoff_seconds, seconds_asked
 from .settings import ModelSettings, WireName
 from .text_tools import in_text, read_calls
 from .tokens import estimate_input, estimate_output
-from .wire import Call, UnreadableReply, Wire
+from .wire import Call, UnreadableReply, Wire, valid_unicode
 
 WIRES: dict[WireName, type[Wire]] = {"openai": OpenAIWire, "anthropic": AnthropicWire}
 CONNECT_SECONDS = 15.0
@@ -112,10 +112,10 @@ class HttpModel(LanguageModel):
             )
         except httpx.RequestError as error:
             return self._unanswered(call, error)
-        text = response.text.replace(self._key, "[key]") if self._key else response.text
+        text = response.text
         if response.status_code != httpx.codes.OK:
             return self._refused(call, ProviderError(response.status_code, self._error_text(text), response.headers))
-        body = _object_in(text)
+        body = _object_in(text, self._key)
         if isinstance(body.get("error"), dict):  # OpenRouter: an error with status 200
             return self._refused(call, ProviderError(_status_of(body["error"]), self._error_text(text), {}))
         try:
@@ -182,7 +182,7 @@ class HttpModel(LanguageModel):
 
     def _error_text(self, text: str) -> str:
         """The message of an error body, short and without the key."""
-        return " ".join(redact(_message_in(text), self._key).split())[:500]
+        return " ".join(redact(valid_unicode(_message_in(text)), self._key).split())[:500]
 
     def _error(self, text: str) -> LanguageModelError:
         return LanguageModelError(f"{self.settings.model} at {self.settings.address}: {text}")
@@ -201,10 +201,11 @@ def _message_in(text: str) -> str:
     return " ".join(part if isinstance(part, str) else json.dumps(part) for part in parts if part)
 
 
-def _object_in(text: str) -> dict[str, Any]:
-    """The JSON object that a body is; empty if it is another thing."""
+def _object_in(text: str, key: str | None) -> dict[str, Any]:
+    """The JSON object that a body is, as valid Unicode and without the key; empty if it is another thing."""
     try:
-        body = json.loads(text)
+        plain = valid_unicode(json.dumps(json.loads(text), ensure_ascii=False))  # a key may hide in escapes, as in \/
+        body = json.loads(plain.replace(key, REDACTED) if key else plain)
     except (ValueError, RecursionError):
         return {}
     return body if isinstance(body, dict) else {}

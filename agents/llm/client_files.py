@@ -65,8 +65,9 @@ def _claude_code(records: Sequence[Record]) -> Iterator[ClientUsage]:
         origin = f"claude-code:{result.get('uuid') or _digest(result)}"
         by_model = result.get("modelUsage")
         if isinstance(by_model, dict) and by_model:
-            for name, usage in by_model.items():
-                yield ClientUsage(f"{origin}:{name}", "Claude Code", name, _claude_model(usage), _usd(usage, "costUSD"))
+            named = {name: one for name, one in by_model.items() if isinstance(one, dict)}
+            for name, one in named.items():
+                yield ClientUsage(f"{origin}:{name}", "Claude Code", name, _claude_model(one), _usd(one, "costUSD"))
         else:
             usage = _claude_total(result["usage"])
             yield ClientUsage(origin, "Claude Code", model, usage, _usd(result, "total_cost_usd"))

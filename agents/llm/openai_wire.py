@@ -8,7 +8,7 @@ from typing import Any
 
 from .messages import Message, Reply, Request, StopReason, ToolCall, ToolSpec, Usage
 from .quirks import MAX_COMPLETION_TOKENS, NO_SYSTEM, NO_TEMPERATURE
-from .wire import Call, Json, UnreadableReply, Wire, count, make_call, without_system
+from .wire import Call, Json, UnreadableReply, Wire, count, is_count, make_call, without_system
 
 _STOPS: dict[str, StopReason] = {
     "stop": "end", "tool_calls": "tool_calls", "function_call": "tool_calls",
@@ -98,6 +98,8 @@ def _usage(usage: Any) -> Usage:
     """Tokens without overlap: OpenAI's prompt includes what was read from the cache and written to it, and its
     completion includes the reasoning. DeepSeek names the cached part prompt_cache_hit_tokens, Kimi cached_tokens."""
     if not isinstance(usage, dict) or not count(usage.get("prompt_tokens")):
+        return Usage(estimated=True)
+    if not is_count(usage.get("completion_tokens")):
         return Usage(estimated=True)
     prompt, completion = count(usage.get("prompt_tokens")), count(usage.get("completion_tokens"))
     inside, outside = _details(usage, "prompt"), _details(usage, "completion")

@@ -13,7 +13,7 @@ from datetime import date
 from importlib.resources import files
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ...data.errors import LanguageModelError
 from .messages import Usage
@@ -25,7 +25,7 @@ PER = 1_000_000
 class Price(BaseModel):
     """One row: US dollars per million tokens by kind."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     provider: str
     model: str
@@ -54,6 +54,9 @@ class Price(BaseModel):
         input_price = max(self.input, self.cache_write or 0.0)
         output_price = max(self.output, self.reasoning or 0.0)
         return (input_tokens * input_price + output_tokens * output_price) / PER
+
+
+_ROWS = TypeAdapter(list[Price])
 
 
 @dataclass(frozen=True)
@@ -87,8 +90,7 @@ class PriceTable:
 
 def _parse(text: str, where: str) -> list[Price]:
     try:
-        rows = tomllib.loads(text).get("price", [])
-        return [Price.model_validate(row) for row in rows]
+        return _ROWS.validate_python(tomllib.loads(text).get("price", []))
     except (tomllib.TOMLDecodeError, ValidationError) as error:
         raise LanguageModelError(
             f"the prices in {where} are not usable: {' '.join(str(error).split())}; every [[price]] needs provider, "

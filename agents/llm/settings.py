@@ -4,7 +4,7 @@ import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from ...data.errors import LanguageModelError
 
@@ -64,8 +64,8 @@ class ModelSettings:
             raise LanguageModelError("the name of the model is empty; give one with --model")
         if self.max_usd is not None and not self.max_usd > 0:
             raise LanguageModelError(f"max_usd={self.max_usd} is not positive; give a cap in US dollars, e.g. 2.5")
-        parts = urlsplit(self.address)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        parts = _split(self.address)
+        if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
             raise LanguageModelError(
                 f"base_url={self.base_url!r} is no http address; write e.g. http://localhost:11434/v1"
             )
@@ -117,6 +117,16 @@ def price_files(home: Path, given: Path | None = None) -> tuple[Path, ...]:
     """The user's price files: HOME/prices.toml if it exists, then the file given with --prices."""
     own = home / "prices.toml"
     return (*((own,) if own.exists() else ()), *((given,) if given else ()))
+
+
+def _split(address: str) -> SplitResult | None:
+    """The parts of an address; None if its host or port cannot be one."""
+    try:
+        parts = urlsplit(address)
+        parts.port  # noqa: B018 - read to be checked
+    except ValueError:
+        return None
+    return parts
 
 
 def _is(host: str, what: str) -> bool:

@@ -16,7 +16,7 @@ from .wire import make_call
 
 _FENCED = re.compile(r"```[\w-]*[ \t]*\n?(.*?)(?:```|\Z)", re.DOTALL)  # a truncated reply leaves the fence open
 _NAMES, _ARGUMENTS = ("tool", "name", "tool_name"), ("arguments", "parameters", "args", "input")
-_NAMED = re.compile(r'"(?:tool|name|tool_name)"\s*:\s*"([^"]+)"')
+_NAMED = re.compile(r'\s*"(?:tool|name|tool_name)"\s*:\s*"([^"]+)"')
 _DECODER = json.JSONDecoder()
 
 
@@ -64,7 +64,7 @@ def _attempts(text: str) -> Iterator[tuple[str, Any]]:
         try:
             value, end = _DECODER.raw_decode(text, position)
         except (ValueError, RecursionError):
-            if named := _NAMED.match(text, position + 1 + _spaces(text, position + 1)):
+            if named := _NAMED.match(text, position + 1):
                 yield named[1], text[position:]  # begins like a call, but is no JSON: malformed or cut off
                 return
             end = position + 1
@@ -72,10 +72,6 @@ def _attempts(text: str) -> Iterator[tuple[str, Any]]:
             if call := _as_call(value):
                 yield call
         position = text.find("{", end)
-
-
-def _spaces(text: str, start: int) -> int:
-    return len(text[start:]) - len(text[start:].lstrip())
 
 
 def _as_call(value: Any) -> tuple[str, Any] | None:

@@ -1,6 +1,7 @@
 """A wire format: how a request is written for a provider, and how its reply is read."""
 
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -9,6 +10,11 @@ from typing import Any
 from .messages import Message, Reply, Request, ToolCall
 
 Json = Mapping[str, Any]
+
+MAX_DEPTH = 32
+"""Nesting of arguments, far below what JSON and pydantic can store and read back."""
+MAX_COUNT = 10**12
+"""A larger token count is a fault of the server, and the sums of the ledger would overflow."""
 
 
 class UnreadableReply(ValueError):
@@ -48,7 +54,10 @@ class Wire(ABC):
 
 
 def parse_arguments(raw: Any) -> Mapping[str, Any] | None:
-    """The arguments of a call: a JSON object, or the text of one; None for anything else. No text is no arguments."""
+    """The arguments of a call: a JSON object, or the text of one; None for anything else. No text is no arguments.
+
+    None also for what could not be stored and read back unchanged: deep nesting, NaN, infinities, lone surrogates.
+    """
     if isinstance(raw, str):
         if not raw.strip():
             return {}
@@ -56,14 +65,20 @@ def parse_arguments(raw: Any) -> Mapping[str, Any] | None:
             raw = json.loads(raw)
         except (ValueError, RecursionError):  # recursion: nested thousands deep
             return None
-    return raw if isinstance(raw, dict) else None
+    return raw if isinstance(raw, dict) and _is_storable(raw, MAX_DEPTH) else None
+
+
+def valid_unicode(text: str) -> str:
+    """`text` with every lone surrogate, which UTF-8 cannot encode, as a question mark."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def make_call(number: int, identity: Any, name: Any, raw: Any, offered: Collection[str]) -> ToolCall:
     """A call as the model wrote it. Its arguments are None if they are no object, or if no such tool was offered."""
-    text = raw if isinstance(raw, str) else json.dumps(raw)
-    arguments = parse_arguments(raw) if name in offered else None
-    return ToolCall(id=str(identity or f"call_{number}"), name=str(name), arguments=arguments, raw=text)
+    known = isinstance(name, str) and name in offered
+    arguments = parse_arguments(raw) if known else None
+    own = identity if isinstance(identity, str) and identity else f"call_{number}"
+    return ToolCall(id=own, name=name if isinstance(name, str) else "", arguments=arguments, raw=_as_text(raw))
 
 
 def without_system(messages: tuple[Message, ...]) -> tuple[Message, ...]:
@@ -79,4 +94,26 @@ def without_system(messages: tuple[Message, ...]) -> tuple[Message, ...]:
 
 def count(value: Any) -> int:
     """A token count of a provider; 0 if it is missing or no count."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    return value if is_count(value) else 0
+
+
+def is_count(value: Any) -> bool:
+    """Whether a provider's figure can be a token count."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT
+
+
+def _is_storable(value: Any, depth: int) -> bool:
+    if isinstance(value, dict):
+        return depth > 0 and all(_is_storable(part, depth - 1) for pair in value.items() for part in pair)
+    if isinstance(value, list):
+        return depth > 0 and all(_is_storable(part, depth - 1) for part in value)
+    if isinstance(value, str):
+        return valid_unicode(value) == value
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _as_text(raw: Any) -> str:
+    try:
+        return raw if isinstance(raw, str) else json.dumps(raw)
+    except RecursionError:
+        return "(nested too deeply)"
