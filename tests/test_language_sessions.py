@@ -234,7 +234,7 @@ def test_a_session_that_is_killed_at_random_moments_runs_and_charges_nothing_twi
             assert process.returncode in (0, -signal.SIGKILL, 130), errors
             command = [*TUNE[:4], "sessions", "resume", "demo-sasrec-1", *TUNE[6:], "--home", str(home)]
         answered = endpoint.answered
-    assert len(codes) >= 4
+    assert len(codes) >= 3  # of four strikes, two may fall on one process
     with sqlite3.connect(home / "memory.db") as db:
         trials = db.execute("SELECT count(*), count(DISTINCT config_hash) FROM trials").fetchone()
         steps = db.execute("SELECT count(*), count(DISTINCT step) FROM llm_calls WHERE state = 'settled'").fetchone()
