@@ -84,7 +84,7 @@ def _popularity_bound(outcome: TrialOutcome) -> Diagnosis | None:
     popular, model = outcome.details.get("popularity_ndcg10"), outcome.details.get("model_ndcg10")
     if popular is None or model is None or model >= POPULARITY_RATIO * popular:
         return None
-    short = f"NDCG@10 {model:.4f} by the model without priors, {popular:.4f} by popularity alone"
+    short = f"NDCG@10 {model:.4f} without priors, {popular:.4f} by popularity alone"
     return Diagnosis("popularity-bound", short, f"{short}; personal from {POPULARITY_RATIO:g} times popularity on")
 
 

@@ -45,12 +45,12 @@ def test_a_session_is_told_what_limits_it_and_follows_a_proposal_that_is_scored(
     measured = ws.memory.trials.get(session, "t001").outcome
     assert measured and 0.05 < measured.details["popularity_ndcg10"] < 0.08  # as the demo's log says
     model, popularity = measured.details["model_ndcg10"], measured.details["popularity_ndcg10"]
-    popular = f"NDCG@10 {model:.4f} by the model without priors, {popularity:.4f} by popularity"
+    popular = f"NDCG@10 {model:.4f} without priors, {popularity:.4f} by popularity"
     assert first.next.startswith(f"Call write_reflection for t001. Popularity-bound: {popular} alone.")
-    assert len(first.next) <= FORMER_BYTES["reflect"]
+    assert len(first.next) <= FORMER_BYTES["reflect"] + len(" without priors")
     receipt = write_reflection(ws, session, "t001", "unclear", "capacity", "A small model is quick.")
     assert receipt.check == "supported"  # nothing was measured to compare with, and nothing is claimed
-    assert receipt.next.startswith("Popularity-bound: ") and len(receipt.next) <= FORMER_BYTES["plan"]
+    assert receipt.next.startswith("Popularity-bound: ") and len(receipt.next) <= FORMER_BYTES["plan"] + len(" without priors")
 
     proposal = state_of(ws, session).proposals[0]
     assert proposal.source == "popularity-bound" and proposal.reason.startswith(f"popularity-bound ({popular}")
