@@ -22,6 +22,7 @@ FORMER_BYTES = {  # the next steps as they were before they named a diagnosis
         "Plan the next trial: read_memory(view='state') shows knob effects and untried knobs; then call run_trial."
     ),
 }
+ADDED = len(" without priors")
 
 
 @pytest.fixture
@@ -47,10 +48,10 @@ def test_a_session_is_told_what_limits_it_and_follows_a_proposal_that_is_scored(
     model, popularity = measured.details["model_ndcg10"], measured.details["popularity_ndcg10"]
     popular = f"NDCG@10 {model:.4f} without priors, {popularity:.4f} by popularity"
     assert first.next.startswith(f"Call write_reflection for t001. Popularity-bound: {popular} alone.")
-    assert len(first.next) <= FORMER_BYTES["reflect"] + len(" without priors")
+    assert len(first.next) <= FORMER_BYTES["reflect"] + ADDED
     receipt = write_reflection(ws, session, "t001", "unclear", "capacity", "A small model is quick.")
     assert receipt.check == "supported"  # nothing was measured to compare with, and nothing is claimed
-    assert receipt.next.startswith("Popularity-bound: ") and len(receipt.next) <= FORMER_BYTES["plan"] + len(" without priors")
+    assert receipt.next.startswith("Popularity-bound: ") and len(receipt.next) <= FORMER_BYTES["plan"] + ADDED
 
     proposal = state_of(ws, session).proposals[0]
     assert proposal.source == "popularity-bound" and proposal.reason.startswith(f"popularity-bound ({popular}")
