@@ -172,7 +172,7 @@ class Agent:
 
     reflects: ClassVar[bool] = True
     """Whether the agent reflects; the sessions of an agent that does not are opened without required reflections."""
-    corrects: ClassVar[bool] = False
+    corrects: bool = False
     """Whether the agent reads the refusals of calls other than trials and corrects them; for others they are errors."""
 
     def __init__(self, seed: int = 0) -> None:

@@ -56,6 +56,7 @@ class UntilFinalize(Agent):
 
     def __init__(self, agent: Agent) -> None:
         super().__init__(agent.seed)
+        self.corrects = agent.corrects
         self._agent = agent
 
     def act(self, situation: Situation) -> Action:

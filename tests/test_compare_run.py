@@ -16,7 +16,7 @@ import pytest
 
 from tests.language_models import engineer_answer
 from tests.quick_home import QUICK_SANDBOX, environment
-from tests.scripted_endpoint import ScriptedEndpoint
+from tests.scripted_endpoint import Answer, Call, Received, ScriptedEndpoint
 from virtualmle.compare.outcome import RESULT, SessionResult
 from virtualmle.examiner.request import looks
 
@@ -126,6 +126,19 @@ def test_kills_of_a_comparison_with_a_language_model_pay_for_no_reply_twice(home
     if not use.lost:
         assert use.input_tokens == sum(tokens.get(kind, 0) for kind in ("input", "cached", "cache_write"))
     assert len(result.trials) == 2 and [trial.trial for trial in result.trials] == ["t001", "t002"]
+
+
+def test_a_language_model_corrects_a_refused_call_although_no_test_set_is_looked_at(home: Path) -> None:
+    def answer(received: Received) -> Answer:
+        unknown_trial = Answer(calls=[Call("read_memory", {"view": "trial", "trial": "t099"})])
+        return unknown_trial if received.number == 1 else engineer_answer(received.prompt)
+
+    with ScriptedEndpoint(answer) as endpoint:
+        options = ["--agents", "llm@rules-2", "--base-url", endpoint.openai_url]
+        run(*words(home, "corrected", "--no-look"), *options)
+        assert "t099" in endpoint.requests[1].prompt
+    (result,) = results(home / "corrected").values()
+    assert result.state == "frozen" and len(result.trials) == 2
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX systems")
