@@ -61,7 +61,10 @@ START_GRACE_SECONDS = 30.0  # from the request for a trial to its lease: usually
 
 
 class TrialState(BaseModel):
-    """The state of a trial. `result` is set if the worker wrote one, `cause` if the trial crashed or was cancelled."""
+    """The state of a trial. `result` is set if the worker wrote one, `cause` if the trial crashed or was cancelled.
+
+    A stopped trial is over: racing has ended it, and its training state is kept.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -130,9 +133,9 @@ def poll(directory: Path, *, asked_at: float | None = None) -> TrialState:
     except ValueError:
         seconds = _seconds(directory, lease)
         return TrialState(status="crashed", cause="the trial's result.json is damaged", seconds=seconds)
-    if result is not None and result.status == "finished":
+    if result is not None and result.status != "failed":
         seconds = _seconds(directory, lease) or result.wall_seconds
-        return TrialState(status="finished", progress=_progress(directory), result=result, seconds=seconds)
+        return TrialState(status=result.status, progress=_progress(directory), result=result, seconds=seconds)
     stop = _read_stop(directory)
     if lease is not None and alive and result is None:
         return _check_running(directory, lease, stop)
