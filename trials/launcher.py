@@ -65,7 +65,7 @@ class TrialState(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    status: Literal["running", "finished", "crashed", "cancelled"]
+    status: Literal["running", "finished", "stopped", "crashed", "cancelled"]
     progress: TrialProgress = TrialProgress()
     result: TrialResult | None = None
     cause: str | None = None
