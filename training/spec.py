@@ -98,6 +98,7 @@ class TrialResult(BaseModel):
     wall_seconds: float = 0.0  # of the whole trial
     best_setting: int | None = None  # of a sweep: the index of the setting that ranks and checkpoint belong to
     files: dict[str, str] = {}  # SHA-256 of ranks, states and checkpoint by file name
+    peak_bytes: int = 0  # largest resident memory of the process during the trial
     device: str = ""
     torch_version: str = ""
     engine: str = ""  # as `engine_version` returns it

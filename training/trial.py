@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from .peak import peak_bytes, reset_peak
 from .spec import PROGRESS, RESULT, EpochRecord, TrialProgress, TrialResult, engine_version, write_model
 
 
@@ -15,6 +16,7 @@ class Trial:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        reset_peak()
         self.started = time.perf_counter()
         self.result = TrialResult(status="failed", torch_version=torch.__version__, engine=engine_version())
         self.progress = TrialProgress()
@@ -60,6 +62,7 @@ class Trial:
             self._watchdog.cancel()
         status = "failed" if cause else "stopped" if self.result.stopped else "finished"
         ending = {"status": status, "cause": cause, "machine_fault": machine_fault, "wall_seconds": self.seconds()}
+        ending |= {"peak_bytes": peak_bytes()}
         final = self.result.model_copy(update=ending)
         write_model(self.directory / RESULT, final)
         why = cause or (final.stopped.sentence if final.stopped else "")
