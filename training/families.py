@@ -28,7 +28,7 @@ SIMILAR = 0.5
 CURVES_ELSEWHERE = 2
 """So many curves of other datasets stand for the one run of a family that this dataset does not have."""
 TAIL = 1.5  # the slope at the end of a curve is measured over its last factor of epochs
-SAMPLES = 16  # learning rates per epoch from which its mean is computed
+SAMPLES = 64  # learning rates per epoch from which its mean is computed
 MAX_CURVES = 12
 
 
@@ -121,7 +121,7 @@ def _final(run: Run, candidate: TrialConfig) -> float:
     """The best of a curve; if it still rose when its epochs were used up, its extrapolation to the candidate's."""
     best = max(run.ndcg10)
     last = run.epochs[-1]
-    if last < run.config.epochs or candidate.epochs <= last:
+    if last < run.config.epochs or candidate.epochs <= last or run.config.schedule != "constant":
         return best
     before = max((y for epoch, y in zip(run.epochs, run.ndcg10, strict=True) if epoch <= last / TAIL), default=best)
     if before <= 0:
