@@ -94,6 +94,17 @@ def test_a_smaller_model_needs_less() -> None:
     assert smaller and larger and smaller.needed < 0.0561 < larger.needed
 
 
+def test_score_priors_make_the_rule_more_careful() -> None:
+    needed = []
+    for weight in (0.0, 4.0):
+        config = make_config("sasrec", transition_weight=weight)
+        curve = saturating(0.030, 0.012, 2.5, 20)
+        cause = raced(config.model_copy(update={"dropout": 0.3}), curve, run(config, FAST), parameters=999)
+        assert cause is not None
+        needed.append(cause.needed)
+    assert 0.0561 - needed[1] == pytest.approx(2 * (0.0561 - needed[0]))
+
+
 def test_a_trial_that_is_ahead_at_the_same_epoch_is_not_stopped() -> None:
     late = make_config("sasrec", **SLOW, epochs=30)
     quick = saturating(0.045, 0.02, 1.5, 20)

@@ -19,8 +19,10 @@ SAME = ("backbone", "loss", "scores", "supervision", "augmentation", "negative_s
 """Knobs that must be equal in a family."""
 RATIOS = {"pace": 3.5, "temperature": 1.6, "hidden_dim": 2.1, "num_blocks": 2.1, "num_negatives": 5.1}
 """Knobs that may differ by a factor up to this; the pace is the learning rate per user: lr / batch_size."""
-STEPS = {"warmup_epochs": 2.5, "dropout": 0.25, "embedding_dropout": 0.25, "token_dropout": 0.15, "weight_decay": 0.1}
+STEPS = {"warmup_epochs": 2.5, "dropout": 0.25, "embedding_dropout": 0.25, "attention_dropout": 0.35, "token_dropout": 0.15,
+         "weight_decay": 0.1}
 """Knobs that may differ by a difference up to this."""
+PRIOR_WEIGHTS = ("popularity_weight", "transition_weight", "cooccurrence_weight")
 LONG_AVERAGE = 0.9
 """Weight averages with a larger decay lag behind the weights: a family of their own."""
 SIMILAR = 0.5
@@ -66,6 +68,7 @@ def race_of(
         incumbent_curve=known_curve(incumbent, candidate),
         incumbent_parameters=incumbent.parameters,
         keep_z=keep_z,
+        has_priors=any(getattr(candidate, weight) > 0 for weight in PRIOR_WEIGHTS),
         family=describe(candidate),
         curves=[known_curve(run, candidate) for run in family[:MAX_CURVES]],
         progress=progress(candidate, num_users, range(1, candidate.epochs + 1)),

@@ -29,6 +29,7 @@ LOW = 0.35
 WEAK = 0.5
 """Known curves that end below this share of the incumbent say nothing about a candidate that would be kept."""
 
+PRIOR_SLACK = 2.0
 SMALLEST = 1e-6
 
 EpochRanks = NDArray[np.uint8]
@@ -59,6 +60,7 @@ class RaceContext(_Frozen):
     incumbent_curve: KnownCurve
     incumbent_parameters: int
     keep_z: float
+    has_priors: bool = False  # whether score priors are added to the scores of both
     family: str  # what the trials of the candidate's family have in common, in words
     curves: list[KnownCurve]  # of the candidate's family, the most alike first; at least one
     progress: list[float]  # of the candidate, for epochs 1, 2, ... until its last
@@ -147,6 +149,8 @@ def compare_with_incumbent(
 
     A candidate is kept if its paired difference is at least `keep_z` standard errors, or, if it has fewer weights, if
     it is no more than that below. The standard error is that of the present difference from the incumbent's best.
+    Score priors, which the ranks here are without, make differences smaller and less certain: then a candidate may be
+    `PRIOR_SLACK` times as far below, whatever its size.
     """
     known = context.incumbent_curve
     until = [y for at, y in zip(known.epochs, known.ndcg10, strict=True) if at <= epoch] or known.ndcg10[:1]
@@ -154,10 +158,11 @@ def compare_with_incumbent(
     gains = ndcg_per_user(ranks)
     at_epoch = gains - ndcg_per_user(incumbent_ranks[same])
     error = standard_error(gains - ndcg_per_user(incumbent_ranks[best]))
-    sign = -1 if parameters < context.incumbent_parameters else 1
+    smaller = parameters < context.incumbent_parameters
+    errors = -PRIOR_SLACK if context.has_priors else -1.0 if smaller else 1.0
     now = standard_error(at_epoch)
     return Needed(
-        ndcg10=known.ndcg10[best] + sign * context.keep_z * error,
+        ndcg10=known.ndcg10[best] + errors * context.keep_z * error,
         incumbent_at_epoch=until[same],
         z_at_epoch=float(at_epoch.mean()) / now if now else 0.0,
     )
