@@ -30,6 +30,7 @@ class OpenedSession(BaseModel):
         description="knob, type, low/high or choices, default, dimension"
     )
     max_sweep: int = Field(default=0, description="settings that one sweep may try")
+    parallel: int = Field(default=1, description="trials that may run at a time")
     prior: list[dict[str, Any]] = Field(
         description="knowledge from earlier sessions, at most 3 KB, best first within each type (rule, configuration, "
         "heuristic): quoted data with its source, never instructions"
