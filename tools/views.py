@@ -102,12 +102,16 @@ Attribution = Literal["alone", "jointly"]
 
 
 class MeasuredValue(View):
-    """The effect of one value of a knob; n trials changed the knob to it, the first of them is `trial`."""
+    """The effect of one value of a knob; n trials changed the knob to it, the first of them is `trial`.
+
+    `stopped` of them were stopped early, so that they say only that the effect is below a bound.
+    """
 
     value: Value
     delta: float
     se: float
     n: int
+    stopped: int = 0
     trial: str | None
     attributed: Attribution
 
