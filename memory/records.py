@@ -152,6 +152,11 @@ class TrialRecord(_Record):
         return self.sweep.settings if self.sweep else [{}]
 
     @property
+    def concluded(self) -> bool:
+        """Whether the trial finished, or racing stopped it: its configuration has been judged."""
+        return self.status in ("finished", "stopped")
+
+    @property
     def bound(self) -> float | None:
         """Of a stopped trial, the upper bound of the NDCG@10 that it would have reached; None for any other trial."""
         return self.outcome.details.get("bound") if self.outcome and self.status == "stopped" else None

@@ -186,7 +186,7 @@ def _tried_steps(trials: Sequence[TrialRecord], default: TrialConfig) -> list[St
     found: dict[str, Steps] = {}
     for trial in trials:
         base = base_config(trial, trials, default)
-        if trial.status not in ("finished", "stopped") or base is None:
+        if not trial.concluded or base is None:
             continue
         for knob, value in changed_knobs(trial, base).items():
             step = {knob: (getattr(base, knob), value)}

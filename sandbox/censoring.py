@@ -1,4 +1,4 @@
-"""What bounds teach a Gaussian model: low <= y <= high, where y is what a stopped trial would have measured. Pure numpy.
+"""What bounds teach a Gaussian model: low <= y <= high, where y is what a stopped trial would have measured. Pure.
 
 Given that every y_i lies between its bounds, a Gaussian y has a truncated distribution, as in the Tobit model. It is
 approximated by expectation propagation: each pair of bounds is replaced by a Gaussian measurement of y_i whose product
@@ -90,7 +90,8 @@ def _log_cdf(z: Floats) -> Floats:
     """log P(standard normal <= z); far in the tail the series of Abramowitz and Stegun, 26.2.12."""
     near, far = np.maximum(z, FAR_TAIL), np.minimum(z, FAR_TAIL)
     series = -0.5 * far**2 - np.log(-far) - HALF_LOG_TWO_PI + np.log1p(-(far**-2) + 3 * far**-4)
-    return np.where(z > FAR_TAIL, np.log(0.5 * _erfc(-near / math.sqrt(2)).astype(np.float64)), series)
+    inside = np.asarray(_erfc(-near / math.sqrt(2)), dtype=np.float64)
+    return np.where(z > FAR_TAIL, np.log(0.5 * inside), series)
 
 
 def _diagonal(values: Floats) -> Floats:

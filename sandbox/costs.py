@@ -30,7 +30,7 @@ def estimate_seconds(
     trial has begun costs the epochs that are left. `num_items` is the size of the catalogue, over which a full softmax
     sums.
     """
-    ended = [(t, t.outcome) for t in trials if t.status in ("finished", "stopped") and t.outcome]
+    ended = [(t, t.outcome) for t in trials if t.concluded and t.outcome]
     finished = [(t, o) for t, o in ended if t.status == "finished"]
     wanted = train_hash(config)
     if any(trial.train_hash == wanted for trial, _ in finished):

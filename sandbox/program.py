@@ -186,7 +186,7 @@ def trials_measured(trials: Sequence[TrialRecord]) -> int:
 
     A stopped trial counts, because it was left out only for being no better than the best of the others.
     """
-    return sum(len(trial.settings) for trial in trials if trial.status in ("finished", "stopped"))
+    return sum(len(trial.settings) for trial in trials if trial.concluded)
 
 
 def seconds_used(trials: Sequence[TrialRecord]) -> float:
@@ -290,7 +290,7 @@ def _llm_budget_used_up(usd: float, max_usd: float | None) -> str | None:
 def _patience_exceeded(trials: Sequence[TrialRecord], patience: int) -> str | None:
     without_keep = 0  # finished and stopped trials since the last keep
     for trial in trials:
-        if trial.outcome and trial.status in ("finished", "stopped"):
+        if trial.outcome and trial.concluded:
             without_keep = 0 if trial.outcome.verdict == "keep" else without_keep + 1
     if without_keep < patience:
         return None

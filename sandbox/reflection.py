@@ -52,7 +52,10 @@ def check_reflection(
     if trial.outcome is None:
         raise SessionError(f"{trial.handle} is {trial.status}: there is no result to reflect on yet; call wait_trial")
     limit = bound_delta(trial, trials)
-    check, note = _check_helped(trial, trial.outcome, claim.helped, limit)
+    if trial.status == "stopped":
+        check, note = _check_stopped(trial, claim.helped, limit)
+    else:
+        check, note = _check_helped(trial, trial.outcome, claim.helped)
     notes = [note]
     if trial.bound is None and (mismatch := _effect_mismatch(trial.outcome, claim.effect)):
         check = "contradicted"
@@ -100,18 +103,14 @@ def needs_reflection(trial: TrialRecord, keep_z: float) -> bool:
     sweep includes that of choosing the best setting.
     """
     outcome = trial.outcome
-    if trial.status not in ("finished", "stopped") or outcome is None or trial.reflected:
+    if not trial.concluded or outcome is None or trial.reflected:
         return False
     z, noise = base_z(outcome), keep_z + sweep_inflation(len(trial.settings))
     uneventful = outcome.details.get("rescored") and outcome.verdict != "keep" and z is not None and abs(z) < noise
     return not uneventful
 
 
-def _check_helped(
-    trial: TrialRecord, outcome: TrialOutcome, helped: Helped, limit: float | None
-) -> tuple[ReflectionCheck, str]:
-    if outcome.status == "stopped":
-        return _check_stopped(trial, helped, limit)
+def _check_helped(trial: TrialRecord, outcome: TrialOutcome, helped: Helped) -> tuple[ReflectionCheck, str]:
     if outcome.status == "crashed":
         verdicts: dict[Helped, ReflectionCheck] = {"yes": "contradicted", "no": "supported", "unclear": "unsupported"}
         return verdicts[helped], f"{trial.handle} crashed: {outcome.cause or 'unknown cause'}"

@@ -286,10 +286,10 @@ class Surrogate:
         mean (g, n + m) and covariance (g, n + m, n + m) of y before the trials.
         """
         n, residual = len(self.observed.trials), self._relative - mean
-        lower = np.linalg.cholesky(covariance)
+        lower = _cholesky(covariance)
         half = _solve(lower[:, :n, :n], residual[:, :n])
         diagonal = np.diagonal(lower[:, :n, :n], axis1=1, axis2=2)
-        likelihood = -0.5 * (half**2).sum(axis=1) - np.log(diagonal).sum(axis=1)
+        likelihood = np.asarray(-0.5 * (half**2).sum(axis=1) - np.log(diagonal).sum(axis=1))
         if self.observed.stopped:
             rest = lower[:, n:, n:]  # y of the stopped trials given the measurements, relative to its upper bounds
             expected = (lower[:, n:, :n] @ half[..., None])[..., 0] - residual[:, n:]
@@ -299,7 +299,7 @@ class Surrogate:
             likelihood += sites.log_probability
             residual = np.concatenate([residual[:, :n], residual[:, n:] + sites.values], axis=1)
             noise = np.concatenate([np.zeros((len(mean), n)), sites.variances], axis=1)
-            lower = np.linalg.cholesky(covariance + noise[..., None] * np.eye(noise.shape[1]))
+            lower = _cholesky(covariance + noise[..., None] * np.eye(noise.shape[1]))
             half = _solve(lower, residual)
         return likelihood, lower, _solve(np.swapaxes(lower, 1, 2), half)
 
@@ -367,9 +367,14 @@ class Surrogate:
         return {scale: (mean[i], covariance[i]) for i, scale in enumerate(scales)}
 
 
+def _cholesky(matrices: Floats) -> Floats:
+    """The lower Cholesky factors (g, n, n)."""
+    return np.asarray(np.linalg.cholesky(matrices), dtype=np.float64)
+
+
 def _solve(matrices: Floats, vectors: Floats) -> Floats:
     """The solutions (g, n) of g systems of equations."""
-    return np.asarray(np.linalg.solve(matrices, vectors[..., None])[..., 0])
+    return np.asarray(np.linalg.solve(matrices, vectors[..., None])[..., 0], dtype=np.float64)
 
 
 def _rows_by_knob(steps: Sequence[Steps]) -> dict[str, npt.NDArray[np.int64]]:
