@@ -135,6 +135,11 @@ def resolve_base(ws: Workspace, session: SessionRecord, base: str) -> tuple[str,
     if base == "default":
         return "default", default
     record = ws.memory.trials.get(session.id, base)
+    if record.status == "stopped":
+        raise SessionError(
+            f"base={base!r} was stopped early and has no model to compare with; run its configuration again to finish "
+            "it, or choose 'incumbent', 'default' or a finished trial"
+        )
     if record.status != "finished":
         raise SessionError(f"base={base!r} is {record.status}; choose 'incumbent', 'default' or a finished trial")
     return record.handle, record.configuration
