@@ -164,7 +164,8 @@ def test_the_file_is_in_wal_mode_with_foreign_keys_and_the_busy_timeout_on(memor
 def another_trial(db: Database, handle: str, status: str = "running") -> None:
     """Insert a copy of trial t001 past the checks of the store."""
     columns = [column.name for column in db.table("trials").columns]
-    values = {"handle": f"'{handle}'", "number": str(int(handle[1:])), "place": str(int(handle[1:])), "status": f"'{status}'"}
+    number = str(int(handle[1:]))
+    values = {"handle": f"'{handle}'", "number": number, "place": number, "status": f"'{status}'"}
     selected = ", ".join(values.get(name, name) for name in columns)
     db.execute(f"INSERT INTO trials SELECT {selected} FROM trials WHERE handle = 't001'")
 
