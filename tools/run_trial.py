@@ -17,6 +17,7 @@ from .guidance import budget_of, pending_reflection
 from .observation import observe
 from .places import occupation, share_of
 from .proposing import followed_proposal
+from .racing import prepare_race
 from .results import TrialObservation
 from .reuse import copy_equal_trial
 from .sync import sync_session
@@ -110,6 +111,7 @@ def start_trial(
         if cells:
             serve(cells, spec, directory)
         elif not copy_equal_trial(ws, session, started, spec, directory):
+            prepare_race(ws, session, started, spec, directory)
             inbox = ws.inbox(session.id, started.place)
             launch(spec, directory, inbox=inbox, keep_warm=ws.settings.keep_warm, cwd=ws.home)
     except TrialError as error:
@@ -148,7 +150,7 @@ def _spec(ws: Workspace, session: SessionRecord, trial: TrialRecord, dataset_dir
         trial=trial.handle,
         dataset_dir=str(dataset_dir),
         config=trial.config,
-        seed=trial_seed(session.seed, session.dataset_id, trial.train_hash),
+        seed=trial_seed(session.seed, session.dataset_id),
         device=share.device,
         threads=share.threads,
         wall_seconds=ws.session_protocol(session).trial_seconds,
