@@ -53,6 +53,8 @@ def run_trial(
     protocol = ws.session_protocol(record)
     base_handle, base_config = resolve_base(ws, record, base)
     config = protocol.space.resolve(base_config, changes)
+    rounded = protocol.space.roundings(record.backbone, changes)
+    changes = {knob: getattr(config, knob) for knob in changes}
     admission = admit(
         session_state=record.state,
         trials=trials,
@@ -68,7 +70,8 @@ def run_trial(
     if admission.kind == "refused":
         raise AdmissionError(admission.reason)
     if admission.kind == "duplicate" and admission.trial:
-        return observe(ws, record, admission.trial, duplicate_reason=f"{admission.reason}.")
+        known = observe(ws, record, admission.trial, duplicate_reason=f"{admission.reason}.")
+        return known.model_copy(update={"rounded": rounded})
     request = TrialRecord(
         session=session,
         handle="",
@@ -82,7 +85,8 @@ def run_trial(
         override_reason=_override_record(admission.reason, override_reason),
         proposal=followed_proposal(ws, record, trials, base_handle, changes),
     )
-    return wait_trial(ws, session, start_trial(ws, record, request, dataset_dir), wait_seconds)
+    observed = wait_trial(ws, session, start_trial(ws, record, request, dataset_dir), wait_seconds)
+    return observed.model_copy(update={"rounded": rounded})
 
 
 def start_trial(ws: Workspace, session: SessionRecord, request: TrialRecord, dataset_dir: Path) -> str:

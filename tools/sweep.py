@@ -18,6 +18,8 @@ from .transfer import heuristics_of
 from .wait_trial import WaitSeconds, wait_trial
 from .workspace import Workspace
 
+ROUNDED_LENGTH = 300  # of the list of rounded numbers, so that the observation stays short
+
 
 def sweep(
     ws: Workspace,
@@ -49,6 +51,8 @@ def sweep(
     handle, config = _trained_base(ws, record, base, trials)
     protocol = ws.session_protocol(record)
     planned = plan_settings(protocol.space, config, settings, protocol.max_sweep)
+    roundings = [protocol.space.roundings(record.backbone, setting) for setting in settings]
+    rounded = ", ".join(dict.fromkeys(text for text in roundings if text))[:ROUNDED_LENGTH]
     admissions = [_admit(ws, record, trials, running, config, setting) for setting in planned]
     refused = next((admission for admission in admissions if admission.kind == "refused"), None)
     if refused:
@@ -56,7 +60,7 @@ def sweep(
     known = [admission.trial for admission in admissions if admission.trial]
     if len(known) == len(planned):
         reason = f"{', '.join(dict.fromkeys(known))} measured all of these settings; nothing was spent."
-        return observe(ws, record, known[0], duplicate_reason=reason)
+        return observe(ws, record, known[0], duplicate_reason=reason).model_copy(update={"rounded": rounded})
     new = [setting for setting, admission in zip(planned, admissions, strict=True) if not admission.trial]
     values = complete(config, new)
     request = TrialRecord(
@@ -71,7 +75,8 @@ def sweep(
         hypothesis=cleaned(hypothesis),
         sweep=Sweep(settings=values, left_out=list(dict.fromkeys(known))),
     )
-    return wait_trial(ws, session, start_trial(ws, record, request, dataset_dir), wait_seconds)
+    observed = wait_trial(ws, session, start_trial(ws, record, request, dataset_dir), wait_seconds)
+    return observed.model_copy(update={"rounded": rounded})
 
 
 def _trained_base(
