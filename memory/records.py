@@ -253,6 +253,20 @@ class ConfigurationRecord(_Record):
     gain: float | None = None
 
 
+class CurveRecord(_Record):
+    """The learning curve of a trial of a closed session that trained to its end; NDCG@10 of the bare model."""
+
+    session: str
+    trial: str
+    dataset: str
+    dataset_id: str
+    backbone: str
+    users: int
+    config: dict[str, Any]
+    epochs: list[int]  # the evaluated epochs, ascending
+    ndcg10: list[float]  # after each of them
+
+
 class SummaryRecord(_Record):
     """The Cognition Summary of a session: the agent's text and the figures that the server computed."""
 

@@ -39,6 +39,7 @@ class Protocol(BaseModel):
     target_ndcg: float | None = Field(None, gt=0, le=1)
     max_sweep: int = Field(24, ge=1, le=100)  # settings of one sweep
     parallel: Annotated[int, Field(ge=1, le=MAX_PARALLEL)] | Literal["auto"] = 1  # trials of a session at a time
+    racing: bool = False  # stop trials that would not be kept; a page without the row is of an earlier version
     reuse_trials: bool = True  # a trial that an earlier session has measured is not run again
     max_llm_usd: float | None = Field(None, gt=0, le=1e6)  # cost limit of the session's language model
     space: ActionSpace

@@ -55,6 +55,7 @@ from .warm import clear, hand_over, register
 
 WORKER = "virtualmle.training.worker"
 STOP = "stop.json"
+INPUTS = {"race.json", "incumbent_ranks.npy"}  # what a trial may be given besides its spec, before it is started
 
 MIN_FREE_BYTES = 2**20  # a crash with less free disk space is attributed to the full disk
 START_GRACE_SECONDS = 30.0  # from the request for a trial to its lease: usually milliseconds, longer under load
@@ -101,8 +102,7 @@ def launch(
     been deleted. TrialError if the directory already holds a trial, MachineError if it cannot be written or no process
     can be started.
     """
-    if directory.is_dir() and any(directory.iterdir()):  # files of an earlier trial would count as files of this one
-        raise TrialError(f"{directory} already holds a trial; a handle is never reused: start a new trial")
+    check_unused(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         write_model(directory / SPEC, spec)
@@ -117,6 +117,12 @@ def launch(
         raise MachineError(
             f"trial {spec.trial} could not be started in {directory} ({error.strerror}); free disk or memory and retry"
         ) from None
+
+
+def check_unused(directory: Path) -> None:
+    """Raise TrialError if `directory` has files of a trial, which would count as files of the next one."""
+    if directory.is_dir() and any(path.name not in INPUTS for path in directory.iterdir()):
+        raise TrialError(f"{directory} already holds a trial; a handle is never reused: start a new trial")
 
 
 def poll(directory: Path, *, asked_at: float | None = None) -> TrialState:
