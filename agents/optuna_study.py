@@ -14,7 +14,7 @@ from optuna.samplers import BaseSampler
 
 from ..models.knobs.declaration import Value
 from ..sandbox.action_space import Knob
-from .drawing import bounds, choices_of, tidy
+from .drawing import bounds, choices_of
 
 RUNNING = optuna.trial.TrialState.RUNNING
 
@@ -42,10 +42,10 @@ def encoded(knob: Knob, value: Value, distribution: BaseDistribution) -> Value:
 
 
 def decoded(knob: Knob, parameter: Value) -> Value:
-    """The knob's value that a parameter stands for; real numbers have three digits."""
+    """The knob's value that a parameter stands for; real numbers are rounded to the knob's resolution."""
     if knob.levels:
         return knob.levels[int(parameter)]
-    return parameter if choices_of(knob) else tidy(knob, float(parameter))
+    return parameter if choices_of(knob) else knob.rounded(float(parameter))
 
 
 def study_of(

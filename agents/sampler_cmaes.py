@@ -22,7 +22,7 @@ import optuna
 from ..models.knobs.declaration import Value
 from ..sandbox.action_space import Knob
 from ..tools.views import KnobValues
-from .drawing import bounds, choices_of, tidy
+from .drawing import bounds, choices_of
 from .history import History
 from .optuna_study import distribution_of, study_of
 from .sampler import DrawingSampler, observations
@@ -102,5 +102,5 @@ def from_unit(knob: Knob, position: float) -> int | float:
     if knob.levels:
         return knob.levels[round(float(position) * (len(knob.levels) - 1))]
     if knob.scale == "log" and low > 0:
-        return tidy(knob, low * (high / low) ** float(position))
-    return tidy(knob, low + (high - low) * float(position))
+        return knob.rounded(low * (high / low) ** float(position))
+    return knob.rounded(low + (high - low) * float(position))

@@ -80,6 +80,7 @@ class TrialObservation(BaseModel):
     status: Literal["running", "finished", "stopped", "crashed", "cancelled"]
     duplicate: bool = Field(default=False, description="true: already tried before; no budget was spent")
     changes: dict[str, Any] = {}
+    rounded: str = Field(default="", description="numbers that were rounded to the resolution of their knobs")
     base: str = "default"
     metrics: dict[str, float] = {}
     metrics_se: dict[str, float] = Field(default={}, description="standard errors over users")
