@@ -11,6 +11,7 @@ def observation_text(observation: TrialObservation) -> str:
     swept = observation.sweep
     lines = [
         _head(observation),
+        observation.rounded,
         _differences(observation),
         _stopped(observation.stopped),
         f"settings of the sweep, best first:\n{swept.table[:SWEEP_LENGTH]}" if swept else "",

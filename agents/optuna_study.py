@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 
 from ..models.knobs.declaration import Value
 from ..sandbox.action_space import Knob
-from .drawing import bounds, choices_of, tidy
+from .drawing import bounds, choices_of
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)  # a study per step would report itself at every step
 
@@ -43,10 +43,10 @@ def encoded(knob: Knob, value: Value, distribution: BaseDistribution) -> Value:
 
 
 def decoded(knob: Knob, parameter: Value) -> Value:
-    """The knob's value that a parameter stands for; real numbers have three digits."""
+    """The knob's value that a parameter stands for; real numbers are rounded to the knob's resolution."""
     if knob.levels:
         return knob.levels[int(parameter)]
-    return parameter if choices_of(knob) else tidy(knob, float(parameter))
+    return parameter if choices_of(knob) else knob.rounded(float(parameter))
 
 
 class Told(NamedTuple):
@@ -57,8 +57,13 @@ class Told(NamedTuple):
     pruned: tuple[int, float] | None = None
 
 
-def study_of(sampler: BaseSampler, told: list[Told], distributions: dict[str, BaseDistribution]) -> optuna.Study:
-    """A study in memory with finished and pruned trials."""
+def study_of(
+    sampler: BaseSampler,
+    told: list[Told],
+    distributions: dict[str, BaseDistribution],
+    running: list[dict[str, Value]] | None = None,
+) -> optuna.Study:
+    """A study in memory with finished and pruned trials, and with running ones (parameters by name)."""
     study = optuna.create_study(direction="maximize", sampler=sampler)
     for parameters, score, pruned in told:
         known = {name: distributions[name] for name in parameters}
@@ -70,5 +75,10 @@ def study_of(sampler: BaseSampler, told: list[Told], distributions: dict[str, Ba
                 value=None if pruned else score,
                 intermediate_values=dict([pruned]) if pruned else None,
             )
+        )
+    for parameters in running or []:
+        known = {name: distributions[name] for name in parameters}
+        study.add_trial(
+            optuna.trial.create_trial(state=TrialState.RUNNING, params=parameters, distributions=known)
         )
     return study

@@ -7,7 +7,8 @@ seeded ones included, is one generation, told in the order of the trials; the op
 from what it asked for. Every numeric knob has one coordinate from 0 to 1 on its own scale. The first mean is the
 default configuration if the seeding runs it, and the centre of all ranges otherwise, Optuna's default; the step size is
 a sixth of the range, as in Optuna. A knob without effect is told with its default, and a trial that was stopped early
-with its upper bound.
+with its upper bound. A generation consists of trials that have ended, so that running ones are not told; draws of one
+generation differ by themselves.
 """
 
 import math
@@ -22,7 +23,7 @@ import optuna
 from ..models.knobs.declaration import Value
 from ..sandbox.action_space import Knob
 from ..tools.views import KnobValues
-from .drawing import bounds, choices_of, tidy
+from .drawing import bounds, choices_of
 from .history import History
 from .optuna_study import Told, distribution_of, study_of
 from .sampler import DrawingSampler, observations
@@ -102,5 +103,5 @@ def from_unit(knob: Knob, position: float) -> int | float:
     if knob.levels:
         return knob.levels[round(float(position) * (len(knob.levels) - 1))]
     if knob.scale == "log" and low > 0:
-        return tidy(knob, low * (high / low) ** float(position))
-    return tidy(knob, low + (high - low) * float(position))
+        return knob.rounded(low * (high / low) ** float(position))
+    return knob.rounded(low + (high - low) * float(position))

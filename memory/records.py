@@ -54,6 +54,7 @@ class SessionRecord(_Record):
     max_trials: int
     max_train_seconds: float
     parallel: int = 1  # how many of its trials may run at a time
+    auto_parallel: bool = False  # fewer may run if they do not fit into the memory of the machine
     with_reflection: bool = True
     with_memory: bool = True
     memory_from: list[str] = []  # names of the only datasets whose knowledge it may use; empty = all
@@ -125,11 +126,19 @@ class TrialRecord(_Record):
     sweep: Sweep | None = None  # None = a trial of one configuration
     repetition: int = 0  # counts from 1 for the trials that confirm another one under further seeds
     repeats: str | None = None  # the handle of the trial that a repetition confirms
+    place: int = 0  # below the `parallel` of the session; running trials have different ones
+    incumbent_at_start: str | None = None
     status: TrialStatus = "running"
     outcome: TrialOutcome | None = None  # None while the trial is running
     reflected: bool = False
     created_at: str = ""
     finished_at: str | None = None
+    ended: int | None = None  # its place in the order in which the trials of the session ended; counts from 1
+
+    @property
+    def order(self) -> int:
+        """A key that sorts ended trials by the order in which they ended; earlier versions ran one at a time."""
+        return self.ended or self.number
 
     @functools.cached_property
     def configuration(self) -> TrialConfig:

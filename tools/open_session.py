@@ -9,6 +9,7 @@ from ..data.prepared import Manifest
 from ..data.wording import counted
 from ..memory.records import SessionRecord
 from ..sandbox.protocol import Protocol
+from ..trials.places import most_places
 from .guidance import budget_of, next_step
 from .results import OpenedSession
 from .sync import sync_session
@@ -53,6 +54,7 @@ def replay_source(ws: Workspace, backbone: str) -> dict[str, Any]:
 
 def _new_session(ws: Workspace, data: Manifest, backbone: str) -> SessionRecord:
     settings, protocol = ws.settings, ws.protocol
+    parallel = settings.parallel or protocol.parallel
     _refuse_unknown_sources(ws)
     record = SessionRecord(
         id="",
@@ -64,6 +66,8 @@ def _new_session(ws: Workspace, data: Manifest, backbone: str) -> SessionRecord:
         protocol_text=protocol.text,
         max_trials=settings.max_trials or protocol.max_trials,
         max_train_seconds=settings.max_train_seconds or protocol.max_train_seconds,
+        parallel=most_places(settings.device, settings.threads) if parallel == "auto" else parallel,
+        auto_parallel=parallel == "auto",
         with_reflection=settings.with_reflection and protocol.require_reflection,
         with_memory=settings.with_memory,
         memory_from=list(settings.memory_from),
@@ -101,6 +105,7 @@ def brief_of(ws: Workspace, session: SessionRecord, resumed: bool) -> OpenedSess
         profile=session.profile,
         action_space=[row.content() for row in knob_rows(protocol.space, session.backbone)],
         max_sweep=protocol.max_sweep,
+        parallel=session.parallel,
         prior=[entry.content() for entry in prior_of(ws, session)],
         incumbent=incumbent.handle if incumbent else None,
         next=next_step(ws, session, trials),
@@ -128,6 +133,11 @@ def protocol_summary(protocol: Protocol, session: SessionRecord) -> list[str]:
         rules.append(
             "The session is a replay: every trial of the grid was measured before, and is answered at once with its "
             "recorded metrics and seconds. finalize reports validation only."
+        )
+    if session.parallel > 1:
+        rules.append(
+            f"Up to {session.parallel} trials run at a time. They are judged in the order in which they end, each "
+            "against the incumbent of that moment; wait_trial without a handle waits for the first one to end."
         )
     if session.max_llm_usd is not None:
         rules.append(f"The language model may cost up to {session.max_llm_usd:g} US dollars.")

@@ -208,6 +208,8 @@ class StateView(View):
     running: str | None
     stop: Stop
     next: str
+    running_trials: list[str] = []  # this and the next field are set only if several trials may run at a time
+    free_places: int = 0  # how many more trials may start now
 
 
 class SettingRow(View):
@@ -245,6 +247,8 @@ class TrialRow(View):
     z: float | None = None
     base_delta: float | None = None
     base_delta_se: float | None = None
+    incumbent_at_start: str | None = None  # set only if several trials may run at a time, like the next field
+    ended: int | None = None  # its place in the order in which the trials ended
     parameters: int = 0
     train_seconds: float = 0.0
     wall_seconds: float = 0.0
