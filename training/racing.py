@@ -186,12 +186,13 @@ def upper_bound(epochs: Sequence[int], ndcg10: Sequence[float], context: RaceCon
     family = _family_growth(known, epoch, context)
     left = math.log(len(context.progress) / epoch)
     own = _slope(epochs, ndcg10, epoch) * _geometric_sum(left / math.log(STEP))
-    growth = FAMILY_SHARE * family + (1 - FAMILY_SHARE) * own
+    part = min(1.0, left / FULL_ERROR)
+    growth = own + FAMILY_SHARE * part * (family - own)
     low = best < LOW * max(curve.final for curve in known)
     if low or context.decays:
         growth = max(growth, family)
     margin = ERROR + EARLY_ERROR / epoch + FAR_ERROR * min(curve.distance for curve in known) + LOW_ERROR * low
-    return min(1.0, best * math.exp(growth + margin * min(1.0, math.sqrt(left / FULL_ERROR))))
+    return min(1.0, best * math.exp(growth + margin * math.sqrt(part)))
 
 
 def growth_of(curve: KnownCurve, epoch: int, context: RaceContext) -> float:
