@@ -6,27 +6,41 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from mcp import Client
 from mcp.types import Implementation
 
 from tests.agents_world import World, decide
-from tests.language_models import asking_agent
+from tests.language_models import RuleModel, asking_agent
 from tests.quick_home import quick_home
-from virtualmle.agents.base import Agent, Reflect, RunTrial, Situation, Sweep, WaitTrial
+from tests.scripted_endpoint import Answer, Call
+from virtualmle.agents.base import Agent, Outcome, Reflect, RunTrial, Situation, Sweep, WaitTrial
 from virtualmle.agents.beside import apart
+from virtualmle.agents.chat import next_messages
 from virtualmle.agents.engineer import Engineer
 from virtualmle.agents.events import Event, Finalized, Reflected, TrialFinished, TrialStarted
 from virtualmle.agents.history import History
+from virtualmle.agents.language import LanguageAgent
+from virtualmle.agents.llm.messages import Message, ToolCall
 from virtualmle.agents.loop import run_agent
 from virtualmle.agents.moves import Move
 from virtualmle.agents.optuna_study import RUNNING, distribution_of, study_of
 from virtualmle.agents.optuna_tpe import TPE
 from virtualmle.agents.registry import AGENTS
-from virtualmle.agents.sampler import lies, observations
+from virtualmle.agents.sampler import DrawingSampler, lies, observations
+from virtualmle.sandbox.program import Stop
 from virtualmle.server.app import build_server
 from virtualmle.tools.workspace import Settings
+
+
+class ScriptedModel(RuleModel):
+    """Gives these answers, in order."""
+
+    def __init__(self, *answers: Answer) -> None:
+        left = list(answers)
+        super().__init__(lambda *_: left.pop(0))
 
 
 def beside(situation: Situation, *running: dict[str, Any], places: int = 2) -> Situation:
@@ -95,7 +109,7 @@ def test_an_agent_does_not_close_while_a_trial_runs_that_may_be_kept() -> None:
     world = World(reflection=False, trials_max=3)
     world.execute(decide(Engineer(1), world.situation))
     situation = beside(world.situation, {"lr": 0.001}, places=4)
-    stopping = situation.state.model_copy(update={"stop": situation.state.stop.model_copy(update={"stop": True})})
+    stopping = situation.state.model_copy(update={"stop": Stop(True, "patience")})
     for name in sorted(AGENTS):
         assert decide(asking_agent(name, seed=1), replace(situation, state=stopping)) == (WaitTrial("t002"),)
 
@@ -147,12 +161,11 @@ def test_a_running_trial_is_told_with_the_mean_of_the_finished_ones() -> None:
 @pytest.mark.parametrize("name", ["tpe", "gp"])
 def test_a_model_based_sampler_takes_running_trials_into_account(name: str) -> None:
     world = played(asking_agent(name, seed=3), 11, reflection=False, knobs={"lr", "dropout"})
-    free = decide(asking_agent(name, seed=3), world.situation)[0]
-    assert isinstance(free, RunTrial)
-    near = beside(world.situation, free.changes)
-    near = replace(near, state=near.state.model_copy(update={"budget": world.situation.state.budget}))  # equal draws
-    beside_it = decide(asking_agent(name, seed=3), near)[0]
-    assert isinstance(beside_it, RunTrial) and beside_it.changes != free.changes
+    sampler = asking_agent(name, seed=3)
+    assert isinstance(sampler, DrawingSampler)
+    first = next(sampler.draws(History(world.situation), np.random.default_rng(1)))
+    told = History(beside(world.situation, first))
+    assert next(sampler.draws(told, np.random.default_rng(1))) != first, "with equal random numbers"
 
 
 def test_the_study_of_a_sampler_holds_running_trials_as_running() -> None:
@@ -161,6 +174,55 @@ def test_the_study_of_a_sampler_holds_running_trials_as_running() -> None:
     value = knob.defaults["sasrec"]
     study = study_of(optuna.samplers.RandomSampler(), [({knob.name: value}, 0.1)], distributions, [{knob.name: value}])
     assert [trial.state for trial in study.trials] == [optuna.trial.TrialState.COMPLETE, RUNNING]
+
+
+def wait_call(**arguments: Any) -> Answer:
+    return Answer(calls=[Call("wait_trial", arguments)])
+
+
+def test_a_language_model_may_fill_a_place_or_wait_for_any_trial() -> None:
+    world = World(reflection=False, trials_max=30)
+    world.execute(decide(Engineer(1), world.situation))
+    situation = beside(world.situation, {"lr": 0.001}, {"dropout": 0.1}, places=3)
+    for call, action in (
+        (wait_call(), WaitTrial(("t002", "t003"))),
+        (wait_call(trial="t003"), WaitTrial("t003")),
+        (wait_call(trial='["t003", "t002"]'), WaitTrial(("t003", "t002"))),
+        (Answer(calls=[Call("run_trial", {"changes": {"hidden_dim": 96}})]), RunTrial({"hidden_dim": 96})),
+    ):
+        model = ScriptedModel(call)
+        assert decide(LanguageAgent(model), situation) == [action]
+        (asked,) = model.asked
+        assert {"wait_trial", "run_trial"} <= {tool.name for tool in asked.tools}
+        assert "finalize" not in {tool.name for tool in asked.tools}
+        assert "t002 and t003 are running. 1 more trial may start" in asked.messages[-1].text
+
+
+def test_a_model_that_waits_for_an_unknown_trial_is_told_which_ones_run() -> None:
+    world = World(reflection=False)
+    world.execute(decide(Engineer(1), world.situation))
+    model = ScriptedModel(wait_call(trial="t009"), wait_call())
+    assert decide(LanguageAgent(model), beside(world.situation, {"lr": 0.001})) == [WaitTrial("t002")]
+    assert "no trial t009; those that run: t002" in model.asked[-1].messages[-1].text
+
+
+def test_wait_trial_is_not_offered_while_nothing_runs() -> None:
+    world = World(reflection=False)
+    world.execute(decide(Engineer(1), world.situation))
+    model = ScriptedModel(Answer(calls=[Call("run_trial", {"changes": {"hidden_dim": 96}})]))
+    decide(LanguageAgent(model), world.situation)
+    assert "wait_trial" not in {tool.name for tool in model.asked[0].tools}
+
+
+def test_a_conversation_is_told_what_came_of_waits_that_it_did_not_ask_for() -> None:
+    said = [Message("assistant", "", (ToolCall("c1", "run_trial", {"changes": {}}, "{}"),))]
+    outcomes = [
+        Outcome(RunTrial({}), "t002 is running"),
+        Outcome(WaitTrial(("t001", "t002")), "t001: lr=0.001 over default: keep."),
+    ]
+    result, now = next_messages(said, World().situation, outcomes, ())
+    assert (result.text, result.call_id) == ("t002 is running", "c1")
+    assert now.text.startswith("t001: lr=0.001 over default: keep.")
 
 
 @pytest.mark.anyio
