@@ -174,7 +174,8 @@ class _Loop:
         self._started(observation.trial, action)
         if self._parallel > 1:
             return Outcome(action, f"{observation.trial} is running")
-        return Outcome(action, observation_text(await self._wait([observation.trial])))
+        ended = await self._wait([observation.trial])
+        return Outcome(action, observation_text(ended.model_copy(update={"rounded": observation.rounded})))
 
     def _refuse(self, action: RunTrial | Sweep, reason: str, known: TrialObservation | None = None) -> Outcome:
         """The outcome of a trial that did not run; `known` is the observation of the trial that it equals."""

@@ -87,8 +87,8 @@ class TrialOutcome(_Record):
     curve: list[dict[str, Any]] = []
     details: dict[str, Any] = {}  # model_ndcg10, train_ndcg10, ties, best_epoch, device, rescored, metrics_se, …;
     # of a crash: machine_fault; of a sweep: sweep, a list with the figures of every setting; of a trial that an earlier
-    # session measured: reused_from; of a stopped trial: stopped, the cause in numbers, and bound, the upper bound of
-    # NDCG@10
+    # session measured: reused_from; of a stopped trial: stopped, the cause in numbers, and bounds of the NDCG@10 that
+    # it would have reached: floor and bound
     parameters: int = 0
     train_seconds: float = 0.0  # counted against the budget
     wall_seconds: float = 0.0
@@ -159,6 +159,21 @@ class TrialRecord(_Record):
     def settings(self) -> list[dict[str, Any]]:
         """The settings of a sweep; one empty setting for a trial of one configuration."""
         return self.sweep.settings if self.sweep else [{}]
+
+    @property
+    def concluded(self) -> bool:
+        """Whether the trial finished, or racing stopped it: its configuration has been judged."""
+        return self.status in ("finished", "stopped")
+
+    @property
+    def bound(self) -> float | None:
+        """Of a stopped trial, the upper bound of the NDCG@10 that it would have reached; None for any other trial."""
+        return self.outcome.details.get("bound") if self.outcome and self.status == "stopped" else None
+
+    @property
+    def floor(self) -> float:
+        """Of a stopped trial, the lower bound of the NDCG@10 that it would have reached; 0 if nothing is known."""
+        return float(self.outcome.details.get("floor", 0.0)) if self.outcome else 0.0
 
     @property
     def machine_fault(self) -> bool:

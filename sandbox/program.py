@@ -100,7 +100,8 @@ def admit(
     A configuration is a duplicate if a finished or running trial has the same effective settings. A duplicate costs
     nothing, because another run would differ by its seed only. The check for duplicates comes before the checks of the
     budget, of a running trial and of a pending reflection, because a client that lost a response repeats its call.
-    Crashed and cancelled trials may be repeated.
+    Crashed and cancelled trials may be repeated. So may stopped ones: the repetition continues from the state that the
+    stopped trial has kept, and runs to its end; no heuristic refuses it, because it was admitted before.
     """
     refusal = _state_refusal(session_state) or _combination_refusal(config)
     if refusal:
@@ -115,7 +116,7 @@ def admit(
     )
     if refusal:
         return Admission("refused", refusal)
-    applying = applying_heuristic(heuristics, base, config)
+    applying = None if _continues(trials, config) else applying_heuristic(heuristics, base, config)
     overridden = bool(override_reason and override_reason.strip())
     if applying and not overridden:
         return Admission("refused", _heuristic_refusal(applying))
@@ -198,8 +199,11 @@ def trials_used(trials: Sequence[TrialRecord]) -> int:
 
 
 def trials_measured(trials: Sequence[TrialRecord]) -> int:
-    """The number of configurations that finished trials have measured; a sweep counts every setting."""
-    return sum(len(trial.settings) for trial in trials if trial.status == "finished")
+    """The number of configurations that the selection is made from; a sweep counts every setting.
+
+    A stopped trial counts, because it was left out only for being no better than the best of the others.
+    """
+    return sum(len(trial.settings) for trial in trials if trial.concluded)
 
 
 def seconds_used(trials: Sequence[TrialRecord]) -> float:
@@ -276,6 +280,11 @@ def _equivalent_trial(trials: Sequence[TrialRecord], config: TrialConfig) -> Tri
     return next((t for t in candidates if any(effective(config) == settings for config in t.configurations)), None)
 
 
+def _continues(trials: Sequence[TrialRecord], config: TrialConfig) -> bool:
+    """Whether a stopped trial has begun the configuration."""
+    return any(t.status == "stopped" and effective(t.configuration) == effective(config) for t in trials)
+
+
 def _duplicate_reason(equivalent: TrialRecord, config: TrialConfig, changes: Mapping[str, Any]) -> str:
     if equivalent.status == "running":
         return f"{equivalent.handle} is already running with this configuration; no new trial was started"
@@ -329,13 +338,13 @@ def _llm_budget_used_up(usd: float, max_usd: float | None) -> str | None:
 
 
 def _patience_exceeded(trials: Sequence[TrialRecord], patience: int) -> str | None:
-    without_keep = 0  # finished trials since the last keep
+    without_keep = 0  # finished and stopped trials since the last keep
     for trial in sorted(trials, key=lambda trial: trial.order):
-        if trial.outcome and trial.status == "finished":
+        if trial.outcome and trial.concluded:
             without_keep = 0 if trial.outcome.verdict == "keep" else without_keep + 1
     if without_keep < patience:
         return None
-    return f"{counted(without_keep, 'finished trial')} without a keep (patience {patience})"
+    return f"{counted(without_keep, 'trial')} in a row without a keep (patience {patience})"
 
 
 def _target_reached(trials: Sequence[TrialRecord], target: float | None) -> str | None:

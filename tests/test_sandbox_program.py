@@ -244,7 +244,7 @@ def test_patience_counts_finished_trials_since_the_last_keep() -> None:
     past = [trial(1, verdict="keep"), *discards, crash]
     assert not stop(past, **LIMITS).stop
     assert stop([*past, trial(5, verdict="discard")], **LIMITS).reason == (
-        "3 finished trials without a keep (patience 3)"
+        "3 trials in a row without a keep (patience 3)"
     )
     assert not stop([*past, trial(5, verdict="keep")], **LIMITS).stop
 

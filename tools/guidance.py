@@ -9,6 +9,7 @@ from ..sandbox.program import Stop, stop, trials_used
 from ..sandbox.reflection import needs_reflection
 from .places import free_places
 from .results import Budget
+from .stopping import stopped_trial
 from .workspace import Workspace
 
 
@@ -25,17 +26,17 @@ def budget_of(session: SessionRecord, trials: list[TrialRecord]) -> Budget:
 
 
 def pending_reflection(ws: Workspace, session: SessionRecord, trials: list[TrialRecord]) -> str | None:
-    """Handle of the last finished trial if its reflection is still missing; a re-scoring within noise needs none.
+    """Handle of the last concluded trial if its reflection is still missing; a re-scoring within noise needs none.
 
     If several trials may run at a time, several may have ended since the last reflection: the first of them.
     """
     if not session.with_reflection:
         return None
-    finished = sorted((t for t in trials if t.status == "finished"), key=lambda trial: trial.order)
+    concluded = sorted((t for t in trials if t.concluded), key=lambda trial: trial.order)
     if session.parallel == 1:
-        finished = finished[-1:]
+        concluded = concluded[-1:]
     keep_z = ws.session_protocol(session).keep_z
-    return next((trial.handle for trial in finished if needs_reflection(trial, keep_z)), None)
+    return next((trial.handle for trial in concluded if needs_reflection(trial, keep_z)), None)
 
 
 def stop_of(ws: Workspace, session: SessionRecord, trials: list[TrialRecord]) -> Stop:
@@ -72,7 +73,7 @@ def next_step(ws: Workspace, session: SessionRecord, trials: list[TrialRecord]) 
         return _first_trial(trials)
     pending = pending_reflection(ws, session, trials)
     if pending:
-        limit = _limit(ws, session, trials, pending)
+        limit = _stopped(trials, pending) or _limit(ws, session, trials, pending)
         return f"Call write_reflection for {pending}{limit or ': did the change help, by which dimension?'}"
     decision = stop_of(ws, session, trials)
     if running:
@@ -113,6 +114,17 @@ def _plan(ws: Workspace, session: SessionRecord, trials: list[TrialRecord]) -> s
     if limit:
         return f"{limit.lstrip(' .')} Proposals: read_memory(view='state')."
     return "Plan the next trial: read_memory(view='state') shows knob effects and untried knobs; then call run_trial."
+
+
+def _stopped(trials: list[TrialRecord], handle: str) -> str:
+    """What a stopped trial says about its change, as the continuation of a sentence; empty for any other trial."""
+    found = stopped_trial(next(t for t in trials if t.handle == handle), trials)
+    if found is None:
+        return ""
+    delta = found.base_delta_at_most
+    if delta is None or delta >= 0:
+        return ". It was stopped early and may be as good as its base: helped='unclear'; run it again to finish it"
+    return f". It was stopped early, at most {delta:+.4f} against its base: helped='no', and no effect can be claimed"
 
 
 def _limit(ws: Workspace, session: SessionRecord, trials: list[TrialRecord], handle: str) -> str:

@@ -119,11 +119,16 @@ def protocol_summary(protocol: Protocol, session: SessionRecord) -> list[str]:
         "A trial applies `changes` to a base configuration; the server chooses seeds and prepares the data.",
         f"keep: paired z >= {protocol.keep_z:g} against the incumbent; within noise, the simpler configuration wins.",
         f"Budget: {counted(session.max_trials, 'trial')}, {session.max_train_seconds:g} training seconds, "
-        f"stop after {counted(protocol.patience, 'finished trial')} without a keep.",
+        f"stop after {counted(protocol.patience, 'trial')} in a row without a keep.",
         "A trial that matches a discard heuristic of the prior is refused unless override_reason is given.",
         "A repeated configuration is returned at no cost. If only scoring knobs change, nothing is trained again.",
         f"sweep tries up to {protocol.max_sweep} settings of the scoring knobs over one trained model as one trial.",
     ]
+    if protocol.racing:
+        rules.append(
+            "A trial that will not be kept is stopped early: it teaches an upper bound, is never a base and never "
+            "selected; the same configuration again runs on to its end."
+        )
     if session.replay:
         rules.append(
             "The session is a replay: every trial of the grid was measured before, and is answered at once with its "

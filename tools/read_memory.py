@@ -16,6 +16,7 @@ from .open_session import brief_of
 from .places import free_places
 from .proposing import proposals_of
 from .results import MemoryView
+from .stopping import stopped_trial
 from .sync import default_trial, sync_session
 from .transfer import history_of, long_term_of
 from .views import (
@@ -177,11 +178,12 @@ def _best(ws: Workspace, session: SessionRecord, trials: list[TrialRecord]) -> l
 
 def _trajectory(ws: Workspace, session: SessionRecord) -> TrajectoryView:
     trials, reflections = ws.memory.trials.all(session.id), ws.memory.reflections.all(session.id)
+    everything = trials
     if not session.with_memory:
         trials, reflections = _without_memory(session, trials), reflections[-1:]
     return TrajectoryView(
         session=session.id,
-        trials=[_row(ws, session, t) for t in trials],
+        trials=[_row(ws, session, t, everything) for t in trials],
         reflections=[_reflection_row(r) for r in reflections],
     )
 
@@ -205,7 +207,9 @@ def _reflection_row(reflection: ReflectionRecord) -> ReflectionRow:
     return ReflectionRow.model_validate(row | texts)
 
 
-def _row(ws: Workspace, session: SessionRecord, trial: TrialRecord) -> TrialRow:
+def _row(
+    ws: Workspace, session: SessionRecord, trial: TrialRecord, trials: list[TrialRecord]
+) -> TrialRow:
     row = {
         "trial": trial.handle,
         "number": trial.number,
@@ -228,6 +232,8 @@ def _row(ws: Workspace, session: SessionRecord, trial: TrialRecord) -> TrialRow:
         row["swept"] = setting_rows(trial)
     if "reused_from" in outcome.details:
         row["reused_from"] = outcome.details["reused_from"]
+    if stopped := stopped_trial(trial, trials):
+        row["stopped"] = stopped
     return TrialRow.model_validate(row)
 
 
@@ -244,7 +250,8 @@ def _trial(ws: Workspace, session: SessionRecord, handle: str) -> TrialView:
 
 
 def _shares(ws: Workspace, session: SessionRecord, trial: TrialRecord) -> list[ShareRow]:
-    if not session.with_memory or trial.outcome is None or trial.outcome.base_delta is None:
+    measured = trial.outcome is not None and trial.outcome.base_delta is not None
+    if not session.with_memory or not (measured or trial.bound is not None):
         return []
     trials, default = ws.memory.trials.all(session.id), ws.session_protocol(session).space.default(session.backbone)
     model, base = model_of(trials, default, history_of(ws, session)), base_config(trial, trials, default)

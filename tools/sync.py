@@ -24,6 +24,7 @@ from ..training.spec import RANKS, SWEPT_RANKS, TrialResult, read_spec
 from ..trials.launcher import TrialState, ended_at, poll
 from .places import started_at
 from .rule_counts import count_rules
+from .stopping import stopped_outcome
 from .workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -109,6 +110,8 @@ def outcome_of(ws: Workspace, session: SessionRecord, record: TrialRecord, state
     result = state.result
     if state.status == "crashed" or result is None:
         return _crash(state.cause or "the worker ended without a result", state)
+    if result.status == "stopped":
+        return stopped_outcome(record, result, ws.memory.trials.all(session.id), state.seconds)
     return _judged(ws, session, record, result, state.seconds)
 
 

@@ -12,7 +12,7 @@ from ..memory.records import Check, ReflectionCheck, RuleKind, SessionState, Tri
 from ..models.knobs.declaration import Dimension, KnobType, Value
 from ..sandbox.action_space import ActionSpace, Knob
 from ..sandbox.program import Stop
-from .results import Budget, TrialObservation
+from .results import Budget, StoppedTrial, TrialObservation
 
 KnobValues = dict[str, Any]
 """Knob name -> value: a partial configuration, such as the changes of a trial."""
@@ -102,12 +102,16 @@ Attribution = Literal["alone", "jointly"]
 
 
 class MeasuredValue(View):
-    """The effect of one value of a knob; n trials changed the knob to it, the first of them is `trial`."""
+    """The effect of one value of a knob; n trials changed the knob to it, the first of them is `trial`.
+
+    `stopped` of them were stopped early, so that they say only that the effect is below a bound.
+    """
 
     value: Value
     delta: float
     se: float
     n: int
+    stopped: int = 0
     trial: str | None
     attributed: Attribution
 
@@ -253,6 +257,7 @@ class TrialRow(View):
     machine_fault: bool = False  # the machine caused the crash, not the configuration
     swept: list[SettingRow] = []  # of a sweep: all settings; the row's own figures are those of the best one
     reused_from: str | None = None  # the trial of another session that measured this configuration
+    stopped: StoppedTrial | None = None  # of a trial that was stopped early
 
 
 class FirstReflection(View):
