@@ -4,7 +4,7 @@ Its model needs the same parameters in every trial (conditional ones would be dr
 always parameters; one without effect is told with its default, and a proposal for it is ignored. Integers with more
 than sixteen values are modelled as real numbers and rounded: the sampler's search over integer steps takes minutes in
 75 dimensions, and its rule for few steps (exhaustive search) ends at sixteen as well. Everything else is Optuna's
-default.
+default. A running trial is told with the mean score of the finished ones (`sampler.lies`).
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from ..models.knobs.declaration import Value
 from ..tools.views import KnobValues
 from .history import History
 from .optuna_study import decoded, distribution_of, encoded, study_of
-from .sampler import DrawingSampler, observations, repaired
+from .sampler import DrawingSampler, lies, observations, repaired
 from .space import Space
 
 MAX_STEPS = 16
@@ -38,7 +38,7 @@ class GaussianProcess(DrawingSampler):
         seed = int(generator.integers(2**31))
         sampler = optuna.samplers.GPSampler(seed=seed, n_startup_trials=STARTUP_TRIALS, warn_independent_sampling=False)
         distributions = {name: distribution_of(knob, MAX_STEPS) for name, knob in space.knobs.items()}
-        told = [(_complete(settings, space), score) for settings, score in observations(history)]
+        told = [(_complete(settings, space), score) for settings, score in [*observations(history), *lies(history)]]
         study = study_of(sampler, told, distributions)
         for _ in range(MAX_DRAWS):
             asked = study.ask(distributions).params

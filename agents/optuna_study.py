@@ -16,6 +16,8 @@ from ..models.knobs.declaration import Value
 from ..sandbox.action_space import Knob
 from .drawing import bounds, choices_of
 
+RUNNING = optuna.trial.TrialState.RUNNING
+
 optuna.logging.set_verbosity(optuna.logging.ERROR)  # a study per step would report itself at every step
 
 
@@ -47,11 +49,17 @@ def decoded(knob: Knob, parameter: Value) -> Value:
 
 
 def study_of(
-    sampler: BaseSampler, told: list[tuple[dict[str, Value], float]], distributions: dict[str, BaseDistribution]
+    sampler: BaseSampler,
+    told: list[tuple[dict[str, Value], float]],
+    distributions: dict[str, BaseDistribution],
+    running: list[dict[str, Value]] | None = None,
 ) -> optuna.Study:
-    """A study in memory with finished trials: parameters by name, and score."""
+    """A study in memory with finished trials (parameters by name, and score) and with running ones (parameters)."""
     study = optuna.create_study(direction="maximize", sampler=sampler)
     for parameters, score in told:
         known = {name: distributions[name] for name in parameters}
         study.add_trial(optuna.trial.create_trial(params=parameters, distributions=known, value=score))
+    for parameters in running or []:
+        known = {name: distributions[name] for name in parameters}
+        study.add_trial(optuna.trial.create_trial(state=RUNNING, params=parameters, distributions=known))
     return study

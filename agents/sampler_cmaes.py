@@ -6,7 +6,8 @@ directly: a study would hide the generations, which are rebuilt from the traject
 seeded ones included, is one generation, told in the order of the trials; the optimiser moves on from what was run, not
 from what it asked for. Every numeric knob has one coordinate from 0 to 1 on its own scale. The first mean is the
 default configuration if the seeding runs it, and the centre of all ranges otherwise, Optuna's default; the step size is
-a sixth of the range, as in Optuna. A knob without effect is told with its default.
+a sixth of the range, as in Optuna. A knob without effect is told with its default. A generation
+consists of trials that have ended, so that running ones are not told; draws of one generation differ by themselves.
 """
 
 import math

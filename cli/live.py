@@ -87,8 +87,9 @@ class Display:
         self._trial = self._bar.add_task(description, total=None)
 
     def _advance(self, done: float, total: float | None, message: str) -> None:
-        if self._trial is not None:
-            self._bar.update(self._trial, completed=done, total=total, description=message)
+        if self._trial is None:  # one of several trials has ended, and another one goes on
+            self._trial = self._bar.add_task(message, total=total)
+        self._bar.update(self._trial, completed=done, total=total, description=message)
 
     def _stop(self) -> None:
         if self._trial is not None:
