@@ -80,7 +80,8 @@ def sweep(
         started = start_trial(ws, record, request, dataset_dir, seen=len(trials))
     except ConflictError:  # another client was faster
         return sweep(ws, session, settings, base, hypothesis, wait_seconds)
-    return wait_trial(ws, session, started, wait_seconds).model_copy(update={"rounded": rounded})
+    observed = wait_trial(ws, session, started, wait_seconds)
+    return observed.model_copy(update={"rounded": rounded})
 
 
 def _trained_base(
