@@ -173,7 +173,7 @@ class _Loop:
         self._num_refused = 0
         self._started(observation.trial, action)
         if self._parallel > 1:
-            return Outcome(action, f"{observation.trial} is running")
+            return Outcome(action, f"{observation.trial} is running. {observation.rounded}".rstrip())
         ended = await self._wait([observation.trial])
         return Outcome(action, observation_text(ended.model_copy(update={"rounded": observation.rounded})))
 

@@ -56,7 +56,7 @@ def run_trial(
     base_handle, base_config = resolve_base(ws, record, base)
     config = protocol.space.resolve(base_config, changes)
     rounded = protocol.space.roundings(record.backbone, changes)
-    changes = {knob: getattr(config, knob) for knob in changes}
+    given, changes = changes, {knob: getattr(config, knob) for knob in changes}
     admission = admit(
         session_state=record.state,
         trials=trials,
@@ -90,9 +90,8 @@ def run_trial(
     try:
         handle = start_trial(ws, record, request, dataset_dir, seen=len(trials))
     except ConflictError:  # another client was faster: its trial may be this one, or the last of the budget
-        return run_trial(ws, session, changes, hypothesis, base, override_reason, wait_seconds)
-    observed = wait_trial(ws, session, handle, wait_seconds)
-    return observed.model_copy(update={"rounded": rounded})
+        return run_trial(ws, session, given, hypothesis, base, override_reason, wait_seconds)
+    return wait_trial(ws, session, handle, wait_seconds).model_copy(update={"rounded": rounded})
 
 
 def start_trial(
