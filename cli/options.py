@@ -86,7 +86,7 @@ Parallel = Annotated[
         show_default="from SANDBOX.md",
     ),
 ]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cpu:float32, cuda or cuda:N.")]
 Threads = Annotated[int, typer.Option("--threads", min=0, help="Torch threads of a trial on CPU.", show_default="all")]
 KeepWarm = Annotated[
     float,
@@ -136,9 +136,10 @@ def make_settings(  # noqa: PLR0913, PLR0917 - one parameter per option
     """
     from ..data.errors import ConfigError
     from ..tools.workspace import Settings
+    from ..training.products import FLOAT32_CPU
 
-    if device not in ("auto", "cpu") and not device.startswith("cuda"):
-        raise ConfigError(f"device={device!r} is not known; use auto, cpu, cuda or cuda:N")
+    if device not in ("auto", "cpu", FLOAT32_CPU) and not device.startswith("cuda"):
+        raise ConfigError(f"device={device!r} is not known; use auto, cpu, {FLOAT32_CPU}, cuda or cuda:N")
     datasets = tuple(name.strip() for name in memory_from.split(",") if name.strip())
     if without_memory and datasets:
         raise ConfigError("--without-memory excludes --memory-from; use one of the two")

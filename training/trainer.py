@@ -60,6 +60,7 @@ def fit(
     resume_from: Path | None = None,
     save_every: float = SAVE_EVERY_SECONDS,
     race: Race | None = None,
+    precision: str = "ieee",
 ) -> FitResult:
     """Train for `epochs`, or until `patience` consecutive epochs have not improved the validation NDCG@10.
 
@@ -67,9 +68,10 @@ def fit(
     `race` stops the training.
     resume_from: a state to resume from; `on_epoch` is called for new epochs only, the result's curve contains all.
     race: called after every epoch except the last.
+    precision: of the full softmax's products, as `linear_cross_entropy` takes it.
     TrainingError if the loss or a score is not finite, StateError if the state is damaged or of another run.
     """
-    training = Training(config, dataset, seed, device)
+    training = Training(config, dataset, seed, device, precision)
     curve: list[EpochRecord] = []
     epoch_ranks: list[NDArray[np.uint8]] = []
     best, weights = 0, dict[str, Tensor]()
@@ -109,16 +111,19 @@ class Training:
     dropout. Dropout draws from torch's global generator, which the constructor seeds.
     """
 
-    def __init__(self, config: TrialConfig, dataset: PreparedDataset, seed: int, device: torch.device) -> None:
+    def __init__(
+        self, config: TrialConfig, dataset: PreparedDataset, seed: int, device: torch.device, precision: str = "ieee"
+    ) -> None:
         seeds = torch.randint(1 << 62, (5,), generator=torch.Generator().manual_seed(seed)).tolist()
         self.config, self.device = config, device
         self.identity = f"{dataset.dataset_id}:{train_hash(config)}:{seed}:{torch.__version__}"
+        self.identity += "" if precision == "ieee" else f":{precision}"
         self.model = build_model(config, dataset.num_items, seeds[0]).to(device)
         self.optimizer = FusedAdam(self.model, config)
         self.average = WeightAverage(self.model, config.ema_decay) if config.ema_decay else None
         self.batches = TrainBatches(dataset, config, device, seeds[1], seeds[4])
         self.negatives = torch.Generator(device).manual_seed(seeds[2])
-        self.objective = Objective(config, dataset, device, self.negatives)
+        self.objective = Objective(config, dataset, device, self.negatives, precision)
         self.fixed_steps = None
         if device.type == "cuda" and not capture_obstacle(config, dataset.num_items):
             self.fixed_steps = FixedSteps(self.batches, (self.negatives,))
