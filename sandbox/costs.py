@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..memory.records import TrialOutcome, TrialRecord
-from ..models.config import TrialConfig, train_hash
+from ..models.config import TrialConfig, continuation_hash, train_hash
+from ..training.stopping import epochs_saved, on_grid
 
 WIDTH_EXPONENT = 1.2  # an epoch at width 256 takes 2.4 times as long as at 128
 ENCODER_SHARE = 0.7  # of an epoch with one block; the rest does not grow with the number of blocks
@@ -26,8 +27,9 @@ def estimate_seconds(
 ) -> float | None:
     """Training seconds that the configuration will be charged; None if the session has measured nothing to scale.
 
-    A configuration that differs from a finished trial in scoring knobs only costs a re-scoring. `num_items` is the size
-    of the catalogue, over which a full softmax sums.
+    A configuration that differs from a finished trial in scoring knobs only costs a re-scoring; one that differs in
+    `epochs` or `patience` only costs the epochs that this trial has not trained. `num_items` is the size of the
+    catalogue, over which a full softmax sums.
     """
     finished = [(t, t.outcome) for t in trials if t.status == "finished" and t.outcome]
     wanted = train_hash(config)
@@ -39,7 +41,8 @@ def estimate_seconds(
     relative = relative_cost(config.model_dump(), num_items)
     nearest, outcome = min(trained, key=lambda pair: _distance(config, pair[0].config))
     scaled = _epoch_seconds(outcome) * relative / relative_cost(nearest.config, num_items)
-    return scaled * _epochs(config, nearest.config, outcome)
+    new = _epochs(config, nearest.config, outcome) - _epochs_trained(config, trained)
+    return scaled * new if new > 0 else _rescoring_seconds([outcome for _, outcome in finished])
 
 
 def relative_cost(config: Mapping[str, Any], num_items: int | None) -> float:
@@ -65,14 +68,30 @@ def _rescoring_seconds(outcomes: Sequence[TrialOutcome]) -> float | None:
 
 
 def _epoch_seconds(outcome: TrialOutcome) -> float:
-    """Measured seconds of an epoch with its evaluation; 0 without a curve. Holds for trials of earlier sessions too."""
-    seconds = [e.get("train_seconds", 0.0) + e.get("evaluate_seconds", 0.0) for e in outcome.curve]
-    return float(statistics.fmean(seconds)) if seconds else 0.0
+    """Measured seconds of an epoch with evaluation; 0 without a curve. Holds for trials of earlier sessions too."""
+    seconds = sum(e.get("train_seconds", 0.0) + e.get("evaluate_seconds", 0.0) for e in outcome.curve)
+    return float(seconds / _last_epoch(outcome)) if outcome.curve else 0.0
+
+
+def _last_epoch(outcome: TrialOutcome) -> int:
+    """The number of epochs that a trial has trained, not all of which are evaluated."""
+    return int(outcome.curve[-1]["epoch"])
+
+
+def _epochs_trained(config: TrialConfig, trained: Sequence[tuple[TrialRecord, TrialOutcome]]) -> int:
+    """The epochs of the configuration that a trial has trained already, and that are not repeated."""
+    wanted = continuation_hash(config)
+    saved = [0]
+    for trial, outcome in trained:
+        if continuation_hash(trial.configuration) == wanted:
+            curve = [(e["epoch"], e["ndcg10"]) for e in outcome.curve if on_grid(e["epoch"])]
+            saved.append(epochs_saved(curve, config.epochs, config.patience))
+    return max(saved)
 
 
 def _epochs(config: TrialConfig, known: Mapping[str, Any], outcome: TrialOutcome) -> int:
     """The epochs that will run: as many as in the known trial, or up to the new limits if the old ones ended it."""
-    ran = len(outcome.curve)
+    ran = _last_epoch(outcome)
     stopped_early = ran < known["epochs"]
     return min(config.epochs, max(1, ran + config.patience - known["patience"])) if stopped_early else config.epochs
 

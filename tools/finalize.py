@@ -18,6 +18,7 @@ from ..trials.warm import retire
 from .cognition import complete_curves, computed_summary, good_configurations, select, session_effects
 from .results import FinalResult
 from .rule_counts import count_rules
+from .states import delete_states
 from .sync import sync_session
 from .workspace import Workspace
 from .write_reflection import RuleInput, prepare_rule, required_text
@@ -85,6 +86,7 @@ def freeze(ws: Workspace, session: SessionRecord, text: str, rules: list[RuleInp
     if not ws.memory.sessions.set_state(session.id, "open", "frozen", selected=selected.handle):
         raise SessionError(f"session {session.id} is being finalized by another process; see list_sessions")
     retire(ws.inbox(session.id))
+    delete_states(ws, session.id)
     _store_measurements(ws, ws.memory.sessions.get(session.id))
 
 

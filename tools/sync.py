@@ -21,9 +21,10 @@ from ..sandbox.program import TrialSize, judge
 from ..sandbox.statistics import Comparison, compare, metric_errors, standard_error
 from ..sandbox.sweeping import chosen, setting_figures
 from ..training.metrics import best_setting, clip_ranks
-from ..training.spec import RANKS, SWEPT_RANKS, TrialResult, read_spec
+from ..training.spec import RANKS, SWEPT_RANKS, TrialResult, TrialSpec, read_spec
 from ..trials.launcher import TrialState, poll
 from .rule_counts import count_rules
+from .states import prune_states
 from .workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ def sync_session(ws: Workspace, session_id: str) -> TrialRecord | None:
     choice = None if best is None else chosen(record, _base_config(ws, session, record), best)
     if ws.memory.trials.finish(session_id, record.handle, outcome, choice):
         count_rules(ws, session, record.changed)
+    prune_states(ws, session_id)
     return None
 
 
@@ -131,6 +133,7 @@ def _judged(
         details={
             **result.model_dump(include=MEASURED_DETAILS),
             "rescored": spec.rescore_from is not None and spec.reused_from is None,
+            **_continued(spec, result),
             "metrics_se": metric_errors(ranks),
             COVARIANCES: user_covariances(record.handle, ranks, _ranks_of_others(ws, session, ranks)),
             **(_swept(ws, session, record, base, ranks, result) if record.sweep else {}),
@@ -140,6 +143,13 @@ def _judged(
         train_seconds=result.train_seconds + result.evaluate_seconds,
         wall_seconds=wall_seconds,
     )
+
+
+def _continued(spec: TrialSpec, result: TrialResult) -> dict[str, Any]:
+    """The trial whose training this one has continued, and how many epochs that has saved; empty if there is none."""
+    if not spec.resume_from or not result.resumed_epochs:
+        return {}
+    return {"continued_from": Path(spec.resume_from).name, "resumed_epochs": result.resumed_epochs}
 
 
 def _swept(
