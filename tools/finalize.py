@@ -55,6 +55,7 @@ def finalize(
         if running:
             raise SessionError(f"trial {running.handle} is running; wait_trial or cancel_trial first")
         freeze(ws, record, cognition_summary, rules or [])
+    delete_states(ws, session)
     if record.replay:  # a table has no test targets
         return final_result(ws, ws.memory.sessions.get(session), None)
     return _look(ws, ws.memory.sessions.get(session))
@@ -86,7 +87,6 @@ def freeze(ws: Workspace, session: SessionRecord, text: str, rules: list[RuleInp
     if not ws.memory.sessions.set_state(session.id, "open", "frozen", selected=selected.handle):
         raise SessionError(f"session {session.id} is being finalized by another process; see list_sessions")
     retire(ws.inbox(session.id))
-    delete_states(ws, session.id)
     _store_measurements(ws, ws.memory.sessions.get(session.id))
 
 

@@ -1,5 +1,6 @@
 """Training with early stopping on the validation NDCG@10 of the bare model; scoring knobs never affect the weights."""
 
+import errno
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -96,7 +97,7 @@ def fit(
             stopped = race(state.curve, state.epoch_ranks, num_parameters(training.model))
         over = stopped or ended or not any(map(on_grid, range(record.epoch + 1, config.epochs + 1)))
         if save_to and on_grid(record.epoch) and (over or time.monotonic() - saved_at >= save_every):
-            write_state(save_to, replace(state, training=training.state_dict()))
+            _save(save_to, replace(state, training=training.state_dict()), required=not ended)
             saved_at = time.monotonic()
     restore_weights(training.model, state.best_weights)
     return FitResult(training.model, state.curve, state.best_epoch, state.epoch_ranks, stopped, resumed)
@@ -118,6 +119,16 @@ def _start(training: "Training", resume_from: Path | None) -> tuple[TrainingStat
         training.load_state_dict(state.training)
     curve, ranks = state.curve[: part.num_records], state.epoch_ranks[: part.num_records]
     return replace(state, curve=curve, epoch_ranks=ranks, training={}), part.ended
+
+
+def _save(path: Path, state: TrainingState, *, required: bool) -> None:
+    """Write the state; a full disk is an error only if it is `required`, and not merely useful to a longer training."""
+    try:
+        write_state(path, state)
+    except OSError as error:
+        if required or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"the training state is not kept: {error.strerror}", flush=True)
 
 
 class Training:
