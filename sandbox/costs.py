@@ -27,22 +27,32 @@ def estimate_seconds(
 ) -> float | None:
     """Training seconds that the configuration will be charged; None if the session has measured nothing to scale.
 
-    A configuration that differs from a finished trial in scoring knobs only costs a re-scoring; one that differs in
-    `epochs` or `patience` only costs the epochs that this trial has not trained. `num_items` is the size of the
-    catalogue, over which a full softmax sums.
+    A configuration that differs from a finished trial in scoring knobs only costs a re-scoring, and one whose training
+    a trial has begun, with other `epochs` or `patience` or until it was stopped, costs the epochs that are left.
+    `num_items` is the size of the catalogue, over which a full softmax sums.
     """
-    finished = [(t, t.outcome) for t in trials if t.status == "finished" and t.outcome]
+    ended = [(t, t.outcome) for t in trials if t.concluded and t.outcome]
+    finished = [(t, o) for t, o in ended if t.status == "finished"]
     wanted = train_hash(config)
     if any(trial.train_hash == wanted for trial, _ in finished):
         return _rescoring_seconds([outcome for _, outcome in finished])
-    trained = [(t, o) for t, o in finished if _epoch_seconds(o) and not o.details.get("rescored")]
+    trained = [(t, o) for t, o in ended if _epoch_seconds(o) and not o.details.get("rescored")]
     if not trained:
         return None
     relative = relative_cost(config.model_dump(), num_items)
     nearest, outcome = min(trained, key=lambda pair: _distance(config, pair[0].config))
     scaled = _epoch_seconds(outcome) * relative / relative_cost(nearest.config, num_items)
-    new = _epochs(config, nearest.config, outcome) - _epochs_trained(config, trained)
-    return scaled * new if new > 0 else _rescoring_seconds([outcome for _, outcome in finished])
+    left = _expected_epochs(config, finished) - _epochs_begun(config, ended)
+    return scaled * left if left > 0 else _rescoring_seconds([outcome for _, outcome in ended])
+
+
+def saved_seconds(config: TrialConfig, curve: Sequence[Mapping[str, Any]], trials: Sequence[TrialRecord]) -> float:
+    """The training seconds that stopping a trial after `curve` has probably saved.
+
+    Its mean seconds per epoch times the epochs that were left, or that early stopping would have left.
+    """
+    finished = [(t, t.outcome) for t in trials if t.status == "finished" and t.outcome]
+    return _curve_seconds(curve) * max(0, _expected_epochs(config, finished) - _last_epoch(curve))
 
 
 def relative_cost(config: Mapping[str, Any], num_items: int | None) -> float:
@@ -68,30 +78,42 @@ def _rescoring_seconds(outcomes: Sequence[TrialOutcome]) -> float | None:
 
 
 def _epoch_seconds(outcome: TrialOutcome) -> float:
-    """Measured seconds of an epoch with evaluation; 0 without a curve. Holds for trials of earlier sessions too."""
-    seconds = sum(e.get("train_seconds", 0.0) + e.get("evaluate_seconds", 0.0) for e in outcome.curve)
-    return float(seconds / _last_epoch(outcome)) if outcome.curve else 0.0
+    """Measured seconds of an epoch with its evaluation; 0 without a curve. Holds for trials of earlier sessions too."""
+    return _curve_seconds(outcome.curve)
 
 
-def _last_epoch(outcome: TrialOutcome) -> int:
+def _curve_seconds(curve: Sequence[Mapping[str, Any]]) -> float:
+    seconds = sum(e.get("train_seconds", 0.0) + e.get("evaluate_seconds", 0.0) for e in curve)
+    return float(seconds / _last_epoch(curve)) if curve else 0.0
+
+
+def _last_epoch(curve: Sequence[Mapping[str, Any]]) -> int:
     """The number of epochs that a trial has trained, not all of which are evaluated."""
-    return int(outcome.curve[-1]["epoch"])
+    return int(curve[-1]["epoch"]) if curve else 0
 
 
-def _epochs_trained(config: TrialConfig, trained: Sequence[tuple[TrialRecord, TrialOutcome]]) -> int:
-    """The epochs of the configuration that a trial has trained already, and that are not repeated."""
-    wanted = continuation_hash(config)
-    saved = [0]
-    for trial, outcome in trained:
+def _epochs_begun(config: TrialConfig, ended: Sequence[tuple[TrialRecord, TrialOutcome]]) -> int:
+    """The epochs of the configuration that an ended trial has trained already, and that are not repeated."""
+    wanted, saved = continuation_hash(config), [0]
+    for trial, outcome in ended:
         if continuation_hash(trial.configuration) == wanted:
-            curve = [(e["epoch"], e["ndcg10"]) for e in outcome.curve if on_grid(e["epoch"])]
+            curve = [(e["epoch"], e["ndcg10"]) for e in outcome.curve if "ndcg10" in e and on_grid(e["epoch"])]
             saved.append(epochs_saved(curve, config.epochs, config.patience))
     return max(saved)
 
 
+def _expected_epochs(config: TrialConfig, finished: Sequence[tuple[TrialRecord, TrialOutcome]]) -> int:
+    """The epochs that will run, after the most similar finished trial; all of them if there is none."""
+    ran = [(trial, outcome) for trial, outcome in finished if outcome.curve and not outcome.details.get("rescored")]
+    if not ran:
+        return config.epochs
+    nearest, outcome = min(ran, key=lambda pair: _distance(config, pair[0].config))
+    return _epochs(config, nearest.config, outcome)
+
+
 def _epochs(config: TrialConfig, known: Mapping[str, Any], outcome: TrialOutcome) -> int:
     """The epochs that will run: as many as in the known trial, or up to the new limits if the old ones ended it."""
-    ran = _last_epoch(outcome)
+    ran = _last_epoch(outcome.curve)
     stopped_early = ran < known["epochs"]
     return min(config.epochs, max(1, ran + config.patience - known["patience"])) if stopped_early else config.epochs
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from ..data.errors import AdmissionError, MachineError, SessionError, TrialError
+from ..data.errors import AdmissionError, ConflictError, MachineError, SessionError, TrialError
 from ..memory.records import Hypothesis, SessionRecord, TrialOutcome, TrialRecord
 from ..memory.text import clean_text
 from ..models.config import TrialConfig, fingerprint, train_hash
@@ -15,6 +15,7 @@ from ..trials.launcher import launch
 from ..trials.replay import serve
 from .guidance import budget_of, pending_reflection
 from .observation import observe
+from .places import occupation, share_of
 from .proposing import followed_proposal
 from .racing import prepare_race
 from .results import TrialObservation
@@ -55,11 +56,13 @@ def run_trial(
     protocol = ws.session_protocol(record)
     base_handle, base_config = resolve_base(ws, record, base)
     config = protocol.space.resolve(base_config, changes)
+    rounded = protocol.space.roundings(record.backbone, changes)
+    changes = {knob: getattr(config, knob) for knob in changes}
     admission = admit(
         session_state=record.state,
         trials=trials,
         budget=budget_of(record, trials),
-        running=running.handle if running else None,
+        running=occupation(ws, record, running, trials),
         pending_reflection=pending_reflection(ws, record, trials),
         base=base_config,
         config=config,
@@ -70,7 +73,8 @@ def run_trial(
     if admission.kind == "refused":
         raise AdmissionError(admission.reason)
     if admission.kind == "duplicate" and admission.trial:
-        return observe(ws, record, admission.trial, duplicate_reason=f"{admission.reason}.")
+        known = observe(ws, record, admission.trial, duplicate_reason=f"{admission.reason}.")
+        return known.model_copy(update={"rounded": rounded})
     request = TrialRecord(
         session=session,
         handle="",
@@ -84,11 +88,20 @@ def run_trial(
         override_reason=_override_record(admission.reason, override_reason),
         proposal=followed_proposal(ws, record, trials, base_handle, changes),
     )
-    return wait_trial(ws, session, start_trial(ws, record, request, dataset_dir), wait_seconds)
+    try:
+        handle = start_trial(ws, record, request, dataset_dir, seen=len(trials))
+    except ConflictError:  # another client was faster: its trial may be this one, or the last of the budget
+        return run_trial(ws, session, changes, hypothesis, base, override_reason, wait_seconds)
+    observed = wait_trial(ws, session, handle, wait_seconds)
+    return observed.model_copy(update={"rounded": rounded})
 
 
-def start_trial(ws: Workspace, session: SessionRecord, request: TrialRecord, dataset_dir: Path) -> str:
+def start_trial(
+    ws: Workspace, session: SessionRecord, request: TrialRecord, dataset_dir: Path, *, seen: int | None = None
+) -> str:
     """Record the admitted trial `request` and start it; returns its handle.
+
+    seen: the number of trials among which it was admitted; ConflictError if another one was started since.
 
     A trial that an earlier session has measured is copied from there and has then ended. A fault of this machine ends
     the trial as a crash. Raises TrialError if the trial cannot be started for any other reason, and AdmissionError if
@@ -96,7 +109,7 @@ def start_trial(ws: Workspace, session: SessionRecord, request: TrialRecord, dat
     """
     replay = ws.replay_of(session)
     cells = replay.cells_of(request) if replay else []
-    started = ws.memory.trials.start(request)
+    started = ws.memory.trials.start(request, seen=seen)
     directory = ws.trial_directory(session.id, started.handle)
     spec = _spec(ws, session, started, dataset_dir)
     try:
@@ -104,7 +117,8 @@ def start_trial(ws: Workspace, session: SessionRecord, request: TrialRecord, dat
             serve(cells, spec, directory)
         elif not copy_equal_trial(ws, session, started, spec, directory):
             prepare_race(ws, session, started, spec, directory)
-            launch(spec, directory, inbox=ws.inbox(session.id), keep_warm=ws.settings.keep_warm, cwd=ws.home)
+            inbox = ws.inbox(session.id, started.place)
+            launch(spec, directory, inbox=inbox, keep_warm=ws.settings.keep_warm, cwd=ws.home)
     except TrialError as error:
         machine_fault = isinstance(error, MachineError)
         details = {"machine_fault": True} if machine_fault else {}
@@ -126,6 +140,11 @@ def resolve_base(ws: Workspace, session: SessionRecord, base: str) -> tuple[str,
     if base == "default":
         return "default", default
     record = ws.memory.trials.get(session.id, base)
+    if record.status == "stopped":
+        raise SessionError(
+            f"base={base!r} was stopped early and has no model to compare with; run its configuration again to finish "
+            "it, or choose 'incumbent', 'default' or a finished trial"
+        )
     if record.status != "finished":
         raise SessionError(f"base={base!r} is {record.status}; choose 'incumbent', 'default' or a finished trial")
     return record.handle, record.configuration
@@ -134,15 +153,16 @@ def resolve_base(ws: Workspace, session: SessionRecord, base: str) -> tuple[str,
 def _spec(ws: Workspace, session: SessionRecord, trial: TrialRecord, dataset_dir: Path) -> TrialSpec:
     """The specification for the worker. What the session has trained already is not trained again."""
     cached = ws.checkpoint_directory(session.id, trial.train_hash)
-    begun = None if cached else state_to_continue(ws, trial)
+    share = share_of(ws, session, trial)
+    begun = None if cached else state_to_continue(ws, trial, share)
     return TrialSpec(
         session=session.id,
         trial=trial.handle,
         dataset_dir=str(dataset_dir),
         config=trial.config,
         seed=trial_seed(session.seed, session.dataset_id),
-        device=ws.settings.device,
-        threads=ws.settings.threads,
+        device=share.device,
+        threads=share.threads,
         wall_seconds=ws.session_protocol(session).trial_seconds,
         rescore_from=str(cached) if cached else None,
         resume_from=str(begun) if begun else None,

@@ -14,6 +14,7 @@ from ..models.config import continuation_hash
 from ..training.spec import STATE, read_spec
 from ..training.state_outline import read_curve
 from ..training.stopping import epochs_saved
+from .places import Share
 from .workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -21,7 +22,7 @@ logger = logging.getLogger(__name__)
 MAX_BYTES = 2 << 30  # of the states of a session; a state is four or five times as large as the weights
 
 
-def state_to_continue(ws: Workspace, trial: TrialRecord) -> Path | None:
+def state_to_continue(ws: Workspace, trial: TrialRecord, share: Share) -> Path | None:
     """The directory of the session's trial whose state saves the new `trial` most epochs; None if none saves any.
 
     Of equally useful states, that of the latest trial. Trials that ran on another kind of device or with another number
@@ -32,7 +33,7 @@ def state_to_continue(ws: Workspace, trial: TrialRecord) -> Path | None:
     for other in reversed(ws.memory.trials.all(trial.session)):
         directory = ws.trial_directory(trial.session, other.handle)
         alike = continuation_hash(other.configuration) == wanted and other.repetition == trial.repetition
-        if other.handle == trial.handle or not alike or not _ran_here(ws, directory):
+        if other.handle == trial.handle or not alike or not _ran_on(share, directory):
             continue
         saved = epochs_saved(read_curve(directory / STATE), config.epochs, config.patience)
         if saved > most:
@@ -65,13 +66,14 @@ def delete_states(ws: Workspace, session: str) -> None:
         _delete(ws.trial_directory(session, trial.handle) / STATE)
 
 
-def _ran_here(ws: Workspace, directory: Path) -> bool:
-    """Whether a trial had the device and the threads that a new one gets."""
+def _ran_on(share: Share, directory: Path) -> bool:
+    """Whether the trial in `directory` ran on the kind of device, and with the threads, that a new one gets."""
     try:
         spec = read_spec(directory)
     except TrialError:
         return False
-    return (spec.device, spec.threads) == (ws.settings.device, ws.settings.threads)
+    kinds = {device.partition(":")[0] for device in (spec.device, share.device)}
+    return len(kinds) == 1 and spec.threads == share.threads
 
 
 def _source(directory: Path) -> Path | None:
