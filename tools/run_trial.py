@@ -20,6 +20,7 @@ from .proposing import followed_proposal
 from .racing import prepare_race
 from .results import TrialObservation
 from .reuse import copy_equal_trial
+from .states import state_to_continue
 from .sync import sync_session
 from .transfer import heuristics_of
 from .wait_trial import WaitSeconds, wait_trial
@@ -149,10 +150,10 @@ def resolve_base(ws: Workspace, session: SessionRecord, base: str) -> tuple[str,
 
 
 def _spec(ws: Workspace, session: SessionRecord, trial: TrialRecord, dataset_dir: Path) -> TrialSpec:
-    """The specification for the worker. A model that the session has trained already is not trained again."""
+    """The specification for the worker. What the session has trained already is not trained again."""
     cached = ws.checkpoint_directory(session.id, trial.train_hash)
-    unfinished = None if cached else ws.state_directory(session.id, trial.train_hash)
     share = share_of(ws, session, trial)
+    begun = None if cached else state_to_continue(ws, trial, share)
     return TrialSpec(
         session=session.id,
         trial=trial.handle,
@@ -163,7 +164,7 @@ def _spec(ws: Workspace, session: SessionRecord, trial: TrialRecord, dataset_dir
         threads=share.threads,
         wall_seconds=ws.session_protocol(session).trial_seconds,
         rescore_from=str(cached) if cached else None,
-        resume_from=str(unfinished) if unfinished else None,
+        resume_from=str(begun) if begun else None,
         settings=trial.sweep.settings if trial.sweep else [],
     )
 

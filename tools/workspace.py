@@ -14,7 +14,7 @@ from ..examiner.vault import Vault
 from ..memory.records import SessionRecord, TrialRecord
 from ..memory.store import Memory
 from ..sandbox.protocol import Protocol, load_protocol, parse_protocol
-from ..training.spec import CHECKPOINT, STATE
+from ..training.spec import CHECKPOINT
 from ..trials.replay import REPLAYED
 from .replaying import Replay, open_replay
 
@@ -156,14 +156,6 @@ class Workspace:
             directory = self.trial_directory(session, record.handle)
             known = (directory / CHECKPOINT).exists() or (directory / REPLAYED).exists()
             if record.status == "finished" and record.train_hash == train_hash and known:
-                return directory
-        return None
-
-    def state_directory(self, session: str, train_hash: str) -> Path | None:
-        """The directory of the latest trial with this training hash that left a state to resume from, if any."""
-        for record in reversed(self.memory.trials.all(session)):
-            directory = self.trial_directory(session, record.handle)
-            if record.train_hash == train_hash and (directory / STATE).exists():
                 return directory
         return None
 

@@ -92,7 +92,7 @@ def _train(
         settings={},
         curve=curve,
         best_epoch=fitted.best_epoch,
-        model_ndcg10=fitted.curve[fitted.best_epoch - 1].ndcg10,
+        model_ndcg10=fitted.model_ndcg10,
         train_ndcg10=train_sample_ndcg(fitted.model, dataset, config),
         parameters=num_parameters(fitted.model),
         train_seconds=sum(epoch.train_seconds for epoch in curve),

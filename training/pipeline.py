@@ -82,7 +82,6 @@ def run(trial: Trial, spec: TrialSpec) -> None:
     if spec.settings:
         _write_array(trial.directory / SWEPT_RANKS, swept)
     trial.record(files={name: sha256_of(trial.directory / name) for name in (RANKS, USERS, CHECKPOINT)})
-    (trial.directory / STATE).unlink(missing_ok=True)
 
 
 def _train(
@@ -105,7 +104,8 @@ def _train(
     trial.record(
         curve=fitted.curve,
         best_epoch=fitted.best_epoch,
-        model_ndcg10=fitted.curve[fitted.best_epoch - 1].ndcg10,
+        model_ndcg10=fitted.model_ndcg10,
+        resumed_epochs=fitted.resumed_epochs,
         parameters=num_parameters(fitted.model),
         stopped=fitted.stopped,
     )
