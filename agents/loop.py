@@ -48,6 +48,8 @@ from .events import (
 )
 from .observed import observation_text
 
+MAX_LOST = 5
+"""Consecutive trials that their node took along, after which the loop gives up; the agent runs them again until then."""
 MAX_REFUSALS = 40
 """Consecutive refusals after which the loop gives up; more than the engineer has opening moves."""
 
@@ -88,6 +90,7 @@ class _Loop:
         self._refused: list[Refusal] = []
         self._outcomes: list[Outcome] = []
         self._num_refused = 0  # in a row, of any tool
+        self._num_lost = 0  # in a row
         self._session = ""
         self._announced = ""  # the last trial for which TrialStarted was emitted
         self._last: TrialObservation | None = None  # of the last trial that has ended
@@ -191,7 +194,8 @@ class _Loop:
                 break
         self._last = observation
         self._emit(TrialFinished(observation))
-        if observation.machine_fault:
+        self._num_lost = self._num_lost + 1 if observation.lost else 0
+        if observation.machine_fault and not (observation.lost and self._num_lost <= MAX_LOST):
             raise MachineError(f"{observation.reason}; no budget was used, and the session can be resumed")
         return observation
 

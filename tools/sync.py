@@ -22,7 +22,8 @@ from ..sandbox.statistics import Comparison, compare, metric_errors, standard_er
 from ..sandbox.sweeping import chosen, setting_figures
 from ..training.metrics import best_setting, clip_ranks
 from ..training.spec import RANKS, SWEPT_RANKS, TrialResult, read_spec
-from ..trials.launcher import TrialState, poll
+from ..trials.launcher import TrialState
+from ..trials.launching import launcher_of
 from .rule_counts import count_rules
 from .workspace import Workspace
 
@@ -56,7 +57,8 @@ def sync_session(ws: Workspace, session_id: str) -> TrialRecord | None:
     if record is None:
         return None
     asked_at = datetime.fromisoformat(record.created_at).timestamp()  # the trial's directory may not exist yet
-    state = poll(ws.trial_directory(session_id, record.handle), asked_at=asked_at)
+    directory = ws.trial_directory(session_id, record.handle)
+    state = launcher_of(directory).look(directory, asked_at=asked_at)
     if state.status == "running":
         return record
     try:
@@ -89,7 +91,7 @@ def _crash(cause: str, state: TrialState) -> TrialOutcome:
         reason=cause,
         cause=cause,
         curve=[epoch.model_dump() for epoch in state.result.curve] if state.result else [],
-        details={"machine_fault": True} if state.machine_fault else {},
+        details={name: True for name in ("machine_fault", "lost") if getattr(state, name)},
         train_seconds=0.0 if state.machine_fault else state.seconds,
         wall_seconds=state.seconds,
     )

@@ -15,6 +15,8 @@ from ..memory.records import SessionRecord, TrialRecord
 from ..memory.store import Memory
 from ..sandbox.protocol import Protocol, load_protocol, parse_protocol
 from ..training.spec import CHECKPOINT, STATE
+from ..trials.launching import Launcher, LocalLauncher
+from ..trials.ray_launcher import RayLauncher
 from ..trials.replay import REPLAYED
 from .replaying import Replay, open_replay
 
@@ -32,6 +34,7 @@ class Settings:
     device: str = "auto"
     threads: int = 0
     keep_warm: float = 0.0  # seconds that a worker waits for the session's next trial; 0 = it exits
+    ray_address: str | None = None  # of the Ray cluster on which trials run; None = they run on this machine
     client: str = ""
     protocol_path: Path | None = None
     replay: Path | None = None  # new sessions are served from this table instead of being trained
@@ -134,6 +137,12 @@ class Workspace:
     def inbox(self, session: str) -> Path:
         """The directory in which the session's warm worker looks for its next trial."""
         return self.home / ".virtualmle" / "sessions" / session / "worker"
+
+    def launcher(self, session: str) -> Launcher:
+        """The launcher of the session's new trials; `launcher_of` finds that of an earlier one."""
+        if self.settings.ray_address is not None:
+            return RayLauncher(self.settings.ray_address)
+        return LocalLauncher(self.inbox(session), self.settings.keep_warm, self.home)
 
     def session_names_on_disk(self) -> set[str]:
         """Ids of sessions with files here, even if memory.db was deleted since; new sessions must not reuse them."""
