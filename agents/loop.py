@@ -49,7 +49,7 @@ from .events import (
 from .observed import observation_text
 
 MAX_LOST = 5
-"""Consecutive trials that their node took along, after which the loop gives up; the agent runs them again until then."""
+"""Consecutive trials lost with their node, after which the loop gives up; until then, the agent runs them again."""
 MAX_REFUSALS = 40
 """Consecutive refusals after which the loop gives up; more than the engineer has opening moves."""
 

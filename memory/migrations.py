@@ -1,7 +1,7 @@
 """The schema of memory.db as a series of migrations. A released migration is never edited.
 
-The schema itself enforces the invariants, whatever the callers do: session states go one way, a session has at most one
-running trial, a trial ends once, and a session that is not open accepts no trials or reflections.
+The schema itself enforces the invariants, whatever the callers do: session states go one way, a session has at most
+`parallel` running trials, a trial ends once, and a session that is not open accepts no trials or reflections.
 """
 
 import json
@@ -11,6 +11,7 @@ from sqlite_utils.migrations import Migrations
 
 from .ledger_schema import LEDGER_TABLES
 from .text import content_key, source_key
+from .trials_schema import TRIALS_MAY_BE_STOPPED
 
 MIGRATIONS = Migrations("virtualmle.memory")
 
@@ -402,3 +403,9 @@ def m014_sessions_may_be_replayed(db: Database) -> None:
     db.executescript("""
         ALTER TABLE sessions ADD COLUMN replay TEXT NOT NULL DEFAULT '{}' CHECK (json_valid(replay));
     """)
+
+
+@MIGRATIONS()
+def m015_trials_may_be_stopped_and_run_side_by_side(db: Database) -> None:
+    """Status `stopped`, several running trials per session, and trials that repeat another one for a confirmation."""
+    db.executescript(TRIALS_MAY_BE_STOPPED)

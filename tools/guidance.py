@@ -46,8 +46,8 @@ def _first_trial(trials: list[TrialRecord]) -> str:
     """The advice before the first trial, or after a crash that the machine caused."""
     if trials and trials[-1].outcome and trials[-1].outcome.details.get("lost"):
         return (
-            f"The node that ran trial {trials[-1].handle} is gone, and no budget was used: run the same trial again. It "
-            "continues where the last saved state of its training is."
+            f"The node that ran trial {trials[-1].handle} is gone, and no budget was used: run the same trial again. "
+            "It continues where the last saved state of its training is."
         )
     if trials:
         return (

@@ -24,8 +24,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..data.errors import MachineError, TrialError
 from ..training.spec import (
+    INCUMBENT_RANKS,
     LOG,
     PROGRESS,
+    RACE,
     RESULT,
     SPEC,
     TrialProgress,
@@ -55,18 +57,21 @@ from .warm import clear, hand_over, register
 
 WORKER = "virtualmle.training.worker"
 STOP = "stop.json"
-INPUTS = {"race.json", "incumbent_ranks.npy"}  # what a trial may be given besides its spec, before it is started
+INPUTS = {RACE, INCUMBENT_RANKS}  # what a trial may be given besides its spec, before it is started
 
 MIN_FREE_BYTES = 2**20  # a crash with less free disk space is attributed to the full disk
 START_GRACE_SECONDS = 30.0  # from the request for a trial to its lease: usually milliseconds, longer under load
 
 
 class TrialState(BaseModel):
-    """The state of a trial. `result` is set if the worker wrote one, `cause` if the trial crashed or was cancelled."""
+    """The state of a trial. `result` is set if the worker wrote one, `cause` if the trial crashed or was cancelled.
+
+    A stopped trial is over: racing has ended it, and its training state is kept.
+    """
 
     model_config = ConfigDict(frozen=True)
 
-    status: Literal["running", "finished", "crashed", "cancelled"]
+    status: Literal["running", "finished", "stopped", "crashed", "cancelled"]
     progress: TrialProgress = TrialProgress()
     result: TrialResult | None = None
     cause: str | None = None
@@ -138,9 +143,9 @@ def poll(directory: Path, *, asked_at: float | None = None) -> TrialState:
     except ValueError:
         seconds = _seconds(directory, lease)
         return TrialState(status="crashed", cause="the trial's result.json is damaged", seconds=seconds)
-    if result is not None and result.status == "finished":
+    if result is not None and result.status != "failed":
         seconds = _seconds(directory, lease) or result.wall_seconds
-        return TrialState(status="finished", progress=progress_of(directory), result=result, seconds=seconds)
+        return TrialState(status=result.status, progress=progress_of(directory), result=result, seconds=seconds)
     stop = read_stop(directory)
     if lease is not None and alive and result is None:
         return _check_running(directory, lease, stop)
