@@ -13,6 +13,7 @@ import os
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ from .lease import LEASE, Lease, is_held, lease_of
 WORKER = "virtualmle.training.bound_worker"
 KEPT_HERE = {SPEC, LEASE, STOP, LOG, *INPUTS}
 """What does not return as a file: this machine's own files, what came from the head, and the log, sent in pieces."""
+
+UNUSED_SECONDS = 14 * 24 * 3600.0  # since the last trial of a node, after which its datasets are deleted
 
 Mark = tuple[int, int]  # modification time in nanoseconds, and size, of a file
 Files = Mapping[str, bytes]
@@ -103,7 +106,7 @@ class TrialOnNode:
         """
         if (self._trial / SPEC).exists():
             return
-        _prune(self._own.parent)
+        _prune(self._node)
         if dataset is not None:
             _store(self._data(dataset_id), {name: content.tobytes() for name, content in dataset.items()})
         if source is not None:
@@ -167,9 +170,14 @@ def _store(directory: Path, files: Files) -> None:
         write_bytes(directory / name, content)
 
 
-def _prune(trials: Path) -> None:
-    """Delete the files of trials whose actor was killed before it could."""
-    for own in trials.glob("*"):
+def _prune(node: Path) -> None:
+    """Delete the files of trials whose actor was killed, and what the nodes of earlier clusters have left."""
+    node.mkdir(parents=True, exist_ok=True)
+    os.utime(node)
+    for other in node.parent.iterdir():
+        if other.stat().st_mtime < time.time() - UNUSED_SECONDS:
+            shutil.rmtree(other, ignore_errors=True)
+    for own in (node / "trials").glob("*"):
         try:
             lease = Lease.model_validate_json((own / LEASE).read_bytes())
         except (OSError, ValueError):  # it is being written, or deleted
