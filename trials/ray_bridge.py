@@ -32,7 +32,7 @@ PID = "pid"
 LINGER_SECONDS = 60.0  # without trials; connecting again takes two seconds
 SCAN_SECONDS = 0.2
 CONNECT_SECONDS = 60.0  # Ray tries for minutes if it finds the address of a cluster that is gone
-ANSWER_SECONDS = 10.0
+ANSWER_SECONDS = 5.0
 
 
 class Bridge:

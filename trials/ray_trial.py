@@ -90,9 +90,16 @@ class Attendant:
         if (self._directory / STOP).exists():
             raise Cancelled
         name = self._submission.name
-        options = {"num_cpus": self._submission.num_cpus, "num_gpus": self._num_gpus(), "max_restarts": 0}
-        actor = self._ray.remote(TrialOnNode)
-        return actor.options(name=name, get_if_exists=True, lifetime="detached", **options).remote(name)
+        actor = self._ray.remote(TrialOnNode).options(
+            name=name,
+            get_if_exists=True,  # it exists if an earlier bridge has created it
+            lifetime="detached",  # it outlives the bridge
+            num_cpus=self._submission.num_cpus,
+            num_gpus=self._num_gpus(),
+            max_restarts=0,  # a restarted actor would know nothing of the trial
+            scheduling_strategy="SPREAD",
+        )
+        return actor.remote(name)
 
     def _num_gpus(self) -> int:
         if self._submission.gpu is None:
