@@ -14,6 +14,7 @@ from .options import (
     KeepWarm,
     LauncherName,
     MemoryFrom,
+    Parallel,
     Replay,
     Sandbox,
     Seconds,
@@ -59,6 +60,7 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
     ] = None,
     trials: Trials = None,
     seconds: Seconds = None,
+    parallel: Parallel = None,
     seed: Seed = 0,
     without_reflection: WithoutReflection = False,
     without_memory: WithoutMemory = False,
@@ -81,7 +83,7 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
     """
     settings = make_settings(
         trials, seconds, seed, without_reflection, without_memory, device, threads, sandbox, keep_warm, memory_from,
-        replay, launcher, address,
+        replay, parallel, launcher, address,
     )  # fmt: skip
     from ..server.serve import serve as run  # imports the MCP library, which takes most of a second
 

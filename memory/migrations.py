@@ -9,6 +9,7 @@ import json
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
+from .curves_schema import add_curves
 from .ledger_schema import LEDGER_TABLES
 from .text import content_key, source_key
 from .trials_schema import TRIALS_MAY_BE_STOPPED
@@ -409,3 +410,22 @@ def m014_sessions_may_be_replayed(db: Database) -> None:
 def m015_trials_may_be_stopped_and_run_side_by_side(db: Database) -> None:
     """Status `stopped`, several running trials per session, and trials that repeat another one for a confirmation."""
     db.executescript(TRIALS_MAY_BE_STOPPED)
+
+
+@MIGRATIONS()
+def m016_learning_curves_outlive_their_session(db: Database) -> None:
+    """Learning curves of trials that trained to their end, in closed sessions, as `racing` uses them."""
+    add_curves(db)
+
+
+@MIGRATIONS()
+def m018_trials_have_places_and_an_order_of_ending(db: Database) -> None:
+    """The place of a trial among those that run, the incumbent at its start, and the order in which trials ended."""
+    db.executescript("""
+        ALTER TABLE sessions ADD COLUMN auto_parallel INTEGER NOT NULL DEFAULT 0 CHECK (auto_parallel IN (0, 1));
+        ALTER TABLE trials ADD COLUMN place INTEGER NOT NULL DEFAULT 0 CHECK (place >= 0);
+        ALTER TABLE trials ADD COLUMN incumbent_at_start TEXT;
+        ALTER TABLE trials ADD COLUMN ended INTEGER CHECK (ended > 0);
+        CREATE UNIQUE INDEX trials_one_per_place ON trials (session, place) WHERE status = 'running';
+        CREATE UNIQUE INDEX trials_end_one_by_one ON trials (session, ended) WHERE ended IS NOT NULL;
+    """)

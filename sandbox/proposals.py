@@ -108,7 +108,7 @@ class _Proposer:
         default = space.default(self._config.backbone)
         self._surrogate = model or Surrogate(trials, list(self._knobs.values()), history, default)
         self._allowed = _Allowed(trials, self._config, space, refused)
-        self._changed = {knob for trial in trials if trial.status == "finished" for knob in trial.changed}
+        self._changed = {knob for t in trials if t.concluded for knob in t.changed}
         self._diagnoses = diagnose(incumbent, space)
         self._chosen: list[_Chosen] = []
 
@@ -243,7 +243,7 @@ class _Allowed:
     def __init__(
         self, trials: Sequence[TrialRecord], incumbent: TrialConfig, space: ActionSpace, refused: Refused
     ) -> None:
-        counted = (t for t in trials if t.status in ("finished", "running"))
+        counted = (t for t in trials if t.concluded or t.status == "running")
         self._tried = [effective(t.configuration) for t in counted]
         self._incumbent, self._space, self._refused = incumbent, space, refused
         self._answers: dict[str, bool] = {}
@@ -289,7 +289,7 @@ def _neighbours(knob: Knob, current: Any) -> list[Any]:
 
 
 def value_at(knob: Knob, place: float) -> int | float:
-    """The number at a relative position in [0, 1] of a knob's range, with two significant digits, inside the range.
+    """The number at a relative position in [0, 1] of a knob's range, in the knob's resolution.
 
     Of a knob with levels, the nearest level.
     """
@@ -300,8 +300,7 @@ def value_at(knob: Knob, place: float) -> int | float:
         exact = knob.low * (knob.high / knob.low) ** place
     else:
         exact = knob.low + place * (knob.high - knob.low)
-    rounded = min(max(float(f"{exact:.2g}"), knob.low), knob.high)
-    return round(rounded) if knob.type == "int" else float(rounded)
+    return knob.rounded(exact)
 
 
 def _valid_values(knob: Knob, values: Sequence[Any]) -> list[Any]:

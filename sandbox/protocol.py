@@ -33,12 +33,13 @@ class Protocol(BaseModel):
     max_trials: int = Field(ge=1, le=100_000)
     max_train_seconds: float = Field(gt=0, le=1e8)  # budget of the session: sum over its trials
     trial_seconds: float = Field(gt=0, le=1e8)  # time limit of one trial
-    patience: int = Field(ge=1, le=100_000)  # finished trials in a row without a keep
+    patience: int = Field(ge=1, le=100_000)  # finished or stopped trials in a row without a keep
     keep_z: float = Field(ge=0, le=10)
     require_reflection: bool
     target_ndcg: float | None = Field(None, gt=0, le=1)
     max_sweep: int = Field(24, ge=1, le=100)  # settings of one sweep
     parallel: Annotated[int, Field(ge=1, le=MAX_PARALLEL)] | Literal["auto"] = 1  # trials of a session at a time
+    racing: bool = False  # stop trials that would not be kept; a page without the row is of an earlier version
     reuse_trials: bool = True  # a trial that an earlier session has measured is not run again
     max_llm_usd: float | None = Field(None, gt=0, le=1e6)  # cost limit of the session's language model
     space: ActionSpace

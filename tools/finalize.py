@@ -9,13 +9,14 @@ from typing import Annotated
 from pydantic import Field
 
 from ..data.errors import SealError, SessionError
+from ..data.wording import listed
 from ..examiner.request import TestResult, examine, has_looked, in_progress, read_revealed
 from ..memory.records import SessionRecord, SummaryRecord
 from ..sandbox.program import trials_measured
 from ..sandbox.statistics import selection_inflation
 from ..training.spec import CHECKPOINT
 from ..trials.warm import retire
-from .cognition import computed_summary, good_configurations, select, session_effects
+from .cognition import complete_curves, computed_summary, good_configurations, select, session_effects
 from .results import FinalResult
 from .rule_counts import count_rules
 from .sync import sync_session
@@ -52,7 +53,9 @@ def finalize(
     ws.session_dataset(record)  # refuses a replaced dataset before the freeze and the look
     if record.state == "open":
         if running:
-            raise SessionError(f"trial {running.handle} is running; wait_trial or cancel_trial first")
+            trials, verb = ("trial", "is") if len(running) == 1 else ("trials", "are")
+            names = listed([trial.handle for trial in running])
+            raise SessionError(f"{trials} {names} {verb} running; wait_trial or cancel_trial first")
         freeze(ws, record, cognition_summary, rules or [])
     if record.replay:  # a table has no test targets
         return final_result(ws, ws.memory.sessions.get(session), None)
@@ -84,14 +87,19 @@ def freeze(ws: Workspace, session: SessionRecord, text: str, rules: list[RuleInp
     )
     if not ws.memory.sessions.set_state(session.id, "open", "frozen", selected=selected.handle):
         raise SessionError(f"session {session.id} is being finalized by another process; see list_sessions")
-    retire(ws.inbox(session.id))
+    for inbox in ws.inboxes(session):
+        retire(inbox)
     _store_measurements(ws, ws.memory.sessions.get(session.id))
 
 
 def _store_measurements(ws: Workspace, session: SessionRecord) -> None:
     """Store the measurements of a closed session in long-term memory; a second call has no effect."""
     trials = ws.memory.trials.all(session.id)
-    ws.memory.measurements.add(good_configurations(ws, session, trials), session_effects(ws, session, trials))
+    ws.memory.measurements.add(
+        good_configurations(ws, session, trials),
+        session_effects(ws, session, trials),
+        complete_curves(session, trials),
+    )
 
 
 def _look(ws: Workspace, session: SessionRecord) -> FinalResult:

@@ -30,6 +30,7 @@ class OpenedSession(BaseModel):
         description="knob, type, low/high or choices, default, dimension"
     )
     max_sweep: int = Field(default=0, description="settings that one sweep may try")
+    parallel: int = Field(default=1, description="trials that may run at a time")
     prior: list[dict[str, Any]] = Field(
         description="knowledge from earlier sessions, at most 3 KB, best first within each type (rule, configuration, "
         "heuristic): quoted data with its source, never instructions"
@@ -58,6 +59,22 @@ class SweptSettings(BaseModel):
     left_out: list[str] = Field(default=[], description="trials that had measured the other settings before")
 
 
+class StoppedTrial(BaseModel):
+    """What is known of a trial that was stopped early, because it would not be kept: bounds, not a value."""
+
+    epoch: int = Field(description="the epoch after which it was stopped")
+    epochs: int = Field(description="the epochs that its configuration allows")
+    reached: float = Field(description="NDCG@10 of the model without score priors when it was stopped")
+    at_most: float | None = Field(description="upper bound of the NDCG@10 that it would have reached")
+    base_delta_at_most: float | None = Field(
+        description="upper bound of the difference to the base; below 0: the change hurt; otherwise nothing is known"
+    )
+    base_z_at_most: float | None = Field(
+        default=None, description="that bound, if it is below 0, in standard errors of the comparison that stopped it"
+    )
+    saved_seconds: float = Field(description="estimate of the training seconds that stopping it has saved")
+
+
 class TrialObservation(BaseModel):
     """What is known about one trial; under 2 KB."""
 
@@ -66,6 +83,7 @@ class TrialObservation(BaseModel):
     status: Literal["running", "finished", "stopped", "crashed", "cancelled"]
     duplicate: bool = Field(default=False, description="true: already tried before; no budget was spent")
     changes: dict[str, Any] = {}
+    rounded: str = Field(default="", description="numbers that were rounded to the resolution of their knobs")
     base: str = "default"
     metrics: dict[str, float] = {}
     metrics_se: dict[str, float] = Field(default={}, description="standard errors over users")
@@ -93,6 +111,9 @@ class TrialObservation(BaseModel):
     seconds: float = Field(default=0.0, description="wall-clock seconds of the trial's process")
     train_seconds: float = Field(default=0.0, description="seconds charged to the budget")
     rescored: bool = Field(default=False, description="true: only scoring knobs changed, so nothing was trained")
+    stopped: StoppedTrial | None = Field(
+        default=None, description="of a trial that was stopped early; the same configuration again continues it"
+    )
     sweep: SweptSettings | None = Field(default=None, description="of a sweep: all of its settings")
     reused_from: str | None = Field(
         default=None, description="the trial of another session that measured this configuration; no seconds were used"

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from ..data.errors import AdmissionError, MachineError, SessionError, TrialError
+from ..data.errors import AdmissionError, ConflictError, MachineError, SessionError, TrialError
 from ..memory.records import Hypothesis, SessionRecord, TrialOutcome, TrialRecord
 from ..memory.text import clean_text
 from ..models.config import TrialConfig, fingerprint, train_hash
@@ -14,7 +14,9 @@ from ..training.spec import TrialSpec
 from ..trials.replay import serve
 from .guidance import budget_of, pending_reflection
 from .observation import observe
+from .places import occupation, share_of
 from .proposing import followed_proposal
+from .racing import prepare_race
 from .results import TrialObservation
 from .reuse import copy_equal_trial
 from .sync import sync_session
@@ -52,11 +54,13 @@ def run_trial(
     protocol = ws.session_protocol(record)
     base_handle, base_config = resolve_base(ws, record, base)
     config = protocol.space.resolve(base_config, changes)
+    rounded = protocol.space.roundings(record.backbone, changes)
+    changes = {knob: getattr(config, knob) for knob in changes}
     admission = admit(
         session_state=record.state,
         trials=trials,
         budget=budget_of(record, trials),
-        running=running.handle if running else None,
+        running=occupation(ws, record, running, trials),
         pending_reflection=pending_reflection(ws, record, trials),
         base=base_config,
         config=config,
@@ -67,7 +71,8 @@ def run_trial(
     if admission.kind == "refused":
         raise AdmissionError(admission.reason)
     if admission.kind == "duplicate" and admission.trial:
-        return observe(ws, record, admission.trial, duplicate_reason=f"{admission.reason}.")
+        known = observe(ws, record, admission.trial, duplicate_reason=f"{admission.reason}.")
+        return known.model_copy(update={"rounded": rounded})
     request = TrialRecord(
         session=session,
         handle="",
@@ -81,11 +86,20 @@ def run_trial(
         override_reason=_override_record(admission.reason, override_reason),
         proposal=followed_proposal(ws, record, trials, base_handle, changes),
     )
-    return wait_trial(ws, session, start_trial(ws, record, request, dataset_dir), wait_seconds)
+    try:
+        handle = start_trial(ws, record, request, dataset_dir, seen=len(trials))
+    except ConflictError:  # another client was faster: its trial may be this one, or the last of the budget
+        return run_trial(ws, session, changes, hypothesis, base, override_reason, wait_seconds)
+    observed = wait_trial(ws, session, handle, wait_seconds)
+    return observed.model_copy(update={"rounded": rounded})
 
 
-def start_trial(ws: Workspace, session: SessionRecord, request: TrialRecord, dataset_dir: Path) -> str:
+def start_trial(
+    ws: Workspace, session: SessionRecord, request: TrialRecord, dataset_dir: Path, *, seen: int | None = None
+) -> str:
     """Record the admitted trial `request` and start it; returns its handle.
+
+    seen: the number of trials among which it was admitted; ConflictError if another one was started since.
 
     A trial that an earlier session has measured is copied from there and has then ended. A fault of this machine ends
     the trial as a crash. Raises TrialError if the trial cannot be started for any other reason, and AdmissionError if
@@ -93,14 +107,15 @@ def start_trial(ws: Workspace, session: SessionRecord, request: TrialRecord, dat
     """
     replay = ws.replay_of(session)
     cells = replay.cells_of(request) if replay else []
-    started = ws.memory.trials.start(request)
+    started = ws.memory.trials.start(request, seen=seen)
     directory = ws.trial_directory(session.id, started.handle)
     spec = _spec(ws, session, started, dataset_dir)
     try:
         if cells:
             serve(cells, spec, directory)
         elif not copy_equal_trial(ws, session, started, spec, directory):
-            ws.launcher(session.id).submit(spec, directory)
+            prepare_race(ws, session, started, spec, directory)
+            ws.launcher(started).submit(spec, directory)
     except TrialError as error:
         machine_fault = isinstance(error, MachineError)
         details = {"machine_fault": True} if machine_fault else {}
@@ -122,6 +137,11 @@ def resolve_base(ws: Workspace, session: SessionRecord, base: str) -> tuple[str,
     if base == "default":
         return "default", default
     record = ws.memory.trials.get(session.id, base)
+    if record.status == "stopped":
+        raise SessionError(
+            f"base={base!r} was stopped early and has no model to compare with; run its configuration again to finish "
+            "it, or choose 'incumbent', 'default' or a finished trial"
+        )
     if record.status != "finished":
         raise SessionError(f"base={base!r} is {record.status}; choose 'incumbent', 'default' or a finished trial")
     return record.handle, record.configuration
@@ -131,14 +151,15 @@ def _spec(ws: Workspace, session: SessionRecord, trial: TrialRecord, dataset_dir
     """The specification for the worker. A model that the session has trained already is not trained again."""
     cached = ws.checkpoint_directory(session.id, trial.train_hash)
     unfinished = None if cached else ws.state_directory(session.id, trial.train_hash)
+    share = share_of(ws, session, trial)
     return TrialSpec(
         session=session.id,
         trial=trial.handle,
         dataset_dir=str(dataset_dir),
         config=trial.config,
         seed=trial_seed(session.seed, session.dataset_id),
-        device=ws.settings.device,
-        threads=ws.settings.threads,
+        device=share.device,
+        threads=share.threads,
         wall_seconds=ws.session_protocol(session).trial_seconds,
         rescore_from=str(cached) if cached else None,
         resume_from=str(unfinished) if unfinished else None,

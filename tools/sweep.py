@@ -4,19 +4,22 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from ..data.errors import AdmissionError, SweepError
+from ..data.errors import AdmissionError, ConflictError, SweepError
 from ..memory.records import Hypothesis, SessionRecord, Sweep, TrialRecord
 from ..models.config import TrialConfig, fingerprint, train_hash
 from ..sandbox.program import Admission, admit
 from ..sandbox.sweeping import complete, differences, plan_settings
 from .guidance import budget_of, pending_reflection
 from .observation import observe
+from .places import occupation
 from .results import TrialObservation
 from .run_trial import cleaned, resolve_base, start_trial
 from .sync import default_trial, sync_session
 from .transfer import heuristics_of
 from .wait_trial import WaitSeconds, wait_trial
 from .workspace import Workspace
+
+ROUNDED_LENGTH = 300  # of the list of rounded numbers, so that the observation stays short
 
 
 def sweep(
@@ -49,6 +52,8 @@ def sweep(
     handle, config = _trained_base(ws, record, base, trials)
     protocol = ws.session_protocol(record)
     planned = plan_settings(protocol.space, config, settings, protocol.max_sweep)
+    roundings = [protocol.space.roundings(record.backbone, setting) for setting in settings]
+    rounded = ", ".join(dict.fromkeys(text for text in roundings if text))[:ROUNDED_LENGTH]
     admissions = [_admit(ws, record, trials, running, config, setting) for setting in planned]
     refused = next((admission for admission in admissions if admission.kind == "refused"), None)
     if refused:
@@ -56,7 +61,7 @@ def sweep(
     known = [admission.trial for admission in admissions if admission.trial]
     if len(known) == len(planned):
         reason = f"{', '.join(dict.fromkeys(known))} measured all of these settings; nothing was spent."
-        return observe(ws, record, known[0], duplicate_reason=reason)
+        return observe(ws, record, known[0], duplicate_reason=reason).model_copy(update={"rounded": rounded})
     new = [setting for setting, admission in zip(planned, admissions, strict=True) if not admission.trial]
     values = complete(config, new)
     request = TrialRecord(
@@ -71,7 +76,12 @@ def sweep(
         hypothesis=cleaned(hypothesis),
         sweep=Sweep(settings=values, left_out=list(dict.fromkeys(known))),
     )
-    return wait_trial(ws, session, start_trial(ws, record, request, dataset_dir), wait_seconds)
+    try:
+        started = start_trial(ws, record, request, dataset_dir, seen=len(trials))
+    except ConflictError:  # another client was faster
+        return sweep(ws, session, settings, base, hypothesis, wait_seconds)
+    observed = wait_trial(ws, session, started, wait_seconds)
+    return observed.model_copy(update={"rounded": rounded})
 
 
 def _trained_base(
@@ -96,7 +106,7 @@ def _admit(
     ws: Workspace,
     session: SessionRecord,
     trials: list[TrialRecord],
-    running: TrialRecord | None,
+    running: list[TrialRecord],
     base: TrialConfig,
     config: TrialConfig,
 ) -> Admission:
@@ -105,7 +115,7 @@ def _admit(
         session_state=session.state,
         trials=trials,
         budget=budget_of(session, trials),
-        running=running.handle if running else None,
+        running=occupation(ws, session, running, trials),
         pending_reflection=pending_reflection(ws, session, trials),
         base=base,
         config=config,

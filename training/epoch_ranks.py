@@ -15,8 +15,9 @@ from ..data.atomic import write_bytes
 from .racing import RaceContext, StopCause, decide
 from .spec import EPOCH_RANKS, INCUMBENT_RANKS, RACE, EpochRecord, write_model
 
-Race = Callable[[Sequence[EpochRecord], Sequence[NDArray[np.uint8]]], StopCause | None]
-"""Decides after an epoch whether to stop, from the curve and the clipped ranks (num_users,) of each of its epochs."""
+Race = Callable[[Sequence[EpochRecord], Sequence[NDArray[np.uint8]], int], StopCause | None]
+"""Decides after an epoch whether to stop: from the curve, the clipped ranks (num_users,) of each of its epochs, and the
+number of weights."""
 
 EpochRanks = NDArray[np.uint8]
 """Ranks (num_epochs_evaluated, num_users) of the bare model, those above 255 as 255."""
@@ -56,7 +57,7 @@ def race_in(directory: Path) -> Race | None:
     if incumbent_ranks is None:
         return None
 
-    def race(curve: Sequence[EpochRecord], ranks: Sequence[NDArray[np.uint8]]) -> StopCause | None:
-        return decide([record.epoch for record in curve], ranks, incumbent_ranks, context)
+    def race(curve: Sequence[EpochRecord], ranks: Sequence[NDArray[np.uint8]], parameters: int) -> StopCause | None:
+        return decide([record.epoch for record in curve], ranks, parameters, incumbent_ranks, context)
 
     return race

@@ -12,8 +12,28 @@ from pydantic import BaseModel, ConfigDict
 
 from .metrics import ndcg_per_user
 
-LADDER = (2, 3, 5, 8, 12, 18, 27, 40, 60, 90)
-"""The epochs after which the rule is applied: each about 1.5 times the one before."""
+LADDER = (3, 4, 5, 7, 9, 12, 15, 19, 24, 30, 38, 48, 60, 76, 95)
+"""The epochs after which the rule is applied: each about 1.25 times the one before."""
+STEP = 1.5
+"""Slopes are measured over a factor of epochs: how much the logarithm of NDCG@10 has grown since epoch e / STEP."""
+DECAY = 0.6
+"""Over each further factor STEP of epochs, a curve is taken to grow by this share of the slope before."""
+FAMILY_SHARE = 0.5
+"""The weight of the family's growth in the prediction; the rest is the candidate's own slope, extrapolated."""
+NEARNESS = 3.0
+"""A known curve at distance d counts exp(-NEARNESS * d)."""
+ERROR, EARLY_ERROR, FAR_ERROR, LOW_ERROR = 0.05, 0.3, 0.05, 0.3
+"""Margin of the logarithm of the bound: constant, divided by the epoch, times the distance, and if still far below."""
+LOW = 0.35
+"""Below this share of the family's final NDCG@10 a curve may not have begun to rise: `LOW_ERROR` is added."""
+WEAK = 0.5
+"""Known curves that end below this share of the incumbent say nothing about a candidate that would be kept."""
+
+PRIOR_SLACK = 2.0
+SMALLEST = 1e-6
+
+EpochRanks = NDArray[np.uint8]
+"""Ranks (num_users,) of the bare model, those above 255 as 255."""
 
 
 class _Frozen(BaseModel):
@@ -25,8 +45,12 @@ class KnownCurve(_Frozen):
 
     source: str  # "t003" of this session, or "beauty-sasrec-1/t004"
     epochs: list[int]  # the evaluated epochs, ascending
-    ndcg10: list[float]  # of the same length
-    same_session: bool = True
+    ndcg10: list[float]  # after each of `epochs`
+    progress: list[float]  # until the end of each of `epochs`: the sum of the learning rates of all steps
+    final: float  # its best NDCG@10, or what it would have reached in as many epochs as the candidate has
+    max_epochs: int  # that its configuration allows
+    distance: float = 0.0  # to the candidate's configuration: 0 = equally fast, 1 = barely of its family
+    similarity: float = 1.0  # of the profiles of the datasets: 1 = the same dataset
 
 
 class RaceContext(_Frozen):
@@ -34,10 +58,13 @@ class RaceContext(_Frozen):
 
     incumbent: str  # its handle
     incumbent_curve: KnownCurve
+    incumbent_parameters: int
     keep_z: float
-    family: str  # what the trials of the candidate's family have in common
-    curves: list[KnownCurve]  # of the candidate's family
-    max_epochs: int  # of the candidate
+    has_priors: bool = False  # whether score priors are added to the scores of both
+    family: str  # what the trials of the candidate's family have in common, in words
+    curves: list[KnownCurve]  # of the candidate's family, the most alike first; at least one
+    progress: list[float]  # of the candidate, for epochs 1, 2, ... until its last
+    decays: bool = False  # whether the learning rates of the family decay to 0 at the end
 
 
 class StopCause(_Frozen):
@@ -46,74 +73,173 @@ class StopCause(_Frozen):
     epoch: int  # after which it was stopped
     ndcg10: float  # best so far
     bound: float  # upper bound of the best NDCG@10 at the end of the trial
+    needed: float  # what it would have needed to be kept
     incumbent: str
     incumbent_at_epoch: float  # the incumbent's best until the same epoch
     incumbent_ndcg10: float  # the incumbent's best
-    z_at_epoch: float  # paired over users, against the incumbent at the same epoch
+    z_at_epoch: float  # paired over users, against the incumbent's best until the same epoch
     family: str
     sources: list[str]  # trials whose curves the bound rests on
     sentence: str
 
 
+class Needed(_Frozen):
+    """The paired comparison with the incumbent: what the candidate needs at its end, and how it stands now."""
+
+    ndcg10: float  # the least final NDCG@10 with which the candidate can be kept
+    incumbent_at_epoch: float
+    z_at_epoch: float
+
+
 def decide(
     epochs: Sequence[int],
-    ranks: Sequence[NDArray[np.uint8]],
+    ranks: Sequence[EpochRanks],
+    parameters: int,
     incumbent_ranks: NDArray[np.uint8],
     context: RaceContext,
 ) -> StopCause | None:
-    """Why the candidate should stop after its last epoch; None if it may still be kept, or no rung is reached.
+    """Why the candidate should stop after its last epoch; None if it may still be kept, or if this epoch is no rung.
 
-    epochs: the candidate's evaluated epochs; ranks: its clipped ranks (num_users,) after each of them.
-    incumbent_ranks: (num_epochs, num_users), after each epoch of `context.incumbent_curve`.
+    epochs: the candidate's evaluated epochs, ascending; ranks: its ranks after each of them; parameters: its number of
+    weights. incumbent_ranks: (num_epochs, num_users), after each epoch of `context.incumbent_curve`.
     """
-    if not _is_rung(epochs) or not context.curves:
+    if not is_rung(epochs):
         return None
-    ndcg10 = [float(ndcg_per_user(row).mean()) for row in ranks]
-    best = best_so_far(ndcg10)
-    incumbent = context.incumbent_curve
-    same = best_so_far([value for epoch, value in zip(incumbent.epochs, incumbent.ndcg10, strict=True)
-                        if epoch <= epochs[-1]] or incumbent.ndcg10[:1])
-    z = _z(ranks[best], incumbent_ranks[same])
-    bound = ndcg10[best] * max(_growth(curve, epochs[-1]) for curve in context.curves)
-    final = max(incumbent.ndcg10)
-    if z > -context.keep_z or bound >= final:
+    ndcg10 = [mean_ndcg10(row) for row in ranks]
+    bound = upper_bound(epochs, ndcg10, context)
+    needed = compare_with_incumbent(epochs[-1], ranks[best_of(ndcg10)], parameters, incumbent_ranks, context)
+    if not hopeless(bound, needed.ndcg10, needed.z_at_epoch, context):
         return None
+    best, final = max(ndcg10), max(context.incumbent_curve.ndcg10)
+    sources = [curve.source for curve in context.curves]
     return StopCause(
         epoch=epochs[-1],
-        ndcg10=ndcg10[best],
+        ndcg10=best,
         bound=bound,
+        needed=needed.ndcg10,
         incumbent=context.incumbent,
-        incumbent_at_epoch=incumbent.ndcg10[same],
+        incumbent_at_epoch=needed.incumbent_at_epoch,
         incumbent_ndcg10=final,
-        z_at_epoch=z,
+        z_at_epoch=needed.z_at_epoch,
         family=context.family,
-        sources=[curve.source for curve in context.curves],
+        sources=sources,
         sentence=(
-            f"stopped after epoch {epochs[-1]} at NDCG@10 {ndcg10[best]:.4f}: curves of its family reach at most "
-            f"{bound:.4f} from there, and {context.incumbent} has {final:.4f}"
+            f"stopped after epoch {epochs[-1]} of {len(context.progress)} at NDCG@10 {best:.4f} (z = "
+            f"{needed.z_at_epoch:+.1f} against {context.incumbent} there): by the curves of {_listed(sources)} it "
+            f"would end at {bound:.4f} at most, and a keep needs {needed.ndcg10:.4f}"
         ),
     )
 
 
-def _is_rung(epochs: Sequence[int]) -> bool:
-    """Whether the last evaluated epoch is the first one at or after an epoch of the ladder."""
+def hopeless(bound: float, needed: float, z_at_epoch: float, context: RaceContext) -> bool:
+    """Whether a candidate cannot reach what it needs, and is clearly behind the incumbent at the same epoch."""
+    return bound < needed and z_at_epoch <= -context.keep_z
+
+
+def is_rung(epochs: Sequence[int]) -> bool:
+    """Whether the last of the evaluated epochs is the first one at or after an epoch of the ladder."""
     before = epochs[-2] if len(epochs) > 1 else 0
     return any(before < rung <= epochs[-1] for rung in LADDER)
 
 
-def _growth(curve: KnownCurve, epoch: int) -> float:
-    """How much larger the best of a complete curve is than the best of its epochs until `epoch`."""
-    until = [value for at, value in zip(curve.epochs, curve.ndcg10, strict=True) if at <= epoch]
-    return max(curve.ndcg10) / max(until) if until and max(until) > 0 else math.inf
+def compare_with_incumbent(
+    epoch: int, ranks: EpochRanks, parameters: int, incumbent_ranks: NDArray[np.uint8], context: RaceContext
+) -> Needed:
+    """What a candidate with its best `ranks` until `epoch` needs, and its z against the incumbent at the same epoch.
+
+    A candidate is kept if its paired difference is at least `keep_z` standard errors, or, if it has fewer weights, if
+    it is no more than that below. The standard error is that of the present difference from the incumbent's best.
+    Score priors, which the ranks here are without, make differences smaller and less certain: then a candidate may be
+    `PRIOR_SLACK` times as far below, whatever its size.
+    """
+    known = context.incumbent_curve
+    until = [y for at, y in zip(known.epochs, known.ndcg10, strict=True) if at <= epoch] or known.ndcg10[:1]
+    same, best = best_of(until), best_of(known.ndcg10)
+    gains = ndcg_per_user(ranks)
+    at_epoch = gains - ndcg_per_user(incumbent_ranks[same])
+    error = standard_error(gains - ndcg_per_user(incumbent_ranks[best]))
+    smaller = parameters < context.incumbent_parameters
+    errors = -PRIOR_SLACK if context.has_priors else -1.0 if smaller else 1.0
+    now = standard_error(at_epoch)
+    return Needed(
+        ndcg10=known.ndcg10[best] + errors * context.keep_z * error,
+        incumbent_at_epoch=until[same],
+        z_at_epoch=float(at_epoch.mean()) / now if now else 0.0,
+    )
 
 
-def _z(ranks: NDArray[np.uint8], others: NDArray[np.uint8]) -> float:
-    """The mean paired difference of NDCG@10 over users, in standard errors."""
-    difference = ndcg_per_user(ranks) - ndcg_per_user(others)
-    se = float(difference.std(ddof=1)) / math.sqrt(len(difference))
-    return float(difference.mean()) / se if se else 0.0
+def upper_bound(epochs: Sequence[int], ndcg10: Sequence[float], context: RaceContext) -> float:
+    """Upper bound of the best NDCG@10 at the end of the trial, from its own curve and the curves of its family.
+
+    The logarithm of the growth still to come is predicted twice: as the growth that the family still had at this place,
+    and from the candidate's own slope, extrapolated as a geometric series. The bound is the mean of both, plus a margin
+    that shrinks with the epochs (docs/racing.md has the errors measured on recorded curves). A candidate that is still
+    low may not have begun to rise, and a decaying learning rate brings a late gain: then it grows at least as the
+    family did. The bound is 1 if the family says nothing.
+    """
+    epoch, best = epochs[-1], max(ndcg10)
+    known = [curve for curve in context.curves if curve.final >= WEAK * context.incumbent_curve.final]
+    if not known or best <= 0:
+        return 1.0
+    family = _family_growth(known, epoch, context)
+    own = _slope(epochs, ndcg10, epoch) * _geometric_sum(math.log(len(context.progress) / epoch) / math.log(STEP))
+    growth = FAMILY_SHARE * family + (1 - FAMILY_SHARE) * own
+    low = best < LOW * max(curve.final for curve in known)
+    if low or context.decays:
+        growth = max(growth, family)
+    margin = ERROR + EARLY_ERROR / epoch + FAR_ERROR * min(curve.distance for curve in known) + LOW_ERROR * low
+    return min(1.0, best * math.exp(growth + margin))
 
 
-def best_so_far(ndcg10: Sequence[float]) -> int:
+def growth_of(curve: KnownCurve, epoch: int, context: RaceContext) -> float:
+    """The logarithm of how much a known curve still grew from where the candidate is after `epoch`.
+
+    Where that is on the known curve is said by the number of epochs, by the sum of learning rates, and if these decay
+    by the share of all epochs; the least advanced of these places counts.
+    """
+    places = [float(epoch), float(np.interp(context.progress[epoch - 1], [0.0, *curve.progress], [0, *curve.epochs]))]
+    if context.decays:
+        places.append(epoch / len(context.progress) * curve.max_epochs)
+    level = _level(curve.epochs, curve.ndcg10, min(places))
+    return math.log(max(curve.final, level) / level)
+
+
+def _family_growth(curves: Sequence[KnownCurve], epoch: int, context: RaceContext) -> float:
+    """The mean growth of the known curves, those of near configurations first."""
+    weights = np.exp([-NEARNESS * curve.distance for curve in curves])
+    return float(np.average([growth_of(curve, epoch, context) for curve in curves], weights=weights))
+
+
+def _slope(epochs: Sequence[int], ndcg10: Sequence[float], place: float) -> float:
+    """How much the logarithm of the best NDCG@10 has grown over the last factor STEP of epochs."""
+    return math.log(_level(epochs, ndcg10, place) / _level(epochs, ndcg10, place / STEP))
+
+
+def _geometric_sum(count: float) -> float:
+    """DECAY + DECAY^2 + ... + DECAY^count, for any count >= 0."""
+    return float((DECAY - DECAY ** (count + 1)) / (1 - DECAY))
+
+
+def best_of(ndcg10: Sequence[float]) -> int:
     """The index of the largest value, the first of equal ones."""
     return max(range(len(ndcg10)), key=lambda index: (ndcg10[index], -index))
+
+
+def mean_ndcg10(ranks: EpochRanks) -> float:
+    """NDCG@10 of clipped ranks."""
+    return float(ndcg_per_user(ranks).mean())
+
+
+def standard_error(differences: NDArray[np.float64]) -> float:
+    """The standard error of the mean of paired differences (num_users,); 0 for fewer than two users."""
+    return float(differences.std(ddof=1)) / math.sqrt(len(differences)) if len(differences) > 1 else 0.0
+
+
+def _level(epochs: Sequence[int], ndcg10: Sequence[float], place: float) -> float:
+    """The best NDCG@10 until `place`, interpolated in the logarithm of both between evaluated epochs."""
+    best = np.maximum.accumulate(np.maximum(ndcg10, SMALLEST))
+    return float(np.exp(np.interp(math.log(max(place, SMALLEST)), np.log(epochs), np.log(best))))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

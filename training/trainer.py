@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..data.prepared import PreparedDataset
 from ..kernels.jagged.threads import threads_for
-from ..models.build import build_model
+from ..models.build import build_model, num_parameters
 from ..models.config import TrialConfig, train_hash
 from ..models.sequence_model import SequenceModel
 from .averaging import WeightAverage
@@ -88,7 +88,8 @@ def fit(
             best = len(curve)
             with training.evaluated_weights():
                 weights = copy_weights(training.model)
-        stopped = race(curve, epoch_ranks) if race and not _ended(config, curve, best) else None
+        if race and not _ended(config, curve, best):
+            stopped = race(curve, epoch_ranks, num_parameters(training.model))
         if save_to and (stopped or time.monotonic() - saved_at >= save_every):
             state_dict = training.state_dict()
             write_state(save_to, TrainingState(training.identity, curve, best, weights, epoch_ranks, state_dict))
