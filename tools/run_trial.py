@@ -11,7 +11,6 @@ from ..memory.text import clean_text
 from ..models.config import TrialConfig, fingerprint, train_hash
 from ..sandbox.program import admit
 from ..training.spec import TrialSpec
-from ..trials.launcher import launch
 from ..trials.replay import serve
 from .guidance import budget_of, pending_reflection
 from .observation import observe
@@ -116,8 +115,7 @@ def start_trial(
             serve(cells, spec, directory)
         elif not copy_equal_trial(ws, session, started, spec, directory):
             prepare_race(ws, session, started, spec, directory)
-            inbox = ws.inbox(session.id, started.place)
-            launch(spec, directory, inbox=inbox, keep_warm=ws.settings.keep_warm, cwd=ws.home)
+            ws.launcher(started).submit(spec, directory)
     except TrialError as error:
         machine_fault = isinstance(error, MachineError)
         details = {"machine_fault": True} if machine_fault else {}
