@@ -128,9 +128,14 @@ def test_a_followed_proposal_that_was_stopped_did_not_come_true_if_its_bound_is_
 
 def test_a_stopped_configuration_is_not_proposed_and_its_changes_may_be_separated(space: ActionSpace) -> None:
     bundle = stopped(3, {"num_blocks": 2, "lr": 3e-3}, WORSE)
-    trials = [FIRST, stopped(2, {"dropout": 0.35}, WORSE), bundle]
-    proposed = [row["changes"] for row in propose(trials, FIRST, space, {}, lambda _: False)]
-    assert proposed and {"dropout": 0.35} not in proposed
+    history = {"num_blocks": {"n": 3, "values": [{"value": 2, "n": 3, "mean_relative": 0.1, "se": 0.02}]}}
+    trials = [FIRST, stopped(2, DEEPER, NDCG * 1.5)]  # a bound that leaves the gain in closed sessions possible
+
+    def proposed(known: list[TrialRecord]) -> list[dict[str, Any]]:
+        return [row["changes"] for row in propose(known, FIRST, space, history, lambda changes: changes != DEEPER)]
+
+    assert (proposed(trials[:1]), proposed(trials)) == ([DEEPER], [])
+    trials = [FIRST, bundle]
     model = model_of(trials, DEFAULT)
     assert model is not None
     separated = take_backs(model, trials, FIRST, DEFAULT, lambda *_: True)
