@@ -1,8 +1,9 @@
 """Sessions with two trials at a time, whose servers and clients are killed with SIGKILL at random moments.
 
 A round starts one client per session, as `virtualmle sessions resume`, with a server of its own, and kills the client,
-the server or both after a random time. Trials are processes of their own and go on. After every round the files and
-memory.db must agree; in the end every session is finalized with one look at the test set.
+the server or both after a random time: some while they start, most of them from the moment on when a trial of the
+round has started, however loaded the machine is. Trials are processes of their own and go on. After every round the
+files and memory.db must agree; in the end every session is finalized with one look at the test set.
 """
 
 import contextlib
@@ -20,6 +21,7 @@ import psutil
 import pytest
 
 from tests.quick_home import QUICK_SANDBOX, environment
+from tests.waiting import until
 from virtualmle.examiner.request import looks
 from virtualmle.memory.records import SessionRecord, TrialRecord
 from virtualmle.sandbox.action_space import effective
@@ -32,7 +34,8 @@ from virtualmle.trials.lease import is_held, read_lease
 
 PARALLEL = 2
 BACKBONES = ("sasrec", "hstu")
-LONGEST_SECONDS = 4.0  # of a round; a client needs one to two seconds to start its first trial
+EARLY = 0.2  # share of the rounds that end while client and server start
+EARLY_SECONDS, LATE_SECONDS = 1.0, 2.0  # the longest time from the start, and from the first trial of the round
 LAST_SECONDS = 1800.0  # of the run that uses up the budget
 TARGETS = ("client", "server", "both")
 
@@ -81,6 +84,12 @@ class Home:
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment()
             )
         return Driver(started)
+
+    def num_trials(self) -> int:
+        return sum(len(self.records(session)) for session in self.sessions)
+
+    def is_open(self) -> bool:
+        return any(self.state(session).state == "open" for session in self.sessions)
 
     def records(self, session: str) -> list[TrialRecord]:
         return self.ws.memory.trials.all(session)
@@ -142,13 +151,17 @@ def play(home: Home, rounds: int, seed: int) -> int:
     generator, together = np.random.default_rng(seed), 0
     for _ in range(rounds):
         drivers = [home.start(session) for session in home.sessions if home.state(session).state == "open"]
-        end = time.monotonic() + generator.uniform(0.5, LONGEST_SECONDS)
+        early = generator.random() < EARLY
+        if drivers and not early:
+            known = home.num_trials()
+            until(lambda known=known: home.num_trials() > known or not home.is_open())
+        end = time.monotonic() + generator.uniform(0.0, EARLY_SECONDS if early else LATE_SECONDS)
         most = 0
         while time.monotonic() < end:
             for session in home.sessions:
                 most = max(most, len(home.ws.memory.trials.running(session)))
                 check(home, session)
-            time.sleep(0.1)
+            time.sleep(0.05)
         together += most == PARALLEL
         for driver in drivers:
             driver.kill(str(generator.choice(TARGETS)))
