@@ -72,18 +72,20 @@ class Home:
         )
         assert page.count(str(trials)) >= 2
         (home / "SANDBOX.md").write_text(page, encoding="utf-8")
-        self.home, self.trials = home, trials
+        self.home, self.trials, self.drivers = home, trials, list[Driver]()
         self.ws = Workspace.open(home, settings=Settings(device="cpu", threads=1, parallel=PARALLEL))
         self.sessions = [open_session(self.ws, "demo", backbone).session for backbone in BACKBONES]
 
     def start(self, session: str) -> Driver:
+        """Start a client of the session."""
         command = [sys.executable, "-P", "-m", "virtualmle", "sessions", "resume", session, "--home", str(self.home)]
         command += ["--device", "cpu", "--threads", "1", "--keep-warm", "20", "--agent", "random", "--json"]
         with (self.home / "clients.log").open("ab") as log:
             started = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment()
             )
-        return Driver(started)
+        self.drivers.append(Driver(started))
+        return self.drivers[-1]
 
     def num_trials(self) -> int:
         return sum(len(self.records(session)) for session in self.sessions)
@@ -98,6 +100,8 @@ class Home:
         return self.ws.memory.sessions.get(session)
 
     def close(self) -> None:
+        for driver in self.drivers:
+            driver.kill("both")
         for session in self.sessions:
             for trial in self.records(session):
                 lease = read_lease(self.ws.trial_directory(session, trial.handle))
@@ -108,7 +112,10 @@ class Home:
 
 def check(home: Home, session: str) -> None:
     """The invariants, at any moment."""
+    folder = home.ws.trial_directory(session, "t001").parent
+    on_disk = {path.name for path in folder.glob("t[0-9]*")}  # read first: a trial is in memory.db before it has files
     trials = home.records(session)
+    assert on_disk <= {trial.handle for trial in trials}, "a trial on disk that memory.db does not know"
     running = [trial for trial in trials if trial.status == "running"]
     assert len(running) <= PARALLEL and len({trial.place for trial in running}) == len(running)
     assert [trial.number for trial in trials] == [*range(1, len(trials) + 1)] and len(trials) <= home.trials
@@ -121,8 +128,6 @@ def check_nothing_runs_twice(home: Home, session: str, trials: list[TrialRecord]
     counted = [effective(trial.configuration) for trial in trials if trial.status in ("running", "finished")]
     assert all(counted.count(one) == 1 for one in counted), "a configuration was run twice"
     folder = home.ws.trial_directory(session, "t001").parent
-    on_disk = {path.name for path in folder.glob("t[0-9]*")}
-    assert on_disk <= {trial.handle for trial in trials}, "a trial on disk that memory.db does not know"
     for trial in trials:
         lease = read_lease(folder / trial.handle)
         over = (folder / trial.handle / RESULT).exists()
