@@ -48,6 +48,8 @@ class Driver:
 
     def kill(self, target: str) -> None:
         """Kill the client, its server or both, and then whatever is left of the two."""
+        if self.process.poll() is not None:  # it has ended by itself, and its server with it
+            return
         with contextlib.suppress(psutil.NoSuchProcess):
             client = psutil.Process(self.process.pid)
             servers = [child for child in client.children() if "serve" in child.cmdline()]
