@@ -213,6 +213,9 @@ class _Loop:
         self._last = observation
         if observation.trial in self._in_flight:
             self._in_flight.remove(observation.trial)
+            if self._parallel > 1:  # what was refused because of a running trial may run now
+                self._refused.clear()
+                self._num_refused = 0
             self._emit(TrialFinished(observation))
         self._num_lost = self._num_lost + 1 if observation.lost else 0
         if observation.machine_fault and not (observation.lost and self._num_lost <= MAX_LOST):
