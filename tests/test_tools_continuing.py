@@ -143,10 +143,6 @@ def test_a_damaged_state_is_trained_again_from_scratch(homes: Any) -> None:
     assert "resumed_epochs" not in session.details(longer) and len(session.curve(longer)) == 3
 
 
-def first_config(session: Session, trial: TrialObservation, **changes: Any) -> dict[str, Any]:
-    return {**session.record(trial).config, **changes}
-
-
 def test_states_are_bounded_while_the_session_is_open_and_gone_when_it_is_closed(
     homes: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,7 +150,8 @@ def test_states_are_bounded_while_the_session_is_open_and_gone_when_it_is_closed
     first = session.run(**SMALL, epochs=2)
     size = (session.directory(first) / STATE).stat().st_size
     monkeypatch.setattr(states, "MAX_BYTES", int(2.5 * size))
-    longer = session.record(first).model_copy(update={"handle": "t002", "config": first_config(session, first, epochs=9)})
+    config = {**session.record(first).config, "epochs": 9}
+    longer = session.record(first).model_copy(update={"handle": "t002", "config": config})
     for share, found in ((Share("auto", 1), True), (Share("auto", 2), False), (Share("cuda:0", 1), False)):
         directory = states.state_to_continue(session.ws, longer, share)
         assert (directory is not None) == found, f"other threads or another device give other bits: {share}"
