@@ -56,6 +56,7 @@ def _measured(outcome: TrialOutcome) -> dict[str, Any]:
         "verdict": outcome.verdict,
         "reason": outcome.reason,
         "machine_fault": bool(outcome.details.get("machine_fault")),
+        "lost": bool(outcome.details.get("lost")),
         "curve": summarise_curve(outcome),
         "train_ndcg10": outcome.details.get("train_ndcg10"),
         "parameters": outcome.parameters,

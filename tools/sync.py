@@ -21,7 +21,8 @@ from ..sandbox.statistics import Comparison, compare, metric_errors, standard_er
 from ..sandbox.sweeping import chosen, setting_figures
 from ..training.metrics import best_setting, clip_ranks
 from ..training.spec import RANKS, SWEPT_RANKS, TrialResult, TrialSpec, read_spec
-from ..trials.launcher import TrialState, ended_at, poll
+from ..trials.launcher import TrialState, ended_at
+from ..trials.launching import launcher_of
 from .places import started_at
 from .rule_counts import count_rules
 from .states import prune_states
@@ -86,7 +87,8 @@ def _ended(ws: Workspace, running: Sequence[TrialRecord]) -> list[tuple[TrialRec
 
 def _poll(ws: Workspace, record: TrialRecord) -> TrialState:
     directory = ws.trial_directory(record.session, record.handle)
-    return poll(directory, asked_at=started_at(record))  # the trial's directory may not exist yet
+    asked_at = started_at(record)  # the trial's directory may not exist yet
+    return launcher_of(directory).look(directory, asked_at=asked_at)
 
 
 def _record(ws: Workspace, session: SessionRecord, record: TrialRecord, state: TrialState) -> None:
@@ -125,7 +127,7 @@ def _crash(cause: str, state: TrialState) -> TrialOutcome:
         reason=cause,
         cause=cause,
         curve=[epoch.model_dump() for epoch in state.result.curve] if state.result else [],
-        details={"machine_fault": True} if state.machine_fault else {},
+        details={name: True for name in ("machine_fault", "lost") if getattr(state, name)},
         train_seconds=0.0 if state.machine_fault else state.seconds,
         wall_seconds=state.seconds,
     )

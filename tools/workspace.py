@@ -15,6 +15,8 @@ from ..memory.records import SessionRecord, TrialRecord
 from ..memory.store import Memory
 from ..sandbox.protocol import Protocol, load_protocol, parse_protocol
 from ..training.spec import CHECKPOINT
+from ..trials.launching import Launcher, LocalLauncher
+from ..trials.ray_launcher import RayLauncher
 from ..trials.replay import REPLAYED
 from .replaying import Replay, open_replay
 
@@ -33,6 +35,7 @@ class Settings:
     device: str = "auto"
     threads: int = 0
     keep_warm: float = 0.0  # seconds that a worker waits for the session's next trial; 0 = it exits
+    ray_address: str | None = None  # of the Ray cluster on which trials run; None = they run on this machine
     client: str = ""
     protocol_path: Path | None = None
     replay: Path | None = None  # new sessions are served from this table instead of being trained
@@ -139,6 +142,12 @@ class Workspace:
     def inboxes(self, session: SessionRecord) -> list[Path]:
         """The inboxes of all places of the session."""
         return [self.inbox(session.id, place) for place in range(session.parallel)]
+
+    def launcher(self, trial: TrialRecord) -> Launcher:
+        """The launcher of a new trial; `launcher_of` finds that of an earlier one."""
+        if self.settings.ray_address is not None:
+            return RayLauncher(self.settings.ray_address)
+        return LocalLauncher(self.inbox(trial.session, trial.place), self.settings.keep_warm, self.home)
 
     def session_names_on_disk(self) -> set[str]:
         """Ids of sessions with files here, even if memory.db was deleted since; new sessions must not reuse them."""

@@ -30,7 +30,7 @@ from .cells import Cell, CellsJob, CellTask, JobDone, clipped, encoded, frame_of
 from .errors import TrainingError
 from .evaluate import encode_users, evaluate_targets, train_histories, train_sample_ndcg
 from .metrics import metrics_from_ranks
-from .pipeline import load_dataset, set_up_device
+from .pipeline import load_dataset, loss_precision, set_up_device
 from .spec import EpochRecord
 from .trainer import FitResult, fit
 
@@ -82,7 +82,11 @@ def _train(
 ) -> Trained:
     config = TrialConfig(**job.cells[0].config)
     watch.lap()
-    fitted = fit(config, dataset, job.seed, device, lambda record: curve.append(_measured(record, watch.lap())))
+    precision = loss_precision(job.device, device, config)
+    fitted = fit(
+        config, dataset, job.seed, device, lambda record: curve.append(_measured(record, watch.lap())),
+        precision=precision,
+    )  # fmt: skip
     shared = Cell(
         backbone=config.backbone,
         settings={},

@@ -68,6 +68,7 @@ def fit(
     resume_from: Path | None = None,
     save_every: float = SAVE_EVERY_SECONDS,
     race: Race | None = None,
+    precision: str = "ieee",
 ) -> FitResult:
     """Train for `epochs`, or until an evaluated epoch is `patience` or more after the one with the best NDCG@10.
 
@@ -76,10 +77,11 @@ def fit(
     at the end. Another training that differs only in `epochs` or `patience` can resume from it.
     resume_from: a state to resume from; `on_epoch` is called for new epochs only, the result's curve contains all. If
     the training has already ended there, the model is that of its best epoch.
+    precision: of the full softmax's products, as `linear_cross_entropy` takes it.
     TrainingError if the loss or a score is not finite; StateError if the state is damaged or of another run, or has
     neither the weights after its last epoch nor those of the best epoch that this training needs.
     """
-    training = Training(config, dataset, seed, device)
+    training = Training(config, dataset, seed, device, precision)
     state, ended = _start(training, resume_from)
     resumed = state.last_epoch
     stopped: StopCause | None = None
@@ -138,16 +140,19 @@ class Training:
     dropout. Dropout draws from torch's global generator, which the constructor seeds.
     """
 
-    def __init__(self, config: TrialConfig, dataset: PreparedDataset, seed: int, device: torch.device) -> None:
+    def __init__(
+        self, config: TrialConfig, dataset: PreparedDataset, seed: int, device: torch.device, precision: str = "ieee"
+    ) -> None:
         seeds = torch.randint(1 << 62, (5,), generator=torch.Generator().manual_seed(seed)).tolist()
         self.config, self.device = config, device
         self.identity = f"{dataset.dataset_id}:{continuation_hash(config)}:{seed}:{engine_version()}"
+        self.identity += "" if precision == "ieee" else f":{precision}"
         self.model = build_model(config, dataset.num_items, seeds[0]).to(device)
         self.optimizer = FusedAdam(self.model, config)
         self.average = WeightAverage(self.model, config.ema_decay) if config.ema_decay else None
         self.batches = TrainBatches(dataset, config, device, seeds[1], seeds[4])
         self.negatives = torch.Generator(device).manual_seed(seeds[2])
-        self.objective = Objective(config, dataset, device, self.negatives)
+        self.objective = Objective(config, dataset, device, self.negatives, precision)
         self.fixed_steps = None
         if device.type == "cuda" and not capture_obstacle(config, dataset.num_items):
             self.fixed_steps = FixedSteps(self.batches, (self.negatives,))
