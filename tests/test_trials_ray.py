@@ -182,13 +182,18 @@ def test_a_trial_outlives_its_bridge_and_is_cancelled_with_all_its_processes(wor
 def test_a_time_limit_and_a_race_end_trials_on_a_node(world: World) -> None:
     directory = world.directory()
     users = len(np.load(world.dataset / "valid_items.npy"))
-    curve = KnownCurve(source="t001", epochs=[1, 2, 3], ndcg10=[1.0, 1.0, 1.0])
+    perfect = KnownCurve(
+        source="t001", epochs=[*range(1, LONG + 1)], ndcg10=[1.0] * LONG, progress=[*range(1, LONG + 1)], final=1.0,
+        max_epochs=LONG,
+    )  # fmt: skip
     context = RaceContext(
-        incumbent="t001", incumbent_curve=curve, keep_z=2.0, family="sasrec", curves=[curve], max_epochs=LONG
-    )
+        incumbent="t001", incumbent_curve=perfect, incumbent_parameters=1, keep_z=2.0, family="sasrec",
+        curves=[perfect], progress=perfect.progress,
+    )  # fmt: skip
     directory.mkdir(parents=True)
-    write_race(directory, context, np.ones((3, users), np.uint8))
+    write_race(directory, context, np.ones((LONG, users), np.uint8))
     world.ray.submit(world.spec(directory, LONG), directory)
+    world.submitted.append(directory)
     limited = world.submit(LONG, wall_seconds=1.0)
     state = settle(directory)
     assert state.status == "stopped" and state.result is not None and state.result.stopped is not None
@@ -213,7 +218,7 @@ def test_a_trial_is_scored_again_on_a_node_that_is_sent_its_files_or_that_shares
 
 
 def test_a_trial_whose_node_is_killed_is_a_lost_one_and_continues_bit_for_bit_on_the_other(world: World) -> None:
-    trials = world.submit_to_both(40)
+    trials = world.submit_to_both(24)
     survivor, victim = sorted(trials, key=lambda each: node_of(world, each) != world.cluster.head_node)
     until(lambda: has_trained(victim, 4) and (victim / STATE).exists())
     kill_node(world.cluster, node_of(world, victim))
@@ -221,7 +226,7 @@ def test_a_trial_whose_node_is_killed_is_a_lost_one_and_continues_bit_for_bit_on
     assert (state.status, state.machine_fault, state.lost) == ("crashed", True, True)
     assert "was lost while it ran the trial" in (state.cause or "")
     assert settle(survivor).status == "finished"
-    repeated = world.submit(40, resume_from=str(victim))
+    repeated = world.submit(24, resume_from=str(victim))
     assert settle(repeated).status == "finished", look(repeated).cause
     assert not (repeated / LOG).read_text().startswith("epoch 1/"), "it has started again from scratch"
     assert same_results(repeated, survivor)
