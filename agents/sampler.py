@@ -11,7 +11,7 @@ In a session without memory the trajectory shows the last trial only, so that a 
 import itertools
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from ..memory.records import Hypothesis
 from ..tools.views import KnobValues
 from .base import Action, Agent, RunTrial, Situation
 from .drawing import draw
-from .history import History
+from .history import History, PastTrial
 from .reflecting import dimension_of
 from .required import end, required_action
 from .seeding import Seeding, seeds
@@ -132,7 +132,19 @@ def score_of_crash(history: History) -> float:
     return min((trial.ndcg or 0.0 for trial in history.finished), default=0.0)
 
 
-def lies(history: History) -> list[tuple[KnobValues, float]]:
+class Observed(NamedTuple):
+    """A trial as a sampler is told about it; `pruned` = (epoch, NDCG@10 then), if it was stopped early.
+
+    The score of a stopped trial is its upper bound: the best that its configuration can be, for methods that know
+    values only.
+    """
+
+    settings: KnobValues
+    score: float
+    pruned: tuple[int, float] | None = None
+
+
+def lies(history: History) -> list[Observed]:
     """Settings of each running trial with the mean score of the finished ones: a constant liar.
 
     Without it, a sampler that is asked while trials run would propose nearly the same again (Ginsbourger, Le Riche and
@@ -141,13 +153,19 @@ def lies(history: History) -> list[tuple[KnobValues, float]]:
     """
     scores = [trial.ndcg or 0.0 for trial in history.finished]
     running = [trial for trial in history.trials if trial.status == "running"]
-    return [(trial.settings, sum(scores) / len(scores)) for trial in running] if scores else []
+    return [Observed(trial.settings, sum(scores) / len(scores)) for trial in running] if scores else []
 
 
-def observations(history: History) -> list[tuple[KnobValues, float]]:
-    """Settings and score of each finished or crashed trial, in the order in which they ended; a cancelled trial says
-    nothing."""
+def observations(history: History) -> list[Observed]:
+    """Each finished, stopped or crashed trial, in the order in which they ended; a cancelled trial says nothing."""
     crash = score_of_crash(history)
-    ended = [trial for trial in history.trials if trial.status in ("finished", "crashed")]
+    ended = [trial for trial in history.trials if trial.status in ("finished", "stopped", "crashed")]
     ended.sort(key=lambda trial: trial.ended or trial.number)
-    return [(trial.settings, crash if trial.ndcg is None else trial.ndcg) for trial in ended]
+    return [_observed(trial, crash) for trial in ended]
+
+
+def _observed(trial: PastTrial, crash: float) -> Observed:
+    if trial.stopped is not None:
+        bound = crash if trial.stopped.at_most is None else trial.stopped.at_most
+        return Observed(trial.settings, bound, (trial.stopped.epoch, trial.stopped.reached))
+    return Observed(trial.settings, crash if trial.ndcg is None else trial.ndcg)

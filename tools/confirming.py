@@ -17,7 +17,8 @@ from ..sandbox.confirmation import confirmed_trials, reason_of
 from ..sandbox.statistics import metric_errors, standard_error
 from ..training.metrics import metrics_from_ranks
 from ..training.spec import STATE, TrialProgress, TrialSpec, read_progress, read_spec
-from ..trials.launcher import TrialState, launch, poll
+from ..trials.launcher import TrialState
+from ..trials.launching import launcher_of
 from .cognition import best_first
 from .places import places_of, share_of, started_at
 from .sync import MEASURED_DETAILS, load_ranks
@@ -152,8 +153,7 @@ def _start(
     directory = ws.trial_directory(session.id, started.handle)
     spec = _spec(ws, session, started, known)
     try:
-        inbox = ws.inbox(session.id, started.place)
-        launch(spec, directory, inbox=inbox, keep_warm=ws.settings.keep_warm, cwd=ws.home)
+        ws.launcher(started).submit(spec, directory)
     except TrialError as error:
         ws.memory.trials.finish(session.id, started.handle, _crash(str(error), isinstance(error, MachineError)))
         raise
@@ -187,7 +187,8 @@ def _record_ended(ws: Workspace, session: SessionRecord) -> None:
     for record in ws.memory.trials.repetitions(session.id):
         if record.status != "running":
             continue
-        state = poll(ws.trial_directory(session.id, record.handle), asked_at=started_at(record))
+        directory = ws.trial_directory(session.id, record.handle)
+        state = launcher_of(directory).look(directory, asked_at=started_at(record))
         if state.status == "running":
             continue
         outcome = _outcome(ws, record, state)

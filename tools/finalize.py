@@ -21,6 +21,7 @@ from .cognition import complete_curves, computed_summary, good_configurations, s
 from .confirming import Standing, confirm_until, confirmation_of, repetition_directories
 from .results import ConfirmationProgress, FinalResult
 from .rule_counts import count_rules
+from .states import delete_states
 from .sync import sync_session
 from .workspace import Workspace
 from .write_reflection import RuleInput, prepare_rule, required_text
@@ -68,6 +69,7 @@ def finalize(
         if not standing.is_over:
             return _confirming(record, standing)
         freeze(ws, record, cognition_summary, rules or [])
+    delete_states(ws, session)
     if record.replay:  # a table has no test targets
         return final_result(ws, ws.memory.sessions.get(session), None)
     return _look(ws, ws.memory.sessions.get(session))

@@ -71,6 +71,9 @@ class StoppedTrial(BaseModel):
     base_delta_at_most: float | None = Field(
         description="upper bound of the difference to the base; below 0: the change hurt; otherwise nothing is known"
     )
+    base_z_at_most: float | None = Field(
+        default=None, description="that bound, if it is below 0, in standard errors of the comparison that stopped it"
+    )
     saved_seconds: float = Field(description="estimate of the training seconds that stopping it has saved")
 
 
@@ -98,6 +101,7 @@ class TrialObservation(BaseModel):
     machine_fault: bool = Field(
         default=False, description="true: this machine cannot run trials (device, disk, memory); no budget was used"
     )
+    lost: bool = Field(default=False, description="true: the node of the trial is gone; run the same trial again")
     hypothesis: HypothesisOutcome | None = None
     curve: dict[str, Any] = Field(
         default={},

@@ -1,5 +1,6 @@
 """The tool run_trial, one step of the loop: resolve the configuration, admit it, launch it, judge and record it."""
 
+import contextlib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,8 +11,7 @@ from ..memory.records import Hypothesis, SessionRecord, TrialOutcome, TrialRecor
 from ..memory.text import clean_text
 from ..models.config import TrialConfig, fingerprint, train_hash
 from ..sandbox.program import admit
-from ..training.spec import TrialSpec
-from ..trials.launcher import launch
+from ..training.spec import TrialSpec, read_spec
 from ..trials.replay import serve
 from .guidance import budget_of, pending_reflection
 from .observation import observe
@@ -20,6 +20,7 @@ from .proposing import followed_proposal
 from .racing import prepare_race
 from .results import TrialObservation
 from .reuse import copy_equal_trial
+from .states import state_to_continue
 from .sync import sync_session
 from .transfer import heuristics_of
 from .wait_trial import WaitSeconds, wait_trial
@@ -115,8 +116,7 @@ def start_trial(
             serve(cells, spec, directory)
         elif not copy_equal_trial(ws, session, started, spec, directory):
             prepare_race(ws, session, started, spec, directory)
-            inbox = ws.inbox(session.id, started.place)
-            launch(spec, directory, inbox=inbox, keep_warm=ws.settings.keep_warm, cwd=ws.home)
+            ws.launcher(started).submit(spec, directory)
     except TrialError as error:
         machine_fault = isinstance(error, MachineError)
         details = {"machine_fault": True} if machine_fault else {}
@@ -149,23 +149,31 @@ def resolve_base(ws: Workspace, session: SessionRecord, base: str) -> tuple[str,
 
 
 def _spec(ws: Workspace, session: SessionRecord, trial: TrialRecord, dataset_dir: Path) -> TrialSpec:
-    """The specification for the worker. A model that the session has trained already is not trained again."""
+    """The specification for the worker. What the session has trained already is not trained again."""
     cached = ws.checkpoint_directory(session.id, trial.train_hash)
-    unfinished = None if cached else ws.state_directory(session.id, trial.train_hash)
     share = share_of(ws, session, trial)
+    begun = None if cached else state_to_continue(ws, trial, share)
     return TrialSpec(
         session=session.id,
         trial=trial.handle,
         dataset_dir=str(dataset_dir),
         config=trial.config,
-        seed=trial_seed(session.seed, session.dataset_id),
+        seed=_seed(session, cached),
         device=share.device,
         threads=share.threads,
         wall_seconds=ws.session_protocol(session).trial_seconds,
         rescore_from=str(cached) if cached else None,
-        resume_from=str(unfinished) if unfinished else None,
+        resume_from=str(begun) if begun else None,
         settings=trial.sweep.settings if trial.sweep else [],
     )
+
+
+def _seed(session: SessionRecord, cached: Path | None) -> int:
+    """The seed of the session, or that of the model to re-score: earlier versions drew one for each configuration."""
+    with contextlib.suppress(TrialError):  # damaged files of the model: the worker reports them
+        if cached:
+            return read_spec(cached).seed
+    return trial_seed(session.seed, session.dataset_id)
 
 
 def _override_record(admission: str, reason: str) -> str | None:
