@@ -11,6 +11,7 @@ import optuna
 import pytest
 from mcp import Client
 from mcp.types import Implementation
+from optuna.trial import TrialState
 
 from tests.agents_world import World, decide
 from tests.language_models import RuleModel, asking_agent
@@ -26,7 +27,7 @@ from virtualmle.agents.language import LanguageAgent
 from virtualmle.agents.llm.messages import Message, ToolCall
 from virtualmle.agents.loop import run_agent
 from virtualmle.agents.moves import Move
-from virtualmle.agents.optuna_study import RUNNING, distribution_of, study_of
+from virtualmle.agents.optuna_study import Told, distribution_of, study_of
 from virtualmle.agents.optuna_tpe import TPE
 from virtualmle.agents.registry import AGENTS
 from virtualmle.agents.sampler import DrawingSampler, lies, observations
@@ -153,8 +154,9 @@ def test_a_running_trial_is_told_with_the_mean_of_the_finished_ones() -> None:
     world = played(TPE(3), 3, reflection=False)
     history = History(beside(world.situation, {"lr": 0.002}))
     scores = [row["metrics"]["ndcg@10"] for row in world.trials]
-    assert lies(history) == [({"lr": 0.002}, pytest.approx(sum(scores) / 3))]
-    assert [score for _, score in observations(history)] == scores, "it is no observation"
+    (lie,) = lies(history)
+    assert lie.settings == {"lr": 0.002} and lie.score == pytest.approx(sum(scores) / 3) and lie.pruned is None
+    assert [observed.score for observed in observations(history)] == scores, "it is no observation"
     assert lies(History(beside(World().situation, {"lr": 0.002}))) == []
 
 
@@ -172,8 +174,9 @@ def test_the_study_of_a_sampler_holds_running_trials_as_running() -> None:
     knob = World().situation.brief.knobs[0]
     distributions = {knob.name: distribution_of(knob)}
     value = knob.defaults["sasrec"]
-    study = study_of(optuna.samplers.RandomSampler(), [({knob.name: value}, 0.1)], distributions, [{knob.name: value}])
-    assert [trial.state for trial in study.trials] == [optuna.trial.TrialState.COMPLETE, RUNNING]
+    told = [Told({knob.name: value}, 0.1)]
+    study = study_of(optuna.samplers.RandomSampler(), told, distributions, [{knob.name: value}])
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE, TrialState.RUNNING]
 
 
 def wait_call(**arguments: Any) -> Answer:
