@@ -271,7 +271,7 @@ async def test_a_session_on_ray_runs_a_lost_trial_again_and_ends_with_a_look_at_
     killed: list[str] = []
 
     def kill_first(event: Event) -> None:
-        if isinstance(event, TrialProgress) and event.done >= 2 and not killed and (sessions / event.trial / STATE).exists():
+        if isinstance(event, TrialProgress) and not killed and (sessions / event.trial / STATE).exists():
             (worker,) = workers(sessions / event.trial)
             killed.append(event.trial)
             os.kill(worker.ppid(), signal.SIGKILL)  # the trial's actor
