@@ -131,7 +131,7 @@ def resume(  # noqa: PLR0913, PLR0917 - one parameter per option
         if record.state == "open":
             _check_dataset(ws, record)
             if launcher == "ray" and parallel == "auto":
-                raise ConfigError("--parallel auto counts places of this machine; with --launcher ray give a number")
+                raise ConfigError("--parallel auto counts the places of this machine; give a number with Ray")
             _set_parallel(ws, record, parallel, device, threads)
     asked = asked.over(remembered(home, session))
     name = agent or agent_of(record)

@@ -246,6 +246,7 @@ def test_everything_above_training_loads_without_torch() -> None:
     names = [dotted(path) for path in upper if path != ROOT / "examiner" / "main.py"]
     loaded = loaded_by(*names)
     assert "torch" not in loaded, "torch is imported indirectly: trace it with python -P -X importtime -c 'import …'"
+    assert "ray" not in loaded, "only the bridge to a Ray cluster and its nodes load Ray, when they run"
 
 
 def test_the_engine_imports_only_its_few_libraries() -> None:

@@ -22,7 +22,7 @@ from virtualmle.tools.sync import sync_session
 from virtualmle.tools.wait_trial import wait_trial
 from virtualmle.tools.workspace import Settings, Workspace, trial_seed
 from virtualmle.tools.write_reflection import RuleInput, write_reflection
-from virtualmle.training.spec import CHECKPOINT
+from virtualmle.training.spec import CHECKPOINT, SPEC, read_spec, write_model
 
 TINY = {"epochs": 1, "hidden_dim": 16, "batch_size": 512}
 
@@ -222,6 +222,16 @@ def test_an_examination_that_cannot_start_uses_no_look_and_can_be_repeated(ws: W
     checkpoint.write_bytes(content)
     final = finalize(ws, session, "and restored", confirm=True)
     assert (final.state, final.look) == ("revealed", 1)
+
+
+def test_a_model_of_an_earlier_version_is_re_scored_with_the_seed_that_it_was_trained_with(ws: Workspace) -> None:
+    session = open_session(ws, "demo", "sasrec").session
+    trained = run_trial(ws, session, TINY)
+    reflect(ws, session, trained.trial)
+    directory = ws.trial_directory(session, trained.trial)
+    write_model(directory / SPEC, read_spec(directory).model_copy(update={"seed": 5}))
+    again = run_trial(ws, session, {"transition_weight": 8.0})
+    assert (again.status, again.rescored) == ("finished", True)
 
 
 def test_all_trials_of_a_session_share_a_seed_that_differs_by_session_dataset_and_repetition() -> None:
