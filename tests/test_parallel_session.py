@@ -188,21 +188,21 @@ def test_a_pending_reflection_stops_the_next_trial_and_no_running_one(tmp_path: 
 
 def test_simultaneous_requests_start_no_configuration_twice_and_no_trial_beyond_the_budget(ws: Workspace) -> None:
     ws.memory.sessions.set_parallel(SESSION, 6, auto=False)
-    weights = [16, 16, 20, 20, 24, 24, 28, 28, 30, 30, 31, 31, 32, 32]
-    gate = threading.Barrier(len(weights))
+    sizes = [size for size in (260, 300, 340, 380, 420, 460, 500) for _ in range(2)]
+    gate = threading.Barrier(len(sizes))
 
-    def ask(width: int) -> str:
+    def ask(size: int) -> str:
         own = Workspace.open(ws.home, settings=ws.settings)
         gate.wait()
         try:
-            return run_trial(own, SESSION, {"hidden_dim": width}, base="default", wait_seconds=0).trial
+            return run_trial(own, SESSION, {"batch_size": size}, base="default", wait_seconds=0).trial
         except AdmissionError as error:
             return str(error)
         finally:
             own.close()
 
-    with ThreadPoolExecutor(len(weights)) as pool:
-        answers = list(pool.map(ask, weights))
+    with ThreadPoolExecutor(len(sizes)) as pool:
+        answers = list(pool.map(ask, sizes))
     trials = ws.memory.trials.all(SESSION)
     configurations = [effective(trial.configuration) for trial in trials]
     assert len(trials) == 6 and all(configurations.count(one) == 1 for one in configurations)
@@ -214,7 +214,8 @@ def test_simultaneous_requests_start_no_configuration_twice_and_no_trial_beyond_
 def record_of(ws: Workspace, **fields: Any) -> TrialRecord:
     config = ws.protocol.space.default("sasrec")
     values = {"session": SESSION, "handle": "", "number": 0, "base": "default", "changes": {}}
-    return TrialRecord(**{**values, "config": config.model_dump(), "config_hash": "c", "train_hash": "t", **fields})
+    values |= {"config": config.model_dump(), "config_hash": "c", "train_hash": "t"}
+    return TrialRecord(**{**values, **fields})
 
 
 def test_a_start_after_another_one_and_a_verdict_after_another_keep_are_not_stored(ws: Workspace) -> None:
@@ -241,7 +242,8 @@ def test_running_trials_count_against_the_seconds_of_the_budget(ws: Workspace) -
     assert trials.finish(SESSION, "t001", measured)
     session = ws.memory.sessions.get(SESSION)
     assert free_places(ws, session, trials.all(SESSION)) == 2
-    trials.start(record_of(ws, train_hash="u"))  # costs as much as the first: 310 + 300 of 600 seconds
+    other = ws.protocol.space.default("sasrec").model_copy(update={"lr": 0.002})
+    trials.start(record_of(ws, train_hash="u", config=other.model_dump()))  # costs as much as the first: 310 + 300 s
     assert reserved_seconds(session, trials.all(SESSION)) == pytest.approx(300.0, abs=5)
     assert free_places(ws, session, trials.all(SESSION)) == 0
     assert "t002" in read_memory(ws, SESSION, "state").content["next"]
