@@ -37,7 +37,7 @@ from virtualmle.tools.workspace import Settings, Workspace, trial_seed
 from virtualmle.training.checkpoint import load_checkpoint
 from virtualmle.training.evaluate import evaluate_targets, train_histories
 from virtualmle.training.metrics import metrics_from_ranks
-from virtualmle.training.spec import CHECKPOINT, RANKS, read_spec
+from virtualmle.training.spec import CHECKPOINT, RANKS, STATE, read_spec
 from virtualmle.training.trainer import fit
 from virtualmle.trials.launcher import poll
 from virtualmle.trials.lease import read_lease
@@ -231,6 +231,7 @@ def test_server_and_worker_killed_in_the_middle_continue_bit_for_bit(tmp_path: P
     uninterrupted = [(epoch.epoch, epoch.ndcg10) for epoch in fitted.curve]
     assert last.outcome is not None
     assert [(epoch["epoch"], epoch["ndcg10"]) for epoch in last.outcome.curve] == uninterrupted
+    assert not list(ws.trial_directory(session, "t001").parent.glob(f"*/{STATE}"))  # nothing is left to resume
     ws.close()
 
 

@@ -61,8 +61,8 @@ def prune_states(ws: Workspace, session: str) -> None:
 
 
 def delete_states(ws: Workspace, session: str) -> None:
-    """Delete the states of all trials of a closed session."""
-    for trial in ws.memory.trials.all(session):
+    """Delete the states of all trials and repetitions of a closed session."""
+    for trial in [*ws.memory.trials.all(session), *ws.memory.trials.repetitions(session)]:
         _delete(ws.trial_directory(session, trial.handle) / STATE)
 
 
