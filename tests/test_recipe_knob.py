@@ -74,6 +74,7 @@ def test_the_recipe_adds_a_knob_in_three_steps(tmp_path: Path) -> None:
 
     row = "| `embedding_noise` | float | 0.0 … 0.5 | 0.0 | 0.0 | standard deviation of Gaussian noise added"
     assert row in (copy / "SANDBOX.md").read_text(encoding="utf-8")
-    assert "| `embedding_noise` | [0, 10] | Bishop 1995 |" in (copy / "docs" / "knobs.md").read_text(encoding="utf-8")
+    row = "| `embedding_noise` | [0, 10] | 2 significant digits, multiples of 0.000001 | Bishop 1995 |"
+    assert row in (copy / "docs" / "knobs.md").read_text(encoding="utf-8")
     identities = run(copy, "-c", CHECK).split()
     assert identities == [train_hash(make_config(backbone)) for backbone in ("sasrec", "hstu")]

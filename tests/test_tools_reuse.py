@@ -145,7 +145,7 @@ def test_another_engine_reuses_nothing(ws: Workspace, monkeypatch: pytest.Monkey
 def test_trials_with_products_of_another_type_are_not_reused(home: Path) -> None:
     changes = {**TINY, "loss": "full_softmax"}
     found = []
-    for device in ("cpu", "cpu", "cpu:float32", "cpu:float32", "auto"):
+    for device in ("cpu", "cpu", "cpu:float32", "cpu:float32", "cpu"):
         for ws in workspace(home, device=device):
             trial = run_trial(ws, session := second_session(ws), changes)
             outcome = ws.memory.trials.get(session, trial.trial).outcome
