@@ -104,7 +104,7 @@ def _claim(parts: Path, plan: BuildPlan) -> None:
     identity = {
         "page": plan.protocol.sha256,
         "dataset_id": plan.dataset.dataset_id,
-        "seed": plan.seed,
+        "trial_seed": trial_seed(plan.seed, plan.dataset.dataset_id),
         "threads": plan.threads,
         "device": plan.device,
         "torch": metadata.version("torch"),
@@ -141,7 +141,7 @@ def _job(plan: BuildPlan, unit: _Unit) -> CellsJob:
     return CellsJob(
         dataset_dir=str(plan.dataset_dir),
         cells=[CellTask(settings=space.differences(cell), config=cell.model_dump()) for cell in unit.run.cells],
-        seed=trial_seed(plan.seed, plan.dataset.dataset_id, unit.run.train_hash),
+        seed=trial_seed(plan.seed, plan.dataset.dataset_id),
         device=plan.device,
         threads=plan.threads,
         part=str(unit.part),

@@ -9,9 +9,12 @@ from .sequence_model import SequenceModel
 
 
 def build_model(config: TrialConfig, num_items: int, seed: int) -> SequenceModel:
-    """A float32 model on the CPU. The same arguments give bit-identical weights, whatever torch's global seed is."""
+    """A float32 model on the CPU. The same arguments give bit-identical weights, whatever torch's global seed is.
+
+    With the same seed, parameters of the same name and shape start equal in all configurations.
+    """
     model: SequenceModel = SASRec(config, num_items) if config.backbone == "sasrec" else HSTU(config, num_items)
-    model.initialise(torch.Generator().manual_seed(seed))
+    model.initialise(seed)
     return model
 
 

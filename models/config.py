@@ -102,10 +102,10 @@ def train_part(config: TrialConfig) -> dict[str, Any]:
 
 
 def train_hash(config: TrialConfig) -> str:
-    """The identity of a training run: configurations with the same hash share their seed and their checkpoints.
+    """The identity of a training run: configurations with the same hash, and the same seed, share their checkpoints.
 
     Only knobs that differ from the backbone's plain baseline are hashed. A knob that a later version adds therefore
-    changes neither the identity nor the seed of a configuration that leaves it at its default.
+    does not change the identity of a configuration that leaves it at its default.
     """
     baseline = make_config(config.backbone).model_dump()
     changed = {knob: value for knob, value in train_part(config).items() if value != baseline[knob]}

@@ -87,9 +87,9 @@ class HSTU(SequenceModel):
         if config.scores == "dot":
             self.final_norm = build_norm(config, PLAIN_EPSILON)
 
-    @torch.no_grad()
-    def initialise(self, generator: torch.Generator) -> None:
-        """Like `SequenceModel.initialise`, but W is normal with standard deviation .02, as in the research code."""
-        super().initialise(generator)
-        for block in (module for module in self.modules() if isinstance(module, HSTUBlock)):
-            nn.init.normal_(block.uvqk.weight, std=TABLE_STD, generator=generator)
+    def draw(self, module: nn.Module, name: str, parameter: Tensor, generator: torch.Generator) -> None:
+        """Like `SequenceModel.draw`, but W is normal with standard deviation .02, as in the research code."""
+        if name.endswith("uvqk.weight"):
+            nn.init.normal_(parameter, std=TABLE_STD, generator=generator)
+        else:
+            super().draw(module, name, parameter, generator)

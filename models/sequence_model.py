@@ -10,6 +10,8 @@ still be a training target.
 Dimension L: total tokens of the jagged batch.
 """
 
+import hashlib
+
 import torch
 from torch import Tensor, nn
 
@@ -45,21 +47,29 @@ class SequenceModel(nn.Module):
         return 1 if self.config.shared_blocks else self.config.num_blocks
 
     @torch.no_grad()
-    def initialise(self, generator: torch.Generator) -> None:
-        """Draw every weight, in a fixed order, from `generator` (on the CPU).
+    def initialise(self, seed: int) -> None:
+        """Draw every parameter from a generator of its own, seeded by `seed`, the parameter's name and its shape.
+
+        Two configurations therefore start from equal weights wherever names and shapes agree, whatever else differs.
+        """
+        for path, module in self.named_modules():
+            for name, parameter in module.named_parameters(path, recurse=False):
+                self.draw(module, name, parameter, parameter_generator(seed, name, parameter))
+
+    def draw(self, module: nn.Module, name: str, parameter: Tensor, generator: torch.Generator) -> None:
+        """Draw the parameter `name` of `module` in place, from `generator` (on the CPU).
 
         Linear layers are Xavier-uniform with zero biases. Tables are normal with standard deviation .02, and absolute
         positions with hidden_dim ** -0.5. Norms keep torch's initial weights of 1 and biases of 0.
         """
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight, generator=generator)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif not isinstance(module, nn.LayerNorm | nn.RMSNorm):
-                std = self.config.hidden_dim**-0.5 if isinstance(module, AbsolutePositions) else TABLE_STD
-                for table in module.parameters(recurse=False):
-                    nn.init.normal_(table, std=std, generator=generator)
+        if isinstance(module, nn.Linear):
+            if parameter.dim() == 1:
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.xavier_uniform_(parameter, generator=generator)
+        elif not isinstance(module, nn.LayerNorm | nn.RMSNorm):
+            std = self.config.hidden_dim**-0.5 if isinstance(module, AbsolutePositions) else TABLE_STD
+            nn.init.normal_(parameter, std=std, generator=generator)
 
     def forward(self, batch: JaggedBatch) -> Tensor:
         """(L, hidden_dim): state t depends on tokens <= t of its sequence (on all of them if causal is false)."""
@@ -97,3 +107,9 @@ class SequenceModel(nn.Module):
     def score(self, states: Tensor) -> Tensor:
         """Logits (n, num_items), after the division by the temperature (and by the norms if scores are cosines)."""
         return self.items.score(states)
+
+
+def parameter_generator(seed: int, name: str, parameter: Tensor) -> torch.Generator:
+    """The generator, on the CPU, that draws the initial values of a parameter with this name and shape."""
+    text = f"{seed}:{name}:{tuple(parameter.shape)}"
+    return torch.Generator().manual_seed(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big"))

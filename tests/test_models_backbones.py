@@ -155,6 +155,34 @@ def test_the_weights_depend_on_the_seed_argument_only(backbone):
 
 
 @pytest.mark.parametrize("backbone", ["sasrec", "hstu"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"num_blocks": 3}, id="more blocks"),
+        pytest.param({"position": "both", "time_bias": True}, id="new tables"),
+        pytest.param({"max_len": 40, "readout": "attention"}, id="another length"),
+        pytest.param({"tie_embeddings": False, "conv_kernel": 3}, id="untied"),
+    ],
+)
+def test_configurations_start_from_equal_weights_where_names_and_shapes_agree(backbone, changes):
+    config = {**SMALL, "num_blocks": 2, "position": "relative", "tie_embeddings": True}
+    plain = build_model(make_config(backbone, **config), NUM_ITEMS, 7).state_dict()
+    changed = build_model(make_config(backbone, **{**config, **changes}), NUM_ITEMS, 7).state_dict()
+    shared = [name for name in plain if name in changed and plain[name].shape == changed[name].shape]
+    assert "items.input" in shared and "blocks.1.out.weight" in shared
+    assert all(torch.equal(plain[name], changed[name]) for name in shared)
+
+
+@pytest.mark.parametrize("backbone", ["sasrec", "hstu"])
+def test_no_two_parameters_start_equal(backbone):
+    model = build_model(make_config(backbone, **SMALL, tie_embeddings=False), NUM_ITEMS, 7)
+    drawn = [(n, p) for n, p in model.named_parameters() if p.unique().numel() > 1]
+    assert {"items.input", "items.untied", "blocks.0.out.weight", "blocks.1.out.weight"} <= {name for name, _ in drawn}
+    starts = {tuple(parameter.flatten()[:8].tolist()) for _, parameter in drawn}
+    assert len(starts) == len(drawn)
+
+
+@pytest.mark.parametrize("backbone", ["sasrec", "hstu"])
 def test_forward_and_backward_are_bitwise_reproducible(backbone):
     model = model_of(backbone, position="both", readout="mean", dropout=0.3, attention_dropout=0.2).float().train()
     sequences = [[1, 2, 3, 1, 1], [4], [3, 3, 3, 9]]

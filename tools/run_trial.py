@@ -137,7 +137,7 @@ def _spec(ws: Workspace, session: SessionRecord, trial: TrialRecord, dataset_dir
         trial=trial.handle,
         dataset_dir=str(dataset_dir),
         config=trial.config,
-        seed=trial_seed(session.seed, session.dataset_id, trial.train_hash),
+        seed=trial_seed(session.seed, session.dataset_id),
         device=ws.settings.device,
         threads=ws.settings.threads,
         wall_seconds=ws.session_protocol(session).trial_seconds,
