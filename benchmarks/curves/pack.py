@@ -1,0 +1,47 @@
+"""Make one file of the trials that collect.py has recorded.
+
+    python benchmarks/curves/pack.py curves-out
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # PYTHONSAFEPATH leaves both out
+sys.path.insert(0, str(Path(__file__).parent))
+
+from collect import read_session
+from plan import BACKBONES, SESSIONS, SIZES
+from record import parser_of
+from recorded import CURVES, Curve, needed_epochs, write_curves
+
+
+def curves_in(folder: Path) -> list[Curve]:
+    """The trials in a folder of collect.py, with the ranks of the epochs that comparisons need."""
+    return [
+        Curve(
+            dataset=dataset,
+            backbone=backbone,
+            session=session,
+            number=number,
+            ranks={epoch: trial.ranks[epoch - 1] for epoch in needed_epochs(trial.ndcg10)},
+            **{name: value for name, value in trial._asdict().items() if name != "ranks"},
+        )
+        for dataset in SIZES
+        for backbone in BACKBONES
+        for session in SESSIONS
+        for number, trial in enumerate(read_session(folder, dataset, backbone, session))
+    ]
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
+    parser.add_argument("folder", type=Path, help="the --out of collect.py")
+    parser.add_argument("--out", type=Path, default=CURVES)
+    arguments = parser.parse_args()
+    curves = curves_in(arguments.folder)
+    write_curves(arguments.out, curves)
+    print(f"{len(curves)} trials, {arguments.out.stat().st_size / 1e6:.2f} MB: {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()
