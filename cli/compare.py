@@ -10,17 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .model_options import (
-    BaseUrl,
-    DriverName,
-    KeyFile,
-    MaxSteps,
-    MaxUsd,
-    Model,
-    ModelOptions,
-    PriceFile,
-    WireFormat,
-)
+from .model_options import NO_MODEL, ModelOptions, asks_a_model
 from .options import HERE, Device, Home, Json, Replay, Sandbox, absolute
 
 if TYPE_CHECKING:
@@ -62,6 +52,7 @@ NoLook = Annotated[bool, typer.Option("--no-look", help="Freeze the sessions, an
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Torch threads of a session on CPU.")]
 
 
+@asks_a_model
 def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
     agents: Annotated[
         str,
@@ -93,14 +84,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
     replay: Replay = None,
     settings: Set = "",
     no_look: NoLook = False,
-    model: Model = None,
-    base_url: BaseUrl = None,
-    wire: WireFormat = None,
-    driver: DriverName = None,
-    max_usd: MaxUsd = None,
-    max_steps: MaxSteps = None,
-    key_file: KeyFile = None,
-    prices: PriceFile = None,
+    asked: ModelOptions = NO_MODEL,
     jobs: Jobs = 1,
     threads: Threads = 1,
     device: Device = "auto",
@@ -120,9 +104,6 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
     from ..compare.comparison import compare as run
     from ..data.errors import ConfigError
 
-    asked = ModelOptions.given(
-        key_file, prices, model=model, base_url=base_url, wire=wire, driver=driver, max_usd=max_usd, max_steps=max_steps
-    )
     request = Request(
         home=home,
         out=absolute(out) if out else home / "compare",

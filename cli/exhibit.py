@@ -7,20 +7,11 @@ from typing import Annotated
 import typer
 
 from .compare import MemoryFrom, NoLook, Out, Set, Threads, end, model_choice, progress, words
-from .model_options import (
-    BaseUrl,
-    DriverName,
-    KeyFile,
-    MaxSteps,
-    MaxUsd,
-    Model,
-    ModelOptions,
-    PriceFile,
-    WireFormat,
-)
+from .model_options import NO_MODEL, ModelOptions, asks_a_model
 from .options import HERE, Device, Home, Json, Replay, Sandbox, absolute
 
 
+@asks_a_model
 def exhibit(  # noqa: PLR0913, PLR0917 - one parameter per option
     name: Annotated[str, typer.Argument(help="table1, table2, table3, table4 or figure2.")],
     scale: Annotated[str, typer.Option(help="demo (minutes on a CPU), office, or full (the paper's, on a GPU).")] =
@@ -34,14 +25,7 @@ def exhibit(  # noqa: PLR0913, PLR0917 - one parameter per option
     replay: Replay = None,
     settings: Set = "",
     no_look: NoLook = False,
-    model: Model = None,
-    base_url: BaseUrl = None,
-    wire: WireFormat = None,
-    driver: DriverName = None,
-    max_usd: MaxUsd = None,
-    max_steps: MaxSteps = None,
-    key_file: KeyFile = None,
-    prices: PriceFile = None,
+    asked: ModelOptions = NO_MODEL,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Sessions side by side.")] = 1,
     threads: Threads = 1,
     device: Device = "auto",
@@ -67,9 +51,6 @@ def exhibit(  # noqa: PLR0913, PLR0917 - one parameter per option
     if scale not in SCALES:
         raise ConfigError(f"scale={scale!r} is not known; choose one of {', '.join(SCALES)}")
     size = SCALES[scale]
-    asked = ModelOptions.given(
-        key_file, prices, model=model, base_url=base_url, wire=wire, driver=driver, max_usd=max_usd, max_steps=max_steps
-    )
     request = Request(
         home=home,
         out=absolute(out) if out else home / "exhibits",

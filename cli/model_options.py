@@ -3,6 +3,8 @@
 The file `model.json` of a session holds addresses and the paths of key files, never a key.
 """
 
+import functools
+import inspect
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -21,39 +23,42 @@ if TYPE_CHECKING:
 
 FILE = "model.json"
 
-Model = Annotated[
-    str | None, typer.Option("--model", help="The language model of --agent llm, opro or hybrid.", metavar="NAME")
-]
-BaseUrl = Annotated[
-    str | None,
-    typer.Option(
-        "--base-url", help="Address of the model, e.g. http://localhost:11434/v1.", show_default="of the provider"
-    ),
-]
-WireFormat = Annotated[
-    str | None, typer.Option("--wire", help="Wire format: openai or anthropic.", show_default="from the address")
-]
-DriverName = Annotated[
-    str | None,
-    typer.Option(
-        "--driver",
-        help="stateless: a new bounded prompt in each step; chat: one growing conversation.",
-        show_default="stateless",
-    ),
-]
-MaxUsd = Annotated[
-    float | None, typer.Option("--max-usd", help="Cap in US dollars on the language model.", show_default="none")
-]
-MaxSteps = Annotated[
-    int | None,
-    typer.Option("--max-steps", min=1, help="Replies of the model in one run.", show_default="8 for each trial"),
-]
-KeyFile = Annotated[
-    Path | None, typer.Option("--key-file", help="File with the API key.", show_default="from the environment")
-]
-PriceFile = Annotated[
-    Path | None, typer.Option("--prices", help="A TOML file of prices.", show_default="HOME/prices.toml")
-]
+_OPTIONS: dict[str, Any] = {
+    "model": Annotated[
+        str | None, typer.Option("--model", help="The language model of --agent llm, opro or hybrid.", metavar="NAME")
+    ],
+    "base_url": Annotated[
+        str | None,
+        typer.Option(
+            "--base-url", help="Address of the model, e.g. http://localhost:11434/v1.", show_default="of the provider"
+        ),
+    ],
+    "wire": Annotated[
+        str | None, typer.Option("--wire", help="Wire format: openai or anthropic.", show_default="from the address")
+    ],
+    "driver": Annotated[
+        str | None,
+        typer.Option(
+            "--driver",
+            help="stateless: a new bounded prompt in each step; chat: one growing conversation.",
+            show_default="stateless",
+        ),
+    ],
+    "max_usd": Annotated[
+        float | None, typer.Option("--max-usd", help="Cap in US dollars on the language model.", show_default="none")
+    ],
+    "max_steps": Annotated[
+        int | None,
+        typer.Option("--max-steps", min=1, help="Replies of the model in one run.", show_default="8 for each trial"),
+    ],
+    "key_file": Annotated[
+        Path | None, typer.Option("--key-file", help="File with the API key.", show_default="from the environment")
+    ],
+    "prices": Annotated[
+        Path | None, typer.Option("--prices", help="A TOML file of prices.", show_default="HOME/prices.toml")
+    ],
+}
+"""The options of `asks_a_model` by parameter; each is None if it is not given."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +142,35 @@ class ModelOptions:
         path = _file(home, session)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {name: value for name, value in asdict(self).items() if value is not None}, 0o600)
+
+
+NO_MODEL = ModelOptions()
+"""No option given."""
+
+
+def asks_a_model(command: Callable[..., None]) -> Callable[..., None]:
+    """A command with the options of a language model in place of its parameter `asked`, which gets them as one value.
+
+    Typer reads options from the signature; this one is composed, so that the commands share one declaration of each.
+    """
+
+    @functools.wraps(command)
+    def with_options(**given: Any) -> None:
+        options = {name: given.pop(name) for name in _OPTIONS}
+        command(asked=ModelOptions.given(**options), **given)
+
+    own = inspect.signature(command)
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
+        for name, option in _OPTIONS.items()
+    ]
+    parameters: list[inspect.Parameter] = []
+    for parameter in own.parameters.values():
+        parameters += added if parameter.name == "asked" else [parameter.replace(kind=parameter.KEYWORD_ONLY)]
+    with_options.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {**command.__annotations__, **_OPTIONS}
+    del with_options.__annotations__["asked"]
+    return with_options
 
 
 def remembered(home: Path, session: str) -> ModelOptions:

@@ -6,18 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .memory import existing_memory
-from .model_options import (
-    BaseUrl,
-    DriverName,
-    KeyFile,
-    MaxSteps,
-    MaxUsd,
-    Model,
-    ModelOptions,
-    PriceFile,
-    WireFormat,
-    remembered,
-)
+from .model_options import NO_MODEL, ModelOptions, asks_a_model, remembered
 from .options import (
     AGENT_NAMES,
     HERE,
@@ -98,6 +87,7 @@ def show(session: Session, home: Home = HERE, as_json: Json = False) -> None:
 
 
 @app.command()
+@asks_a_model
 def resume(  # noqa: PLR0913, PLR0917 - one parameter per option
     session: Session,
     agent: Annotated[
@@ -109,14 +99,7 @@ def resume(  # noqa: PLR0913, PLR0917 - one parameter per option
     device: Device = "auto",
     threads: Threads = 0,
     keep_warm: KeepWarm = WARM_SECONDS,
-    model: Model = None,
-    base_url: BaseUrl = None,
-    wire: WireFormat = None,
-    driver: DriverName = None,
-    max_usd: MaxUsd = None,
-    max_steps: MaxSteps = None,
-    key_file: KeyFile = None,
-    prices: PriceFile = None,
+    asked: ModelOptions = NO_MODEL,
     home: Home = HERE,
     as_json: Json = False,
 ) -> None:
@@ -140,10 +123,7 @@ def resume(  # noqa: PLR0913, PLR0917 - one parameter per option
             raise SessionError(describe_end(record, home))
         if record.state == "open":
             _check_dataset(ws, record)
-    options = ModelOptions.given(
-        key_file, prices, model=model, base_url=base_url, wire=wire, driver=driver, max_usd=max_usd, max_steps=max_steps
-    )
-    asked = options.over(remembered(home, session))
+    asked = asked.over(remembered(home, session))
     name = agent or agent_of(record)
     if name in ASKING:
         asked.check(home)

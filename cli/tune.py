@@ -6,17 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .model_options import (
-    BaseUrl,
-    DriverName,
-    KeyFile,
-    MaxSteps,
-    MaxUsd,
-    Model,
-    ModelOptions,
-    PriceFile,
-    WireFormat,
-)
+from .model_options import NO_MODEL, ModelOptions, asks_a_model
 from .options import (
     HERE,
     WARM_SECONDS,
@@ -44,6 +34,7 @@ if TYPE_CHECKING:
     from ..tools.workspace import Settings
 
 
+@asks_a_model
 def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
     dataset: Annotated[
         str, typer.Argument(help="demo, the name of a registered or public dataset, or the path of a log file.")
@@ -63,14 +54,7 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
     keep_warm: KeepWarm = WARM_SECONDS,
     sandbox: Sandbox = None,
     replay: Replay = None,
-    model: Model = None,
-    base_url: BaseUrl = None,
-    wire: WireFormat = None,
-    driver: DriverName = None,
-    max_usd: MaxUsd = None,
-    max_steps: MaxSteps = None,
-    key_file: KeyFile = None,
-    prices: PriceFile = None,
+    asked: ModelOptions = NO_MODEL,
     home: Home = HERE,
     as_json: Json = False,
 ) -> None:
@@ -92,9 +76,6 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
         raise ConfigError(f"backbone={backbone!r} is not known; choose sasrec or hstu")
     start = seeding_named(seeding)
     check_agent(agent)  # before the dataset is prepared
-    asked = ModelOptions.given(
-        key_file, prices, model=model, base_url=base_url, wire=wire, driver=driver, max_usd=max_usd, max_steps=max_steps
-    )
     if agent in ASKING:
         asked.check(home)
     settings = make_settings(

@@ -43,7 +43,7 @@ class TrialResult(_Value):
     """One trial that used budget; `ndcg10` (validation) is None unless it finished."""
 
     trial: str
-    status: Literal["running", "finished", "crashed", "cancelled"]
+    status: Literal["running", "finished", "stopped", "crashed", "cancelled"]
     verdict: str | None
     ndcg10: float | None
     ndcg10_se: float | None

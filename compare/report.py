@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..data.atomic import write_bytes
 from ..data.errors import HomeError
 from ..data.wording import counted
+from ..report.templates import page_template
 from .caveats import Setting
 from .outcome import SessionResult
 from .summary import Summary
@@ -102,12 +102,6 @@ def as_markdown(document: Document) -> str:
 
 def render(document: Document) -> str:
     """The report as one HTML page that loads nothing and runs no script; the template escapes all text."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     tables = [*document.tables, *document.quoted]
-    return environment.get_template("compare.html.j2").render(document=document, tables=tables, Markup=Markup)
+    template = page_template(Path(__file__).with_name("compare.html.j2"))
+    return template.render(document=document, tables=tables, Markup=Markup)

@@ -15,10 +15,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
 from .database import MemoryDatabase, Repository, reads
-from .measurements import CONFIGURATION_COLUMNS
+from .measurements import CONFIGURATION_COLUMNS, CURVE_COLUMNS
 from .pooling import Sums, pooled_effect
 from .portfolio import Run, choose
-from .records import ConfigurationRecord, RuleKind, RuleRecord, SummaryRecord
+from .records import ConfigurationRecord, CurveRecord, RuleKind, RuleRecord, SummaryRecord
 from .rows import Row, from_row, to_json
 from .rules import RULE_COLUMNS, Rules, confidence, rule_record, with_counts
 from .similarity import text_similarity
@@ -209,6 +209,16 @@ class Knowledge(Repository):
         """The newest `limit` Cognition Summaries, oldest first."""
         query = f"SELECT {SUMMARY_COLUMNS} FROM summaries WHERE {{scope}} ORDER BY id DESC LIMIT :limit"
         return [summary_record(row) for row in self._rows(query, limit=limit)][::-1]
+
+    @reads
+    def curves(self, backbone: str, limit: int = 500) -> list[CurveRecord]:
+        """The newest `limit` learning curves of closed sessions with this backbone, oldest first."""
+        query = (
+            f"SELECT {CURVE_COLUMNS} FROM curves WHERE backbone = :backbone AND {{scope}} ORDER BY rowid DESC "
+            "LIMIT :limit"
+        )
+        rows = self._rows(query, backbone=backbone, limit=limit)
+        return [CurveRecord.model_validate(from_row(row, ["config", "epochs", "ndcg10"])) for row in rows][::-1]
 
     @reads
     def avoid_rules(

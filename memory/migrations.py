@@ -1,7 +1,7 @@
 """The schema of memory.db as a series of migrations. A released migration is never edited.
 
-The schema itself enforces the invariants, whatever the callers do: session states go one way, a session has at most one
-running trial, a trial ends once, and a session that is not open accepts no trials or reflections.
+The schema itself enforces the invariants, whatever the callers do: session states go one way, a session has at most
+`parallel` running trials, a trial ends once, and a session that is not open accepts no trials or reflections.
 """
 
 import json
@@ -11,6 +11,7 @@ from sqlite_utils.migrations import Migrations
 
 from .ledger_schema import LEDGER_TABLES
 from .text import content_key, source_key
+from .trials_schema import TRIALS_MAY_BE_STOPPED
 
 MIGRATIONS = Migrations("virtualmle.memory")
 
@@ -402,3 +403,41 @@ def m014_sessions_may_be_replayed(db: Database) -> None:
     db.executescript("""
         ALTER TABLE sessions ADD COLUMN replay TEXT NOT NULL DEFAULT '{}' CHECK (json_valid(replay));
     """)
+
+
+@MIGRATIONS()
+def m015_trials_may_be_stopped_and_run_side_by_side(db: Database) -> None:
+    """Status `stopped`, several running trials per session, and trials that repeat another one for a confirmation."""
+    db.executescript(TRIALS_MAY_BE_STOPPED)
+
+
+@MIGRATIONS()
+def m016_learning_curves_outlive_their_session(db: Database) -> None:
+    """Learning curves of trials that trained to their end, in closed sessions, as `racing` uses them."""
+    db.executescript("""
+        CREATE TABLE curves (
+            session TEXT NOT NULL,
+            trial TEXT NOT NULL,
+            dataset TEXT NOT NULL,
+            dataset_id TEXT NOT NULL,
+            backbone TEXT NOT NULL,
+            users INTEGER NOT NULL CHECK (users > 0),
+            config TEXT NOT NULL CHECK (json_valid(config)),
+            epochs TEXT NOT NULL CHECK (json_array_length(epochs) > 0),
+            ndcg10 TEXT NOT NULL CHECK (json_array_length(ndcg10) = json_array_length(epochs)),
+            PRIMARY KEY (session, trial)
+        );
+        CREATE INDEX curves_by_backbone ON curves (backbone, dataset);
+    """)
+    rows = db.execute("""
+        SELECT trials.session, handle, dataset, dataset_id, backbone, json_extract(profile, '$.users'), config, curve
+          FROM trials JOIN sessions ON sessions.id = trials.session
+         WHERE sessions.state <> 'open' AND trials.status = 'finished' AND sessions.replay = '{}'
+           AND json_extract(profile, '$.users') > 0 AND json_array_length(curve) > 0
+           AND NOT coalesce(json_extract(details, '$.rescored'), 0)
+    """).fetchall()
+    for *columns, curve in rows:
+        points = [(epoch["epoch"], epoch["ndcg10"]) for epoch in json.loads(curve) if "ndcg10" in epoch]
+        if points:
+            values = [json.dumps(part) for part in zip(*points, strict=True)]
+            db.execute("INSERT INTO curves VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", [*columns, *values])

@@ -1,4 +1,4 @@
-"""Export and import of cognition: the rules, summaries, effects and configurations of a memory, as one file.
+"""Export and import of cognition: rules, summaries, effects, configurations and curves of a memory, as one file.
 
 A file contains only knowledge derived from training and validation data: no interactions, items or users, no trials of
 open sessions, nothing about test targets. Merging only adds: existing entries are not changed, and a second import of
@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from sqlite_utils import Database
 
 from ..data.errors import ConfigError
-from .measurements import CONFIGURATION_COLUMNS
-from .records import ConfigurationRecord, EffectRecord, RuleKind, RuleRecord, SummaryRecord
+from .measurements import CONFIGURATION_COLUMNS, CURVE_COLUMNS
+from .records import ConfigurationRecord, CurveRecord, EffectRecord, RuleKind, RuleRecord, SummaryRecord
 from .rows import from_row, insert, insert_or_ignore, to_json, to_row
 from .rules import RULE_COLUMNS
 from .sessions import store_profile
@@ -106,6 +106,26 @@ class Configuration(_Entry):
     gain: Number | None
 
 
+class Curve(_Entry):
+    """The learning curve of a trial."""
+
+    session: Name
+    trial: Name
+    dataset: Name
+    dataset_id: Name
+    backbone: Name
+    users: int = Field(ge=1, le=10**9)
+    config: dict[Name, bool | int | float | Name]
+    epochs: list[Annotated[int, Field(ge=1, le=10_000)]] = Field(min_length=1, max_length=10_000)
+    ndcg10: list[Annotated[float, Field(ge=0, le=1)]] = Field(min_length=1, max_length=10_000)
+
+    @model_validator(mode="after")
+    def _one_value_per_epoch(self) -> "Curve":
+        if len(self.epochs) != len(self.ndcg10) or sorted(set(self.epochs)) != self.epochs:
+            raise ValueError("a curve has one value for each of its epochs, which ascend")
+        return self
+
+
 class Cognition(_Entry):
     """The file: its format, its origin, and its contents."""
 
@@ -117,6 +137,7 @@ class Cognition(_Entry):
     summaries: list[Summary] = Field(max_length=MAX_ENTRIES)
     effects: list[Effect] = Field(max_length=MAX_ENTRIES)
     configurations: list[Configuration] = Field(max_length=MAX_ENTRIES)
+    curves: list[Curve] = Field([], max_length=MAX_ENTRIES, description="absent from files of earlier versions")
 
 
 class MergeCounts(BaseModel):
@@ -127,6 +148,7 @@ class MergeCounts(BaseModel):
     summaries: int = 0
     effects: int = 0
     configurations: int = 0
+    curves: int = 0
 
 
 def read_cognition(file: Path) -> Cognition:
@@ -167,6 +189,10 @@ def collect(memory: Memory) -> Cognition:
                 Configuration(**from_row(row, ["config"]) | {"session": name(row["session"])})
                 for row in db.query(f"SELECT {CONFIGURATION_COLUMNS} FROM configurations")
             ],
+            curves=[
+                Curve(**from_row(row, ["config", "epochs", "ndcg10"]) | {"session": name(row["session"])})
+                for row in db.query(f"SELECT {CURVE_COLUMNS} FROM curves ORDER BY rowid")
+            ],
         )
 
 
@@ -190,6 +216,7 @@ def merge(memory: Memory, cognition: Cognition) -> MergeCounts:
         memory.measurements.add(
             [ConfigurationRecord(**_cleaned(c) | {"session": name(c.session)}) for c in cognition.configurations],
             [EffectRecord(**_cleaned(e) | {"session": name(e.session)}) for e in cognition.effects],
+            [CurveRecord(**_cleaned(c) | {"session": name(c.session)}) for c in cognition.curves],
         )
         after = _row_counts(db)
         return MergeCounts(**{table: after[table] - before[table] for table in after})

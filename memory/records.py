@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from ..models.config import TrialConfig
 
 SessionState = Literal["open", "frozen", "attempted", "revealed", "void"]
-TrialStatus = Literal["running", "finished", "crashed", "cancelled"]
+TrialStatus = Literal["running", "finished", "stopped", "crashed", "cancelled"]
 Verdict = Literal["keep", "discard", "crash"]
 RuleKind = Literal["prefer", "avoid", "insight"]
 Check = Literal["supported", "contradicted", "unverified"]  # status of a rule
@@ -53,6 +53,7 @@ class SessionRecord(_Record):
     protocol_text: str
     max_trials: int
     max_train_seconds: float
+    parallel: int = 1  # how many of its trials may run at a time
     with_reflection: bool = True
     with_memory: bool = True
     memory_from: list[str] = []  # names of the only datasets whose knowledge it may use; empty = all
@@ -70,7 +71,7 @@ class SessionRecord(_Record):
 class TrialOutcome(_Record):
     """The outcome of a trial, written when it ends; the server measures every number."""
 
-    status: Literal["finished", "crashed", "cancelled"]
+    status: Literal["finished", "stopped", "crashed", "cancelled"]
     verdict: Verdict | None = None
     reason: str = ""  # the rule that produced the verdict, with its numbers
     cause: str | None = None  # of a crash; None otherwise
@@ -85,7 +86,8 @@ class TrialOutcome(_Record):
     curve: list[dict[str, Any]] = []
     details: dict[str, Any] = {}  # model_ndcg10, train_ndcg10, ties, best_epoch, device, rescored, metrics_se, …;
     # of a crash: machine_fault; of a sweep: sweep, a list with the figures of every setting; of a trial that an earlier
-    # session measured: reused_from
+    # session measured: reused_from; of a stopped trial: stopped, the cause in numbers, and bound, the upper bound of
+    # NDCG@10
     parameters: int = 0
     train_seconds: float = 0.0  # counted against the budget
     wall_seconds: float = 0.0
@@ -121,6 +123,8 @@ class TrialRecord(_Record):
     override_reason: str | None = None  # why a discard heuristic was overridden
     proposal: FollowedProposal | None = None
     sweep: Sweep | None = None  # None = a trial of one configuration
+    repetition: int = 0  # counts from 1 for the trials that confirm another one under further seeds
+    repeats: str | None = None  # the handle of the trial that a repetition confirms
     status: TrialStatus = "running"
     outcome: TrialOutcome | None = None  # None while the trial is running
     reflected: bool = False
@@ -247,6 +251,20 @@ class ConfigurationRecord(_Record):
     config_hash: str
     ndcg: float
     gain: float | None = None
+
+
+class CurveRecord(_Record):
+    """The learning curve of a trial of a closed session that trained to its end; NDCG@10 of the bare model."""
+
+    session: str
+    trial: str
+    dataset: str
+    dataset_id: str
+    backbone: str
+    users: int
+    config: dict[str, Any]
+    epochs: list[int]  # the evaluated epochs, ascending
+    ndcg10: list[float]  # after each of them
 
 
 class SummaryRecord(_Record):

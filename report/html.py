@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from .. import __version__
@@ -20,6 +19,7 @@ from ..sandbox.program import trials_used
 from . import formats
 from .gather import ReportData, gather, ndcg
 from .tables import STYLES, test_sentence, verdict_label
+from .templates import page_template
 
 
 def write_report(home: Path, session: str) -> Path:
@@ -42,14 +42,7 @@ def render(data: ReportData) -> str:
     """The report as HTML."""
     from .plots import best_so_far, knob_effects  # noqa: PLC0415 - matplotlib is slow to import
 
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(
+    return page_template(Path(__file__).with_name("report.html.j2")).render(
         data=data,
         session=data.session,
         formats=formats,

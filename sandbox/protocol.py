@@ -6,7 +6,7 @@ Values beyond the engine's bounds are refused, with the line number.
 
 import hashlib
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -19,6 +19,9 @@ from .page import Entry, Page, read_page
 PACKAGED = Path(__file__).resolve().parents[1] / "SANDBOX.md"
 PAGES = PACKAGED.with_name("sandboxes")
 """The directory of further pages that are shipped with the package."""
+
+MAX_PARALLEL = 64
+"""Trials of one session at a time, at most."""
 
 
 class Protocol(BaseModel):
@@ -35,6 +38,8 @@ class Protocol(BaseModel):
     require_reflection: bool
     target_ndcg: float | None = Field(None, gt=0, le=1)
     max_sweep: int = Field(24, ge=1, le=100)  # settings of one sweep
+    parallel: Annotated[int, Field(ge=1, le=MAX_PARALLEL)] | Literal["auto"] = 1  # trials of a session at a time
+    racing: bool = False  # stop trials that would not be kept; a page without the row is of an earlier version
     reuse_trials: bool = True  # a trial that an earlier session has measured is not run again
     max_llm_usd: float | None = Field(None, gt=0, le=1e6)  # cost limit of the session's language model
     space: ActionSpace

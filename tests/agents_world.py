@@ -113,7 +113,7 @@ class World:
                 assert trial == self.running
                 self.running = None
             case ReadMemory():
-                pass  # the outcome has what it returns
+                assert action.view  # it changes nothing; the outcome has what it returns
             case Finalize():
                 self.over = action
 

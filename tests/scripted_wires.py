@@ -4,6 +4,7 @@ Written from the providers' documents, independently of agents/llm, so that the 
 """
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,31 +12,31 @@ if TYPE_CHECKING:
     from tests.scripted_endpoint import Answer, Failure
 
 
-class Wire:
+class Wire(ABC):
     """A wire format."""
 
     name = ""
     path = ""
 
+    @abstractmethod
     def key_of(self, headers: Mapping[str, str]) -> str | None:
         """The API key of a request."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reply(self, model: str, number: int, answer: "Answer", tokens: Mapping[str, int]) -> dict[str, Any]:
         """The body of a reply."""
-        raise NotImplementedError
 
+    @abstractmethod
     def error(self, failure: "Failure") -> dict[str, Any]:
         """The body of an error."""
-        raise NotImplementedError
 
+    @abstractmethod
     def temperature_complaint(self, value: float) -> "Failure":
         """The error for a model that accepts no temperature."""
-        raise NotImplementedError
 
+    @abstractmethod
     def cached_prefix(self, body: Mapping[str, Any]) -> str:
         """The text up to the last part that is marked to be cached."""
-        raise NotImplementedError
 
 
 class OpenAI(Wire):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlite_utils import Database
 
-from virtualmle.data.errors import MemoryStoreError
+from virtualmle.data.errors import MemoryStoreError, SessionError
 from virtualmle.memory.migrations import MIGRATIONS
 from virtualmle.memory.records import (
     ReflectionRecord,
@@ -161,14 +161,121 @@ def test_the_file_is_in_wal_mode_with_foreign_keys_and_the_busy_timeout_on(memor
         db.execute("INSERT INTO rule_counts VALUES (7, '', 0, 0, '[]', '', '')")
 
 
-def test_the_schema_allows_one_running_trial_per_session(memory: Memory) -> None:
+def another_trial(db: Database, handle: str, status: str = "running") -> None:
+    """Insert a copy of trial t001 past the checks of the store."""
+    columns = [column.name for column in db.table("trials").columns]
+    values = {"handle": f"'{handle}'", "number": str(int(handle[1:])), "status": f"'{status}'"}
+    selected = ", ".join(values.get(name, name) for name in columns)
+    db.execute(f"INSERT INTO trials SELECT {selected} FROM trials WHERE handle = 't001'")
+
+
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_the_schema_allows_as_many_running_trials_per_session_as_its_parallel(memory: Memory, parallel: int) -> None:
+    memory.sessions.open(SESSION.model_copy(update={"parallel": parallel}))
+    memory.sessions.open(SESSION.model_copy(update={"parallel": 9}))
+    memory.trials.start(TRIAL)
+    with memory.database.writing() as db:
+        for number in range(2, parallel + 1):
+            another_trial(db, f"t{number:03d}")
+    for handle in ("t008", "t009"):
+        with pytest.raises(sqlite3.IntegrityError, match="already runs as many"), memory.database.writing() as db:
+            another_trial(db, handle)
+    with pytest.raises(sqlite3.IntegrityError, match="stays in its session"), memory.database.writing() as db:
+        db.execute("UPDATE trials SET session = 'demo-hstu-2'")
+    assert memory.trials.finish("demo-hstu-1", "t001", TrialOutcome(status="cancelled"))
+    assert memory.trials.all("demo-hstu-1")[-1].number == parallel
+    with memory.database.writing() as db:
+        db.execute("UPDATE trials SET status = 'cancelled', finished_at = '', metrics = '{}' WHERE status = 'running'")
+    assert memory.trials.start(TRIAL).number == parallel + 1
+
+
+def test_the_schema_gives_a_stopped_trial_no_metrics_and_no_keep(memory: Memory) -> None:
     memory.sessions.open(SESSION)
     memory.trials.start(TRIAL)
-    copy = "INSERT INTO trials SELECT session, 't002', 2, " + ", ".join(
-        column.name for column in memory.database.db.table("trials").columns[3:]
-    )
-    with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"), memory.database.writing() as db:
-        db.execute(copy + " FROM trials")
+    for change in ({"metrics": {"ndcg@10": 0.1}}, {"verdict": "keep"}, {"verdict": None}):
+        outcome = TrialOutcome(status="stopped", verdict="discard").model_copy(update=change)
+        with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
+            memory.trials.finish("demo-hstu-1", "t001", outcome)
+    assert memory.trials.finish("demo-hstu-1", "t001", TrialOutcome(status="stopped", verdict="discard"))
+
+
+def test_only_a_repetition_names_the_trial_that_it_repeats(memory: Memory) -> None:
+    memory.sessions.open(SESSION)
+    memory.trials.start(TRIAL)
+    memory.trials.finish("demo-hstu-1", "t001", TrialOutcome(status="cancelled"))
+    for update in ({"repetition": 1}, {"repeats": "t001"}, {"repetition": 1, "repeats": "t009"}):
+        with pytest.raises(sqlite3.IntegrityError):
+            memory.trials.start(TRIAL.model_copy(update=update))
+    again = memory.trials.start(TRIAL.model_copy(update={"repetition": 1, "repeats": "t001"}))
+    assert memory.trials.get("demo-hstu-1", again.handle).repeats == "t001"
+
+
+def full_database(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """A memory.db at m014 with rows in every table that refers to trials, and a running trial; returns its rows."""
+    database = Database(path)
+    MIGRATIONS.apply(database, stop_before="m015_trials_may_be_stopped_and_run_side_by_side")
+    database.execute("PRAGMA foreign_keys = ON")
+    database.executescript("""
+        INSERT INTO sessions (id, dataset, dataset_id, backbone, state, seed, protocol_hash, protocol_text, max_trials,
+            max_train_seconds, with_reflection, with_memory, profile, client, opened_at) VALUES
+            ('demo-hstu-1', 'demo', 'd1', 'hstu', 'open', 7, 'p', 'rules', 9, 60.0, 1, 1, '{}', 'me', 'then'),
+            ('demo-hstu-2', 'demo', 'd1', 'hstu', 'open', 7, 'p', 'rules', 9, 60.0, 1, 1, '{}', 'me', 'then');
+        INSERT INTO trials (session, handle, number, base, changes, config, config_hash, train_hash, hypothesis,
+            override_reason, status, verdict, reason, cause, metrics, ndcg_se, incumbent_before, delta, delta_se, z,
+            base_delta, base_delta_se, curve, details, parameters, train_seconds, wall_seconds, created_at, finished_at,
+            proposal, sweep) VALUES
+            ('demo-hstu-2', 't001', 1, 'default', '{}', '{"lr": 0.1}', 'c', 't', '{"dimension": "capacity"}', 'why',
+            'finished', 'keep', 'first', NULL, '{"ndcg@10": 0.0512345678901234}', 0.001, NULL, NULL, NULL, NULL, NULL,
+            NULL, '[{"epoch": 1}]', '{"ties": 3}', 7, 1.5, 2.5, 'then', 'later',
+            '{"source": "pair", "evidence": "none", "changes": {}, "whole": true, "expected_delta": 0, "sd": 1}',
+            '{"settings": [{}]}'),
+            ('demo-hstu-1', 't001', 1, 'default', '{}', '{}', 'c', 't', NULL, NULL, 'crashed', 'crash', 'lost', 'out of
+memory', '{}', NULL, NULL, NULL, NULL, NULL, NULL, NULL, '[]', '{}', 0, 0.0, 0.0, 'then', 'later', NULL, NULL),
+            ('demo-hstu-1', 't002', 2, 't001', '{}', '{}', 'd', 't', NULL, NULL, 'running', NULL, NULL, NULL, NULL,
+            NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'then', NULL, NULL, NULL);
+        INSERT INTO reflections (session, trial, what_changed, verdict, helped, dimension, evidence, cause, lesson,
+            next_step, "check", check_note, created_at) VALUES ('demo-hstu-2', 't001', '', 'keep', 'yes', 'capacity',
+            '[]', '', 'wider layers helped', '', 'supported', '', 'then');
+        INSERT INTO earlier_reflections VALUES ('demo-hstu-2', 't001', 1, 'no', 'capacity', NULL, '[]', '', 'no', '',
+            'contradicted', '', 'then');
+        UPDATE sessions SET state = 'frozen', frozen_at = 'then', selected = 't001' WHERE id = 'demo-hstu-2';
+    """)
+    rows = {name: list(database.table(name).rows) for name in TABLES_WITH_TRIALS}
+    database.close()
+    return rows
+
+
+TABLES_WITH_TRIALS = ("sessions", "trials", "reflections", "earlier_reflections")
+GUARDS_OF_TRIALS = {"trials_while_open", "trials_end_once", "trials_stay_in_their_session", "trials_running_at_most"}
+
+
+def test_the_table_of_trials_is_replaced_without_losing_a_row_a_guard_or_a_reference(path: Path) -> None:
+    before = full_database(path)
+    with Memory(path) as memory:
+        db = memory.database.db
+        for name in TABLES_WITH_TRIALS:
+            kept = [{column: row[column] for column in before[name][0]} for row in db.table(name).rows]
+            assert kept == before[name]
+        assert db.execute("PRAGMA foreign_key_check").fetchall() == []
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert {trigger.name for trigger in db.triggers if trigger.table == "trials"} == GUARDS_OF_TRIALS
+        assert {index.name for index in db.table("trials").indexes} >= {"trials_by_config", "trials_by_configuration"}
+        finished = memory.trials.get("demo-hstu-2", "t001")
+        assert (finished.status, finished.repetition, finished.repeats) == ("finished", 0, None)
+        assert memory.sessions.get("demo-hstu-1").parallel == 1
+        for refused in (
+            "DELETE FROM trials WHERE session = 'demo-hstu-2'",
+            "INSERT INTO reflections SELECT NULL, session, 't009', what_changed, verdict, helped, dimension, effect, "
+            "evidence, cause, lesson, next_step, \"check\", check_note, NULL, 1, created_at FROM reflections",
+            "UPDATE trials SET reason = 'better' WHERE session = 'demo-hstu-2'",
+            "INSERT INTO trials SELECT session, 't002', 2, base, " + ", ".join(list(before["trials"][0])[4:])
+            + ", 0, NULL FROM trials WHERE session = 'demo-hstu-2'",
+        ):  # fmt: skip
+            with pytest.raises(sqlite3.IntegrityError), memory.database.writing() as writing:
+                writing.execute(refused)
+        with pytest.raises(SessionError, match="still running"):
+            memory.trials.start(TRIAL)
+        assert memory.trials.finish("demo-hstu-1", "t002", TrialOutcome(status="stopped", verdict="discard"))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What a closed session passes on to later ones, computed from its trials: selection, effects, good configurations.
+"""What a closed session passes on, computed from its trials: selection, effects, good configurations, curves.
 
 `finalize` stores all of it before the test set is opened, so it contains validation figures only.
 """
@@ -6,7 +6,7 @@
 from typing import Any
 
 from ..data.errors import SessionError
-from ..memory.records import ConfigurationRecord, EffectRecord, SessionRecord, TrialRecord
+from ..memory.records import ConfigurationRecord, CurveRecord, EffectRecord, SessionRecord, TrialRecord
 from ..sandbox.effects import coverage, knob_effects
 from ..sandbox.joint import evidence
 from ..sandbox.regime import regime
@@ -86,6 +86,28 @@ def session_effects(ws: Workspace, session: SessionRecord, trials: list[TrialRec
             weighted=found.effect * found.se**-2,
         )
         for found in evidence(trials, default)
+    ]
+
+
+def complete_curves(session: SessionRecord, trials: list[TrialRecord]) -> list[CurveRecord]:
+    """The learning curves of the trials that trained to their end, one per trained model; none of a replay."""
+    if session.replay or not session.profile.get("users"):
+        return []
+    first = {trial.train_hash: trial for trial in reversed(trials) if trial.status == "finished"}
+    return [
+        CurveRecord(
+            session=session.id,
+            trial=trial.handle,
+            dataset=session.dataset,
+            dataset_id=session.dataset_id,
+            backbone=session.backbone,
+            users=session.profile["users"],
+            config=trial.config,
+            epochs=[epoch["epoch"] for epoch in trial.outcome.curve],
+            ndcg10=[epoch["ndcg10"] for epoch in trial.outcome.curve],
+        )
+        for trial in sorted(first.values(), key=lambda trial: trial.number)
+        if trial.outcome and trial.outcome.curve
     ]
 
 

@@ -15,7 +15,7 @@ from ..sandbox.program import trials_measured
 from ..sandbox.statistics import selection_inflation
 from ..training.spec import CHECKPOINT
 from ..trials.warm import retire
-from .cognition import computed_summary, good_configurations, select, session_effects
+from .cognition import complete_curves, computed_summary, good_configurations, select, session_effects
 from .results import FinalResult
 from .rule_counts import count_rules
 from .sync import sync_session
@@ -91,7 +91,11 @@ def freeze(ws: Workspace, session: SessionRecord, text: str, rules: list[RuleInp
 def _store_measurements(ws: Workspace, session: SessionRecord) -> None:
     """Store the measurements of a closed session in long-term memory; a second call has no effect."""
     trials = ws.memory.trials.all(session.id)
-    ws.memory.measurements.add(good_configurations(ws, session, trials), session_effects(ws, session, trials))
+    ws.memory.measurements.add(
+        good_configurations(ws, session, trials),
+        session_effects(ws, session, trials),
+        complete_curves(session, trials),
+    )
 
 
 def _look(ws: Workspace, session: SessionRecord) -> FinalResult:

@@ -63,7 +63,7 @@ class TrialObservation(BaseModel):
 
     session: str
     trial: str
-    status: Literal["running", "finished", "crashed", "cancelled"]
+    status: Literal["running", "finished", "stopped", "crashed", "cancelled"]
     duplicate: bool = Field(default=False, description="true: already tried before; no budget was spent")
     changes: dict[str, Any] = {}
     base: str = "default"

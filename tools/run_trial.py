@@ -16,6 +16,7 @@ from ..trials.replay import serve
 from .guidance import budget_of, pending_reflection
 from .observation import observe
 from .proposing import followed_proposal
+from .racing import prepare_race
 from .results import TrialObservation
 from .reuse import copy_equal_trial
 from .sync import sync_session
@@ -101,6 +102,7 @@ def start_trial(ws: Workspace, session: SessionRecord, request: TrialRecord, dat
         if cells:
             serve(cells, spec, directory)
         elif not copy_equal_trial(ws, session, started, spec, directory):
+            prepare_race(ws, session, started, spec, directory)
             launch(spec, directory, inbox=ws.inbox(session.id), keep_warm=ws.settings.keep_warm, cwd=ws.home)
     except TrialError as error:
         machine_fault = isinstance(error, MachineError)

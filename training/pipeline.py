@@ -21,6 +21,7 @@ from ..models.build import num_parameters
 from ..models.config import TrialConfig
 from ..models.priors import PriorTables
 from .checkpoint import save_checkpoint
+from .epoch_ranks import race_in, write_epoch_ranks
 from .errors import StateError
 from .evaluate import encode_users, evaluate_variants, train_histories, train_sample_ndcg
 from .metrics import best_setting, clip_ranks, metrics_from_ranks
@@ -34,7 +35,10 @@ DEFAULT_THREADS = torch.get_num_threads()
 
 
 def run(trial: Trial, spec: TrialSpec) -> None:
-    """Train or reuse a model, score it, and write ranks, states and checkpoint; the result is recorded in `trial`."""
+    """Train or reuse a model, score it, and write ranks, states and checkpoint; the result is recorded in `trial`.
+
+    Of a trial that racing stops, only the ranks of its epochs and its training state are written.
+    """
     device = set_up_device(spec.device, spec.threads)
     config = TrialConfig(**spec.config)
     trial.record(device=_device_name(device))
@@ -42,6 +46,10 @@ def run(trial: Trial, spec: TrialSpec) -> None:
     dataset = load_dataset(Path(spec.dataset_dir))
     trial.report(stage="training", training_since=time.time())
     fitted = _reuse(trial, spec, config, device) if spec.rescore_from else _train(trial, spec, config, dataset, device)
+    if fitted.epoch_ranks:
+        write_epoch_ranks(trial.directory, fitted.epoch_ranks)
+    if fitted.stopped:
+        return  # the training state stays, so that a later trial can continue
     trial.report(stage="scoring")
     started = time.perf_counter()
     states = _user_states(spec, fitted, config, dataset)
@@ -78,18 +86,28 @@ def _train(
     trial: Trial, spec: TrialSpec, config: TrialConfig, dataset: PreparedDataset, device: torch.device
 ) -> FitResult:
     resume_from = Path(spec.resume_from) / STATE if spec.resume_from else None
+    race = race_in(trial.directory)
+
+    def train(state: Path | None) -> FitResult:
+        return fit(config, dataset, spec.seed, device, trial.add_epoch, trial.directory / STATE, state, race=race)
+
     try:
-        fitted = fit(config, dataset, spec.seed, device, trial.add_epoch, trial.directory / STATE, resume_from)
+        fitted = train(resume_from)
     except StateError as error:
         print(f"training from scratch: {error}", flush=True)
-        fitted = fit(config, dataset, spec.seed, device, trial.add_epoch, trial.directory / STATE)
+        fitted = train(None)
     trial.record(
         curve=fitted.curve,
         best_epoch=fitted.best_epoch,
         model_ndcg10=fitted.curve[fitted.best_epoch - 1].ndcg10,
-        train_ndcg10=train_sample_ndcg(fitted.model, dataset, config),
-        popularity_ndcg10=popularity_ndcg10(dataset),
+        parameters=num_parameters(fitted.model),
+        stopped=fitted.stopped,
     )
+    if not fitted.stopped:
+        trial.record(
+            train_ndcg10=train_sample_ndcg(fitted.model, dataset, config),
+            popularity_ndcg10=popularity_ndcg10(dataset),
+        )
     return fitted
 
 

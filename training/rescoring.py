@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ..models.config import SCORING_KNOBS, TrialConfig, train_part
 from .checkpoint import load_checkpoint
+from .epoch_ranks import read_epoch_ranks
 from .errors import TrainingError
-from .spec import CHECKPOINT, USERS, TrialResult, read_result, read_spec
+from .spec import CHECKPOINT, EPOCH_RANKS, USERS, TrialResult, read_result, read_spec
 from .trainer import FitResult
 
 
@@ -30,7 +31,8 @@ def load_trained(source: Path, config: TrialConfig, seed: int, device: torch.dev
             f"only scoring knobs may differ from the trial to re-score; {', '.join(differing) or 'seed'} "
             "differs too: leave rescore_from out to train"
         )
-    return FitResult(model.to(device), result.curve, result.best_epoch), result
+    ranks = read_epoch_ranks(source / EPOCH_RANKS)
+    return FitResult(model.to(device), result.curve, result.best_epoch, [] if ranks is None else list(ranks)), result
 
 
 def swept_configs(config: TrialConfig, settings: Sequence[Mapping[str, Any]]) -> list[TrialConfig]:

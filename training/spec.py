@@ -9,7 +9,11 @@ This module does not import torch, because the launcher imports it as well as th
     ranks.npy                int32 (num_users,): rank of each user's validation target, 1 = best
     checkpoint.safetensors   weights of the best epoch
     users.npy                float32 (num_users, hidden_dim): the user states that were scored, for re-scoring
-    training_state.safetensors   only while training: the state from which a killed trial can resume
+    epoch_ranks.npy          uint8 (num_evaluated, num_users): ranks of the bare model after each evaluated epoch,
+                             those above 255 as 255; of a resumed trial, the rows of the earlier epochs come first
+    training_state.safetensors   only while training, and of a stopped trial: the state from which it can resume
+    race.json                if the trial is raced: the RaceContext (racing.py), written before the process starts
+    incumbent_ranks.npy      if the trial is raced: the epoch_ranks.npy of the incumbent
     log.txt                  standard output and standard error of the process
 """
 
@@ -22,11 +26,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from .. import __version__
 from ..data.atomic import write_bytes
 from ..data.errors import TrialError
+from .racing import StopCause
 
 SPEC, PROGRESS, RESULT = "spec.json", "progress.json", "result.json"
 RANKS, CHECKPOINT, LOG = "ranks.npy", "checkpoint.safetensors", "log.txt"
 USERS, STATE = "users.npy", "training_state.safetensors"
-SWEPT_RANKS = "swept_ranks.npy"
+SWEPT_RANKS, EPOCH_RANKS = "swept_ranks.npy", "epoch_ranks.npy"
+RACE, INCUMBENT_RANKS = "race.json", "incumbent_ranks.npy"
 LEASE_FILE = "lease.json"  # written by the launcher; a warm worker renames its order to this file
 ORDER_PATTERN = "order-*.json"  # in an inbox: written by trials/warm.py, claimed by the worker
 
@@ -73,11 +79,12 @@ class TrialProgress(BaseModel):
 
 
 class TrialResult(BaseModel):
-    """The result of a trial. With `status="failed"` it has a cause and no metrics."""
+    """The result of a trial. Only with `status="finished"` it has metrics; with "failed" it has a cause."""
 
-    status: Literal["finished", "failed"]
+    status: Literal["finished", "stopped", "failed"]
     cause: str | None = None  # one sentence for people and agents
     machine_fault: bool = False  # of a failed trial: the machine is the cause, not the configuration
+    stopped: StopCause | None = None  # of a stopped trial: why it would not be kept
     metrics: dict[str, float] = {}  # recall@5, recall@10, ndcg@5, ndcg@10, mrr on validation, with the score priors
     model_ndcg10: float | None = None  # validation NDCG@10 of the bare model, without score priors
     train_ndcg10: float | None = None  # NDCG@10 on a fixed sample of train targets, to measure overfitting
@@ -91,6 +98,7 @@ class TrialResult(BaseModel):
     wall_seconds: float = 0.0  # of the whole trial
     best_setting: int | None = None  # of a sweep: the index of the setting that ranks and checkpoint belong to
     files: dict[str, str] = {}  # SHA-256 of ranks, states and checkpoint by file name
+    peak_bytes: int = 0  # largest resident memory of the process during the trial
     device: str = ""
     torch_version: str = ""
     engine: str = ""  # as `engine_version` returns it

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -19,6 +22,7 @@ from .spec import EpochRecord
 
 METADATA = "virtualmle_training"
 BEST_PREFIX = "best."
+EPOCH_RANKS = "epoch_ranks"
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +33,7 @@ class TrainingState:
     curve: list[EpochRecord]
     best_epoch: int  # 1 = first
     best_weights: dict[str, Tensor]  # weights after `best_epoch`
+    epoch_ranks: list[NDArray[np.uint8]]  # clipped ranks (num_users,) of the bare model, one array per epoch of `curve`
     training: dict[str, Any]  # Training.state_dict(): tensors, and values that JSON can represent
 
 
@@ -42,6 +47,7 @@ def write_state(path: Path, state: TrainingState) -> None:
         "best": state.best_epoch,
     }
     tensors |= {f"{BEST_PREFIX}{name}": tensor for name, tensor in state.best_weights.items()}
+    tensors[EPOCH_RANKS] = torch.tensor(np.stack(state.epoch_ranks))
     content = save(
         {name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
         metadata={METADATA: json.dumps(header, sort_keys=True)},
@@ -61,4 +67,5 @@ def read_state(path: Path, identity: str) -> TrainingState:
         raise StateError(f"{str(path)!r} belongs to another trial, dataset or torch version; train from scratch")
     best = {name.removeprefix(BEST_PREFIX): tensors.pop(name) for name in list(tensors) if name.startswith(BEST_PREFIX)}
     curve = [EpochRecord(**record) for record in header.pop("curve")]
-    return TrainingState(identity, curve, header.pop("best"), best, {**header, **tensors})
+    ranks = list(tensors.pop(EPOCH_RANKS).numpy())
+    return TrainingState(identity, curve, header.pop("best"), best, ranks, {**header, **tensors})

@@ -2,30 +2,34 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..data.prepared import PreparedDataset
 from ..kernels.jagged.threads import threads_for
-from ..models.build import build_model
+from ..models.build import build_model, num_parameters
 from ..models.config import TrialConfig, train_hash
 from ..models.sequence_model import SequenceModel
 from .averaging import WeightAverage
 from .batches import TrainBatch, TrainBatches
 from .captured import FixedSteps, capture_obstacle
 from .checkpoint import copy_weights, restore_weights
+from .epoch_ranks import Race
 from .errors import TrainingError
 from .evaluate import evaluate_validation
 from .losses import contrastive_loss
-from .metrics import metrics_from_ranks
+from .metrics import clip_ranks, metrics_from_ranks
 from .objective import Objective
 from .optimizer import FusedAdam
+from .racing import StopCause
 from .schedule import lr_factor
 from .spec import EpochRecord
 from .state import TrainingState, read_state, write_state
@@ -42,6 +46,8 @@ class FitResult:
     model: SequenceModel
     curve: list[EpochRecord]
     best_epoch: int
+    epoch_ranks: list[NDArray[np.uint8]]  # clipped ranks (num_users,) of the bare model, one array per epoch of `curve`
+    stopped: StopCause | None = None  # why `race` has stopped the training before its end
 
 
 def fit(
@@ -53,33 +59,47 @@ def fit(
     save_to: Path | None = None,
     resume_from: Path | None = None,
     save_every: float = SAVE_EVERY_SECONDS,
+    race: Race | None = None,
 ) -> FitResult:
     """Train for `epochs`, or until `patience` consecutive epochs have not improved the validation NDCG@10.
 
-    save_to: file for the training state, written after an epoch, at most once every `save_every` seconds.
+    save_to: file for the training state, written after an epoch, at most once every `save_every` seconds, and when
+    `race` stops the training.
     resume_from: a state to resume from; `on_epoch` is called for new epochs only, the result's curve contains all.
+    race: called after every epoch except the last.
     TrainingError if the loss or a score is not finite, StateError if the state is damaged or of another run.
     """
     training = Training(config, dataset, seed, device)
     curve: list[EpochRecord] = []
+    epoch_ranks: list[NDArray[np.uint8]] = []
     best, weights = 0, dict[str, Tensor]()
+    stopped: StopCause | None = None
     if resume_from:
         state = read_state(resume_from, training.identity)
         training.load_state_dict(state.training)
-        curve, best, weights = state.curve, state.best_epoch, state.best_weights
+        curve, best, weights, epoch_ranks = state.curve, state.best_epoch, state.best_weights, state.epoch_ranks
     saved_at = time.monotonic()
-    while len(curve) < config.epochs and len(curve) - best < config.patience:
-        curve.append(_run_epoch(len(curve) + 1, training, dataset))
-        on_epoch(curve[-1])
-        if not best or curve[-1].ndcg10 > curve[best - 1].ndcg10:
+    while not stopped and not _ended(config, curve, best):
+        record, ranks = _run_epoch(len(curve) + 1, training, dataset)
+        curve.append(record)
+        epoch_ranks.append(ranks)
+        on_epoch(record)
+        if not best or record.ndcg10 > curve[best - 1].ndcg10:
             best = len(curve)
             with training.evaluated_weights():
                 weights = copy_weights(training.model)
-        if save_to and time.monotonic() - saved_at >= save_every:
-            write_state(save_to, TrainingState(training.identity, curve, best, weights, training.state_dict()))
+        if race and not _ended(config, curve, best):
+            stopped = race(curve, epoch_ranks, num_parameters(training.model))
+        if save_to and (stopped or time.monotonic() - saved_at >= save_every):
+            state_dict = training.state_dict()
+            write_state(save_to, TrainingState(training.identity, curve, best, weights, epoch_ranks, state_dict))
             saved_at = time.monotonic()
     restore_weights(training.model, weights)
-    return FitResult(training.model, curve, best)
+    return FitResult(training.model, curve, best, epoch_ranks, stopped)
+
+
+def _ended(config: TrialConfig, curve: Sequence[EpochRecord], best: int) -> bool:
+    return len(curve) >= config.epochs or len(curve) - best >= config.patience
 
 
 class Training:
@@ -228,7 +248,10 @@ def _likely_cause(config: TrialConfig) -> str:
     return lr if config.grad_clip else f"{lr}; grad_clip=1 also bounds each step"
 
 
-def _run_epoch(epoch: int, training: Training, dataset: PreparedDataset) -> EpochRecord:
+def _run_epoch(
+    epoch: int, training: Training, dataset: PreparedDataset
+) -> tuple[EpochRecord, NDArray[np.uint8]]:
+    """Train and evaluate one epoch; returns its record and the clipped validation ranks (num_users,)."""
     started = time.perf_counter()
     loss = training.epoch()
     trained = time.perf_counter()
@@ -237,10 +260,11 @@ def _run_epoch(epoch: int, training: Training, dataset: PreparedDataset) -> Epoc
             ranks, _ = evaluate_validation(training.model, dataset, training.config, None)
         except TrainingError as error:
             raise TrainingError(f"after epoch {epoch}: {error}") from None
-    return EpochRecord(
+    record = EpochRecord(
         epoch=epoch,
         loss=loss,
         ndcg10=metrics_from_ranks(ranks)["ndcg@10"],
         train_seconds=trained - started,
         evaluate_seconds=time.perf_counter() - trained,
     )
+    return record, clip_ranks(ranks)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from .peak import peak_bytes, reset_peak
 from .spec import PROGRESS, RESULT, EpochRecord, TrialProgress, TrialResult, engine_version, write_model
 
 
@@ -15,6 +16,7 @@ class Trial:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        reset_peak()
         self.started = time.perf_counter()
         self.result = TrialResult(status="failed", torch_version=torch.__version__, engine=engine_version())
         self.progress = TrialProgress()
@@ -50,16 +52,21 @@ class Trial:
         self.result = self.result.model_copy(update=changes)
 
     def finish(self, cause: str | None = None, *, machine_fault: bool = False) -> bool:
-        """Write result.json, failed if a `cause` is given; returns False if another thread already writes it."""
+        """Write result.json: failed if a `cause` is given, else stopped if racing has stopped the trial, else finished.
+
+        Returns False if another thread already writes it.
+        """
         if not self._finishing.acquire(blocking=False):
             return False
         if self._watchdog:
             self._watchdog.cancel()
-        status = "failed" if cause else "finished"
+        status = "failed" if cause else "stopped" if self.result.stopped else "finished"
         ending = {"status": status, "cause": cause, "machine_fault": machine_fault, "wall_seconds": self.seconds()}
+        ending |= {"peak_bytes": peak_bytes()}
         final = self.result.model_copy(update=ending)
         write_model(self.directory / RESULT, final)
-        print(f"{status}{f': {cause}' if cause else ''}", flush=True)
+        why = cause or (final.stopped.sentence if final.stopped else "")
+        print(f"{status}{f': {why}' if why else ''}", flush=True)
         return True
 
     def limit(self, wall_seconds: float) -> None:

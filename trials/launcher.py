@@ -55,17 +55,21 @@ from .warm import clear, hand_over, register
 
 WORKER = "virtualmle.training.worker"
 STOP = "stop.json"
+INPUTS = {"race.json", "incumbent_ranks.npy"}  # what a trial may be given besides its spec, before it is started
 
 MIN_FREE_BYTES = 2**20  # a crash with less free disk space is attributed to the full disk
 START_GRACE_SECONDS = 30.0  # from the request for a trial to its lease: usually milliseconds, longer under load
 
 
 class TrialState(BaseModel):
-    """The state of a trial. `result` is set if the worker wrote one, `cause` if the trial crashed or was cancelled."""
+    """The state of a trial. `result` is set if the worker wrote one, `cause` if the trial crashed or was cancelled.
+
+    A stopped trial is over: racing has ended it, and its training state is kept.
+    """
 
     model_config = ConfigDict(frozen=True)
 
-    status: Literal["running", "finished", "crashed", "cancelled"]
+    status: Literal["running", "finished", "stopped", "crashed", "cancelled"]
     progress: TrialProgress = TrialProgress()
     result: TrialResult | None = None
     cause: str | None = None
@@ -98,8 +102,7 @@ def launch(
     been deleted. TrialError if the directory already holds a trial, MachineError if it cannot be written or no process
     can be started.
     """
-    if directory.is_dir() and any(directory.iterdir()):  # files of an earlier trial would count as files of this one
-        raise TrialError(f"{directory} already holds a trial; a handle is never reused: start a new trial")
+    check_unused(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         write_model(directory / SPEC, spec)
@@ -116,6 +119,12 @@ def launch(
         ) from None
 
 
+def check_unused(directory: Path) -> None:
+    """Raise TrialError if `directory` has files of a trial, which would count as files of the next one."""
+    if directory.is_dir() and any(path.name not in INPUTS for path in directory.iterdir()):
+        raise TrialError(f"{directory} already holds a trial; a handle is never reused: start a new trial")
+
+
 def poll(directory: Path, *, asked_at: float | None = None) -> TrialState:
     """The state of the trial in `directory`, from its files and the process table.
 
@@ -130,9 +139,9 @@ def poll(directory: Path, *, asked_at: float | None = None) -> TrialState:
     except ValueError:
         seconds = _seconds(directory, lease)
         return TrialState(status="crashed", cause="the trial's result.json is damaged", seconds=seconds)
-    if result is not None and result.status == "finished":
+    if result is not None and result.status != "failed":
         seconds = _seconds(directory, lease) or result.wall_seconds
-        return TrialState(status="finished", progress=_progress(directory), result=result, seconds=seconds)
+        return TrialState(status=result.status, progress=_progress(directory), result=result, seconds=seconds)
     stop = _read_stop(directory)
     if lease is not None and alive and result is None:
         return _check_running(directory, lease, stop)

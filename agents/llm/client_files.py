@@ -67,27 +67,19 @@ def _claude_code(records: Sequence[Record]) -> Iterator[ClientUsage]:
         if isinstance(by_model, dict) and by_model:
             named = {name: one for name, one in by_model.items() if isinstance(one, dict)}
             for name, one in named.items():
-                yield ClientUsage(f"{origin}:{name}", "Claude Code", name, _claude_model(one), _usd(one, "costUSD"))
+                yield ClientUsage(f"{origin}:{name}", "Claude Code", name, _claude_usage(one), _usd(one, "costUSD"))
         else:
-            usage = _claude_total(result["usage"])
+            usage = _claude_usage(result["usage"])
             yield ClientUsage(origin, "Claude Code", model, usage, _usd(result, "total_cost_usd"))
 
 
-def _claude_model(usage: Record) -> Usage:
+def _claude_usage(usage: Record) -> Usage:
+    """The counts of one model, or their total; the two are spelled differently."""
     return Usage(
-        input=count(usage.get("inputTokens")),
-        cached=count(usage.get("cacheReadInputTokens")),
-        cache_write=count(usage.get("cacheCreationInputTokens")),
-        output=count(usage.get("outputTokens")),
-    )
-
-
-def _claude_total(usage: Record) -> Usage:
-    return Usage(
-        input=count(usage.get("input_tokens")),
-        cached=count(usage.get("cache_read_input_tokens")),
-        cache_write=count(usage.get("cache_creation_input_tokens")),
-        output=count(usage.get("output_tokens")),
+        input=count(_either(usage, "input_tokens")),
+        cached=count(_either(usage, "cache_read_input_tokens")),
+        cache_write=count(_either(usage, "cache_creation_input_tokens")),
+        output=count(_either(usage, "output_tokens")),
     )
 
 

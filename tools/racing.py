@@ -1,0 +1,92 @@
+"""The race of a trial: what the worker needs to stop it early, written to the trial's directory before it starts.
+
+Not raced, and so run to their end: trials that are not trained, repetitions, the continuation of a stopped trial, and
+trials for which `training/families.py` knows too little. docs/racing.md explains the rule.
+"""
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from ..data.errors import MachineError
+from ..memory.records import CurveRecord, SessionRecord, TrialRecord
+from ..memory.similarity import UNKNOWN
+from ..models.config import TrialConfig
+from ..training.epoch_ranks import read_epoch_ranks, write_race
+from ..training.families import Run, race_of
+from ..training.spec import EPOCH_RANKS, TrialSpec
+from .workspace import Workspace
+
+
+def prepare_race(
+    ws: Workspace, session: SessionRecord, trial: TrialRecord, spec: TrialSpec, directory: Path
+) -> None:
+    """Write the race of a trial into its new directory, if it is to be raced. MachineError if it cannot be written."""
+    incumbent = ws.memory.trials.incumbent(session.id)
+    if incumbent is None or not _may_be_raced(ws, session, trial, spec):
+        return
+    ranks = read_epoch_ranks(ws.trial_directory(session.id, incumbent.handle) / EPOCH_RANKS)
+    known = _run_of(session, incumbent)
+    if ranks is None or known is None or len(ranks) != len(known.epochs):
+        return  # the incumbent was trained by an earlier version, or its files are lost
+    runs = [*_runs_here(ws, session), *_runs_elsewhere(ws, session)]
+    keep_z = ws.session_protocol(session).keep_z
+    context = race_of(trial.configuration, known.num_users, known, runs, keep_z)
+    if context is None:
+        return
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        write_race(directory, context, ranks)
+    except OSError as error:
+        raise MachineError(f"{directory} cannot be written ({error.strerror}); free disk space and retry") from None
+
+
+def _may_be_raced(ws: Workspace, session: SessionRecord, trial: TrialRecord, spec: TrialSpec) -> bool:
+    """Whether the rules of the session allow to stop this trial."""
+    if not ws.session_protocol(session).racing or spec.rescore_from or trial.sweep or trial.repetition:
+        return False
+    others = ws.memory.trials.all(session.id)
+    return not any(other.status == "stopped" and other.train_hash == trial.train_hash for other in others)
+
+
+def _runs_here(ws: Workspace, session: SessionRecord) -> list[Run]:
+    """The models that this session has trained to their end."""
+    trials = {trial.train_hash: trial for trial in ws.memory.trials.all(session.id) if trial.status == "finished"}
+    return [run for trial in trials.values() if (run := _run_of(session, trial))]
+
+
+def _run_of(session: SessionRecord, trial: TrialRecord) -> Run | None:
+    outcome = trial.outcome
+    if outcome is None or not outcome.curve:
+        return None
+    return Run(
+        source=trial.handle,
+        config=trial.configuration,
+        epochs=[epoch["epoch"] for epoch in outcome.curve],
+        ndcg10=[epoch["ndcg10"] for epoch in outcome.curve],
+        num_users=session.profile.get("users", 1),
+        parameters=outcome.parameters,
+    )
+
+
+def _runs_elsewhere(ws: Workspace, session: SessionRecord) -> list[Run]:
+    """The models that closed sessions with this backbone have trained to their end; none without memory."""
+    if not session.with_memory:
+        return []
+    knowledge = ws.memory.knowledge(session.memory_from)
+    similar = knowledge.similarities(session.profile, session.dataset_id)
+    found = []
+    for curve in knowledge.curves(session.backbone):
+        same = curve.dataset_id == session.dataset_id
+        run = _remembered(curve, 1.0 if same else min(similar.get(curve.dataset_id, UNKNOWN), 0.999))
+        found += [run] if run else []
+    return found
+
+
+def _remembered(curve: CurveRecord, similarity: float) -> Run | None:
+    """The run of a remembered curve; None if its configuration is of an engine with other knobs."""
+    try:
+        config = TrialConfig(**curve.config)
+    except ValidationError:
+        return None
+    return Run(f"{curve.session}/{curve.trial}", config, curve.epochs, curve.ndcg10, curve.users, similarity=similarity)
