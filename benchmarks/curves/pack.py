@@ -1,6 +1,6 @@
 """Make one file of the trials that collect.py has recorded.
 
-    python benchmarks/curves/pack.py curves-out
+python benchmarks/curves/pack.py curves-out
 """
 
 import sys

@@ -1,8 +1,8 @@
 """The recorded trials as one small file, curves.parquet, one row per trial.
 
-A row has the configuration, and of every epoch the NDCG@10 of the bare model, the loss and the seconds. The ranks of users
-are stored for the epochs that a comparison needs: the rungs of the ladder, each epoch that is the best until a rung, and
-the best of all. Only ranks up to 10 are stored, exactly: NDCG@10 is zero beyond.
+A row has the configuration, and of every epoch the NDCG@10 of the bare model, the loss and the seconds. The ranks of
+users are stored for the epochs that a comparison needs: those that are the best until a rung of the ladder or until the
+end. Only ranks up to 10 are stored, exactly: NDCG@10 is zero beyond.
 """
 
 import json
@@ -22,7 +22,7 @@ from virtualmle.models.config import TrialConfig, make_config
 CURVES = Path(__file__).with_name("curves.parquet")
 CUTOFF = 10
 MISSED = 0  # stands for every rank beyond the cutoff
-RUNGS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 18, 22, 27, 33, 40)
+RUNGS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 18, 19, 22, 24)
 """A ladder of the rule may have any of these rungs."""
 
 
@@ -64,7 +64,7 @@ def needed_epochs(ndcg10: NDArray[np.float64]) -> list[int]:
 
 
 def packed(ranks: NDArray[np.uint8]) -> bytes:
-    """Ranks (epochs, users) as compressed nibbles; the epochs of a user are neighbours, because they resemble each other."""
+    """Ranks (epochs, users) as compressed nibbles; the epochs of a user, which resemble each other, are neighbours."""
     hits = np.where(ranks <= CUTOFF, ranks, MISSED).T.ravel()
     hits = np.append(hits, np.zeros(len(hits) % 2, np.uint8))
     return lzma.compress((hits[::2] << 4 | hits[1::2]).tobytes(), preset=9)
@@ -111,7 +111,9 @@ def write_curves(path: Path, curves: Iterable[Curve]) -> None:
     """Write the file atomically."""
     frame = pl.DataFrame([row_of(curve) for curve in curves], infer_schema_length=None)
     floats = ("ndcg10", "loss", "train_seconds", "evaluate_seconds")
-    frame = frame.with_columns(pl.col(*floats).cast(pl.List(pl.Float32)), pl.col("ranked_epochs").cast(pl.List(pl.Int16)))
+    frame = frame.with_columns(
+        pl.col(*floats).cast(pl.List(pl.Float32)), pl.col("ranked_epochs").cast(pl.List(pl.Int16))
+    )
     buffer = BytesIO()
     frame.write_parquet(buffer, compression="zstd", compression_level=19)
     write_bytes(path, buffer.getvalue())

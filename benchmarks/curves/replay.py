@@ -1,8 +1,9 @@
 """Replay of recorded trials as sessions, with the Program's own verdicts, raced by a rule or not.
 
-A replay takes the trials of one dataset and backbone in some order. The first trial is never raced. A stopped trial costs
-its seconds until it stopped, and is never the incumbent. Of every trial, also of a stopped one, the verdict is known that
-it would have had at its end against the incumbent of that moment; a stopped trial that would have been kept is *lost*.
+A replay takes the trials of one dataset and backbone in some order. The first trial is never raced. A stopped trial
+costs its seconds until it stopped, and is never the incumbent. Of every trial, also of a stopped one, the verdict is
+known that it would have had at its end against the incumbent of that moment; a stopped trial that would have been kept
+is *lost*.
 """
 
 import math
@@ -18,6 +19,8 @@ from virtualmle.sandbox.statistics import Comparison, z_score
 from virtualmle.training.metrics import ndcg_per_user
 
 KEEP_Z = 1.0
+END = 10**6  # an epoch after the last of every trial
+Floats = NDArray[np.float64]
 
 Rule = Callable[["Pool", int, int, Sequence[int]], int | None]
 """(pool, candidate, incumbent, trials that ended before) -> the epoch after which the candidate stops, or None."""
@@ -29,35 +32,32 @@ class Pool:
     def __init__(self, curves: Sequence[Curve]) -> None:
         self.curves = [curve for curve in curves if not curve.cause]
         self.num_users = len(next(iter(self.curves[0].ranks.values())))
-        self._rungs: dict[int, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
-        self._values: dict[tuple[int, int], NDArray[np.float32]] = {}
+        self._differences: dict[tuple[int, int], tuple[Floats, Floats]] = {}
 
     def __len__(self) -> int:
         return len(self.curves)
 
-    def at(self, epoch: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Delta and standard error (trials, trials) of the row minus the column, each at its best until `epoch`."""
-        if epoch not in self._rungs:
-            values = np.stack([self._best_until(index, epoch) for index in range(len(self))])
-            means = values.mean(axis=1, dtype=np.float64)
-            products = (values @ values.T).astype(np.float64) / self.num_users
-            squares = np.diag(products)
-            delta = means[:, None] - means[None, :]
-            variance = squares[:, None] + squares[None, :] - 2 * products - delta**2
-            self._rungs[epoch] = delta, np.sqrt(np.maximum(variance, 0) / (self.num_users - 1))
-        return self._rungs[epoch]
+    def differences(self, row_epoch: int, column_epoch: int) -> tuple[Floats, Floats]:
+        """Delta and standard error (trials, trials) of the row minus the column, each at its best until its epoch."""
+        key = (row_epoch, column_epoch)
+        if key not in self._differences:
+            rows, columns = self._values(row_epoch), self._values(column_epoch)
+            delta = rows.mean(axis=1, dtype=np.float64)[:, None] - columns.mean(axis=1, dtype=np.float64)[None, :]
+            squares = [(values.astype(np.float64) ** 2).mean(axis=1) for values in (rows, columns)]
+            products = (rows @ columns.T).astype(np.float64) / self.num_users
+            variance = squares[0][:, None] + squares[1][None, :] - 2 * products - delta**2
+            self._differences[key] = delta, np.sqrt(np.maximum(variance, 0) / (self.num_users - 1))
+        return self._differences[key]
 
-    def compare(self, candidate: int, base: int, epoch: int = 10**6) -> Comparison:
-        """Candidate minus base, at the end or, with `epoch`, at the best of both until that epoch."""
-        delta, se = (float(matrix[candidate, base]) for matrix in self.at(epoch))
+    def compare(self, candidate: int, base: int, candidate_epoch: int = END, base_epoch: int = END) -> Comparison:
+        """Candidate minus base, each at its best until an epoch."""
+        delta, se = (float(matrix[candidate, base]) for matrix in self.differences(candidate_epoch, base_epoch))
         return Comparison(delta, se, z_score(delta, se), self.num_users)
 
-    def _best_until(self, index: int, epoch: int) -> NDArray[np.float32]:
-        curve = self.curves[index]
-        best = curve.best_until(epoch)
-        if (index, best) not in self._values:
-            self._values[index, best] = ndcg_per_user(curve.ranks[best]).astype(np.float32)
-        return self._values[index, best]
+    def _values(self, epoch: int) -> NDArray[np.float32]:
+        """NDCG@10 (trials, users) of each trial at its best until `epoch`."""
+        best = [curve.ranks[curve.best_until(epoch)] for curve in self.curves]
+        return np.stack([ndcg_per_user(ranks).astype(np.float32) for ranks in best])
 
 
 @dataclass
