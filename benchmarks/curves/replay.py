@@ -82,6 +82,10 @@ class Played:
             self.best = max(self.best, curve.final)
 
     @property
+    def stopped(self) -> list[bool]:
+        return [stop is not None for stop in self.stopped_at]
+
+    @property
     def lost(self) -> list[bool]:
         return [keep and stop is not None for keep, stop in zip(self.would_keep, self.stopped_at, strict=True)]
 
