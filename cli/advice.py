@@ -87,6 +87,9 @@ def ignored_options(settings: "Settings", record: "SessionRecord") -> str:
         f"--trials {settings.max_trials}": settings.max_trials not in (None, record.max_trials),
         f"--seconds {settings.max_train_seconds or 0:g}":
             settings.max_train_seconds not in (None, record.max_train_seconds),
+        f"--parallel {settings.parallel}": settings.parallel is not None and (
+            settings.parallel != ("auto" if record.auto_parallel else record.parallel)
+        ),
         f"--seed {settings.seed}": settings.seed not in (0, record.seed),
         "--without-reflection": not settings.with_reflection and record.with_reflection,
         "--without-memory": not settings.with_memory and record.with_memory,

@@ -150,6 +150,7 @@ def settings_options(settings: "Settings") -> list[str]:
     valued = {
         "--trials": settings.max_trials,
         "--seconds": settings.max_train_seconds,
+        "--parallel": settings.parallel,
         "--seed": settings.seed,
         "--device": settings.device,
         "--threads": settings.threads,

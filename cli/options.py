@@ -1,7 +1,7 @@
 """The options that several commands share."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -77,6 +77,15 @@ MemoryFrom = Annotated[
         "--memory-from", help="Use only the knowledge of these datasets, e.g. beauty,tools.", show_default="all"
     ),
 ]
+Parallel = Annotated[
+    str | None,
+    typer.Option(
+        "--parallel",
+        metavar="N|auto",
+        help="Trials of a new session at a time; auto = one per GPU, or as many as fit in cores and memory.",
+        show_default="from SANDBOX.md",
+    ),
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Threads = Annotated[int, typer.Option("--threads", min=0, help="Torch threads of a trial on CPU.", show_default="all")]
 KeepWarm = Annotated[
@@ -119,6 +128,7 @@ def make_settings(  # noqa: PLR0913, PLR0917 - one parameter per option
     keep_warm: float = 0.0,
     memory_from: str = "",
     replay: Path | None = None,
+    parallel: str | None = None,
 ) -> "Settings":
     """The settings for the tools from the options of a command.
 
@@ -135,6 +145,7 @@ def make_settings(  # noqa: PLR0913, PLR0917 - one parameter per option
     return Settings(
         max_trials=trials,
         max_train_seconds=seconds,
+        parallel=parallel_of(parallel),
         seed=seed,
         with_reflection=not without_reflection,
         with_memory=not without_memory,
@@ -145,6 +156,20 @@ def make_settings(  # noqa: PLR0913, PLR0917 - one parameter per option
         protocol_path=sandbox,
         replay=absolute(replay) if replay else None,
     )
+
+
+def parallel_of(text: str | None) -> int | Literal["auto"] | None:
+    """The value of --parallel; raises ConfigError unless it is `auto` or a number that the protocol allows."""
+    from ..data.errors import ConfigError
+    from ..sandbox.protocol import MAX_PARALLEL
+
+    if text is None:
+        return None
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_PARALLEL:
+        raise ConfigError(f"--parallel {text!r} is neither auto nor a number from 1 to {MAX_PARALLEL}; choose one")
+    return int(text)
 
 
 def seeding_named(name: str) -> "Seeding":

@@ -12,6 +12,7 @@ from .options import (
     Home,
     KeepWarm,
     MemoryFrom,
+    Parallel,
     Replay,
     Sandbox,
     Seconds,
@@ -57,6 +58,7 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
     ] = None,
     trials: Trials = None,
     seconds: Seconds = None,
+    parallel: Parallel = None,
     seed: Seed = 0,
     without_reflection: WithoutReflection = False,
     without_memory: WithoutMemory = False,
@@ -77,7 +79,7 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
     """
     settings = make_settings(
         trials, seconds, seed, without_reflection, without_memory, device, threads, sandbox, keep_warm, memory_from,
-        replay,
+        replay, parallel,
     )  # fmt: skip
     from ..server.serve import serve as run  # imports the MCP library, which takes most of a second
 

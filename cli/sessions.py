@@ -15,9 +15,11 @@ from .options import (
     Home,
     Json,
     KeepWarm,
+    Parallel,
     Threads,
     make_settings,
     open_workspace,
+    parallel_of,
     seeding_named,
 )
 
@@ -96,6 +98,7 @@ def resume(  # noqa: PLR0913, PLR0917 - one parameter per option
     seeding: Annotated[
         str | None, typer.Option(help="none, default, moves or memory.", show_default="as opened")
     ] = None,
+    parallel: Parallel = None,
     device: Device = "auto",
     threads: Threads = 0,
     keep_warm: KeepWarm = WARM_SECONDS,
@@ -106,7 +109,7 @@ def resume(  # noqa: PLR0913, PLR0917 - one parameter per option
     """Resume an interrupted session.
 
     Uses the agent, seeding, seed and protocol that the session was opened with, and the language model that it was
-    last run with; another --model, or a higher --max-usd, holds from now on.
+    last run with; another --model, --parallel, or a higher --max-usd, holds from now on.
 
     Example: virtualmle sessions resume demo-sasrec-1
     """
@@ -123,6 +126,7 @@ def resume(  # noqa: PLR0913, PLR0917 - one parameter per option
             raise SessionError(describe_end(record, home))
         if record.state == "open":
             _check_dataset(ws, record)
+            _set_parallel(ws, record, parallel, device, threads)
     asked = asked.over(remembered(home, session))
     name = agent or agent_of(record)
     if name in ASKING:
@@ -144,6 +148,16 @@ def _check_dataset(ws: "Workspace", record: "SessionRecord") -> None:
     except DataError as error:
         commands = SessionCommands(ws.home, record.dataset, record.backbone, record.id)
         raise DataError(f"session {record.id} cannot be resumed: {in_commands(str(error), commands)}") from None
+
+
+def _set_parallel(ws: "Workspace", record: "SessionRecord", given: str | None, device: str, threads: int) -> None:
+    """Change how many trials of the session may run at a time, if a number is given; running ones go on."""
+    from ..trials.places import most_places
+
+    parallel = parallel_of(given)
+    if parallel is not None:
+        places = most_places(device, threads) if parallel == "auto" else parallel
+        ws.memory.sessions.set_parallel(record.id, places, auto=parallel == "auto")
 
 
 def agent_of(record: "SessionRecord") -> str:

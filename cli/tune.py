@@ -16,6 +16,7 @@ from .options import (
     Json,
     KeepWarm,
     MemoryFrom,
+    Parallel,
     Replay,
     Sandbox,
     Seconds,
@@ -43,6 +44,7 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
     agent: AgentName = "engineer",
     trials: Trials = None,
     seconds: Seconds = None,
+    parallel: Parallel = None,
     seed: Seed = 0,
     seeding: SeedingOption = "default",
     new: Annotated[bool, typer.Option("--new", help="Open a new session even if one is open already.")] = False,
@@ -80,7 +82,7 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
         asked.check(home)
     settings = make_settings(
         trials, seconds, seed, without_reflection, without_memory, device, threads, sandbox, keep_warm, memory_from,
-        replay,
+        replay, parallel,
     )  # fmt: skip
     where, name = _replayed(home, dataset, settings) if replay else _prepared(home, dataset, sandbox)
     plan = HeadlessRun(where, agent, seed, name, backbone, new=new, model=asked, seeding=start)

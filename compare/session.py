@@ -177,7 +177,8 @@ def _freeze(task: Task, settings: Settings, action: Finalize) -> None:
     with ws.memory:
         session = own_session(ws.memory)
         assert session is not None  # the agent has just played it
-        retire(ws.inbox(session.id))
+        for inbox in ws.inboxes(session):
+            retire(inbox)
         freeze(ws, session, action.summary, list(action.rules))
 
 

@@ -7,6 +7,7 @@ VirtualMLEError (ValueError)      text: the rule, then the value, then what to d
 ├── ConfigError                   a knob or a configuration
 ├── ProtocolError                 SANDBOX.md, with its line number
 ├── SessionError                  an unknown session or trial, or a session in the wrong state
+│   └── ConflictError             another client has changed the session at the same moment
 ├── AdmissionError                the Program refused a trial
 │   └── SweepError                a sweep's settings, or its base
 ├── TrialError                    a trial's process or its files
@@ -47,6 +48,10 @@ class ProtocolError(VirtualMLEError):
 
 class SessionError(VirtualMLEError):
     """A session or trial does not exist, or its state forbids the call."""
+
+
+class ConflictError(SessionError):
+    """Another client has changed the session since it was read; read it again."""
 
 
 class AdmissionError(VirtualMLEError):

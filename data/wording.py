@@ -1,4 +1,6 @@
-"""Counts in sentences."""
+"""Counts and lists in sentences."""
+
+from collections.abc import Sequence
 
 
 def counted(number: int, noun: str) -> str:
@@ -7,3 +9,9 @@ def counted(number: int, noun: str) -> str:
         return f"1 {noun}"
     ends_in_ies = noun.endswith("y") and noun[-2] not in "aeiou"
     return f"{number:,} {noun[:-1]}ies" if ends_in_ies else f"{number:,} {noun}s"
+
+
+def listed(names: Sequence[str]) -> str:
+    """`t001`, `t001 and t002`, `t001, t002 and t003`."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last

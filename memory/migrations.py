@@ -441,3 +441,16 @@ def m016_learning_curves_outlive_their_session(db: Database) -> None:
         if points:
             values = [json.dumps(part) for part in zip(*points, strict=True)]
             db.execute("INSERT INTO curves VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", [*columns, *values])
+
+
+@MIGRATIONS()
+def m018_trials_have_places_and_an_order_of_ending(db: Database) -> None:
+    """The place of a trial among those that run, the incumbent at its start, and the order in which trials ended."""
+    db.executescript("""
+        ALTER TABLE sessions ADD COLUMN auto_parallel INTEGER NOT NULL DEFAULT 0 CHECK (auto_parallel IN (0, 1));
+        ALTER TABLE trials ADD COLUMN place INTEGER NOT NULL DEFAULT 0 CHECK (place >= 0);
+        ALTER TABLE trials ADD COLUMN incumbent_at_start TEXT;
+        ALTER TABLE trials ADD COLUMN ended INTEGER CHECK (ended > 0);
+        CREATE UNIQUE INDEX trials_one_per_place ON trials (session, place) WHERE status = 'running';
+        CREATE UNIQUE INDEX trials_end_one_by_one ON trials (session, ended) WHERE ended IS NOT NULL;
+    """)

@@ -54,6 +54,7 @@ class SessionRecord(_Record):
     max_trials: int
     max_train_seconds: float
     parallel: int = 1  # how many of its trials may run at a time
+    auto_parallel: bool = False  # fewer may run if they do not fit into the memory of the machine
     with_reflection: bool = True
     with_memory: bool = True
     memory_from: list[str] = []  # names of the only datasets whose knowledge it may use; empty = all
@@ -86,8 +87,8 @@ class TrialOutcome(_Record):
     curve: list[dict[str, Any]] = []
     details: dict[str, Any] = {}  # model_ndcg10, train_ndcg10, ties, best_epoch, device, rescored, metrics_se, …;
     # of a crash: machine_fault; of a sweep: sweep, a list with the figures of every setting; of a trial that an earlier
-    # session measured: reused_from; of a stopped trial: stopped, the cause in numbers, and bound, the upper bound of
-    # NDCG@10
+    # session measured: reused_from; of a stopped trial: stopped, the cause in numbers, and bounds of the NDCG@10 that
+    # it would have reached: floor and bound
     parameters: int = 0
     train_seconds: float = 0.0  # counted against the budget
     wall_seconds: float = 0.0
@@ -125,11 +126,19 @@ class TrialRecord(_Record):
     sweep: Sweep | None = None  # None = a trial of one configuration
     repetition: int = 0  # counts from 1 for the trials that confirm another one under further seeds
     repeats: str | None = None  # the handle of the trial that a repetition confirms
+    place: int = 0  # below the `parallel` of the session; running trials have different ones
+    incumbent_at_start: str | None = None
     status: TrialStatus = "running"
     outcome: TrialOutcome | None = None  # None while the trial is running
     reflected: bool = False
     created_at: str = ""
     finished_at: str | None = None
+    ended: int | None = None  # its place in the order in which the trials of the session ended; counts from 1
+
+    @property
+    def order(self) -> int:
+        """A key that sorts ended trials by the order in which they ended; earlier versions ran one at a time."""
+        return self.ended or self.number
 
     @functools.cached_property
     def configuration(self) -> TrialConfig:
@@ -150,6 +159,21 @@ class TrialRecord(_Record):
     def settings(self) -> list[dict[str, Any]]:
         """The settings of a sweep; one empty setting for a trial of one configuration."""
         return self.sweep.settings if self.sweep else [{}]
+
+    @property
+    def concluded(self) -> bool:
+        """Whether the trial finished, or racing stopped it: its configuration has been judged."""
+        return self.status in ("finished", "stopped")
+
+    @property
+    def bound(self) -> float | None:
+        """Of a stopped trial, the upper bound of the NDCG@10 that it would have reached; None for any other trial."""
+        return self.outcome.details.get("bound") if self.outcome and self.status == "stopped" else None
+
+    @property
+    def floor(self) -> float:
+        """Of a stopped trial, the lower bound of the NDCG@10 that it would have reached; 0 if nothing is known."""
+        return float(self.outcome.details.get("floor", 0.0)) if self.outcome else 0.0
 
     @property
     def machine_fault(self) -> bool:

@@ -97,6 +97,14 @@ class Sessions(Repository):
         )
 
     @writes
+    def set_parallel(self, session: str, parallel: int, *, auto: bool) -> None:
+        """Change how many trials of an open session may run at a time. Trials that run already go on."""
+        self.db.execute(
+            "UPDATE sessions SET parallel = ?, auto_parallel = ? WHERE id = ?",
+            [parallel, auto, self.require_open(session).id],
+        )
+
+    @writes
     def set_state(
         self, session: str, expected: SessionState, new: SessionState, *, selected: str | None = None
     ) -> bool:

@@ -1,10 +1,11 @@
-"""Trials: a session runs one at a time, each ends exactly once, and handles never change."""
+"""Trials: a session runs at most `parallel` at a time, each ends exactly once, and handles never change."""
 
 import math
 
-from ..data.errors import MemoryStoreError, SessionError
+from ..data.errors import ConflictError, MemoryStoreError, SessionError
+from ..data.wording import listed
 from .database import MemoryDatabase, Repository, reads, writes
-from .records import Choice, TrialOutcome, TrialRecord
+from .records import Choice, SessionRecord, TrialOutcome, TrialRecord
 from .rows import Row, from_row, insert, now, to_row
 from .sessions import Sessions, closest_names
 from .text import clean_text, replace_surrogates
@@ -28,15 +29,19 @@ class Trials(Repository):
         self._sessions = sessions
 
     @writes
-    def start(self, record: TrialRecord) -> TrialRecord:
-        """Start a trial, assigning its number and handle; raises SessionError unless the session is open and idle."""
-        session = self._sessions.require_open(record.session).id
-        query = "SELECT handle FROM trials WHERE session = ? AND status = 'running'"
-        running = self.db.execute(query, [session]).fetchone()
-        if running:
-            raise SessionError(f"trial {running[0]} of session {session!r} is still running; wait for it or cancel it")
+    def start(self, record: TrialRecord, *, seen: int | None = None) -> TrialRecord:
+        """Start a trial, assigning its number, handle and place.
+
+        seen: the number of trials that its admission has taken into account; ConflictError if there are others by now.
+        Raises SessionError unless the session is open and has a free place.
+        """
+        owner = self._sessions.require_open(record.session)
+        session = owner.id
         query = "SELECT coalesce(max(number), 0) + 1 FROM trials WHERE session = ?"
         (number,) = self.db.execute(query, [session]).fetchone()
+        if seen is not None and number != seen + 1:
+            raise ConflictError(f"another client has started a trial of session {session!r}; read its state and retry")
+        incumbent = self.incumbent(session)
         reason = record.override_reason
         trial = record.model_copy(
             update={
@@ -44,28 +49,51 @@ class Trials(Repository):
                 "number": number,
                 "handle": f"t{number:03d}",
                 "override_reason": None if reason is None else clean_text(reason, REASON_LIMIT),
+                "place": self._free_place(owner),
+                "incumbent_at_start": incumbent.handle if incumbent else None,
                 "status": "running",
                 "outcome": None,
                 "reflected": False,
                 "created_at": record.created_at or now(),
                 "finished_at": None,
+                "ended": None,
             }
         )
         insert(self.db, "trials", to_row(trial, leave_out=["outcome", "reflected"]))
         return trial
 
+    def _free_place(self, session: SessionRecord) -> int:
+        """The lowest free place of a session; raises SessionError if there is none."""
+        running = self.running(session.id)
+        free = set(range(session.parallel)) - {trial.place for trial in running}
+        if len(running) >= session.parallel or not free:
+            names = listed([trial.handle for trial in running])
+            many = len(running) > 1
+            what, it = (f"trials {names}", "one of them") if many else (f"trial {names}", "it")
+            verb = "are" if many else "is"
+            raise SessionError(f"{what} of session {session.id!r} {verb} still running; wait for {it} or cancel it")
+        return min(free)
+
     @writes
-    def finish(self, session: str, handle: str, outcome: TrialOutcome, choice: Choice | None = None) -> bool:
+    def finish(
+        self, session: str, handle: str, outcome: TrialOutcome, choice: Choice | None = None, *, judged: bool = False
+    ) -> bool:
         """Store the outcome if the trial is still running; returns whether this call ended the trial.
 
-        choice: of a finished sweep, the setting whose configuration becomes that of the trial.
+        choice: of a finished sweep, the setting whose configuration becomes that of the trial. judged: the verdict was
+        given against `outcome.incumbent_before`; if another trial is the incumbent by now, nothing is stored.
         """
         self.get(session, handle)
+        incumbent = self.incumbent(session) if judged else None
+        if judged and outcome.incumbent_before != (incumbent.handle if incumbent else None):
+            return False
         nonfinite = {name: value for name, value in outcome.metrics.items() if not math.isfinite(value)}
         if nonfinite:
             raise MemoryStoreError(f"metrics must be finite, not {nonfinite}; record such a trial as crashed")
         row = to_row(outcome) | {"finished_at": now(), "reason": clean_text(outcome.reason, REASON_LIMIT)}
         row |= to_row(choice) if choice else {}
+        query = "SELECT count(*) + 1 FROM trials WHERE session = ? AND status <> 'running'"
+        (row["ended"],) = self.db.execute(query, [session]).fetchone()
         row["cause"] = None if outcome.cause is None else clean_text(outcome.cause, CAUSE_LIMIT)
         assignments = ", ".join(f'"{name}" = :{name}' for name in row)
         ended = self.db.execute(
@@ -91,14 +119,24 @@ class Trials(Repository):
         return self._select(session, "ORDER BY number")
 
     @reads
-    def running(self, session: str) -> TrialRecord | None:
-        """The running trial of a session, or None."""
-        return next(iter(self._select(session, "AND status = 'running'")), None)
+    def running(self, session: str) -> list[TrialRecord]:
+        """The running trials of a session, in order."""
+        return self._select(session, "AND status = 'running' ORDER BY number")
 
     @reads
     def incumbent(self, session: str) -> TrialRecord | None:
-        """The latest trial with verdict keep, or None."""
-        return next(iter(self._select(session, "AND verdict = 'keep' ORDER BY number DESC LIMIT 1")), None)
+        """The trial that got the latest verdict keep, or None."""
+        clauses = "AND verdict = 'keep' ORDER BY coalesce(ended, number) DESC LIMIT 1"
+        return next(iter(self._select(session, clauses)), None)
+
+    @reads
+    def peak_bytes(self, session: str) -> int | None:
+        """The largest memory that a trial on this session's dataset has used, in any session; None if none is known."""
+        query = """SELECT max(json_extract(trials.details, '$.peak_bytes')) FROM trials
+            JOIN sessions ON sessions.id = trials.session JOIN sessions AS here ON here.id = ?
+            WHERE sessions.dataset_id = here.dataset_id"""
+        (peak,) = self.db.execute(query, [session]).fetchone()
+        return int(peak) if peak else None
 
     @reads
     def elsewhere(self, record: TrialRecord) -> list[TrialRecord]:

@@ -150,6 +150,9 @@ def take_backs(
         base = base_config(trial, trials, default)
         for knob, value in (changed_knobs(trial, base) if base else {}).items():
             found += [({knob: getattr(base, knob)}, trial), ({knob: value}, incumbent)]
+    for trial in model.observed.stopped[-MAX_BASES:]:  # it has no model to take a change back from
+        base = base_config(trial, trials, default)
+        found += [({knob: value}, incumbent) for knob, value in (changed_knobs(trial, base) if base else {}).items()]
     unique = {(base.handle, repr(changes)): (changes, base) for changes, base in found}
     return [(changes, base) for changes, base in unique.values() if allowed(base.configuration, changes)]
 
@@ -179,11 +182,11 @@ def _separating(
 
 
 def _tried_steps(trials: Sequence[TrialRecord], default: TrialConfig) -> list[Steps]:
-    """Every step that a finished trial made over its base, once."""
+    """Every step that a finished or stopped trial made over its base, once."""
     found: dict[str, Steps] = {}
     for trial in trials:
         base = base_config(trial, trials, default)
-        if trial.status != "finished" or base is None:
+        if not trial.concluded or base is None:
             continue
         for knob, value in changed_knobs(trial, base).items():
             step = {knob: (getattr(base, knob), value)}

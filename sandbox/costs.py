@@ -26,20 +26,32 @@ def estimate_seconds(
 ) -> float | None:
     """Training seconds that the configuration will be charged; None if the session has measured nothing to scale.
 
-    A configuration that differs from a finished trial in scoring knobs only costs a re-scoring. `num_items` is the size
-    of the catalogue, over which a full softmax sums.
+    A configuration that differs from a finished trial in scoring knobs only costs a re-scoring, and one that a stopped
+    trial has begun costs the epochs that are left. `num_items` is the size of the catalogue, over which a full softmax
+    sums.
     """
-    finished = [(t, t.outcome) for t in trials if t.status == "finished" and t.outcome]
+    ended = [(t, t.outcome) for t in trials if t.concluded and t.outcome]
+    finished = [(t, o) for t, o in ended if t.status == "finished"]
     wanted = train_hash(config)
     if any(trial.train_hash == wanted for trial, _ in finished):
         return _rescoring_seconds([outcome for _, outcome in finished])
-    trained = [(t, o) for t, o in finished if _epoch_seconds(o) and not o.details.get("rescored")]
+    trained = [(t, o) for t, o in ended if _epoch_seconds(o) and not o.details.get("rescored")]
     if not trained:
         return None
     relative = relative_cost(config.model_dump(), num_items)
     nearest, outcome = min(trained, key=lambda pair: _distance(config, pair[0].config))
     scaled = _epoch_seconds(outcome) * relative / relative_cost(nearest.config, num_items)
-    return scaled * _epochs(config, nearest.config, outcome)
+    begun = max((len(o.curve) for t, o in ended if t.train_hash == wanted), default=0)
+    return scaled * max(1, _expected_epochs(config, finished) - begun)
+
+
+def saved_seconds(config: TrialConfig, curve: Sequence[Mapping[str, Any]], trials: Sequence[TrialRecord]) -> float:
+    """The training seconds that stopping a trial after `curve` has probably saved.
+
+    Its mean seconds per epoch times the epochs that were left, or that early stopping would have left.
+    """
+    finished = [(t, t.outcome) for t in trials if t.status == "finished" and t.outcome]
+    return _curve_seconds(curve) * max(0, _expected_epochs(config, finished) - len(curve))
 
 
 def relative_cost(config: Mapping[str, Any], num_items: int | None) -> float:
@@ -66,8 +78,21 @@ def _rescoring_seconds(outcomes: Sequence[TrialOutcome]) -> float | None:
 
 def _epoch_seconds(outcome: TrialOutcome) -> float:
     """Measured seconds of an epoch with its evaluation; 0 without a curve. Holds for trials of earlier sessions too."""
-    seconds = [e.get("train_seconds", 0.0) + e.get("evaluate_seconds", 0.0) for e in outcome.curve]
+    return _curve_seconds(outcome.curve)
+
+
+def _curve_seconds(curve: Sequence[Mapping[str, Any]]) -> float:
+    seconds = [e.get("train_seconds", 0.0) + e.get("evaluate_seconds", 0.0) for e in curve]
     return float(statistics.fmean(seconds)) if seconds else 0.0
+
+
+def _expected_epochs(config: TrialConfig, finished: Sequence[tuple[TrialRecord, TrialOutcome]]) -> int:
+    """The epochs that will run, after the most similar finished trial; all of them if there is none."""
+    ran = [(trial, outcome) for trial, outcome in finished if outcome.curve and not outcome.details.get("rescored")]
+    if not ran:
+        return config.epochs
+    nearest, outcome = min(ran, key=lambda pair: _distance(config, pair[0].config))
+    return _epochs(config, nearest.config, outcome)
 
 
 def _epochs(config: TrialConfig, known: Mapping[str, Any], outcome: TrialOutcome) -> int:

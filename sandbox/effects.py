@@ -1,4 +1,4 @@
-"""Effects of knobs in a session, estimated jointly from all of its finished trials (`surrogate.py`). Pure."""
+"""Effects of knobs in a session, estimated jointly from its finished and stopped trials (`surrogate.py`). Pure."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +9,7 @@ from ..memory.records import TrialRecord
 from ..models.config import TrialConfig, check_combination
 from ..models.knobs.declaration import DIMENSIONS
 from .action_space import ActionSpace, inert_changes
-from .observations import NDCG10
+from .observations import NDCG10, still_stopped
 from .surrogate import REVEALING, Posterior, Steps, Surrogate, engine_knobs
 from .sweeping import each_setting
 
@@ -98,11 +98,11 @@ def untried(trials: Sequence[TrialRecord], space: ActionSpace, backbone: str) ->
 def knob_effects(
     trials: Sequence[TrialRecord], default: TrialConfig | None = None, model: Surrogate | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Per knob that a finished trial changed: {n, mean_delta, se, interval, attributed, over, values, confounded}.
+    """Per knob that such a trial changed: {n, mean_delta, se, interval, attributed, over, values, confounded}.
 
-    values       [{value, delta, se, n, trial, attributed}, ...]: the effect of each tried value over the value `over`
-                 (the default's, if a trial had it), estimated from all trials; n trials changed the knob to it, the
-                 first of them is `trial`
+    values       [{value, delta, se, n, stopped, trial, attributed}, ...]: the effect of each tried value over the value
+                 `over` (the default's, if a trial had it), estimated from all trials; n trials changed the knob to it,
+                 the first of them is `trial`, and `stopped` of them were stopped early, so that they give bounds only
     mean_delta   their mean, weighted by 1/se^2, with its standard error `se` and 95 % `interval`
     attributed   "alone" if a trial isolates the step (`isolates`), otherwise "jointly": it is a share of the difference
                  of trials that changed other knobs too
@@ -139,7 +139,7 @@ def steps_of(trial: TrialRecord, base: TrialConfig) -> Steps:
 
 
 class _Change(NamedTuple):
-    """One knob that a finished trial changed, and whether the trial isolates its effect."""
+    """One knob that a finished or stopped trial changed, and whether the trial isolates its effect."""
 
     trial: TrialRecord
     knob: str
@@ -150,8 +150,11 @@ class _Change(NamedTuple):
 def _changes(
     trials: Sequence[TrialRecord], default: TrialConfig | None
 ) -> Iterator[tuple[TrialRecord, str, Any, bool]]:
+    bounded = {trial.handle for trial in still_stopped(trials)}
     for trial in each_setting(trials):
-        if not trial.outcome or trial.outcome.base_delta is None or NDCG10 not in trial.outcome.metrics:
+        outcome = trial.outcome
+        measured = outcome and outcome.base_delta is not None and NDCG10 in outcome.metrics
+        if not measured and trial.handle not in bounded:
             continue
         base = base_config(trial, trials, default)
         changed = changed_knobs(trial, base)
@@ -165,7 +168,7 @@ def _tried_values(
     """Per changed knob, the value that its effects are relative to, and the other values that trials had."""
     tried: dict[str, tuple[Any, list[Any]]] = {}
     for knob in dict.fromkeys(change.knob for change in moved):
-        values = list(dict.fromkeys(trial.config[knob] for trial in model.observed.trials))
+        values = list(dict.fromkeys(trial.config[knob] for trial in model.observed.all_trials))
         usual = getattr(default or model.first, knob)
         over = usual if usual in values else values[0]
         tried[knob] = over, [value for value in values if value != over]
@@ -198,6 +201,7 @@ def _origin(value: Any, rows: Sequence[_Change]) -> dict[str, Any]:
     alone = any(row.alone for row in found)
     return {
         "n": len(found),
+        "stopped": sum(row.trial.status == "stopped" for row in found),
         "trial": found[0].trial.handle if found else None,
         "attributed": "alone" if alone else "jointly",
     }

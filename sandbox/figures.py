@@ -7,7 +7,7 @@ and trial handles. A figure is borne out if a recorded one rounds to it; the val
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from ..memory.records import TrialRecord
+from ..memory.records import TrialOutcome, TrialRecord
 
 _DECIMAL = r"0?\.\d{3,}(?![\d%])(?!\s*%)"
 _LEVEL = re.compile(rf"(?<![\w.+\-−–±])(?<!± )({_DECIMAL})")  # what follows ± is an error
@@ -50,11 +50,19 @@ def _levels(trials: Iterable[TrialRecord]) -> Iterator[float]:
     for outcome in (trial.outcome for trial in trials if trial.outcome):
         yield from outcome.metrics.values()
         yield from outcome.details.get("metrics_se", {}).values()
+        yield from _figures_of_stop(outcome)
         for name in ("model_ndcg10", "train_ndcg10", "popularity_ndcg10"):
             if (value := outcome.details.get(name)) is not None:
                 yield value
         for epoch in outcome.curve:
             yield from (value for name, value in epoch.items() if name in ("ndcg10", "loss"))
+
+
+def _figures_of_stop(outcome: TrialOutcome) -> Iterator[float]:
+    """The bounds of a stopped trial, and the figures of why it was stopped."""
+    stop = outcome.details.get("stopped", {})
+    figures = [outcome.details.get("bound"), outcome.details.get("floor"), *stop.values()]
+    yield from (float(value) for value in figures if isinstance(value, int | float))
 
 
 def _settings(trials: Iterable[TrialRecord]) -> Iterator[float]:
@@ -71,8 +79,11 @@ def _changes(trial: TrialRecord, trials: Sequence[TrialRecord], named: Sequence[
         train, model = outcome.details.get("train_ndcg10"), outcome.details.get("model_ndcg10")
         if train is not None and model is not None:
             yield from (train - model, model - train)
-    for handle in {trial.handle, *named} & ndcg.keys():
+    about = {trial.handle, *named}
+    for handle in about & ndcg.keys():
         yield from (ndcg[handle] - other for other in ndcg.values())
+    for bound in (t.bound for t in trials if t.handle in about and t.bound is not None):
+        yield from (bound - other for other in ndcg.values())
 
 
 def _borne_out(figure: str, recorded: Iterable[float]) -> bool:
@@ -83,6 +94,8 @@ def _borne_out(figure: str, recorded: Iterable[float]) -> bool:
 
 def _recorded_level(trial: TrialRecord) -> str:
     ndcg = trial.outcome.metrics.get("ndcg@10") if trial.outcome else None
+    if trial.bound is not None:
+        return f"at most {trial.bound:.5f}"
     return "none" if ndcg is None else f"{ndcg:.5f}"
 
 

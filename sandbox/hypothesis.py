@@ -10,9 +10,14 @@ SIZE_FACTOR = 3.0  # a predicted size within this factor of the measured one cou
 Held = Literal["yes", "no", "unclear"]
 
 
-def outcome_of(hypothesis: Hypothesis, outcome: TrialOutcome, dimensions: set[str]) -> dict[str, Any]:
-    """Prediction and measurement side by side; `dimensions` are the dimensions of the knobs that the trial changed."""
-    happened = _measured_direction(outcome)
+def outcome_of(
+    hypothesis: Hypothesis, outcome: TrialOutcome, dimensions: set[str], limit: float | None = None
+) -> dict[str, Any]:
+    """Prediction and measurement side by side; `dimensions` are the dimensions of the knobs that the trial changed.
+
+    limit: of a stopped trial, the upper bound of the difference to its base; below 0 the change made it worse.
+    """
+    happened = "worse" if limit is not None and limit < 0 else _measured_direction(outcome)
     return {
         "dimension": hypothesis.dimension,
         "dimension_changed": hypothesis.dimension in dimensions,

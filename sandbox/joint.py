@@ -7,6 +7,7 @@ from ..memory.records import TrialRecord
 from ..models.config import TrialConfig
 from .action_space import Knob
 from .effects import base_config, changed_knobs, interval, revealing, scaled, steps_of
+from .observations import still_stopped
 from .surrogate import Surrogate, engine_knobs
 from .sweeping import each_setting
 
@@ -85,7 +86,8 @@ def evidence(trials: Sequence[TrialRecord], default: TrialConfig) -> list[Eviden
     The marginal posterior N(m, v) of a step over its prior N(m0, v0) carries the information 1/v - 1/v0, at the mean
     (m/v - m0/v0) / (1/v - 1/v0). History is left out and the prior is divided out, so that nothing is counted twice
     when sessions are pooled. Steps that were only changed together have errors that are large and correlated; the
-    marginals are stored, so that each one states its own uncertainty, and the correlation is lost.
+    marginals are stored, so that each one states its own uncertainty, and the correlation is lost. What a stopped trial
+    says is passed on as the Gaussian measurement that stands for its bounds.
     """
     model = model_of(trials, default)
     if model is None:
@@ -106,11 +108,14 @@ def evidence(trials: Sequence[TrialRecord], default: TrialConfig) -> list[Eviden
 
 
 def _counts(trials: Sequence[TrialRecord], default: TrialConfig) -> dict[tuple[str, Any], int]:
-    """(knob, value) -> number of finished trials that changed the knob to a value other than the default's."""
+    """(knob, value) -> number of finished or stopped trials that changed the knob to a value that is not the default's.
+    """
     counts: dict[tuple[str, Any], int] = {}
+    bounded = {trial.handle for trial in still_stopped(trials)}
     for trial in each_setting(trials):
         base = base_config(trial, trials, default)
-        if trial.status != "finished" or base is None or not trial.outcome or trial.outcome.base_delta is None:
+        measured = trial.status == "finished" and trial.outcome and trial.outcome.base_delta is not None
+        if base is None or not (measured or trial.handle in bounded):
             continue
         changed = changed_knobs(trial, base)
         for knob in set(changed) - revealing(trial, base, changed):

@@ -1,9 +1,13 @@
-"""The finished trials of a session as one vector of measurements with its error covariance. Pure numpy.
+"""The trials of a session as one vector of measurements and bounds, with its error covariance. Pure numpy.
 
 Two errors are told apart. *Users*: all trials are measured on the same users, so the errors of two means are
 correlated; their covariance over users is known and is stored when a trial is recorded (`user_covariances`).
 *Training*: a model that is trained again with another seed has another NDCG@10, also in the mean over many users;
 trials that share a checkpoint share this error.
+
+A stopped trial has no measurement but two bounds: what it would have measured, with errors like those of any other
+trial, lies between them, because training keeps the best epoch and so never ends below what it has reached. Its errors
+over users are those of its base plus the median paired error, as for a trial that has not run yet.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,18 +28,31 @@ COVARIANCES = "user_covariances"
 UNKNOWN_RELATIVE_SE = 0.005  # of a difference to the base that was recorded without a standard error
 
 
+DEFAULT_PAIRED_ERROR = 0.03  # relative paired error over users before two trials have finished
+
+
 @dataclass(frozen=True)
 class Observations:
-    """Finished trials (n), their NDCG@10 (n,), and the covariance matrices of its errors (n, n).
+    """Finished trials (n) and stopped ones (m), their NDCG@10 (n + m,), and the covariance matrices of its errors.
 
-    user_covariance   over users, in units of NDCG@10 squared
+    ndcg              what the finished trials measured, then the upper bounds of the stopped ones
+    floors            the lower bounds of the stopped ones, (m,)
+    user_covariance   over users, in units of NDCG@10 squared, (n + m, n + m)
     same_checkpoint   1 where two trials score the same trained model, and therefore share the error of its training
     """
 
     trials: list[TrialRecord]
+    stopped: list[TrialRecord]
     ndcg: Floats
+    floors: Floats
     user_covariance: Floats
     same_checkpoint: Floats
+    paired_variance: float  # the median over pairs of finished trials, in units of NDCG@10 squared
+
+    @property
+    def all_trials(self) -> list[TrialRecord]:
+        """The finished trials, then the stopped ones, (n + m)."""
+        return [*self.trials, *self.stopped]
 
     @property
     def reference_ndcg(self) -> float:
@@ -44,16 +61,33 @@ class Observations:
 
 
 def observations(trials: Sequence[TrialRecord]) -> Observations:
-    """The finished trials that have NDCG@10, in order, and of a sweep every setting; there may be none."""
+    """The finished trials that have NDCG@10, in order, and of a sweep every setting; then the stopped ones.
+
+    A stopped trial whose configuration has finished since is left out. There may be none of either.
+    """
     finished = [t for t in trials if t.status == "finished" and t.outcome and NDCG10 in t.outcome.metrics]
     measured = each_setting(finished)
-    hashes = np.array([t.train_hash for t in measured])
+    stopped = still_stopped(trials)
+    hashes = np.array([t.train_hash for t in [*measured, *stopped]])
+    users = _with_settings(finished, measured, _user_covariance(finished))
+    ndcg = [_outcome(t).metrics[NDCG10] for t in measured]
+    paired = _paired_variance(users, ndcg[0] if ndcg else 0.0)
     return Observations(
         trials=measured,
-        ndcg=np.array([_outcome(t).metrics[NDCG10] for t in measured]),
-        user_covariance=_with_settings(finished, measured, _user_covariance(finished)),
+        stopped=stopped,
+        ndcg=np.array([*ndcg, *(t.bound for t in stopped)], dtype=np.float64),
+        floors=np.array([t.floor for t in stopped]),
+        user_covariance=_with_stopped(measured, stopped, users, paired),
         same_checkpoint=(hashes[:, None] == hashes[None, :]).astype(np.float64),
+        paired_variance=paired,
     )
+
+
+def still_stopped(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """The stopped trials with a bound, without those whose configuration another trial has measured or stopped too."""
+    measured = [t.config for t in trials if t.status == "finished"]
+    last = {repr(t.config): t for t in trials if t.bound is not None}
+    return [trial for trial in last.values() if trial.config not in measured]
 
 
 def user_covariances(
@@ -124,6 +158,27 @@ def _with_settings(finished: list[TrialRecord], measured: list[TrialRecord], cov
         rows.append(row_of[trial.handle] if trial.config == chosen.config else row_of.get(trial.base, default))
         own[number] = 0.0 if trial.config == chosen.config else (_outcome(trial).base_delta_se or 0.0) ** 2
     return covariance[np.ix_(rows, rows)] + np.diag(own)
+
+
+def _paired_variance(users: Floats, first_ndcg: float) -> float:
+    """The median variance over users of the difference of two finished trials; a usual one before there are two."""
+    own = np.diag(users)
+    pairs = (own[:, None] + own[None, :] - 2 * users)[np.triu_indices(len(own), 1)]
+    return float(np.median(pairs)) if pairs.size else (DEFAULT_PAIRED_ERROR * first_ndcg) ** 2
+
+
+def _with_stopped(
+    measured: list[TrialRecord], stopped: list[TrialRecord], users: Floats, paired_variance: float
+) -> Floats:
+    """Extend the covariance of the finished trials to stopped ones: e = e_base + d with Var d = paired_variance."""
+    if not stopped or not measured:
+        return users
+    row_of = {trial.handle: row for row, trial in enumerate(measured)}
+    default = next((r for r, t in enumerate(measured) if t.base == "default" and not t.changes), 0)
+    rows = [*range(len(measured)), *(row_of.get(trial.base, default) for trial in stopped)]
+    own = np.zeros(len(rows))
+    own[len(measured) :] = paired_variance
+    return users[np.ix_(rows, rows)] + np.diag(own)
 
 
 def _outcome(trial: TrialRecord) -> TrialOutcome:

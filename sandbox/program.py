@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from ..data.errors import ConfigError
-from ..data.wording import counted
+from ..data.wording import counted, listed
 from ..memory.records import TrialRecord
-from ..models.config import TrialConfig, check_combination
+from ..models.config import TrialConfig, check_combination, train_hash
 from .action_space import effective, inert_changes
 from .conditions import parse_condition
 from .statistics import Comparison, sweep_inflation
@@ -43,6 +43,19 @@ class Admission:
 
 
 @dataclass(frozen=True)
+class Occupation:
+    """What the running trials of a session occupy.
+
+    trials: their handles. places: how many trials may run at a time. reserved_seconds: training seconds that they are
+    expected to use.
+    """
+
+    trials: Sequence[str] = ()
+    places: int = 1
+    reserved_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
 class TrialSize:
     """The size of a trial's model: within noise, the smaller one wins.
 
@@ -74,7 +87,7 @@ def admit(
     session_state: str,
     trials: Sequence[TrialRecord],
     budget: BudgetStatus,
-    running: str | None,
+    running: Occupation,
     pending_reflection: str | None,
     base: TrialConfig,
     config: TrialConfig,
@@ -87,7 +100,8 @@ def admit(
     A configuration is a duplicate if a finished or running trial has the same effective settings. A duplicate costs
     nothing, because another run would differ by its seed only. The check for duplicates comes before the checks of the
     budget, of a running trial and of a pending reflection, because a client that lost a response repeats its call.
-    Crashed and cancelled trials may be repeated.
+    Crashed and cancelled trials may be repeated. So may stopped ones: the repetition continues from the state that the
+    stopped trial has kept, and runs to its end.
     """
     refusal = _state_refusal(session_state) or _combination_refusal(config)
     if refusal:
@@ -95,7 +109,11 @@ def admit(
     equivalent = _equivalent_trial(trials, config)
     if equivalent is not None:
         return Admission("duplicate", _duplicate_reason(equivalent, config, changes), equivalent.handle)
-    refusal = _start_refusal(budget, running, pending_reflection)
+    refusal = (
+        _start_refusal(budget, running)
+        or _reflection_refusal(pending_reflection)
+        or _training_refusal(trials, config)
+    )
     if refusal:
         return Admission("refused", refusal)
     applying = applying_heuristic(heuristics, base, config)
@@ -181,8 +199,11 @@ def trials_used(trials: Sequence[TrialRecord]) -> int:
 
 
 def trials_measured(trials: Sequence[TrialRecord]) -> int:
-    """The number of configurations that finished trials have measured; a sweep counts every setting."""
-    return sum(len(trial.settings) for trial in trials if trial.status == "finished")
+    """The number of configurations that the selection is made from; a sweep counts every setting.
+
+    A stopped trial counts, because it was left out only for being no better than the best of the others.
+    """
+    return sum(len(trial.settings) for trial in trials if trial.concluded)
 
 
 def seconds_used(trials: Sequence[TrialRecord]) -> float:
@@ -203,18 +224,46 @@ def _state_refusal(state: str) -> str | None:
     return f"the session is {state} and takes no more trials; open_session(new=true) starts another"
 
 
-def _start_refusal(budget: BudgetStatus, running: str | None, pending: str | None) -> str | None:
+def _start_refusal(budget: BudgetStatus, running: Occupation) -> str | None:
     """Why no trial may start now, whatever its configuration; or None."""
     used_up = _budget_used_up(
         budget.trials_used, budget.trials_max, budget.train_seconds_used, budget.train_seconds_max
     ) or _llm_budget_used_up(budget.llm_usd_used, budget.llm_usd_max)
     if used_up:
         return f"{used_up}; call finalize"
-    if running:
-        return f"one trial at a time: {running} is running; call wait_trial or cancel_trial for it first"
-    if pending:
-        return f"a finished trial needs a reflection before the next trial: call write_reflection for {pending} first"
+    if len(running.trials) >= running.places:
+        rule = "one trial at a time" if running.places == 1 else f"{running.places} trials at a time"
+        verb, these = ("is", "it") if len(running.trials) == 1 else ("are", "one of them")
+        return f"{rule}: {listed(running.trials)} {verb} running; call wait_trial or cancel_trial for {these} first"
+    expected = budget.train_seconds_used + running.reserved_seconds
+    if running.trials and expected >= budget.train_seconds_max:
+        return (
+            f"{listed(running.trials)} will probably use the rest of the {budget.train_seconds_max:.0f} training "
+            "seconds; call wait_trial, and then see what is left"
+        )
     return None
+
+
+def _reflection_refusal(pending: str | None) -> str | None:
+    if pending is None:
+        return None
+    return f"a finished trial needs a reflection before the next trial: call write_reflection for {pending} first"
+
+
+def _training_refusal(trials: Sequence[TrialRecord], config: TrialConfig) -> str | None:
+    """Refuses to train a model that a running trial is training: only its scoring would differ."""
+    same = [trial for trial in trials if trial.train_hash == train_hash(config)]
+    if any(trial.status == "finished" for trial in same):
+        return None
+    return next(
+        (
+            f"{trial.handle} is training this model, and only scoring knobs differ; wait for it, and nothing will be "
+            "trained again"
+            for trial in same
+            if trial.status == "running"
+        ),
+        None,
+    )
 
 
 def _combination_refusal(config: TrialConfig) -> str | None:
@@ -284,13 +333,13 @@ def _llm_budget_used_up(usd: float, max_usd: float | None) -> str | None:
 
 
 def _patience_exceeded(trials: Sequence[TrialRecord], patience: int) -> str | None:
-    without_keep = 0  # finished trials since the last keep
-    for trial in trials:
-        if trial.outcome and trial.status == "finished":
+    without_keep = 0  # finished and stopped trials since the last keep
+    for trial in sorted(trials, key=lambda trial: trial.order):
+        if trial.outcome and trial.concluded:
             without_keep = 0 if trial.outcome.verdict == "keep" else without_keep + 1
     if without_keep < patience:
         return None
-    return f"{counted(without_keep, 'finished trial')} without a keep (patience {patience})"
+    return f"{counted(without_keep, 'trial')} in a row without a keep (patience {patience})"
 
 
 def _target_reached(trials: Sequence[TrialRecord], target: float | None) -> str | None:

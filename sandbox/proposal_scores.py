@@ -1,7 +1,8 @@
 """Which proposal a trial followed, and how often followed proposals come true. Pure.
 
 A proposal claims a gain over the incumbent. It came true if the trial gained at least one standard error over its base,
-and not if it lost as much; in between the trial cannot tell.
+and not if it lost as much; in between the trial cannot tell. A trial that was stopped early lost as much if its upper
+bound did.
 """
 
 from collections import Counter
@@ -10,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from ..memory.records import FollowedProposal, TrialRecord
 from ..models.config import TrialConfig
-from .rule_evidence import CLEAR_Z, base_z
+from .rule_evidence import CLEAR_Z, base_z, bound_z
 
 CameTrue = Literal["yes", "no", "unclear"]
 FIELDS = ("source", "evidence", "changes", "expected_delta", "sd", "cost_seconds")
@@ -49,7 +50,7 @@ def followed(
     return FollowedProposal(**{name: best[name] for name in FIELDS}, whole=len(real) == len(best["changes"]))
 
 
-def proposal_scores(trials: Iterable[TrialRecord]) -> list[ProposalScore]:
+def proposal_scores(trials: Sequence[TrialRecord]) -> list[ProposalScore]:
     """One row per ended trial that followed a proposal, in the order of the trials."""
     return [
         ProposalScore(
@@ -62,7 +63,7 @@ def proposal_scores(trials: Iterable[TrialRecord]) -> list[ProposalScore]:
             sd=proposal.sd,
             measured=trial.outcome.base_delta,
             se=trial.outcome.base_delta_se,
-            came_true=_came_true(trial),
+            came_true=_came_true(trial, trials),
             cost_expected=proposal.cost_seconds,
             cost_measured=trial.outcome.train_seconds,
         )
@@ -79,10 +80,10 @@ def came_true_by_source(scores: Iterable[ProposalScore]) -> dict[str, Counter[Ca
     return found
 
 
-def _came_true(trial: TrialRecord) -> CameTrue:
+def _came_true(trial: TrialRecord, trials: Sequence[TrialRecord]) -> CameTrue:
     if trial.status == "crashed":
         return "unclear" if trial.machine_fault else "no"
-    z = base_z(trial.outcome) if trial.outcome else None
+    z = bound_z(trial, trials) if trial.bound is not None else base_z(trial.outcome) if trial.outcome else None
     if z is None or abs(z) < CLEAR_Z:
         return "unclear"
     return "yes" if z > 0 else "no"

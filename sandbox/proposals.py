@@ -108,7 +108,7 @@ class _Proposer:
         default = space.default(self._config.backbone)
         self._surrogate = model or Surrogate(trials, list(self._knobs.values()), history, default)
         self._allowed = _Allowed(trials, self._config, space, refused)
-        self._changed = {knob for trial in trials if trial.status == "finished" for knob in trial.changed}
+        self._changed = {knob for t in trials if t.concluded for knob in t.changed}
         self._diagnoses = diagnose(incumbent, space)
         self._chosen: list[_Chosen] = []
 
@@ -243,7 +243,7 @@ class _Allowed:
     def __init__(
         self, trials: Sequence[TrialRecord], incumbent: TrialConfig, space: ActionSpace, refused: Refused
     ) -> None:
-        counted = (t for t in trials if t.status in ("finished", "running"))
+        counted = (t for t in trials if t.concluded or t.status == "running")
         self._tried = [effective(t.configuration) for t in counted]
         self._incumbent, self._space, self._refused = incumbent, space, refused
         self._answers: dict[str, bool] = {}

@@ -16,7 +16,7 @@ from ..models.knobs.declaration import DIMENSIONS
 from .action_space import ActionSpace
 from .effects import INTERVAL_Z, base_config, changed_knobs, revealing
 from .figures import unrecorded_figures
-from .rule_evidence import CLEAR_Z, Move, base_z, moves_of
+from .rule_evidence import CLEAR_Z, Move, base_z, bound_delta, moves_of
 from .statistics import sweep_inflation
 
 Helped = Literal["yes", "no", "unclear"]
@@ -43,19 +43,29 @@ def check_reflection(
                    changed, the lesson names a figure that no record bears out, or a cited trial moved the same knobs in
                    the same direction with the opposite outcome
     supported      otherwise; helped="no" within noise is true, because the change did not help measurably
+    A stopped trial has an upper bound instead of a difference. If the bound is below the base, "no" is supported and
+    "yes" contradicted; a size is contradicted above the bound, and cannot be verified at or below it.
     Raises ConfigError for an unknown dimension, SessionError for a running trial and for evidence that names no trial.
     """
     dimensions = dimensions_of(claim.dimension)
     check_evidence(claim.evidence, trials)
     if trial.outcome is None:
         raise SessionError(f"{trial.handle} is {trial.status}: there is no result to reflect on yet; call wait_trial")
-    check, note = _check_helped(trial, trial.outcome, claim.helped)
+    limit = bound_delta(trial, trials)
+    if trial.status == "stopped":
+        check, note = _check_stopped(trial, claim.helped, limit)
+    else:
+        check, note = _check_helped(trial, trial.outcome, claim.helped)
     notes = [note]
-    if mismatch := _effect_mismatch(trial.outcome, claim.effect):
+    if trial.bound is None and (mismatch := _effect_mismatch(trial.outcome, claim.effect)):
         check = "contradicted"
         notes.append(mismatch)
+    if limit is not None and claim.effect is not None and claim.effect > limit:
+        check = "contradicted"
+        notes.append(f"an effect of {claim.effect:+.4f} is claimed, but at most {limit:+.4f} is possible")
     default = space.default(trial.config["backbone"])
     doubts = [
+        *_unverifiable_size(trial, claim.effect),
         *_dimension_doubts(trial, dimensions, trials, space),
         *unrecorded_figures(claim.lesson, trial, trials),
         *_evidence_doubts(trial, claim, trials, default),
@@ -87,13 +97,13 @@ def check_evidence(evidence: Sequence[str], trials: Sequence[TrialRecord]) -> No
 
 
 def needs_reflection(trial: TrialRecord, keep_z: float) -> bool:
-    """Whether the next trial waits for a reflection on this finished one.
+    """Whether the next trial waits for a reflection on this finished or stopped one.
 
     A re-scoring within noise of its base that was not kept teaches nothing that the numbers do not say. The noise of a
     sweep includes that of choosing the best setting.
     """
     outcome = trial.outcome
-    if trial.status != "finished" or outcome is None or trial.reflected:
+    if not trial.concluded or outcome is None or trial.reflected:
         return False
     z, noise = base_z(outcome), keep_z + sweep_inflation(len(trial.settings))
     uneventful = outcome.details.get("rescored") and outcome.verdict != "keep" and z is not None and abs(z) < noise
@@ -120,6 +130,26 @@ def _check_helped(trial: TrialRecord, outcome: TrialOutcome, helped: Helped) -> 
     if (z > 0) == (helped == "yes"):
         return "supported", numbers
     return "contradicted", f"{numbers}; helped={helped!r} claims the opposite"
+
+
+def _check_stopped(trial: TrialRecord, helped: Helped, limit: float | None) -> tuple[ReflectionCheck, str]:
+    """Check "helped" against the upper bound of a stopped trial; `limit` is the bound minus NDCG@10 of the base."""
+    note = f"{trial.handle} was stopped early"
+    if limit is None or trial.bound is None:
+        return ("supported" if helped == "unclear" else "unsupported"), f"{note}: nothing is known against its base"
+    note += f": NDCG@10 would have reached at most {trial.bound:.4f}, {limit:+.4f} against its base {trial.base}"
+    if limit >= 0:
+        unknown = f"{note}, so whether the change helped is not known; run the same configuration again to find out"
+        return ("supported" if helped == "unclear" else "unsupported"), unknown
+    verdicts: dict[Helped, ReflectionCheck] = {"yes": "contradicted", "no": "supported", "unclear": "unsupported"}
+    return verdicts[helped], note
+
+
+def _unverifiable_size(trial: TrialRecord, claimed: float | None) -> list[str]:
+    """A doubt about an effect that is claimed for a stopped trial, of which only a bound is known."""
+    if trial.bound is None or claimed is None:
+        return []
+    return [f"the size {claimed:+.4f} cannot be verified, because {trial.handle} was stopped: only a bound is known"]
 
 
 def _within_noise(numbers: str, helped: Helped) -> tuple[ReflectionCheck, str]:

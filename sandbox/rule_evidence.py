@@ -27,7 +27,10 @@ class RuleCheck(NamedTuple):
 
 
 class Move(NamedTuple):
-    """A trial with its base, the effective changes, and the z score of the paired difference."""
+    """A trial with its base, the effective changes, and the z score of the paired difference.
+
+    A stopped trial has the z score of its upper bound: it can show a loss, never a gain.
+    """
 
     trial: TrialRecord
     base: TrialConfig
@@ -50,10 +53,10 @@ def check_rule(
 
 
 def moves_of(trials: Sequence[TrialRecord], default: TrialConfig | None = None) -> list[Move]:
-    """All trials that have a paired difference against a known base."""
+    """All trials that have a paired difference, or an upper bound below its base, against a known base."""
     moves = []
     for trial in trials:
-        z = base_z(trial.outcome) if trial.outcome else None
+        z = base_z(trial.outcome) if trial.bound is None and trial.outcome else bound_z(trial, trials)
         base = base_config(trial, trials, default)
         if z is not None and base is not None:
             moves.append(Move(trial, base, changed_knobs(trial, base), z))
@@ -69,7 +72,8 @@ def count_rule(
     standard error. A trial that changed other knobs too counts by the share of its difference that `model` attributes
     to the knob, if the 90 % interval of the share excludes zero. `model` is the joint estimate without the history of
     other sessions, which must not count twice. Several such trials that made the same step share one estimate, so
-    only the first counts, and none if a trial isolates the step.
+    only the first counts, and none if a trial isolates the step. A stopped trial counts as a loss if its upper bound is
+    as far below its base, and not at all otherwise.
     """
     entering = [m for m in moves if condition.matches(m.trial.config) and not condition.matches(m.base)]
     isolated = [m for m in entering if isolates(condition.knob, m.trial, m.base, m.changed)]
@@ -111,6 +115,24 @@ def base_z(outcome: TrialOutcome) -> float | None:
     if outcome.base_delta is None or outcome.base_delta_se is None:
         return None
     return z_score(outcome.base_delta, outcome.base_delta_se)
+
+
+def bound_delta(trial: TrialRecord, trials: Sequence[TrialRecord]) -> float | None:
+    """The upper bound of a stopped trial minus NDCG@10 of its base; None if either is unknown."""
+    base = next((t for t in trials if t.handle == trial.base or (trial.base == "default" and _is_default(t))), None)
+    measured = base.outcome.metrics.get("ndcg@10") if base and base.outcome else None
+    return None if trial.bound is None or measured is None else trial.bound - measured
+
+
+def bound_z(trial: TrialRecord, trials: Sequence[TrialRecord]) -> float | None:
+    """`bound_delta` in standard errors of the paired comparison that stopped the trial; None if it is not negative."""
+    delta = bound_delta(trial, trials)
+    se = trial.outcome.details.get("bound_se") if trial.outcome else None
+    return None if delta is None or delta >= 0 or se is None else z_score(delta, se)
+
+
+def _is_default(trial: TrialRecord) -> bool:
+    return trial.base == "default" and not trial.changes and trial.status == "finished"
 
 
 def _majority(support: int, against: int) -> Check:

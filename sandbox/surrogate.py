@@ -1,4 +1,4 @@
-"""The model of effects of a session: one Gaussian model that is additive over knobs, fitted to all finished trials.
+"""The model of effects of a session: one Gaussian model that is additive over knobs, fitted to all of its trials.
 
 NDCG@10 of a trial, relative to the first one, is a common level plus one function of each knob's value, plus error:
 
@@ -12,8 +12,9 @@ For choices, every two values have the correlation CHOICE_CORRELATION. Effects p
 earlier measurements of the same steps, with the error se^2 + (TRANSFER scale)^2, because an effect differs between
 datasets; they are the prior mean. The prior scale and the training error are averaged over a grid, weighted by marginal
 likelihood and prior. If a pair of knobs is found to interact (`interactions.py`), their joint change gets a term of its
-own, so that it is attributed to neither. Everything is closed form, in float64. All effects are relative to NDCG@10 of
-the first trial.
+own, so that it is attributed to neither. A stopped trial counts as censored: its y_i lies between two bounds, and a
+Gaussian measurement stands for them at every point of the grid (`censoring.py`). Everything else is closed form, in
+float64. All effects are relative to NDCG@10 of the first trial.
 """
 
 import functools
@@ -27,6 +28,7 @@ import numpy.typing as npt
 from ..memory.records import TrialRecord
 from ..models.config import KNOBS, TrialConfig, train_hash
 from .action_space import Knob, inert_changes
+from .censoring import between
 from .interactions import LEVEL, Interaction, lack_of_fit, together
 from .observations import Floats, Observations, observations
 
@@ -53,7 +55,7 @@ LEVEL_VARIANCE = 1.0  # of the common level; so large that only differences betw
 SMALLEST_RELATIVE_SE = 1e-3
 """Lower bound on the error of a trial, for trials whose difference has zero variance over users."""
 MIN_TESTED = 3  # two knobs interact in at least four trials: none, one, the other, both
-DEFAULT_PAIRED_ERROR = 0.03  # relative paired error over users before two trials have finished
+NARROWEST = 0.999  # the lower bound of a stopped trial is at most this share of the upper one
 NEGLIGIBLE = 0.01  # grid points with a smaller posterior probability are left out
 
 
@@ -152,7 +154,7 @@ class _Fit(NamedTuple):
     probability: float
     scale: float
     training_error: float
-    lower: Floats  # Cholesky factor of the covariance of y
+    lower: Floats  # Cholesky factor of the covariance of y, the measurements that stand for bounds included
     weights: Floats  # inverse covariance of y times (y - prior mean)
 
 
@@ -176,7 +178,7 @@ class Surrogate:
         self._knobs = {knob.name: knob for knob in knobs}
         refer = default or self.first
         self._priors = {k.name: _KnobPrior(k, getattr(refer, k.name), history.get(k.name)) for k in knobs}
-        self.trial_steps = [self.steps_between(self.first, trial.configuration) for trial in self.observed.trials]
+        self.trial_steps = [self.steps_between(self.first, t.configuration) for t in self.observed.all_trials]
         self._relative = self.observed.ndcg / self.reference_ndcg - 1
         self._fits = self._fit(None)
         self.interaction = self._find_interaction()
@@ -222,7 +224,7 @@ class Surrogate:
         return Posterior(mean[n:], covariance[n:, n:]), Posterior(*self._conditioned(fit, mean, covariance, full=True))
 
     def error_covariance(self, training_error: float) -> Floats:
-        """Covariance (n, n) of the relative errors of the trials."""
+        """Covariance (n + m, n + m) of the relative errors of the trials, the stopped ones last."""
         users = self.observed.user_covariance / self.reference_ndcg**2
         smallest = SMALLEST_RELATIVE_SE**2 * np.eye(len(users))
         return users + training_error**2 * self.observed.same_checkpoint + smallest
@@ -250,11 +252,9 @@ class Surrogate:
     def _errors_of(self, new: Sequence[tuple[TrialConfig, str]], training_error: float) -> tuple[Floats, Floats]:
         """Covariance of the errors of new trials with those of the measured ones (new, trials), and their variances."""
         users = self.observed.user_covariance / self.reference_ndcg**2
-        own = np.diag(users)
-        pairs = (own[:, None] + own[None, :] - 2 * users)[np.triu_indices(len(own), 1)]
-        paired = float(np.median(pairs)) if pairs.size else DEFAULT_PAIRED_ERROR**2
+        own, paired = np.diag(users), self.observed.paired_variance / self.reference_ndcg**2
         row_of = {trial.handle: row for row, trial in enumerate(self.observed.trials)}
-        hashes = np.array([trial.train_hash for trial in self.observed.trials])
+        hashes = np.array([trial.train_hash for trial in self.observed.all_trials])
         bases = [row_of[handle] for _, handle in new]
         same = np.array([hashes == train_hash(config) for config, _ in new], dtype=np.float64)
         variances = own[bases] + paired + training_error**2 + SMALLEST_RELATIVE_SE**2
@@ -265,16 +265,14 @@ class Surrogate:
         usual = self._usual_scale()
         both = together(pair, self.trial_steps) if pair else np.zeros(len(self.trial_steps))
         nuisance = LEVEL_VARIANCE * (1.0 + np.outer(both, both))
+        priors = self._prior(self.trial_steps, SCALES)
+        points = [(scale, error) for scale in priors for error in TRAINING_ERRORS]
+        covariance = np.stack([priors[scale][1] + nuisance + self.error_covariance(error) for scale, error in points])
+        likelihood, lower, weights = self._likelihoods(np.stack([priors[scale][0] for scale, _ in points]), covariance)
         found = []
-        for scale, (mean, prior) in self._prior(self.trial_steps, SCALES).items():
-            belief = -0.5 * (math.log(scale / usual) / SCALE_SPREAD) ** 2
-            for training_error, odds in TRAINING_ERRORS.items():
-                covariance = prior + nuisance + self.error_covariance(training_error)
-                lower = np.asarray(np.linalg.cholesky(covariance), dtype=np.float64)
-                half = np.linalg.solve(lower, self._relative - mean)
-                likelihood = -0.5 * float(half @ half) - float(np.log(np.diag(lower)).sum())
-                weights = np.asarray(np.linalg.solve(lower.T, half), dtype=np.float64)
-                found.append(_Fit(likelihood + belief + math.log(odds), scale, training_error, lower, weights))
+        for row, (scale, error) in enumerate(points):
+            belief = math.log(TRAINING_ERRORS[error]) - 0.5 * (math.log(scale / usual) / SCALE_SPREAD) ** 2
+            found.append(_Fit(float(likelihood[row]) + belief, scale, error, lower[row], weights[row]))
         best = max(fit.probability for fit in found)
         likely = [f._replace(probability=math.exp(f.probability - best)) for f in found]
         total = sum(fit.probability for fit in likely)
@@ -282,20 +280,45 @@ class Surrogate:
         total = sum(fit.probability for fit in kept)
         return [fit._replace(probability=fit.probability / total) for fit in kept]
 
+    def _likelihoods(self, mean: Floats, covariance: Floats) -> tuple[Floats, Floats, Floats]:
+        """log p(measurements, and bounds hold) (g,), and `lower` and `weights` of `_Fit`, at every point of the grid.
+
+        mean (g, n + m) and covariance (g, n + m, n + m) of y before the trials.
+        """
+        n, residual = len(self.observed.trials), self._relative - mean
+        lower = _cholesky(covariance)
+        half = _solve(lower[:, :n, :n], residual[:, :n])
+        diagonal = np.diagonal(lower[:, :n, :n], axis1=1, axis2=2)
+        likelihood = np.asarray(-0.5 * (half**2).sum(axis=1) - np.log(diagonal).sum(axis=1))
+        if self.observed.stopped:
+            rest = lower[:, n:, n:]  # y of the stopped trials given the measurements, relative to its upper bounds
+            expected = (lower[:, n:, :n] @ half[..., None])[..., 0] - residual[:, n:]
+            widths = self.observed.ndcg[n:] - np.minimum(self.observed.floors, NARROWEST * self.observed.ndcg[n:])
+            low, high = -widths / self.reference_ndcg, np.zeros(len(widths))
+            sites = between(expected, rest @ np.swapaxes(rest, 1, 2), low, high)
+            likelihood += sites.log_probability
+            residual = np.concatenate([residual[:, :n], residual[:, n:] + sites.values], axis=1)
+            noise = np.concatenate([np.zeros((len(mean), n)), sites.variances], axis=1)
+            lower = _cholesky(covariance + noise[..., None] * np.eye(noise.shape[1]))
+            half = _solve(lower, residual)
+        return likelihood, lower, _solve(np.swapaxes(lower, 1, 2), half)
+
     def _find_interaction(self) -> Interaction | None:
-        """The pair of knobs that the trials show to interact, if any.
+        """The pair of knobs that the finished trials show to interact, if any; bounds fit any pair too easily.
 
         A misfit looks like a large training error. It is therefore estimated again with a term for the best pair, and
         the test uses that estimate.
         """
-        if len(self.trial_steps) <= MIN_TESTED:
+        n = len(self.observed.trials)
+        if n <= MIN_TESTED:
             return None
-        found = lack_of_fit(self._relative, self.error_covariance(min(TRAINING_ERRORS)), self.trial_steps)
+        measured, steps = self._relative[:n], self.trial_steps[:n]
+        found = lack_of_fit(measured, self.error_covariance(min(TRAINING_ERRORS))[:n, :n], steps)
         if found is None or found.best.p > LEVEL:  # larger errors only make it less significant
             return None
         fits = self._fit(found.best.knobs)
         error = sum(fit.probability * fit.training_error for fit in fits)
-        found = lack_of_fit(self._relative, self.error_covariance(error), self.trial_steps)
+        found = lack_of_fit(measured, self.error_covariance(error)[:n, :n], steps)
         return found.best if found and found.demanded else None
 
     def _usual_scale(self) -> float:
@@ -342,6 +365,16 @@ class Surrogate:
             increments = spread[:, after] - spread[:, before]  # (scales, rows, positions)
             covariance[:, rows[:, None], rows] += increments[:, :, after] - increments[:, :, before]
         return {scale: (mean[i], covariance[i]) for i, scale in enumerate(scales)}
+
+
+def _cholesky(matrices: Floats) -> Floats:
+    """The lower Cholesky factors (g, n, n)."""
+    return np.asarray(np.linalg.cholesky(matrices), dtype=np.float64)
+
+
+def _solve(matrices: Floats, vectors: Floats) -> Floats:
+    """The solutions (g, n) of g systems of equations."""
+    return np.asarray(np.linalg.solve(matrices, vectors[..., None])[..., 0], dtype=np.float64)
 
 
 def _rows_by_knob(steps: Sequence[Steps]) -> dict[str, npt.NDArray[np.int64]]:

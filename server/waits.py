@@ -13,6 +13,7 @@ import anyio.to_thread
 from mcp.server.mcpserver import Context
 
 from ..data.errors import MemoryStoreError, ServerError
+from ..data.wording import listed
 from ..tools.results import TrialObservation
 from ..tools.wait_trial import wait_trial
 from ..tools.workspace import Workspace
@@ -64,18 +65,18 @@ def wait_cap(client: str, override: float | None = None) -> float:
 
 
 async def wait_until_over(
-    ws: Workspace, observation: TrialObservation, context: Context[Workspace], seconds: float
+    ws: Workspace, observation: TrialObservation, handles: list[str], context: Context[Workspace], seconds: float
 ) -> TrialObservation:
-    """Poll a trial until it is over or `seconds` have passed; returns its last observation."""
+    """Poll trials until the first of them is over or `seconds` have passed; returns the last observation."""
     last_polled = anyio.current_time()
     deadline = last_polled + seconds
     progress = ProgressMessages(context)
-    poll = partial(wait_trial, ws, observation.session, observation.trial, 0)
+    poll = partial(wait_trial, ws, observation.session, handles, 0)
     while observation.status == "running":
-        await progress.send(observation)
+        await progress.send(observation, handles)
         remaining = deadline - anyio.current_time()
         if remaining <= 0:
-            return observation.model_copy(update={"next": still_running_advice(observation)})
+            return observation.model_copy(update={"next": still_running_advice(observation, handles)})
         await anyio.sleep(min(POLL_SECONDS, remaining))
         try:
             observation = await anyio.to_thread.run_sync(poll)
@@ -86,9 +87,14 @@ async def wait_until_over(
     return observation
 
 
-def still_running_advice(observation: TrialObservation) -> str:
-    """The text for `next` when the wait ends before the trial."""
+def still_running_advice(observation: TrialObservation, handles: list[str]) -> str:
+    """The text for `next` when the wait ends before the trials."""
     session, trial = observation.session, observation.trial
+    if len(handles) > 1:
+        return (
+            f"Trials {listed(handles)} are still running and nothing failed; only the wait of this call has ended. "
+            f"Call wait_trial(session='{session}') to continue waiting for the first one. Do not start them again."
+        )
     return (
         f"Trial {trial} is still running and nothing failed; only the wait of this call has ended. Call "
         f"wait_trial(session='{session}', trial='{trial}') to continue waiting. Do not start it again."
@@ -103,7 +109,7 @@ class ProgressMessages:
         self._epoch = -1
         self._epoch_since = self._sent_at = 0.0
 
-    async def send(self, observation: TrialObservation) -> None:
+    async def send(self, observation: TrialObservation, handles: list[str]) -> None:
         """Send a message if an epoch has ended since the last message, or if a heartbeat is due."""
         progress = observation.progress or {}
         epoch, epochs = progress.get("epoch", 0), progress.get("epochs", 0)
@@ -117,16 +123,16 @@ class ProgressMessages:
         await self._context.report_progress(
             epoch + waited / (waited + HALF_EPOCH_SECONDS),  # always below epoch + 1
             epochs or None,
-            describe(observation),
+            describe(observation, [handle for handle in handles if handle != observation.trial]),
         )
 
 
-def describe(observation: TrialObservation) -> str:
-    """The progress of a running trial in one short line, for people."""
+def describe(observation: TrialObservation, others: list[str]) -> str:
+    """The progress of a running trial in one short line, for people; `others` run as well."""
     progress = observation.progress or {}
     text = f"{observation.trial}: {progress.get('stage', 'loading')}"
     if progress.get("epochs"):
         text += f", epoch {progress['epoch']}/{progress['epochs']}"
     if progress.get("best_ndcg10") is not None:
         text += f", best validation NDCG@10 {progress['best_ndcg10']:.4f}"
-    return text
+    return f"{text}; {listed(others)} too" if others else text

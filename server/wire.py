@@ -23,6 +23,7 @@ from ..data.errors import VirtualMLEError
 from ..memory.text import clean_text
 from ..models.config import TrialConfig
 from ..tools.results import TrialObservation
+from ..tools.wait_trial import awaited
 from ..tools.workspace import Workspace
 from .waits import wait_cap, wait_until_over
 
@@ -70,6 +71,7 @@ def _mcp_function(ws: Workspace, tool: PlainTool, override: float | None) -> Cal
     signature = inspect.signature(tool, eval_str=True)
     _, *parameters = signature.parameters.values()
     waits = WAIT in signature.parameters
+    names_trials = waits and "trial" in signature.parameters
 
     async def call(context: Context[Workspace], **arguments: Any) -> BaseModel:
         requested = arguments.pop(WAIT, None)
@@ -77,11 +79,17 @@ def _mcp_function(ws: Workspace, tool: PlainTool, override: float | None) -> Cal
             arguments[WAIT] = 0
         try:
             await anyio.to_thread.run_sync(record_cost, ws, context, arguments.get("session"))
+            if names_trials:
+                arguments["trial"] = await anyio.to_thread.run_sync(
+                    awaited, ws, arguments["session"], arguments.get("trial")
+                )
             result = await anyio.to_thread.run_sync(partial(tool, workspace_for(ws, context), **arguments))
             if not isinstance(result, TrialObservation) or not waits:
                 return result
             cap = wait_cap(client_name(context), override)
-            return await wait_until_over(ws, result, context, cap if requested is None else min(requested, cap))
+            seconds = cap if requested is None else min(requested, cap)
+            handles = arguments["trial"] if names_trials else [result.trial]
+            return await wait_until_over(ws, result, handles, context, seconds)
         except VirtualMLEError as error:
             raise ToolError(str(error)) from error
 

@@ -164,7 +164,8 @@ def test_the_file_is_in_wal_mode_with_foreign_keys_and_the_busy_timeout_on(memor
 def another_trial(db: Database, handle: str, status: str = "running") -> None:
     """Insert a copy of trial t001 past the checks of the store."""
     columns = [column.name for column in db.table("trials").columns]
-    values = {"handle": f"'{handle}'", "number": str(int(handle[1:])), "status": f"'{status}'"}
+    number = str(int(handle[1:]))
+    values = {"handle": f"'{handle}'", "number": number, "place": number, "status": f"'{status}'"}
     selected = ", ".join(values.get(name, name) for name in columns)
     db.execute(f"INSERT INTO trials SELECT {selected} FROM trials WHERE handle = 't001'")
 
@@ -269,7 +270,7 @@ def test_the_table_of_trials_is_replaced_without_losing_a_row_a_guard_or_a_refer
             "evidence, cause, lesson, next_step, \"check\", check_note, NULL, 1, created_at FROM reflections",
             "UPDATE trials SET reason = 'better' WHERE session = 'demo-hstu-2'",
             "INSERT INTO trials SELECT session, 't002', 2, base, " + ", ".join(list(before["trials"][0])[4:])
-            + ", 0, NULL FROM trials WHERE session = 'demo-hstu-2'",
+            + ", 0, NULL, 0, NULL, NULL FROM trials WHERE session = 'demo-hstu-2'",
         ):  # fmt: skip
             with pytest.raises(sqlite3.IntegrityError), memory.database.writing() as writing:
                 writing.execute(refused)

@@ -107,7 +107,7 @@ def test_a_trial_is_read_as_stored_before_and_after_it_ends(memory: Memory) -> N
     ended = memory.trials.get(session, "t001")
     assert ended.outcome == outcome
     assert ended == started.model_copy(
-        update={"status": "finished", "outcome": outcome, "finished_at": ended.finished_at}
+        update={"status": "finished", "outcome": outcome, "finished_at": ended.finished_at, "ended": 1}
     )
     assert memory.trials.all(session) == [ended]
 

@@ -12,6 +12,7 @@ from virtualmle.models.config import TrialConfig, fingerprint, make_config
 from virtualmle.sandbox.program import (
     Admission,
     Heuristic,
+    Occupation,
     TrialSize,
     admit,
     judge,
@@ -58,7 +59,7 @@ def admission_of(changes: dict[str, Any], base: TrialConfig = DEFAULT, **overrid
         "session_state": "open",
         "trials": [],
         "budget": Budget(),
-        "running": None,
+        "running": Occupation(),
         "pending_reflection": None,
         "base": base,
         "config": config,
@@ -78,7 +79,7 @@ def test_a_new_configuration_is_admitted() -> None:
         ({"budget": Budget(trials_used=30)}, "all 30 trials of the budget are used; call finalize"),
         ({"budget": Budget(train_seconds_used=3600.0)}, "3600 of 3600 training seconds are used"),
         ({"budget": Budget(llm_usd_used=2.5, llm_usd_max=2.0)}, "2.50 of 2.00 dollars for the language model are used"),
-        ({"running": "t002"}, "t002 is running; call wait_trial or cancel_trial"),
+        ({"running": Occupation(["t002"])}, "t002 is running; call wait_trial or cancel_trial"),
         ({"pending_reflection": "t001"}, "call write_reflection for t001 first"),
         ({"config": make_config("sasrec").model_copy(update={"num_heads": 3})}, "not divisible by num_heads=3"),
         ({"heuristics": [TOO_WIDE]}, "discard heuristic 7 (“wide models overfit”) applies: hidden_dim > 128 holds"),
@@ -96,7 +97,7 @@ def test_rules_are_checked_in_the_order_of_the_protocol() -> None:
         "config": make_config("sasrec", hidden_dim=256).model_copy(update={"num_heads": 3}),
         "trials": [trial(1, make_config("sasrec", hidden_dim=256))],
         "budget": Budget(trials_used=30),
-        "running": "t002",
+        "running": Occupation(["t002"]),
         "pending_reflection": "t001",
         "heuristics": [TOO_WIDE],
     }
@@ -110,7 +111,7 @@ def test_rules_are_checked_in_the_order_of_the_protocol() -> None:
 
 def test_a_repeated_call_is_answered_with_the_trial_that_is_already_running() -> None:
     running = trial(2, make_config("sasrec", lr=1e-3)).model_copy(update={"status": "running", "outcome": None})
-    admission = admission_of({"lr": 1e-3}, trials=[trial(1), running], running="t002")
+    admission = admission_of({"lr": 1e-3}, trials=[trial(1), running], running=Occupation(["t002"]))
     assert (admission.kind, admission.trial) == ("duplicate", "t002") and "is already running" in admission.reason
 
 
@@ -243,7 +244,7 @@ def test_patience_counts_finished_trials_since_the_last_keep() -> None:
     past = [trial(1, verdict="keep"), *discards, crash]
     assert not stop(past, **LIMITS).stop
     assert stop([*past, trial(5, verdict="discard")], **LIMITS).reason == (
-        "3 finished trials without a keep (patience 3)"
+        "3 trials in a row without a keep (patience 3)"
     )
     assert not stop([*past, trial(5, verdict="keep")], **LIMITS).stop
 

@@ -236,5 +236,5 @@ async def test_a_trial_continues_after_its_client_has_disconnected(tmp_path: Pat
     until(lambda: not servers(tmp_path))
     ws = Workspace.open(tmp_path, settings=Settings(threads=1))
     assert wait_trial(ws, SESSION, "t001").status == "finished"
-    assert sync_session(ws, SESSION) is None
+    assert sync_session(ws, SESSION) == []
     assert len(read_memory(ws, SESSION, "trajectory").content["trials"]) == 1

@@ -89,7 +89,7 @@ def add_trial(ws: Workspace, session: str, changes: dict[str, Any], outcome: Tri
 @pytest.fixture(params=[{}, {"with_memory": False}], ids=["memory", "no memory"])
 def ws(request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workspace]:
     """A session with a trial of every status. The running trial has no process, so `sync_session` is disabled."""
-    monkeypatch.setattr("virtualmle.tools.read_memory.sync_session", lambda *_: None)
+    monkeypatch.setattr("virtualmle.tools.read_memory.sync_session", lambda *_: [])
     workspace = Workspace.open(home, settings=Settings(**request.param))
     session = open_session(workspace, "demo", "sasrec", new=True).session
     curve = [{"epoch": 1, "loss": 3.5, "ndcg": 0.05}]

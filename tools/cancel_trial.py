@@ -23,7 +23,7 @@ def cancel_trial(
     record = ws.memory.sessions.get(session)
     ws.memory.trials.get(session, trial)
     running = sync_session(ws, session)
-    if running and running.handle == trial:
+    if any(record.handle == trial for record in running):
         cancel(ws.trial_directory(session, trial))
         sync_session(ws, session)
     return observe(ws, record, trial)

@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from ..data.errors import SealError, SessionError
+from ..data.wording import listed
 from ..examiner.request import TestResult, examine, has_looked, in_progress, read_revealed
 from ..memory.records import SessionRecord, SummaryRecord
 from ..sandbox.program import trials_measured
@@ -52,7 +53,9 @@ def finalize(
     ws.session_dataset(record)  # refuses a replaced dataset before the freeze and the look
     if record.state == "open":
         if running:
-            raise SessionError(f"trial {running.handle} is running; wait_trial or cancel_trial first")
+            trials, verb = ("trial", "is") if len(running) == 1 else ("trials", "are")
+            names = listed([trial.handle for trial in running])
+            raise SessionError(f"{trials} {names} {verb} running; wait_trial or cancel_trial first")
         freeze(ws, record, cognition_summary, rules or [])
     if record.replay:  # a table has no test targets
         return final_result(ws, ws.memory.sessions.get(session), None)
@@ -84,7 +87,8 @@ def freeze(ws: Workspace, session: SessionRecord, text: str, rules: list[RuleInp
     )
     if not ws.memory.sessions.set_state(session.id, "open", "frozen", selected=selected.handle):
         raise SessionError(f"session {session.id} is being finalized by another process; see list_sessions")
-    retire(ws.inbox(session.id))
+    for inbox in ws.inboxes(session):
+        retire(inbox)
     _store_measurements(ws, ws.memory.sessions.get(session.id))
 
 

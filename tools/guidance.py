@@ -1,10 +1,15 @@
 """The state of a session in numbers, and one sentence of advice; shared by every tool that reports them."""
 
+from collections.abc import Sequence
+
+from ..data.wording import counted, listed
 from ..memory.records import SessionRecord, TrialRecord
 from ..sandbox.diagnosis import diagnose
 from ..sandbox.program import Stop, stop, trials_used
 from ..sandbox.reflection import needs_reflection
+from .places import free_places
 from .results import Budget
+from .stopping import stopped_trial
 from .workspace import Workspace
 
 
@@ -21,11 +26,17 @@ def budget_of(session: SessionRecord, trials: list[TrialRecord]) -> Budget:
 
 
 def pending_reflection(ws: Workspace, session: SessionRecord, trials: list[TrialRecord]) -> str | None:
-    """Handle of the last finished trial if its reflection is still missing; a re-scoring within noise needs none."""
-    last = next((t for t in reversed(trials) if t.status == "finished"), None)
-    if not session.with_reflection or last is None:
+    """Handle of the last concluded trial if its reflection is still missing; a re-scoring within noise needs none.
+
+    If several trials may run at a time, several may have ended since the last reflection: the first of them.
+    """
+    if not session.with_reflection:
         return None
-    return last.handle if needs_reflection(last, ws.session_protocol(session).keep_z) else None
+    concluded = sorted((t for t in trials if t.concluded), key=lambda trial: trial.order)
+    if session.parallel == 1:
+        concluded = concluded[-1:]
+    keep_z = ws.session_protocol(session).keep_z
+    return next((trial.handle for trial in concluded if needs_reflection(trial, keep_z)), None)
 
 
 def stop_of(ws: Workspace, session: SessionRecord, trials: list[TrialRecord]) -> Stop:
@@ -57,22 +68,43 @@ def next_step(ws: Workspace, session: SessionRecord, trials: list[TrialRecord]) 
     """One sentence that says which tool to call now."""
     if session.state != "open":
         return f"The session is {session.state} and takes no more trials. open_session(new=true) opens another session."
-    running = next((t for t in trials if t.status == "running"), None)
-    if running:
-        return (
-            f"Trial {running.handle} is running and nothing has failed: call wait_trial('{session.id}', "
-            f"'{running.handle}'). Do not start it again."
-        )
-    if not trials or trials[-1].machine_fault:
+    running = [t.handle for t in trials if t.status == "running"]
+    if not running and (not trials or trials[-1].machine_fault):
         return _first_trial(trials)
     pending = pending_reflection(ws, session, trials)
     if pending:
-        limit = _limit(ws, session, trials, pending)
+        limit = _stopped(trials, pending) or _limit(ws, session, trials, pending)
         return f"Call write_reflection for {pending}{limit or ': did the change help, by which dimension?'}"
     decision = stop_of(ws, session, trials)
+    if running:
+        full = session.parallel == 1 or decision.stop
+        return _wait_or_fill(session, running, 0 if full else free_places(ws, session, trials))
     if decision.stop:
         return f"{decision.reason}. Call finalize with your Cognition Summary and confirm=true."
     return _plan(ws, session, trials)
+
+
+def _wait(session: SessionRecord, running: Sequence[str]) -> str:
+    if len(running) == 1:
+        return (
+            f"Trial {running[0]} is running and nothing has failed: call wait_trial('{session.id}', '{running[0]}'). "
+            "Do not start it again."
+        )
+    return (
+        f"Trials {listed(running)} are running and nothing has failed: call wait_trial('{session.id}') for the first "
+        "one to end. Do not start them again."
+    )
+
+
+def _wait_or_fill(session: SessionRecord, running: Sequence[str], free: int) -> str:
+    """The advice while trials run and nothing else is due; `free`: how many more may start."""
+    if not free:
+        return _wait(session, running)
+    verb = "is" if len(running) == 1 else "are"
+    return (
+        f"{listed(running)} {verb} running, and {counted(free, 'more trial')} may start: run one that changes another "
+        f"dimension, or call wait_trial('{session.id}') for the first one to end."
+    )
 
 
 def _plan(ws: Workspace, session: SessionRecord, trials: list[TrialRecord]) -> str:
@@ -82,6 +114,17 @@ def _plan(ws: Workspace, session: SessionRecord, trials: list[TrialRecord]) -> s
     if limit:
         return f"{limit.lstrip(' .')} Proposals: read_memory(view='state')."
     return "Plan the next trial: read_memory(view='state') shows knob effects and untried knobs; then call run_trial."
+
+
+def _stopped(trials: list[TrialRecord], handle: str) -> str:
+    """What a stopped trial says about its change, as the continuation of a sentence; empty for any other trial."""
+    found = stopped_trial(next(t for t in trials if t.handle == handle), trials)
+    if found is None:
+        return ""
+    delta = found.base_delta_at_most
+    if delta is None or delta >= 0:
+        return ". It was stopped early and may be as good as its base: helped='unclear'; run it again to finish it"
+    return f". It was stopped early, at most {delta:+.4f} against its base: helped='no', and no effect can be claimed"
 
 
 def _limit(ws: Workspace, session: SessionRecord, trials: list[TrialRecord], handle: str) -> str:

@@ -5,11 +5,13 @@ from typing import Any
 from ..memory.records import SessionRecord, TrialOutcome, TrialRecord
 from ..sandbox.effects import base_config, changed_knobs
 from ..sandbox.hypothesis import outcome_of
+from ..sandbox.rule_evidence import bound_delta
 from ..sandbox.statistics import z_score
 from ..sandbox.sweeping import sweep_table
 from ..training.spec import read_progress
 from .guidance import budget_of, next_step
 from .results import HypothesisOutcome, SweptSettings, TrialObservation
+from .stopping import stopped_trial
 from .workspace import Workspace
 
 SLOPE_EPOCHS = 5
@@ -40,6 +42,7 @@ def observe(ws: Workspace, session: SessionRecord, handle: str, *, duplicate_rea
         return observation.model_copy(update={"progress": progress.model_dump()})
     hypothesis = _hypothesis(ws, session, record, trials)
     measured = _measured(record.outcome) | {"hypothesis": hypothesis, "sweep": _swept(record)}
+    measured |= {"stopped": stopped_trial(record, trials)}
     return observation.model_copy(update=measured)
 
 
@@ -79,7 +82,8 @@ def _hypothesis(
     space = ws.session_protocol(session).space
     changed = changed_knobs(trial, base_config(trial, trials, space.default(session.backbone)))
     dimensions = {space.dimension(knob) for knob in changed}
-    return HypothesisOutcome(**outcome_of(trial.hypothesis, trial.outcome, dimensions))
+    limit = bound_delta(trial, trials)
+    return HypothesisOutcome(**outcome_of(trial.hypothesis, trial.outcome, dimensions, limit))
 
 
 def _difference(delta: float | None, se: float | None) -> dict[str, float] | None:

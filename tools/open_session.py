@@ -9,6 +9,7 @@ from ..data.prepared import Manifest
 from ..data.wording import counted
 from ..memory.records import SessionRecord
 from ..sandbox.protocol import Protocol
+from ..trials.places import most_places
 from .guidance import budget_of, next_step
 from .results import OpenedSession
 from .sync import sync_session
@@ -53,6 +54,7 @@ def replay_source(ws: Workspace, backbone: str) -> dict[str, Any]:
 
 def _new_session(ws: Workspace, data: Manifest, backbone: str) -> SessionRecord:
     settings, protocol = ws.settings, ws.protocol
+    parallel = settings.parallel or protocol.parallel
     _refuse_unknown_sources(ws)
     record = SessionRecord(
         id="",
@@ -64,6 +66,8 @@ def _new_session(ws: Workspace, data: Manifest, backbone: str) -> SessionRecord:
         protocol_text=protocol.text,
         max_trials=settings.max_trials or protocol.max_trials,
         max_train_seconds=settings.max_train_seconds or protocol.max_train_seconds,
+        parallel=most_places(settings.device, settings.threads) if parallel == "auto" else parallel,
+        auto_parallel=parallel == "auto",
         with_reflection=settings.with_reflection and protocol.require_reflection,
         with_memory=settings.with_memory,
         memory_from=list(settings.memory_from),
@@ -101,6 +105,7 @@ def brief_of(ws: Workspace, session: SessionRecord, resumed: bool) -> OpenedSess
         profile=session.profile,
         action_space=[row.content() for row in knob_rows(protocol.space, session.backbone)],
         max_sweep=protocol.max_sweep,
+        parallel=session.parallel,
         prior=[entry.content() for entry in prior_of(ws, session)],
         incumbent=incumbent.handle if incumbent else None,
         next=next_step(ws, session, trials),
@@ -114,15 +119,25 @@ def protocol_summary(protocol: Protocol, session: SessionRecord) -> list[str]:
         "A trial applies `changes` to a base configuration; the server chooses seeds and prepares the data.",
         f"keep: paired z >= {protocol.keep_z:g} against the incumbent; within noise, the simpler configuration wins.",
         f"Budget: {counted(session.max_trials, 'trial')}, {session.max_train_seconds:g} training seconds, "
-        f"stop after {counted(protocol.patience, 'finished trial')} without a keep.",
+        f"stop after {counted(protocol.patience, 'trial')} in a row without a keep.",
         "A trial that matches a discard heuristic of the prior is refused unless override_reason is given.",
         "A repeated configuration is returned at no cost. If only scoring knobs change, nothing is trained again.",
         f"sweep tries up to {protocol.max_sweep} settings of the scoring knobs over one trained model as one trial.",
     ]
+    if protocol.racing:
+        rules.append(
+            "A trial that will not be kept is stopped early: it teaches an upper bound, is never a base and never "
+            "selected; the same configuration again runs on to its end."
+        )
     if session.replay:
         rules.append(
             "The session is a replay: every trial of the grid was measured before, and is answered at once with its "
             "recorded metrics and seconds. finalize reports validation only."
+        )
+    if session.parallel > 1:
+        rules.append(
+            f"Up to {session.parallel} trials run at a time. They are judged in the order in which they end, each "
+            "against the incumbent of that moment; wait_trial without a handle waits for the first one to end."
         )
     if session.max_llm_usd is not None:
         rules.append(f"The language model may cost up to {session.max_llm_usd:g} US dollars.")

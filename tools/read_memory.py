@@ -13,8 +13,10 @@ from ..sandbox.joint import interaction_in_words, model_of, shares
 from .guidance import budget_of, next_step, pending_reflection, stop_of
 from .observation import observe
 from .open_session import brief_of
+from .places import free_places
 from .proposing import proposals_of
 from .results import MemoryView
+from .stopping import stopped_trial
 from .sync import default_trial, sync_session
 from .transfer import history_of, long_term_of
 from .views import (
@@ -81,7 +83,7 @@ def read_memory(
 
 def _state(ws: Workspace, session: SessionRecord) -> StateView:
     trials = ws.memory.trials.all(session.id)
-    running = next((t for t in trials if t.status == "running"), None)
+    running = [t.handle for t in trials if t.status == "running"]
     incumbent = ws.memory.trials.incumbent(session.id)
     default = default_trial(ws, session, trials)
     return StateView(
@@ -100,10 +102,24 @@ def _state(ws: Workspace, session: SessionRecord) -> StateView:
         default_trial=default.handle if default else None,
         **_digest(ws, session, trials, incumbent),
         pending_reflection=pending_reflection(ws, session, trials),
-        running=running.handle if running else None,
+        running=running[0] if running else None,
         stop=stop_of(ws, session, trials),
         next=next_step(ws, session, trials),
+        **_places(ws, session, trials, running),
     )
+
+
+class _Places(TypedDict, total=False):
+    """The fields of the state view of a session that may run several trials at a time."""
+
+    running_trials: list[str]
+    free_places: int
+
+
+def _places(ws: Workspace, session: SessionRecord, trials: list[TrialRecord], running: list[str]) -> _Places:
+    if session.parallel == 1:
+        return {}
+    return {"running_trials": running, "free_places": free_places(ws, session, trials)}
 
 
 class _Digest(TypedDict):
@@ -162,11 +178,12 @@ def _best(ws: Workspace, session: SessionRecord, trials: list[TrialRecord]) -> l
 
 def _trajectory(ws: Workspace, session: SessionRecord) -> TrajectoryView:
     trials, reflections = ws.memory.trials.all(session.id), ws.memory.reflections.all(session.id)
+    everything = trials
     if not session.with_memory:
         trials, reflections = trials[-1:], reflections[-1:]
     return TrajectoryView(
         session=session.id,
-        trials=[_row(ws, session, t) for t in trials],
+        trials=[_row(ws, session, t, everything) for t in trials],
         reflections=[_reflection_row(r) for r in reflections],
     )
 
@@ -181,7 +198,9 @@ def _reflection_row(reflection: ReflectionRecord) -> ReflectionRow:
     return ReflectionRow.model_validate(row | texts)
 
 
-def _row(ws: Workspace, session: SessionRecord, trial: TrialRecord) -> TrialRow:
+def _row(
+    ws: Workspace, session: SessionRecord, trial: TrialRecord, trials: list[TrialRecord]
+) -> TrialRow:
     row = {
         "trial": trial.handle,
         "number": trial.number,
@@ -196,12 +215,16 @@ def _row(ws: Workspace, session: SessionRecord, trial: TrialRecord) -> TrialRow:
     outcome = trial.outcome
     measured = outcome.model_dump(include=set(TrialRow.model_fields) - set(row))
     row |= measured | {"ndcg10_se": outcome.ndcg_se, "best_epoch": outcome.details.get("best_epoch")}
+    if session.parallel > 1:
+        row |= {"ended": trial.ended, "incumbent_at_start": trial.incumbent_at_start}
     if trial.machine_fault:
         row["machine_fault"] = True
     if trial.sweep:
         row["swept"] = setting_rows(trial)
     if "reused_from" in outcome.details:
         row["reused_from"] = outcome.details["reused_from"]
+    if stopped := stopped_trial(trial, trials):
+        row["stopped"] = stopped
     return TrialRow.model_validate(row)
 
 
@@ -218,7 +241,8 @@ def _trial(ws: Workspace, session: SessionRecord, handle: str) -> TrialView:
 
 
 def _shares(ws: Workspace, session: SessionRecord, trial: TrialRecord) -> list[ShareRow]:
-    if not session.with_memory or trial.outcome is None or trial.outcome.base_delta is None:
+    measured = trial.outcome is not None and trial.outcome.base_delta is not None
+    if not session.with_memory or not (measured or trial.bound is not None):
         return []
     trials, default = ws.memory.trials.all(session.id), ws.session_protocol(session).space.default(session.backbone)
     model, base = model_of(trials, default, history_of(ws, session)), base_config(trial, trials, default)

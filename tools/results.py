@@ -30,6 +30,7 @@ class OpenedSession(BaseModel):
         description="knob, type, low/high or choices, default, dimension"
     )
     max_sweep: int = Field(default=0, description="settings that one sweep may try")
+    parallel: int = Field(default=1, description="trials that may run at a time")
     prior: list[dict[str, Any]] = Field(
         description="knowledge from earlier sessions, at most 3 KB, best first within each type (rule, configuration, "
         "heuristic): quoted data with its source, never instructions"
@@ -56,6 +57,19 @@ class SweptSettings(BaseModel):
     settings: int = Field(description="number of settings measured; the trial is the best one")
     table: str = Field(description="the settings, best first: their knobs, NDCG@10, difference to the base, its SE")
     left_out: list[str] = Field(default=[], description="trials that had measured the other settings before")
+
+
+class StoppedTrial(BaseModel):
+    """What is known of a trial that was stopped early, because it would not be kept: bounds, not a value."""
+
+    epoch: int = Field(description="the epoch after which it was stopped")
+    epochs: int = Field(description="the epochs that its configuration allows")
+    reached: float = Field(description="NDCG@10 of the model without score priors when it was stopped")
+    at_most: float | None = Field(description="upper bound of the NDCG@10 that it would have reached")
+    base_delta_at_most: float | None = Field(
+        description="upper bound of the difference to the base; below 0: the change hurt; otherwise nothing is known"
+    )
+    saved_seconds: float = Field(description="estimate of the training seconds that stopping it has saved")
 
 
 class TrialObservation(BaseModel):
@@ -92,6 +106,9 @@ class TrialObservation(BaseModel):
     seconds: float = Field(default=0.0, description="wall-clock seconds of the trial's process")
     train_seconds: float = Field(default=0.0, description="seconds charged to the budget")
     rescored: bool = Field(default=False, description="true: only scoring knobs changed, so nothing was trained")
+    stopped: StoppedTrial | None = Field(
+        default=None, description="of a trial that was stopped early; the same configuration again continues it"
+    )
     sweep: SweptSettings | None = Field(default=None, description="of a sweep: all of its settings")
     reused_from: str | None = Field(
         default=None, description="the trial of another session that measured this configuration; no seconds were used"

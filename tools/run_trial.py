@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from ..data.errors import AdmissionError, MachineError, SessionError, TrialError
+from ..data.errors import AdmissionError, ConflictError, MachineError, SessionError, TrialError
 from ..memory.records import Hypothesis, SessionRecord, TrialOutcome, TrialRecord
 from ..memory.text import clean_text
 from ..models.config import TrialConfig, fingerprint, train_hash
@@ -15,6 +15,7 @@ from ..trials.launcher import launch
 from ..trials.replay import serve
 from .guidance import budget_of, pending_reflection
 from .observation import observe
+from .places import occupation, share_of
 from .proposing import followed_proposal
 from .racing import prepare_race
 from .results import TrialObservation
@@ -58,7 +59,7 @@ def run_trial(
         session_state=record.state,
         trials=trials,
         budget=budget_of(record, trials),
-        running=running.handle if running else None,
+        running=occupation(ws, record, running, trials),
         pending_reflection=pending_reflection(ws, record, trials),
         base=base_config,
         config=config,
@@ -83,11 +84,19 @@ def run_trial(
         override_reason=_override_record(admission.reason, override_reason),
         proposal=followed_proposal(ws, record, trials, base_handle, changes),
     )
-    return wait_trial(ws, session, start_trial(ws, record, request, dataset_dir), wait_seconds)
+    try:
+        handle = start_trial(ws, record, request, dataset_dir, seen=len(trials))
+    except ConflictError:  # another client was faster: its trial may be this one, or the last of the budget
+        return run_trial(ws, session, changes, hypothesis, base, override_reason, wait_seconds)
+    return wait_trial(ws, session, handle, wait_seconds)
 
 
-def start_trial(ws: Workspace, session: SessionRecord, request: TrialRecord, dataset_dir: Path) -> str:
+def start_trial(
+    ws: Workspace, session: SessionRecord, request: TrialRecord, dataset_dir: Path, *, seen: int | None = None
+) -> str:
     """Record the admitted trial `request` and start it; returns its handle.
+
+    seen: the number of trials among which it was admitted; ConflictError if another one was started since.
 
     A trial that an earlier session has measured is copied from there and has then ended. A fault of this machine ends
     the trial as a crash. Raises TrialError if the trial cannot be started for any other reason, and AdmissionError if
@@ -95,7 +104,7 @@ def start_trial(ws: Workspace, session: SessionRecord, request: TrialRecord, dat
     """
     replay = ws.replay_of(session)
     cells = replay.cells_of(request) if replay else []
-    started = ws.memory.trials.start(request)
+    started = ws.memory.trials.start(request, seen=seen)
     directory = ws.trial_directory(session.id, started.handle)
     spec = _spec(ws, session, started, dataset_dir)
     try:
@@ -103,7 +112,8 @@ def start_trial(ws: Workspace, session: SessionRecord, request: TrialRecord, dat
             serve(cells, spec, directory)
         elif not copy_equal_trial(ws, session, started, spec, directory):
             prepare_race(ws, session, started, spec, directory)
-            launch(spec, directory, inbox=ws.inbox(session.id), keep_warm=ws.settings.keep_warm, cwd=ws.home)
+            inbox = ws.inbox(session.id, started.place)
+            launch(spec, directory, inbox=inbox, keep_warm=ws.settings.keep_warm, cwd=ws.home)
     except TrialError as error:
         machine_fault = isinstance(error, MachineError)
         details = {"machine_fault": True} if machine_fault else {}
@@ -125,6 +135,11 @@ def resolve_base(ws: Workspace, session: SessionRecord, base: str) -> tuple[str,
     if base == "default":
         return "default", default
     record = ws.memory.trials.get(session.id, base)
+    if record.status == "stopped":
+        raise SessionError(
+            f"base={base!r} was stopped early and has no model to compare with; run its configuration again to finish "
+            "it, or choose 'incumbent', 'default' or a finished trial"
+        )
     if record.status != "finished":
         raise SessionError(f"base={base!r} is {record.status}; choose 'incumbent', 'default' or a finished trial")
     return record.handle, record.configuration
@@ -134,14 +149,15 @@ def _spec(ws: Workspace, session: SessionRecord, trial: TrialRecord, dataset_dir
     """The specification for the worker. A model that the session has trained already is not trained again."""
     cached = ws.checkpoint_directory(session.id, trial.train_hash)
     unfinished = None if cached else ws.state_directory(session.id, trial.train_hash)
+    share = share_of(ws, session, trial)
     return TrialSpec(
         session=session.id,
         trial=trial.handle,
         dataset_dir=str(dataset_dir),
         config=trial.config,
         seed=trial_seed(session.seed, session.dataset_id),
-        device=ws.settings.device,
-        threads=ws.settings.threads,
+        device=share.device,
+        threads=share.threads,
         wall_seconds=ws.session_protocol(session).trial_seconds,
         rescore_from=str(cached) if cached else None,
         resume_from=str(unfinished) if unfinished else None,

@@ -4,13 +4,14 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from ..data.errors import AdmissionError, SweepError
+from ..data.errors import AdmissionError, ConflictError, SweepError
 from ..memory.records import Hypothesis, SessionRecord, Sweep, TrialRecord
 from ..models.config import TrialConfig, fingerprint, train_hash
 from ..sandbox.program import Admission, admit
 from ..sandbox.sweeping import complete, differences, plan_settings
 from .guidance import budget_of, pending_reflection
 from .observation import observe
+from .places import occupation
 from .results import TrialObservation
 from .run_trial import cleaned, resolve_base, start_trial
 from .sync import default_trial, sync_session
@@ -71,7 +72,11 @@ def sweep(
         hypothesis=cleaned(hypothesis),
         sweep=Sweep(settings=values, left_out=list(dict.fromkeys(known))),
     )
-    return wait_trial(ws, session, start_trial(ws, record, request, dataset_dir), wait_seconds)
+    try:
+        started = start_trial(ws, record, request, dataset_dir, seen=len(trials))
+    except ConflictError:  # another client was faster
+        return sweep(ws, session, settings, base, hypothesis, wait_seconds)
+    return wait_trial(ws, session, started, wait_seconds)
 
 
 def _trained_base(
@@ -96,7 +101,7 @@ def _admit(
     ws: Workspace,
     session: SessionRecord,
     trials: list[TrialRecord],
-    running: TrialRecord | None,
+    running: list[TrialRecord],
     base: TrialConfig,
     config: TrialConfig,
 ) -> Admission:
@@ -105,7 +110,7 @@ def _admit(
         session_state=session.state,
         trials=trials,
         budget=budget_of(session, trials),
-        running=running.handle if running else None,
+        running=occupation(ws, session, running, trials),
         pending_reflection=pending_reflection(ws, session, trials),
         base=base,
         config=config,

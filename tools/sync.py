@@ -6,9 +6,8 @@ a server calls `adopt_all` when it starts; nothing else is needed to re-adopt a 
 
 import logging
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +21,10 @@ from ..sandbox.statistics import Comparison, compare, metric_errors, standard_er
 from ..sandbox.sweeping import chosen, setting_figures
 from ..training.metrics import best_setting, clip_ranks
 from ..training.spec import RANKS, SWEPT_RANKS, TrialResult, read_spec
-from ..trials.launcher import TrialState, poll
+from ..trials.launcher import TrialState, ended_at, poll
+from .places import started_at
 from .rule_counts import count_rules
+from .stopping import stopped_outcome
 from .workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 Ranks = npt.NDArray[np.int32]
 MEASURED_DETAILS = {
     "model_ndcg10", "train_ndcg10", "popularity_ndcg10", "ties", "best_epoch", "device", "engine", "files",
+    "peak_bytes",
 }  # fmt: skip
 
 
@@ -41,33 +43,62 @@ def adopt_all(ws: Workspace) -> list[str]:
         if session.state != "open":
             continue
         try:
-            record = sync_session(ws, session.id)
+            records = sync_session(ws, session.id)
         except VirtualMLEError as error:  # one broken session must not block the others
             logger.warning("session %s: %s", session.id, error)
             continue
-        running += [f"{session.id}/{record.handle}"] if record else []
+        running += [f"{session.id}/{record.handle}" for record in records]
     return running
 
 
-def sync_session(ws: Workspace, session_id: str) -> TrialRecord | None:
-    """Record the session's running trial if it has ended; returns the trial if it is still running."""
+def sync_session(ws: Workspace, session_id: str) -> list[TrialRecord]:
+    """Record the session's trials that have ended, in the order of ending; returns those still running, in order."""
     session = ws.memory.sessions.get(session_id)
-    record = ws.memory.trials.running(session_id)
-    if record is None:
-        return None
-    asked_at = datetime.fromisoformat(record.created_at).timestamp()  # the trial's directory may not exist yet
-    state = poll(ws.trial_directory(session_id, record.handle), asked_at=asked_at)
-    if state.status == "running":
-        return record
-    try:
-        outcome = outcome_of(ws, session, record, state)
-    except TrialError as error:  # missing or damaged files must not block the session
-        outcome = _crash(str(error), state)
-    best = outcome.details.get("best_setting")
-    choice = None if best is None else chosen(record, _base_config(ws, session, record), best)
-    if ws.memory.trials.finish(session_id, record.handle, outcome, choice):
-        count_rules(ws, session, record.changed)
-    return None
+    running = ws.memory.trials.running(session_id)
+    ended = _ended(ws, running)
+    for record, state in ended:
+        _record(ws, session, record, state)
+    over = {record.handle for record, _ in ended}
+    return [record for record in running if record.handle not in over]
+
+
+def _ended(ws: Workspace, running: Sequence[TrialRecord]) -> list[tuple[TrialRecord, TrialState]]:
+    """The trials that have ended, in the order of ending.
+
+    Trials are polled one after another. Those that seemed to run are polled again as long as others turn out to have
+    ended, so that none is left out that ended before one of the others.
+    """
+    states: dict[str, TrialState] = {}
+    while True:
+        left = [record for record in running if record.handle not in states]
+        polled = {record.handle: _poll(ws, record) for record in left}
+        found = {handle: state for handle, state in polled.items() if state.status != "running"}
+        states |= found
+        if not found or len(found) == len(left):
+            break
+    ended = [record for record in running if record.handle in states]
+    ended.sort(key=lambda r: (ended_at(ws.trial_directory(r.session, r.handle)), r.number))
+    return [(record, states[record.handle]) for record in ended]
+
+
+def _poll(ws: Workspace, record: TrialRecord) -> TrialState:
+    directory = ws.trial_directory(record.session, record.handle)
+    return poll(directory, asked_at=started_at(record))  # the trial's directory may not exist yet
+
+
+def _record(ws: Workspace, session: SessionRecord, record: TrialRecord, state: TrialState) -> None:
+    """Judge a trial that has ended and store its outcome, unless another process has; again if the incumbent changes
+    meanwhile."""
+    while ws.memory.trials.get(session.id, record.handle).status == "running":
+        try:
+            outcome = outcome_of(ws, session, record, state)
+        except TrialError as error:  # missing or damaged files must not block the session
+            outcome = _crash(str(error), state)
+        best = outcome.details.get("best_setting")
+        choice = None if best is None else chosen(record, _base_config(ws, session, record), best)
+        judged = outcome.status == "finished"
+        if ws.memory.trials.finish(session.id, record.handle, outcome, choice, judged=judged):
+            count_rules(ws, session, record.changed)
 
 
 def outcome_of(ws: Workspace, session: SessionRecord, record: TrialRecord, state: TrialState) -> TrialOutcome:
@@ -79,6 +110,8 @@ def outcome_of(ws: Workspace, session: SessionRecord, record: TrialRecord, state
     result = state.result
     if state.status == "crashed" or result is None:
         return _crash(state.cause or "the worker ended without a result", state)
+    if result.status == "stopped":
+        return stopped_outcome(record, result, ws.memory.trials.all(session.id), state.seconds)
     return _judged(ws, session, record, result, state.seconds)
 
 
@@ -105,6 +138,7 @@ def _judged(
     ranks = load_ranks(directory)
     incumbent = ws.memory.trials.incumbent(session.id)
     against_incumbent = _compare_to(ws, session, incumbent, ranks)
+    against_start = _compare_to_start(ws, session, record, incumbent, ranks)
     base = _base_trial(ws, session, record)
     against_base = _compare_to(ws, session, base, ranks)
     judgement = judge(
@@ -118,7 +152,7 @@ def _judged(
     return TrialOutcome(
         status="finished",
         verdict=judgement.verdict,
-        reason=judgement.reason,
+        reason=judgement.reason + (against_start.words if against_start else ""),
         metrics=result.metrics,
         ndcg_se=standard_error(ranks),
         incumbent_before=incumbent.handle if incumbent else None,
@@ -132,6 +166,7 @@ def _judged(
             **result.model_dump(include=MEASURED_DETAILS),
             "rescored": spec.rescore_from is not None and spec.reused_from is None,
             "metrics_se": metric_errors(ranks),
+            **({"incumbent_at_start": against_start.figures} if against_start else {}),
             COVARIANCES: user_covariances(record.handle, ranks, _ranks_of_others(ws, session, ranks)),
             **(_swept(ws, session, record, base, ranks, result) if record.sweep else {}),
             **(spec.model_dump(include={"reused_from", "saved_seconds"}) if spec.reused_from else {}),
@@ -140,6 +175,31 @@ def _judged(
         train_seconds=result.train_seconds + result.evaluate_seconds,
         wall_seconds=wall_seconds,
     )
+
+
+class _AgainstStart(NamedTuple):
+    """A trial compared with the incumbent at its start: as a dictionary, and as the end of a sentence."""
+
+    figures: dict[str, Any]
+    words: str
+
+
+def _compare_to_start(
+    ws: Workspace, session: SessionRecord, record: TrialRecord, incumbent: TrialRecord | None, ranks: Ranks
+) -> _AgainstStart | None:
+    """The comparison with the incumbent at the trial's start; None if it still is the incumbent, or if there was none.
+
+    It decides nothing, but tells what the change does over the configuration that the agent had in view.
+    """
+    handle = record.incumbent_at_start
+    if handle is None or incumbent is None or incumbent.handle == handle:
+        return None
+    found = _compare_to(ws, session, ws.memory.trials.get(session.id, handle), ranks)
+    if found is None:
+        return None
+    figures = {"trial": handle, "delta": found.delta, "se": found.se, "z": found.z}
+    words = f"; {found.delta:+.4f} ± {found.se:.4f} (z = {found.z:+.2f}) against {handle}, the incumbent at its start"
+    return _AgainstStart(figures, words)
 
 
 def _swept(

@@ -12,7 +12,7 @@ from ..memory.records import Check, ReflectionCheck, RuleKind, SessionState, Tri
 from ..models.knobs.declaration import Dimension, KnobType, Value
 from ..sandbox.action_space import ActionSpace, Knob
 from ..sandbox.program import Stop
-from .results import Budget, TrialObservation
+from .results import Budget, StoppedTrial, TrialObservation
 
 KnobValues = dict[str, Any]
 """Knob name -> value: a partial configuration, such as the changes of a trial."""
@@ -102,12 +102,16 @@ Attribution = Literal["alone", "jointly"]
 
 
 class MeasuredValue(View):
-    """The effect of one value of a knob; n trials changed the knob to it, the first of them is `trial`."""
+    """The effect of one value of a knob; n trials changed the knob to it, the first of them is `trial`.
+
+    `stopped` of them were stopped early, so that they say only that the effect is below a bound.
+    """
 
     value: Value
     delta: float
     se: float
     n: int
+    stopped: int = 0
     trial: str | None
     attributed: Attribution
 
@@ -204,6 +208,8 @@ class StateView(View):
     running: str | None
     stop: Stop
     next: str
+    running_trials: list[str] = []  # this and the next field are set only if several trials may run at a time
+    free_places: int = 0  # how many more trials may start now
 
 
 class SettingRow(View):
@@ -241,6 +247,8 @@ class TrialRow(View):
     z: float | None = None
     base_delta: float | None = None
     base_delta_se: float | None = None
+    incumbent_at_start: str | None = None  # set only if several trials may run at a time, like the next field
+    ended: int | None = None  # its place in the order in which the trials ended
     parameters: int = 0
     train_seconds: float = 0.0
     wall_seconds: float = 0.0
@@ -249,6 +257,7 @@ class TrialRow(View):
     machine_fault: bool = False  # the machine caused the crash, not the configuration
     swept: list[SettingRow] = []  # of a sweep: all settings; the row's own figures are those of the best one
     reused_from: str | None = None  # the trial of another session that measured this configuration
+    stopped: StoppedTrial | None = None  # of a trial that was stopped early
 
 
 class FirstReflection(View):

@@ -5,6 +5,8 @@ from typing import Annotated
 
 from pydantic import Field
 
+from ..data.errors import SessionError
+from .guidance import pending_reflection
 from .observation import observe
 from .results import TrialObservation
 from .sync import sync_session
@@ -21,19 +23,44 @@ WaitSeconds = Annotated[
 def wait_trial(
     ws: Workspace,
     session: Annotated[str, Field(description="session id, as open_session returned it")],
-    trial: Annotated[str, Field(description="trial handle, e.g. 't003'")],
+    trial: Annotated[
+        str | list[str] | None,
+        Field(description="trial handle, e.g. 't003'; several: the first to end; none: the first of all that run"),
+    ] = None,
     wait_seconds: WaitSeconds = None,
 ) -> TrialObservation:
     """Wait for a running trial and return its observation; returns at once if the trial has ended.
 
-    A wait that is up returns status 'running'; the trial continues, so call wait_trial again.
+    Of several trials, the first one to end. Without a trial: the first one of the session to end; if a trial that has
+    ended still needs its reflection, that one, at once. A wait that is up returns status 'running'; the trial
+    continues, so call wait_trial again.
     """
     record = ws.memory.sessions.get(session)
-    ws.memory.trials.get(session, trial)
+    handles = awaited(ws, session, trial)
     deadline = None if wait_seconds is None else time.monotonic() + wait_seconds
     while True:
-        running = sync_session(ws, session)
-        out_of_time = deadline is not None and time.monotonic() >= deadline
-        if running is None or running.handle != trial or out_of_time:
-            return observe(ws, record, trial)
+        sync_session(ws, session)
+        trials = [ws.memory.trials.get(session, handle) for handle in handles]
+        ended = [found for found in trials if found.status != "running"]
+        if ended:
+            return observe(ws, record, min(ended, key=lambda found: found.order).handle)
+        if deadline is not None and time.monotonic() >= deadline:
+            return observe(ws, record, handles[0])
         time.sleep(POLL_SECONDS)
+
+
+def awaited(ws: Workspace, session: str, trial: str | list[str] | None) -> list[str]:
+    """The trials of which the first one to end is waited for, at least one; SessionError for an unknown trial.
+
+    A wait that consists of several calls must ask once: a trial that ends in between would be left out the next time.
+    """
+    if trial:
+        return [trial] if isinstance(trial, str) else trial
+    running = [record.handle for record in sync_session(ws, session)]
+    trials = ws.memory.trials.all(session)
+    pending = pending_reflection(ws, ws.memory.sessions.get(session), trials)
+    if pending or running:
+        return [pending] if pending else running
+    if not trials:
+        raise SessionError(f"session {session!r} has no trial to wait for; call run_trial first")
+    return [max(trials, key=lambda record: record.order).handle]

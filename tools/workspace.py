@@ -4,7 +4,7 @@ import functools
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..data.catalogue import Catalogue
 from ..data.errors import ConfigError, DataError, HomeError, ReplayError, SessionError
@@ -25,6 +25,7 @@ class Settings:
 
     max_trials: int | None = None  # None = from SANDBOX.md
     max_train_seconds: float | None = None
+    parallel: int | Literal["auto"] | None = None  # trials of a session at a time
     seed: int = 0
     with_reflection: bool = True
     with_memory: bool = True
@@ -131,9 +132,13 @@ class Workspace:
         """The directory of a trial's files."""
         return self.home / ".virtualmle" / "sessions" / session / handle
 
-    def inbox(self, session: str) -> Path:
-        """The directory in which the session's warm worker looks for its next trial."""
-        return self.home / ".virtualmle" / "sessions" / session / "worker"
+    def inbox(self, session: str, place: int = 0) -> Path:
+        """The directory in which the warm worker of a place of the session looks for its next trial."""
+        return self.home / ".virtualmle" / "sessions" / session / (f"worker-{place}" if place else "worker")
+
+    def inboxes(self, session: SessionRecord) -> list[Path]:
+        """The inboxes of all places of the session."""
+        return [self.inbox(session.id, place) for place in range(session.parallel)]
 
     def session_names_on_disk(self) -> set[str]:
         """Ids of sessions with files here, even if memory.db was deleted since; new sessions must not reuse them."""

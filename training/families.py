@@ -19,8 +19,10 @@ SAME = ("backbone", "loss", "scores", "supervision", "augmentation", "negative_s
 """Knobs that must be equal in a family."""
 RATIOS = {"pace": 3.5, "temperature": 1.6, "hidden_dim": 2.1, "num_blocks": 2.1, "num_negatives": 5.1}
 """Knobs that may differ by a factor up to this; the pace is the learning rate per user: lr / batch_size."""
-STEPS = {"warmup_epochs": 2.5, "dropout": 0.25, "embedding_dropout": 0.25, "token_dropout": 0.15, "weight_decay": 0.1}
+STEPS = {"warmup_epochs": 2.5, "dropout": 0.25, "embedding_dropout": 0.25, "attention_dropout": 0.35, "token_dropout": 0.15,
+         "weight_decay": 0.1}
 """Knobs that may differ by a difference up to this."""
+PRIOR_WEIGHTS = ("popularity_weight", "transition_weight", "cooccurrence_weight")
 LONG_AVERAGE = 0.9
 """Weight averages with a larger decay lag behind the weights: a family of their own."""
 SIMILAR = 0.5
@@ -28,7 +30,7 @@ SIMILAR = 0.5
 CURVES_ELSEWHERE = 2
 """So many curves of other datasets stand for the one run of a family that this dataset does not have."""
 TAIL = 1.5  # the slope at the end of a curve is measured over its last factor of epochs
-SAMPLES = 16  # learning rates per epoch from which its mean is computed
+SAMPLES = 64  # learning rates per epoch from which its mean is computed
 MAX_CURVES = 12
 
 
@@ -66,6 +68,7 @@ def race_of(
         incumbent_curve=known_curve(incumbent, candidate),
         incumbent_parameters=incumbent.parameters,
         keep_z=keep_z,
+        has_priors=any(getattr(candidate, weight) > 0 for weight in PRIOR_WEIGHTS),
         family=describe(candidate),
         curves=[known_curve(run, candidate) for run in family[:MAX_CURVES]],
         progress=progress(candidate, num_users, range(1, candidate.epochs + 1)),
@@ -121,7 +124,7 @@ def _final(run: Run, candidate: TrialConfig) -> float:
     """The best of a curve; if it still rose when its epochs were used up, its extrapolation to the candidate's."""
     best = max(run.ndcg10)
     last = run.epochs[-1]
-    if last < run.config.epochs or candidate.epochs <= last:
+    if last < run.config.epochs or candidate.epochs <= last or run.config.schedule != "constant":
         return best
     before = max((y for epoch, y in zip(run.epochs, run.ndcg10, strict=True) if epoch <= last / TAIL), default=best)
     if before <= 0:

@@ -12,8 +12,25 @@ from pydantic import BaseModel, ConfigDict
 
 from .metrics import ndcg_per_user
 
-LADDER = (2, 3, 4, 5, 7, 9, 12, 15, 19, 24, 30, 38, 48, 60, 76, 95)
+LADDER = (3, 4, 5, 7, 9, 12, 15, 19, 24, 30, 38, 48, 60, 76, 95)
 """The epochs after which the rule is applied: each about 1.25 times the one before."""
+STEP = 1.5
+"""Slopes are measured over a factor of epochs: how much the logarithm of NDCG@10 has grown since epoch e / STEP."""
+DECAY = 0.6
+"""Over each further factor STEP of epochs, a curve is taken to grow by this share of the slope before."""
+FAMILY_SHARE = 0.5
+"""The weight of the family's growth in the prediction; the rest is the candidate's own slope, extrapolated."""
+NEARNESS = 3.0
+"""A known curve at distance d counts exp(-NEARNESS * d)."""
+ERROR, EARLY_ERROR, FAR_ERROR, LOW_ERROR = 0.05, 0.3, 0.05, 0.3
+"""Margin of the logarithm of the bound: constant, divided by the epoch, times the distance, and if still far below."""
+LOW = 0.35
+"""Below this share of the family's final NDCG@10 a curve may not have begun to rise: `LOW_ERROR` is added."""
+WEAK = 0.5
+"""Known curves that end below this share of the incumbent say nothing about a candidate that would be kept."""
+
+PRIOR_SLACK = 2.0
+SMALLEST = 1e-6
 
 EpochRanks = NDArray[np.uint8]
 """Ranks (num_users,) of the bare model, those above 255 as 255."""
@@ -43,6 +60,7 @@ class RaceContext(_Frozen):
     incumbent_curve: KnownCurve
     incumbent_parameters: int
     keep_z: float
+    has_priors: bool = False  # whether score priors are added to the scores of both
     family: str  # what the trials of the candidate's family have in common, in words
     curves: list[KnownCurve]  # of the candidate's family, the most alike first; at least one
     progress: list[float]  # of the candidate, for epochs 1, 2, ... until its last
@@ -90,7 +108,7 @@ def decide(
     ndcg10 = [mean_ndcg10(row) for row in ranks]
     bound = upper_bound(epochs, ndcg10, context)
     needed = compare_with_incumbent(epochs[-1], ranks[best_of(ndcg10)], parameters, incumbent_ranks, context)
-    if bound >= needed.ndcg10 or needed.z_at_epoch > -context.keep_z:
+    if not hopeless(bound, needed.ndcg10, needed.z_at_epoch, context):
         return None
     best, final = max(ndcg10), max(context.incumbent_curve.ndcg10)
     sources = [curve.source for curve in context.curves]
@@ -113,6 +131,11 @@ def decide(
     )
 
 
+def hopeless(bound: float, needed: float, z_at_epoch: float, context: RaceContext) -> bool:
+    """Whether a candidate cannot reach what it needs, and is clearly behind the incumbent at the same epoch."""
+    return bound < needed and z_at_epoch <= -context.keep_z
+
+
 def is_rung(epochs: Sequence[int]) -> bool:
     """Whether the last of the evaluated epochs is the first one at or after an epoch of the ladder."""
     before = epochs[-2] if len(epochs) > 1 else 0
@@ -126,6 +149,8 @@ def compare_with_incumbent(
 
     A candidate is kept if its paired difference is at least `keep_z` standard errors, or, if it has fewer weights, if
     it is no more than that below. The standard error is that of the present difference from the incumbent's best.
+    Score priors, which the ranks here are without, make differences smaller and less certain: then a candidate may be
+    `PRIOR_SLACK` times as far below, whatever its size.
     """
     known = context.incumbent_curve
     until = [y for at, y in zip(known.epochs, known.ndcg10, strict=True) if at <= epoch] or known.ndcg10[:1]
@@ -133,19 +158,37 @@ def compare_with_incumbent(
     gains = ndcg_per_user(ranks)
     at_epoch = gains - ndcg_per_user(incumbent_ranks[same])
     error = standard_error(gains - ndcg_per_user(incumbent_ranks[best]))
-    sign = -1 if parameters < context.incumbent_parameters else 1
+    smaller = parameters < context.incumbent_parameters
+    errors = -PRIOR_SLACK if context.has_priors else -1.0 if smaller else 1.0
     now = standard_error(at_epoch)
     return Needed(
-        ndcg10=known.ndcg10[best] + sign * context.keep_z * error,
+        ndcg10=known.ndcg10[best] + errors * context.keep_z * error,
         incumbent_at_epoch=until[same],
         z_at_epoch=float(at_epoch.mean()) / now if now else 0.0,
     )
 
 
 def upper_bound(epochs: Sequence[int], ndcg10: Sequence[float], context: RaceContext) -> float:
-    """Upper bound of the best NDCG@10 at the end of the trial, from its curve and the curves of its family."""
-    growth = max(growth_of(curve, epochs[-1], context) for curve in context.curves)
-    return min(1.0, max(ndcg10) * math.exp(growth + 0.3))
+    """Upper bound of the best NDCG@10 at the end of the trial, from its own curve and the curves of its family.
+
+    The logarithm of the growth still to come is predicted twice: as the growth that the family still had at this place,
+    and from the candidate's own slope, extrapolated as a geometric series. The bound is the mean of both, plus a margin
+    that shrinks with the epochs (docs/racing.md has the errors measured on recorded curves). A candidate that is still
+    low may not have begun to rise, and a decaying learning rate brings a late gain: then it grows at least as the
+    family did. The bound is 1 if the family says nothing.
+    """
+    epoch, best = epochs[-1], max(ndcg10)
+    known = [curve for curve in context.curves if curve.final >= WEAK * context.incumbent_curve.final]
+    if not known or best <= 0:
+        return 1.0
+    family = _family_growth(known, epoch, context)
+    own = _slope(epochs, ndcg10, epoch) * _geometric_sum(math.log(len(context.progress) / epoch) / math.log(STEP))
+    growth = FAMILY_SHARE * family + (1 - FAMILY_SHARE) * own
+    low = best < LOW * max(curve.final for curve in known)
+    if low or context.decays:
+        growth = max(growth, family)
+    margin = ERROR + EARLY_ERROR / epoch + FAR_ERROR * min(curve.distance for curve in known) + LOW_ERROR * low
+    return min(1.0, best * math.exp(growth + margin))
 
 
 def growth_of(curve: KnownCurve, epoch: int, context: RaceContext) -> float:
@@ -157,8 +200,24 @@ def growth_of(curve: KnownCurve, epoch: int, context: RaceContext) -> float:
     places = [float(epoch), float(np.interp(context.progress[epoch - 1], [0.0, *curve.progress], [0, *curve.epochs]))]
     if context.decays:
         places.append(epoch / len(context.progress) * curve.max_epochs)
-    level = _level(curve, min(places))
+    level = _level(curve.epochs, curve.ndcg10, min(places))
     return math.log(max(curve.final, level) / level)
+
+
+def _family_growth(curves: Sequence[KnownCurve], epoch: int, context: RaceContext) -> float:
+    """The mean growth of the known curves, those of near configurations first."""
+    weights = np.exp([-NEARNESS * curve.distance for curve in curves])
+    return float(np.average([growth_of(curve, epoch, context) for curve in curves], weights=weights))
+
+
+def _slope(epochs: Sequence[int], ndcg10: Sequence[float], place: float) -> float:
+    """How much the logarithm of the best NDCG@10 has grown over the last factor STEP of epochs."""
+    return math.log(_level(epochs, ndcg10, place) / _level(epochs, ndcg10, place / STEP))
+
+
+def _geometric_sum(count: float) -> float:
+    """DECAY + DECAY^2 + ... + DECAY^count, for any count >= 0."""
+    return float((DECAY - DECAY ** (count + 1)) / (1 - DECAY))
 
 
 def best_of(ndcg10: Sequence[float]) -> int:
@@ -176,10 +235,10 @@ def standard_error(differences: NDArray[np.float64]) -> float:
     return float(differences.std(ddof=1)) / math.sqrt(len(differences)) if len(differences) > 1 else 0.0
 
 
-def _level(curve: KnownCurve, place: float) -> float:
-    """The best NDCG@10 of a curve until `place` epochs, between epochs interpolated in the logarithm of both."""
-    best = np.maximum.accumulate(np.maximum(curve.ndcg10, 1e-6))
-    return float(np.exp(np.interp(math.log(max(place, 1e-6)), np.log(curve.epochs), np.log(best))))
+def _level(epochs: Sequence[int], ndcg10: Sequence[float], place: float) -> float:
+    """The best NDCG@10 until `place`, interpolated in the logarithm of both between evaluated epochs."""
+    best = np.maximum.accumulate(np.maximum(ndcg10, SMALLEST))
+    return float(np.exp(np.interp(math.log(max(place, SMALLEST)), np.log(epochs), np.log(best))))
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -155,6 +155,12 @@ def poll(directory: Path, *, asked_at: float | None = None) -> TrialState:
     return _ended_without_result(directory, lease, asked_at)
 
 
+def ended_at(directory: Path) -> float:
+    """When a trial that is over ended, in seconds since the epoch, by the last change of its files; 0 without any."""
+    written = [moment for name in (RESULT, STOP) if (moment := _modified(directory / name)) is not None]
+    return min(written) if written else max(_modified(directory / name) or 0.0 for name in (SPEC, LOG, PROGRESS))
+
+
 def cancel(directory: Path) -> TrialState:
     """Stop the trial and return its final state; a trial that is already over does not change.
 

@@ -35,7 +35,7 @@ def most_places(device: str, threads: int) -> int:
 
 
 def fitting(most: int, peak_bytes: int | None, memory_bytes: int) -> int:
-    """How many of `most` places fit into `memory_bytes`; one as long as no trial has measured the peak of its memory."""
+    """How many of `most` places fit into `memory_bytes`; one as long as the peak of a trial's memory is not known."""
     if peak_bytes is None:
         return 1
     return max(1, min(most, int(memory_bytes / (HEADROOM * peak_bytes))))

@@ -12,7 +12,18 @@ from pathlib import Path
 
 from ..data.errors import TrialError
 from ..data.hashing import sha256_of
-from ..training.spec import CHECKPOINT, RANKS, RESULT, SPEC, USERS, TrialResult, TrialSpec, read_spec, write_model
+from ..training.spec import (
+    CHECKPOINT,
+    EPOCH_RANKS,
+    RANKS,
+    RESULT,
+    SPEC,
+    USERS,
+    TrialResult,
+    TrialSpec,
+    read_spec,
+    write_model,
+)
 
 FILES = (RANKS, USERS, CHECKPOINT)
 
@@ -42,7 +53,7 @@ def adopt(source: Path, directory: Path, spec: TrialSpec, result: TrialResult) -
     try:
         directory.mkdir(parents=True, exist_ok=True)
         write_model(directory / SPEC, spec)
-        for name in FILES:
+        for name in (*FILES, *([EPOCH_RANKS] if (source / EPOCH_RANKS).exists() else [])):
             _copy(source / name, directory / name)
         write_model(directory / RESULT, result)
     except OSError:  # the source has just been deleted, or the disk is full: the trial runs, or reports the full disk

@@ -56,7 +56,7 @@ def clear(inbox: Path) -> None:
 
 def hand_over(spec: TrialSpec, directory: Path, inbox: Path) -> bool:
     """Offer a trial to the warm worker; returns whether it claimed the trial. A worker that did not is then ended."""
-    worker = _warm_worker(inbox)
+    worker = worker_of(inbox)
     if worker is None:
         return False
     now = time.time()
@@ -84,7 +84,7 @@ def hand_over(spec: TrialSpec, directory: Path, inbox: Path) -> bool:
 
 def retire(inbox: Path) -> None:
     """Delete the inbox and end the session's warm worker, which would also exit without an inbox."""
-    worker = _warm_worker(inbox)
+    worker = worker_of(inbox)
     shutil.rmtree(inbox, ignore_errors=True)
     if worker is not None:
         end_group(worker)
@@ -99,7 +99,8 @@ def _claimed(directory: Path, order: Order) -> bool:
     return (directory / LEASE).exists()
 
 
-def _warm_worker(inbox: Path) -> Lease | None:
+def worker_of(inbox: Path) -> Lease | None:
+    """The process that claims the trials of this inbox, if it is alive, as a lease without a deadline."""
     try:
         found = Registration.model_validate_json((inbox / WORKER_FILE).read_bytes())
         lease = Lease(pid=found.pid, created=found.created, deadline=0.0)

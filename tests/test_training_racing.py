@@ -1,0 +1,231 @@
+"""The racing rule on hand-made curves: what it stops, what it lets run, and which curves it calls alike."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from virtualmle.models.config import TrialConfig, make_config
+from virtualmle.training.families import CURVES_ELSEWHERE, SIMILAR, Run, alike, known_curve, progress, race_of
+from virtualmle.training.racing import LADDER, StopCause, decide, growth_of, is_rung, upper_bound
+from virtualmle.training.schedule import lr_factor
+
+USERS = 20_000
+DEFAULT = make_config("sasrec")  # sampled softmax over dot scores
+SLOW = {"loss": "full_softmax", "scores": "cosine", "temperature": 0.05, "lr": 1e-3}
+
+
+def ranks_of(ndcg10: list[float]) -> np.ndarray:
+    """Ranks uint8 (epochs, USERS) with this NDCG@10 per epoch: so many users have rank 1, all others rank 200."""
+    return np.stack([np.where(np.arange(USERS) < round(y * USERS), 1, 200) for y in ndcg10]).astype(np.uint8)
+
+
+def saturating(final: float, start: float, pace: float, epochs: int) -> list[float]:
+    """A curve that rises from `start` at epoch 1 to `final`, by the share 1 - exp(-1 / pace) of the rest each epoch."""
+    return [final - (final - start) * math.exp(-(epoch - 1) / pace) for epoch in range(1, epochs + 1)]
+
+
+def run(config: TrialConfig, ndcg10: list[float], source: str = "t001", **fields: Any) -> Run:
+    fields = {"num_users": USERS, "parameters": 1000, **fields}
+    return Run(source, config, list(range(1, len(ndcg10) + 1)), ndcg10, **fields)
+
+
+def raced(
+    candidate: TrialConfig, ndcg10: list[float], incumbent: Run, *others: Run, parameters: int = 1000
+) -> StopCause | None:
+    """The cause with which the race stops a candidate of this curve; None if it runs to its end."""
+    context = race_of(candidate, USERS, incumbent, [incumbent, *others], 1.0)
+    assert context is not None
+    ranks, known = ranks_of(ndcg10), ranks_of(list(incumbent.ndcg10))
+    for count in range(1, len(ndcg10)):
+        cause = decide(list(range(1, count + 1)), list(ranks[:count]), parameters, known, context)
+        if cause:
+            return cause
+    return None
+
+
+# From a log of 19,000 users: the default had .0485 after five epochs and ended at .0561; full softmax at a low
+# temperature had .0154 after five epochs and ended at .0666.
+FAST = [0.0210, 0.0331, 0.0406, 0.0452, 0.0485, 0.0509, 0.0525, 0.0536, 0.0544, 0.0550,
+        0.0553, 0.0556, 0.0558, 0.0559, 0.0560, 0.0561, 0.0560, 0.0559, 0.0560]  # fmt: skip
+LATE = [0.0079, 0.0083, 0.0096, 0.0121, 0.0154, 0.0205, 0.0268, 0.0335, 0.0397, 0.0451,
+        0.0497, 0.0535, 0.0565, 0.0588, 0.0607, 0.0621, 0.0633, 0.0642, 0.0650, 0.0656,
+        0.0660, 0.0663, 0.0665, 0.0666, 0.0665]  # fmt: skip
+
+
+def test_a_slow_starter_of_a_family_that_has_never_run_is_not_raced() -> None:
+    incumbent = run(DEFAULT, FAST)
+    assert race_of(make_config("sasrec", **SLOW), USERS, incumbent, [incumbent], 1.0) is None
+
+
+@pytest.mark.parametrize("change", [{}, {"dropout": 0.4}, {"lr": 7e-4}, {"num_blocks": 1}, {"hidden_dim": 64}], ids=str)
+def test_a_slow_starter_is_compared_with_its_family_and_ends_above_the_incumbent(change: dict[str, Any]) -> None:
+    incumbent = run(DEFAULT, FAST)
+    earlier = run(make_config("sasrec", **SLOW, epochs=30), [0.93 * y for y in LATE], "t002")
+    candidate = make_config("sasrec", **{**SLOW, "epochs": 30, **change})
+    assert LATE[4] < 0.4 * FAST[4], "comparing equal epochs alone would stop it"
+    assert raced(candidate, LATE, incumbent, earlier) is None
+
+
+def test_a_hopeless_trial_of_the_incumbents_family_stops_early_and_says_why() -> None:
+    incumbent = run(DEFAULT, FAST)
+    cause = raced(make_config("sasrec", dropout=0.4), saturating(0.030, 0.012, 2.5, 20), incumbent)
+    assert cause is not None and cause.epoch <= 7
+    assert cause.ndcg10 < cause.bound < cause.needed and cause.bound >= 0.030, "the bound holds"
+    assert (cause.incumbent, cause.sources, cause.incumbent_ndcg10) == ("t001", ["t001"], 0.0561)
+    assert cause.z_at_epoch < -5
+    for part in ("stopped after epoch", f"{cause.bound:.4f} at most", f"a keep needs {cause.needed:.4f}", "t001"):
+        assert part in cause.sentence
+
+
+@pytest.mark.parametrize("height", [0.97, 1.0, 1.05], ids=str)
+def test_a_trial_near_the_incumbent_is_not_stopped_as_long_as_it_may_be_kept(height: float) -> None:
+    ndcg10 = [height * y for y in FAST[:16]]
+    assert raced(make_config("sasrec", dropout=0.3), ndcg10, run(DEFAULT, FAST), parameters=900) is None
+
+
+def test_a_smaller_model_needs_less() -> None:
+    incumbent, candidate = run(DEFAULT, FAST), make_config("sasrec", dropout=0.3)
+    smaller = raced(candidate, saturating(0.030, 0.012, 2.5, 20), incumbent, parameters=999)
+    larger = raced(candidate, saturating(0.030, 0.012, 2.5, 20), incumbent, parameters=1001)
+    assert smaller and larger and smaller.needed < 0.0561 < larger.needed
+
+
+def test_score_priors_make_the_rule_more_careful() -> None:
+    needed = []
+    for weight in (0.0, 4.0):
+        config = make_config("sasrec", transition_weight=weight)
+        curve = saturating(0.030, 0.012, 2.5, 20)
+        cause = raced(config.model_copy(update={"dropout": 0.3}), curve, run(config, FAST), parameters=999)
+        assert cause is not None
+        needed.append(cause.needed)
+    assert 0.0561 - needed[1] == pytest.approx(2 * (0.0561 - needed[0]))
+
+
+def test_a_trial_that_is_ahead_at_the_same_epoch_is_not_stopped() -> None:
+    late = make_config("sasrec", **SLOW, epochs=30)
+    quick = saturating(0.045, 0.02, 1.5, 20)
+    assert max(quick) < max(LATE) and quick[4] > LATE[4]
+    assert raced(late, quick[:8], run(late, LATE)) is None
+
+
+def test_a_trial_that_does_not_learn_at_all_is_stopped_once_its_family_has_risen() -> None:
+    cause = raced(make_config("sasrec", dropout=0.3), [0.008] * 19, run(DEFAULT, FAST))
+    assert cause is not None and cause.epoch <= LADDER[2]
+
+
+def test_a_family_whose_runs_ended_far_below_says_nothing_about_a_good_trial() -> None:
+    incumbent = run(make_config("sasrec", **SLOW), LATE)
+    weak = run(make_config("sasrec", dropout=0.3), [0.008, 0.0081, 0.0081, 0.008, 0.0081], "t002")
+    context = race_of(DEFAULT, USERS, incumbent, [incumbent, weak], 1.0)
+    assert context is not None
+    assert upper_bound([1, 2, 3], [0.008, 0.0081, 0.0081], context) == 1.0
+
+
+def test_trials_with_other_scoring_knobs_than_the_incumbent_are_not_raced() -> None:
+    incumbent = run(DEFAULT, FAST)
+    assert race_of(make_config("sasrec", transition_weight=2.0), USERS, incumbent, [incumbent], 1.0) is None
+
+
+def test_the_rule_looks_at_the_first_evaluated_epoch_at_or_after_a_rung() -> None:
+    assert [epoch for epoch in range(1, 20) if is_rung(list(range(1, epoch + 1)))] == [3, 4, 5, 7, 9, 12, 15, 19]
+    assert is_rung([1, 2, 6]) and is_rung([6]) and not is_rung([1, 5, 6])
+
+
+def test_the_decision_depends_on_its_arguments_only() -> None:
+    arguments = (make_config("sasrec", dropout=0.4), saturating(0.030, 0.012, 2.5, 20), run(DEFAULT, FAST))
+    assert raced(*arguments) == raced(*arguments)
+
+
+# Families
+
+DIFFERENT = [
+    {"loss": "full_softmax"}, {"scores": "cosine"}, {"lr": 3e-5}, {"lr": 3e-3}, {"batch_size": 32}, {"epochs": 20,
+    "schedule": "cosine"}, {"warmup_epochs": 5.0}, {"dropout": 0.7}, {"hidden_dim": 32}, {"num_blocks": 8},
+    {"temperature": 0.1}, {"ema_decay": 0.999}, {"token_dropout": 0.5}, {"supervision": "last"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", DIFFERENT, ids=str)
+def test_what_slows_learning_down_makes_another_family(change: dict[str, Any]) -> None:
+    other = make_config("sasrec", **{"dropout": 0.2, **change})
+    assert not alike(make_config("sasrec", dropout=0.2), other) and not alike(other, DEFAULT)
+
+
+@pytest.mark.parametrize("change", [{"lr": 6e-4}, {"num_heads": 4}, {"dropout": 0.4}, {"label_smoothing": 0.1},
+                                    {"epochs": 40}, {"patience": 6}, {"transition_weight": 2.0}], ids=str)
+def test_what_does_not_stays_in_the_family(change: dict[str, Any]) -> None:
+    assert alike(make_config("sasrec", dropout=0.2), make_config("sasrec", **{"dropout": 0.2, **change}))
+
+
+configurations = st.builds(
+    make_config, st.sampled_from(["sasrec", "hstu"]), lr=st.floats(1e-5, 1e-2), dropout=st.floats(0, 0.9),
+    batch_size=st.integers(32, 2048), warmup_epochs=st.floats(0, 10), temperature=st.floats(0.01, 2),
+    schedule=st.sampled_from(["constant", "cosine", "linear"]), hidden_dim=st.sampled_from([16, 64, 256]),
+)  # fmt: skip
+
+
+@given(one=configurations, other=configurations)
+def test_being_alike_is_symmetric_and_reflexive(one: TrialConfig, other: TrialConfig) -> None:
+    assert alike(one, one) and alike(one, other) == alike(other, one)
+
+
+def test_curves_of_other_datasets_count_if_similar_and_only_several_of_them() -> None:
+    incumbent, candidate = run(DEFAULT, FAST), make_config("sasrec", **SLOW)
+    for similarity, count, expected in (
+        (0.8, CURVES_ELSEWHERE - 1, False), (0.8, CURVES_ELSEWHERE, True), (SIMILAR - 0.1, 9, False), (1.0, 1, True),
+    ):  # fmt: skip
+        elsewhere = [run(candidate, LATE, f"tools-sasrec-1/t{n:03d}", similarity=similarity) for n in range(count)]
+        context = race_of(candidate, USERS, incumbent, [incumbent, *elsewhere], 1.0)
+        assert (context is not None) == expected
+        if context:
+            assert [curve.source for curve in context.curves] == [other.source for other in elsewhere]
+
+
+# Places on a known curve
+
+
+def test_a_candidate_with_a_lower_learning_rate_is_not_further_than_its_progress() -> None:
+    incumbent = run(make_config("sasrec", lr=3e-4), FAST)
+    growth = {}
+    for lr in (1e-4, 3e-4, 9e-4):
+        context = race_of(make_config("sasrec", lr=lr), USERS, incumbent, [incumbent], 1.0)
+        assert context is not None
+        growth[lr] = growth_of(context.curves[0], 6, context)
+    assert growth[1e-4] == pytest.approx(math.log(max(FAST) / FAST[1])), "a third of the rate: as far as after epoch 2"
+    assert growth[3e-4] == growth[9e-4] == pytest.approx(math.log(max(FAST) / FAST[5])), "never further than its epochs"
+
+
+def test_warm_up_counts_as_less_progress() -> None:
+    config = make_config("sasrec", warmup_epochs=4.0)
+    assert progress(config, USERS, [1, 4, 8])[2] == pytest.approx(6 / 8 * progress(DEFAULT, USERS, [8])[0], rel=0.01)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "linear"])
+def test_progress_is_the_sum_of_the_learning_rates_of_all_steps(schedule: str) -> None:
+    config = make_config("sasrec", schedule=schedule, warmup_epochs=1.5, epochs=10, lr=1e-3)
+    steps = math.ceil(USERS / config.batch_size)
+    rates = [config.lr * lr_factor(config, step, steps) for step in range(10 * steps)]
+    sums = np.cumsum(rates)[steps - 1 :: steps]
+    assert progress(config, USERS, range(1, 11)) == pytest.approx(sums, rel=0.01)
+
+
+def test_with_a_decaying_rate_the_share_of_the_epochs_counts() -> None:
+    curve = saturating(0.06, 0.01, 4, 20)
+    incumbent = run(make_config("sasrec", schedule="cosine", epochs=20), curve)
+    longer = make_config("sasrec", schedule="linear", epochs=40)
+    context = race_of(longer, USERS, incumbent, [incumbent], 1.0)
+    assert context is not None and context.decays
+    assert growth_of(context.curves[0], 10, context) == pytest.approx(math.log(max(curve) / curve[4]))
+
+
+def test_a_curve_that_its_epochs_cut_off_is_extrapolated_for_a_longer_candidate() -> None:
+    rising = saturating(0.06, 0.01, 8, 12)
+    cut, ended = make_config("sasrec", epochs=12), make_config("sasrec", epochs=30)
+    longer = make_config("sasrec", epochs=24)
+    assert known_curve(run(cut, rising), longer).final > max(rising) * 1.05
+    assert known_curve(run(cut, rising), cut).final == max(rising)
+    assert known_curve(run(ended, rising), longer).final == max(rising), "early stopping ended it"

@@ -1,0 +1,76 @@
+"""The outcome of a trial that racing has stopped: bounds of the NDCG@10 that it would have reached, and the cause."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..data.errors import TrialError
+from ..memory.records import TrialOutcome, TrialRecord
+from ..models.config import TrialConfig
+from ..sandbox.costs import saved_seconds
+from ..sandbox.diagnosis import WEIGHTS
+from ..sandbox.rule_evidence import bound_delta
+from ..training.racing import StopCause
+from ..training.spec import TrialResult
+from .results import StoppedTrial
+
+KEPT_DETAILS = {"model_ndcg10", "best_epoch", "device", "engine"}
+
+
+def stopped_outcome(
+    record: TrialRecord, result: TrialResult, trials: Sequence[TrialRecord], wall_seconds: float
+) -> TrialOutcome:
+    """The outcome of `record` from a result with status "stopped"; it has no metrics. `trials`: those of its session.
+
+    Raises TrialError if the result gives no cause.
+    """
+    cause = result.stopped
+    if cause is None:
+        raise TrialError(f"{record.handle} was stopped without a cause; run the same trial again")
+    curve = [epoch.model_dump() for epoch in result.curve]
+    incumbent = next((trial for trial in trials if trial.handle == cause.incumbent), None)
+    return TrialOutcome(
+        status="stopped",
+        verdict="discard",
+        reason=cause.sentence,
+        incumbent_before=cause.incumbent,
+        curve=curve,
+        details={
+            **result.model_dump(include=KEPT_DETAILS),
+            "stopped": cause.model_dump(),
+            **bounds_of(cause, record.config, incumbent),
+            "saved_seconds": saved_seconds(TrialConfig(**record.config), curve, trials),
+        },
+        parameters=result.parameters,
+        train_seconds=result.train_seconds + result.evaluate_seconds,
+        wall_seconds=wall_seconds,
+    )
+
+
+def stopped_trial(trial: TrialRecord, trials: Sequence[TrialRecord]) -> StoppedTrial | None:
+    """What is known of a stopped trial, against its base among `trials`; None for any other trial."""
+    if trial.status != "stopped" or trial.outcome is None:
+        return None
+    details = trial.outcome.details
+    return StoppedTrial(
+        epoch=details["stopped"]["epoch"],
+        epochs=trial.config["epochs"],
+        reached=details["stopped"]["ndcg10"],
+        at_most=trial.bound,
+        base_delta_at_most=bound_delta(trial, trials),
+        saved_seconds=round(details["saved_seconds"], 1),
+    )
+
+
+def bounds_of(cause: StopCause, config: Mapping[str, Any], incumbent: TrialRecord | None) -> dict[str, float | None]:
+    """`floor` and `bound` of the NDCG@10 that is judged, and `bound_se`, the error of a comparison with the bound.
+
+    Without score priors the bare model is what is judged: its best epoch is kept, so that it ends no lower than it
+    stood. Priors are shared with the incumbent and narrow its lead, because they rank the same items for both models:
+    then only the lead over the incumbent bounds what is judged, and nothing bounds it from below.
+    """
+    gap = cause.ndcg10 - cause.incumbent_at_epoch
+    error = abs(gap / cause.z_at_epoch) if cause.z_at_epoch else None
+    judged = incumbent.outcome.metrics.get("ndcg@10") if incumbent and incumbent.outcome else None
+    if judged is not None and any(config.get(name) for name in WEIGHTS):
+        return {"floor": 0.0, "bound": judged + max(0.0, cause.bound - cause.incumbent_ndcg10), "bound_se": error}
+    return {"floor": cause.ndcg10, "bound": cause.bound, "bound_se": error}
