@@ -9,21 +9,22 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))  # PYTHONSAFEPATH leaves both out
 sys.path.insert(0, str(Path(__file__).parent))
 
+import numpy as np
 from collect import read_session
 from plan import BACKBONES, SESSIONS, SIZES
 from record import parser_of
-from recorded import CURVES, Curve, needed_epochs, write_curves
+from recorded import CURVES, CUTOFF, Curve, write_curves
 
 
 def curves_in(folder: Path) -> list[Curve]:
-    """The trials in a folder of collect.py, with the ranks of the epochs that comparisons need."""
+    """The trials in a folder of collect.py, with ranks above 10 as 11."""
     return [
         Curve(
             dataset=dataset,
             backbone=backbone,
             session=session,
             number=number,
-            ranks={epoch: trial.ranks[epoch - 1] for epoch in needed_epochs(trial.ndcg10)},
+            ranks=np.minimum(trial.ranks, CUTOFF + 1),
             **{name: value for name, value in trial._asdict().items() if name != "ranks"},
         )
         for dataset in SIZES

@@ -1,8 +1,7 @@
 """The recorded trials as one small file, curves.parquet, one row per trial.
 
-A row has the configuration, and of every epoch the NDCG@10 of the bare model, the loss and the seconds. The ranks of
-users are stored for the epochs that a comparison needs: those that are the best until a rung of the ladder or until the
-end. Only ranks up to 10 are stored, exactly: NDCG@10 is zero beyond.
+A row has the configuration, and of every epoch the NDCG@10 of the bare model, the loss, the seconds and the ranks of
+all users. Of the ranks, those up to 10 are stored exactly, and no others: NDCG@10 is zero beyond.
 """
 
 import json
@@ -22,8 +21,6 @@ from virtualmle.models.config import TrialConfig, make_config
 CURVES = Path(__file__).with_name("curves.parquet")
 CUTOFF = 10
 MISSED = 0  # stands for every rank beyond the cutoff
-RUNGS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 18, 19, 22, 24)
-"""A ladder of the rule may have any of these rungs."""
 
 
 class Curve(NamedTuple):
@@ -39,7 +36,7 @@ class Curve(NamedTuple):
     loss: NDArray[np.float64]
     train_seconds: NDArray[np.float64]
     evaluate_seconds: NDArray[np.float64]
-    ranks: dict[int, NDArray[np.uint8]]  # by epoch: ranks (num_users,), those above 10 as 11
+    ranks: NDArray[np.uint8]  # (epochs, num_users), those above 10 as 11
     cause: str  # why training failed; empty = it did not
 
     @property
@@ -57,12 +54,6 @@ class Curve(NamedTuple):
         return int(self.ndcg10[:epoch].argmax()) + 1
 
 
-def needed_epochs(ndcg10: NDArray[np.float64]) -> list[int]:
-    """The epochs whose ranks are stored."""
-    ends = [rung for rung in RUNGS if rung <= len(ndcg10)] + [len(ndcg10)]
-    return sorted({int(ndcg10[:end].argmax()) + 1 for end in ends if end})
-
-
 def packed(ranks: NDArray[np.uint8]) -> bytes:
     """Ranks (epochs, users) as compressed nibbles; the epochs of a user, which resemble each other, are neighbours."""
     hits = np.where(ranks <= CUTOFF, ranks, MISSED).T.ravel()
@@ -74,7 +65,7 @@ def unpacked(content: bytes, epochs: int) -> NDArray[np.uint8]:
     """The inverse of `packed` for so many epochs: ranks (epochs, users), those above 10 as 11."""
     nibbles = np.frombuffer(lzma.decompress(content), np.uint8)
     hits = np.stack([nibbles >> 4, nibbles & 15], axis=1).ravel()
-    hits = hits[: len(hits) // epochs * epochs].reshape(-1, epochs).T
+    hits = hits[: len(hits) // max(epochs, 1) * epochs].reshape(-1, max(epochs, 1)).T[:epochs]
     return np.where(hits == MISSED, CUTOFF + 1, hits).astype(np.uint8)
 
 
@@ -82,7 +73,6 @@ def row_of(curve: Curve) -> dict[str, Any]:
     """The row of a trial."""
     baseline = make_config(curve.backbone).model_dump()
     changes = {knob: value for knob, value in curve.config.model_dump().items() if value != baseline[knob]}
-    epochs = sorted(curve.ranks)
     return {
         "dataset": curve.dataset,
         "backbone": curve.backbone,
@@ -92,8 +82,7 @@ def row_of(curve: Curve) -> dict[str, Any]:
         "parameters": curve.parameters,
         "cause": curve.cause,
         **{name: getattr(curve, name).tolist() for name in ("ndcg10", "loss", "train_seconds", "evaluate_seconds")},
-        "ranked_epochs": epochs,
-        "ranks": packed(np.stack([curve.ranks[epoch] for epoch in epochs])) if epochs else b"",
+        "ranks": packed(curve.ranks),
     }
 
 
@@ -101,8 +90,7 @@ def curve_of(row: dict[str, Any]) -> Curve:
     """The inverse of `row_of`."""
     config = make_config(row["backbone"], **json.loads(row["changes"]))
     arrays = [np.array(row[name]) for name in ("ndcg10", "loss", "train_seconds", "evaluate_seconds")]
-    epochs = row["ranked_epochs"]
-    ranks = dict(zip(epochs, unpacked(row["ranks"], len(epochs)), strict=True)) if epochs else {}
+    ranks = unpacked(row["ranks"], len(arrays[0]))
     names = (row["dataset"], row["backbone"], row["session"], row["number"])
     return Curve(*names, config, row["parameters"], *arrays, ranks, row["cause"])
 
@@ -111,9 +99,7 @@ def write_curves(path: Path, curves: Iterable[Curve]) -> None:
     """Write the file atomically."""
     frame = pl.DataFrame([row_of(curve) for curve in curves], infer_schema_length=None)
     floats = ("ndcg10", "loss", "train_seconds", "evaluate_seconds")
-    frame = frame.with_columns(
-        pl.col(*floats).cast(pl.List(pl.Float32)), pl.col("ranked_epochs").cast(pl.List(pl.Int16))
-    )
+    frame = frame.with_columns(pl.col(*floats).cast(pl.List(pl.Float32)))
     buffer = BytesIO()
     frame.write_parquet(buffer, compression="zstd", compression_level=19)
     write_bytes(path, buffer.getvalue())

@@ -31,7 +31,7 @@ class Pool:
 
     def __init__(self, curves: Sequence[Curve]) -> None:
         self.curves = [curve for curve in curves if not curve.cause]
-        self.num_users = len(next(iter(self.curves[0].ranks.values())))
+        self.num_users = self.curves[0].ranks.shape[1]
         self._differences: dict[tuple[int, int], tuple[Floats, Floats]] = {}
 
     def __len__(self) -> int:
@@ -56,7 +56,7 @@ class Pool:
 
     def _values(self, epoch: int) -> NDArray[np.float32]:
         """NDCG@10 (trials, users) of each trial at its best until `epoch`."""
-        best = [curve.ranks[curve.best_until(epoch)] for curve in self.curves]
+        best = [curve.ranks[curve.best_until(epoch) - 1] for curve in self.curves]
         return np.stack([ndcg_per_user(ranks).astype(np.float32) for ranks in best])
 
 
