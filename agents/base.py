@@ -59,9 +59,14 @@ class ReadMemory:
 
 @dataclass(frozen=True)
 class WaitTrial:
-    """Wait for the running trial."""
+    """Wait for the running trial; of several, for the first one to end."""
 
-    trial: str
+    trial: str | tuple[str, ...]
+
+    @property
+    def trials(self) -> tuple[str, ...]:
+        """The trials that are waited for."""
+        return (self.trial,) if isinstance(self.trial, str) else self.trial
 
 
 @dataclass(frozen=True)
@@ -129,6 +134,7 @@ class Brief:
     rules: Sequence[str] = ()
     tools: frozenset[str] = frozenset()  # the names of the server's tools
     max_sweep: int = 0  # settings of one sweep; 0 = the server has no such tool
+    parallel: int = 1  # trials that may run at a time
 
     @classmethod
     def of(cls, opened: OpenedSession, tools: frozenset[str] = frozenset()) -> "Brief":
@@ -145,6 +151,7 @@ class Brief:
             rules=opened.rules,
             tools=tools,
             max_sweep=opened.max_sweep if "sweep" in tools else 0,
+            parallel=opened.parallel,
         )
 
 
@@ -163,11 +170,23 @@ class Situation:
     last: TrialObservation | None = None
     outcomes: tuple[Outcome, ...] = ()
 
+    @property
+    def running(self) -> tuple[str, ...]:
+        """The running trials, in the order of their start."""
+        first = (self.state.running,) if self.state.running else ()
+        return tuple(self.state.running_trials) or first
+
+    @property
+    def has_free_place(self) -> bool:
+        """Whether a further trial may start now."""
+        return not self.running or self.state.free_places > 0
+
 
 class Agent:
     """Base class of the agents: it chooses actions, and the loop executes them.
 
-    A planner implements `act`. An agent that waits for something else, such as a language model, overrides `decide`.
+    It is asked again after every action, also while trials run: an agent that leaves free places unused waits. A
+    planner implements `act`. An agent that waits for something else, such as a language model, overrides `decide`.
     """
 
     reflects: ClassVar[bool] = True

@@ -8,7 +8,7 @@ call of an earlier process that has no result yet is executed once more, which d
 from collections.abc import Sequence
 from pathlib import Path
 
-from .base import Finalize, Outcome, ReadMemory, Reflect, RunTrial, Situation, Sweep
+from .base import Finalize, Outcome, ReadMemory, Reflect, RunTrial, Situation, Sweep, WaitTrial
 from .conversation import Conversation
 from .language import LanguageAgent
 from .llm.messages import LanguageModel, Message, Reply, ToolCall, Usage
@@ -17,7 +17,8 @@ from .verbs import tool_specs
 
 FILE = "chat.jsonl"
 _ACTIONS = {
-    "write_reflection": Reflect, "run_trial": RunTrial, "sweep": Sweep, "read_memory": ReadMemory, "finalize": Finalize
+    "write_reflection": Reflect, "run_trial": RunTrial, "sweep": Sweep, "wait_trial": WaitTrial,
+    "read_memory": ReadMemory, "finalize": Finalize,
 }  # fmt: skip
 
 
@@ -66,26 +67,38 @@ def next_messages(
     if last.role != "assistant":
         return []
     texts = [errors[-1]] * len(last.calls) if errors else result_texts(last.calls, outcomes)
+    unasked = [] if errors else outcomes[num_consumed(last.calls, outcomes) :]
     results = [
         Message("tool", clip(text, READ_LENGTH), call_id=call.id)
         for call, text in zip(last.calls, texts, strict=True)
     ]
-    now = "\n\n".join([*(errors[-1:] if not last.calls else []), f"{_budget(situation)} {request_text(situation)}"])
+    ended = [clip(outcome.text, READ_LENGTH) for outcome in unasked if isinstance(outcome.action, WaitTrial)]
+    mistake = [] if last.calls else errors[-1:]
+    now = "\n\n".join([*mistake, *ended, f"{_budget(situation)} {request_text(situation)}"])
     return [*results, Message("user", now)]
 
 
 def result_texts(calls: Sequence[ToolCall], outcomes: Sequence[Outcome]) -> list[str]:
     """The results of calls. The outcomes come in the order of the calls; a reflection may precede its call's action."""
-    queue = list(outcomes)
-    texts = []
+    return ["\n".join(outcome.text for outcome in own) or "nothing to do" for own in _results(calls, outcomes)]
+
+
+def num_consumed(calls: Sequence[ToolCall], outcomes: Sequence[Outcome]) -> int:
+    """The number of outcomes that are results of calls; the rest came of actions that the model was not asked for."""
+    return sum(len(own) for own in _results(calls, outcomes))
+
+
+def _results(calls: Sequence[ToolCall], outcomes: Sequence[Outcome]) -> list[list[Outcome]]:
+    """The outcomes of each call."""
+    queue, results = list(outcomes), []
     for call in calls:
         own: list[Outcome] = []
         while queue and not any(isinstance(outcome.action, _ACTIONS[call.name]) for outcome in own):
             if call.name == "write_reflection" and not isinstance(queue[0].action, Reflect):
                 break  # the reflection was written already
             own.append(queue.pop(0))
-        texts.append("\n".join(outcome.text for outcome in own) or "nothing to do")
-    return texts
+        results.append(own)
+    return results
 
 
 def _as_reply(message: Message) -> Reply:

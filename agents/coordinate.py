@@ -8,7 +8,7 @@ import numpy as np
 
 from ..models.knobs.declaration import Value
 from ..tools.views import KnobValues
-from .drawing import choices_of, tidy
+from .drawing import choices_of
 from .history import History, PastTrial
 from .moves import openings, rungs
 from .sampler import Sampler
@@ -63,7 +63,7 @@ def neighbours(name: str, value: Value, fineness: int, space: Space) -> list[Val
 def _middle(name: str, low: float, high: float, space: Space) -> int | float:
     """The value halfway between two rungs, on the knob's scale."""
     knob = space.knobs[name]
-    return tidy(knob, (low * high) ** 0.5 if knob.scale == "log" and low > 0 else (low + high) / 2)
+    return knob.rounded((low * high) ** 0.5 if knob.scale == "log" and low > 0 else (low + high) / 2)
 
 
 def _place(names: list[str], history: History) -> int:

@@ -68,6 +68,11 @@ def _trials(situation: Situation) -> str:
 
 def _trial(row: TrialRow) -> str:
     what = f"{row.trial} {settings_text(row.changes)} over {row.base}"
+    if found := row.stopped:
+        bound = "" if found.at_most is None else f", NDCG@10 at most {found.at_most:.4f}"
+        if found.base_delta_at_most is not None:
+            bound += f" ({found.base_delta_at_most:+.4f} to its base)"
+        return f"{what}: stopped after epoch {found.epoch} of {found.epochs}{bound}"
     if NDCG10 not in row.metrics:
         return f"{what}: {row.status} {row.cause or row.reason}"[:200]
     measured = "" if row.base_delta is None else f" {signed(row.base_delta, row.base_delta_se or 0.0)}"

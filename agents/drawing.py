@@ -1,4 +1,4 @@
-"""Candidate values of a knob: its choices, a random value, a rounded number. `Knob.check` decides what is valid."""
+"""Candidate values of a knob: its choices, or a random value. `Knob.check` decides what is valid."""
 
 import math
 
@@ -6,8 +6,6 @@ import numpy as np
 
 from ..models.knobs.declaration import Value
 from ..sandbox.action_space import Knob
-
-SIGNIFICANT_DIGITS = 3
 
 
 def choices_of(knob: Knob) -> tuple[Value, ...]:
@@ -29,17 +27,5 @@ def draw(knob: Knob, generator: np.random.Generator) -> Value:
         return knob.levels[int(generator.integers(len(knob.levels)))]
     low, high = bounds(knob)
     if knob.scale == "log" and low > 0:
-        return tidy(knob, math.exp(generator.uniform(math.log(low), math.log(high))))
-    return tidy(knob, float(generator.uniform(low, high)))
-
-
-def tidy(knob: Knob, value: float) -> int | float:
-    """`value` clipped to the bounds, with the knob's type and `SIGNIFICANT_DIGITS` digits; or the nearest level."""
-    if knob.levels:
-        return min(knob.levels, key=lambda level: abs(level - value))
-    low, high = bounds(knob)
-    bounded = min(max(value, low), high)
-    if knob.type == "int":
-        return int(min(max(round(bounded), math.ceil(low)), math.floor(high)))
-    short = float(f"{bounded:.{SIGNIFICANT_DIGITS}g}")
-    return short if low <= short <= high else bounded
+        return knob.rounded(math.exp(generator.uniform(math.log(low), math.log(high))))
+    return knob.rounded(float(generator.uniform(low, high)))

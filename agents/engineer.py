@@ -6,17 +6,19 @@ From then on the move with the largest expected gain runs: what the measurements
 (`follow_ups.py`), the remaining opening moves in the order of their usual gain, corrected by the effects that closed
 sessions measured, and proposals of the server. After changes of the model the priors are swept again. Each trial has a
 hypothesis, and each reflection is computed from the measurements. Only trials with a reflection count as measurements:
-without reflections the engineer follows its list of opening moves and the verdicts.
+without reflections the engineer follows its list of opening moves and the verdicts. If several trials may run at a
+time, free places are filled with moves in dimensions that no running trial changes (`beside.py`).
 """
 
 from ..memory.records import Hypothesis
 from .base import Action, Agent, RunTrial, Situation
+from .beside import apart, scoring_is_running
 from .follow_ups import follow_ups, random_neighbours
 from .history import History
 from .knowledge import Knowledge
 from .moves import Move, bundle_of, openings
 from .reflecting import NOTICEABLE_Z, dimension_of
-from .required import close, required_action
+from .required import end, required_action
 from .sweeps import is_due, is_scoring, planned_sweep
 
 MIN_FRUITLESS_STEPS = 3
@@ -55,17 +57,18 @@ class Engineer(Agent):
             baseline = Hypothesis(dimension="optimisation", direction="same", size=0.0, reason=reason)
             return RunTrial({}, "default", baseline)
         knowledge = Knowledge(history)
-        moves = self._moves(history, knowledge)
+        moves = apart(self._moves(history, knowledge), history)
         best = max((expected_gain(move, history, knowledge) for move in moves), default=0.0)
         wanted = opening_is_over(history) and (is_due(history) or best < REFINEMENT_GAIN)
-        if wanted and (sweep := planned_sweep(history)):
+        if wanted and not scoring_is_running(history) and (sweep := planned_sweep(history)):
             return sweep
         if not moves:
             drawn = random_neighbours(history, self.generator(situation))
             moves = [move for move in drawn if history.is_new(move.changes, move.base)]
-            moves = [m for m in moves if not knowledge.discourages(m.changes, history.settings(m.base))][:1]
+            moves = [m for m in moves if not knowledge.discourages(m.changes, history.settings(m.base))]
+            moves = apart(moves, history)[:1]
         if not moves:
-            return close(situation)
+            return end(situation)
         move = max(moves, key=lambda move: expected_gain(move, history, knowledge))
         override = override_reason(move, history, knowledge)
         base = history.incumbent.trial if move.base == "incumbent" and history.incumbent else move.base

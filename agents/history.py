@@ -34,6 +34,15 @@ class PastTrial(TrialRow):
         """The standard error of `relative`."""
         return self._share(self.base_delta_se)
 
+    @property
+    def relative_bound(self) -> float:
+        """Of a stopped trial, the upper bound of `relative`; 0 if it is not known."""
+        found = self.stopped
+        if found is None or found.at_most is None or found.base_delta_at_most is None:
+            return 0.0
+        base = found.at_most - found.base_delta_at_most
+        return found.base_delta_at_most / base if base > 0 else 0.0
+
     def _share(self, amount: float | None) -> float:
         if amount is None or self.base_delta is None or self.ndcg is None or self.ndcg <= self.base_delta:
             return 0.0
@@ -52,6 +61,7 @@ class Step:
     trial: str
     se: float = 0.0  # of `relative`
     kept: bool = False
+    stopped: bool = False  # the trial was stopped early: `relative` and `z` are upper bounds, below 0
 
     @property
     def direction(self) -> Any:
@@ -72,8 +82,8 @@ class PooledSteps:
 
 
 def pool(steps: Sequence[Step]) -> PooledSteps | None:
-    """The steps pooled into one measurement; None if no step has a standard error."""
-    measured = [step for step in steps if step.se > 0]
+    """The measured steps pooled into one measurement; None if no step has a standard error. Bounds are left out."""
+    measured = [step for step in steps if step.se > 0 and not step.stopped]
     if not measured:
         return None
     total = sum(step.se**-2 for step in measured)
@@ -140,17 +150,21 @@ class History:
         return max(self.finished, key=lambda trial: trial.ndcg or 0.0, default=None)
 
     def steps(self, knob: str | None = None) -> list[Step]:
-        """The measured single-knob changes, oldest first; only those of `knob` if it is given."""
+        """The measured single-knob changes, oldest first; only those of `knob` if it is given.
+
+        A stopped trial whose bound is below its base counts with this bound: it lost at least as much.
+        """
         found = []
-        for trial in self.finished:
-            z = trial.base_z
+        for trial in self.trials:
+            z = trial.base_z if trial.stopped is None else trial.stopped.base_z_at_most
             if z is None or len(trial.changes) != 1:
                 continue
             name, after = next(iter(trial.changes.items()))
             if knob in (None, name):
                 before = self.space.complete(self.settings(trial.base)).get(name)
-                kept = trial.verdict == "keep"
-                found.append(Step(name, before, after, z, trial.relative, trial.trial, trial.relative_se, kept))
+                kept, stopped = trial.verdict == "keep", trial.stopped is not None
+                relative = trial.relative_bound if stopped else trial.relative
+                found.append(Step(name, before, after, z, relative, trial.trial, trial.relative_se, kept, stopped))
         return found
 
     def reflected_steps(self, knob: str | None = None) -> list[Step]:

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 
 from ..data.errors import CostCapError, LanguageModelError
 from ..memory.records import Hypothesis
-from .base import SKIPPED, Action, Agent, Finalize, ReadMemory, Reflect, RunTrial, Situation, WaitTrial
+from .base import SKIPPED, Action, Agent, Finalize, ReadMemory, Reflect, RunTrial, Situation
 from .interview import RESUME, Interview
 from .llm.messages import LanguageModel, Message, Reply
 from .prompt import recent, step_text, system_text
 from .reflecting import reflect_on, summarise
-from .required import close
+from .required import close, wait
 from .verbs import CallError, actions_of, tool_specs
 
 MAX_MISTAKES = 5
@@ -51,17 +51,15 @@ class LanguageAgent(Agent):
     async def decide(self, situation: Situation) -> Sequence[Action]:
         """What must be done without asking; otherwise the calls of the model's next reply."""
         state = situation.state
-        if state.state != "open":
-            return (close(situation),)
-        if state.running:
-            return (WaitTrial(state.running),)
+        if (forced := unasked(situation)) is not None:
+            return (forced,)
         if state.stop.stop:
             return await self._close(situation)
-        if state.budget.trials_used == 0 and not situation.refused:
-            return (RunTrial({}, "default", BASELINE),)
         try:
             return await self._ask(situation, self.tools(situation), f"{state.budget.trials_used}")
         except CostCapError as error:
+            if situation.running:
+                return (wait(situation),)
             if state.incumbent is None:
                 raise
             return computed_close(situation, str(error))
@@ -78,7 +76,8 @@ class LanguageAgent(Agent):
             "run_trial": True,
             "sweep": "sweep" in situation.brief.tools and state.incumbent is not None,
             "read_memory": reads < MAX_READS,
-            "finalize": state.incumbent is not None and (late or stuck),  # otherwise it is too early
+            "wait_trial": bool(situation.running),
+            "finalize": state.incumbent is not None and (late or stuck) and not situation.running,  # else too early
         }
         return [name for name, offer in offered.items() if offer]
 
@@ -124,6 +123,18 @@ class LanguageAgent(Agent):
         if not any(isinstance(action, Finalize) for action in actions):
             return computed_close(situation, "it did not call finalize")
         return [*missing_reflection(situation, actions), *actions]
+
+
+def unasked(situation: Situation) -> Action | None:
+    """What must be done without asking the model; None if it decides."""
+    state = situation.state
+    if state.state != "open":
+        return close(situation)
+    if situation.running and (state.stop.stop or not (situation.has_free_place or state.pending_reflection)):
+        return wait(situation)
+    if state.budget.trials_used == 0 and not situation.refused and not state.stop.stop:
+        return RunTrial({}, "default", BASELINE)
+    return None
 
 
 def actions_in(reply: Reply, situation: Situation, tools: Sequence[str]) -> list[Action]:

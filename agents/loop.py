@@ -89,7 +89,9 @@ class _Loop:
         self._outcomes: list[Outcome] = []
         self._num_refused = 0  # in a row, of any tool
         self._session = ""
-        self._announced = ""  # the last trial for which TrialStarted was emitted
+        self._announced: set[str] = set()  # trials for which TrialStarted was emitted
+        self._in_flight: list[str] = []  # those of them whose end was not reported yet, in the order of their start
+        self._parallel = 1
         self._last: TrialObservation | None = None  # of the last trial that has ended
         self._result: FinalResult | None = None
 
@@ -97,7 +99,7 @@ class _Loop:
         tools = frozenset(tool.name for tool in (await self._client.list_tools()).tools)
         opened = await (self._reopen(session) if session else self._open(dataset, backbone, new))
         brief = Brief.of(opened, tools)
-        self._session = brief.session
+        self._session, self._parallel = brief.session, brief.parallel
         self._emit(SessionOpened(brief))
         while self._result is None:
             await self._execute(await self._agent.decide(await self._situation(brief)))
@@ -116,12 +118,23 @@ class _Loop:
         return OpenedSession.model_validate(answer.content)
 
     async def _situation(self, brief: Brief) -> Situation:
-        state = await self._view(StateView, "state")
-        trajectory = await self._view(TrajectoryView, "trajectory")
-        ended = [row.trial for row in trajectory.trials if row.status != "running"]
-        if ended and (self._last is None or self._last.trial != ended[-1]):  # it ended in an earlier process
-            self._last = await self._view(TrialView, "trial", trial=ended[-1])
+        state, trajectory = await self._views()
+        ended = [row for row in trajectory.trials if row.status != "running"]
+        for trial in [handle for handle in self._in_flight if any(row.trial == handle for row in ended)]:
+            await self._wait([trial])  # it ended while another one was waited for
+        last = max(ended, key=lambda row: row.ended or row.number, default=None)
+        if last and (self._last is None or self._last.trial != last.trial):  # it ended in an earlier process
+            self._last = await self._view(TrialView, "trial", trial=last.trial)
         return Situation(brief, state, trajectory, tuple(self._refused), self._last, tuple(self._outcomes))
+
+    async def _views(self) -> tuple[StateView, TrajectoryView]:
+        """The two views at one moment: they are read again if one of several running trials has ended in between."""
+        while True:
+            state = await self._view(StateView, "state")
+            trajectory = await self._view(TrajectoryView, "trajectory")
+            running = [row.trial for row in trajectory.trials if row.status == "running"]
+            if self._parallel == 1 or state.running_trials == running:
+                return state, trajectory
 
     async def _execute(self, actions: Sequence[Action]) -> None:
         """Execute the actions in order; after a refusal, the remaining ones are not executed."""
@@ -136,9 +149,10 @@ class _Loop:
         match action:
             case RunTrial() | Sweep():
                 return await self._run_trial(action)
-            case WaitTrial(trial):
-                self._started(trial, None)
-                return Outcome(action, observation_text(await self._wait(trial)))
+            case WaitTrial():
+                for trial in action.trials:
+                    self._started(trial, None)
+                return Outcome(action, observation_text(await self._wait(action.trials)))
             case ReadMemory():
                 return await self._read_memory(action)
             case Reflect():
@@ -147,7 +161,7 @@ class _Loop:
                 return await self._finalize(action)
 
     async def _run_trial(self, action: RunTrial | Sweep) -> Outcome:
-        """Start a trial and wait for it; refusals are remembered until the server runs the next trial."""
+        """Start a trial, and wait for it if the session runs one at a time; refusals are remembered until then."""
         tool = "sweep" if isinstance(action, Sweep) else "run_trial"
         answer = await self._ask(tool, session=self._session, wait_seconds=0, **_trial_arguments(action))
         if answer.is_error:
@@ -158,7 +172,10 @@ class _Loop:
         self._refused.clear()
         self._num_refused = 0
         self._started(observation.trial, action)
-        return Outcome(action, observation_text(await self._wait(observation.trial)))
+        if self._parallel > 1:
+            return Outcome(action, f"{observation.trial} is running")
+        ended = await self._wait([observation.trial])
+        return Outcome(action, observation_text(ended.model_copy(update={"rounded": observation.rounded})))
 
     def _refuse(self, action: RunTrial | Sweep, reason: str, known: TrialObservation | None = None) -> Outcome:
         """The outcome of a trial that did not run; `known` is the observation of the trial that it equals."""
@@ -173,24 +190,27 @@ class _Loop:
             raise AdmissionError(f"{MAX_REFUSALS} calls in a row were refused; the last one: {reason}")
 
     def _started(self, trial: str, action: RunTrial | Sweep | None) -> None:
-        if trial != self._announced:
-            self._announced = trial
+        if trial not in self._announced:
+            self._announced.add(trial)
+            self._in_flight.append(trial)
             self._emit(TrialStarted(trial, action))
 
-    async def _wait(self, trial: str) -> TrialObservation:
-        """Wait for a trial, in as many calls as the server's limit per call requires."""
+    async def _wait(self, trials: Sequence[str]) -> TrialObservation:
+        """Wait for the first of these trials to end, in as many calls as the server's limit per call requires."""
 
         async def report(progress: float, total: float | None, message: str | None) -> None:
-            self._emit(TrialProgress(trial, progress, total, message or ""))
+            self._emit(TrialProgress(trials[0], progress, total, message or ""))
 
-        arguments = {"session": self._session, "trial": trial}
+        arguments = {"session": self._session, "trial": trials[0] if len(trials) == 1 else list(trials)}
         while True:
             answer = await self._client.call_tool("wait_trial", arguments, progress_callback=report)
             observation = _read(TrialObservation, answer, "wait_trial")
             if observation.status != "running":
                 break
         self._last = observation
-        self._emit(TrialFinished(observation))
+        if observation.trial in self._in_flight:
+            self._in_flight.remove(observation.trial)
+            self._emit(TrialFinished(observation))
         if observation.machine_fault:
             raise MachineError(f"{observation.reason}; no budget was used, and the session can be resumed")
         return observation
@@ -204,9 +224,9 @@ class _Loop:
         return Outcome(action, json.dumps(view.content, ensure_ascii=False, separators=(",", ":")))
 
     async def _reflect(self, action: Reflect) -> Outcome:
-        if action.trial != self._announced:  # it ended before this process resumed the session
+        if action.trial not in self._announced:  # it ended before this process resumed the session
             self._started(action.trial, None)
-            await self._wait(action.trial)
+            await self._wait([action.trial])
         answer = await self._ask("write_reflection", session=self._session, **_reflection_arguments(action))
         if answer.is_error and (await self._view(StateView, "state")).pending_reflection != action.trial:
             return Outcome(action, f"the reflection on {action.trial} is written already")

@@ -12,7 +12,7 @@ from typing import Any
 from ..models.knobs.declaration import Value
 from ..sandbox.action_space import Knob
 from ..tools.views import KnobValues
-from .drawing import bounds, tidy
+from .drawing import bounds
 from .space import Space
 
 LADDERS: dict[str, tuple[float, ...]] = {
@@ -176,5 +176,5 @@ def _generic(knob: Knob) -> tuple[float, ...]:
     low, high = bounds(knob)
     parts = [step / (GENERIC_RUNGS - 1) for step in range(GENERIC_RUNGS)]
     if knob.scale == "log" and low > 0:
-        return tuple(tidy(knob, low * (high / low) ** part) for part in parts)
-    return tuple(tidy(knob, low + (high - low) * part) for part in parts)
+        return tuple(knob.rounded(low * (high / low) ** part) for part in parts)
+    return tuple(knob.rounded(low + (high - low) * part) for part in parts)

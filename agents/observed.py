@@ -1,6 +1,6 @@
 """The observation of a trial as a language model reads it: the measured figures in a few short lines."""
 
-from ..tools.results import TrialObservation
+from ..tools.results import StoppedTrial, TrialObservation
 from ..tools.views import NDCG10, KnobValues
 
 SHOWN = ("recall@10", NDCG10)
@@ -11,7 +11,9 @@ def observation_text(observation: TrialObservation) -> str:
     swept = observation.sweep
     lines = [
         _head(observation),
+        observation.rounded,
         _differences(observation),
+        _stopped(observation.stopped),
         f"settings of the sweep, best first:\n{swept.table[:SWEEP_LENGTH]}" if swept else "",
         _training(observation),
         _hypothesis(observation),
@@ -36,7 +38,7 @@ def signed(delta: float, se: float) -> str:
 
 def _head(observation: TrialObservation) -> str:
     changes = f"{settings_text(observation.changes)} over {observation.base}"
-    verdict = observation.verdict or observation.status
+    verdict = "stopped early" if observation.stopped else observation.verdict or observation.status
     metrics = " ".join(f"{name}={value:.4f}" for name, value in observation.metrics.items() if name in SHOWN)
     se = f" (SE {observation.ndcg10_se:.4f})" if observation.metrics.get(NDCG10) and observation.ndcg10_se else ""
     return f"{observation.trial}: {changes}: {verdict}. {metrics}{se}".rstrip() + f"\nreason: {observation.reason}"
@@ -48,6 +50,16 @@ def _differences(observation: TrialObservation) -> str:
         f"against the {name} {signed(d['delta'], d['se'])} (z {d['z']:+.1f})" for name, d in named.items() if d
     ]
     return f"NDCG@10 {', '.join(parts)}" if parts else ""
+
+
+def _stopped(stopped: StoppedTrial | None) -> str:
+    """What a stopped trial teaches, and what stopping it saved; empty for any other trial."""
+    if stopped is None:
+        return ""
+    delta = stopped.base_delta_at_most
+    against = "not known" if delta is None else f"at most {delta:+.4f}"
+    hurt = ": the change did not help" if delta is not None and delta < 0 else ": whether the change helps is not known"
+    return f"NDCG@10 against the base {against}{hurt}; stopping saved about {stopped.saved_seconds:g} seconds"
 
 
 def _training(observation: TrialObservation) -> str:

@@ -20,7 +20,7 @@ from .interview import RESUME, Interview
 from .llm.messages import LanguageModel, Message
 from .opro_prompt import Pair, meta_prompt, parse_solution
 from .reflecting import dimension_of
-from .required import close, required_action
+from .required import close, required_action, wait
 from .sampler import Sampler
 from .seeding import num_seeds
 
@@ -51,7 +51,7 @@ class Opro(Agent):
         try:
             return (await self._solve(situation, history),)
         except CostCapError as error:
-            return (close(situation, f"the search has ended: {error}"),)
+            return (wait(situation) if situation.running else close(situation, f"the search has ended: {error}"),)
 
     async def _solve(self, situation: Situation, history: History) -> Action:
         """The trial of the model's next new solution; ends the session if it proposes nothing new."""
@@ -69,6 +69,8 @@ class Opro(Agent):
             raise LanguageModelError(
                 f"{MAX_FRUITLESS} replies in a row had no configuration in square brackets; {RESUME}"
             )
+        if situation.running:
+            return wait(situation)
         return close(situation, f"the model proposed nothing new in {MAX_FRUITLESS} replies in a row")
 
     def _num_starts(self, history: History) -> int:

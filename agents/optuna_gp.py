@@ -3,8 +3,9 @@
 Its model needs the same parameters in every trial (conditional ones would be drawn at random), so that all knobs are
 always parameters; one without effect is told with its default, and a proposal for it is ignored. Integers with more
 than sixteen values are modelled as real numbers and rounded: the sampler's search over integer steps takes minutes in
-75 dimensions, and its rule for few steps (exhaustive search) ends at sixteen as well. Everything else is Optuna's
-default.
+75 dimensions, and its rule for few steps (exhaustive search) ends at sixteen as well. A running trial is told with the
+mean score of the finished ones (`sampler.lies`). Optuna's GPSampler ignores pruned trials, so that a trial that was
+stopped early is told with its upper bound as its value. Everything else is Optuna's default.
 """
 
 from collections.abc import Iterator
@@ -16,8 +17,8 @@ import optuna
 from ..models.knobs.declaration import Value
 from ..tools.views import KnobValues
 from .history import History
-from .optuna_study import decoded, distribution_of, encoded, study_of
-from .sampler import DrawingSampler, observations, repaired
+from .optuna_study import Told, decoded, distribution_of, encoded, study_of
+from .sampler import DrawingSampler, lies, observations, repaired
 from .space import Space
 
 MAX_STEPS = 16
@@ -38,7 +39,8 @@ class GaussianProcess(DrawingSampler):
         seed = int(generator.integers(2**31))
         sampler = optuna.samplers.GPSampler(seed=seed, n_startup_trials=STARTUP_TRIALS, warn_independent_sampling=False)
         distributions = {name: distribution_of(knob, MAX_STEPS) for name, knob in space.knobs.items()}
-        told = [(_complete(settings, space), score) for settings, score in observations(history)]
+        known = [*observations(history), *lies(history)]
+        told = [Told(_complete(one.settings, space), one.score) for one in known]
         study = study_of(sampler, told, distributions)
         for _ in range(MAX_DRAWS):
             asked = study.ask(distributions).params

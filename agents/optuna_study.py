@@ -3,6 +3,8 @@
 The search space is the session's action space: ranges, scales and choices as they are, and levels as ordered indices.
 """
 
+from typing import NamedTuple
+
 import optuna
 from optuna.distributions import (
     BaseDistribution,
@@ -11,10 +13,11 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.samplers import BaseSampler
+from optuna.trial import TrialState
 
 from ..models.knobs.declaration import Value
 from ..sandbox.action_space import Knob
-from .drawing import bounds, choices_of, tidy
+from .drawing import bounds, choices_of
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)  # a study per step would report itself at every step
 
@@ -40,18 +43,42 @@ def encoded(knob: Knob, value: Value, distribution: BaseDistribution) -> Value:
 
 
 def decoded(knob: Knob, parameter: Value) -> Value:
-    """The knob's value that a parameter stands for; real numbers have three digits."""
+    """The knob's value that a parameter stands for; real numbers are rounded to the knob's resolution."""
     if knob.levels:
         return knob.levels[int(parameter)]
-    return parameter if choices_of(knob) else tidy(knob, float(parameter))
+    return parameter if choices_of(knob) else knob.rounded(float(parameter))
+
+
+class Told(NamedTuple):
+    """A trial of a study: parameters by name, and its score; or, if it was pruned, (step, value then)."""
+
+    parameters: dict[str, Value]
+    score: float
+    pruned: tuple[int, float] | None = None
 
 
 def study_of(
-    sampler: BaseSampler, told: list[tuple[dict[str, Value], float]], distributions: dict[str, BaseDistribution]
+    sampler: BaseSampler,
+    told: list[Told],
+    distributions: dict[str, BaseDistribution],
+    running: list[dict[str, Value]] | None = None,
 ) -> optuna.Study:
-    """A study in memory with finished trials: parameters by name, and score."""
+    """A study in memory with finished and pruned trials, and with running ones (parameters by name)."""
     study = optuna.create_study(direction="maximize", sampler=sampler)
-    for parameters, score in told:
+    for parameters, score, pruned in told:
         known = {name: distributions[name] for name in parameters}
-        study.add_trial(optuna.trial.create_trial(params=parameters, distributions=known, value=score))
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=TrialState.PRUNED if pruned else TrialState.COMPLETE,
+                params=parameters,
+                distributions=known,
+                value=None if pruned else score,
+                intermediate_values=dict([pruned]) if pruned else None,
+            )
+        )
+    for parameters in running or []:
+        known = {name: distributions[name] for name in parameters}
+        study.add_trial(
+            optuna.trial.create_trial(state=TrialState.RUNNING, params=parameters, distributions=known)
+        )
     return study

@@ -3,7 +3,9 @@
 Multivariate, because Optuna's documentation reports it to outperform independent sampling, and with `group=True`, its
 setting for conditional spaces: knobs without effect in a configuration are neither asked for nor told, and each set of
 knobs that always occur together has its own joint density. Everything else is Optuna's default, including ten random
-trials before the first model; seeded trials count towards the ten.
+trials before the first model; seeded trials count towards the ten. A trial that was stopped early is a pruned trial: it
+ranks behind all that have a value. While trials run, its constant liar counts them among the bad ones, which keeps
+proposals away from them.
 """
 
 import warnings
@@ -19,7 +21,7 @@ from ..models.knobs.declaration import Value
 from ..sandbox.action_space import inert_changes
 from ..tools.views import KnobValues
 from .history import History
-from .optuna_study import decoded, distribution_of, encoded, study_of
+from .optuna_study import Told, decoded, distribution_of, encoded, study_of
 from .sampler import DrawingSampler, observations, repaired
 from .space import Space
 
@@ -36,13 +38,15 @@ class TPE(DrawingSampler):
 
     def draws(self, history: History, generator: np.random.Generator) -> Iterator[KnobValues]:
         """Configurations by expected improvement. A rejected one stays running in the study, which repels the next."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # group
-            sampler = optuna.samplers.TPESampler(seed=int(generator.integers(2**31)), group=True)
+        running = [trial.settings for trial in history.trials if trial.status == "running"]
+        with warnings.catch_warnings():  # of the group and the liar
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            seed = int(generator.integers(2**31))
+            sampler = optuna.samplers.TPESampler(seed=seed, group=True, constant_liar=bool(running))
         space = history.space
         distributions = {name: distribution_of(knob) for name, knob in space.knobs.items()}
-        told = [(_acting(settings, space), score) for settings, score in observations(history)]
-        study = study_of(sampler, told, distributions)
+        told = [Told(_acting(o.settings, space), o.score, o.pruned) for o in observations(history)]
+        study = study_of(sampler, told, distributions, [_acting(settings, space) for settings in running])
         for attempt in range(MAX_DRAWS):
             settings = _asked(study.ask(), space)
             yield settings if attempt < REDRAWS else repaired(settings, space, generator)

@@ -7,6 +7,7 @@ provider can cache it. The text of the step (state digest, last observation, wha
 import json
 from collections.abc import Sequence
 
+from ..data.wording import counted, listed
 from ..sandbox.action_space import Knob, inert_changes
 from ..tools.views import PriorConfiguration, PriorEntry
 from .base import Brief, Outcome, ReadMemory, Situation
@@ -161,9 +162,25 @@ def request_text(situation: Situation) -> str:
             "ten sentences what this session taught about dataset and backbone, with figures; add rules that may hold "
             "elsewhere."
         )
+    if situation.running:
+        return _beside(situation)
     if state.pending_reflection:
         return f"Reflect on {state.pending_reflection} and run the next trial, in one reply."
     return "Run the next trial."
+
+
+def _beside(situation: Situation) -> str:
+    """What the model should do while trials run."""
+    verb = "is" if len(situation.running) == 1 else "are"
+    parts = [f"{listed(situation.running)} {verb} running."]
+    if situation.state.pending_reflection:
+        parts.append(f"Reflect on {situation.state.pending_reflection}.")
+    if situation.state.free_places:
+        parts.append(
+            f"{counted(situation.state.free_places, 'more trial')} may start: run one that changes another dimension "
+            "than those that run, or call wait_trial for the first one to end."
+        )
+    return " ".join(parts)
 
 
 def _json(value: object) -> str:

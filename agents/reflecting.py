@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from ..data.wording import counted
 from ..memory.records import RuleKind
 from ..sandbox.reflection import Helped
+from ..tools.results import StoppedTrial
 from ..tools.views import KnobValues
 from ..tools.write_reflection import RuleInput
 from .base import Reflect, Situation
@@ -38,7 +39,13 @@ def reflect_on(situation: Situation, handle: str) -> Reflect:
 
 
 def helped(trial: PastTrial) -> Helped:
-    """yes or no if the difference to the base is at least one standard error, otherwise unclear."""
+    """yes or no if the difference to the base is at least one standard error, otherwise unclear.
+
+    A stopped trial did not help if its upper bound is below its base; otherwise nothing is known.
+    """
+    if trial.stopped is not None:
+        limit = trial.stopped.base_delta_at_most
+        return "no" if limit is not None and limit < 0 and trial.changes else "unclear"
     if trial.base_z is None or not trial.changes:
         return "unclear"
     return "yes" if trial.base_z >= NOTICEABLE_Z else "no" if trial.base_z <= -NOTICEABLE_Z else "unclear"
@@ -52,7 +59,7 @@ def dimension_of(changes: KnobValues, space: Space) -> str:
 
 def lesson(trial: PastTrial) -> str:
     """The measurement of the trial in one or two sentences."""
-    if not trial.changes:
+    if not trial.changes and trial.ndcg is not None:
         return f"The plain {trial.base} reaches validation NDCG@10 {trial.ndcg:.5f}, the baseline for the session."
     text = f"{format_settings(trial.changes)} over {trial.base}: {measured(trial)}."
     if len(trial.changes) > 1:
@@ -61,12 +68,22 @@ def lesson(trial: PastTrial) -> str:
 
 
 def measured(trial: PastTrial) -> str:
-    """The difference to the base with its standard error, if there is one."""
+    """The difference to the base with its standard error, or of a stopped trial its upper bound, if there is one."""
+    if trial.stopped is not None:
+        return _bounded(trial.stopped, helped(trial))
     if trial.base_z is None or trial.base_delta is None:
         return f"NDCG@10 {trial.ndcg:.5f}, without a comparison"
     difference = f"NDCG@10 {trial.base_delta:+.5f} ± {trial.base_delta_se:.5f} (z {trial.base_z:+.1f})"
     word = {"yes": "it helped", "no": "it hurt", "unclear": "not distinguishable from noise"}[helped(trial)]
     return f"{difference}, {word}"
+
+
+def _bounded(stopped: StoppedTrial, verdict: Helped) -> str:
+    limit, bound = stopped.base_delta_at_most, stopped.at_most
+    known = limit is not None and bound is not None
+    at_most = f"NDCG@10 at most {bound:.5f}, {limit:+.5f}" if known else "without a bound"
+    word = "it did not help" if verdict == "no" else "whether it helps is not known"
+    return f"{at_most}, stopped after epoch {stopped.epoch} of {stopped.epochs}, {word}"
 
 
 def next_step(trial: PastTrial) -> str:
@@ -106,7 +123,7 @@ def pooled_lesson(trial: PastTrial, history: History) -> str:
     step = _step_of(trial, history)
     earlier = _earlier_steps(step, history) if step else []
     pooled = pool([*earlier, step]) if step and earlier else None
-    if step is None or pooled is None:
+    if step is None or pooled is None or step.stopped:
         return ""
     return (
         f" Pooled over {counted(pooled.num_steps, 'trial')}, {_step_name(step)}: {pooled.mean:+.1%} ± {pooled.se:.1%} "
@@ -140,6 +157,7 @@ def rule_for(trial: PastTrial, history: History) -> RuleInput | None:
     if abs(step.z) >= CLEAR_Z:
         text = (
             f"{step.knob} from {step.before} to {step.after} changed validation NDCG@10 by "
+            f"{'at most ' if step.stopped else ''}"
             f"{step.relative:+.1%} (z {step.z:+.1f})."
         )
         return _rule(step.z, text, condition_of(step), [step.trial])
@@ -180,7 +198,7 @@ def closing_rules(situation: Situation) -> tuple[RuleInput, ...]:
     if situation.state.with_reflection:
         return ()
     history = History(situation)
-    rules = [rule for trial in history.finished if (rule := rule_for(trial, history))]
+    rules = [rule for trial in history.trials if (rule := rule_for(trial, history))]
     return tuple(rules[:SUMMARY_RULES])
 
 
@@ -216,6 +234,8 @@ def _gain(history: History) -> str:
     settings = format_settings(best.settings) or "the plain default"
     failed = sum(trial.status == "crashed" for trial in history.trials)
     crashes = f", {failed} of which crashed" if failed else ""
+    early = sum(trial.stopped is not None for trial in history.trials)
+    crashes += f", {early} of which {'was' if early == 1 else 'were'} stopped early" if early else ""
     used = counted(history.trials_used, "trial")
     return f"Best validation NDCG@10 {best.ndcg:.5f}{start}, in {used}{crashes}: {settings}."
 
@@ -230,7 +250,10 @@ def _path(history: History) -> str:
 def _effects(steps: Sequence[Step]) -> list[str]:
     def listed(chosen: list[Step]) -> str:
         chosen = sorted(chosen, key=lambda s: -abs(s.relative))
-        return ", ".join(f"{s.knob} {s.before}→{s.after} ({s.relative:+.1%}, z {s.z:+.1f})" for s in chosen)
+        return ", ".join(
+            f"{s.knob} {s.before}→{s.after} ({'at most ' if s.stopped else ''}{s.relative:+.1%}, z {s.z:+.1f})"
+            for s in chosen
+        )
 
     groups = {
         "Helped": [s for s in steps if s.z >= NOTICEABLE_Z],

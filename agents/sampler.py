@@ -11,7 +11,7 @@ In a session without memory the trajectory shows the last trial only, so that a 
 import itertools
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -19,9 +19,9 @@ from ..memory.records import Hypothesis
 from ..tools.views import KnobValues
 from .base import Action, Agent, RunTrial, Situation
 from .drawing import draw
-from .history import History
+from .history import History, PastTrial
 from .reflecting import dimension_of
-from .required import close, required_action
+from .required import end, required_action
 from .seeding import Seeding, seeds
 from .space import Space
 
@@ -55,7 +55,7 @@ class Sampler(Agent):
 
     def _plan(self, situation: Situation) -> Action:
         if len(situation.refused) >= MAX_REFUSED:
-            return close(situation)
+            return end(situation)
         history = History(situation)
         given = ((settings, f"{self.seeding} seeding: {reason}") for settings, reason in seeds(history, self.seeding))
         own = ((settings, self.method) for settings in self.candidates(history, self.generator(situation)))
@@ -64,7 +64,7 @@ class Sampler(Agent):
             if changes is not None and history.is_new(changes, "default"):
                 dimension = dimension_of(changes, history.space)
                 return RunTrial(changes, "default", Hypothesis(dimension=dimension, reason=reason))
-        return close(situation)
+        return end(situation)
 
     def generator(self, situation: Situation) -> np.random.Generator:
         """The random generator of this step, seeded by (seed, number of trials, number of refusals since)."""
@@ -132,8 +132,40 @@ def score_of_crash(history: History) -> float:
     return min((trial.ndcg or 0.0 for trial in history.finished), default=0.0)
 
 
-def observations(history: History) -> list[tuple[KnobValues, float]]:
-    """Settings and score of each finished or crashed trial, oldest first; a cancelled trial says nothing."""
+class Observed(NamedTuple):
+    """A trial as a sampler is told about it; `pruned` = (epoch, NDCG@10 then), if it was stopped early.
+
+    The score of a stopped trial is its upper bound: the best that its configuration can be, for methods that know
+    values only.
+    """
+
+    settings: KnobValues
+    score: float
+    pruned: tuple[int, float] | None = None
+
+
+def lies(history: History) -> list[Observed]:
+    """Settings of each running trial with the mean score of the finished ones: a constant liar.
+
+    Without it, a sampler that is asked while trials run would propose nearly the same again (Ginsbourger, Le Riche and
+    Carraro 2010, "Kriging is well-suited to parallelize optimization", Section 4.2). The mean says that the place is
+    known, and neither that it is good nor that it is bad. None while no trial has finished.
+    """
+    scores = [trial.ndcg or 0.0 for trial in history.finished]
+    running = [trial for trial in history.trials if trial.status == "running"]
+    return [Observed(trial.settings, sum(scores) / len(scores)) for trial in running] if scores else []
+
+
+def observations(history: History) -> list[Observed]:
+    """Each finished, stopped or crashed trial, in the order in which they ended; a cancelled trial says nothing."""
     crash = score_of_crash(history)
-    ended = [trial for trial in history.trials if trial.status in ("finished", "crashed")]
-    return [(trial.settings, crash if trial.ndcg is None else trial.ndcg) for trial in ended]
+    ended = [trial for trial in history.trials if trial.status in ("finished", "stopped", "crashed")]
+    ended.sort(key=lambda trial: trial.ended or trial.number)
+    return [_observed(trial, crash) for trial in ended]
+
+
+def _observed(trial: PastTrial, crash: float) -> Observed:
+    if trial.stopped is not None:
+        bound = crash if trial.stopped.at_most is None else trial.stopped.at_most
+        return Observed(trial.settings, bound, (trial.stopped.epoch, trial.stopped.reached))
+    return Observed(trial.settings, crash if trial.ndcg is None else trial.ndcg)

@@ -6,7 +6,9 @@ directly: a study would hide the generations, which are rebuilt from the traject
 seeded ones included, is one generation, told in the order of the trials; the optimiser moves on from what was run, not
 from what it asked for. Every numeric knob has one coordinate from 0 to 1 on its own scale. The first mean is the
 default configuration if the seeding runs it, and the centre of all ranges otherwise, Optuna's default; the step size is
-a sixth of the range, as in Optuna. A knob without effect is told with its default.
+a sixth of the range, as in Optuna. A knob without effect is told with its default, and a trial that was stopped early
+with its upper bound. A generation consists of trials that have ended, so that running ones are not told; draws of one
+generation differ by themselves.
 """
 
 import math
@@ -21,9 +23,9 @@ import optuna
 from ..models.knobs.declaration import Value
 from ..sandbox.action_space import Knob
 from ..tools.views import KnobValues
-from .drawing import bounds, choices_of, tidy
+from .drawing import bounds, choices_of
 from .history import History
-from .optuna_study import distribution_of, study_of
+from .optuna_study import Told, distribution_of, study_of
 from .sampler import DrawingSampler, observations
 
 SIGMA = 1 / 6
@@ -42,7 +44,7 @@ class CovarianceAdaptation(DrawingSampler):
         """Configurations from the distribution of the current generation."""
         space = history.space
         numeric = [knob for knob in space.knobs.values() if not choices_of(knob) and _varies(knob)]
-        told = [(space.complete(settings), score) for settings, score in observations(history)]
+        told = [(space.complete(observed.settings), observed.score) for observed in observations(history)]
         seed = int(generator.integers(2**31))
         study = _study_of_choices([knob for knob in space.knobs.values() if choices_of(knob)], told, seed)
         optimizer = self._optimizer(numeric, space.defaults, told, seed) if len(numeric) > 1 else None
@@ -67,7 +69,7 @@ class CovarianceAdaptation(DrawingSampler):
 
 def _study_of_choices(knobs: list[Knob], told: list[tuple[KnobValues, float]], seed: int) -> optuna.Study:
     sampler = optuna.samplers.TPESampler(seed=seed)
-    chosen = [({knob.name: values[knob.name] for knob in knobs}, score) for values, score in told]
+    chosen = [Told({knob.name: values[knob.name] for knob in knobs}, score) for values, score in told]
     return study_of(sampler, chosen, _distributions(knobs))
 
 
@@ -101,5 +103,5 @@ def from_unit(knob: Knob, position: float) -> int | float:
     if knob.levels:
         return knob.levels[round(float(position) * (len(knob.levels) - 1))]
     if knob.scale == "log" and low > 0:
-        return tidy(knob, low * (high / low) ** float(position))
-    return tidy(knob, low + (high - low) * float(position))
+        return knob.rounded(low * (high / low) ** float(position))
+    return knob.rounded(low + (high - low) * float(position))

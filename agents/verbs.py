@@ -16,7 +16,7 @@ from ..memory.records import Hypothesis
 from ..models.knobs.declaration import Dimension
 from ..sandbox.reflection import Helped
 from ..tools.write_reflection import RuleInput
-from .base import Action, Finalize, ReadMemory, Reflect, RunTrial, Situation, Sweep
+from .base import Action, Finalize, ReadMemory, Reflect, RunTrial, Situation, Sweep, WaitTrial
 from .llm.messages import ToolCall, ToolSpec
 from .schemas import compact_schema
 
@@ -96,6 +96,12 @@ class SweepArguments(Reflecting):
     hypothesis: Hypothesis | None = None
 
 
+class WaitArguments(Arguments):
+    """The arguments of wait_trial."""
+
+    trial: str | list[str] | None = Field(default=None, description="if left out: the first of all that run")
+
+
 class ReadMemoryArguments(Arguments):
     """The arguments of read_memory."""
 
@@ -126,6 +132,16 @@ def _sweep(arguments: Any, situation: Situation) -> list[Action]:
     return arguments.with_reflection(situation, sweep)  # type: ignore[no-any-return]
 
 
+def _wait(arguments: Any, situation: Situation) -> list[Action]:
+    named = [arguments.trial] if isinstance(arguments.trial, str) else arguments.trial or situation.running
+    known = [row.trial for row in situation.trajectory.trials]
+    unknown = [handle for handle in named if handle not in known]
+    if unknown or not named:
+        running = ", ".join(situation.running) or "none"
+        raise CallError(f"wait_trial: no trial {', '.join(unknown) or 'is running'}; those that run: {running}")
+    return [WaitTrial(named[0] if len(named) == 1 else tuple(named))]
+
+
 def _read(arguments: Any, _: Situation) -> list[Action]:
     return [ReadMemory(arguments.view, arguments.query, arguments.trial)]
 
@@ -149,6 +165,7 @@ VERBS = {
                              _reflection),
     "run_trial": Verb("Train and judge one configuration.", RunTrialArguments, _run),
     "sweep": Verb("Score many settings of scoring knobs over one trained model, as one trial.", SweepArguments, _sweep),
+    "wait_trial": Verb("Wait for a running trial, or for the first one of several to end.", WaitArguments, _wait),
     "read_memory": Verb("Read more than the state shows; costs no budget.", ReadMemoryArguments, _read),
     "finalize": Verb("End the session and use its only look at the test set.", FinalizeArguments, _finalize),
 }  # fmt: skip

@@ -87,8 +87,9 @@ class Display:
         self._trial = self._bar.add_task(description, total=None)
 
     def _advance(self, done: float, total: float | None, message: str) -> None:
-        if self._trial is not None:
-            self._bar.update(self._trial, completed=done, total=total, description=message)
+        if self._trial is None:  # one of several trials has ended, and another one goes on
+            self._trial = self._bar.add_task(message, total=total)
+        self._bar.update(self._trial, completed=done, total=total, description=message)
 
     def _stop(self) -> None:
         if self._trial is not None:
@@ -111,6 +112,11 @@ def _finished(observation: TrialObservation, trials_max: int) -> str:
     head = f"{observation.trial}/{trials_max} {observation.verdict or observation.status:<9}"
     changes = formats.settings(observation.changes, empty="the default")
     seconds = formats.duration(observation.seconds)
+    if stopped := observation.stopped:
+        head = f"{observation.trial}/{trials_max} {'stopped':<9}"
+        saved = f"{seconds}, about {formats.duration(stopped.saved_seconds)} saved"
+        epochs = f"after epoch {stopped.epoch} of {stopped.epochs}"
+        return f"{head} {formats.at_most(stopped.at_most)}  {epochs}  {changes}  {saved}"
     if not observation.metrics:
         return f"{head} {observation.reason}  {changes}  {seconds}"
     figures = formats.with_error(observation.metrics["ndcg@10"], observation.ndcg10_se)

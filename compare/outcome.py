@@ -40,7 +40,10 @@ class Progress(_Value):
 
 
 class TrialResult(_Value):
-    """One trial that used budget; `ndcg10` (validation) is None unless it finished."""
+    """One trial that used budget; `ndcg10` (validation) is None unless it finished.
+
+    saved_seconds: of a stopped trial, an estimate of the training seconds that stopping it has saved.
+    """
 
     trial: str
     status: Literal["running", "finished", "stopped", "crashed", "cancelled"]
@@ -50,6 +53,7 @@ class TrialResult(_Value):
     train_seconds: float
     wall_seconds: float
     rescored: bool
+    saved_seconds: float = 0.0
     base: str
     changes: dict[str, Any]
 
@@ -203,6 +207,7 @@ def _trial(trial: TrialRecord) -> TrialResult:
         train_seconds=outcome.train_seconds if outcome else 0.0,
         wall_seconds=outcome.wall_seconds if outcome else 0.0,
         rescored=bool(outcome and outcome.details.get("rescored")),
+        saved_seconds=float(outcome.details["saved_seconds"]) if outcome and trial.status == "stopped" else 0.0,
         base=trial.base,
         changes=trial.changes,
     )

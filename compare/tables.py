@@ -236,12 +236,13 @@ def trials_csv(results: Sequence[SessionResult]) -> str:
     """One line per trial: what the curves are drawn from."""
     columns = (
         "arm", "dataset", "backbone", "seed", "trial", "status", "verdict", "validation_ndcg10", "train_seconds",
-        "rescored", "base", "changes",
+        "saved_seconds", "rescored", "base", "changes",
     )  # fmt: skip
     rows = [
         (
             r.arm, r.dataset, r.backbone, r.seed, t.trial, t.status, t.verdict or "",
-            "" if t.ndcg10 is None else t.ndcg10, round(t.train_seconds, 3), t.rescored, t.base,
+            "" if t.ndcg10 is None else t.ndcg10, round(t.train_seconds, 3),
+            round(t.saved_seconds, 3), t.rescored, t.base,
             json.dumps(t.changes, sort_keys=True),
         )
         for r in results

@@ -9,6 +9,7 @@ import json
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
+from .curves_schema import add_curves
 from .ledger_schema import LEDGER_TABLES
 from .text import content_key, source_key
 from .trials_schema import TRIALS_MAY_BE_STOPPED
@@ -414,33 +415,7 @@ def m015_trials_may_be_stopped_and_run_side_by_side(db: Database) -> None:
 @MIGRATIONS()
 def m016_learning_curves_outlive_their_session(db: Database) -> None:
     """Learning curves of trials that trained to their end, in closed sessions, as `racing` uses them."""
-    db.executescript("""
-        CREATE TABLE curves (
-            session TEXT NOT NULL,
-            trial TEXT NOT NULL,
-            dataset TEXT NOT NULL,
-            dataset_id TEXT NOT NULL,
-            backbone TEXT NOT NULL,
-            users INTEGER NOT NULL CHECK (users > 0),
-            config TEXT NOT NULL CHECK (json_valid(config)),
-            epochs TEXT NOT NULL CHECK (json_array_length(epochs) > 0),
-            ndcg10 TEXT NOT NULL CHECK (json_array_length(ndcg10) = json_array_length(epochs)),
-            PRIMARY KEY (session, trial)
-        );
-        CREATE INDEX curves_by_backbone ON curves (backbone, dataset);
-    """)
-    rows = db.execute("""
-        SELECT trials.session, handle, dataset, dataset_id, backbone, json_extract(profile, '$.users'), config, curve
-          FROM trials JOIN sessions ON sessions.id = trials.session
-         WHERE sessions.state <> 'open' AND trials.status = 'finished' AND sessions.replay = '{}'
-           AND json_extract(profile, '$.users') > 0 AND json_array_length(curve) > 0
-           AND NOT coalesce(json_extract(details, '$.rescored'), 0)
-    """).fetchall()
-    for *columns, curve in rows:
-        points = [(epoch["epoch"], epoch["ndcg10"]) for epoch in json.loads(curve) if "ndcg10" in epoch]
-        if points:
-            values = [json.dumps(part) for part in zip(*points, strict=True)]
-            db.execute("INSERT INTO curves VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", [*columns, *values])
+    add_curves(db)
 
 
 @MIGRATIONS()

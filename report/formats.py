@@ -24,6 +24,11 @@ def metric(value: float | None) -> str:
     return MISSING if value is None else f"{value:.4f}"
 
 
+def at_most(bound: float | None) -> str:
+    """`≤ 0.0612`: the upper bound of a metric."""
+    return MISSING if bound is None else f"≤ {bound:.4f}"
+
+
 def signed(value: float | None) -> str:
     """Four decimals with an explicit sign; a value that rounds to zero is `+0.0000`."""
     return MISSING if value is None else f"{round(value, 4) + 0.0:+.4f}"
@@ -84,8 +89,14 @@ def settings(knobs: Mapping[str, Any], empty: str = "default", separator: str = 
 
 
 def origin(trial: TrialRecord) -> str:
-    """How a trial was measured, if not by a run of its own: `best of 24 settings`, `reused from demo-sasrec-1/t004`."""
+    """How a trial was measured, if not by a run of its own to the end.
+
+    `best of 24 settings`, `reused from demo-sasrec-1/t004`, `stopped after epoch 3 of 20, about 12.0 s saved`.
+    """
     details = trial.outcome.details if trial.outcome else {}
+    if trial.status == "stopped":
+        saved = duration(details["saved_seconds"])
+        return f"stopped after epoch {details['stopped']['epoch']} of {trial.config['epochs']}, about {saved} saved"
     if trial.sweep:
         best = "best of " if "sweep" in details else "sweep of "
         return best + counted(len(trial.settings), "setting")

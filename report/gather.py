@@ -63,6 +63,12 @@ class ReportData:
         return sum(trial.outcome.train_seconds for trial in self.trials if trial.outcome)
 
     @property
+    def saved_seconds(self) -> float:
+        """The training seconds that stopping trials early has probably saved."""
+        stopped = [trial.outcome for trial in self.trials if trial.status == "stopped" and trial.outcome]
+        return sum(float(outcome.details["saved_seconds"]) for outcome in stopped)
+
+    @property
     def seconds_per_trial(self) -> float | None:
         """Mean wall-clock seconds of a finished trial's process."""
         spent = [trial.outcome.wall_seconds for trial in self.finished if trial.outcome]

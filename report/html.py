@@ -88,7 +88,8 @@ def _cards(data: ReportData) -> list[dict[str, str]]:
         {
             "title": "Time per trial",
             "figure": formats.duration(data.seconds_per_trial),
-            "note": f"{formats.duration(data.train_seconds)} of {formats.duration(session.max_train_seconds)} budget",
+            "note": f"{formats.duration(data.train_seconds)} of {formats.duration(session.max_train_seconds)} budget"
+            + (f" · about {formats.duration(data.saved_seconds)} saved by racing" if data.saved_seconds else ""),
         },
     ]
 

@@ -65,6 +65,7 @@ def best_so_far(trials: Sequence[TrialRecord], default_ndcg: float | None) -> st
         if default_ndcg is not None:
             axes.axhline(default_ndcg, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="default")
         _dots(axes, scored)
+        _bounds(axes, [(trial.number, trial.bound) for trial in trials if trial.bound is not None])
         _crashes(axes, [trial.number for trial in trials if verdict_label(trial) == "crash"])
         axes.set(xlabel="trial", ylabel="validation NDCG@10")
         axes.set_xlim(0.5, last + 0.5)
@@ -86,6 +87,13 @@ def _dots(axes: Axes, scored: Sequence[tuple[TrialRecord, float]]) -> None:
         axes.errorbar(
             numbers, values, yerr=errors, fmt=mark, color=colour, markersize=6, elinewidth=1, label=f"{label} (± SE)"
         )
+
+
+def _bounds(axes: Axes, points: Sequence[tuple[int, float]]) -> None:
+    """Mark the upper bounds of stopped trials by triangles that point down."""
+    if points:
+        numbers, bounds = zip(*points, strict=True)
+        axes.plot(numbers, bounds, "v", color=DISCARD, markersize=6, fillstyle="none", label="stopped (at most)")
 
 
 def _crashes(axes: Axes, numbers: Sequence[int]) -> None:

@@ -15,8 +15,8 @@ from . import formats
 from .gather import ReportData
 
 # Terminal colours; the order is also the order in which the report lists counts.
-STYLES = {"keep": "green", "discard": "dim", "crash": "red", "machine fault": "yellow", "running": "yellow",
-          "cancelled": "dim"}  # fmt: skip
+STYLES = {"keep": "green", "discard": "dim", "stopped": "dim", "crash": "red", "machine fault": "yellow",
+          "running": "yellow", "cancelled": "dim"}  # fmt: skip
 
 
 def trials_table(records: Sequence[TrialRecord]) -> Table:
@@ -45,7 +45,7 @@ def _cells(record: TrialRecord) -> list[str]:
         record.handle,
         changes,
         verdict_label(record),
-        formats.metric(outcome.metrics.get("ndcg@10")),
+        formats.at_most(record.bound) if record.status == "stopped" else formats.metric(outcome.metrics.get("ndcg@10")),
         formats.change(outcome.delta, z=outcome.z),
         f"{outcome.wall_seconds or outcome.train_seconds:.1f}",
     ]
@@ -54,10 +54,13 @@ def _cells(record: TrialRecord) -> list[str]:
 def verdict_label(record: TrialRecord) -> str:
     """The verdict (keep, discard, crash), or the status (running, cancelled) of a trial without a verdict.
 
-    A crash caused by the machine has a label of its own, because it says nothing about the configuration.
+    A stopped trial is discarded without a value, and has its status as its label. A crash caused by the machine has a
+    label of its own, because it says nothing about the configuration.
     """
     if record.machine_fault:
         return "machine fault"
+    if record.status == "stopped":
+        return record.status
     return (record.outcome.verdict if record.outcome else None) or record.status
 
 

@@ -43,7 +43,10 @@ class Knob(BaseModel):
         return self.type == "bool" or len(self.choices) > 1 or self.low != self.high
 
     def check(self, value: object) -> Value:
-        """`value` in the type that the engine expects; raises ConfigError for a wrong type or a value out of range."""
+        """`value` as the engine expects it: in the knob's type, and a number rounded to the knob's resolution.
+
+        Raises ConfigError for a wrong type or a value out of range.
+        """
         if self.type == "choice":
             if isinstance(value, str) and value in self.choices:
                 return value
@@ -66,10 +69,27 @@ class Knob(BaseModel):
             raise ConfigError(f"{self.name}={value!r} has a decimal point; give {expected}, e.g. {example}")
         if not self.low <= value <= self.high:
             raise ConfigError(f"{self.name}={value!r:.60} is out of range; give {expected}")
-        if self.levels and value not in self.levels:
+        rounded = self.rounded(value)
+        if self.levels and rounded != value and rounded != self._on_grid(value):
             levels = ", ".join(f"{level:g}" for level in self.levels)
             raise ConfigError(f"{self.name}={value!r:.60} is not one of its levels; give one of {levels}")
-        return value if self.type == "int" else float(value) + 0.0  # -0.0 and 0 must have the same fingerprint
+        return rounded
+
+    def rounded(self, value: float) -> int | float:
+        """The valid number that is nearest to `value`: one of the knob's resolution, an end, a default, or a level."""
+        assert self.low is not None and self.high is not None
+        inside = min(max(value, self.low), self.high)
+        fixed: tuple[Any, ...] = self.levels or (self.low, self.high, *self.defaults.values())
+        numbers = [float(number) for number in fixed]
+        if not self.levels:
+            numbers.append(min(max(self._on_grid(inside), self.low), self.high))
+        nearest = min(numbers, key=lambda number: abs(number - inside))
+        return round(nearest) if self.type == "int" else nearest + 0.0  # -0.0 and 0 must have the same fingerprint
+
+    def _on_grid(self, value: float) -> float:
+        resolution = KNOBS[self.name].resolution
+        assert resolution is not None  # every numeric knob has one
+        return resolution.nearest(value)
 
 
 class ActionSpace(BaseModel):
@@ -93,7 +113,7 @@ class ActionSpace(BaseModel):
         return make_config(backbone, **{knob.name: knob.defaults[backbone] for knob in self.knobs(backbone)})
 
     def resolve(self, base: TrialConfig, changes: Mapping[str, Any]) -> TrialConfig:
-        """`base` with `changes` applied.
+        """`base` with `changes` applied, numbers rounded to the resolutions of their knobs.
 
         Raises one ConfigError that lists every invalid change (an unknown knob, a wrong type, a value out of range, a
         knob that the backbone does not have or that SANDBOX.md fixes). If all changes are valid by themselves, raises
@@ -115,6 +135,15 @@ class ActionSpace(BaseModel):
         config = TrialConfig(**settings)
         check_combination(config)
         return config
+
+    def roundings(self, backbone: str, changes: Mapping[str, Any]) -> str:
+        """The numbers of valid `changes` that `resolve` replaces by others, in words; empty if it replaces none."""
+        used = {name: self._offered(backbone, name).check(value) for name, value in changes.items()}
+        return ", ".join(
+            f"{name}={value!r:.60} was rounded to {used[name]!r} ({KNOBS[name].resolution})"
+            for name, value in changes.items()
+            if value != used[name]
+        )
 
     def dimension(self, knob: str) -> str:
         """The dimension of `knob`; raises ConfigError if SANDBOX.md does not offer the knob."""

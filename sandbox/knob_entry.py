@@ -116,8 +116,8 @@ class _Reader:
             default = dict.fromkeys(backbones, default)
         if sorted(default) != sorted(backbones):
             raise self.entry.error(f"default has values for {sorted(default)}, but {self.name} is for {backbones}")
-        try:
-            checked = {backbone: knob.check(default[backbone]) for backbone in backbones}
+        try:  # a page's default is a value of its own, which the knob's resolution does not round
+            checked = {b: knob.model_copy(update={"defaults": {b: default[b]}}).check(default[b]) for b in backbones}
         except ConfigError as error:
             raise self.entry.error(f"the default is invalid: {error}") from None
         return knob.model_copy(update={"defaults": checked})

@@ -101,7 +101,7 @@ def admit(
     nothing, because another run would differ by its seed only. The check for duplicates comes before the checks of the
     budget, of a running trial and of a pending reflection, because a client that lost a response repeats its call.
     Crashed and cancelled trials may be repeated. So may stopped ones: the repetition continues from the state that the
-    stopped trial has kept, and runs to its end.
+    stopped trial has kept, and runs to its end; no heuristic refuses it, because it was admitted before.
     """
     refusal = _state_refusal(session_state) or _combination_refusal(config)
     if refusal:
@@ -116,7 +116,7 @@ def admit(
     )
     if refusal:
         return Admission("refused", refusal)
-    applying = applying_heuristic(heuristics, base, config)
+    applying = None if _continues(trials, config) else applying_heuristic(heuristics, base, config)
     overridden = bool(override_reason and override_reason.strip())
     if applying and not overridden:
         return Admission("refused", _heuristic_refusal(applying))
@@ -278,6 +278,11 @@ def _equivalent_trial(trials: Sequence[TrialRecord], config: TrialConfig) -> Tri
     settings = effective(config)
     candidates = (trial for trial in trials if trial.status in ("finished", "running"))
     return next((t for t in candidates if any(effective(config) == settings for config in t.configurations)), None)
+
+
+def _continues(trials: Sequence[TrialRecord], config: TrialConfig) -> bool:
+    """Whether a stopped trial has begun the configuration."""
+    return any(t.status == "stopped" and effective(t.configuration) == effective(config) for t in trials)
 
 
 def _duplicate_reason(equivalent: TrialRecord, config: TrialConfig, changes: Mapping[str, Any]) -> str:

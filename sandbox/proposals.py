@@ -289,7 +289,7 @@ def _neighbours(knob: Knob, current: Any) -> list[Any]:
 
 
 def value_at(knob: Knob, place: float) -> int | float:
-    """The number at a relative position in [0, 1] of a knob's range, with two significant digits, inside the range.
+    """The number at a relative position in [0, 1] of a knob's range, in the knob's resolution.
 
     Of a knob with levels, the nearest level.
     """
@@ -300,8 +300,7 @@ def value_at(knob: Knob, place: float) -> int | float:
         exact = knob.low * (knob.high / knob.low) ** place
     else:
         exact = knob.low + place * (knob.high - knob.low)
-    rounded = min(max(float(f"{exact:.2g}"), knob.low), knob.high)
-    return round(rounded) if knob.type == "int" else float(rounded)
+    return knob.rounded(exact)
 
 
 def _valid_values(knob: Knob, values: Sequence[Any]) -> list[Any]:

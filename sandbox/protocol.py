@@ -33,7 +33,7 @@ class Protocol(BaseModel):
     max_trials: int = Field(ge=1, le=100_000)
     max_train_seconds: float = Field(gt=0, le=1e8)  # budget of the session: sum over its trials
     trial_seconds: float = Field(gt=0, le=1e8)  # time limit of one trial
-    patience: int = Field(ge=1, le=100_000)  # finished trials in a row without a keep
+    patience: int = Field(ge=1, le=100_000)  # finished or stopped trials in a row without a keep
     keep_z: float = Field(ge=0, le=10)
     require_reflection: bool
     target_ndcg: float | None = Field(None, gt=0, le=1)

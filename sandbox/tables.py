@@ -60,6 +60,7 @@ SANDBOX: Columns = {
 KNOBS_PAGE: Columns = {
     "knob": lambda knob: f"`{knob.name}`",
     "engine's bounds": lambda knob: knob.engine,
+    "resolution": lambda knob: str(knob.resolution or ""),
     "source": lambda knob: knob.about.source or ABSENT,
     "known to help": lambda knob: knob.about.helps or ABSENT,
     "cost": lambda knob: knob.about.cost or "none",

@@ -68,6 +68,7 @@ async def wait_until_over(
     ws: Workspace, observation: TrialObservation, handles: list[str], context: Context[Workspace], seconds: float
 ) -> TrialObservation:
     """Poll trials until the first of them is over or `seconds` have passed; returns the last observation."""
+    rounded = {"rounded": observation.rounded}  # known to the call that started the trial only
     last_polled = anyio.current_time()
     deadline = last_polled + seconds
     progress = ProgressMessages(context)
@@ -76,7 +77,7 @@ async def wait_until_over(
         await progress.send(observation, handles)
         remaining = deadline - anyio.current_time()
         if remaining <= 0:
-            return observation.model_copy(update={"next": still_running_advice(observation, handles)})
+            return observation.model_copy(update={"next": still_running_advice(observation, handles), **rounded})
         await anyio.sleep(min(POLL_SECONDS, remaining))
         try:
             observation = await anyio.to_thread.run_sync(poll)
@@ -84,7 +85,7 @@ async def wait_until_over(
         except MemoryStoreError:  # memory.db is busy: the trial continues, and so does the wait
             if anyio.current_time() - last_polled > BUSY_SECONDS:
                 raise
-    return observation
+    return observation.model_copy(update=rounded)
 
 
 def still_running_advice(observation: TrialObservation, handles: list[str]) -> str:

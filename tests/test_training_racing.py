@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from virtualmle.models.config import TrialConfig, make_config
-from virtualmle.training.families import CURVES_ELSEWHERE, SIMILAR, Run, alike, known_curve, progress, race_of
+from virtualmle.training.families import (
+    CURVES_ELSEWHERE,
+    SIMILAR,
+    Run,
+    alike,
+    distance,
+    known_curve,
+    progress,
+    race_of,
+)
 from virtualmle.training.racing import LADDER, StopCause, decide, growth_of, is_rung, upper_bound
 from virtualmle.training.schedule import lr_factor
 
@@ -142,23 +151,43 @@ def test_the_decision_depends_on_its_arguments_only() -> None:
 
 # Families
 
-DIFFERENT = [
-    {"loss": "full_softmax"}, {"scores": "cosine"}, {"lr": 3e-5}, {"lr": 3e-3}, {"batch_size": 32}, {"epochs": 20,
-    "schedule": "cosine"}, {"warmup_epochs": 5.0}, {"dropout": 0.7}, {"hidden_dim": 32}, {"num_blocks": 8},
-    {"temperature": 0.1}, {"ema_decay": 0.999}, {"token_dropout": 0.5}, {"supervision": "last"},
+
+@pytest.mark.parametrize("change", [{"loss": "full_softmax"}, {"loss": "bce"}, {"scores": "cosine"}, {"lr": 3e-6},
+                                    {"backbone": "hstu"}], ids=str)  # fmt: skip
+def test_another_kind_of_trial_or_one_that_is_much_slower_is_of_another_family(change: dict[str, Any]) -> None:
+    other = make_config(**{"backbone": "sasrec", **change})
+    assert not alike(other, DEFAULT)
+
+
+SLOWER = [
+    {"lr": 1e-4}, {"batch_size": 1024}, {"warmup_epochs": 5.0}, {"dropout": 0.5}, {"embedding_dropout": 0.3},
+    {"token_dropout": 0.2}, {"num_blocks": 4}, {"num_negatives": 50}, {"ema_decay": 0.999}, {"attention_dropout": 0.5},
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("change", DIFFERENT, ids=str)
-def test_what_slows_learning_down_makes_another_family(change: dict[str, Any]) -> None:
-    other = make_config("sasrec", **{"dropout": 0.2, **change})
-    assert not alike(make_config("sasrec", dropout=0.2), other) and not alike(other, DEFAULT)
+@pytest.mark.parametrize("change", SLOWER, ids=str)
+def test_a_candidate_that_is_slower_is_farther_away_than_one_that_is_faster(change: dict[str, Any]) -> None:
+    slower = make_config("sasrec", **change)
+    assert distance(slower, DEFAULT) > distance(DEFAULT, slower) > 0
 
 
-@pytest.mark.parametrize("change", [{"lr": 6e-4}, {"num_heads": 4}, {"dropout": 0.4}, {"label_smoothing": 0.1},
-                                    {"epochs": 40}, {"patience": 6}, {"transition_weight": 2.0}], ids=str)
-def test_what_does_not_stays_in_the_family(change: dict[str, Any]) -> None:
-    assert alike(make_config("sasrec", dropout=0.2), make_config("sasrec", **{"dropout": 0.2, **change}))
+@pytest.mark.parametrize("change", [{"schedule": "cosine"}, {"temperature": 0.5}, {"hidden_dim": 64},
+                                    {"weight_decay": 0.1}, {"supervision": "last"}, {"augmentation": "crop"},
+                                    {"negative_sharing": "position"}], ids=str)  # fmt: skip
+def test_what_changes_the_shape_of_a_curve_has_a_distance(change: dict[str, Any]) -> None:
+    other = make_config("sasrec", **change)
+    assert distance(other, DEFAULT) == distance(DEFAULT, other) > 0
+
+
+@pytest.mark.parametrize("change", [{"num_heads": 4}, {"label_smoothing": 0.1}, {"epochs": 40}, {"patience": 6},
+                                    {"transition_weight": 2.0}], ids=str)  # fmt: skip
+def test_what_does_not_has_none(change: dict[str, Any]) -> None:
+    assert distance(make_config("sasrec", **change), DEFAULT) == 0
+
+
+def test_gbce_is_of_the_family_of_bce_but_not_equal_to_it() -> None:
+    one, other = make_config("sasrec", loss="bce"), make_config("sasrec", loss="gbce")
+    assert alike(one, other) and distance(one, other) > 0
 
 
 configurations = st.builds(
@@ -169,8 +198,8 @@ configurations = st.builds(
 
 
 @given(one=configurations, other=configurations)
-def test_being_alike_is_symmetric_and_reflexive(one: TrialConfig, other: TrialConfig) -> None:
-    assert alike(one, one) and alike(one, other) == alike(other, one)
+def test_a_distance_is_never_negative_and_zero_to_oneself(one: TrialConfig, other: TrialConfig) -> None:
+    assert alike(one, one) and distance(one, one) == 0 <= distance(one, other)
 
 
 def test_curves_of_other_datasets_count_if_similar_and_only_several_of_them() -> None:
@@ -195,8 +224,16 @@ def test_a_candidate_with_a_lower_learning_rate_is_not_further_than_its_progress
         context = race_of(make_config("sasrec", lr=lr), USERS, incumbent, [incumbent], 1.0)
         assert context is not None
         growth[lr] = growth_of(context.curves[0], 6, context)
-    assert growth[1e-4] == pytest.approx(math.log(max(FAST) / FAST[1])), "a third of the rate: as far as after epoch 2"
+    assert growth[1e-4] == pytest.approx(math.log(FAST[5] / FAST[1]), rel=0.2), "from a third of 6 to a third of 20"
     assert growth[3e-4] == growth[9e-4] == pytest.approx(math.log(max(FAST) / FAST[5])), "never further than its epochs"
+
+
+@pytest.mark.parametrize("epochs", [8, 12])
+def test_a_candidate_with_fewer_epochs_grows_less(epochs: int) -> None:
+    incumbent = run(DEFAULT, FAST)
+    context = race_of(make_config("sasrec", epochs=epochs), USERS, incumbent, [incumbent], 1.0)
+    assert context is not None
+    assert growth_of(context.curves[0], 5, context) == pytest.approx(math.log(FAST[epochs - 1] / FAST[4]))
 
 
 def test_warm_up_counts_as_less_progress() -> None:

@@ -180,12 +180,21 @@ def _trajectory(ws: Workspace, session: SessionRecord) -> TrajectoryView:
     trials, reflections = ws.memory.trials.all(session.id), ws.memory.reflections.all(session.id)
     everything = trials
     if not session.with_memory:
-        trials, reflections = trials[-1:], reflections[-1:]
+        trials, reflections = _without_memory(session, trials), reflections[-1:]
     return TrajectoryView(
         session=session.id,
         trials=[_row(ws, session, t, everything) for t in trials],
         reflections=[_reflection_row(r) for r in reflections],
     )
+
+
+def _without_memory(session: SessionRecord, trials: list[TrialRecord]) -> list[TrialRecord]:
+    """What a session without memory sees of its trials: the last one; of several at a time, the last to end and those
+    that run."""
+    if session.parallel == 1:
+        return trials[-1:]
+    ended = sorted((t for t in trials if t.status != "running"), key=lambda trial: trial.order)
+    return [*ended[-1:], *(t for t in trials if t.status == "running")]
 
 
 def _reflection_row(reflection: ReflectionRecord) -> ReflectionRow:

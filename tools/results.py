@@ -69,6 +69,9 @@ class StoppedTrial(BaseModel):
     base_delta_at_most: float | None = Field(
         description="upper bound of the difference to the base; below 0: the change hurt; otherwise nothing is known"
     )
+    base_z_at_most: float | None = Field(
+        default=None, description="that bound, if it is below 0, in standard errors of the comparison that stopped it"
+    )
     saved_seconds: float = Field(description="estimate of the training seconds that stopping it has saved")
 
 
@@ -80,6 +83,7 @@ class TrialObservation(BaseModel):
     status: Literal["running", "finished", "stopped", "crashed", "cancelled"]
     duplicate: bool = Field(default=False, description="true: already tried before; no budget was spent")
     changes: dict[str, Any] = {}
+    rounded: str = Field(default="", description="numbers that were rounded to the resolution of their knobs")
     base: str = "default"
     metrics: dict[str, float] = {}
     metrics_se: dict[str, float] = Field(default={}, description="standard errors over users")

@@ -55,6 +55,8 @@ def run_trial(
     protocol = ws.session_protocol(record)
     base_handle, base_config = resolve_base(ws, record, base)
     config = protocol.space.resolve(base_config, changes)
+    rounded = protocol.space.roundings(record.backbone, changes)
+    changes = {knob: getattr(config, knob) for knob in changes}
     admission = admit(
         session_state=record.state,
         trials=trials,
@@ -70,7 +72,8 @@ def run_trial(
     if admission.kind == "refused":
         raise AdmissionError(admission.reason)
     if admission.kind == "duplicate" and admission.trial:
-        return observe(ws, record, admission.trial, duplicate_reason=f"{admission.reason}.")
+        known = observe(ws, record, admission.trial, duplicate_reason=f"{admission.reason}.")
+        return known.model_copy(update={"rounded": rounded})
     request = TrialRecord(
         session=session,
         handle="",
@@ -88,7 +91,8 @@ def run_trial(
         handle = start_trial(ws, record, request, dataset_dir, seen=len(trials))
     except ConflictError:  # another client was faster: its trial may be this one, or the last of the budget
         return run_trial(ws, session, changes, hypothesis, base, override_reason, wait_seconds)
-    return wait_trial(ws, session, handle, wait_seconds)
+    observed = wait_trial(ws, session, handle, wait_seconds)
+    return observed.model_copy(update={"rounded": rounded})
 
 
 def start_trial(

@@ -8,7 +8,7 @@ from ..memory.records import TrialOutcome, TrialRecord
 from ..models.config import TrialConfig
 from ..sandbox.costs import saved_seconds
 from ..sandbox.diagnosis import WEIGHTS
-from ..sandbox.rule_evidence import bound_delta
+from ..sandbox.rule_evidence import bound_delta, bound_z
 from ..training.racing import StopCause
 from ..training.spec import TrialResult
 from .results import StoppedTrial
@@ -57,6 +57,7 @@ def stopped_trial(trial: TrialRecord, trials: Sequence[TrialRecord]) -> StoppedT
         reached=details["stopped"]["ndcg10"],
         at_most=trial.bound,
         base_delta_at_most=bound_delta(trial, trials),
+        base_z_at_most=bound_z(trial, trials),
         saved_seconds=round(details["saved_seconds"], 1),
     )
 

@@ -19,6 +19,8 @@ from .transfer import heuristics_of
 from .wait_trial import WaitSeconds, wait_trial
 from .workspace import Workspace
 
+ROUNDED_LENGTH = 300  # of the list of rounded numbers, so that the observation stays short
+
 
 def sweep(
     ws: Workspace,
@@ -50,6 +52,8 @@ def sweep(
     handle, config = _trained_base(ws, record, base, trials)
     protocol = ws.session_protocol(record)
     planned = plan_settings(protocol.space, config, settings, protocol.max_sweep)
+    roundings = [protocol.space.roundings(record.backbone, setting) for setting in settings]
+    rounded = ", ".join(dict.fromkeys(text for text in roundings if text))[:ROUNDED_LENGTH]
     admissions = [_admit(ws, record, trials, running, config, setting) for setting in planned]
     refused = next((admission for admission in admissions if admission.kind == "refused"), None)
     if refused:
@@ -57,7 +61,7 @@ def sweep(
     known = [admission.trial for admission in admissions if admission.trial]
     if len(known) == len(planned):
         reason = f"{', '.join(dict.fromkeys(known))} measured all of these settings; nothing was spent."
-        return observe(ws, record, known[0], duplicate_reason=reason)
+        return observe(ws, record, known[0], duplicate_reason=reason).model_copy(update={"rounded": rounded})
     new = [setting for setting, admission in zip(planned, admissions, strict=True) if not admission.trial]
     values = complete(config, new)
     request = TrialRecord(
@@ -76,7 +80,8 @@ def sweep(
         started = start_trial(ws, record, request, dataset_dir, seen=len(trials))
     except ConflictError:  # another client was faster
         return sweep(ws, session, settings, base, hypothesis, wait_seconds)
-    return wait_trial(ws, session, started, wait_seconds)
+    observed = wait_trial(ws, session, started, wait_seconds)
+    return observed.model_copy(update={"rounded": rounded})
 
 
 def _trained_base(

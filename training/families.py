@@ -1,12 +1,12 @@
 """Which learning curves are alike: the family of a trial, and the race that the curves of its family allow.
 
-A family is decided by what changes the shape of a learning curve and not only its height. Two shapes are alike when
-both trials have the same kind of loss, scores, schedule and so on, and when neither is much slower than the other
-according to learning rate, batch size, warm-up, dropout, temperature and size. Pure functions, without torch.
+A family is decided by what changes the shape of a learning curve and not only its height: the backbone, the kind of
+loss, and the scores. Inside a family, the distance says how much slower than the known trial a candidate may be, by
+learning rate, batch size, warm-up, dropout, temperature, size and so on. Pure functions, without torch.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,16 +15,15 @@ from ..models.config import SCORING_KNOBS, TrialConfig
 from .racing import KnownCurve, RaceContext
 from .schedule import lr_factor
 
-SAME = ("backbone", "loss", "scores", "supervision", "augmentation", "negative_sharing", "tie_embeddings", "causal")
-"""Knobs that must be equal in a family."""
-RATIOS = {"pace": 3.5, "temperature": 1.6, "hidden_dim": 2.1, "num_blocks": 2.1, "num_negatives": 5.1}
-"""Knobs that may differ by a factor up to this; the pace is the learning rate per user: lr / batch_size."""
-STEPS = {"warmup_epochs": 2.5, "dropout": 0.25, "embedding_dropout": 0.25, "attention_dropout": 0.35, "token_dropout": 0.15,
-         "weight_decay": 0.1}
-"""Knobs that may differ by a difference up to this."""
+KIND_OF_LOSS = {"full_softmax": "softmax over all items", "sampled_softmax": "sampled softmax"}  # the others: binary
+FARTHEST = 2.5
+"""Trials at a larger distance are not of one family."""
 PRIOR_WEIGHTS = ("popularity_weight", "transition_weight", "cooccurrence_weight")
-LONG_AVERAGE = 0.9
-"""Weight averages with a larger decay lag behind the weights: a family of their own."""
+LONG_AVERAGE = 0.9  # weight averages with a larger decay lag behind the weights
+FASTER = 0.25
+"""A candidate that is faster than the known trial counts as this share of one that is as much slower."""
+Distance = Callable[[TrialConfig, TrialConfig], float]
+
 SIMILAR = 0.5
 """The curves of another dataset count if its profile is at least this similar."""
 CURVES_ELSEWHERE = 2
@@ -59,7 +58,7 @@ def race_of(
         return None
     family = sorted(
         (run for run in runs if run.similarity >= SIMILAR and alike(candidate, run.config)),
-        key=lambda run: (-run.similarity, distance(candidate, run.config)),
+        key=lambda run: (run.similarity < 1, distance(candidate, run.config)),
     )
     if not any(run.similarity == 1 for run in family) and len(family) < CURVES_ELSEWHERE:
         return None
@@ -76,26 +75,25 @@ def race_of(
     )
 
 
-def alike(one: TrialConfig, other: TrialConfig) -> bool:
-    """Whether two trials are of one family; symmetric."""
-    same = all(getattr(one, knob) == getattr(other, knob) for knob in SAME)
-    schedules = (one.schedule == "constant") == (other.schedule == "constant")
-    averages = (one.ema_decay > LONG_AVERAGE) == (other.ema_decay > LONG_AVERAGE)
-    return bool(same and schedules and averages and distance(one, other) <= 1)
+def alike(candidate: TrialConfig, known: TrialConfig) -> bool:
+    """Whether the curve of `known` says how the candidate's will go on."""
+    same = candidate.backbone == known.backbone and candidate.scores == known.scores
+    return same and kind_of_loss(candidate) == kind_of_loss(known) and distance(candidate, known) <= FARTHEST
 
 
-def distance(one: TrialConfig, other: TrialConfig) -> float:
-    """The largest difference of two trials in a knob that slows learning down, in units of what a family allows."""
-    ratios = (abs(math.log(_value(one, knob) / _value(other, knob))) / math.log(most) for knob, most in RATIOS.items())
-    steps = (abs(getattr(one, knob) - getattr(other, knob)) / most for knob, most in STEPS.items())
-    return float(max(*ratios, *steps))
+def kind_of_loss(config: TrialConfig) -> str:
+    """Softmax over all items, sampled softmax, or binary."""
+    return KIND_OF_LOSS.get(config.loss, "binary")
+
+
+def distance(candidate: TrialConfig, known: TrialConfig) -> float:
+    """How much slower than `known` the candidate may learn, or how different its curve may be otherwise; 0 = equal."""
+    return sum(term(candidate, known) for term in _TERMS)
 
 
 def describe(config: TrialConfig) -> str:
     """A family in a few words for people and agents."""
-    scores = "dot scores" if config.scores == "dot" else f"cosine scores at temperature {config.temperature:g}"
-    warmup = f", warm-up of {config.warmup_epochs:g} epochs" if config.warmup_epochs else ""
-    return f"{config.loss}, {scores}, lr near {config.lr:.1g}, schedule {config.schedule}{warmup}"
+    return f"{config.backbone}, {kind_of_loss(config)}, {config.scores} scores"
 
 
 def known_curve(run: Run, candidate: TrialConfig) -> KnownCurve:
@@ -107,7 +105,7 @@ def known_curve(run: Run, candidate: TrialConfig) -> KnownCurve:
         progress=progress(run.config, run.num_users, run.epochs),
         final=_final(run, candidate),
         max_epochs=run.config.epochs,
-        distance=distance(run.config, candidate),
+        distance=distance(candidate, run.config),
         similarity=run.similarity,
     )
 
@@ -132,5 +130,39 @@ def _final(run: Run, candidate: TrialConfig) -> float:
     return min(1.0, best * math.exp(math.log(best / before) * math.log(candidate.epochs / last) / math.log(TAIL)))
 
 
-def _value(config: TrialConfig, knob: str) -> float:
-    return config.lr / config.batch_size if knob == "pace" else float(getattr(config, knob))
+def _slower(value: Callable[[TrialConfig], float], unit: float) -> Distance:
+    """A term for a value that slows learning down: 1 if the candidate's is larger by `unit`."""
+
+    def term(candidate: TrialConfig, known: TrialConfig) -> float:
+        difference = (value(candidate) - value(known)) / unit
+        return max(difference, -FASTER * difference)
+
+    return term
+
+
+def _other(value: Callable[[TrialConfig], object], cost: float) -> Distance:
+    """A term that is `cost` if the two values are not equal."""
+    return lambda candidate, known: cost * (value(candidate) != value(known))
+
+
+_TERMS: tuple[Distance, ...] = (
+    _slower(lambda config: -math.log(config.lr / config.batch_size), math.log(4)),
+    _slower(lambda config: config.warmup_epochs, 5.0),
+    _slower(lambda config: config.dropout, 0.4),
+    _slower(lambda config: config.embedding_dropout, 0.4),
+    _slower(lambda config: config.attention_dropout, 0.5),
+    _slower(lambda config: config.token_dropout, 0.3),
+    _slower(lambda config: config.num_blocks, 3.0),
+    _slower(lambda config: -math.log(config.num_negatives) if config.loss != "full_softmax" else 0.0, math.log(10)),
+    _slower(lambda config: config.ema_decay > LONG_AVERAGE, 1.0),
+    lambda candidate, known: abs(math.log(candidate.temperature / known.temperature)) / math.log(2.5),
+    lambda candidate, known: abs(math.log(candidate.hidden_dim / known.hidden_dim)) / math.log(8),
+    lambda candidate, known: abs(candidate.weight_decay - known.weight_decay) / 0.2,
+    _other(lambda config: config.schedule == "constant", 0.5),
+    _other(lambda config: config.loss, 0.5),
+    _other(lambda config: config.supervision, 1.0),
+    _other(lambda config: config.augmentation, 0.5),
+    _other(lambda config: config.negative_sharing if config.loss != "full_softmax" else "", 0.5),
+    _other(lambda config: config.tie_embeddings, 0.5),
+    _other(lambda config: config.causal, 1.0),
+)

@@ -24,6 +24,8 @@ NEARNESS = 3.0
 """A known curve at distance d counts exp(-NEARNESS * d)."""
 ERROR, EARLY_ERROR, FAR_ERROR, LOW_ERROR = 0.05, 0.3, 0.05, 0.3
 """Margin of the logarithm of the bound: constant, divided by the epoch, times the distance, and if still far below."""
+FULL_ERROR = 1.1
+"""The margin counts in full if this much is left of the logarithm of the epochs, a factor of three; else its root."""
 LOW = 0.35
 """Below this share of the family's final NDCG@10 a curve may not have begun to rise: `LOW_ERROR` is added."""
 WEAK = 0.5
@@ -182,26 +184,46 @@ def upper_bound(epochs: Sequence[int], ndcg10: Sequence[float], context: RaceCon
     if not known or best <= 0:
         return 1.0
     family = _family_growth(known, epoch, context)
-    own = _slope(epochs, ndcg10, epoch) * _geometric_sum(math.log(len(context.progress) / epoch) / math.log(STEP))
+    left = math.log(len(context.progress) / epoch)
+    own = _slope(epochs, ndcg10, epoch) * _geometric_sum(left / math.log(STEP))
     growth = FAMILY_SHARE * family + (1 - FAMILY_SHARE) * own
     low = best < LOW * max(curve.final for curve in known)
     if low or context.decays:
         growth = max(growth, family)
     margin = ERROR + EARLY_ERROR / epoch + FAR_ERROR * min(curve.distance for curve in known) + LOW_ERROR * low
-    return min(1.0, best * math.exp(growth + margin))
+    return min(1.0, best * math.exp(growth + margin * min(1.0, math.sqrt(left / FULL_ERROR))))
 
 
 def growth_of(curve: KnownCurve, epoch: int, context: RaceContext) -> float:
-    """The logarithm of how much a known curve still grew from where the candidate is after `epoch`.
+    """The logarithm of how much a known curve grew from where the candidate is after `epoch` to where it will end.
 
     Where that is on the known curve is said by the number of epochs, by the sum of learning rates, and if these decay
-    by the share of all epochs; the least advanced of these places counts.
+    by the share of all epochs; the way with the largest growth counts.
     """
-    places = [float(epoch), float(np.interp(context.progress[epoch - 1], [0.0, *curve.progress], [0, *curve.epochs]))]
-    if context.decays:
-        places.append(epoch / len(context.progress) * curve.max_epochs)
-    level = _level(curve.epochs, curve.ndcg10, min(places))
-    return math.log(max(curve.final, level) / level)
+    last = len(context.progress)
+    ways = [_place_by_epoch, _place_by_progress] + ([_place_by_share] if context.decays else [])
+    levels = [[_reached(curve, way(curve, at, context)) for at in (epoch, last)] for way in ways]
+    return max(math.log(max(end, now) / now) for now, end in levels)
+
+
+def _place_by_epoch(curve: KnownCurve, epoch: int, context: RaceContext) -> float:
+    return float(epoch)
+
+
+def _place_by_progress(curve: KnownCurve, epoch: int, context: RaceContext) -> float:
+    progress = context.progress[epoch - 1]
+    if progress > curve.progress[-1]:
+        return math.inf
+    return float(np.interp(progress, [0.0, *curve.progress], [0, *curve.epochs]))
+
+
+def _place_by_share(curve: KnownCurve, epoch: int, context: RaceContext) -> float:
+    return epoch / len(context.progress) * curve.max_epochs
+
+
+def _reached(curve: KnownCurve, place: float) -> float:
+    """The best NDCG@10 of a known curve until `place`; from its last epoch on, its final."""
+    return curve.final if place >= curve.epochs[-1] else _level(curve.epochs, curve.ndcg10, place)
 
 
 def _family_growth(curves: Sequence[KnownCurve], epoch: int, context: RaceContext) -> float:

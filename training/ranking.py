@@ -8,6 +8,7 @@ end. On a CPU each thread ranks whole blocks, because half of the operations of 
 """
 
 import math
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -31,6 +32,22 @@ ScoreBlocks = Callable[[int, int], Iterable[Tensor]]
 
 Ranks = tuple[NDArray[np.int32], int]
 """Ranks int32 (num_users,), and the number of users whose target tied with another candidate."""
+
+
+class Scratch(threading.local):
+    """A float32 buffer for each thread that asks, reused from block to block.
+
+    A fresh buffer of several megabytes is mapped page by page on first use, which takes longer than its arithmetic.
+    """
+
+    def __init__(self) -> None:
+        self._buffer = torch.empty(0)
+
+    def matrix(self, rows: int, columns: int, device: torch.device) -> Tensor:
+        """A contiguous float32 (rows, columns) with arbitrary content, valid until the thread's next call."""
+        if self._buffer.numel() < rows * columns:
+            self._buffer = torch.empty(rows * columns, device=device)
+        return self._buffer[: rows * columns].view(rows, columns)
 
 
 def rank_targets(
@@ -61,13 +78,14 @@ def rank_variants(
     A tensor is ranked before the next one is requested, so that only one of them is in memory at a time.
     """
     lengths = offsets.diff().to(targets.device)
+    comparisons = Scratch()
 
     @torch.inference_mode()  # applies per thread, so each block needs it
     def rank_block(first: int) -> list[tuple[Tensor, ...]]:
         last = min(first + block_users, len(targets))
         history = items[int(offsets[first]) : int(offsets[last])].long()
         about = (history, lengths[first:last], targets[first:last].long())
-        return [_rank_block(scores, *about) for scores in score_blocks(first, last)]
+        return [_rank_block(scores, *about, comparisons) for scores in score_blocks(first, last)]
 
     blocks = range(0, len(targets), block_users)
     results = _map_in_threads(rank_block, blocks) if targets.device.type == "cpu" else map(rank_block, blocks)
@@ -94,7 +112,9 @@ def _map_in_threads(
         torch.set_num_threads(threads)
 
 
-def _rank_block(scores: Tensor, history: Tensor, lengths: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+def _rank_block(
+    scores: Tensor, history: Tensor, lengths: Tensor, targets: Tensor, comparisons: Scratch
+) -> tuple[Tensor, ...]:
     """Ranks int32 (users,), tied bool (users,), lowest and highest score (1,); overwrites `scores` (users, items)."""
     users = torch.arange(len(lengths), device=scores.device)
     rows = users.repeat_interleave(lengths, output_size=len(history))
@@ -104,7 +124,7 @@ def _rank_block(scores: Tensor, history: Tensor, lengths: Tensor, targets: Tenso
     lowest, highest = torch.aminmax(scores)  # NaN anywhere makes both NaN
     scores[rows, history] = -torch.inf
     scores.scatter_(1, targets[:, None], target_scores)
-    buffer = torch.empty_like(scores)
+    buffer = comparisons.matrix(len(scores), scores.shape[1], scores.device)
     at_least, equal = (_count(compare, scores, target_scores, buffer) for compare in (torch.ge, torch.eq))
     # both counts include the target itself
     return at_least.to(torch.int32), equal > 1, lowest.view(1), highest.view(1)

@@ -13,7 +13,7 @@ class Capacity(KnobGroup):
     hidden_dim: int = knob(
         128,
         "width of item vectors and of every block",
-        low=16, high=256, log=True, ge=8, le=1024,
+        low=16, high=256, log=True, ge=8, le=1024, step="8",
         helps="measured: 128 instead of 64, on Beauty with a full softmax",
         cost="linear in the loss and the tables, quadratic in the blocks",
         note="SASRec: a multiple of `num_heads`",
@@ -50,7 +50,7 @@ class Capacity(KnobGroup):
     linear_dim: int = knob(
         16,
         "HSTU: width per head of the gate u and the value v",
-        low=8, high=128, log=True, ge=4, le=512, only="hstu",
+        low=8, high=128, log=True, ge=4, le=512, only="hstu", step="4",
         source="HSTU (Zhai et al. 2024)",
         cost="linear in the block",
         aliases=("linear_hidden_dim", "dv", "value_dim"),
@@ -58,7 +58,7 @@ class Capacity(KnobGroup):
     attention_dim: int = knob(
         16,
         "HSTU: width per head of query and key",
-        low=8, high=128, log=True, ge=4, le=512, only="hstu",
+        low=8, high=128, log=True, ge=4, le=512, only="hstu", step="4",
         source="HSTU (Zhai et al. 2024)",
         cost="linear in the block",
         aliases=("dqk", "qk_dim", "attn_dim", "key_dim", "head_dim"),

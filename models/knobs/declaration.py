@@ -12,12 +12,15 @@ from typing import Any, ClassVar, Literal, cast, get_args
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
+from .resolution import Resolution
+
 Backbone = Literal["sasrec", "hstu"]
 BACKBONES: tuple[Backbone, ...] = get_args(Backbone)
 Dimension = Literal["optimisation", "regularisation", "capacity", "sequence_modelling", "supervision", "scoring"]
 DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
 KnobType = Literal["int", "float", "bool", "choice"]
 Value = bool | int | float | str
+FINEST = "0.000001"  # of numbers on a linear scale with two significant digits, whose ranges include 0
 
 
 @dataclass(frozen=True)
@@ -33,16 +36,18 @@ class Declaration:
     """What `knob(...)` records beside the default and the engine's bounds.
 
     text: what the knob does, in one line. low, high: the range in the shipped SANDBOX.md, both ends included. scale:
-    "log" if a search should step by factors. hstu: the plain default on HSTU, if it differs. only: the backbone that
-    reads the knob, if only one does. inert: when another knob disables this one. source, helps, cost, note: the columns
-    of docs/knobs.md: where the knob comes from, where it is known to help, what it costs, and what else to mind.
-    aliases: names of the knob in other libraries and papers; error messages suggest the knob for them.
+    "log" if a search should step by factors. resolution: to what numbers are rounded. hstu: the plain default on HSTU,
+    if it differs. only: the backbone that reads the knob, if only one does. inert: when another knob disables this one.
+    source, helps, cost, note: the columns of docs/knobs.md: where the knob comes from, where it is known to help, what
+    it costs, and what else to mind. aliases: names of the knob in other libraries and papers; error messages suggest
+    the knob for them.
     """
 
     text: str
     low: float | None = None
     high: float | None = None
     scale: Literal["linear", "log"] | None = None
+    resolution: Resolution | None = None
     hstu: Value | None = None
     only: Backbone | None = None
     inert: Inert | None = None
@@ -64,6 +69,8 @@ def knob(
     low: float | None = None,
     high: float | None = None,
     log: bool = False,
+    step: str | None = None,
+    near_one: bool = False,
     ge: float | None = None,
     gt: float | None = None,
     le: float | None = None,
@@ -73,7 +80,9 @@ def knob(
     """A field of a `KnobGroup`.
 
     ge, gt, le, lt are the engine's bounds: no SANDBOX.md may offer a value beyond them. low and high are the range in
-    the shipped SANDBOX.md; they default to ge and le. details: the other fields of `Declaration`.
+    the shipped SANDBOX.md; they default to ge and le. step: values are multiples of it, e.g. "0.01"; without it, a
+    linear integer is any integer, and other numbers have two significant digits (of 1 - value if `near_one`).
+    details: the other fields of `Declaration`.
     """
     number = isinstance(default, int | float) and not isinstance(default, bool)
     declaration = Declaration(
@@ -81,9 +90,18 @@ def knob(
         low=(ge if low is None else low) if number else None,
         high=(le if high is None else high) if number else None,
         scale=("log" if log else "linear") if number else None,
+        resolution=_resolution(type(default), log, step, near_one) if number else None,
         **details,
     )
     return Field(default, ge=ge, gt=gt, le=le, lt=lt, json_schema_extra=declaration)
+
+
+def _resolution(kind: type, log: bool, step: str | None, near_one: bool) -> Resolution:
+    """The resolution that `knob` documents for a number of this type."""
+    if kind is int and not log and step is None:
+        return Resolution("1")
+    finest = FINEST if kind is float and not log else None
+    return Resolution(step, powers=kind is int, complement=near_one, finest=finest)
 
 
 class KnobGroup(BaseModel):
@@ -111,6 +129,11 @@ class DeclaredKnob:
     def inert(self) -> Inert | None:
         """When the knob has no effect although its backbone reads it."""
         return self.about.inert
+
+    @property
+    def resolution(self) -> Resolution | None:
+        """To what the values of the knob are rounded; None unless it is a number."""
+        return self.about.resolution
 
 
 def declared_knobs(groups: Iterable[type[KnobGroup]]) -> dict[str, DeclaredKnob]:

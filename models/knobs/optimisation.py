@@ -37,7 +37,7 @@ class Optimisation(KnobGroup):
     warmup_epochs: float = knob(
         0.0,
         "epochs of linear warm-up to `lr`; at most `epochs`",
-        high=10, ge=0, le=100,
+        high=10, ge=0, le=100, step="0.1",
         source="Goyal et al. 2017",
         helps="large batches, post-norm",
         note="at most `epochs`",
@@ -46,7 +46,7 @@ class Optimisation(KnobGroup):
     beta1: float = knob(
         0.9,
         "first-moment decay of Adam",
-        high=0.99, ge=0, lt=1,
+        high=0.99, ge=0, lt=1, near_one=True,
         source="Kingma & Ba 2015",
         helps="none known",
         aliases=("adam_beta1", "momentum"),
@@ -54,7 +54,7 @@ class Optimisation(KnobGroup):
     beta2: float = knob(
         0.999,
         "second-moment decay of Adam",
-        low=0.9, high=0.9999, ge=0, lt=1,
+        low=0.9, high=0.9999, ge=0, lt=1, near_one=True,
         source="Kingma & Ba 2015",
         helps="none known; a lower value should suit the spiky gradients of rare items",
         aliases=("adam_beta2",),
@@ -82,7 +82,7 @@ class Optimisation(KnobGroup):
     ema_decay: float = knob(
         0.0,
         "decay of the exponential moving average of the weights; the average is evaluated and saved; 0 = off",
-        high=0.9999, ge=0, lt=1,
+        high=0.9999, ge=0, lt=1, near_one=True,
         source="Polyak & Juditsky 1992",
         helps="where validation NDCG@10 fluctuates in the last epochs",
         cost="one pass over the weights per step, and a copy of them in memory",

@@ -13,7 +13,7 @@ class Regularisation(KnobGroup):
     dropout: float = knob(
         0.2,
         "dropout inside every block",
-        high=0.8, ge=0, le=0.95, hstu=0.5,
+        high=0.8, ge=0, le=0.95, hstu=0.5, step="0.01",
         source="Srivastava et al. 2014",
         helps="measured: .3-.5 on Amazon Beauty",
         aliases=(
@@ -23,7 +23,7 @@ class Regularisation(KnobGroup):
     embedding_dropout: float = knob(
         0.0,
         "dropout on the input embeddings",
-        high=0.8, ge=0, le=0.95,
+        high=0.8, ge=0, le=0.95, step="0.01",
         source="Srivastava et al. 2014, on the input vectors",
         helps="measured: .3 on Beauty, the largest single gain after the loss",
         aliases=("emb_dropout", "emb_drop", "input_dropout", "embed_dropout", "embd_pdrop"),
@@ -31,7 +31,7 @@ class Regularisation(KnobGroup):
     attention_dropout: float = knob(
         0.0,
         "dropout on the attention weights",
-        high=0.8, ge=0, le=0.95,
+        high=0.8, ge=0, le=0.95, step="0.01",
         source="Vaswani et al. 2017",
         helps="none known at nine events per user",
         cost="small",
@@ -40,7 +40,7 @@ class Regularisation(KnobGroup):
     token_dropout: float = knob(
         0.0,
         "share of input events whose whole embedding is zeroed",
-        high=0.8, ge=0, le=0.95,
+        high=0.8, ge=0, le=0.95, step="0.01",
         source="word dropout (Iyyer et al. 2015)",
         helps="short histories that overfit",
         aliases=("item_dropout", "word_dropout"),

@@ -88,7 +88,7 @@ class Scoring(KnobGroup):
     transition_decay: float = knob(
         1.0,
         "a transition over a distance of s events counts s^-`transition_decay`",
-        high=3, ge=0, le=10,
+        high=3, ge=0, le=10, step="0.01",
         inert=Inert(lambda c: _no_transitions(c) or c.transition_window == 1, "all transitions span one event"),
         source="skip-grams",
     )
@@ -109,7 +109,7 @@ class Scoring(KnobGroup):
     transition_recency: float = knob(
         1.0,
         "weight of each of the `transition_recent` events relative to the one after it",
-        low=0.1, gt=0, le=1,
+        low=0.1, gt=0, le=1, step="0.01",
         inert=Inert(lambda c: _no_transitions(c) or c.transition_recent == 1, "only one event is used"),
         helps="measured: the last 3 events at .5 on Beauty",
     )
@@ -150,7 +150,7 @@ class Scoring(KnobGroup):
     cooccurrence_recency: float = knob(
         1.0,
         "weight of each of the `cooccurrence_window` events relative to the one after it",
-        low=0.1, gt=0, le=1,
+        low=0.1, gt=0, le=1, step="0.01",
         inert=Inert(lambda c: _no_cooccurrence(c) or c.cooccurrence_window == 1, "only one event is used"),
         source=_KNN,
     )

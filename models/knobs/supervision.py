@@ -49,7 +49,7 @@ class Supervision(KnobGroup):
     negative_power: float = knob(
         0.0,
         "negatives are drawn in proportion to popularity to this power; 0 = uniformly",
-        high=1, ge=0, le=2,
+        high=1, ge=0, le=2, step="0.01",
         inert=_NO_NEGATIVES,
         source="word2vec (Mikolov et al. 2013)",
         helps="measured: faster learning in the first epoch, together with `logq_correction`",
@@ -66,7 +66,7 @@ class Supervision(KnobGroup):
     gbce_calibration: float = knob(
         0.75,
         "calibration t of gBCE: 0 = plain BCE, 1 = full correction of the overconfidence that few negatives cause",
-        ge=0, le=1,
+        ge=0, le=1, step="0.01",
         inert=Inert(lambda c: c.loss != "gbce", "it acts only with loss='gbce'"),
         source="Petrov & Macdonald 2023",
         helps="few negatives",
@@ -92,7 +92,7 @@ class Supervision(KnobGroup):
     label_smoothing: float = knob(
         0.0,
         "label smoothing over all candidates; softmax losses only",
-        high=0.5, ge=0, lt=1,
+        high=0.5, ge=0, lt=1, step="0.01",
         inert=Inert(lambda c: c.loss in ("bce", "gbce"), "only the softmax losses are smoothed"),
         source="Szegedy et al. 2016",
         helps="measured: .1 at width 64",
@@ -126,7 +126,7 @@ class Supervision(KnobGroup):
     augmentation_share: float = knob(
         0.5,
         "share of the sequences of a batch that are augmented",
-        ge=0, le=1,
+        ge=0, le=1, step="0.01",
         inert=Inert(lambda c: c.augmentation == "none", "augmentation is 'none'"),
         source="CL4SRec (Xie et al. 2022)",
         aliases=("augmentation_prob", "augment_prob", "aug_prob"),
@@ -134,7 +134,7 @@ class Supervision(KnobGroup):
     augmentation_ratio: float = knob(
         0.3,
         "share of the events of an augmented sequence that are changed",
-        low=0.05, high=0.9, gt=0, lt=1,
+        low=0.05, high=0.9, gt=0, lt=1, step="0.01",
         inert=Inert(_changes_no_sequence, "no sequence is changed"),
         source="CL4SRec (Xie et al. 2022)",
         aliases=("mask_ratio", "mask_prob", "mlm_probability", "crop_ratio", "aug_ratio"),
