@@ -23,6 +23,8 @@ def scoring_is_running(history: History) -> bool:
 
 def apart(moves: Sequence[Move], history: History) -> list[Move]:
     """The moves in dimensions that no running trial changes; if there are none, moves of knobs that none changes."""
+    if running_trials(history) and not history.finished:  # nothing is trained yet that could be scored
+        moves = [move for move in moves if not is_scoring(move.changes)]
     taken = {knob for trial in running_trials(history) for knob in trial.changes}
     dimensions = {history.space.dimension(knob) for knob in taken}
     elsewhere = [m for m in moves if dimensions.isdisjoint(history.space.dimension(knob) for knob in m.changes)]

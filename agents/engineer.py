@@ -62,11 +62,10 @@ class Engineer(Agent):
         wanted = opening_is_over(history) and (is_due(history) or best < REFINEMENT_GAIN)
         if wanted and not scoring_is_running(history) and (sweep := planned_sweep(history)):
             return sweep
-        if not moves:
+        if not moves and not situation.running:
             drawn = random_neighbours(history, self.generator(situation))
             moves = [move for move in drawn if history.is_new(move.changes, move.base)]
-            moves = [m for m in moves if not knowledge.discourages(m.changes, history.settings(m.base))]
-            moves = apart(moves, history)[:1]
+            moves = [m for m in moves if not knowledge.discourages(m.changes, history.settings(m.base))][:1]
         if not moves:
             return end(situation)
         move = max(moves, key=lambda move: expected_gain(move, history, knowledge))

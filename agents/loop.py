@@ -48,6 +48,8 @@ from .events import (
 )
 from .observed import observation_text
 
+MAX_LOST = 5
+"""Consecutive trials lost with their node, after which the loop gives up; until then, the agent runs them again."""
 MAX_REFUSALS = 40
 """Consecutive refusals after which the loop gives up; more than the engineer has opening moves."""
 
@@ -88,6 +90,7 @@ class _Loop:
         self._refused: list[Refusal] = []
         self._outcomes: list[Outcome] = []
         self._num_refused = 0  # in a row, of any tool
+        self._num_lost = 0  # in a row
         self._session = ""
         self._announced: set[str] = set()  # trials for which TrialStarted was emitted
         self._in_flight: list[str] = []  # those of them whose end was not reported yet, in the order of their start
@@ -173,7 +176,7 @@ class _Loop:
         self._num_refused = 0
         self._started(observation.trial, action)
         if self._parallel > 1:
-            return Outcome(action, f"{observation.trial} is running")
+            return Outcome(action, f"{observation.trial} is running. {observation.rounded}".rstrip())
         ended = await self._wait([observation.trial])
         return Outcome(action, observation_text(ended.model_copy(update={"rounded": observation.rounded})))
 
@@ -211,7 +214,8 @@ class _Loop:
         if observation.trial in self._in_flight:
             self._in_flight.remove(observation.trial)
             self._emit(TrialFinished(observation))
-        if observation.machine_fault:
+        self._num_lost = self._num_lost + 1 if observation.lost else 0
+        if observation.machine_fault and not (observation.lost and self._num_lost <= MAX_LOST):
             raise MachineError(f"{observation.reason}; no budget was used, and the session can be resumed")
         return observation
 

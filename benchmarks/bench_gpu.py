@@ -66,7 +66,7 @@ def measure_trial(config: TrialConfig, dataset: PreparedDataset, device: torch.d
     curve = fitted[0].curve
     return {
         "trial_seconds": wall,
-        "trial_epochs": len(curve),
+        "trial_epochs": curve[-1].epoch,
         "first_epoch_seconds": curve[0].train_seconds,
         "trial_peak_mb": peak_mb(device),
         "validation_ndcg10": max(record.ndcg10 for record in curve),

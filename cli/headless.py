@@ -59,7 +59,8 @@ class HeadlessRun:
 
 def run_headless(plan: HeadlessRun, settings: "Settings", as_json: bool) -> None:
     """Run a session to its end and print the result. Ctrl-C exits with 130; the running trial continues by itself."""
-    check_device(settings.device)
+    if settings.ray_address is None:
+        check_device(settings.device)
     display = Display(Console(stderr=True))
 
     def commands() -> SessionCommands:
@@ -157,6 +158,8 @@ def settings_options(settings: "Settings") -> list[str]:
         "--keep-warm": settings.keep_warm,
         "--sandbox": settings.protocol_path,
         "--replay": settings.replay,
+        "--launcher": None if settings.ray_address is None else "ray",
+        "--address": settings.ray_address,
         "--memory-from": ",".join(settings.memory_from) or None,
     }
     flags = {

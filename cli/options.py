@@ -86,7 +86,7 @@ Parallel = Annotated[
         show_default="from SANDBOX.md",
     ),
 ]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cpu:float32, cuda or cuda:N.")]
 Threads = Annotated[int, typer.Option("--threads", min=0, help="Torch threads of a trial on CPU.", show_default="all")]
 KeepWarm = Annotated[
     float,
@@ -95,6 +95,18 @@ KeepWarm = Annotated[
         min=0,
         envvar="VIRTUALMLE_KEEP_WARM",
         help="Seconds that a worker stays loaded for the session's next trial; 0 = exit at once.",
+    ),
+]
+LAUNCHERS = ("local", "ray")
+LauncherName = Annotated[
+    str, typer.Option("--launcher", help="Where trials run: local, or ray, the Ray cluster at --address.")
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        help="Address of the Ray cluster, e.g. 10.0.0.5:6379.",
+        show_default="the cluster that this machine belongs to",
     ),
 ]
 Sandbox = Annotated[
@@ -129,16 +141,20 @@ def make_settings(  # noqa: PLR0913, PLR0917 - one parameter per option
     memory_from: str = "",
     replay: Path | None = None,
     parallel: str | None = None,
+    launcher: str = "local",
+    address: str | None = None,
 ) -> "Settings":
     """The settings for the tools from the options of a command.
 
-    Raises ConfigError for an unknown device and for memory options that exclude each other.
+    Raises ConfigError for an unknown device or launcher, for Ray if it is not installed, and for options that exclude
+    each other.
     """
     from ..data.errors import ConfigError
     from ..tools.workspace import Settings
+    from ..training.products import FLOAT32_CPU
 
-    if device not in ("auto", "cpu") and not device.startswith("cuda"):
-        raise ConfigError(f"device={device!r} is not known; use auto, cpu, cuda or cuda:N")
+    if device not in ("auto", "cpu", FLOAT32_CPU) and not device.startswith("cuda"):
+        raise ConfigError(f"device={device!r} is not known; use auto, cpu, {FLOAT32_CPU}, cuda or cuda:N")
     datasets = tuple(name.strip() for name in memory_from.split(",") if name.strip())
     if without_memory and datasets:
         raise ConfigError("--without-memory excludes --memory-from; use one of the two")
@@ -151,11 +167,27 @@ def make_settings(  # noqa: PLR0913, PLR0917 - one parameter per option
         with_memory=not without_memory,
         device=device,
         threads=threads,
+        ray_address=_ray_address(launcher, address, device),
         keep_warm=keep_warm,
         memory_from=datasets,
         protocol_path=sandbox,
         replay=absolute(replay) if replay else None,
     )
+
+
+def _ray_address(launcher: str, address: str | None, device: str) -> str | None:
+    """The address of the Ray cluster; None for trials on this machine."""
+    from ..data.errors import ConfigError
+    from ..trials.ray_launcher import check_ray
+
+    if launcher not in LAUNCHERS:
+        raise ConfigError(f"launcher={launcher!r} is not known; choose one of {', '.join(LAUNCHERS)}")
+    if launcher == "local" and address is not None:
+        raise ConfigError(f"--address {address} names a Ray cluster; add --launcher ray")
+    if launcher == "local":
+        return None
+    check_ray(address or "auto", device)
+    return address or "auto"
 
 
 def parallel_of(text: str | None) -> int | Literal["auto"] | None:

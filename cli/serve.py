@@ -8,9 +8,11 @@ import typer
 from .options import (
     HERE,
     WARM_SECONDS,
+    Address,
     Device,
     Home,
     KeepWarm,
+    LauncherName,
     MemoryFrom,
     Parallel,
     Replay,
@@ -66,6 +68,8 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
     device: Device = "auto",
     threads: Threads = 0,
     keep_warm: KeepWarm = WARM_SECONDS,
+    launcher: LauncherName = "local",
+    address: Address = None,
     sandbox: Sandbox = None,
     replay: Replay = None,
 ) -> None:
@@ -79,7 +83,7 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
     """
     settings = make_settings(
         trials, seconds, seed, without_reflection, without_memory, device, threads, sandbox, keep_warm, memory_from,
-        replay, parallel,
+        replay, parallel, launcher, address,
     )  # fmt: skip
     from ..server.serve import serve as run  # imports the MCP library, which takes most of a second
 

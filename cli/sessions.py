@@ -11,10 +11,12 @@ from .options import (
     AGENT_NAMES,
     HERE,
     WARM_SECONDS,
+    Address,
     Device,
     Home,
     Json,
     KeepWarm,
+    LauncherName,
     Parallel,
     Threads,
     make_settings,
@@ -102,6 +104,8 @@ def resume(  # noqa: PLR0913, PLR0917 - one parameter per option
     device: Device = "auto",
     threads: Threads = 0,
     keep_warm: KeepWarm = WARM_SECONDS,
+    launcher: LauncherName = "local",
+    address: Address = None,
     asked: ModelOptions = NO_MODEL,
     home: Home = HERE,
     as_json: Json = False,
@@ -135,7 +139,10 @@ def resume(  # noqa: PLR0913, PLR0917 - one parameter per option
         home, name, record.seed, record.dataset, record.backbone, session, model=asked,
         seeding=seeding_named(seeding or seeding_of(record)),
     )  # fmt: skip
-    run_headless(plan, make_settings(seed=record.seed, device=device, threads=threads, keep_warm=keep_warm), as_json)
+    settings = make_settings(
+        seed=record.seed, device=device, threads=threads, keep_warm=keep_warm, launcher=launcher, address=address
+    )
+    run_headless(plan, settings, as_json)
 
 
 def _check_dataset(ws: "Workspace", record: "SessionRecord") -> None:

@@ -10,11 +10,13 @@ from .model_options import NO_MODEL, ModelOptions, asks_a_model
 from .options import (
     HERE,
     WARM_SECONDS,
+    Address,
     AgentName,
     Device,
     Home,
     Json,
     KeepWarm,
+    LauncherName,
     MemoryFrom,
     Parallel,
     Replay,
@@ -54,6 +56,8 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
     device: Device = "auto",
     threads: Threads = 0,
     keep_warm: KeepWarm = WARM_SECONDS,
+    launcher: LauncherName = "local",
+    address: Address = None,
     sandbox: Sandbox = None,
     replay: Replay = None,
     asked: ModelOptions = NO_MODEL,
@@ -82,7 +86,7 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
         asked.check(home)
     settings = make_settings(
         trials, seconds, seed, without_reflection, without_memory, device, threads, sandbox, keep_warm, memory_from,
-        replay, parallel,
+        replay, parallel, launcher, address,
     )  # fmt: skip
     where, name = _replayed(home, dataset, settings) if replay else _prepared(home, dataset, sandbox)
     plan = HeadlessRun(where, agent, seed, name, backbone, new=new, model=asked, seeding=start)

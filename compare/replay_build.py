@@ -24,6 +24,7 @@ from ..data.prepared import Manifest
 from ..sandbox.protocol import Protocol
 from ..tools.workspace import trial_seed
 from ..training.cells import MAX_RANK, Cell, CellsJob, CellTask, cells_of, read_frame
+from ..training.products import trains_in_bfloat16
 from ..trials.replay_table import Footer, ReplayTable
 from .replay_grid import TrainingRun, training_runs
 from .replay_pool import run_jobs
@@ -107,6 +108,7 @@ def _claim(parts: Path, plan: BuildPlan) -> None:
         "trial_seed": trial_seed(plan.seed, plan.dataset.dataset_id),
         "threads": plan.threads,
         "device": plan.device,
+        "bfloat16": trains_in_bfloat16(plan.device, "full_softmax"),
         "torch": metadata.version("torch"),
     }
     try:
@@ -163,7 +165,7 @@ def _footer(plan: BuildPlan) -> Footer:
         page=plan.protocol.text,
         dataset=plan.dataset,
         seed=plan.seed,
-        clock="processor" if plan.threads == 1 and plan.device == "cpu" else "wall",
+        clock="processor" if plan.threads == 1 and plan.device.startswith("cpu") else "wall",
         provenance=_provenance(plan),
     )
 

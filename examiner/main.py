@@ -81,7 +81,7 @@ def load_candidate(directory: Path, dataset: PreparedDataset) -> Candidate:
     spec = read_spec(directory)
     if spec.threads:
         torch.set_num_threads(spec.threads)
-    device = "cuda" if spec.device != "cpu" and torch.cuda.is_available() else "cpu"
+    device = "cuda" if not spec.device.startswith("cpu") and torch.cuda.is_available() else "cpu"
     model, config = load_checkpoint(directory / CHECKPOINT)
     if model.num_items != dataset.num_items:
         raise TrialError(

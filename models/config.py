@@ -107,8 +107,21 @@ def train_hash(config: TrialConfig) -> str:
     Only knobs that differ from the backbone's plain baseline are hashed. A knob that a later version adds therefore
     does not change the identity of a configuration that leaves it at its default.
     """
+    return _hash_of(config, train_part(config))
+
+
+def continuation_hash(config: TrialConfig) -> str:
+    """The identity of what a training does, however long: with one hash, the longer training continues the shorter.
+
+    `patience` never changes a step, and `epochs` does so only through a schedule that decays over them.
+    """
+    limits = {"patience", "epochs"} if config.schedule == "constant" else {"patience"}
+    return _hash_of(config, {knob: value for knob, value in train_part(config).items() if knob not in limits})
+
+
+def _hash_of(config: TrialConfig, part: dict[str, Any]) -> str:
     baseline = make_config(config.backbone).model_dump()
-    changed = {knob: value for knob, value in train_part(config).items() if value != baseline[knob]}
+    changed = {knob: value for knob, value in part.items() if value != baseline[knob]}
     return fingerprint({"backbone": config.backbone, **changed})
 
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..memory.records import TrialOutcome, TrialRecord
-from ..models.config import TrialConfig, train_hash
+from ..models.config import TrialConfig, continuation_hash, train_hash
+from ..training.stopping import epochs_saved, on_grid
 
 WIDTH_EXPONENT = 1.2  # an epoch at width 256 takes 2.4 times as long as at 128
 ENCODER_SHARE = 0.7  # of an epoch with one block; the rest does not grow with the number of blocks
@@ -26,9 +27,9 @@ def estimate_seconds(
 ) -> float | None:
     """Training seconds that the configuration will be charged; None if the session has measured nothing to scale.
 
-    A configuration that differs from a finished trial in scoring knobs only costs a re-scoring, and one that a stopped
-    trial has begun costs the epochs that are left. `num_items` is the size of the catalogue, over which a full softmax
-    sums.
+    A configuration that differs from a finished trial in scoring knobs only costs a re-scoring, and one whose training
+    a trial has begun, with other `epochs` or `patience` or until it was stopped, costs the epochs that are left.
+    `num_items` is the size of the catalogue, over which a full softmax sums.
     """
     ended = [(t, t.outcome) for t in trials if t.concluded and t.outcome]
     finished = [(t, o) for t, o in ended if t.status == "finished"]
@@ -41,8 +42,8 @@ def estimate_seconds(
     relative = relative_cost(config.model_dump(), num_items)
     nearest, outcome = min(trained, key=lambda pair: _distance(config, pair[0].config))
     scaled = _epoch_seconds(outcome) * relative / relative_cost(nearest.config, num_items)
-    begun = max((len(o.curve) for t, o in ended if t.train_hash == wanted), default=0)
-    return scaled * max(1, _expected_epochs(config, finished) - begun)
+    left = _expected_epochs(config, finished) - _epochs_begun(config, ended)
+    return scaled * left if left > 0 else _rescoring_seconds([outcome for _, outcome in ended])
 
 
 def saved_seconds(config: TrialConfig, curve: Sequence[Mapping[str, Any]], trials: Sequence[TrialRecord]) -> float:
@@ -51,7 +52,7 @@ def saved_seconds(config: TrialConfig, curve: Sequence[Mapping[str, Any]], trial
     Its mean seconds per epoch times the epochs that were left, or that early stopping would have left.
     """
     finished = [(t, t.outcome) for t in trials if t.status == "finished" and t.outcome]
-    return _curve_seconds(curve) * max(0, _expected_epochs(config, finished) - len(curve))
+    return _curve_seconds(curve) * max(0, _expected_epochs(config, finished) - _last_epoch(curve))
 
 
 def relative_cost(config: Mapping[str, Any], num_items: int | None) -> float:
@@ -82,8 +83,23 @@ def _epoch_seconds(outcome: TrialOutcome) -> float:
 
 
 def _curve_seconds(curve: Sequence[Mapping[str, Any]]) -> float:
-    seconds = [e.get("train_seconds", 0.0) + e.get("evaluate_seconds", 0.0) for e in curve]
-    return float(statistics.fmean(seconds)) if seconds else 0.0
+    seconds = sum(e.get("train_seconds", 0.0) + e.get("evaluate_seconds", 0.0) for e in curve)
+    return float(seconds / _last_epoch(curve)) if curve else 0.0
+
+
+def _last_epoch(curve: Sequence[Mapping[str, Any]]) -> int:
+    """The number of epochs that a trial has trained, not all of which are evaluated."""
+    return int(curve[-1]["epoch"]) if curve else 0
+
+
+def _epochs_begun(config: TrialConfig, ended: Sequence[tuple[TrialRecord, TrialOutcome]]) -> int:
+    """The epochs of the configuration that an ended trial has trained already, and that are not repeated."""
+    wanted, saved = continuation_hash(config), [0]
+    for trial, outcome in ended:
+        if continuation_hash(trial.configuration) == wanted:
+            curve = [(e["epoch"], e["ndcg10"]) for e in outcome.curve if "ndcg10" in e and on_grid(e["epoch"])]
+            saved.append(epochs_saved(curve, config.epochs, config.patience))
+    return max(saved)
 
 
 def _expected_epochs(config: TrialConfig, finished: Sequence[tuple[TrialRecord, TrialOutcome]]) -> int:
@@ -97,7 +113,7 @@ def _expected_epochs(config: TrialConfig, finished: Sequence[tuple[TrialRecord, 
 
 def _epochs(config: TrialConfig, known: Mapping[str, Any], outcome: TrialOutcome) -> int:
     """The epochs that will run: as many as in the known trial, or up to the new limits if the old ones ended it."""
-    ran = len(outcome.curve)
+    ran = _last_epoch(outcome.curve)
     stopped_early = ran < known["epochs"]
     return min(config.epochs, max(1, ran + config.patience - known["patience"])) if stopped_early else config.epochs
 

@@ -57,16 +57,18 @@ def diagnose(trial: TrialRecord, space: ActionSpace) -> list[Diagnosis]:
 
 
 def _under_trained(outcome: TrialOutcome, config: Mapping[str, Any]) -> Diagnosis | None:
-    curve = [epoch["ndcg10"] for epoch in outcome.curve if "ndcg10" in epoch]
-    if len(curve) < 2 or len(curve) < config["epochs"]:
+    curve = {epoch["epoch"]: epoch["ndcg10"] for epoch in outcome.curve if "ndcg10" in epoch}  # the evaluated epochs
+    epochs = max(curve, default=0)
+    if len(curve) < 2 or epochs < config["epochs"]:
         return None  # early stopping ended training: it had stopped improving
-    last = max(1, len(curve) // 4)
-    before, after = max(curve[:-last]), max(curve[-last:])
+    last = max(1, epochs // 4)
+    before = max(ndcg10 for epoch, ndcg10 in curve.items() if epoch <= epochs - last)
+    after = max(ndcg10 for epoch, ndcg10 in curve.items() if epoch > epochs - last)
     rise = after / before - 1 if before > 0 else 0.0
     if rise < RISING_SHARE:
         return None
-    best = outcome.details.get("best_epoch", len(curve))
-    short = f"validation +{rise:.0%} in the last {last} of {len(curve)} epochs"
+    best = outcome.details.get("best_epoch", epochs)
+    short = f"validation +{rise:.0%} in the last {last} of {epochs} epochs"
     text = f"{short}, best epoch {best}; still learning from +{RISING_SHARE:.0%} on"
     return Diagnosis("under-trained", short, text, rise)
 

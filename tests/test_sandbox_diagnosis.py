@@ -192,8 +192,9 @@ def config_with(**changes: Any) -> TrialConfig:
         pytest.param({"batch_size": 64}, 1.5, id="smaller batches"),
         pytest.param({"contrastive_weight": 0.1}, 2.5, id="two more passes"),
         pytest.param({"dropout": 0.5}, 1.0, id="no cost"),
-        pytest.param({"epochs": 40}, 1.0, id="early stopping had ended training anyway"),
-        pytest.param({"patience": 7}, 1.5, id="at most four more epochs of eight"),
+        pytest.param({"epochs": 40}, 0.5 / 16, id="early stopping had ended training anyway: one scoring"),
+        pytest.param({"patience": 7}, 0.5, id="at most four more epochs than eight, which are not repeated"),
+        pytest.param({"patience": 7, "lr": 0.002}, 1.5, id="another training: twelve epochs"),
     ],
 )
 def test_measured_seconds_are_scaled_by_what_the_knobs_change(changes: dict[str, Any], factor: float) -> None:
@@ -201,7 +202,22 @@ def test_measured_seconds_are_scaled_by_what_the_knobs_change(changes: dict[str,
 
 
 def test_more_epochs_cost_more_only_where_the_limit_had_ended_training() -> None:
-    assert estimate_seconds(config_with(epochs=40), [trial(curve=RISING)]) == pytest.approx(80)
+    longer = config_with(epochs=40)
+    assert estimate_seconds(longer, [trial(curve=RISING)]) == pytest.approx(40), "the first 20 are not repeated"
+    decaying = {"schedule": "cosine"}
+    assert estimate_seconds(config_with(epochs=40, **decaying), [trial(curve=RISING, changes=decaying)]) == 80
+
+
+def test_seconds_per_epoch_and_diagnoses_count_the_epochs_that_are_not_evaluated() -> None:
+    full = trial(curve=RISING)
+    assert full.outcome
+    epochs = [e for e in full.outcome.curve if e["epoch"] <= 8 or e["epoch"] % 2 == 0]
+    sparse = [{**e, "train_seconds": 1.5 * (1 if e["epoch"] <= 8 else 2)} for e in epochs]
+    record = full.model_copy(update={"outcome": full.outcome.model_copy(update={"curve": sparse})})
+    assert [d.kind for d in diagnose(record, SPACE)] == ["under-trained"]
+    assert "in the last 5 of 20 epochs" in diagnose(record, SPACE)[0].short
+    seconds = sum(e["train_seconds"] + e["evaluate_seconds"] for e in sparse)
+    assert estimate_seconds(config_with(dropout=0.4), [record]) == pytest.approx(seconds)
 
 
 def test_the_nearest_trial_is_scaled() -> None:

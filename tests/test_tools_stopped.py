@@ -34,17 +34,25 @@ from virtualmle.tools.write_reflection import RuleInput, write_reflection
 from virtualmle.training.spec import STATE
 
 SMALL = {"epochs": 12, "patience": 12, "hidden_dim": 16, "batch_size": 512, "lr": 0.01}
-SLOW = {"lr": 0.003}
-HOPELESS = {"lr": 0.0025}
+SLOWER = (0.003, 0.0025, 0.0022)
+"""Learning rates in the family of the incumbent's, all hopeless; the rule decides how many of them run to their end."""
 
 
 @dataclass
 class Raced:
-    """A session with an incumbent, a slower trial of its family, and one that was stopped."""
+    """A session with an incumbent and slower trials of its family, the last of which was stopped."""
 
     ws: Workspace
     opened: OpenedSession
     observation: TrialObservation
+
+    @property
+    def handle(self) -> str:
+        return self.observation.trial
+
+    @property
+    def changes(self) -> dict[str, float]:
+        return self.observation.changes
 
     @property
     def session(self) -> str:
@@ -78,12 +86,16 @@ def raced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Raced]:
     home = tmp_path_factory.mktemp("raced")
     ws = Workspace.open(home, settings=Settings(max_trials=6, threads=1, keep_warm=30.0))
     opened = open_session(ws, "demo", "sasrec")
-    for changes in (SMALL, SLOW):
-        trial = run_trial(ws, opened.session, changes)
-        assert trial.status == "finished"
-        write_reflection(ws, opened.session, trial.trial, "unclear", "optimisation", "the pace matters")
+    run_trial(ws, opened.session, SMALL)
+    write_reflection(ws, opened.session, "t001", "unclear", "optimisation", "the pace matters")
     expected = Hypothesis(dimension="optimisation", direction="better", size=0.01)
-    found = Raced(ws, opened, run_trial(ws, opened.session, HOPELESS, expected, base="t001"))
+    for lr in SLOWER:
+        trial = run_trial(ws, opened.session, {"lr": lr}, expected, base="t001")
+        if trial.status == "stopped":
+            break
+        write_reflection(ws, opened.session, trial.trial, "unclear", "optimisation", "the pace matters")
+    assert trial.status == "stopped"
+    found = Raced(ws, opened, trial)
     yield found
     ws.close()
 
@@ -98,7 +110,7 @@ def test_a_stopped_trial_is_recorded_with_its_cause_its_bounds_and_its_seconds(r
     assert outcome.train_seconds > 0 and outcome.details["saved_seconds"] > 0 and outcome.details["bound_se"] > 0
     assert (raced.ws.trial_directory(raced.session, record.handle) / STATE).exists()
     budget = raced.opened.budget.trials_max
-    assert raced.observation.budget.trials_used == 3 and budget == 6
+    assert raced.observation.budget.trials_used == len(raced.trials) and budget == 6
     assert raced.observation.budget.train_seconds_used == pytest.approx(
         sum(t.outcome.train_seconds for t in raced.trials if t.outcome), abs=0.1
     )
@@ -117,68 +129,68 @@ def test_the_observation_says_what_is_known_and_what_to_do(raced: Raced) -> None
     text = observation_text(observation)
     assert "stopped early" in text and f"at most {found.base_delta_at_most:+.4f}" in text and "saved about" in text
     line = _finished(observation, 6)
-    assert line.startswith("t003/6 stopped") and f"≤ {found.at_most:.4f}" in line and "saved" in line
+    assert line.startswith(f"{raced.handle}/6 stopped") and f"≤ {found.at_most:.4f}" in line and "saved" in line
 
 
 def test_claims_about_a_stopped_trial_are_checked_against_its_bound(raced: Raced) -> None:
     delta = raced.observation.stopped.base_delta_at_most if raced.observation.stopped else None
     assert delta is not None and delta < 0
-    with pytest.raises(AdmissionError, match="write_reflection for t003"):
+    with pytest.raises(AdmissionError, match=f"write_reflection for {raced.handle}"):
         run_trial(raced.ws, raced.session, {"dropout": 0.3})
-    wrong = raced.reflect("t003", "yes")
+    wrong = raced.reflect(raced.handle, "yes")
     assert wrong.check == "contradicted" and f"{delta:+.4f} against its base t001" in wrong.note
-    assert raced.reflect("t003", "no").check == "supported"
-    assert raced.reflect("t003", "unclear").check == "unsupported"
-    unverifiable = raced.reflect("t003", "no", effect=delta - 0.01)
+    assert raced.reflect(raced.handle, "no").check == "supported"
+    assert raced.reflect(raced.handle, "unclear").check == "unsupported"
+    unverifiable = raced.reflect(raced.handle, "no", effect=delta - 0.01)
     assert unverifiable.check == "unsupported" and "cannot be verified" in unverifiable.note
-    too_small = raced.reflect("t003", "no", effect=delta / 2)
+    too_small = raced.reflect(raced.handle, "no", effect=delta / 2)
     assert too_small.check == "contradicted" and f"at most {delta:+.4f} is possible" in too_small.note
     lesson = f"a slow pace: NDCG@10 at most {raced.record.bound:.4f}, {delta:+.4f} against its base"
-    assert raced.reflect("t003", "no", lesson=lesson).check == "supported"
-    assert raced.reflect("t003", "no", lesson="it ended at NDCG@10 0.0312").check == "unsupported"
+    assert raced.reflect(raced.handle, "no", lesson=lesson).check == "supported"
+    assert raced.reflect(raced.handle, "no", lesson="it ended at NDCG@10 0.0312").check == "unsupported"
 
 
 def test_a_stopped_trial_is_never_a_base_never_selected_and_counts_as_a_trial_without_a_keep(raced: Raced) -> None:
     with pytest.raises(SessionError, match="was stopped early .*run its configuration again"):
-        run_trial(raced.ws, raced.session, {"dropout": 0.3}, base="t003")
+        run_trial(raced.ws, raced.session, {"dropout": 0.3}, base=raced.handle)
     assert select(raced.trials).handle == "t001"
     state = read_memory(raced.ws, raced.session, "state").content
-    assert [row["trial"] for row in state["best"]] == ["t001", "t002"] and state["incumbent"] == "t001"
+    assert raced.handle not in [row["trial"] for row in state["best"]] and state["incumbent"] == "t001"
 
 
 def test_effects_views_and_proposals_know_the_bound(raced: Raced) -> None:
     state = StateView.model_validate(read_memory(raced.ws, raced.session, "state").content)
-    value = next(one for one in state.effects["lr"].values if one.value == HOPELESS["lr"])
-    assert (value.n, value.stopped, value.trial) == (1, 1, "t003")
-    row = TrajectoryView.model_validate(read_memory(raced.ws, raced.session, "trajectory").content).trials[2]
+    value = next(one for one in state.effects["lr"].values if one.value == raced.changes["lr"])
+    assert (value.n, value.stopped, value.trial) == (1, 1, raced.handle)
+    row = TrajectoryView.model_validate(read_memory(raced.ws, raced.session, "trajectory").content).trials[-1]
     assert row.status == "stopped" and row.stopped == raced.observation.stopped and row.metrics == {}
-    view = read_memory(raced.ws, raced.session, "trial", trial="t003").content
-    assert view["shares"][0]["knob"] == "lr" and view["stopped"]["epoch"] == row.stopped.epoch
+    view = read_memory(raced.ws, raced.session, "trial", trial=raced.handle).content
+    assert view["shares"][0]["knob"] == "lr" and view["stopped"] == row.stopped.model_dump()
     tried = {json.dumps(proposal.changes) for proposal in state.proposals}
-    assert json.dumps(HOPELESS) not in tried
+    assert json.dumps(raced.changes) not in tried
 
 
 def test_an_agent_reads_a_stopped_trial_as_a_loss_of_at_least_its_bound(raced: Raced) -> None:
     situation, found = raced.situation, raced.observation.stopped
     assert found is not None and found.base_delta_at_most is not None
-    step = next(step for step in History(situation).steps("lr") if step.trial == "t003")
+    step = next(step for step in History(situation).steps("lr") if step.trial == raced.handle)
     assert step.stopped and step.z < -1 and -1 < step.relative < 0 and not step.kept
-    reflection = reflect_on(situation, "t003")
+    reflection = reflect_on(situation, raced.handle)
     assert (reflection.helped, reflection.effect) == ("no", None) and "stopped after epoch" in reflection.lesson
-    checked = raced.reflect("t003", reflection.helped, lesson=reflection.lesson)
+    checked = raced.reflect(raced.handle, reflection.helped, lesson=reflection.lesson)
     assert checked.check == "supported", checked.note
     assert f"({found.base_delta_at_most:+.4f} to its base)" in state_digest(situation)
     assert "1 of which was stopped early" in summarise(situation)
 
 
 def test_rules_count_the_loss_that_a_bound_shows(raced: Raced) -> None:
-    rule = RuleInput(kind="avoid", statement="a pace this slow", condition="lr <= 0.0025")
+    rule = RuleInput(kind="avoid", statement="a pace this slow", condition=f"lr <= {raced.changes['lr']}")
     receipt = write_reflection(
-        raced.ws, raced.session, "t003", "no", "optimisation", "slower", rule=rule, amend=raced.record.reflected
+        raced.ws, raced.session, raced.handle, "no", "optimisation", "slower", rule=rule, amend=raced.record.reflected
     )
-    assert receipt.rule_check == "supported" and "['t003'] support" in receipt.rule_note
-    (stored,) = [r for r in raced.ws.memory.rules.all() if r.condition == "lr <= 0.0025"]
-    assert (stored.support, stored.contradiction, stored.evidence) == (1, 0, ["t003"])
+    assert receipt.rule_check == "supported" and f"['{raced.handle}'] support" in receipt.rule_note
+    (stored,) = [r for r in raced.ws.memory.rules.all() if r.condition == rule.condition]
+    assert (stored.support, stored.contradiction, stored.evidence) == (1, 0, [raced.handle])
 
 
 def test_the_report_and_the_tables_show_the_bound(raced: Raced) -> None:
@@ -196,29 +208,30 @@ def test_the_report_and_the_tables_show_the_bound(raced: Raced) -> None:
 
 def test_what_a_session_passes_on_holds_bounds_as_evidence_and_no_stopped_configuration(raced: Raced) -> None:
     session = raced.ws.memory.sessions.get(raced.session)
-    assert {c.trial for c in good_configurations(raced.ws, session, raced.trials)} == {"t001", "t002"}
+    found = {c.trial for c in good_configurations(raced.ws, session, raced.trials)}
+    assert found == {t.handle for t in raced.trials if t.status == "finished"} and raced.handle not in found
     effects = {(e.knob, e.value): e for e in session_effects(raced.ws, session, raced.trials)}
-    slow = effects.get(("lr", HOPELESS["lr"]))
+    slow = effects.get(("lr", raced.changes["lr"]))
     assert slow is None or slow.n == 1
     summary = computed_summary(raced.ws, session, raced.trials, select(raced.trials))
-    assert summary["selected"] == "t001" and summary["trials"] == 3
+    assert summary["selected"] == "t001" and summary["trials"] == len(raced.trials)
     assert any(row["stopped"] for row in summary["effects"]["lr"]["values"])
 
 
 def test_running_it_again_continues_it_to_its_end_bit_for_bit(raced: Raced, tmp_path: Path) -> None:
-    raced.reflect("t003", "no")
-    again = run_trial(raced.ws, raced.session, HOPELESS, base="t001")
-    assert (again.status, again.duplicate, again.trial) == ("finished", False, "t004") and again.stopped is None
-    record = raced.ws.memory.trials.get(raced.session, "t004")
+    raced.reflect(raced.handle, "no")
+    again = run_trial(raced.ws, raced.session, raced.changes, base="t001")
+    assert (again.status, again.duplicate) == ("finished", False) and again.stopped is None
+    record = raced.ws.memory.trials.get(raced.session, again.trial)
     assert record.outcome is not None and len(record.outcome.curve) == SMALL["epochs"]
     other = Workspace.open(tmp_path, settings=Settings(threads=1))
-    whole = run_trial(other, open_session(other, "demo", "sasrec").session, SMALL | HOPELESS)
+    whole = run_trial(other, open_session(other, "demo", "sasrec").session, SMALL | raced.changes)
     assert again.metrics == whole.metrics
     other.close()
     assert record.bound is None and raced.record.bound is not None
     assert again.metrics["ndcg@10"] <= raced.record.bound, "the bound held"
     model = model_of(raced.trials)
     assert model is not None and not model.observed.stopped, "the value has replaced the bound"
-    raced.reflect("t004", "no")
-    repeated = run_trial(raced.ws, raced.session, HOPELESS, base="t001")
-    assert repeated.duplicate and repeated.trial == "t004"
+    raced.reflect(again.trial, "no")
+    repeated = run_trial(raced.ws, raced.session, raced.changes, base="t001")
+    assert repeated.duplicate and repeated.trial == again.trial

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from ..trials.launcher import cancel
+from ..trials.launching import launcher_of
 from .observation import observe
 from .results import TrialObservation
 from .sync import sync_session
@@ -24,6 +24,7 @@ def cancel_trial(
     ws.memory.trials.get(session, trial)
     running = sync_session(ws, session)
     if any(record.handle == trial for record in running):
-        cancel(ws.trial_directory(session, trial))
+        directory = ws.trial_directory(session, trial)
+        launcher_of(directory).cancel(directory)
         sync_session(ws, session)
     return observe(ws, record, trial)

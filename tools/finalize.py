@@ -19,6 +19,7 @@ from ..trials.warm import retire
 from .cognition import complete_curves, computed_summary, good_configurations, select, session_effects
 from .results import FinalResult
 from .rule_counts import count_rules
+from .states import delete_states
 from .sync import sync_session
 from .workspace import Workspace
 from .write_reflection import RuleInput, prepare_rule, required_text
@@ -57,6 +58,7 @@ def finalize(
             names = listed([trial.handle for trial in running])
             raise SessionError(f"{trials} {names} {verb} running; wait_trial or cancel_trial first")
         freeze(ws, record, cognition_summary, rules or [])
+    delete_states(ws, session)
     if record.replay:  # a table has no test targets
         return final_result(ws, ws.memory.sessions.get(session), None)
     return _look(ws, ws.memory.sessions.get(session))

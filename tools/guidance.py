@@ -55,6 +55,11 @@ def stop_of(ws: Workspace, session: SessionRecord, trials: list[TrialRecord]) ->
 
 def _first_trial(trials: list[TrialRecord]) -> str:
     """The advice before the first trial, or after a crash that the machine caused."""
+    if trials and trials[-1].outcome and trials[-1].outcome.details.get("lost"):
+        return (
+            f"The node that ran trial {trials[-1].handle} is gone, and no budget was used: run the same trial again. "
+            "It continues where the last saved state of its training is."
+        )
     if trials:
         return (
             f"The machine caused the crash of trial {trials[-1].handle}, not its configuration, and no budget was "

@@ -56,6 +56,7 @@ def _measured(outcome: TrialOutcome) -> dict[str, Any]:
         "verdict": outcome.verdict,
         "reason": outcome.reason,
         "machine_fault": bool(outcome.details.get("machine_fault")),
+        "lost": bool(outcome.details.get("lost")),
         "curve": summarise_curve(outcome),
         "train_ndcg10": outcome.details.get("train_ndcg10"),
         "parameters": outcome.parameters,
@@ -98,7 +99,7 @@ def summarise_curve(outcome: TrialOutcome) -> dict[str, Any]:
         return {}
     first, last = outcome.curve[0], outcome.curve[-1]
     best_epoch = outcome.details.get("best_epoch", last["epoch"])
-    tail = [epoch["loss"] for epoch in outcome.curve[-SLOPE_EPOCHS:]]
+    tail = [epoch for epoch in outcome.curve if epoch["epoch"] > last["epoch"] - SLOPE_EPOCHS]
     return {
         "epochs": last["epoch"],
         "best_epoch": best_epoch,
@@ -110,11 +111,13 @@ def summarise_curve(outcome: TrialOutcome) -> dict[str, Any]:
     }
 
 
-def _slope(losses: list[float]) -> float:
+def _slope(tail: list[dict[str, Any]]) -> float:
     """Mean relative change of the loss per epoch: -0.02 means that it still falls by 2 % per epoch."""
-    if len(losses) < 2 or losses[0] <= 0:
+    first, last = tail[0], tail[-1]
+    if len(tail) < 2 or first["loss"] <= 0:
         return 0.0
-    return round((losses[-1] / losses[0] - 1) / (len(losses) - 1), 4)
+    slope: float = (last["loss"] / first["loss"] - 1) / (last["epoch"] - first["epoch"])
+    return round(slope, 4)
 
 
 def _gap(outcome: TrialOutcome) -> float | None:

@@ -75,6 +75,8 @@ def started_at(trial: TrialRecord) -> float:
 def share_of(ws: Workspace, session: SessionRecord, trial: TrialRecord) -> Share:
     """The device and the threads of a trial, by its place."""
     settings = ws.settings
+    if settings.ray_address is not None:  # the cluster deals out its own devices
+        return Share(settings.device, max(1, settings.threads))
     if session.parallel == 1:
         return Share(settings.device, settings.threads)
     places = places_of(ws, session, ws.memory.trials.running(session.id))

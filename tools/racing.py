@@ -89,4 +89,12 @@ def _remembered(curve: CurveRecord, similarity: float) -> Run | None:
         config = TrialConfig(**curve.config)
     except ValidationError:
         return None
-    return Run(f"{curve.session}/{curve.trial}", config, curve.epochs, curve.ndcg10, curve.users, similarity=similarity)
+    return Run(
+        source=f"{curve.session}/{curve.trial}",
+        config=config,
+        epochs=curve.epochs,
+        ndcg10=curve.ndcg10,
+        num_users=curve.users,
+        similarity=similarity,
+        dataset=curve.dataset_id,
+    )

@@ -99,6 +99,7 @@ class TrialObservation(BaseModel):
     machine_fault: bool = Field(
         default=False, description="true: this machine cannot run trials (device, disk, memory); no budget was used"
     )
+    lost: bool = Field(default=False, description="true: the node of the trial is gone; run the same trial again")
     hypothesis: HypothesisOutcome | None = None
     curve: dict[str, Any] = Field(
         default={},

@@ -11,7 +11,6 @@ from ..memory.text import clean_text
 from ..models.config import TrialConfig, fingerprint, train_hash
 from ..sandbox.program import admit
 from ..training.spec import TrialSpec
-from ..trials.launcher import launch
 from ..trials.replay import serve
 from .guidance import budget_of, pending_reflection
 from .observation import observe
@@ -20,6 +19,7 @@ from .proposing import followed_proposal
 from .racing import prepare_race
 from .results import TrialObservation
 from .reuse import copy_equal_trial
+from .states import state_to_continue
 from .sync import sync_session
 from .transfer import heuristics_of
 from .wait_trial import WaitSeconds, wait_trial
@@ -56,7 +56,7 @@ def run_trial(
     base_handle, base_config = resolve_base(ws, record, base)
     config = protocol.space.resolve(base_config, changes)
     rounded = protocol.space.roundings(record.backbone, changes)
-    changes = {knob: getattr(config, knob) for knob in changes}
+    given, changes = changes, {knob: getattr(config, knob) for knob in changes}
     admission = admit(
         session_state=record.state,
         trials=trials,
@@ -90,9 +90,8 @@ def run_trial(
     try:
         handle = start_trial(ws, record, request, dataset_dir, seen=len(trials))
     except ConflictError:  # another client was faster: its trial may be this one, or the last of the budget
-        return run_trial(ws, session, changes, hypothesis, base, override_reason, wait_seconds)
-    observed = wait_trial(ws, session, handle, wait_seconds)
-    return observed.model_copy(update={"rounded": rounded})
+        return run_trial(ws, session, given, hypothesis, base, override_reason, wait_seconds)
+    return wait_trial(ws, session, handle, wait_seconds).model_copy(update={"rounded": rounded})
 
 
 def start_trial(
@@ -116,8 +115,7 @@ def start_trial(
             serve(cells, spec, directory)
         elif not copy_equal_trial(ws, session, started, spec, directory):
             prepare_race(ws, session, started, spec, directory)
-            inbox = ws.inbox(session.id, started.place)
-            launch(spec, directory, inbox=inbox, keep_warm=ws.settings.keep_warm, cwd=ws.home)
+            ws.launcher(started).submit(spec, directory)
     except TrialError as error:
         machine_fault = isinstance(error, MachineError)
         details = {"machine_fault": True} if machine_fault else {}
@@ -150,10 +148,10 @@ def resolve_base(ws: Workspace, session: SessionRecord, base: str) -> tuple[str,
 
 
 def _spec(ws: Workspace, session: SessionRecord, trial: TrialRecord, dataset_dir: Path) -> TrialSpec:
-    """The specification for the worker. A model that the session has trained already is not trained again."""
+    """The specification for the worker. What the session has trained already is not trained again."""
     cached = ws.checkpoint_directory(session.id, trial.train_hash)
-    unfinished = None if cached else ws.state_directory(session.id, trial.train_hash)
     share = share_of(ws, session, trial)
+    begun = None if cached else state_to_continue(ws, trial, share)
     return TrialSpec(
         session=session.id,
         trial=trial.handle,
@@ -164,7 +162,7 @@ def _spec(ws: Workspace, session: SessionRecord, trial: TrialRecord, dataset_dir
         threads=share.threads,
         wall_seconds=ws.session_protocol(session).trial_seconds,
         rescore_from=str(cached) if cached else None,
-        resume_from=str(unfinished) if unfinished else None,
+        resume_from=str(begun) if begun else None,
         settings=trial.sweep.settings if trial.sweep else [],
     )
 

@@ -20,10 +20,12 @@ from ..sandbox.program import TrialSize, judge
 from ..sandbox.statistics import Comparison, compare, metric_errors, standard_error
 from ..sandbox.sweeping import chosen, setting_figures
 from ..training.metrics import best_setting, clip_ranks
-from ..training.spec import RANKS, SWEPT_RANKS, TrialResult, read_spec
-from ..trials.launcher import TrialState, ended_at, poll
+from ..training.spec import RANKS, SWEPT_RANKS, TrialResult, TrialSpec, read_spec
+from ..trials.launcher import TrialState, ended_at
+from ..trials.launching import launcher_of
 from .places import started_at
 from .rule_counts import count_rules
+from .states import prune_states
 from .stopping import stopped_outcome
 from .workspace import Workspace
 
@@ -58,6 +60,8 @@ def sync_session(ws: Workspace, session_id: str) -> list[TrialRecord]:
     ended = _ended(ws, running)
     for record, state in ended:
         _record(ws, session, record, state)
+    if ended:
+        prune_states(ws, session_id)
     over = {record.handle for record, _ in ended}
     return [record for record in running if record.handle not in over]
 
@@ -83,7 +87,8 @@ def _ended(ws: Workspace, running: Sequence[TrialRecord]) -> list[tuple[TrialRec
 
 def _poll(ws: Workspace, record: TrialRecord) -> TrialState:
     directory = ws.trial_directory(record.session, record.handle)
-    return poll(directory, asked_at=started_at(record))  # the trial's directory may not exist yet
+    asked_at = started_at(record)  # the trial's directory may not exist yet
+    return launcher_of(directory).look(directory, asked_at=asked_at)
 
 
 def _record(ws: Workspace, session: SessionRecord, record: TrialRecord, state: TrialState) -> None:
@@ -122,7 +127,7 @@ def _crash(cause: str, state: TrialState) -> TrialOutcome:
         reason=cause,
         cause=cause,
         curve=[epoch.model_dump() for epoch in state.result.curve] if state.result else [],
-        details={"machine_fault": True} if state.machine_fault else {},
+        details={name: True for name in ("machine_fault", "lost") if getattr(state, name)},
         train_seconds=0.0 if state.machine_fault else state.seconds,
         wall_seconds=state.seconds,
     )
@@ -165,6 +170,7 @@ def _judged(
         details={
             **result.model_dump(include=MEASURED_DETAILS),
             "rescored": spec.rescore_from is not None and spec.reused_from is None,
+            **_continued(spec, result),
             "metrics_se": metric_errors(ranks),
             **({"incumbent_at_start": against_start.figures} if against_start else {}),
             COVARIANCES: user_covariances(record.handle, ranks, _ranks_of_others(ws, session, ranks)),
@@ -175,6 +181,13 @@ def _judged(
         train_seconds=result.train_seconds + result.evaluate_seconds,
         wall_seconds=wall_seconds,
     )
+
+
+def _continued(spec: TrialSpec, result: TrialResult) -> dict[str, Any]:
+    """The trial whose training this one has continued, and how many epochs that has saved; empty if there is none."""
+    if not spec.resume_from or not result.resumed_epochs:
+        return {}
+    return {"continued_from": Path(spec.resume_from).name, "resumed_epochs": result.resumed_epochs}
 
 
 class _AgainstStart(NamedTuple):

@@ -14,7 +14,9 @@ from ..examiner.vault import Vault
 from ..memory.records import SessionRecord, TrialRecord
 from ..memory.store import Memory
 from ..sandbox.protocol import Protocol, load_protocol, parse_protocol
-from ..training.spec import CHECKPOINT, STATE
+from ..training.spec import CHECKPOINT
+from ..trials.launching import Launcher, LocalLauncher
+from ..trials.ray_launcher import RayLauncher
 from ..trials.replay import REPLAYED
 from .replaying import Replay, open_replay
 
@@ -33,6 +35,7 @@ class Settings:
     device: str = "auto"
     threads: int = 0
     keep_warm: float = 0.0  # seconds that a worker waits for the session's next trial; 0 = it exits
+    ray_address: str | None = None  # of the Ray cluster on which trials run; None = they run on this machine
     client: str = ""
     protocol_path: Path | None = None
     replay: Path | None = None  # new sessions are served from this table instead of being trained
@@ -140,6 +143,12 @@ class Workspace:
         """The inboxes of all places of the session."""
         return [self.inbox(session.id, place) for place in range(session.parallel)]
 
+    def launcher(self, trial: TrialRecord) -> Launcher:
+        """The launcher of a new trial; `launcher_of` finds that of an earlier one."""
+        if self.settings.ray_address is not None:
+            return RayLauncher(self.settings.ray_address)
+        return LocalLauncher(self.inbox(trial.session, trial.place), self.settings.keep_warm, self.home)
+
     def session_names_on_disk(self) -> set[str]:
         """Ids of sessions with files here, even if memory.db was deleted since; new sessions must not reuse them."""
         state = self.home / ".virtualmle"
@@ -156,14 +165,6 @@ class Workspace:
             directory = self.trial_directory(session, record.handle)
             known = (directory / CHECKPOINT).exists() or (directory / REPLAYED).exists()
             if record.status == "finished" and record.train_hash == train_hash and known:
-                return directory
-        return None
-
-    def state_directory(self, session: str, train_hash: str) -> Path | None:
-        """The directory of the latest trial with this training hash that left a state to resume from, if any."""
-        for record in reversed(self.memory.trials.all(session)):
-            directory = self.trial_directory(session, record.handle)
-            if record.train_hash == train_hash and (directory / STATE).exists():
                 return directory
         return None
 

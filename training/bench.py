@@ -18,10 +18,12 @@ from typing import Any
 import torch
 
 from ..data.prepared import PreparedDataset
+from ..kernels.losses.arguments import BFLOAT16
 from ..models.build import num_parameters
 from ..models.config import make_config
 from ..models.priors import ScorePriors
 from .evaluate import encode_users, evaluate_targets, evaluate_validation, train_histories
+from .pipeline import loss_precision, set_up_device
 from .trainer import Training
 
 
@@ -40,15 +42,16 @@ def seconds_of(action: Callable[[], object], repeats: int) -> list[float]:
 
 def measure(request: dict[str, Any]) -> dict[str, Any]:
     """Measure one request; its keys are what (train | eval), directory, backbone, knobs, threads, repeats, device."""
-    if request["threads"]:
-        torch.set_num_threads(request["threads"])
-    device = torch.device("cuda" if request["device"] != "cpu" and torch.cuda.is_available() else "cpu")
+    device = set_up_device(request["device"], request["threads"])
     dataset = PreparedDataset.load(Path(request["directory"]))
     config = make_config(request["backbone"], **request["knobs"])
-    training = Training(config, dataset, 0, device)
+    precision = loss_precision(request["device"], device, config)
+    training = Training(config, dataset, 0, device, precision)
     tokens = int(training.batches.lengths.sum())
+    products = {}
     if request["what"] == "train":
         rows = {"epoch": seconds_of(training.epoch, request["repeats"])}
+        products["products"] = "bfloat16" if precision == BFLOAT16 else "float32"
     else:
         rows = _evaluation(training, dataset, request["repeats"], device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -60,6 +63,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
         "parameters": num_parameters(training.model),
         "peak_mb": torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else peak,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        **products,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }

@@ -30,7 +30,7 @@ from .cells import Cell, CellsJob, CellTask, JobDone, clipped, encoded, frame_of
 from .errors import TrainingError
 from .evaluate import encode_users, evaluate_targets, train_histories, train_sample_ndcg
 from .metrics import metrics_from_ranks
-from .pipeline import load_dataset, set_up_device
+from .pipeline import load_dataset, loss_precision, set_up_device
 from .spec import EpochRecord
 from .trainer import FitResult, fit
 
@@ -82,13 +82,17 @@ def _train(
 ) -> Trained:
     config = TrialConfig(**job.cells[0].config)
     watch.lap()
-    fitted = fit(config, dataset, job.seed, device, lambda record: curve.append(_measured(record, watch.lap())))
+    precision = loss_precision(job.device, device, config)
+    fitted = fit(
+        config, dataset, job.seed, device, lambda record: curve.append(_measured(record, watch.lap())),
+        precision=precision,
+    )  # fmt: skip
     shared = Cell(
         backbone=config.backbone,
         settings={},
         curve=curve,
         best_epoch=fitted.best_epoch,
-        model_ndcg10=fitted.curve[fitted.best_epoch - 1].ndcg10,
+        model_ndcg10=fitted.model_ndcg10,
         train_ndcg10=train_sample_ndcg(fitted.model, dataset, config),
         parameters=num_parameters(fitted.model),
         train_seconds=sum(epoch.train_seconds for epoch in curve),

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..models.config import SCORING_KNOBS, TrialConfig
-from .racing import KnownCurve, RaceContext
+from .racing import SMALLEST, KnownCurve, RaceContext
 from .schedule import lr_factor
 
 KIND_OF_LOSS = {"full_softmax": "softmax over all items", "sampled_softmax": "sampled softmax"}  # the others: binary
-FARTHEST = 2.5
+FARTHEST = 4.0
 """Trials at a larger distance are not of one family."""
+OTHER_DATASET = 2.0
+"""A curve of another dataset is this much farther away for each unit that the similarity is below 1."""
 PRIOR_WEIGHTS = ("popularity_weight", "transition_weight", "cooccurrence_weight")
 LONG_AVERAGE = 0.9  # weight averages with a larger decay lag behind the weights
 FASTER = 0.25
@@ -44,6 +46,7 @@ class Run:
     num_users: int
     parameters: int = 0
     similarity: float = 1.0  # of the profile of its dataset; 1 = the same dataset
+    dataset: str = ""  # of a run on another dataset: which one
 
 
 def race_of(
@@ -53,14 +56,17 @@ def race_of(
 
     That is so if the scoring knobs differ, because learning curves are those of the bare model, and if no trial of its
     family has run to its end: on this dataset, or `CURVES_ELSEWHERE` on similar ones. `runs` may contain the incumbent.
+    Curves of another dataset are scaled as if the best of its `runs` were as good as the incumbent.
     """
     if any(getattr(candidate, knob) != getattr(incumbent.config, knob) for knob in SCORING_KNOBS):
         return None
-    family = sorted(
-        (run for run in runs if run.similarity >= SIMILAR and alike(candidate, run.config)),
-        key=lambda run: (run.similarity < 1, distance(candidate, run.config)),
-    )
-    if not any(run.similarity == 1 for run in family) and len(family) < CURVES_ELSEWHERE:
+    scales = _scales(incumbent, runs)
+    curves = [
+        known_curve(run, candidate, 1.0 if run.similarity == 1 else scales[run.dataset])
+        for run in runs
+        if run.similarity >= SIMILAR and alike(candidate, run.config)
+    ]
+    if not any(curve.similarity == 1 for curve in curves) and len(curves) < CURVES_ELSEWHERE:
         return None
     return RaceContext(
         incumbent=incumbent.source,
@@ -69,7 +75,7 @@ def race_of(
         keep_z=keep_z,
         has_priors=any(getattr(candidate, weight) > 0 for weight in PRIOR_WEIGHTS),
         family=describe(candidate),
-        curves=[known_curve(run, candidate) for run in family[:MAX_CURVES]],
+        curves=sorted(curves, key=lambda curve: (curve.similarity < 1, curve.distance))[:MAX_CURVES],
         progress=progress(candidate, num_users, range(1, candidate.epochs + 1)),
         decays=candidate.schedule != "constant",
     )
@@ -96,18 +102,27 @@ def describe(config: TrialConfig) -> str:
     return f"{config.backbone}, {kind_of_loss(config)}, {config.scores} scores"
 
 
-def known_curve(run: Run, candidate: TrialConfig) -> KnownCurve:
-    """The curve of `run`, as a candidate with another number of epochs and another schedule is compared with it."""
+def known_curve(run: Run, candidate: TrialConfig, scale: float = 1.0) -> KnownCurve:
+    """The curve of `run` times `scale`, as a candidate with its own number of epochs is compared with it."""
     return KnownCurve(
         source=run.source,
         epochs=list(run.epochs),
-        ndcg10=list(run.ndcg10),
+        ndcg10=[min(1.0, scale * value) for value in run.ndcg10],
         progress=progress(run.config, run.num_users, run.epochs),
-        final=_final(run, candidate),
+        final=min(1.0, scale * _final(run, candidate)),
         max_epochs=run.config.epochs,
-        distance=distance(candidate, run.config),
+        distance=distance(candidate, run.config) + OTHER_DATASET * (1 - run.similarity),
         similarity=run.similarity,
     )
+
+
+def _scales(incumbent: Run, runs: Sequence[Run]) -> dict[str, float]:
+    """For each other dataset: the incumbent's best NDCG@10 over that of the best of its runs."""
+    best: dict[str, float] = {}
+    for run in runs:
+        if run.similarity < 1:
+            best[run.dataset] = max([*run.ndcg10, best.get(run.dataset, SMALLEST)])
+    return {dataset: max(incumbent.ndcg10) / value for dataset, value in best.items()}
 
 
 def progress(config: TrialConfig, num_users: int, epochs: Sequence[int]) -> list[float]:

@@ -22,9 +22,15 @@ class Objective:
     """The supervised loss of one trial."""
 
     def __init__(
-        self, config: TrialConfig, dataset: PreparedDataset, device: torch.device, generator: torch.Generator
+        self,
+        config: TrialConfig,
+        dataset: PreparedDataset,
+        device: torch.device,
+        generator: torch.Generator,
+        precision: str = "ieee",
     ) -> None:
         self.config = config
+        self.precision = precision  # of the full softmax, as `linear_cross_entropy` takes it
         self.sampler = NegativeSampler(config, dataset, device, generator)
         self.num_candidates = dataset.num_items if config.loss == "full_softmax" else config.num_negatives
         self.beta = 1.0
@@ -54,9 +60,10 @@ class Objective:
     def _full_softmax(self, items: ItemTable, states: Tensor, targets: Tensor, counted: Tensor | None) -> Tensor:
         scaled, table, smoothing = items.scaled(states), items.catalogue(), self.config.label_smoothing
         if counted is None:
-            return linear_cross_entropy(scaled, table, targets, smoothing)
+            return linear_cross_entropy(scaled, table, targets, smoothing, precision=self.precision)
         # the kernel has no `counted`: uncounted states become zero, with the loss log V and no gradient for any item
-        loss = linear_cross_entropy(scaled.masked_fill(~counted[:, None], 0), table, targets, smoothing)
+        masked = scaled.masked_fill(~counted[:, None], 0)
+        loss = linear_cross_entropy(masked, table, targets, smoothing, precision=self.precision)
         rows, count = len(counted), counted.sum()
         return (loss * rows - (rows - count) * math.log(len(table))) / count
 

@@ -17,6 +17,8 @@ from ..data.atomic import write_bytes
 from ..data.errors import MachineError
 from ..data.hashing import sha256_of
 from ..data.prepared import PreparedDataset
+from ..kernels.losses.arguments import BFLOAT16
+from ..kernels.losses.linear_cross_entropy_bfloat16 import is_available
 from ..models.build import num_parameters
 from ..models.config import TrialConfig
 from ..models.priors import PriorTables
@@ -26,6 +28,7 @@ from .errors import StateError
 from .evaluate import encode_users, evaluate_variants, train_histories, train_sample_ndcg
 from .metrics import best_setting, clip_ranks, metrics_from_ranks
 from .popularity import popularity_ndcg10
+from .products import BFLOAT16_CPU, FLOAT32_CPU, trains_in_bfloat16
 from .rescoring import load_trained, load_user_states, swept_configs
 from .spec import CHECKPOINT, RANKS, STATE, SWEPT_RANKS, USERS, TrialSpec
 from .trainer import FitResult, fit
@@ -41,7 +44,7 @@ def run(trial: Trial, spec: TrialSpec) -> None:
     """
     device = set_up_device(spec.device, spec.threads)
     config = TrialConfig(**spec.config)
-    trial.record(device=_device_name(device))
+    trial.record(device=_device_name(device, loss_precision(spec.device, device, config)))
     trial.report(stage="loading", epochs=config.epochs)
     dataset = load_dataset(Path(spec.dataset_dir))
     trial.report(stage="training", training_since=time.time())
@@ -79,17 +82,19 @@ def run(trial: Trial, spec: TrialSpec) -> None:
     if spec.settings:
         _write_array(trial.directory / SWEPT_RANKS, swept)
     trial.record(files={name: sha256_of(trial.directory / name) for name in (RANKS, USERS, CHECKPOINT)})
-    (trial.directory / STATE).unlink(missing_ok=True)
 
 
 def _train(
     trial: Trial, spec: TrialSpec, config: TrialConfig, dataset: PreparedDataset, device: torch.device
 ) -> FitResult:
     resume_from = Path(spec.resume_from) / STATE if spec.resume_from else None
-    race = race_in(trial.directory)
+    race, precision = race_in(trial.directory), loss_precision(spec.device, device, config)
 
     def train(state: Path | None) -> FitResult:
-        return fit(config, dataset, spec.seed, device, trial.add_epoch, trial.directory / STATE, state, race=race)
+        return fit(
+            config, dataset, spec.seed, device, trial.add_epoch, trial.directory / STATE, state,
+            race=race, precision=precision,
+        )  # fmt: skip
 
     try:
         fitted = train(resume_from)
@@ -99,7 +104,8 @@ def _train(
     trial.record(
         curve=fitted.curve,
         best_epoch=fitted.best_epoch,
-        model_ndcg10=fitted.curve[fitted.best_epoch - 1].ndcg10,
+        model_ndcg10=fitted.model_ndcg10,
+        resumed_epochs=fitted.resumed_epochs,
         parameters=num_parameters(fitted.model),
         stopped=fitted.stopped,
     )
@@ -112,9 +118,9 @@ def _train(
 
 
 def _reuse(trial: Trial, spec: TrialSpec, config: TrialConfig, device: torch.device) -> FitResult:
-    """The model of the trial `rescore_from`, without training seconds; records the training curve of that trial."""
+    """The model of the trial `rescore_from`, without training seconds; records its training curve and device."""
     fitted, source_result = load_trained(Path(spec.rescore_from or ""), config, spec.seed, device)
-    fields = ("curve", "best_epoch", "model_ndcg10", "train_ndcg10", "popularity_ndcg10")
+    fields = ("curve", "best_epoch", "model_ndcg10", "train_ndcg10", "popularity_ndcg10", "device")
     trial.record(**{name: getattr(source_result, name) for name in fields})
     return fitted
 
@@ -132,7 +138,8 @@ def _user_states(spec: TrialSpec, fitted: FitResult, config: TrialConfig, datase
 def set_up_device(requested: str, threads: int) -> torch.device:
     """The device that a spec requests, with torch set up for it. Raises MachineError if torch cannot use it."""
     torch.set_num_threads(threads or DEFAULT_THREADS)
-    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if requested == "auto" else requested)
+    names = {"auto": "cuda" if torch.cuda.is_available() else "cpu", FLOAT32_CPU: "cpu"}
+    device = torch.device(names.get(requested, requested))
     if device.type == "cuda":
         _check_cuda(device, requested)
     if device.type == "cpu":
@@ -141,6 +148,12 @@ def set_up_device(requested: str, threads: int) -> torch.device:
         torch.set_deterministic_debug_mode("error")
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return device
+
+
+def loss_precision(requested: str, device: torch.device, config: TrialConfig) -> str:
+    """The precision of the full softmax's products on `device`, for which a spec requests `requested`."""
+    on_cpu = device.type == "cpu"
+    return BFLOAT16 if on_cpu and trains_in_bfloat16(requested, config.loss) and is_available() else "ieee"
 
 
 def _check_cuda(device: torch.device, requested: str) -> None:
@@ -155,8 +168,10 @@ def _check_cuda(device: torch.device, requested: str) -> None:
         ) from None
 
 
-def _device_name(device: torch.device) -> str:
-    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "cpu"
+def _device_name(device: torch.device, precision: str) -> str:
+    if device.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    return BFLOAT16_CPU if precision == BFLOAT16 else "cpu"
 
 
 _loaded: dict[tuple[str, int], PreparedDataset] = {}

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict
 
 from .metrics import ndcg_per_user
 
-LADDER = (3, 4, 5, 7, 9, 12, 15, 19, 24, 30, 38, 48, 60, 76, 95)
-"""The epochs after which the rule is applied: each about 1.25 times the one before."""
+LADDER = (2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 18, 20, 24, 28, 32, 38, 44, 50, 58, 66, 76, 88)
+"""The epochs after which the rule is applied: from the eighth on each about 1.15 times the one before."""
 STEP = 1.5
 """Slopes are measured over a factor of epochs: how much the logarithm of NDCG@10 has grown since epoch e / STEP."""
 DECAY = 0.6
@@ -186,12 +186,13 @@ def upper_bound(epochs: Sequence[int], ndcg10: Sequence[float], context: RaceCon
     family = _family_growth(known, epoch, context)
     left = math.log(len(context.progress) / epoch)
     own = _slope(epochs, ndcg10, epoch) * _geometric_sum(left / math.log(STEP))
-    growth = FAMILY_SHARE * family + (1 - FAMILY_SHARE) * own
+    part = min(1.0, left / FULL_ERROR)
+    growth = own + FAMILY_SHARE * part * (family - own)
     low = best < LOW * max(curve.final for curve in known)
     if low or context.decays:
         growth = max(growth, family)
     margin = ERROR + EARLY_ERROR / epoch + FAR_ERROR * min(curve.distance for curve in known) + LOW_ERROR * low
-    return min(1.0, best * math.exp(growth + margin * min(1.0, math.sqrt(left / FULL_ERROR))))
+    return min(1.0, best * math.exp(growth + margin * math.sqrt(part)))
 
 
 def growth_of(curve: KnownCurve, epoch: int, context: RaceContext) -> float:

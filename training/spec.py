@@ -3,7 +3,7 @@
 This module does not import torch, because the launcher imports it as well as the worker. The files are:
 
     spec.json                what to run (written before the process starts)
-    progress.json            the last finished epoch, replaced atomically
+    progress.json            the last evaluated epoch, replaced atomically
     result.json              written last and exactly once; a trial with this file is over
     swept_ranks.npy          of a sweep: uint8 (num_settings, num_users), ranks above 255 clipped to 255
     ranks.npy                int32 (num_users,): rank of each user's validation target, 1 = best
@@ -11,7 +11,7 @@ This module does not import torch, because the launcher imports it as well as th
     users.npy                float32 (num_users, hidden_dim): the user states that were scored, for re-scoring
     epoch_ranks.npy          uint8 (num_evaluated, num_users): ranks of the bare model after each evaluated epoch,
                              those above 255 as 255; of a resumed trial, the rows of the earlier epochs come first
-    training_state.safetensors   only while training, and of a stopped trial: the state from which it can resume
+    training_state.safetensors   the state after the last epoch, from which this trial or a longer one can resume
     race.json                if the trial is raced: the RaceContext (racing.py), written before the process starts
     incumbent_ranks.npy      if the trial is raced: the epoch_ranks.npy of the incumbent
     log.txt                  standard output and standard error of the process
@@ -51,14 +51,17 @@ class TrialSpec(BaseModel):
     threads: int = 0  # torch threads on a CPU; 0 = torch's default
     wall_seconds: float = 3600.0  # wall-clock limit, after which the worker exits
     rescore_from: str | None = None  # directory of a finished trial with equal training knobs and seed
-    resume_from: str | None = None  # directory of an unfinished trial with equal training knobs and seed
+    resume_from: str | None = None  # directory of a trial with equal seed and `continuation_hash`
     settings: list[dict[str, Any]] = []  # of a sweep: the scoring knobs of each setting over `config`
     reused_from: str | None = None  # "SESSION/TRIAL" that the files were copied from; no worker runs such a trial
     saved_seconds: float = 0.0  # of a reused trial: what it has cost there
 
 
 class EpochRecord(BaseModel):
-    """One epoch: mean training loss per supervised position, validation NDCG@10 of the bare model, seconds."""
+    """An evaluated epoch: mean training loss per supervised position and validation NDCG@10 of the bare model.
+
+    The seconds include those of the epochs since the previous record, which are trained but not evaluated.
+    """
 
     epoch: int  # 1 = first
     loss: float
@@ -92,6 +95,7 @@ class TrialResult(BaseModel):
     ties: int = 0  # users whose target tied with another candidate (counted against the model)
     curve: list[EpochRecord] = []
     best_epoch: int = 0
+    resumed_epochs: int = 0  # epochs of the curve that an earlier trial has trained; their seconds are not this trial's
     parameters: int = 0
     train_seconds: float = 0.0
     evaluate_seconds: float = 0.0

@@ -1,7 +1,7 @@
-"""Reads and writes the state of a training run as one file, from which a killed trial can resume.
+"""Reads and writes the state of a training run as one file, from which a killed or a longer trial can resume.
 
-`Training.state_dict` decides what a state contains. A file belongs to one identity (dataset, configuration, seed and
-torch version); `read_state` refuses it for any other.
+`Training.state_dict` decides what a state contains. A file belongs to one identity (dataset, configuration without
+limits, seed and versions); `read_state` refuses it for any other.
 """
 
 import json
@@ -19,8 +19,8 @@ from torch import Tensor
 from ..data.atomic import write_bytes
 from .errors import StateError
 from .spec import EpochRecord
+from .state_outline import METADATA
 
-METADATA = "virtualmle_training"
 BEST_PREFIX = "best."
 EPOCH_RANKS = "epoch_ranks"
 
@@ -30,11 +30,16 @@ class TrainingState:
     """The state of a run after the last epoch of `curve`."""
 
     identity: str  # of the run that can resume from this state
-    curve: list[EpochRecord]
-    best_epoch: int  # 1 = first
+    curve: list[EpochRecord]  # the evaluated epochs, all of them evaluated under any limits (`stopping.on_grid`)
+    best_epoch: int  # 1 = first; 0 = none yet
     best_weights: dict[str, Tensor]  # weights after `best_epoch`
     epoch_ranks: list[NDArray[np.uint8]]  # clipped ranks (num_users,) of the bare model, one array per epoch of `curve`
     training: dict[str, Any]  # Training.state_dict(): tensors, and values that JSON can represent
+
+    @property
+    def last_epoch(self) -> int:
+        """The epoch after which the state was taken; 0 = before the first."""
+        return self.curve[-1].epoch if self.curve else 0
 
 
 def write_state(path: Path, state: TrainingState) -> None:
@@ -64,7 +69,7 @@ def read_state(path: Path, identity: str) -> TrainingState:
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
         raise StateError(f"{str(path)!r} cannot be read as a training state ({error}); train from scratch") from None
     if header.pop("identity", None) != identity:
-        raise StateError(f"{str(path)!r} belongs to another trial, dataset or torch version; train from scratch")
+        raise StateError(f"{str(path)!r} belongs to another trial, dataset or version; train from scratch")
     best = {name.removeprefix(BEST_PREFIX): tensors.pop(name) for name in list(tensors) if name.startswith(BEST_PREFIX)}
     curve = [EpochRecord(**record) for record in header.pop("curve")]
     ranks = list(tensors.pop(EPOCH_RANKS).numpy())

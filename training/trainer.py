@@ -1,10 +1,11 @@
 """Training with early stopping on the validation NDCG@10 of the bare model; scoring knobs never affect the weights."""
 
+import errno
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,14 @@ from torch import Tensor
 from ..data.prepared import PreparedDataset
 from ..kernels.jagged.threads import threads_for
 from ..models.build import build_model, num_parameters
-from ..models.config import TrialConfig, train_hash
+from ..models.config import TrialConfig, continuation_hash
 from ..models.sequence_model import SequenceModel
 from .averaging import WeightAverage
 from .batches import TrainBatch, TrainBatches
 from .captured import FixedSteps, capture_obstacle
 from .checkpoint import copy_weights, restore_weights
 from .epoch_ranks import Race
-from .errors import TrainingError
+from .errors import StateError, TrainingError
 from .evaluate import evaluate_validation
 from .losses import contrastive_loss
 from .metrics import clip_ranks, metrics_from_ranks
@@ -31,8 +32,9 @@ from .objective import Objective
 from .optimizer import FusedAdam
 from .racing import StopCause
 from .schedule import lr_factor
-from .spec import EpochRecord
+from .spec import EpochRecord, engine_version
 from .state import TrainingState, read_state, write_state
+from .stopping import best_epoch, common_part, has_ended, on_grid, points
 
 OnEpoch = Callable[[EpochRecord], None]
 SAVE_EVERY_SECONDS = 20.0  # a killed trial loses about this much work; a write takes a fraction of a second
@@ -44,10 +46,16 @@ class FitResult:
     """A trained model with the weights of its best epoch, and its training curve."""
 
     model: SequenceModel
-    curve: list[EpochRecord]
+    curve: list[EpochRecord]  # the evaluated epochs, ascending
     best_epoch: int
     epoch_ranks: list[NDArray[np.uint8]]  # clipped ranks (num_users,) of the bare model, one array per epoch of `curve`
     stopped: StopCause | None = None  # why `race` has stopped the training before its end
+    resumed_epochs: int = 0  # epochs that an earlier training has done
+
+    @property
+    def model_ndcg10(self) -> float:
+        """The validation NDCG@10 of the bare model after its best epoch."""
+        return next(record.ndcg10 for record in self.curve if record.epoch == self.best_epoch)
 
 
 def fit(
@@ -60,46 +68,69 @@ def fit(
     resume_from: Path | None = None,
     save_every: float = SAVE_EVERY_SECONDS,
     race: Race | None = None,
+    precision: str = "ieee",
 ) -> FitResult:
-    """Train for `epochs`, or until `patience` consecutive epochs have not improved the validation NDCG@10.
+    """Train for `epochs`, or until an evaluated epoch is `patience` or more after the one with the best NDCG@10.
 
-    save_to: file for the training state, written after an epoch, at most once every `save_every` seconds, and when
-    `race` stops the training.
-    resume_from: a state to resume from; `on_epoch` is called for new epochs only, the result's curve contains all.
-    race: called after every epoch except the last.
-    TrainingError if the loss or a score is not finite, StateError if the state is damaged or of another run.
+    `stopping.py` says which epochs are evaluated; the curve has these, and `on_epoch` and `race` are called after them.
+    save_to: file for the training state, written after an evaluated epoch, at most once every `save_every` seconds, and
+    at the end. Another training that differs only in `epochs` or `patience` can resume from it.
+    resume_from: a state to resume from; `on_epoch` is called for new epochs only, the result's curve contains all. If
+    the training has already ended there, the model is that of its best epoch.
+    precision: of the full softmax's products, as `linear_cross_entropy` takes it.
+    TrainingError if the loss or a score is not finite; StateError if the state is damaged or of another run, or has
+    neither the weights after its last epoch nor those of the best epoch that this training needs.
     """
-    training = Training(config, dataset, seed, device)
-    curve: list[EpochRecord] = []
-    epoch_ranks: list[NDArray[np.uint8]] = []
-    best, weights = 0, dict[str, Tensor]()
+    training = Training(config, dataset, seed, device, precision)
+    state, ended = _start(training, resume_from)
+    resumed = state.last_epoch
     stopped: StopCause | None = None
-    if resume_from:
-        state = read_state(resume_from, training.identity)
-        training.load_state_dict(state.training)
-        curve, best, weights, epoch_ranks = state.curve, state.best_epoch, state.best_weights, state.epoch_ranks
     saved_at = time.monotonic()
-    while not stopped and not _ended(config, curve, best):
-        record, ranks = _run_epoch(len(curve) + 1, training, dataset)
-        curve.append(record)
-        epoch_ranks.append(ranks)
+    while not stopped and not ended:
+        record, ranks = _run_until_evaluated(state.last_epoch + 1, training, dataset)
         on_epoch(record)
-        if not best or record.ndcg10 > curve[best - 1].ndcg10:
-            best = len(curve)
+        state.curve.append(record)
+        state.epoch_ranks.append(ranks)
+        if best_epoch(points(state.curve)) == record.epoch:
             with training.evaluated_weights():
-                weights = copy_weights(training.model)
-        if race and not _ended(config, curve, best):
-            stopped = race(curve, epoch_ranks, num_parameters(training.model))
-        if save_to and (stopped or time.monotonic() - saved_at >= save_every):
-            state_dict = training.state_dict()
-            write_state(save_to, TrainingState(training.identity, curve, best, weights, epoch_ranks, state_dict))
+                state = replace(state, best_epoch=record.epoch, best_weights=copy_weights(training.model))
+        ended = has_ended(record.epoch, state.best_epoch, config.epochs, config.patience)
+        if race and not ended:
+            stopped = race(state.curve, state.epoch_ranks, num_parameters(training.model))
+        over = stopped or ended or not any(map(on_grid, range(record.epoch + 1, config.epochs + 1)))
+        if save_to and on_grid(record.epoch) and (over or time.monotonic() - saved_at >= save_every):
+            _save(save_to, replace(state, training=training.state_dict()), required=not ended)
             saved_at = time.monotonic()
-    restore_weights(training.model, weights)
-    return FitResult(training.model, curve, best, epoch_ranks, stopped)
+    restore_weights(training.model, state.best_weights)
+    return FitResult(training.model, state.curve, state.best_epoch, state.epoch_ranks, stopped, resumed)
 
 
-def _ended(config: TrialConfig, curve: Sequence[EpochRecord], best: int) -> bool:
-    return len(curve) >= config.epochs or len(curve) - best >= config.patience
+def _start(training: "Training", resume_from: Path | None) -> tuple[TrainingState, bool]:
+    """The state to begin with, without its part `training`, and whether training has already ended there."""
+    if resume_from is None:
+        return TrainingState(training.identity, [], 0, {}, [], {}), False
+    state = read_state(resume_from, training.identity)
+    part = common_part(points(state.curve), training.config.epochs, training.config.patience)
+    if part is None or part.best_epoch != state.best_epoch:
+        raise StateError(
+            f"{str(resume_from)!r} is of a training until epoch {state.last_epoch}, without the weights of the epoch "
+            f"at which epochs={training.config.epochs} or patience={training.config.patience} ends it; "
+            "train from scratch"
+        )
+    if not part.ended:
+        training.load_state_dict(state.training)
+    curve, ranks = state.curve[: part.num_records], state.epoch_ranks[: part.num_records]
+    return replace(state, curve=curve, epoch_ranks=ranks, training={}), part.ended
+
+
+def _save(path: Path, state: TrainingState, *, required: bool) -> None:
+    """Write the state; a full disk is an error only if it is `required`, and not merely useful to a longer training."""
+    try:
+        write_state(path, state)
+    except OSError as error:
+        if required or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"the training state is not kept: {error.strerror}", flush=True)
 
 
 class Training:
@@ -109,16 +140,19 @@ class Training:
     dropout. Dropout draws from torch's global generator, which the constructor seeds.
     """
 
-    def __init__(self, config: TrialConfig, dataset: PreparedDataset, seed: int, device: torch.device) -> None:
+    def __init__(
+        self, config: TrialConfig, dataset: PreparedDataset, seed: int, device: torch.device, precision: str = "ieee"
+    ) -> None:
         seeds = torch.randint(1 << 62, (5,), generator=torch.Generator().manual_seed(seed)).tolist()
         self.config, self.device = config, device
-        self.identity = f"{dataset.dataset_id}:{train_hash(config)}:{seed}:{torch.__version__}"
+        self.identity = f"{dataset.dataset_id}:{continuation_hash(config)}:{seed}:{engine_version()}"
+        self.identity += "" if precision == "ieee" else f":{precision}"
         self.model = build_model(config, dataset.num_items, seeds[0]).to(device)
         self.optimizer = FusedAdam(self.model, config)
         self.average = WeightAverage(self.model, config.ema_decay) if config.ema_decay else None
         self.batches = TrainBatches(dataset, config, device, seeds[1], seeds[4])
         self.negatives = torch.Generator(device).manual_seed(seeds[2])
-        self.objective = Objective(config, dataset, device, self.negatives)
+        self.objective = Objective(config, dataset, device, self.negatives, precision)
         self.fixed_steps = None
         if device.type == "cuda" and not capture_obstacle(config, dataset.num_items):
             self.fixed_steps = FixedSteps(self.batches, (self.negatives,))
@@ -248,12 +282,15 @@ def _likely_cause(config: TrialConfig) -> str:
     return lr if config.grad_clip else f"{lr}; grad_clip=1 also bounds each step"
 
 
-def _run_epoch(
+def _run_until_evaluated(
     epoch: int, training: Training, dataset: PreparedDataset
 ) -> tuple[EpochRecord, NDArray[np.uint8]]:
-    """Train and evaluate one epoch; returns its record and the clipped validation ranks (num_users,)."""
+    """Train from `epoch` to the next evaluated one; returns its record and the clipped ranks (num_users,)."""
     started = time.perf_counter()
     loss = training.epoch()
+    while not (on_grid(epoch) or epoch == training.config.epochs):
+        epoch += 1
+        loss = training.epoch()
     trained = time.perf_counter()
     with training.evaluated_weights():
         try:

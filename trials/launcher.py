@@ -24,8 +24,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..data.errors import MachineError, TrialError
 from ..training.spec import (
+    INCUMBENT_RANKS,
     LOG,
     PROGRESS,
+    RACE,
     RESULT,
     SPEC,
     TrialProgress,
@@ -55,7 +57,7 @@ from .warm import clear, hand_over, register
 
 WORKER = "virtualmle.training.worker"
 STOP = "stop.json"
-INPUTS = {"race.json", "incumbent_ranks.npy"}  # what a trial may be given besides its spec, before it is started
+INPUTS = {RACE, INCUMBENT_RANKS}  # what a trial may be given besides its spec, before it is started
 
 MIN_FREE_BYTES = 2**20  # a crash with less free disk space is attributed to the full disk
 START_GRACE_SECONDS = 30.0  # from the request for a trial to its lease: usually milliseconds, longer under load
@@ -74,6 +76,7 @@ class TrialState(BaseModel):
     result: TrialResult | None = None
     cause: str | None = None
     machine_fault: bool = False  # of a crash: the machine is the cause, not the configuration
+    lost: bool = False  # of a machine fault: the node is gone, so the same trial can run again on another one
     seconds: float = 0.0  # wall-clock seconds so far, or until the last change of its files
 
 
@@ -84,6 +87,7 @@ class Stop(BaseModel):
     cause: str
     at: float  # seconds since the epoch
     machine_fault: bool = False
+    lost: bool = False
 
 
 def launch(
@@ -113,7 +117,7 @@ def launch(
     except OSError as error:
         with contextlib.suppress(OSError):
             cause = f"the worker could not be started ({error.strerror})"
-            _write_stop(directory, "crashed", cause, machine_fault=True)
+            write_stop(directory, "crashed", cause, machine_fault=True)
         raise MachineError(
             f"trial {spec.trial} could not be started in {directory} ({error.strerror}); free disk or memory and retry"
         ) from None
@@ -135,21 +139,21 @@ def poll(directory: Path, *, asked_at: float | None = None) -> TrialState:
     lease = _lease(directory)
     alive = lease is not None and is_held(lease)  # checked before the result: a worker writes its result, then exits
     try:
-        result = _result(directory)
+        result = result_of(directory)
     except ValueError:
         seconds = _seconds(directory, lease)
         return TrialState(status="crashed", cause="the trial's result.json is damaged", seconds=seconds)
     if result is not None and result.status != "failed":
         seconds = _seconds(directory, lease) or result.wall_seconds
-        return TrialState(status=result.status, progress=_progress(directory), result=result, seconds=seconds)
-    stop = _read_stop(directory)
+        return TrialState(status=result.status, progress=progress_of(directory), result=result, seconds=seconds)
+    stop = read_stop(directory)
     if lease is not None and alive and result is None:
         return _check_running(directory, lease, stop)
     if stop is not None:
-        return TrialState(status=stop.status, progress=_progress(directory), cause=stop.cause,
-                          machine_fault=stop.machine_fault, seconds=_seconds(directory, lease, stop))
+        return TrialState(status=stop.status, progress=progress_of(directory), cause=stop.cause,
+                          machine_fault=stop.machine_fault, lost=stop.lost, seconds=_seconds(directory, lease, stop))
     if result is not None:
-        return TrialState(status="crashed", progress=_progress(directory), result=result,
+        return TrialState(status="crashed", progress=progress_of(directory), result=result,
                           cause=result.cause or "the worker gave no cause", machine_fault=result.machine_fault,
                           seconds=result.wall_seconds)
     return _ended_without_result(directory, lease, asked_at)
@@ -169,7 +173,7 @@ def cancel(directory: Path) -> TrialState:
     state = poll(directory)
     if state.status != "running":
         return state
-    _write_stop(directory, "cancelled", "cancelled on request")
+    write_stop(directory, "cancelled", "cancelled on request")
     lease = _lease(directory)
     if lease is not None:
         end_group(lease)
@@ -189,7 +193,7 @@ def _start(
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=_environment(),
+            env=worker_environment(),
             cwd=cwd,
             start_new_session=True,  # the worker survives a closed terminal and a killed server
         )
@@ -202,7 +206,7 @@ def _start(
         end_group(lease)
 
 
-def _environment() -> dict[str, str]:
+def worker_environment() -> dict[str, str]:
     """The environment of a worker: that of this process, with absolute import paths and file names in UTF-8."""
     given = os.environ.get("PYTHONPATH", "")
     with contextlib.suppress(FileNotFoundError):  # the working directory was deleted, so relative entries are useless
@@ -231,17 +235,24 @@ def _check_running(directory: Path, lease: Lease, stop: Stop | None) -> TrialSta
     overdue = stop is None and now > lease.deadline
     if overdue:
         limit = lease.deadline - lease.since
-        _write_stop(directory, "crashed", f"killed: still running {limit:.0f} s after its start; use fewer epochs")
+        write_stop(directory, "crashed", f"killed: still running {limit:.0f} s after its start; use fewer epochs")
     incomplete = stop is not None and now > stop.at + 2 * TERM_SECONDS  # the process that stopped the trial died first
     if (overdue or incomplete) and end_group(lease):
         return poll(directory)
-    return TrialState(status="running", progress=_progress(directory), seconds=now - lease.since)
+    return TrialState(status="running", progress=progress_of(directory), seconds=now - lease.since)
 
 
-def _write_stop(
-    directory: Path, status: Literal["crashed", "cancelled"], cause: str, *, machine_fault: bool = False
+def write_stop(
+    directory: Path,
+    status: Literal["crashed", "cancelled"],
+    cause: str,
+    *,
+    machine_fault: bool = False,
+    lost: bool = False,
 ) -> None:
-    write_model(directory / STOP, Stop(status=status, cause=cause, at=time.time(), machine_fault=machine_fault))
+    """Record that, and why, the trial was stopped."""
+    stop = Stop(status=status, cause=cause, at=time.time(), machine_fault=machine_fault, lost=lost)
+    write_model(directory / STOP, stop)
 
 
 def _ended_without_result(directory: Path, lease: Lease | None, asked_at: float | None) -> TrialState:
@@ -253,7 +264,7 @@ def _ended_without_result(directory: Path, lease: Lease | None, asked_at: float 
     cause = f"{event}{describe_exit(exit_code(directory), began=began)}{last_lines(directory / LOG)}"
     return TrialState(
         status="crashed",
-        progress=_progress(directory),
+        progress=progress_of(directory),
         cause=f"the disk is full; {cause}" if full else cause,
         machine_fault=full or not began,
         seconds=_seconds(directory, lease),
@@ -272,7 +283,7 @@ def _never_started(directory: Path, asked_at: float | None) -> TrialState:
     return TrialState(status="crashed", cause="the worker was never started; run the same trial again")
 
 
-def _result(directory: Path) -> TrialResult | None:
+def result_of(directory: Path) -> TrialResult | None:
     """The result, if there is one; ValueError if it is damaged, or finished without finite metrics."""
     result = read_result(directory)
     if result is not None and result.status == "finished":
@@ -282,14 +293,16 @@ def _result(directory: Path) -> TrialResult | None:
     return result
 
 
-def _progress(directory: Path) -> TrialProgress:
+def progress_of(directory: Path) -> TrialProgress:
+    """The progress of the trial in `directory`."""
     try:
         return read_progress(directory)
     except ValidationError:  # damaged progress does not make the trial a crash
         return TrialProgress()
 
 
-def _read_stop(directory: Path) -> Stop | None:
+def read_stop(directory: Path) -> Stop | None:
+    """Why the trial was stopped; None if it was not."""
     path = directory / STOP
     try:
         return Stop.model_validate_json(path.read_bytes()) if path.exists() else None

@@ -68,7 +68,7 @@ def num_gpus(device: str) -> int:
 
     A child process imports torch, so that this process does not; asked once per process.
     """
-    if device == "cpu" or (sys.platform == "linux" and not any(map(os.path.exists, GPU_FILES))):
+    if device.startswith("cpu") or (sys.platform == "linux" and not any(map(os.path.exists, GPU_FILES))):
         return 0
     if device.startswith("cuda:"):
         return 1

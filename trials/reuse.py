@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..data.errors import TrialError
 from ..data.hashing import sha256_of
+from ..training.products import BFLOAT16_CPU, trains_in_bfloat16
 from ..training.spec import (
     CHECKPOINT,
     EPOCH_RANKS,
@@ -29,7 +30,7 @@ FILES = (RANKS, USERS, CHECKPOINT)
 
 
 def holds(source: Path, spec: TrialSpec, device: str, files: Mapping[str, str]) -> bool:
-    """Whether `source` has a trial that ran as `spec` would: with its seed, its threads and its kind of device.
+    """Whether `source` has a trial that ran as `spec` would here: with its seed, threads, kind of device and products.
 
     device: the name of the device that it ran on; files: the SHA-256 that each of its files must have.
     """
@@ -38,7 +39,7 @@ def holds(source: Path, spec: TrialSpec, device: str, files: Mapping[str, str]) 
         intact = set(files) == set(FILES) and all(sha256_of(source / name) == files[name] for name in FILES)
     except (OSError, TrialError):
         return False
-    same_device = _kind(spec.device) in (_kind(ran.device), _kind(device))
+    same_device = _kind(spec.device) in (_kind(ran.device), _kind(device)) and _same_products(spec, device)
     return intact and same_device and (ran.seed, ran.threads) == (spec.seed, spec.threads)
 
 
@@ -67,6 +68,12 @@ def _copy(source: Path, target: Path) -> None:
         os.link(source, target)
         return
     shutil.copy2(source, target)
+
+
+def _same_products(spec: TrialSpec, device: str) -> bool:
+    """Whether a trial on `device` was trained with products of the type that `spec` would have, if it was a CPU."""
+    wanted = trains_in_bfloat16(spec.device, spec.config["loss"])
+    return _kind(device) != "cpu" or wanted == (device == BFLOAT16_CPU)
 
 
 def _kind(device: str) -> str:

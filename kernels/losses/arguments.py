@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from ...data.errors import VirtualMLEError
+from .linear_cross_entropy_bfloat16 import is_available
 
 MAX_WIDTH = 256  # tiles of wider rows do not fit on the chip
 PRECISIONS = ("ieee", "tf32")
+BFLOAT16 = "bf16"  # of the linear cross-entropy on CPUs only
 
 
 class LossArgumentError(VirtualMLEError):
@@ -83,3 +85,14 @@ def check_precision(precision: str) -> None:
     """Raise LossArgumentError for an unknown precision of float32 products."""
     if precision not in PRECISIONS:
         raise LossArgumentError(f"precision must be one of {PRECISIONS}; it is {precision!r}")
+
+
+def check_bfloat16(states: Tensor) -> None:
+    """Raise LossArgumentError unless these states can be multiplied in bfloat16: float32, on a CPU with AVX-512."""
+    if states.device.type != "cpu" or states.dtype != torch.float32:
+        raise LossArgumentError(
+            f"precision={BFLOAT16!r} needs float32 states on a CPU; they are {states.dtype} on {states.device}: "
+            "use 'ieee', or half-precision states on a GPU"
+        )
+    if not is_available():
+        raise LossArgumentError(f"precision={BFLOAT16!r} needs AVX-512 and a torch with oneDNN; use 'ieee' here")

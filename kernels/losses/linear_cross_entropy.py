@@ -7,7 +7,8 @@ The gradient of a row's logits is softmax - (1 - e) onehot - e / V, so that it i
 On CUDA `linear_cross_entropy_triton.py` keeps tiles of logits on the chip: the forward pass accumulates softmax times
 table, the backward pass recomputes the tiles for the gradient of the table. Elsewhere the forward pass computes one
 block of logits at a time, multiplies it into both gradients and discards it. Apart from the gradient of the table, the
-memory of a step does not grow with the catalogue.
+memory of a step does not grow with the catalogue. `linear_cross_entropy_bfloat16.py` is the faster way to do so on CPUs
+with bfloat16 instructions.
 
 The three matrix products take most of the time of a block. Other passes over the block are therefore avoided: the
 division by the softmax sums is applied to the d-wide operands and results, and the contribution of smoothing, equal for
@@ -24,7 +25,8 @@ import torch
 from torch import Tensor
 
 from ..jagged.op_registration import register_gradient, register_op
-from .arguments import check_loss_arguments, check_precision, uses_triton
+from .arguments import BFLOAT16, check_bfloat16, check_loss_arguments, check_precision, uses_triton
+from .linear_cross_entropy_bfloat16 import in_bfloat16
 
 BLOCK_LOGITS = {"cpu": 9 << 17, "cuda": 1 << 27}  # on CPUs a block that fits into the cache; on CUDA half a gigabyte
 MIN_BLOCK_ROWS = 64  # with fewer rows the matrix products are inefficient
@@ -39,11 +41,15 @@ def linear_cross_entropy(
 
     Differentiable once, in states and table. If n is 0, the loss is NaN, the mean of no elements. The Triton kernels
     return float32 for every dtype, the other implementation returns the dtype of states. `precision` of float32
-    products in the Triton kernels: "ieee" for full float32, "tf32" for tensor cores with three digits. Raises
-    LossArgumentError for arguments that do not match.
+    products: "ieee" for full float32; in the Triton kernels "tf32" for tensor cores with three digits; on CPUs "bf16"
+    for operands of three digits and float32 sums, unless the scores of the step need float32. Raises
+    LossArgumentError for arguments that do not match, and for "bf16" where it is not available.
     """
     check_loss_arguments(states, table, targets, label_smoothing)
-    check_precision(precision)
+    if precision == BFLOAT16:
+        check_bfloat16(states)
+    else:
+        check_precision(precision)
     loss: Tensor = _op(states, table, targets, label_smoothing, precision)[0]
     return loss
 
@@ -55,7 +61,7 @@ def _forward(
     their gradient in the table or, from Triton, log2 of each row's sum of exponentials.
     """
     if not uses_triton(states):
-        return in_blocks(states, table, targets, smoothing)
+        return in_blocks(states, table, targets, smoothing, precision)
     from . import linear_cross_entropy_triton as on_gpu  # noqa: PLC0415 (Triton exists only for Linux)
 
     losses, lse, grad_states = on_gpu.forward(states, table, targets, smoothing, precision)
@@ -116,8 +122,22 @@ _backward_op = register_op(
 register_gradient("linear_cross_entropy", _save, _gradients)
 
 
-def in_blocks(states: Tensor, table: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor, Tensor]:
+def in_blocks(
+    states: Tensor, table: Tensor, targets: Tensor, smoothing: float, precision: str = "ieee"
+) -> tuple[Tensor, Tensor, Tensor]:
     """The mean loss and the gradients of the summed losses in states and table, one block of rows at a time."""
+    found = in_bfloat16(states, table, targets, 1 - smoothing) if precision == BFLOAT16 else None
+    losses, grad_states, grad_table = found or _in_inputs_dtype(states, table, targets, smoothing)
+    if smoothing:
+        centre = table.mean(dim=0)  # s . centre is the mean logit of a row
+        losses -= states @ (smoothing * centre)
+        grad_states -= smoothing * centre
+        grad_table -= states.sum(dim=0) * (smoothing / len(table))
+    return losses.mean(), grad_states, grad_table
+
+
+def _in_inputs_dtype(states: Tensor, table: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Losses (n,) and the gradients of their sum, without the uniform term of smoothing."""
     count, num_items = len(states), len(table)
     rows = max(MIN_BLOCK_ROWS, BLOCK_LOGITS[states.device.type] // num_items // ROUND_ROWS * ROUND_ROWS)
     shift = not _is_safe(states, table)
@@ -134,12 +154,7 @@ def in_blocks(states: Tensor, table: Tensor, targets: Tensor, smoothing: float) 
         torch.mm(logits.T, table, out=grad_states[part])
         grad_states[part].div_(total)
         grad_table.addmm_(logits, block_states / total)
-    if smoothing:
-        centre = table.mean(dim=0)  # s . centre is the mean logit of a row
-        losses -= states @ (smoothing * centre)
-        grad_states -= smoothing * centre
-        grad_table -= states.sum(dim=0) * (smoothing / num_items)
-    return losses.mean(), grad_states, grad_table
+    return losses, grad_states, grad_table
 
 
 def _is_safe(states: Tensor, table: Tensor) -> bool:
