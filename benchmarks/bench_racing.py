@@ -2,11 +2,12 @@
 
     python benchmarks/bench_racing.py --save
 
-For each dataset and backbone, random orders of the recorded trials are replayed as sessions of --length trials, with the
-Program's verdicts. *Lost*: of the trials that would have been kept at their end, the share that the rule stops. *Saved*:
-of the seconds of all trials, the share that the rule does not spend. *Best*: the best NDCG@10 of a raced session over that
-of the session without racing. A slow starter had less than half of its final NDCG@10 after a quarter of the epochs to its
-best one. With memory, the rule also knows the curves of the other datasets. `curves/collect.py` recorded the trials.
+For each dataset and backbone, random orders of the recorded trials are replayed as sessions of --length trials, with
+the Program's verdicts. *Lost*: of the trials that would have been kept at their end, the share that the rule stops.
+*Saved*: of the seconds of all trials, the share that the rule does not spend. *Best*: the best NDCG@10 of a raced
+session over that of the session without racing. A slow starter had less than half of its final NDCG@10 after a quarter
+of the epochs to its best one. With memory, the rule also knows the curves of the other datasets.
+`curves/collect.py` recorded the trials.
 """
 
 import argparse

@@ -50,13 +50,19 @@ class Run:
 
 
 def race_of(
-    candidate: TrialConfig, num_users: int, incumbent: Run, runs: Sequence[Run], keep_z: float
+    candidate: TrialConfig,
+    num_users: int,
+    incumbent: Run,
+    runs: Sequence[Run],
+    keep_z: float,
+    popularity: float = 0.0,
 ) -> RaceContext | None:
     """The race of `candidate` against `incumbent`; None if it must run to its end.
 
-    That is so if the scoring knobs differ, because learning curves are those of the bare model, and if no trial of its
-    family has run to its end: on this dataset, or `CURVES_ELSEWHERE` on similar ones. `runs` may contain the incumbent.
-    Curves of another dataset are scaled as if the best of its `runs` were as good as the incumbent.
+    That is so if the scoring knobs differ, because learning curves are those of the bare model. The curves of the
+    candidate's family count if one has run to its end on this dataset, or `CURVES_ELSEWHERE` on similar ones; if not,
+    the candidate's own curve decides. `runs` may contain the incumbent; `popularity` is the NDCG@10 of ranking by
+    popularity alone.
     """
     if any(getattr(candidate, knob) != getattr(incumbent.config, knob) for knob in SCORING_KNOBS):
         return None
@@ -77,6 +83,7 @@ def race_of(
         family=describe(candidate),
         curves=sorted(curves, key=lambda curve: (curve.similarity < 1, curve.distance))[:MAX_CURVES],
         progress=progress(candidate, num_users, range(1, candidate.epochs + 1)),
+        popularity=popularity,
         decays=candidate.schedule != "constant",
     )
 

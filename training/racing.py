@@ -12,8 +12,18 @@ from pydantic import BaseModel, ConfigDict
 
 from .metrics import ndcg_per_user
 
-LADDER = (2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 18, 20, 24, 28, 32, 38, 44, 50, 58, 66, 76, 88)
-"""The epochs after which the rule is applied: from the eighth on each about 1.15 times the one before."""
+LADDER = (3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16, 18, 20, 23, 26, 30, 34, 39, 45, 52, 60, 69, 79, 91)
+"""The epochs after which the rule is applied: from the twelfth on each about 1.15 times the one before."""
+SPAN = 2.0
+"""A trial's own rise is measured since epoch e / SPAN: the exponent with which NDCG@10 grew with the progress."""
+FADE = 0.3
+"""The exponent fades with the logarithm of the progress at this rate."""
+FLATTEST, STEEPEST = 0.1, 1.5
+"""The exponent is taken to be at least and at most this; STEEPEST if the curve may not have begun to rise."""
+LOW_SHARE, LOW_POPULARITY = 0.5, 1.5
+"""A curve may not have begun to rise below this share of the incumbent's best, or this multiple of popularity alone."""
+OWN_ERROR, OWN_EARLY_ERROR = 0.03, 0.3
+"""Margin of the logarithm of the bound from the own rise: constant, and divided by the epoch."""
 STEP = 1.5
 """Slopes are measured over a factor of epochs: how much the logarithm of NDCG@10 has grown since epoch e / STEP."""
 DECAY = 0.6
@@ -64,8 +74,9 @@ class RaceContext(_Frozen):
     keep_z: float
     has_priors: bool = False  # whether score priors are added to the scores of both
     family: str  # what the trials of the candidate's family have in common, in words
-    curves: list[KnownCurve]  # of the candidate's family, the most alike first; at least one
+    curves: list[KnownCurve]  # of the candidate's family, the most alike first; may be empty
     progress: list[float]  # of the candidate, for epochs 1, 2, ... until its last
+    popularity: float = 0.0  # NDCG@10 of ranking by popularity alone, where curves often rest before they rise
     decays: bool = False  # whether the learning rates of the family decay to 0 at the end
 
 
@@ -127,8 +138,8 @@ def decide(
         sources=sources,
         sentence=(
             f"stopped after epoch {epochs[-1]} of {len(context.progress)} at NDCG@10 {best:.4f} (z = "
-            f"{needed.z_at_epoch:+.1f} against {context.incumbent} there): by the curves of {_listed(sources)} it "
-            f"would end at {bound:.4f} at most, and a keep needs {needed.ndcg10:.4f}"
+            f"{needed.z_at_epoch:+.1f} against {context.incumbent} there): by {_grounds(sources)} it would "
+            f"end at {bound:.4f} at most, and a keep needs {needed.ndcg10:.4f}"
         ),
     )
 
@@ -171,6 +182,36 @@ def compare_with_incumbent(
 
 
 def upper_bound(epochs: Sequence[int], ndcg10: Sequence[float], context: RaceContext) -> float:
+    """Upper bound of the best NDCG@10 at the end of the trial: the smaller one of `own_bound` and `family_bound`."""
+    return min(own_bound(epochs, ndcg10, context), family_bound(epochs, ndcg10, context))
+
+
+def own_bound(epochs: Sequence[int], ndcg10: Sequence[float], context: RaceContext) -> float:
+    """Upper bound of the best NDCG@10 at the end of the trial, from its own curve.
+
+    NDCG@10 is taken to grow as a power of the progress, the sum of the learning rates of all steps, with an exponent
+    that fades exponentially in the logarithm of the progress. While the curve is low it may not have begun to rise, so
+    that its present exponent says nothing: then the steepest one counts. No family has to be known.
+    """
+    epoch, best = epochs[-1], max(ndcg10)
+    if best <= 0:
+        return 1.0
+    left = math.log(context.progress[-1] / context.progress[epoch - 1])
+    low = best < max(LOW_SHARE * context.incumbent_curve.final, LOW_POPULARITY * context.popularity)
+    exponent = STEEPEST if low else min(max(FLATTEST, _exponent(epochs, ndcg10, context)), STEEPEST)
+    growth = exponent * (1 - math.exp(-FADE * left)) / FADE
+    return min(1.0, best * math.exp(growth + OWN_ERROR + OWN_EARLY_ERROR / epoch))
+
+
+def _exponent(epochs: Sequence[int], ndcg10: Sequence[float], context: RaceContext) -> float:
+    """The exponent with which the best NDCG@10 grew with the progress since epoch e / SPAN."""
+    since = max(1.0, epochs[-1] / SPAN)
+    risen = math.log(_level(epochs, ndcg10, epochs[-1]) / _level(epochs, ndcg10, since))
+    progress = np.interp(since, np.arange(1, len(context.progress) + 1), context.progress)
+    return risen / math.log(context.progress[epochs[-1] - 1] / progress)
+
+
+def family_bound(epochs: Sequence[int], ndcg10: Sequence[float], context: RaceContext) -> float:
     """Upper bound of the best NDCG@10 at the end of the trial, from its own curve and the curves of its family.
 
     The logarithm of the growth still to come is predicted twice: as the growth that the family still had at this place,
@@ -264,5 +305,9 @@ def _level(epochs: Sequence[int], ndcg10: Sequence[float], place: float) -> floa
     return float(np.exp(np.interp(math.log(max(place, SMALLEST)), np.log(epochs), np.log(best))))
 
 
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+def _grounds(names: Sequence[str]) -> str:
+    """What the bound rests on, in words."""
+    if not names:
+        return "its own curve"
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"its own curve and those of {', '.join(names[:3])}{more}"

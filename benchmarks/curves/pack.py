@@ -15,9 +15,13 @@ from plan import BACKBONES, SESSIONS, SIZES
 from record import parser_of
 from recorded import CURVES, CUTOFF, Curve, write_curves
 
+from virtualmle.data.prepared import PreparedDataset
+from virtualmle.training.popularity import popularity_ndcg10
+
 
 def curves_in(folder: Path) -> list[Curve]:
     """The trials in a folder of collect.py, with ranks above 10 as 11."""
+    popularity = {name: popularity_ndcg10(PreparedDataset.load(folder / f"dataset-{name}")) for name in SIZES}
     return [
         Curve(
             dataset=dataset,
@@ -25,6 +29,7 @@ def curves_in(folder: Path) -> list[Curve]:
             session=session,
             number=number,
             ranks=np.minimum(trial.ranks, CUTOFF + 1),
+            popularity=popularity[dataset],
             **{name: value for name, value in trial._asdict().items() if name != "ranks"},
         )
         for dataset in SIZES

@@ -6,7 +6,7 @@ from recorded import Curve
 from replay import KEEP_Z, Pool
 
 from virtualmle.training.families import Run, race_of
-from virtualmle.training.racing import is_rung, upper_bound
+from virtualmle.training.racing import hopeless, is_rung, upper_bound
 
 ELSEWHERE = 0.7
 """The similarity that the profiles of these datasets have, about."""
@@ -48,7 +48,7 @@ class Raced:
         """The epoch after which the rule stops a trial of the pool, or None."""
         known = [self.runs[index] for index in ended] + self.memory
         curve = pool.curves[candidate]
-        context = race_of(curve.config, pool.num_users, self.runs[incumbent], known, KEEP_Z)
+        context = race_of(curve.config, pool.num_users, self.runs[incumbent], known, KEEP_Z, curve.popularity)
         if context is None:
             return None
         epochs = range(1, len(curve.ndcg10) + 1)
@@ -60,6 +60,6 @@ class Raced:
             best = pool.curves[incumbent].final
             needed = best + sign * KEEP_Z * pool.compare(candidate, incumbent, candidate_epoch=epoch).se
             bound = upper_bound(epochs[:epoch], values[:epoch], context)
-            if bound < needed and pool.compare(candidate, incumbent, epoch, epoch).z <= -KEEP_Z:
+            if hopeless(bound, needed, pool.compare(candidate, incumbent, epoch, epoch).z, context):
                 return epoch
         return None

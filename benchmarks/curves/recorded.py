@@ -38,6 +38,7 @@ class Curve(NamedTuple):
     evaluate_seconds: NDArray[np.float64]
     ranks: NDArray[np.uint8]  # (epochs, num_users), those above 10 as 11
     cause: str  # why training failed; empty = it did not
+    popularity: float  # validation NDCG@10 of ranking by popularity alone
 
     @property
     def final(self) -> float:
@@ -81,6 +82,7 @@ def row_of(curve: Curve) -> dict[str, Any]:
         "changes": json.dumps(changes),
         "parameters": curve.parameters,
         "cause": curve.cause,
+        "popularity": curve.popularity,
         **{name: getattr(curve, name).tolist() for name in ("ndcg10", "loss", "train_seconds", "evaluate_seconds")},
         "ranks": packed(curve.ranks),
     }
@@ -92,7 +94,7 @@ def curve_of(row: dict[str, Any]) -> Curve:
     arrays = [np.array(row[name]) for name in ("ndcg10", "loss", "train_seconds", "evaluate_seconds")]
     ranks = unpacked(row["ranks"], len(arrays[0]))
     names = (row["dataset"], row["backbone"], row["session"], row["number"])
-    return Curve(*names, config, row["parameters"], *arrays, ranks, row["cause"])
+    return Curve(*names, config, row["parameters"], *arrays, ranks, row["cause"], row["popularity"])
 
 
 def write_curves(path: Path, curves: Iterable[Curve]) -> None:
