@@ -73,7 +73,7 @@ def race_of(
         if run.similarity >= SIMILAR and alike(candidate, run.config)
     ]
     if not any(curve.similarity == 1 for curve in curves) and len(curves) < CURVES_ELSEWHERE:
-        return None
+        curves = []
     return RaceContext(
         incumbent=incumbent.source,
         incumbent_curve=known_curve(incumbent, candidate),
