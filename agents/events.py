@@ -85,6 +85,15 @@ class Reflected:
 
 
 @dataclass(frozen=True)
+class Confirming:
+    """The best trials are trained again before the selection: repetitions that are over, of how many."""
+
+    done: float
+    total: float | None
+    message: str
+
+
+@dataclass(frozen=True)
 class Finalized:
     """The session was finalized."""
 
@@ -102,6 +111,7 @@ Event = (
     | Noted
     | Answered
     | Reflected
+    | Confirming
     | Finalized
 )
 OnEvent = Callable[[Event], None]

@@ -33,6 +33,7 @@ from .base import (
     WaitTrial,
 )
 from .events import (
+    Confirming,
     Finalized,
     MemoryRead,
     Noted,
@@ -213,6 +214,9 @@ class _Loop:
         self._last = observation
         if observation.trial in self._in_flight:
             self._in_flight.remove(observation.trial)
+            if self._parallel > 1:  # what was refused because of a running trial may run now
+                self._refused.clear()
+                self._num_refused = 0
             self._emit(TrialFinished(observation))
         self._num_lost = self._num_lost + 1 if observation.lost else 0
         if observation.machine_fault and not (observation.lost and self._num_lost <= MAX_LOST):
@@ -245,10 +249,19 @@ class _Loop:
             self._emit(Noted(action.note))
         rules = [rule.model_dump() for rule in action.rules]
         arguments = {"cognition_summary": action.summary, "rules": rules, "confirm": True}
-        answer = await self._ask("finalize", session=self._session, **arguments)
-        if answer.is_error and (await self._view(StateView, "state")).state == "open":
-            return self._correctable(action, answer, "finalize")
-        self._result = _read(FinalResult, answer, "finalize")
+
+        async def report(progress: float, total: float | None, message: str | None) -> None:
+            self._emit(Confirming(progress, total, message or ""))
+
+        arguments["session"] = self._session
+        while True:
+            answer = await self._client.call_tool("finalize", arguments, progress_callback=report)
+            if answer.is_error and (await self._view(StateView, "state")).state == "open":
+                return self._correctable(action, answer, "finalize")
+            result = _read(FinalResult, answer, "finalize")
+            if result.state != "confirming":
+                break
+        self._result = result
         self._emit(Finalized(self._result))
         return Outcome(action, self._result.state)
 

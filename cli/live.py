@@ -10,6 +10,7 @@ from rich.text import Text
 from ..agents.base import Brief
 from ..agents.events import (
     Answered,
+    Confirming,
     Event,
     Finalized,
     MemoryRead,
@@ -24,7 +25,7 @@ from ..agents.events import (
 )
 from ..data.wording import counted
 from ..report import formats
-from ..tools.results import TrialObservation
+from ..tools.results import FinalResult, TrialObservation
 
 STYLES = {"keep": "green", "discard": "dim", "crash": "red"}
 
@@ -41,6 +42,7 @@ class Display:
         )  # fmt: skip
         self._trial: TaskID | None = None
         self._trials_max = 0
+        self._confirmed: int | None = None  # repetitions of the confirmation that are over
 
     def __enter__(self) -> "Display":
         self._bar.start()
@@ -75,12 +77,29 @@ class Display:
                 self._line(f"     model: {cost}", "dim")
             case Reflected(action, receipt):
                 self._line(f"     reflection: {action.helped}, {action.dimension} ({receipt.check})", "dim")
+            case Confirming(done, total, message):
+                self._confirm(done, total, message)
             case Finalized(result):
-                self._line(f"finalized {result.session}: {result.selected} selected, state {result.state}")
+                self._finalized(result)
 
     def _line(self, text: str, style: str = "") -> None:
         # Text shows markup in agents' texts literally; soft_wrap keeps each event on one line of a log file
         self._console.print(Text(text, style=style), soft_wrap=True)
+
+    def _finalized(self, result: FinalResult) -> None:
+        self._stop()
+        if result.confirmation:
+            self._line(f"confirmed: {result.confirmation.reason}")
+        self._line(f"finalized {result.session}: {result.selected} selected, state {result.state}")
+
+    def _confirm(self, done: float, total: float | None, message: str) -> None:
+        """A bar for the whole confirmation, and a line for each repetition that is over."""
+        if self._confirmed is None:
+            self._start("confirming")
+        if int(done) != self._confirmed:
+            self._confirmed = int(done)
+            self._line(f"     {message}", "dim")
+        self._advance(done, total, message)
 
     def _start(self, description: str) -> None:
         self._stop()

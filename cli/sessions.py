@@ -118,7 +118,7 @@ def resume(  # noqa: PLR0913, PLR0917 - one parameter per option
     Example: virtualmle sessions resume demo-sasrec-1
     """
     from ..agents.registry import ASKING
-    from ..data.errors import SessionError
+    from ..data.errors import ConfigError, SessionError
     from .advice import describe_end
     from .headless import HeadlessRun, run_headless  # imports the MCP library
 
@@ -130,6 +130,8 @@ def resume(  # noqa: PLR0913, PLR0917 - one parameter per option
             raise SessionError(describe_end(record, home))
         if record.state == "open":
             _check_dataset(ws, record)
+            if launcher == "ray" and parallel == "auto":
+                raise ConfigError("--parallel auto counts the places of this machine; give a number with Ray")
             _set_parallel(ws, record, parallel, device, threads)
     asked = asked.over(remembered(home, session))
     name = agent or agent_of(record)

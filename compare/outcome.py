@@ -160,7 +160,8 @@ def read_outcome(task: Task) -> SessionResult:
             raise SessionError(f"home={task.home!r} has no session yet; run the comparison again")
         trials = memory.trials.all(session.id)
         uses = memory.ledger.totals(session.id)
-    selected = select(trials) if any(trial.status == "finished" for trial in trials) else None
+    chosen = next((trial for trial in trials if trial.handle == session.selected), None)
+    selected = chosen or (select(trials) if any(trial.status == "finished" for trial in trials) else None)
     revealed = read_revealed(home, session.id)
     progress = stored_progress(home)
     return SessionResult(

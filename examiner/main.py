@@ -1,4 +1,4 @@
-"""The examiner's process: `python -P -m virtualmle.examiner.main --home … --session … --trial … --dataset …`.
+"""The examiner's process: `python -P -m virtualmle.examiner.main --home … --session … --trial … --model … --dataset …`.
 
 Only `request.examine` starts this process. The order of the steps matters: first everything that can fail without the
 test targets, then decryption, then the entry in the look ledger, and only then the ranking of the targets. The exit
@@ -8,6 +8,7 @@ code is 0 if the result is in the vault, and 1 with {"error": …} on standard o
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from ..models.sequence_model import SequenceModel
 from ..training.checkpoint import load_checkpoint
 from ..training.evaluate import Histories, evaluate_targets
 from ..training.metrics import metrics_from_ranks, ndcg_per_user
-from ..training.spec import CHECKPOINT, TrialSpec, read_result, read_spec
+from ..training.spec import CHECKPOINT, read_result, read_spec
 from .ledger import Ledger, Look
 from .request import TestResult
 from .unseal import Targets, open_test
@@ -35,24 +36,25 @@ RESULT_BYTES = 4096  # upper bound on the size of a result file
 
 @dataclass(frozen=True)
 class Candidate:
-    """The trial to be examined, with its model loaded."""
+    """A model to be examined: that of the selected trial, or of one of its repetitions."""
 
-    spec: TrialSpec
     model: SequenceModel
     config: TrialConfig
     priors: ScorePriors | None
 
 
-def examine(home: Path, session: str, trial_directory: Path, dataset_dir: Path, key_file: Path | None) -> TestResult:
+def examine(
+    home: Path, session: str, trial: str, models: Sequence[Path], dataset_dir: Path, key_file: Path | None
+) -> TestResult:
     """Take the one look of `session`. Raises DataError, TrialError, SealError; the look is used once it is recorded."""
     vault = Vault(home)
     dataset = PreparedDataset.load(dataset_dir)
-    candidate = load_candidate(trial_directory, dataset)
+    candidates = [load_candidate(directory, dataset) for directory in models]
     private_key = read_key(key_file) if key_file else vault.private_key()
     targets = open_test(dataset_dir, private_key, dataset.dataset_id, dataset.num_users)
     path = _check_result_path(vault, session)
     look = Ledger(vault.directory).record(session, dataset.name, dataset.dataset_id, targets.fingerprint)
-    result = evaluate(candidate, dataset, targets, look)
+    result = evaluate(trial, candidates, dataset, targets, look)
     write_json(path, result.model_dump(), OWNER_ONLY)
     return result
 
@@ -88,29 +90,32 @@ def load_candidate(directory: Path, dataset: PreparedDataset) -> Candidate:
             f"trial {directory.name} scores {model.num_items} items, but {dataset.name} has {dataset.num_items}: "
             "it was trained on another dataset"
         )
-    return Candidate(spec, model.to(device), config, ScorePriors.from_dataset(dataset, config, device))
+    return Candidate(model.to(device), config, ScorePriors.from_dataset(dataset, config, device))
 
 
-def evaluate(candidate: Candidate, dataset: PreparedDataset, targets: Targets, look: Look) -> TestResult:
-    """Rank every user's test item, given the user's train and validation events as history."""
-    ranks, ties = evaluate_targets(
-        candidate.model,
-        candidate.config,
-        histories_before_test(dataset),
-        targets.items,
-        candidate.priors,
-        dataset.num_items,
-    )
-    ndcg = ndcg_per_user(ranks)
+def evaluate(
+    trial: str, candidates: Sequence[Candidate], dataset: PreparedDataset, targets: Targets, look: Look
+) -> TestResult:
+    """Rank every user's test item with each model, given the user's train and validation events as history."""
+    histories = histories_before_test(dataset)
+    found = [
+        evaluate_targets(each.model, each.config, histories, targets.items, each.priors, dataset.num_items)
+        for each in candidates
+    ]
+    ndcg = np.mean([ndcg_per_user(ranks) for ranks, _ in found], axis=0)
+    metrics = [metrics_from_ranks(ranks) for ranks, _ in found]
+    several = len(found) > 1
     return TestResult(
         session=look.session,
-        trial=candidate.spec.trial,
+        trial=trial,
         dataset=dataset.name,
         dataset_id=dataset.dataset_id,
-        metrics=metrics_from_ranks(ranks),
+        metrics={name: float(np.mean([each[name] for each in metrics])) for name in metrics[0]},
+        metrics_sd={name: float(np.std([each[name] for each in metrics], ddof=1)) for name in metrics[0] if several},
+        repetitions=metrics if several else [],
         ndcg10_se=float(ndcg.std(ddof=1) / len(ndcg) ** 0.5) if len(ndcg) > 1 else 0.0,
-        ties=ties,
-        num_users=len(ranks),
+        ties=sum(ties for _, ties in found),
+        num_users=len(ndcg),
         look=look.look,
         fingerprint_short=targets.fingerprint[:FINGERPRINT_DIGITS],
         at=look.at,
@@ -127,13 +132,17 @@ def histories_before_test(dataset: PreparedDataset) -> Histories:
 def main() -> int:
     """Parse the command line and examine; print errors that the caller can correct as JSON on standard output."""
     parser = argparse.ArgumentParser(prog="virtualmle.examiner.main", description="Take a session's one look.")
-    for name in ("home", "trial", "dataset"):
+    for name in ("home", "dataset"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--session", required=True)
+    for name in ("session", "trial"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--model", type=Path, nargs="+", required=True)
     parser.add_argument("--key-file", type=Path)
     arguments = parser.parse_args()
     try:
-        examine(arguments.home, arguments.session, arguments.trial, arguments.dataset, arguments.key_file)
+        examine(
+            arguments.home, arguments.session, arguments.trial, arguments.model, arguments.dataset, arguments.key_file
+        )
     except VirtualMLEError as error:
         print(json.dumps({"error": str(error)}))
         return 1

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -32,9 +33,11 @@ class TestResult(BaseModel):
     trial: str
     dataset: str
     dataset_id: str
-    metrics: dict[str, float]  # recall@5, recall@10, ndcg@5, ndcg@10, mrr
-    ndcg10_se: float  # standard error of ndcg@10 over users
-    ties: int  # users whose target tied with another candidate; ties are broken pessimistically
+    metrics: dict[str, float]  # recall@5, recall@10, ndcg@5, ndcg@10, mrr; of several models, their means
+    metrics_sd: dict[str, float] = {}  # of several models: standard deviations over them (ddof 1)
+    repetitions: list[dict[str, float]] = []  # of several models: the metrics of each
+    ndcg10_se: float  # standard error of ndcg@10 over users; of several models, of their mean per user
+    ties: int  # users whose target tied with another candidate, over all models; ties are broken pessimistically
     num_users: int
     look: int  # number of this look at the content, over all dataset names and sessions of this home; 1 = first
     fingerprint_short: str  # first 12 hex digits of the content's fingerprint
@@ -44,13 +47,16 @@ class TestResult(BaseModel):
 def examine(
     home: Path,
     session: str,
-    trial_directory: Path,
+    trial: str,
+    models: Sequence[Path],
     dataset_dir: Path,
     timeout: float,
     key_file: Path | None = None,
 ) -> TestResult:
-    """Evaluate a finished trial on the test targets, once; returns the result, which is also in the vault.
+    """Evaluate `trial` on the test targets, once; returns the result, which is also in the vault.
 
+    models: the directories of the finished trials whose models are evaluated: that of `trial`, or of its repetitions
+    under several seeds. All of them are one look.
     `key_file` contains the private key (32 bytes) in operator mode. Raises SealError if the session has looked before,
     if decryption fails, or if the examiner fails or runs longer than `timeout` seconds. The look is used as soon as the
     ledger has an entry for it, even if the examiner fails afterwards. Ctrl-C here does not interrupt the examiner.
@@ -61,7 +67,8 @@ def examine(
         raise SealError(second_look_message(session))
     command = [sys.executable, "-P", "-m", MODULE]
     command += ["--home", str(home.resolve()), "--session", session]
-    command += ["--trial", str(trial_directory.resolve()), "--dataset", str(dataset_dir.resolve())]
+    command += ["--trial", trial, "--dataset", str(dataset_dir.resolve())]
+    command += ["--model", *(str(directory.resolve()) for directory in models)]
     if key_file:
         command += ["--key-file", str(key_file.resolve())]
     _run(command, session, timeout, home.resolve())

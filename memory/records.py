@@ -302,3 +302,26 @@ class SummaryRecord(_Record):
     computed: dict[str, Any] = {}  # effects per knob, best configuration, counts; validation only
     profile: dict[str, Any] = {}
     created_at: str = ""
+
+
+class ConfirmedTrial(_Record):
+    """A trial that was trained again under fresh seeds. Figures are validation NDCG@10."""
+
+    trial: str
+    ndcg10: float  # of the trial itself, by which it was chosen for confirmation
+    values: list[float] = []  # one per repetition; empty if a repetition failed
+    mean: float | None = None
+    sd: float | None = None  # over repetitions, ddof 1; None for a single one
+    delta: float | None = None  # mean minus that of the best, paired over users; None for the best itself
+    se: float | None = None  # of delta, over users
+    failed: str = ""  # why a repetition did not finish
+
+
+class Confirmation(_Record):
+    """The confirmation of the best trials of a session, before its selection."""
+
+    repetitions: int
+    trials: list[ConfirmedTrial]  # best mean first; those that failed last
+    selected: str | None  # None if no trial could be confirmed
+    train_seconds: float  # of all repetitions, beyond the budget of the session
+    reason: str  # what was selected and why, in one or two sentences

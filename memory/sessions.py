@@ -84,7 +84,7 @@ class Sessions(Repository):
         return list(self.db.query("""
             SELECT sessions.id AS session, dataset, backbone, state, opened_at, count(trials.handle) AS trials,
                    max(CASE trials.status WHEN 'finished' THEN json_extract(metrics, '$."ndcg@10"') END) AS best_ndcg10
-              FROM sessions LEFT JOIN trials ON trials.session = sessions.id
+              FROM sessions LEFT JOIN trials ON trials.session = sessions.id AND trials.repetition = 0
              GROUP BY sessions.serial ORDER BY sessions.serial
         """))
 

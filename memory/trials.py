@@ -37,6 +37,7 @@ class Trials(Repository):
         """
         owner = self._sessions.require_open(record.session)
         session = owner.id
+        self._refuse_beside_confirmation(session, record)
         query = "SELECT coalesce(max(number), 0) + 1 FROM trials WHERE session = ?"
         (number,) = self.db.execute(query, [session]).fetchone()
         if seen is not None and number != seen + 1:
@@ -47,7 +48,7 @@ class Trials(Repository):
             update={
                 "session": session,
                 "number": number,
-                "handle": f"t{number:03d}",
+                "handle": self._repetition_handle(record) if record.repeats else f"t{number:03d}",
                 "override_reason": None if reason is None else clean_text(reason, REASON_LIMIT),
                 "place": self._free_place(owner),
                 "incumbent_at_start": incumbent.handle if incumbent else None,
@@ -62,9 +63,29 @@ class Trials(Repository):
         insert(self.db, "trials", to_row(trial, leave_out=["outcome", "reflected"]))
         return trial
 
+    def _refuse_beside_confirmation(self, session: str, record: TrialRecord) -> None:
+        """Raise SessionError for a trial beside repetitions, or for a repetition beside trials that run.
+
+        ConflictError for a repetition that another process has started.
+        """
+        repetitions = self.repetitions(session)
+        if not record.repeats and repetitions:
+            raise SessionError(f"session {session!r} confirms its best trials and takes no more; call finalize again")
+        if record.repeats and self.running(session):
+            raise SessionError(f"trial {self.running(session)[0].handle} of session {session!r} is still running")
+        same = [t for t in repetitions if (t.repeats, t.repetition) == (record.repeats, record.repetition)]
+        if any(trial.status in ("running", "finished") for trial in same):
+            raise ConflictError(f"repetition {record.repetition} of {record.repeats} has been started already")
+
+    def _repetition_handle(self, record: TrialRecord) -> str:
+        """`t003r2`, the second repetition of t003; `t003r2-2` if it is started again after a crash."""
+        query = "SELECT count(*) FROM trials WHERE session = ? AND repeats = ? AND repetition = ?"
+        (before,) = self.db.execute(query, [record.session, record.repeats, record.repetition]).fetchone()
+        return f"{record.repeats}r{record.repetition}" + (f"-{before + 1}" if before else "")
+
     def _free_place(self, session: SessionRecord) -> int:
         """The lowest free place of a session; raises SessionError if there is none."""
-        running = self.running(session.id)
+        running = [*self.running(session.id), *(t for t in self.repetitions(session.id) if t.status == "running")]
         free = set(range(session.parallel)) - {trial.place for trial in running}
         if len(running) >= session.parallel or not free:
             names = listed([trial.handle for trial in running])
@@ -115,18 +136,23 @@ class Trials(Repository):
 
     @reads
     def all(self, session: str) -> list[TrialRecord]:
-        """The trials of a session, in order."""
-        return self._select(session, "ORDER BY number")
+        """The trials of a session, in order, without the repetitions of a confirmation."""
+        return self._select(session, "AND repetition = 0 ORDER BY number")
+
+    @reads
+    def repetitions(self, session: str) -> list[TrialRecord]:
+        """The repetitions that confirm trials of a session under further seeds, in the order of their start."""
+        return self._select(session, "AND repetition > 0 ORDER BY number")
 
     @reads
     def running(self, session: str) -> list[TrialRecord]:
-        """The running trials of a session, in order."""
-        return self._select(session, "AND status = 'running' ORDER BY number")
+        """The running trials of a session, in order, without repetitions."""
+        return self._select(session, "AND status = 'running' AND repetition = 0 ORDER BY number")
 
     @reads
     def incumbent(self, session: str) -> TrialRecord | None:
         """The trial that got the latest verdict keep, or None."""
-        clauses = "AND verdict = 'keep' ORDER BY coalesce(ended, number) DESC LIMIT 1"
+        clauses = "AND verdict = 'keep' AND repetition = 0 ORDER BY coalesce(ended, number) DESC LIMIT 1"
         return next(iter(self._select(session, clauses)), None)
 
     @reads
@@ -146,8 +172,8 @@ class Trials(Repository):
         """
         query = f"""{SELECT} JOIN sessions ON sessions.id = trials.session
             JOIN sessions AS here ON here.id = ?
-            WHERE trials.config_hash = ? AND trials.status = 'finished' AND sessions.id <> here.id
-              AND sessions.dataset_id = here.dataset_id AND sessions.backbone = here.backbone
+            WHERE trials.config_hash = ? AND trials.status = 'finished' AND trials.repetition = 0
+              AND sessions.id <> here.id AND sessions.dataset_id = here.dataset_id AND sessions.backbone = here.backbone
               AND sessions.seed = here.seed
             ORDER BY sessions.serial DESC, trials.number DESC"""
         return [_record(row) for row in self.db.query(query, [record.session, record.config_hash])]

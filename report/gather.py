@@ -10,7 +10,7 @@ from typing import Any
 
 from ..data.errors import HomeError
 from ..examiner.request import TestResult, read_revealed
-from ..memory.records import ReflectionRecord, RuleRecord, SessionRecord, SummaryRecord, TrialRecord
+from ..memory.records import Confirmation, ReflectionRecord, RuleRecord, SessionRecord, SummaryRecord, TrialRecord
 from ..memory.store import Memory
 from ..sandbox.effects import knob_effects
 from ..sandbox.program import trials_measured
@@ -50,6 +50,12 @@ class ReportData:
         if self.session.selected:
             return next((trial for trial in self.trials if trial.handle == self.session.selected), None)
         return select(self.trials) if self.finished else None
+
+    @property
+    def confirmation(self) -> Confirmation | None:
+        """The best trials under fresh seeds, if the session's protocol asked for it and the session is closed."""
+        stored = self.summary.computed.get("confirmation") if self.summary else None
+        return Confirmation.model_validate(stored) if stored else None
 
     @property
     def inflation(self) -> float | None:

@@ -15,10 +15,11 @@ from markupsafe import Markup
 from .. import __version__
 from ..data.atomic import write_bytes
 from ..data.errors import HomeError
+from ..examiner.request import TestResult
 from ..sandbox.program import trials_used
 from . import formats
 from .gather import ReportData, gather, ndcg
-from .tables import STYLES, test_sentence, verdict_label
+from .tables import STYLES, confirmation_rows, confirmation_sentence, test_sentence, verdict_label
 from .templates import page_template
 
 
@@ -56,7 +57,9 @@ def render(data: ReportData) -> str:
         effects=_effects(data),
         configuration=_configuration(data),
         profile=_flat(data.session.profile),
-        computed=_flat(data.summary.computed) if data.summary else [],
+        computed=_flat({k: v for k, v in data.summary.computed.items() if k != "confirmation"}) if data.summary else [],
+        confirmed=confirmation_rows(data.confirmation) if data.confirmation else [],
+        confirmation_sentence=confirmation_sentence(data.confirmation) if data.confirmation else "",
         commands=_commands(data),
         version=__version__,
     )
@@ -77,7 +80,7 @@ def _cards(data: ReportData) -> list[dict[str, str]]:
         {
             "title": "Test NDCG@10",
             "figure": formats.metric(data.test.metrics.get("ndcg@10") if data.test else None),
-            "note": f"± {formats.metric(data.test.ndcg10_se)} · look number {data.test.look}" if data.test
+            "note": _test_note(data.test) if data.test
             else "a replay has none" if data.session.replay else "not revealed",
         },
         {
@@ -94,6 +97,15 @@ def _cards(data: ReportData) -> list[dict[str, str]]:
     ]
 
 
+def _test_note(test: TestResult) -> str:
+    """The spread of the test figure: over users, or over the models of a confirmation; and the look."""
+    models = len(test.repetitions)
+    spread = f"± {formats.metric(test.metrics_sd.get('ndcg@10'))} over {models} seeds" if models else (
+        f"± {formats.metric(test.ndcg10_se)}"
+    )
+    return f"{spread} · look number {test.look}"
+
+
 def _results(data: ReportData) -> list[list[str]]:
     before = data.default.outcome.metrics if data.default and data.default.outcome else {}
     after = data.selected.outcome.metrics if data.selected and data.selected.outcome else {}
@@ -103,7 +115,7 @@ def _results(data: ReportData) -> list[list[str]]:
             formats.metric(before.get(name)),
             formats.metric(after.get(name)),
             formats.relative(before.get(name), after.get(name)),
-            formats.metric(data.test.metrics.get(name) if data.test else None),
+            formats.with_error(data.test.metrics.get(name), data.test.metrics_sd.get(name)) if data.test else "",
         ]
         for name in formats.METRICS
     ]

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..data.wording import counted
-from ..memory.records import TrialRecord
+from ..memory.records import Confirmation, TrialRecord
 from ..sandbox.program import trials_measured
 from . import formats
 from .gather import ReportData
@@ -80,8 +80,28 @@ def result_table(data: ReportData) -> Table:
     for name in formats.METRICS:
         values = [before.get(name), after.get(name)]
         row = [formats.METRIC_TITLES[name], *map(formats.metric, values), formats.relative(*values)]
-        table.add_row(*row, *([formats.metric(test.metrics.get(name))] if test else []))
+        found = [formats.with_error(test.metrics.get(name), test.metrics_sd.get(name))] if test else []
+        table.add_row(*row, *found)
     return table
+
+
+def confirmation_rows(confirmation: Confirmation) -> list[list[str]]:
+    """Per confirmed trial: handle, NDCG@10 before, mean ± sd over seeds, paired difference to the best mean ± SE."""
+    return [
+        [
+            each.trial,
+            formats.metric(each.ndcg10),
+            each.failed or formats.with_error(each.mean, each.sd),
+            formats.change(each.delta, each.se) if each.delta is not None else formats.MISSING,
+        ]
+        for each in confirmation.trials
+    ]
+
+
+def confirmation_sentence(confirmation: Confirmation) -> str:
+    """What the confirmation decided and cost, and what the ± of the test figures is."""
+    cost = formats.duration(confirmation.train_seconds)
+    return f"{confirmation.reason} {cost} of training beyond the budget."
 
 
 def caption(data: ReportData) -> str:
@@ -90,7 +110,8 @@ def caption(data: ReportData) -> str:
         f"Best of {counted(trials_measured(data.trials), 'configuration')}: selection may inflate validation by up to "
         f"{formats.metric(data.inflation)}. "
     )
-    return bound + test_sentence(data)
+    confirmed = f"{confirmation_sentence(data.confirmation)} " if data.confirmation else ""
+    return bound + confirmed + test_sentence(data)
 
 
 def replay_sentence(source: Mapping[str, Any]) -> str:
@@ -107,7 +128,9 @@ def test_sentence(data: ReportData) -> str:
     if data.session.replay:
         return replay_sentence(data.session.replay)
     if data.test:
-        return f"Test set of this dataset's content: look number {data.test.look} in this home."
+        models = len(data.test.repetitions)
+        means = f" Test figures are mean ± standard deviation of {models} models under fresh seeds." if models else ""
+        return f"Test set of this dataset's content: look number {data.test.look} in this home.{means}"
     return {
         "open": "The test set is sealed; finalize looks at it once.",
         "frozen": "The session is frozen; the test set has not been looked at.",

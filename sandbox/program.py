@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol
 from ..data.errors import ConfigError
 from ..data.wording import counted, listed
 from ..memory.records import TrialRecord
-from ..models.config import TrialConfig, check_combination, train_hash
+from ..models.config import TrialConfig, check_combination, continuation_hash, train_hash
 from .action_space import effective, inert_changes
 from .conditions import parse_condition
 from .statistics import Comparison, sweep_inflation
@@ -251,16 +251,16 @@ def _reflection_refusal(pending: str | None) -> str | None:
 
 
 def _training_refusal(trials: Sequence[TrialRecord], config: TrialConfig) -> str | None:
-    """Refuses to train a model that a running trial is training: only its scoring would differ."""
-    same = [trial for trial in trials if trial.train_hash == train_hash(config)]
-    if any(trial.status == "finished" for trial in same):
+    """Refuses to train what a running trial is training: only its scoring, or when it stops, would differ."""
+    if any(trial.status == "finished" and trial.train_hash == train_hash(config) for trial in trials):
         return None
+    wanted = continuation_hash(config)
     return next(
         (
-            f"{trial.handle} is training this model, and only scoring knobs differ; wait for it, and nothing will be "
-            "trained again"
-            for trial in same
-            if trial.status == "running"
+            f"{trial.handle} is training this model, and only scoring, epochs or patience differ; wait for it, and "
+            "what it has trained will not be trained again"
+            for trial in trials
+            if trial.status == "running" and continuation_hash(trial.configuration) == wanted
         ),
         None,
     )

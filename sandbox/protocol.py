@@ -5,6 +5,7 @@ Values beyond the engine's bounds are refused, with the line number.
 """
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -41,6 +42,8 @@ class Protocol(BaseModel):
     parallel: Annotated[int, Field(ge=1, le=MAX_PARALLEL)] | Literal["auto"] = 1  # trials of a session at a time
     racing: bool = False  # stop trials that would not be kept; a page without the row is of an earlier version
     reuse_trials: bool = True  # a trial that an earlier session has measured is not run again
+    confirm_top: int = Field(0, ge=0, le=20)  # best trials that are trained again before the selection; 0 = none
+    confirm_repetitions: int = Field(0, ge=0, le=10)  # under so many fresh seeds each
     max_llm_usd: float | None = Field(None, gt=0, le=1e6)  # cost limit of the session's language model
     space: ActionSpace
     text: str
@@ -103,6 +106,15 @@ def _space(entries: tuple[Entry, ...]) -> ActionSpace:
     return space
 
 
+def _refuse_half_a_confirmation(rules: Mapping[str, Entry]) -> None:
+    """Raise ProtocolError if only one of the two rules of a confirmation asks for one."""
+    names = ("confirm_top", "confirm_repetitions")
+    asking = [rules[name] for name in names if name in rules and rules[name].values["value"]]
+    if len(asking) == 1:
+        other = next(name for name in names if name != asking[0].name)
+        raise asking[0].error(f"{asking[0].name} needs {other} above 0 as well; add it, or set both to 0")
+
+
 def _protocol(page: Page, space: ActionSpace, text: str) -> Protocol:
     rules = {entry.name: entry for entry in page.rules}
     computed = {"space", "text", "sha256"}
@@ -111,6 +123,7 @@ def _protocol(page: Page, space: ActionSpace, text: str) -> Protocol:
         if name not in rule_names:
             raise entry.error(f"{name} is not a rule of the protocol; the rules are {', '.join(rule_names)}")
     values = {name: entry.values["value"] for name, entry in rules.items()}
+    _refuse_half_a_confirmation(rules)
     try:
         return Protocol(**values, space=space, text=text, sha256=hashlib.sha256(text.encode()).hexdigest())
     except ValidationError as error:

@@ -6,15 +6,17 @@ does not stop the trial. `still_running_advice` says so explicitly: with a short
 
 import math
 import os
+from collections.abc import Callable
 from functools import partial
 
 import anyio
 import anyio.to_thread
 from mcp.server.mcpserver import Context
+from pydantic import BaseModel
 
 from ..data.errors import MemoryStoreError, ServerError
 from ..data.wording import listed
-from ..tools.results import TrialObservation
+from ..tools.results import FinalResult, TrialObservation
 from ..tools.wait_trial import wait_trial
 from ..tools.workspace import Workspace
 
@@ -86,6 +88,28 @@ async def wait_until_over(
             if anyio.current_time() - last_polled > BUSY_SECONDS:
                 raise
     return observation.model_copy(update=rounded)
+
+
+async def wait_until_confirmed(
+    again: Callable[[], BaseModel], result: FinalResult, context: Context[Workspace], seconds: float
+) -> BaseModel:
+    """Call finalize `again` until its confirmation is over or `seconds` have passed; returns the last result."""
+    deadline = anyio.current_time() + seconds
+    sent, sent_at = -1.0, -math.inf
+    while result.progress:
+        now, position = anyio.current_time(), result.progress.position
+        if position > sent or now - sent_at > HEARTBEAT_SECONDS:
+            sent, sent_at = max(position, sent + 1e-6), now  # strictly increasing, as the protocol requires
+            running = f": {result.progress.running}" if result.progress.running else ""
+            text = f"confirming {result.progress.done} of {result.progress.total}{running}"
+            await context.report_progress(sent, result.progress.total, text)
+        if now >= deadline:
+            break
+        await anyio.sleep(min(POLL_SECONDS, deadline - now))
+        answer = await anyio.to_thread.run_sync(again)
+        assert isinstance(answer, FinalResult)
+        result = answer
+    return result
 
 
 def still_running_advice(observation: TrialObservation, handles: list[str]) -> str:

@@ -22,10 +22,10 @@ from pydantic import BaseModel
 from ..data.errors import VirtualMLEError
 from ..memory.text import clean_text
 from ..models.config import TrialConfig
-from ..tools.results import TrialObservation
+from ..tools.results import FinalResult, TrialObservation
 from ..tools.wait_trial import awaited
 from ..tools.workspace import Workspace
-from .waits import wait_cap, wait_until_over
+from .waits import wait_cap, wait_until_confirmed, wait_until_over
 
 PlainTool = Callable[..., BaseModel]
 
@@ -84,10 +84,13 @@ def _mcp_function(ws: Workspace, tool: PlainTool, override: float | None) -> Cal
                     awaited, ws, arguments["session"], arguments.get("trial")
                 )
             result = await anyio.to_thread.run_sync(partial(tool, workspace_for(ws, context), **arguments))
-            if not isinstance(result, TrialObservation) or not waits:
-                return result
             cap = wait_cap(client_name(context), override)
             seconds = cap if requested is None else min(requested, cap)
+            if isinstance(result, FinalResult):
+                again = partial(tool, workspace_for(ws, context), **arguments)
+                return await wait_until_confirmed(again, result, context, seconds)
+            if not isinstance(result, TrialObservation) or not waits:
+                return result
             handles = arguments["trial"] if names_trials else [result.trial]
             return await wait_until_over(ws, result, handles, context, seconds)
         except VirtualMLEError as error:

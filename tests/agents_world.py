@@ -51,6 +51,8 @@ def smooth(config: TrialConfig) -> float:
 class World:
     """One session. `act` applies an agent's action; `situation` is what the tools would return now."""
 
+    raced = False  # whether every second trial that would not be kept is stopped early
+
     def __init__(
         self,
         surface: Surface = smooth,
@@ -157,6 +159,8 @@ class World:
                 "status": "finished", "verdict": verdict, "metrics": {"ndcg@10": score}, "ndcg10_se": SE,
                 "base_delta": delta, "base_delta_se": None if delta is None else SE, "best_epoch": 9,
             }  # fmt: skip
+            if self.raced and verdict == "discard" and len(self.trials) % 2:
+                row |= _stopped(score + SE, score + SE - self.surface(base))
         self.trials.append(row)
         self.configs[handle] = config
         if row["verdict"] == "keep":
@@ -166,7 +170,7 @@ class World:
         return next(row for row in self.trials if row["trial"] == handle)
 
     def _pending(self) -> str | None:
-        finished = [row for row in self.trials if row["status"] == "finished"]
+        finished = [row for row in self.trials if row["status"] in ("finished", "stopped")]
         return finished[-1]["trial"] if self.reflection and finished and not finished[-1]["reflected"] else None
 
     def _stop(self) -> str:
@@ -212,6 +216,17 @@ class World:
     def best(self) -> float:
         """The best score reached."""
         return max(row["metrics"]["ndcg@10"] for row in self.trials if row["metrics"])
+
+
+def _stopped(bound: float, delta: float) -> dict[str, Any]:
+    """What the row of a stopped trial has, with the bounds of its NDCG@10 and of its difference to the base."""
+    z = delta / SE if delta < 0 else None
+    known = {
+        "epoch": 3, "epochs": 20, "reached": bound / 2, "at_most": bound, "base_delta_at_most": delta,
+        "base_z_at_most": z, "saved_seconds": 1.0,
+    }  # fmt: skip
+    unknown = {"metrics": {}, "ndcg10_se": None, "base_delta": None, "base_delta_se": None, "best_epoch": 3}
+    return {**unknown, "status": "stopped", "verdict": "discard", "reason": "too low", "stopped": known}
 
 
 def decide(agent: Agent, situation: Situation) -> Sequence[Action]:

@@ -9,8 +9,9 @@ from typing import Any
 from unittest.mock import patch
 
 STORE_BYTES = 100 * 2**20
-QUICK = {"health_check_period_ms": 500, "health_check_timeout_ms": 1000, "health_check_failure_threshold": 3,
+QUICK = {"health_check_period_ms": 500, "health_check_timeout_ms": 10_000, "health_check_failure_threshold": 3,
          "health_check_initial_delay_ms": 500}  # fmt: skip
+"""A dead node refuses connections at once and is noticed in two seconds; one that is only slow has half a minute."""
 
 
 @contextmanager

@@ -39,6 +39,18 @@ def test_a_session_runs_to_its_end_with_valid_and_different_configurations(
     assert all(acting.count(one) == 1 for one in acting)
 
 
+def test_a_session_with_stopped_trials_runs_to_its_end_and_repeats_none(agent: Agent) -> None:
+    world = World(trials_max=14)
+    world.raced = True
+    world.play(agent)
+    ended = [row for row in world.trials if row["status"] == "stopped"]
+    assert len(world.trials) == 14 and ended
+    acting = [effective(config) for config in world.configs.values()]
+    assert all(acting.count(one) == 1 for one in acting)
+    said = {reflection.trial: reflection.helped for reflection in world.reflections}
+    assert all(said[row["trial"]] != "yes" for row in ended if row["trial"] in said)
+
+
 def test_the_plain_default_is_measured_first(agent: Agent) -> None:
     (action,) = decide(agent, World().situation)
     assert isinstance(action, RunTrial) and (action.changes, action.base) == ({}, "default")

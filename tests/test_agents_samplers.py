@@ -3,20 +3,25 @@
 import math
 from dataclasses import replace
 from statistics import mean
+from typing import Any
 
 import numpy as np
+import optuna
 import pytest
+from optuna.samplers import BaseSampler
 
 from tests.agents_world import World, smooth
+from virtualmle.agents import optuna_gp, optuna_tpe
 from virtualmle.agents.base import Finalize, Refusal, RunTrial
 from virtualmle.agents.coordinate import Coordinate
 from virtualmle.agents.grid import GridSearch, cells_of
 from virtualmle.agents.history import History
 from virtualmle.agents.loop import MAX_REFUSALS
 from virtualmle.agents.moves import OPENINGS
+from virtualmle.agents.optuna_study import Told, study_of
 from virtualmle.agents.optuna_tpe import TPE
 from virtualmle.agents.registry import AGENTS, AgentOptions
-from virtualmle.agents.sampler import MAX_REFUSED, Sampler, observations, repaired
+from virtualmle.agents.sampler import MAX_REFUSED, DrawingSampler, Sampler, observations, repaired
 from virtualmle.agents.sampler_cmaes import CovarianceAdaptation, from_unit, to_unit
 from virtualmle.agents.seeding import NUM_MOVES, Seeding
 from virtualmle.agents.space import Space
@@ -157,6 +162,36 @@ def test_crashes_count_as_the_worst_score_of_the_session() -> None:
     crashed = [row["trial"] for row in world.trials if row["status"] == "crashed"]
     worst = min(row["metrics"]["ndcg@10"] for row in world.trials if row["metrics"])
     assert crashed and {told[handle][1] for handle in crashed} == {worst}
+
+
+def test_stopped_trials_are_pruned_for_tpe_and_have_their_bound_for_methods_that_know_values_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    studies: dict[str, list[optuna.trial.FrozenTrial]] = {}
+
+    def noted(backend: BaseSampler, told: list[Told], *rest: Any) -> optuna.Study:
+        study = study_of(backend, told, *rest)
+        studies["last"] = study.trials
+        return study
+
+    world = World(knobs=FEW, trials_max=14, reflection=False)
+    world.raced = True
+    world.play(sampler("random"))
+    history = History(world.situation)
+    bounds = [row["stopped"] for row in world.trials if row["status"] == "stopped"]
+    for name, module in (("tpe", optuna_tpe), ("gp", optuna_gp)):
+        monkeypatch.setattr(module, "study_of", noted)
+        agent = sampler(name)
+        assert isinstance(agent, DrawingSampler)
+        next(agent.draws(history, np.random.default_rng(0)))
+        pruned = [trial for trial in studies["last"] if trial.state == optuna.trial.TrialState.PRUNED]
+        complete = [trial.value for trial in studies["last"] if trial.state == optuna.trial.TrialState.COMPLETE]
+        if name == "tpe":
+            assert [trial.intermediate_values for trial in pruned] == [{b["epoch"]: b["reached"]} for b in bounds]
+            assert len(complete) == 14 - len(bounds)
+        else:
+            assert not pruned and {b["at_most"] for b in bounds} <= set(complete)
+    assert bounds
 
 
 @pytest.mark.parametrize("backbone", ["sasrec", "hstu"])

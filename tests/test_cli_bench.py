@@ -45,6 +45,8 @@ def test_each_bench_prints_a_table_and_one_json_line(arguments: list[str], measu
     assert record["bench"] == arguments[0] and set(record["median"]) == measured
     assert all(seconds > 0 for seconds in record["median"].values())
     assert all(any(name in line for line in table) for name in measured)
+    if arguments[0] == "train":
+        assert record["products"] == "float32", "the default loss has no products of bfloat16"
     if arguments[0] == "overhead":
         assert record["workers"] < 6, "none of the six trials was run by a warm worker"
 

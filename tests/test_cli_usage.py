@@ -126,6 +126,28 @@ def test_an_unknown_choice_is_refused_before_anything_is_prepared(run: Run, opti
     assert not Path(".virtualmle").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--launcher", "slurm"), "choose one of local, ray"),
+        (("--address", "10.0.0.5:6379"), "add --launcher ray"),
+        (("--launcher", "ray", "--address", "local"), "would start a cluster"),
+        (("--launcher", "ray", "--device", "cuda:1"), "use cuda, cpu or auto"),
+    ],
+)
+def test_a_launcher_that_cannot_be_used_is_refused(run: Run, options: tuple[str, ...], reason: str) -> None:
+    if "ray" in options:
+        pytest.importorskip("ray", reason="needs Ray: pip install 'virtualmle[ray]'")
+    code, _, errors = run("tune", "demo", *options)
+    assert code == 1 and reason in errors
+
+
+def test_ray_must_be_installed_to_be_chosen(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    code, _, errors = run("tune", "demo", "--launcher", "ray")
+    assert code == 1 and "pip install 'virtualmle[ray]'" in errors
+
+
 def test_missing_columns_are_named(run: Run, tmp_path: Path) -> None:
     log = tmp_path / "log.csv"
     log.write_text("who,what,when\n" + "a,b,1\n" * 30)

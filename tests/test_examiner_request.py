@@ -40,11 +40,11 @@ class Scene:
     trial: Path
 
     def examine(self) -> TestResult:
-        return examine(self.home, "toy-sasrec-1", self.trial, self.dataset, SECONDS)
+        return examine(self.home, "toy-sasrec-1", "t001", [self.trial], self.dataset, SECONDS)
 
     def examine_here(self, session: str = "toy-sasrec-1", dataset: Path | None = None) -> TestResult:
         """Call the examiner's function in this process, for tests that need no separate process."""
-        return examine_in_process(self.home, session, self.trial, dataset or self.dataset, None)
+        return examine_in_process(self.home, session, "t001", [self.trial], dataset or self.dataset, None)
 
 
 def demo_log() -> Log:
@@ -130,7 +130,8 @@ def test_an_examiner_killed_during_evaluation_has_used_the_look(scene: Scene) ->
         "examiner.evaluate = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "examiner.main()\n"
     )
-    arguments = ["--home", scene.home, "--session", "toy-sasrec-1", "--trial", scene.trial, "--dataset", scene.dataset]
+    arguments = ["--home", scene.home, "--session", "toy-sasrec-1", "--trial", "t001"]
+    arguments += ["--model", scene.trial, "--dataset", scene.dataset]
     ended = subprocess.run([sys.executable, "-P", "-c", code, *map(str, arguments)], check=False)
     assert ended.returncode == -9
     assert [look.session for look in looks(scene.home)] == ["toy-sasrec-1"]
@@ -178,14 +179,14 @@ def test_in_operator_mode_the_key_must_be_given(scene: Scene, tmp_path: Path) ->
         scene.examine_here()
     assert looks(scene.home) == []
     with pytest.raises(SealError, match="check the path of the key"):
-        examine_in_process(scene.home, "toy-sasrec-1", scene.trial, scene.dataset, tmp_path / "no key")
-    result = examine(scene.home, "toy-sasrec-1", scene.trial, scene.dataset, SECONDS, key_file=key_copy)
+        examine_in_process(scene.home, "toy-sasrec-1", "t001", [scene.trial], scene.dataset, tmp_path / "no key")
+    result = examine(scene.home, "toy-sasrec-1", "t001", [scene.trial], scene.dataset, SECONDS, key_file=key_copy)
     assert result.look == 1
 
 
 def test_an_examiner_that_exceeds_its_time_limit_is_stopped(scene: Scene) -> None:
     with pytest.raises(SealError, match="longer than 0.01 s"):
-        examine(scene.home, "toy-sasrec-1", scene.trial, scene.dataset, 0.01)
+        examine(scene.home, "toy-sasrec-1", "t001", [scene.trial], scene.dataset, 0.01)
     assert read_revealed(scene.home, "toy-sasrec-1") is None
 
 

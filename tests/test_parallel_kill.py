@@ -1,8 +1,9 @@
 """Sessions with two trials at a time, whose servers and clients are killed with SIGKILL at random moments.
 
 A round starts one client per session, as `virtualmle sessions resume`, with a server of its own, and kills the client,
-the server or both after a random time. Trials are processes of their own and go on. After every round the files and
-memory.db must agree; in the end every session is finalized with one look at the test set.
+the server or both after a random time: some while they start, most of them from the moment on when a trial of the
+round has started, however loaded the machine is. Trials are processes of their own and go on. After every round the
+files and memory.db must agree; in the end every session is finalized with one look at the test set.
 """
 
 import contextlib
@@ -20,6 +21,7 @@ import psutil
 import pytest
 
 from tests.quick_home import QUICK_SANDBOX, environment
+from tests.waiting import until
 from virtualmle.examiner.request import looks
 from virtualmle.memory.records import SessionRecord, TrialRecord
 from virtualmle.sandbox.action_space import effective
@@ -32,7 +34,8 @@ from virtualmle.trials.lease import is_held, read_lease
 
 PARALLEL = 2
 BACKBONES = ("sasrec", "hstu")
-LONGEST_SECONDS = 4.0  # of a round; a client needs one to two seconds to start its first trial
+EARLY = 0.2  # share of the rounds that end while client and server start
+EARLY_SECONDS, LATE_SECONDS = 1.0, 2.0  # the longest time from the start, and from the first trial of the round
 LAST_SECONDS = 1800.0  # of the run that uses up the budget
 TARGETS = ("client", "server", "both")
 
@@ -45,6 +48,8 @@ class Driver:
 
     def kill(self, target: str) -> None:
         """Kill the client, its server or both, and then whatever is left of the two."""
+        if self.process.poll() is not None:  # it has ended by itself, and its server with it
+            return
         with contextlib.suppress(psutil.NoSuchProcess):
             client = psutil.Process(self.process.pid)
             servers = [child for child in client.children() if "serve" in child.cmdline()]
@@ -69,18 +74,26 @@ class Home:
         )
         assert page.count(str(trials)) >= 2
         (home / "SANDBOX.md").write_text(page, encoding="utf-8")
-        self.home, self.trials = home, trials
+        self.home, self.trials, self.drivers = home, trials, list[Driver]()
         self.ws = Workspace.open(home, settings=Settings(device="cpu", threads=1, parallel=PARALLEL))
         self.sessions = [open_session(self.ws, "demo", backbone).session for backbone in BACKBONES]
 
     def start(self, session: str) -> Driver:
+        """Start a client of the session."""
         command = [sys.executable, "-P", "-m", "virtualmle", "sessions", "resume", session, "--home", str(self.home)]
         command += ["--device", "cpu", "--threads", "1", "--keep-warm", "20", "--agent", "random", "--json"]
         with (self.home / "clients.log").open("ab") as log:
             started = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment()
             )
-        return Driver(started)
+        self.drivers.append(Driver(started))
+        return self.drivers[-1]
+
+    def num_trials(self) -> int:
+        return sum(len(self.records(session)) for session in self.sessions)
+
+    def is_open(self) -> bool:
+        return any(self.state(session).state == "open" for session in self.sessions)
 
     def records(self, session: str) -> list[TrialRecord]:
         return self.ws.memory.trials.all(session)
@@ -89,6 +102,8 @@ class Home:
         return self.ws.memory.sessions.get(session)
 
     def close(self) -> None:
+        for driver in self.drivers:
+            driver.kill("both")
         for session in self.sessions:
             for trial in self.records(session):
                 lease = read_lease(self.ws.trial_directory(session, trial.handle))
@@ -99,7 +114,10 @@ class Home:
 
 def check(home: Home, session: str) -> None:
     """The invariants, at any moment."""
+    folder = home.ws.trial_directory(session, "t001").parent
+    on_disk = {path.name for path in folder.glob("t[0-9]*")}  # read first: a trial is in memory.db before it has files
     trials = home.records(session)
+    assert on_disk <= {trial.handle for trial in trials}, "a trial on disk that memory.db does not know"
     running = [trial for trial in trials if trial.status == "running"]
     assert len(running) <= PARALLEL and len({trial.place for trial in running}) == len(running)
     assert [trial.number for trial in trials] == [*range(1, len(trials) + 1)] and len(trials) <= home.trials
@@ -112,8 +130,6 @@ def check_nothing_runs_twice(home: Home, session: str, trials: list[TrialRecord]
     counted = [effective(trial.configuration) for trial in trials if trial.status in ("running", "finished")]
     assert all(counted.count(one) == 1 for one in counted), "a configuration was run twice"
     folder = home.ws.trial_directory(session, "t001").parent
-    on_disk = {path.name for path in folder.glob("t[0-9]*")}
-    assert on_disk <= {trial.handle for trial in trials}, "a trial on disk that memory.db does not know"
     for trial in trials:
         lease = read_lease(folder / trial.handle)
         over = (folder / trial.handle / RESULT).exists()
@@ -142,13 +158,17 @@ def play(home: Home, rounds: int, seed: int) -> int:
     generator, together = np.random.default_rng(seed), 0
     for _ in range(rounds):
         drivers = [home.start(session) for session in home.sessions if home.state(session).state == "open"]
-        end = time.monotonic() + generator.uniform(0.5, LONGEST_SECONDS)
+        early = generator.random() < EARLY
+        if drivers and not early:
+            known = home.num_trials()
+            until(lambda known=known: home.num_trials() > known or not home.is_open())
+        end = time.monotonic() + generator.uniform(0.0, EARLY_SECONDS if early else LATE_SECONDS)
         most = 0
         while time.monotonic() < end:
             for session in home.sessions:
                 most = max(most, len(home.ws.memory.trials.running(session)))
                 check(home, session)
-            time.sleep(0.1)
+            time.sleep(0.05)
         together += most == PARALLEL
         for driver in drivers:
             driver.kill(str(generator.choice(TARGETS)))

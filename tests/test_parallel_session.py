@@ -10,12 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mcp import Client
+from mcp.types import Implementation
 
 from tests.quick_home import quick_home
 from tests.waiting import until
-from virtualmle.data.errors import AdmissionError, ConflictError, SessionError
+from virtualmle.cli.advice import ignored_options
+from virtualmle.cli.headless import settings_options
+from virtualmle.cli.options import parallel_of
+from virtualmle.data.errors import AdmissionError, ConfigError, ConflictError, SessionError
 from virtualmle.memory.records import TrialOutcome, TrialRecord
 from virtualmle.sandbox.action_space import effective
+from virtualmle.server.app import build_server
 from virtualmle.tools.cancel_trial import cancel_trial
 from virtualmle.tools.finalize import finalize
 from virtualmle.tools.open_session import open_session
@@ -285,3 +291,41 @@ def test_a_trial_s_peak_is_its_own_and_not_that_of_an_earlier_trial_of_its_proce
     del block
     reset_peak()
     assert peak_bytes() < high - 200_000_000
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_wait_of_a_client_for_any_trial_returns_the_one_that_ends_during_it(
+    ws: Workspace, anyio_backend: str
+) -> None:
+    slow, quick = start_paused(ws, PAUSED), start_paused(ws, {"hidden_dim": 24})
+    info = Implementation(name="virtualmle", version="1")
+    async with Client(build_server(ws.home, ws.settings), client_info=info) as client:
+
+        async def wait(**arguments: Any) -> dict[str, Any]:
+            answer = await client.call_tool("wait_trial", {"session": SESSION, **arguments})
+            assert not answer.is_error and answer.structured_content, answer.content
+            return answer.structured_content
+
+        running = await wait(wait_seconds=0.2)
+        assert (running["trial"], running["status"]) == (slow.trial, "running")
+        assert "Trials t001 and t002 are still running" in running["next"]
+        assert (await wait(trial=quick.trial, wait_seconds=0.2))["next"].startswith("Trial t002 is still running")
+        threading.Timer(0.5, go_on, (ws, quick.trial)).start()  # after the wait has begun
+        named: list[dict[str, Any]] = [{"trial": [slow.trial, quick.trial]}, {"trial": quick.trial}]
+        for arguments in ({}, *named):
+            ended = await wait(**arguments)
+            assert (ended["trial"], ended["status"]) == (quick.trial, "finished")
+        assert [trial.handle for trial in sync_session(ws, SESSION)] == [slow.trial]
+
+
+def test_the_option_parallel_is_read_passed_on_to_the_server_and_reported_if_it_has_no_effect(ws: Workspace) -> None:
+    assert [parallel_of(text) for text in (None, "auto", "3")] == [None, "auto", 3]
+    for text in ("0", "-1", "two", "1000"):
+        with pytest.raises(ConfigError, match="neither auto nor a number"):
+            parallel_of(text)
+    options = settings_options(Settings(parallel="auto"))
+    assert options[options.index("--parallel") + 1] == "auto" and "--parallel" not in settings_options(Settings())
+    record = ws.memory.sessions.get(SESSION)
+    assert "--parallel 4" in ignored_options(Settings(parallel=4), record)
+    assert "--parallel" not in ignored_options(Settings(parallel=2), record)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import multivariate_normal, truncnorm
+from scipy.stats import multivariate_normal, norm, truncnorm
 
 from tests.effects_world import DEFAULT, FIRST, NDCG, trial
 from virtualmle.memory.records import TrialOutcome, TrialRecord
@@ -91,6 +91,23 @@ def test_the_joint_estimate_agrees_with_sampling_the_model_and_keeping_what_fits
     assert len(fits) > 10_000
     assert found.mean == pytest.approx(fits.mean(axis=0), abs=0.001)
     assert found.sd == pytest.approx(fits.std(axis=0), rel=0.02)
+
+
+def test_a_bound_is_evidence_about_the_size_of_effects(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(surrogate, "SCALES", (0.03, 0.12))
+    monkeypatch.setattr(surrogate, "TRAINING_ERRORS", {0.01: 1.0})
+    model = model_of([FIRST, stopped(2, {"num_blocks": 2}, NDCG * 0.9, NDCG * 0.5)], DEFAULT)
+    assert model is not None
+    odds = []
+    for scale in surrogate.SCALES:
+        _, prior = model._prior(model.trial_steps, [scale])[scale]
+        covariance = prior + model.error_covariance(0.01) + 1.0
+        spread = covariance[1, 1] - covariance[0, 1] ** 2 / covariance[0, 0]  # the first trial measured 0
+        belief = np.exp(-0.5 * (np.log(scale / surrogate.USUAL_SCALE) / surrogate.SCALE_SPREAD) ** 2)
+        odds.append(belief * (norm.cdf(-0.1 / spread**0.5) - norm.cdf(-0.5 / spread**0.5)) / covariance[0, 0] ** 0.5)
+    expected = {scale: p / sum(odds) for scale, p in zip(surrogate.SCALES, odds, strict=True)}
+    found = {fit.scale: fit.probability for fit in model._fits}
+    assert found == pytest.approx(expected, rel=1e-4) and found[0.12] > 0.9
 
 
 def test_a_bound_moves_the_estimate_down_and_a_bound_that_says_nothing_does_not() -> None:

@@ -14,6 +14,7 @@ from virtualmle.sandbox.tables import KNOBS_PAGE, SANDBOX, format_value, replace
 
 PAGES = {"SANDBOX.md": SANDBOX, "docs/knobs.md": KNOBS_PAGE}
 SHIPPED = PACKAGED.read_text(encoding="utf-8")
+OPTIONAL = ("target_ndcg", "max_llm_usd", "confirm_top", "confirm_repetitions")
 RULES = """| rule | value | why |
 |---|---|---|
 | `metric` | ndcg@10 | |
@@ -89,7 +90,7 @@ def test_formatted_values_are_short_and_parse_back(value: bool | float, text: st
 def test_the_table_of_rules_names_every_rule_except_the_optional_ones() -> None:
     protocol = load_protocol()
     named = set(re.findall(r"^\| `(\w+)` \|[^|]*\|[^|]*\.\s*\|$", SHIPPED, re.MULTILINE))
-    assert named | {"target_ndcg", "max_llm_usd", "space", "text", "sha256"} == set(type(protocol).model_fields)
+    assert named | {*OPTIONAL, "space", "text", "sha256"} == set(type(protocol).model_fields)
 
 
 def test_a_small_page_parses_and_fixes_the_knobs_that_it_omits() -> None:
@@ -97,6 +98,16 @@ def test_a_small_page_parses_and_fixes_the_knobs_that_it_omits() -> None:
     assert protocol.target_ndcg == 0.06
     assert [knob.name for knob in protocol.space.knobs("hstu")] == ["lr", "readout"]
     assert protocol.space.default("hstu") == make_config("hstu")
+
+
+def test_a_confirmation_needs_both_of_its_rules() -> None:
+    both = parse_protocol(page(RULES + "| confirm_top | 3 | |\n| confirm_repetitions | 2 | |\n", LR, READOUT))
+    assert (both.confirm_top, both.confirm_repetitions) == (3, 2)
+    off = parse_protocol(page(RULES + "| confirm_top | 0 | |\n", LR, READOUT))
+    assert (off.confirm_top, off.confirm_repetitions) == (0, 0)
+    for given, missing in (("confirm_top", "confirm_repetitions"), ("confirm_repetitions", "confirm_top")):
+        with pytest.raises(ProtocolError, match=f"{given} needs {missing} above 0"):
+            parse_protocol(page(RULES + f"| {given} | 2 | |\n", LR, READOUT))
 
 
 def test_tables_inside_a_fenced_block_are_ignored() -> None:

@@ -13,6 +13,7 @@ from virtualmle.tools.read_memory import read_memory
 from virtualmle.tools.run_trial import run_trial
 from virtualmle.tools.workspace import Settings, Workspace
 from virtualmle.training import spec as spec_module
+from virtualmle.training.products import has_bfloat16_instructions
 from virtualmle.training.spec import CHECKPOINT, RANKS, RESULT, USERS
 from virtualmle.trials.warm import retire
 
@@ -138,6 +139,20 @@ def test_a_session_under_other_conditions_reuses_nothing(
 def test_another_engine_reuses_nothing(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("virtualmle.tools.reuse.engine_version", lambda: spec_module.engine_version() + ".1")
     assert run_trial(ws, second_session(ws), TINY).reused_from is None
+
+
+@pytest.mark.skipif(not has_bfloat16_instructions(), reason="this processor has no bfloat16 instructions")
+def test_trials_with_products_of_another_type_are_not_reused(home: Path) -> None:
+    changes = {**TINY, "loss": "full_softmax"}
+    found = []
+    for device in ("cpu", "cpu", "cpu:float32", "cpu:float32", "auto"):
+        for ws in workspace(home, device=device):
+            trial = run_trial(ws, session := second_session(ws), changes)
+            outcome = ws.memory.trials.get(session, trial.trial).outcome
+            assert outcome is not None
+            found.append((outcome.details["device"], trial.reused_from is not None))
+    fast, exact = "cpu (bfloat16 products)", "cpu"
+    assert found == [(fast, False), (fast, True), (exact, False), (exact, True), (fast, True)]
 
 
 def test_the_protocol_can_turn_reuse_off(home: Path, ws: Workspace) -> None:

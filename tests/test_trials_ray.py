@@ -9,16 +9,25 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from mcp import Client
+from mcp.types import Implementation
 
+from tests.quick_home import quick_home
 from tests.waiting import until
+from virtualmle.agents.engineer import Engineer
+from virtualmle.agents.events import Event, TrialProgress
+from virtualmle.agents.loop import run_agent
 from virtualmle.data.prepared import ARRAYS, SEALED
+from virtualmle.memory.store import Memory
 from virtualmle.models.config import make_config
+from virtualmle.server.app import build_server
+from virtualmle.tools.workspace import Settings
 from virtualmle.training.epoch_ranks import write_race
 from virtualmle.training.racing import KnownCurve, RaceContext
-from virtualmle.training.spec import CHECKPOINT, LOG, RANKS, STATE, USERS, TrialSpec, read_result
+from virtualmle.training.spec import CHECKPOINT, LOG, RANKS, STATE, USERS, TrialSpec, read_result, read_spec
 from virtualmle.trials.launcher import TrialState, poll
 from virtualmle.trials.launching import LocalLauncher, launcher_of
-from virtualmle.trials.ray_launcher import RayLauncher, read_placement
+from virtualmle.trials.ray_launcher import RayLauncher, is_on_ray, read_placement
 
 from .ray_cluster import add_node, bridges, kill_node, node_id, two_nodes
 
@@ -27,6 +36,11 @@ pytest.importorskip("ray", reason="needs Ray: pip install 'virtualmle[ray]'")
 RESULTS = (RANKS, USERS, CHECKPOINT)
 LONG = 1000  # epochs: minutes, so that a trial never ends by itself
 SLOW = {"batch_size": 8, "hidden_dim": 64, "num_blocks": 3}  # a tenth of a second per epoch
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
 
 
 @pytest.fixture(scope="module")
@@ -182,13 +196,18 @@ def test_a_trial_outlives_its_bridge_and_is_cancelled_with_all_its_processes(wor
 def test_a_time_limit_and_a_race_end_trials_on_a_node(world: World) -> None:
     directory = world.directory()
     users = len(np.load(world.dataset / "valid_items.npy"))
-    curve = KnownCurve(source="t001", epochs=[1, 2, 3], ndcg10=[1.0, 1.0, 1.0])
+    perfect = KnownCurve(
+        source="t001", epochs=[*range(1, LONG + 1)], ndcg10=[1.0] * LONG, progress=[*range(1, LONG + 1)], final=1.0,
+        max_epochs=LONG,
+    )  # fmt: skip
     context = RaceContext(
-        incumbent="t001", incumbent_curve=curve, keep_z=2.0, family="sasrec", curves=[curve], max_epochs=LONG
-    )
+        incumbent="t001", incumbent_curve=perfect, incumbent_parameters=1, keep_z=2.0, family="sasrec",
+        curves=[perfect], progress=perfect.progress,
+    )  # fmt: skip
     directory.mkdir(parents=True)
-    write_race(directory, context, np.ones((3, users), np.uint8))
+    write_race(directory, context, np.ones((LONG, users), np.uint8))
     world.ray.submit(world.spec(directory, LONG), directory)
+    world.submitted.append(directory)
     limited = world.submit(LONG, wall_seconds=1.0)
     state = settle(directory)
     assert state.status == "stopped" and state.result is not None and state.result.stopped is not None
@@ -213,15 +232,16 @@ def test_a_trial_is_scored_again_on_a_node_that_is_sent_its_files_or_that_shares
 
 
 def test_a_trial_whose_node_is_killed_is_a_lost_one_and_continues_bit_for_bit_on_the_other(world: World) -> None:
-    trials = world.submit_to_both(40)
+    trials = world.submit_to_both(24)
     survivor, victim = sorted(trials, key=lambda each: node_of(world, each) != world.cluster.head_node)
     until(lambda: has_trained(victim, 4) and (victim / STATE).exists())
     kill_node(world.cluster, node_of(world, victim))
     state = settle(victim)
     assert (state.status, state.machine_fault, state.lost) == ("crashed", True, True)
     assert "was lost while it ran the trial" in (state.cause or "")
+    until(lambda: not workers(victim))
     assert settle(survivor).status == "finished"
-    repeated = world.submit(40, resume_from=str(victim))
+    repeated = world.submit(24, resume_from=str(victim))
     assert settle(repeated).status == "finished", look(repeated).cause
     assert not (repeated / LOG).read_text().startswith("epoch 1/"), "it has started again from scratch"
     assert same_results(repeated, survivor)
@@ -239,6 +259,35 @@ def test_a_restarted_server_is_told_that_a_trial_is_gone(world: World) -> None:
     assert (state.status, state.machine_fault, state.lost) == ("crashed", True, True)
     assert look(survivor).status == "running"
     assert launcher_of(survivor).cancel(survivor).status == "cancelled"
+
+
+@pytest.mark.anyio
+async def test_a_session_on_ray_runs_a_lost_trial_again_and_ends_with_a_look_at_the_test_set(
+    world: World, tmp_path: Path
+) -> None:
+    home = quick_home(tmp_path / "home")
+    page = (home / "SANDBOX.md").read_text().replace("`epochs` | 1 … 1 | 1 | 1 |", "`epochs` | 1 … 24 | 24 | 24 |")
+    (home / "SANDBOX.md").write_text(page.replace("256 … 512 | 512 | 512 |", "64 … 512 | 64 | 64 |"))
+    killed: list[str] = []
+
+    def kill_first(event: Event) -> None:
+        if isinstance(event, TrialProgress) and not killed and (sessions / event.trial / STATE).exists():
+            (worker,) = workers(sessions / event.trial)
+            killed.append(event.trial)
+            os.kill(worker.ppid(), signal.SIGKILL)  # the trial's actor
+
+    sessions = home / ".virtualmle" / "sessions" / "demo-sasrec-1"
+    server = build_server(home, Settings(ray_address=world.cluster.address, threads=1))
+    async with Client(server, client_info=Implementation(name="virtualmle-engineer", version="1")) as client:
+        result = await run_agent(client, Engineer(5), "demo", "sasrec", on_event=kill_first)
+    os.kill(bridges(sessions.parent)[0], signal.SIGKILL)
+    assert (result.state, killed) == ("revealed", ["t001"])
+    with Memory(home / "memory.db") as memory:
+        lost, again, other = memory.trials.all(result.session)
+    assert (lost.status, lost.machine_fault) == ("crashed", True) and not workers(sessions / "t001")
+    assert (again.status, again.config, other.status) == ("finished", lost.config, "finished")
+    assert read_spec(sessions / "t002").resume_from == str(sessions / "t001")
+    assert read_spec(sessions / "t002").threads == 1 and is_on_ray(sessions / "t003")
 
 
 def test_a_cluster_that_does_not_answer_is_a_fault_of_the_machine(world: World) -> None:

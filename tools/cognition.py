@@ -18,7 +18,7 @@ KEPT_CONFIGURATIONS = 5
 
 def select(trials: list[TrialRecord]) -> TrialRecord:
     """The finished trial with the best validation NDCG@10; the earliest one on a tie. SessionError if none finished."""
-    finished = _best_first(trials)
+    finished = best_first(trials)
     if not finished:
         raise SessionError("no trial has finished, so there is nothing to select; run_trial with changes={} first")
     return finished[0]
@@ -66,7 +66,7 @@ def good_configurations(
             ndcg=_ndcg(trial),
             gain=_gain(trial, default),
         )
-        for trial in _best_first(trials)[:KEPT_CONFIGURATIONS]
+        for trial in best_first(trials)[:KEPT_CONFIGURATIONS]
     ]
 
 
@@ -111,7 +111,8 @@ def complete_curves(session: SessionRecord, trials: list[TrialRecord]) -> list[C
     ]
 
 
-def _best_first(trials: list[TrialRecord]) -> list[TrialRecord]:
+def best_first(trials: list[TrialRecord]) -> list[TrialRecord]:
+    """The finished trials by validation NDCG@10, the best first; the earlier one first on a tie."""
     finished = [trial for trial in trials if trial.status == "finished"]
     return sorted(finished, key=lambda trial: (-_ndcg(trial), trial.number))
 

@@ -4,6 +4,7 @@ The states go one way: open → frozen → attempted → revealed | void. If the
 continues from the recorded state. The look itself is never repeated: once an examiner has started, the look is used.
 """
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
@@ -11,13 +12,14 @@ from pydantic import Field
 from ..data.errors import SealError, SessionError
 from ..data.wording import listed
 from ..examiner.request import TestResult, examine, has_looked, in_progress, read_revealed
-from ..memory.records import SessionRecord, SummaryRecord
+from ..memory.records import Confirmation, SessionRecord, SummaryRecord, TrialRecord
 from ..sandbox.program import trials_measured
 from ..sandbox.statistics import selection_inflation
 from ..training.spec import CHECKPOINT
 from ..trials.warm import retire
 from .cognition import complete_curves, computed_summary, good_configurations, select, session_effects
-from .results import FinalResult
+from .confirming import Standing, confirm_until, confirmation_of, repetition_directories
+from .results import ConfirmationProgress, FinalResult
 from .rule_counts import count_rules
 from .states import delete_states
 from .sync import sync_session
@@ -39,11 +41,16 @@ def finalize(
     confirm: Annotated[
         bool, Field(description="must be true: the call ends the session and uses its one look at the test set")
     ] = False,
+    wait_seconds: Annotated[
+        float | None, Field(description="seconds to wait for a confirmation; null = as long as allowed", ge=0)
+    ] = None,
 ) -> FinalResult:
     """End the session: store the Cognition Summary, freeze, and evaluate the selected trial on the test set, once.
 
-    The selected trial is the finished one with the best validation NDCG@10. The session cannot be reopened, and its
-    test result is measured only once; `confirm` guards against calling this by accident.
+    The selected trial is the finished one with the best validation NDCG@10. If the protocol has `confirm_top`, the best
+    trials are first trained again under fresh seeds, and the best mean is selected; a wait that is up returns state
+    'confirming': call finalize again. The session cannot be reopened, and its test result is measured only once;
+    `confirm` guards against calling this by accident.
     """
     record = ws.memory.sessions.get(session)
     running = sync_session(ws, session)
@@ -57,6 +64,10 @@ def finalize(
             trials, verb = ("trial", "is") if len(running) == 1 else ("trials", "are")
             names = listed([trial.handle for trial in running])
             raise SessionError(f"{trials} {names} {verb} running; wait_trial or cancel_trial first")
+        _check_texts(ws, record, cognition_summary, rules or [])
+        standing = confirm_until(ws, record, wait_seconds)
+        if not standing.is_over:
+            return _confirming(record, standing)
         freeze(ws, record, cognition_summary, rules or [])
     delete_states(ws, session)
     if record.replay:  # a table has no test targets
@@ -64,13 +75,45 @@ def finalize(
     return _look(ws, ws.memory.sessions.get(session))
 
 
+def _check_texts(ws: Workspace, session: SessionRecord, text: str, rules: list[RuleInput]) -> None:
+    """Raise the errors of what the agent wrote before hours are spent on a confirmation."""
+    trials = ws.memory.trials.all(session.id)
+    required_text(text, SUMMARY_LENGTH, "cognition_summary")
+    for rule in rules:
+        prepare_rule(ws, session, rule, trials)
+
+
+def _confirming(session: SessionRecord, standing: Standing) -> FinalResult:
+    running = ", ".join(
+        f"{record.repeats} under seed {record.repetition}"
+        + (f", epoch {progress.epoch}/{progress.epochs}" if progress.epochs else "")
+        for record, progress in standing.running
+    )
+    return FinalResult(
+        session=session.id,
+        state="confirming",
+        selected="",
+        config={},
+        validation={},
+        selection_inflation=0.0,
+        progress=ConfirmationProgress(
+            done=standing.done, total=standing.total, position=standing.position, running=running
+        ),
+        next=f"Confirming {standing.done} of {standing.total}: the best trials are trained again under fresh seeds. "
+        "Nothing failed; call finalize again with the same arguments to continue waiting.",
+    )
+
+
 def freeze(ws: Workspace, session: SessionRecord, text: str, rules: list[RuleInput]) -> None:
     """Close an open session: fix the selection and store its knowledge. The test set stays sealed."""
     trials = ws.memory.trials.all(session.id)
-    selected = select(trials)
-    checkpoint = ws.trial_directory(session.id, selected.handle) / CHECKPOINT
-    if not checkpoint.exists() and not session.replay:
-        raise SessionError(f"{checkpoint} is missing, and {selected.handle} cannot be evaluated without it; restore it")
+    confirmation = confirmation_of(ws, session)
+    selected = _selected(trials, confirmation)
+    for directory in _examined(ws, session, selected.handle):
+        if not (directory / CHECKPOINT).exists() and not session.replay:
+            raise SessionError(
+                f"{directory / CHECKPOINT} is missing, and {selected.handle} cannot be evaluated without it; restore it"
+            )
     summary = required_text(text, SUMMARY_LENGTH, "cognition_summary")
     prepared = [prepare_rule(ws, session, rule, trials) for rule in rules]
     for rule, _ in prepared:
@@ -83,7 +126,8 @@ def freeze(ws: Workspace, session: SessionRecord, text: str, rules: list[RuleInp
             dataset_id=session.dataset_id,
             backbone=session.backbone,
             text=summary,
-            computed=computed_summary(ws, session, trials, selected),
+            computed=computed_summary(ws, session, trials, selected)
+            | ({"confirmation": confirmation.model_dump()} if confirmation else {}),
             profile=session.profile,
         )
     )
@@ -92,6 +136,17 @@ def freeze(ws: Workspace, session: SessionRecord, text: str, rules: list[RuleInp
     for inbox in ws.inboxes(session):
         retire(inbox)
     _store_measurements(ws, ws.memory.sessions.get(session.id))
+
+
+def _selected(trials: list[TrialRecord], confirmation: Confirmation | None) -> TrialRecord:
+    """The trial with the best mean over repetitions; without a confirmation, the one that is best on validation."""
+    confirmed = confirmation.selected if confirmation else None
+    return next(trial for trial in trials if trial.handle == confirmed) if confirmed else select(trials)
+
+
+def _examined(ws: Workspace, session: SessionRecord, selected: str) -> list[Path]:
+    """The directories of the models that the examiner evaluates: the repetitions of a confirmed trial, or the trial."""
+    return repetition_directories(ws, session, selected) or [ws.trial_directory(session.id, selected)]
 
 
 def _store_measurements(ws: Workspace, session: SessionRecord) -> None:
@@ -140,9 +195,10 @@ def _already_finalized(ws: Workspace, session: SessionRecord) -> str:
 def _examine(ws: Workspace, session: SessionRecord) -> TestResult:
     """Run the examiner. If it fails before its look, the session keeps its state, and finalize can be repeated."""
     assert session.selected is not None  # set together with the state `frozen`
-    directory = ws.trial_directory(session.id, session.selected)
+    models = _examined(ws, session, session.selected)
     try:
-        return examine(ws.home, session.id, directory, ws.session_dataset(session), EXAMINER_SECONDS)
+        dataset = ws.session_dataset(session)
+        return examine(ws.home, session.id, session.selected, models, dataset, EXAMINER_SECONDS)
     except SealError as error:
         if not has_looked(ws.home, session.id):
             raise SessionError(f"no look at the test set was used: {error}; fix this and call finalize again") from None
@@ -168,10 +224,18 @@ def final_result(ws: Workspace, session: SessionRecord, result: TestResult | Non
         config=ws.settings_of(session, selected),
         validation=selected.outcome.metrics,
         selection_inflation=selection_inflation(selected.outcome.ndcg_se or 0.0, trials_measured(trials)),
+        confirmation=_stored_confirmation(ws, session),
         test=result.metrics if result else None,
+        test_sd=(result.metrics_sd or None) if result else None,
         look=result.look if result else None,
         next=_advice(session, result),
     )
+
+
+def _stored_confirmation(ws: Workspace, session: SessionRecord) -> Confirmation | None:
+    """The confirmation as the freeze has stored it; None for a session without one."""
+    stored = [summary.computed for summary in ws.memory.summaries.all() if summary.session == session.id]
+    return next((Confirmation(**computed["confirmation"]) for computed in stored if "confirmation" in computed), None)
 
 
 def _advice(session: SessionRecord, result: TestResult | None) -> str:

@@ -69,10 +69,20 @@ def _first_trial(trials: list[TrialRecord]) -> str:
     return "Measure the default configuration first: run_trial with changes={}. Later trials are compared with it."
 
 
-def next_step(ws: Workspace, session: SessionRecord, trials: list[TrialRecord]) -> str:
-    """One sentence that says which tool to call now."""
+def _takes_no_trials(ws: Workspace, session: SessionRecord) -> str:
+    """The advice for a session that is closed or being confirmed; empty for another."""
     if session.state != "open":
         return f"The session is {session.state} and takes no more trials. open_session(new=true) opens another session."
+    if ws.memory.trials.repetitions(session.id):
+        return "The session confirms its best trials and takes no more: call finalize again to continue."
+    return ""
+
+
+def next_step(ws: Workspace, session: SessionRecord, trials: list[TrialRecord]) -> str:
+    """One sentence that says which tool to call now."""
+    closed = _takes_no_trials(ws, session)
+    if closed:
+        return closed
     running = [t.handle for t in trials if t.status == "running"]
     if not running and (not trials or trials[-1].machine_fault):
         return _first_trial(trials)

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ..data.errors import ReplayError, SessionError
+from ..data.errors import ConfigError, ReplayError, SessionError
 from ..data.prepared import Manifest
 from ..data.wording import counted
 from ..memory.records import SessionRecord
@@ -55,6 +55,8 @@ def replay_source(ws: Workspace, backbone: str) -> dict[str, Any]:
 def _new_session(ws: Workspace, data: Manifest, backbone: str) -> SessionRecord:
     settings, protocol = ws.settings, ws.protocol
     parallel = settings.parallel or protocol.parallel
+    if parallel == "auto" and settings.ray_address is not None:
+        raise ConfigError("parallel=auto counts the places of this machine, not of a Ray cluster; give --parallel N")
     _refuse_unknown_sources(ws)
     record = SessionRecord(
         id="",

@@ -24,10 +24,11 @@ class Share(NamedTuple):
 def places_of(ws: Workspace, session: SessionRecord, running: Sequence[TrialRecord]) -> int:
     """How many trials of the session may run now.
 
-    A session with `auto_parallel` on a CPU runs as many as fit into memory, by the peaks that trials on its dataset
-    have reached; until one is known, a single one.
+    A session with `auto_parallel` on this machine's CPU runs as many as fit into memory, by the peaks that trials on
+    its dataset have reached; until one is known, a single one.
     """
-    if session.parallel == 1 or not session.auto_parallel or num_gpus(ws.settings.device):
+    elsewhere = ws.settings.ray_address is not None or num_gpus(ws.settings.device)
+    if session.parallel == 1 or not session.auto_parallel or elsewhere:
         return session.parallel
     leases = [read_lease(ws.trial_directory(session.id, trial.handle)) for trial in running]
     leases += [worker_of(inbox) for inbox in ws.inboxes(session)]

@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from ..memory.records import Confirmation
+
 
 class Budget(BaseModel):
     """The budget of the session: used and maximum."""
@@ -150,16 +152,30 @@ class ReflectionReceipt(BaseModel):
     next: str
 
 
+class ConfirmationProgress(BaseModel):
+    """How far the confirmation of the best trials is."""
+
+    done: int = Field(description="repetitions that are over")
+    total: int
+    position: float = Field(description="done plus the share of the running ones")
+    running: str = Field(default="", description="what runs, in words")
+
+
 class FinalResult(BaseModel):
     """The final result of a session: the selected trial and the one look at the test set."""
 
     session: str
-    state: str
+    state: str = Field(description="'confirming': the best trials are repeated, the rest is not known yet")
     selected: str
     config: dict[str, Any] = Field(description="knobs that differ from the backbone's default")
     validation: dict[str, float]
     selection_inflation: float = Field(description="SE*sqrt(2 ln K): optimism bound of the best of K trials")
-    test: dict[str, float] | None = None
+    confirmation: Confirmation | None = Field(
+        default=None, description="the best trials under fresh seeds, if the protocol asks for it; the mean decides"
+    )
+    progress: ConfirmationProgress | None = None
+    test: dict[str, float] | None = Field(default=None, description="with a confirmation: means over its repetitions")
+    test_sd: dict[str, float] | None = Field(default=None, description="standard deviations over the repetitions")
     look: int | None = Field(default=None, description="which look at this dataset's test targets it was, in this home")
     next: str
 

@@ -1,5 +1,6 @@
 """The tool run_trial, one step of the loop: resolve the configuration, admit it, launch it, judge and record it."""
 
+import contextlib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ from ..memory.records import Hypothesis, SessionRecord, TrialOutcome, TrialRecor
 from ..memory.text import clean_text
 from ..models.config import TrialConfig, fingerprint, train_hash
 from ..sandbox.program import admit
-from ..training.spec import TrialSpec
+from ..training.spec import TrialSpec, read_spec
 from ..trials.replay import serve
 from .guidance import budget_of, pending_reflection
 from .observation import observe
@@ -157,7 +158,7 @@ def _spec(ws: Workspace, session: SessionRecord, trial: TrialRecord, dataset_dir
         trial=trial.handle,
         dataset_dir=str(dataset_dir),
         config=trial.config,
-        seed=trial_seed(session.seed, session.dataset_id),
+        seed=_seed(session, cached),
         device=share.device,
         threads=share.threads,
         wall_seconds=ws.session_protocol(session).trial_seconds,
@@ -165,6 +166,14 @@ def _spec(ws: Workspace, session: SessionRecord, trial: TrialRecord, dataset_dir
         resume_from=str(begun) if begun else None,
         settings=trial.sweep.settings if trial.sweep else [],
     )
+
+
+def _seed(session: SessionRecord, cached: Path | None) -> int:
+    """The seed of the session, or that of the model to re-score: earlier versions drew one for each configuration."""
+    with contextlib.suppress(TrialError):  # damaged files of the model: the worker reports them
+        if cached:
+            return read_spec(cached).seed
+    return trial_seed(session.seed, session.dataset_id)
 
 
 def _override_record(admission: str, reason: str) -> str | None:

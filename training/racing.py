@@ -32,7 +32,7 @@ FAMILY_SHARE = 0.5
 """The weight of the family's growth in the prediction; the rest is the candidate's own slope, extrapolated."""
 NEARNESS = 3.0
 """A known curve at distance d counts exp(-NEARNESS * d)."""
-ERROR, EARLY_ERROR, FAR_ERROR, LOW_ERROR = 0.05, 0.3, 0.05, 0.3
+ERROR, EARLY_ERROR, FAR_ERROR, LOW_ERROR = 0.05, 0.3, 0.1, 0.3
 """Margin of the logarithm of the bound: constant, divided by the epoch, times the distance, and if still far below."""
 FULL_ERROR = 1.1
 """The margin counts in full if this much is left of the logarithm of the epochs, a factor of three; else its root."""
@@ -160,8 +160,8 @@ def compare_with_incumbent(
 ) -> Needed:
     """What a candidate with its best `ranks` until `epoch` needs, and its z against the incumbent at the same epoch.
 
-    A candidate is kept if its paired difference is at least `keep_z` standard errors, or, if it has fewer weights, if
-    it is no more than that below. The standard error is that of the present difference from the incumbent's best.
+    A candidate is kept if its paired difference is at least `keep_z` standard errors, which may become very small, or,
+    if it has fewer weights, if it is no more than that below: by the standard error of the present difference.
     Score priors, which the ranks here are without, make differences smaller and less certain: then a candidate may be
     `PRIOR_SLACK` times as far below, whatever its size.
     """
@@ -172,10 +172,10 @@ def compare_with_incumbent(
     at_epoch = gains - ndcg_per_user(incumbent_ranks[same])
     error = standard_error(gains - ndcg_per_user(incumbent_ranks[best]))
     smaller = parameters < context.incumbent_parameters
-    errors = -PRIOR_SLACK if context.has_priors else -1.0 if smaller else 1.0
+    errors = PRIOR_SLACK if context.has_priors else 1.0 if smaller else 0.0
     now = standard_error(at_epoch)
     return Needed(
-        ndcg10=known.ndcg10[best] + errors * context.keep_z * error,
+        ndcg10=known.ndcg10[best] - errors * context.keep_z * error,
         incumbent_at_epoch=until[same],
         z_at_epoch=float(at_epoch.mean()) / now if now else 0.0,
     )

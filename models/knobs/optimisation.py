@@ -109,9 +109,10 @@ class Optimisation(KnobGroup):
     )
     patience: int = knob(
         3,
-        "early stopping: epochs without an improvement of validation NDCG@10 before training stops",
+        "early stopping: training stops once an evaluated epoch is this many epochs after the best NDCG@10",
         high=20, ge=1, le=1000,
         helps="where the validation curve has plateaus",
-        cost="at most this many epochs after the best one",
+        cost="this many epochs after the best one, or one more",
+        note="every epoch is evaluated until 8, then every second one and the last",
         aliases=("early_stopping", "early_stop", "early_stopping_patience", "stopping_step"),
     )
