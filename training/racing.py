@@ -34,6 +34,8 @@ NEARNESS = 3.0
 """A known curve at distance d counts exp(-NEARNESS * d)."""
 ERROR, EARLY_ERROR, FAR_ERROR, LOW_ERROR = 0.05, 0.3, 0.1, 0.3
 """Margin of the logarithm of the bound: constant, divided by the epoch, times the distance, and if still far below."""
+ELSEWHERE_ERROR = 0.2
+"""Added to the margin if the family has run on other datasets only."""
 FULL_ERROR = 1.1
 """The margin counts in full if this much is left of the logarithm of the epochs, a factor of three; else its root."""
 LOW = 0.35
@@ -121,7 +123,7 @@ def decide(
     ndcg10 = [mean_ndcg10(row) for row in ranks]
     bound = upper_bound(epochs, ndcg10, context)
     needed = compare_with_incumbent(epochs[-1], ranks[best_of(ndcg10)], parameters, incumbent_ranks, context)
-    if not hopeless(bound, needed.ndcg10, needed.z_at_epoch, context):
+    if not hopeless(bound, needed.ndcg10, needed.z_at_epoch):
         return None
     best, final = max(ndcg10), max(context.incumbent_curve.ndcg10)
     sources = [curve.source for curve in context.curves]
@@ -144,9 +146,9 @@ def decide(
     )
 
 
-def hopeless(bound: float, needed: float, z_at_epoch: float, context: RaceContext) -> bool:
-    """Whether a candidate cannot reach what it needs, and is clearly behind the incumbent at the same epoch."""
-    return bound < needed and z_at_epoch <= -context.keep_z
+def hopeless(bound: float, needed: float, z_at_epoch: float) -> bool:
+    """Whether a candidate cannot reach what it needs, and is behind the incumbent at the same epoch as well."""
+    return bound < needed and z_at_epoch < 0
 
 
 def is_rung(epochs: Sequence[int]) -> bool:
@@ -160,8 +162,8 @@ def compare_with_incumbent(
 ) -> Needed:
     """What a candidate with its best `ranks` until `epoch` needs, and its z against the incumbent at the same epoch.
 
-    A candidate is kept if its paired difference is at least `keep_z` standard errors, which may become very small, or,
-    if it has fewer weights, if it is no more than that below: by the standard error of the present difference.
+    A candidate is kept if its paired difference is at least `keep_z` standard errors, or, if it has fewer weights, if
+    it is no more than that below. The standard error is that of the present difference from the incumbent's best.
     Score priors, which the ranks here are without, make differences smaller and less certain: then a candidate may be
     `PRIOR_SLACK` times as far below, whatever its size.
     """
@@ -171,14 +173,19 @@ def compare_with_incumbent(
     gains = ndcg_per_user(ranks)
     at_epoch = gains - ndcg_per_user(incumbent_ranks[same])
     error = standard_error(gains - ndcg_per_user(incumbent_ranks[best]))
-    smaller = parameters < context.incumbent_parameters
-    errors = PRIOR_SLACK if context.has_priors else 1.0 if smaller else 0.0
+    errors = errors_below(parameters, context)
     now = standard_error(at_epoch)
     return Needed(
         ndcg10=known.ndcg10[best] - errors * context.keep_z * error,
         incumbent_at_epoch=until[same],
         z_at_epoch=float(at_epoch.mean()) / now if now else 0.0,
     )
+
+
+def errors_below(parameters: int, context: RaceContext) -> float:
+    """How many times `keep_z` standard errors a candidate may end below the incumbent and yet be kept."""
+    smaller = parameters < context.incumbent_parameters
+    return PRIOR_SLACK if context.has_priors else 1.0 if smaller else -1.0
 
 
 def upper_bound(epochs: Sequence[int], ndcg10: Sequence[float], context: RaceContext) -> float:
@@ -222,6 +229,8 @@ def family_bound(epochs: Sequence[int], ndcg10: Sequence[float], context: RaceCo
     """
     epoch, best = epochs[-1], max(ndcg10)
     known = [curve for curve in context.curves if curve.final >= WEAK * context.incumbent_curve.final]
+    here = [curve for curve in known if curve.similarity == 1]
+    known = here or known
     if not known or best <= 0:
         return 1.0
     family = _family_growth(known, epoch, context)
@@ -233,6 +242,7 @@ def family_bound(epochs: Sequence[int], ndcg10: Sequence[float], context: RaceCo
     if low or context.decays:
         growth = max(growth, family)
     margin = ERROR + EARLY_ERROR / epoch + FAR_ERROR * min(curve.distance for curve in known) + LOW_ERROR * low
+    margin += 0 if here else ELSEWHERE_ERROR
     return min(1.0, best * math.exp(growth + margin * math.sqrt(part)))
 
 

@@ -6,7 +6,7 @@ from recorded import Curve
 from replay import KEEP_Z, Pool
 
 from virtualmle.training.families import Run, race_of
-from virtualmle.training.racing import hopeless, is_rung, upper_bound
+from virtualmle.training.racing import errors_below, hopeless, is_rung, upper_bound
 
 ELSEWHERE = 0.7
 """The similarity that the profiles of these datasets have, about."""
@@ -28,6 +28,7 @@ def run_of(curve: Curve, num_users: int, similarity: float = 1.0) -> Run:
         num_users=num_users,
         parameters=curve.parameters,
         similarity=similarity,
+        dataset=curve.dataset,
     )
 
 
@@ -53,13 +54,13 @@ class Raced:
             return None
         epochs = range(1, len(curve.ndcg10) + 1)
         values = curve.ndcg10.tolist()
-        sign = -1 if curve.parameters < pool.curves[incumbent].parameters else 1
+        errors = errors_below(curve.parameters, context)
         for epoch in epochs[:-1]:
             if not is_rung(epochs[:epoch]):
                 continue
             best = pool.curves[incumbent].final
-            needed = best + sign * KEEP_Z * pool.compare(candidate, incumbent, candidate_epoch=epoch).se
+            needed = best - errors * KEEP_Z * pool.compare(candidate, incumbent, candidate_epoch=epoch).se
             bound = upper_bound(epochs[:epoch], values[:epoch], context)
-            if hopeless(bound, needed, pool.compare(candidate, incumbent, epoch, epoch).z, context):
+            if hopeless(bound, needed, pool.compare(candidate, incumbent, epoch, epoch).z):
                 return epoch
         return None
