@@ -5,6 +5,7 @@ loss, and the scores. Inside a family, the distance says how much slower than th
 learning rate, batch size, warm-up, dropout, temperature, size and so on. Pure functions, without torch.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -134,10 +135,16 @@ def _scales(incumbent: Run, runs: Sequence[Run]) -> dict[str, float]:
 
 def progress(config: TrialConfig, num_users: int, epochs: Sequence[int]) -> list[float]:
     """The sum of the learning rates of all steps until the end of each of `epochs`, which are ascending."""
-    samples = np.arange(epochs[-1] * SAMPLES)
+    sums = _sums(config, math.ceil(num_users / config.batch_size), epochs[-1])
+    return [sums[epoch - 1] for epoch in epochs]
+
+
+@functools.lru_cache(maxsize=512)
+def _sums(config: TrialConfig, steps: int, epochs: int) -> tuple[float, ...]:
+    """The sum of the learning rates of all steps until the end of epochs 1, 2, ..., with so many steps in each."""
+    samples = np.arange(epochs * SAMPLES)
     factors = np.array([lr_factor(config, int(step), SAMPLES) for step in samples]).reshape(-1, SAMPLES).mean(axis=1)
-    sums = np.cumsum(factors) * config.lr * math.ceil(num_users / config.batch_size)
-    return [float(sums[epoch - 1]) for epoch in epochs]
+    return tuple((np.cumsum(factors) * config.lr * steps).tolist())
 
 
 def _final(run: Run, candidate: TrialConfig) -> float:
