@@ -189,8 +189,12 @@ def errors_below(parameters: int, context: RaceContext) -> float:
 
 
 def upper_bound(epochs: Sequence[int], ndcg10: Sequence[float], context: RaceContext) -> float:
-    """Upper bound of the best NDCG@10 at the end of the trial: the smaller one of `own_bound` and `family_bound`."""
-    return min(own_bound(epochs, ndcg10, context), family_bound(epochs, ndcg10, context))
+    """Upper bound of the best NDCG@10 at the end of the trial: the smaller one of `own_bound` and `family_bound`.
+
+    Of a curve that may not have begun to rise, the family says too little: trials of one family begin at other times.
+    """
+    own = own_bound(epochs, ndcg10, context)
+    return own if _is_low(ndcg10, context) else min(own, family_bound(epochs, ndcg10, context))
 
 
 def own_bound(epochs: Sequence[int], ndcg10: Sequence[float], context: RaceContext) -> float:
@@ -204,10 +208,15 @@ def own_bound(epochs: Sequence[int], ndcg10: Sequence[float], context: RaceConte
     if best <= 0:
         return 1.0
     left = math.log(context.progress[-1] / context.progress[epoch - 1])
-    low = best < max(LOW_SHARE * context.incumbent_curve.final, LOW_POPULARITY * context.popularity)
-    exponent = STEEPEST if low else min(max(FLATTEST, _exponent(epochs, ndcg10, context)), STEEPEST)
+    risen = min(max(FLATTEST, _exponent(epochs, ndcg10, context)), STEEPEST)
+    exponent = STEEPEST if _is_low(ndcg10, context) else risen
     growth = exponent * (1 - math.exp(-FADE * left)) / FADE
     return min(1.0, best * math.exp(growth + OWN_ERROR + OWN_EARLY_ERROR / epoch))
+
+
+def _is_low(ndcg10: Sequence[float], context: RaceContext) -> bool:
+    """Whether a curve may not have begun to rise."""
+    return max(ndcg10) < max(LOW_SHARE * context.incumbent_curve.final, LOW_POPULARITY * context.popularity)
 
 
 def _exponent(epochs: Sequence[int], ndcg10: Sequence[float], context: RaceContext) -> float:
