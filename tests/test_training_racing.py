@@ -19,7 +19,17 @@ from virtualmle.training.families import (
     progress,
     race_of,
 )
-from virtualmle.training.racing import LADDER, StopCause, decide, growth_of, is_rung, upper_bound
+from virtualmle.training.racing import (
+    FADE,
+    LADDER,
+    STEEPEST,
+    StopCause,
+    decide,
+    family_bound,
+    growth_of,
+    is_rung,
+    own_bound,
+)
 from virtualmle.training.schedule import lr_factor
 
 USERS = 20_000
@@ -65,9 +75,11 @@ LATE = [0.0079, 0.0083, 0.0096, 0.0121, 0.0154, 0.0205, 0.0268, 0.0335, 0.0397, 
         0.0660, 0.0663, 0.0665, 0.0666, 0.0665]  # fmt: skip
 
 
-def test_a_slow_starter_of_a_family_that_has_never_run_is_not_raced() -> None:
-    incumbent = run(DEFAULT, FAST)
-    assert race_of(make_config("sasrec", **SLOW), USERS, incumbent, [incumbent], 1.0) is None
+def test_a_slow_starter_of_a_family_that_has_never_run_is_raced_by_its_own_curve_and_reaches_its_end() -> None:
+    late = make_config("sasrec", **SLOW, epochs=30)
+    context = race_of(late, USERS, run(DEFAULT, FAST), [run(DEFAULT, FAST)], 1.0)
+    assert context is not None and context.curves == []
+    assert raced(late, LATE, run(DEFAULT, FAST)) is None
 
 
 @pytest.mark.parametrize("change", [{}, {"dropout": 0.4}, {"lr": 7e-4}, {"num_blocks": 1}, {"hidden_dim": 64}], ids=str)
@@ -100,7 +112,7 @@ def test_a_smaller_model_needs_less() -> None:
     incumbent, candidate = run(DEFAULT, FAST), make_config("sasrec", dropout=0.3)
     smaller = raced(candidate, saturating(0.030, 0.012, 2.5, 20), incumbent, parameters=999)
     larger = raced(candidate, saturating(0.030, 0.012, 2.5, 20), incumbent, parameters=1001)
-    assert smaller and larger and smaller.needed < 0.0561 == larger.needed
+    assert smaller and larger and smaller.needed < 0.0561 < larger.needed
 
 
 def test_score_priors_make_the_rule_more_careful() -> None:
@@ -131,7 +143,33 @@ def test_a_family_whose_runs_ended_far_below_says_nothing_about_a_good_trial() -
     weak = run(make_config("sasrec", dropout=0.3), [0.008, 0.0081, 0.0081, 0.008, 0.0081], "t002")
     context = race_of(DEFAULT, USERS, incumbent, [incumbent, weak], 1.0)
     assert context is not None
-    assert upper_bound([1, 2, 3], [0.008, 0.0081, 0.0081], context) == 1.0
+    assert family_bound([1, 2, 3], [0.008, 0.0081, 0.0081], context) == 1.0
+
+
+@pytest.mark.parametrize("level, popularity", [(0.020, 0.0), (0.030, 0.025)], ids=["far below", "near popularity"])
+def test_a_flat_curve_that_may_not_have_begun_to_rise_is_given_the_steepest_rise(
+    level: float, popularity: float
+) -> None:
+    context = race_of(make_config("sasrec", epochs=40), USERS, run(DEFAULT, FAST), [], 1.0, popularity)
+    assert context is not None
+    left = math.log(40 / 5)
+    steepest = level * math.exp(STEEPEST * (1 - math.exp(-FADE * left)) / FADE)
+    assert own_bound([1, 2, 3, 4, 5], [level] * 5, context) > steepest > 0.0561
+
+
+def test_a_flat_curve_well_above_popularity_is_bounded_near_its_level() -> None:
+    context = race_of(make_config("sasrec", epochs=40), USERS, run(DEFAULT, FAST), [], 1.0, 0.008)
+    assert context is not None
+    assert 0.03 < own_bound(list(range(1, 13)), [0.03] * 12, context) < 0.036
+
+
+def test_a_decaying_learning_rate_leaves_less_progress_and_a_smaller_bound() -> None:
+    bounds = []
+    for schedule in ("constant", "linear"):
+        context = race_of(make_config("sasrec", schedule=schedule), USERS, run(DEFAULT, FAST), [], 1.0)
+        assert context is not None
+        bounds.append(own_bound(list(range(1, 11)), saturating(0.05, 0.02, 8, 10), context))
+    assert bounds[0] > bounds[1]
 
 
 def test_trials_with_other_scoring_knobs_than_the_incumbent_are_not_raced() -> None:
@@ -141,8 +179,8 @@ def test_trials_with_other_scoring_knobs_than_the_incumbent_are_not_raced() -> N
 
 def test_the_rule_looks_at_the_first_evaluated_epoch_at_or_after_a_rung() -> None:
     found = [epoch for epoch in range(1, 25) if is_rung(list(range(1, epoch + 1)))]
-    assert found == [2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 18, 20, 24]
-    assert is_rung([1, 2, 9]) and is_rung([6]) and not is_rung([1, 8, 9])
+    assert found == [3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16, 18, 20, 23]
+    assert is_rung([1, 2, 13]) and is_rung([6]) and not is_rung([1, 12, 13])
 
 
 def test_the_decision_depends_on_its_arguments_only() -> None:
@@ -211,9 +249,8 @@ def test_curves_of_other_datasets_count_if_similar_and_only_several_of_them() ->
     ):  # fmt: skip
         elsewhere = [run(candidate, LATE, f"tools-sasrec-1/t{n:03d}", similarity=similarity) for n in range(count)]
         context = race_of(candidate, USERS, incumbent, [incumbent, *elsewhere], 1.0)
-        assert (context is not None) == expected
-        if context:
-            assert [curve.source for curve in context.curves] == [other.source for other in elsewhere]
+        assert context is not None
+        assert [curve.source for curve in context.curves] == [run.source for run in elsewhere if expected]
 
 
 # Places on a known curve

@@ -31,7 +31,8 @@ def prepare_race(
         return  # the incumbent was trained by an earlier version, or its files are lost
     runs = [*_runs_here(ws, session), *_runs_elsewhere(ws, session)]
     keep_z = ws.session_protocol(session).keep_z
-    context = race_of(trial.configuration, known.num_users, known, runs, keep_z)
+    popularity = incumbent.outcome.details.get("popularity_ndcg10") if incumbent.outcome else None
+    context = race_of(trial.configuration, known.num_users, known, runs, keep_z, popularity or 0.0)
     if context is None:
         return
     try:

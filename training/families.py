@@ -5,6 +5,7 @@ loss, and the scores. Inside a family, the distance says how much slower than th
 learning rate, batch size, warm-up, dropout, temperature, size and so on. Pure functions, without torch.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -50,13 +51,19 @@ class Run:
 
 
 def race_of(
-    candidate: TrialConfig, num_users: int, incumbent: Run, runs: Sequence[Run], keep_z: float
+    candidate: TrialConfig,
+    num_users: int,
+    incumbent: Run,
+    runs: Sequence[Run],
+    keep_z: float,
+    popularity: float = 0.0,
 ) -> RaceContext | None:
     """The race of `candidate` against `incumbent`; None if it must run to its end.
 
-    That is so if the scoring knobs differ, because learning curves are those of the bare model, and if no trial of its
-    family has run to its end: on this dataset, or `CURVES_ELSEWHERE` on similar ones. `runs` may contain the incumbent.
-    Curves of another dataset are scaled as if the best of its `runs` were as good as the incumbent.
+    That is so if the scoring knobs differ, because learning curves are those of the bare model. The curves of the
+    candidate's family count if one has run to its end on this dataset, or `CURVES_ELSEWHERE` on similar ones; if not,
+    the candidate's own curve decides. `runs` may contain the incumbent; `popularity` is the NDCG@10 of ranking by
+    popularity alone.
     """
     if any(getattr(candidate, knob) != getattr(incumbent.config, knob) for knob in SCORING_KNOBS):
         return None
@@ -67,7 +74,7 @@ def race_of(
         if run.similarity >= SIMILAR and alike(candidate, run.config)
     ]
     if not any(curve.similarity == 1 for curve in curves) and len(curves) < CURVES_ELSEWHERE:
-        return None
+        curves = []
     return RaceContext(
         incumbent=incumbent.source,
         incumbent_curve=known_curve(incumbent, candidate),
@@ -77,6 +84,7 @@ def race_of(
         family=describe(candidate),
         curves=sorted(curves, key=lambda curve: (curve.similarity < 1, curve.distance))[:MAX_CURVES],
         progress=progress(candidate, num_users, range(1, candidate.epochs + 1)),
+        popularity=popularity,
         decays=candidate.schedule != "constant",
     )
 
@@ -127,10 +135,16 @@ def _scales(incumbent: Run, runs: Sequence[Run]) -> dict[str, float]:
 
 def progress(config: TrialConfig, num_users: int, epochs: Sequence[int]) -> list[float]:
     """The sum of the learning rates of all steps until the end of each of `epochs`, which are ascending."""
-    samples = np.arange(epochs[-1] * SAMPLES)
+    sums = _sums(config, math.ceil(num_users / config.batch_size), epochs[-1])
+    return [sums[epoch - 1] for epoch in epochs]
+
+
+@functools.lru_cache(maxsize=512)
+def _sums(config: TrialConfig, steps: int, epochs: int) -> tuple[float, ...]:
+    """The sum of the learning rates of all steps until the end of epochs 1, 2, ..., with so many steps in each."""
+    samples = np.arange(epochs * SAMPLES)
     factors = np.array([lr_factor(config, int(step), SAMPLES) for step in samples]).reshape(-1, SAMPLES).mean(axis=1)
-    sums = np.cumsum(factors) * config.lr * math.ceil(num_users / config.batch_size)
-    return [float(sums[epoch - 1]) for epoch in epochs]
+    return tuple((np.cumsum(factors) * config.lr * steps).tolist())
 
 
 def _final(run: Run, candidate: TrialConfig) -> float:

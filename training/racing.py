@@ -12,8 +12,18 @@ from pydantic import BaseModel, ConfigDict
 
 from .metrics import ndcg_per_user
 
-LADDER = (2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 18, 20, 24, 28, 32, 38, 44, 50, 58, 66, 76, 88)
-"""The epochs after which the rule is applied: from the eighth on each about 1.15 times the one before."""
+LADDER = (3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16, 18, 20, 23, 26, 30, 34, 39, 45, 52, 60, 69, 79, 91)
+"""The epochs after which the rule is applied: from the twelfth on each about 1.15 times the one before."""
+SPAN = 2.0
+"""A trial's own rise is measured since epoch e / SPAN: the exponent with which NDCG@10 grew with the progress."""
+FADE = 0.3
+"""The exponent fades with the logarithm of the progress at this rate."""
+FLATTEST, STEEPEST = 0.1, 1.5
+"""The exponent is taken to be at least and at most this; STEEPEST if the curve may not have begun to rise."""
+LOW_SHARE, LOW_POPULARITY = 0.5, 1.5
+"""A curve may not have begun to rise below this share of the incumbent's best, or this multiple of popularity alone."""
+OWN_ERROR, OWN_EARLY_ERROR = 0.03, 0.3
+"""Margin of the logarithm of the bound from the own rise: constant, and divided by the epoch."""
 STEP = 1.5
 """Slopes are measured over a factor of epochs: how much the logarithm of NDCG@10 has grown since epoch e / STEP."""
 DECAY = 0.6
@@ -24,6 +34,8 @@ NEARNESS = 3.0
 """A known curve at distance d counts exp(-NEARNESS * d)."""
 ERROR, EARLY_ERROR, FAR_ERROR, LOW_ERROR = 0.05, 0.3, 0.1, 0.3
 """Margin of the logarithm of the bound: constant, divided by the epoch, times the distance, and if still far below."""
+ELSEWHERE_ERROR = 0.2
+"""Added to the margin if the family has run on other datasets only."""
 FULL_ERROR = 1.1
 """The margin counts in full if this much is left of the logarithm of the epochs, a factor of three; else its root."""
 LOW = 0.35
@@ -64,8 +76,9 @@ class RaceContext(_Frozen):
     keep_z: float
     has_priors: bool = False  # whether score priors are added to the scores of both
     family: str  # what the trials of the candidate's family have in common, in words
-    curves: list[KnownCurve]  # of the candidate's family, the most alike first; at least one
+    curves: list[KnownCurve]  # of the candidate's family, the most alike first; may be empty
     progress: list[float]  # of the candidate, for epochs 1, 2, ... until its last
+    popularity: float = 0.0  # NDCG@10 of ranking by popularity alone, where curves often rest before they rise
     decays: bool = False  # whether the learning rates of the family decay to 0 at the end
 
 
@@ -110,7 +123,7 @@ def decide(
     ndcg10 = [mean_ndcg10(row) for row in ranks]
     bound = upper_bound(epochs, ndcg10, context)
     needed = compare_with_incumbent(epochs[-1], ranks[best_of(ndcg10)], parameters, incumbent_ranks, context)
-    if not hopeless(bound, needed.ndcg10, needed.z_at_epoch, context):
+    if not hopeless(bound, needed.ndcg10, needed.z_at_epoch):
         return None
     best, final = max(ndcg10), max(context.incumbent_curve.ndcg10)
     sources = [curve.source for curve in context.curves]
@@ -127,15 +140,15 @@ def decide(
         sources=sources,
         sentence=(
             f"stopped after epoch {epochs[-1]} of {len(context.progress)} at NDCG@10 {best:.4f} (z = "
-            f"{needed.z_at_epoch:+.1f} against {context.incumbent} there): by the curves of {_listed(sources)} it "
-            f"would end at {bound:.4f} at most, and a keep needs {needed.ndcg10:.4f}"
+            f"{needed.z_at_epoch:+.1f} against {context.incumbent} there): by {_grounds(sources)} it would "
+            f"end at {bound:.4f} at most, and a keep needs {needed.ndcg10:.4f}"
         ),
     )
 
 
-def hopeless(bound: float, needed: float, z_at_epoch: float, context: RaceContext) -> bool:
-    """Whether a candidate cannot reach what it needs, and is clearly behind the incumbent at the same epoch."""
-    return bound < needed and z_at_epoch <= -context.keep_z
+def hopeless(bound: float, needed: float, z_at_epoch: float) -> bool:
+    """Whether a candidate cannot reach what it needs, and is behind the incumbent at the same epoch as well."""
+    return bound < needed and z_at_epoch < 0
 
 
 def is_rung(epochs: Sequence[int]) -> bool:
@@ -149,8 +162,8 @@ def compare_with_incumbent(
 ) -> Needed:
     """What a candidate with its best `ranks` until `epoch` needs, and its z against the incumbent at the same epoch.
 
-    A candidate is kept if its paired difference is at least `keep_z` standard errors, which may become very small, or,
-    if it has fewer weights, if it is no more than that below: by the standard error of the present difference.
+    A candidate is kept if its paired difference is at least `keep_z` standard errors, or, if it has fewer weights, if
+    it is no more than that below. The standard error is that of the present difference from the incumbent's best.
     Score priors, which the ranks here are without, make differences smaller and less certain: then a candidate may be
     `PRIOR_SLACK` times as far below, whatever its size.
     """
@@ -160,8 +173,7 @@ def compare_with_incumbent(
     gains = ndcg_per_user(ranks)
     at_epoch = gains - ndcg_per_user(incumbent_ranks[same])
     error = standard_error(gains - ndcg_per_user(incumbent_ranks[best]))
-    smaller = parameters < context.incumbent_parameters
-    errors = PRIOR_SLACK if context.has_priors else 1.0 if smaller else 0.0
+    errors = errors_below(parameters, context)
     now = standard_error(at_epoch)
     return Needed(
         ndcg10=known.ndcg10[best] - errors * context.keep_z * error,
@@ -170,7 +182,52 @@ def compare_with_incumbent(
     )
 
 
+def errors_below(parameters: int, context: RaceContext) -> float:
+    """How many times `keep_z` standard errors a candidate may end below the incumbent and yet be kept."""
+    smaller = parameters < context.incumbent_parameters
+    return PRIOR_SLACK if context.has_priors else 1.0 if smaller else -1.0
+
+
 def upper_bound(epochs: Sequence[int], ndcg10: Sequence[float], context: RaceContext) -> float:
+    """Upper bound of the best NDCG@10 at the end of the trial: the smaller one of `own_bound` and `family_bound`.
+
+    Of a curve that may not have begun to rise, the family says too little: trials of one family begin at other times.
+    """
+    own = own_bound(epochs, ndcg10, context)
+    return own if _is_low(ndcg10, context) else min(own, family_bound(epochs, ndcg10, context))
+
+
+def own_bound(epochs: Sequence[int], ndcg10: Sequence[float], context: RaceContext) -> float:
+    """Upper bound of the best NDCG@10 at the end of the trial, from its own curve.
+
+    NDCG@10 is taken to grow as a power of the progress, the sum of the learning rates of all steps, with an exponent
+    that fades exponentially in the logarithm of the progress. While the curve is low it may not have begun to rise, so
+    that its present exponent says nothing: then the steepest one counts. No family has to be known.
+    """
+    epoch, best = epochs[-1], max(ndcg10)
+    if best <= 0:
+        return 1.0
+    left = math.log(context.progress[-1] / context.progress[epoch - 1])
+    risen = min(max(FLATTEST, _exponent(epochs, ndcg10, context)), STEEPEST)
+    exponent = STEEPEST if _is_low(ndcg10, context) else risen
+    growth = exponent * (1 - math.exp(-FADE * left)) / FADE
+    return min(1.0, best * math.exp(growth + OWN_ERROR + OWN_EARLY_ERROR / epoch))
+
+
+def _is_low(ndcg10: Sequence[float], context: RaceContext) -> bool:
+    """Whether a curve may not have begun to rise."""
+    return max(ndcg10) < max(LOW_SHARE * context.incumbent_curve.final, LOW_POPULARITY * context.popularity)
+
+
+def _exponent(epochs: Sequence[int], ndcg10: Sequence[float], context: RaceContext) -> float:
+    """The exponent with which the best NDCG@10 grew with the progress since epoch e / SPAN."""
+    since = max(1.0, epochs[-1] / SPAN)
+    risen = math.log(_level(epochs, ndcg10, epochs[-1]) / _level(epochs, ndcg10, since))
+    progress = np.interp(since, np.arange(1, len(context.progress) + 1), context.progress)
+    return risen / math.log(context.progress[epochs[-1] - 1] / progress)
+
+
+def family_bound(epochs: Sequence[int], ndcg10: Sequence[float], context: RaceContext) -> float:
     """Upper bound of the best NDCG@10 at the end of the trial, from its own curve and the curves of its family.
 
     The logarithm of the growth still to come is predicted twice: as the growth that the family still had at this place,
@@ -181,6 +238,8 @@ def upper_bound(epochs: Sequence[int], ndcg10: Sequence[float], context: RaceCon
     """
     epoch, best = epochs[-1], max(ndcg10)
     known = [curve for curve in context.curves if curve.final >= WEAK * context.incumbent_curve.final]
+    here = [curve for curve in known if curve.similarity == 1]
+    known = here or known
     if not known or best <= 0:
         return 1.0
     family = _family_growth(known, epoch, context)
@@ -192,6 +251,7 @@ def upper_bound(epochs: Sequence[int], ndcg10: Sequence[float], context: RaceCon
     if low or context.decays:
         growth = max(growth, family)
     margin = ERROR + EARLY_ERROR / epoch + FAR_ERROR * min(curve.distance for curve in known) + LOW_ERROR * low
+    margin += 0 if here else ELSEWHERE_ERROR
     return min(1.0, best * math.exp(growth + margin * math.sqrt(part)))
 
 
@@ -264,5 +324,9 @@ def _level(epochs: Sequence[int], ndcg10: Sequence[float], place: float) -> floa
     return float(np.exp(np.interp(math.log(max(place, SMALLEST)), np.log(epochs), np.log(best))))
 
 
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+def _grounds(names: Sequence[str]) -> str:
+    """What the bound rests on, in words."""
+    if not names:
+        return "its own curve"
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"its own curve and those of {', '.join(names[:3])}{more}"
