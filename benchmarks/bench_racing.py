@@ -27,10 +27,11 @@ from recorded import CURVES, read_curves
 from replay import Played, Pool, is_slow_starter, orders, play
 
 Row = dict[str, object]
-PROVENANCE = """The constants of the bound from a trial's own curve were chosen on Office: the curves of the replay table
-and the recorded trials. LOW_POPULARITY, and that the family does not bound a low curve, were chosen after a look at the
-trials that were lost on Tools and Beauty, so these are no longer an untouched test. Small pools say little: a session
-of 6 or 12 trials runs its first trials to their end and saves less than one of 30."""
+PROVENANCE = """\
+The constants of the bound from a trial's own curve were chosen on Office: the curves of the replay table and the
+recorded trials. LOW_POPULARITY, and that the family does not bound a low curve, were chosen after a look at the
+trials that were lost on Tools and Beauty, so these are no longer an untouched test. Small pools say little: a
+session of 6 or 12 trials runs its first trials to their end and saves less than one of 30."""
 TITLES = {
     "with": "Random orders, with curves of the other datasets in memory",
     "without": "Random orders, without memory",
