@@ -11,7 +11,7 @@ from virtualmle.training import racing
 
 Row = Mapping[str, object]
 MOST_LOST = 0.02
-GRID: dict[str, tuple[float, ...]] = {"STEEPEST": (1.3, 1.5, 1.7), "ERROR": (0.05, 0.1)}
+GRID: dict[str, tuple[float, ...]] = {"STEEPEST": (1.3, 1.5, 1.7), "LOW_POPULARITY": (0.0, 1.2, 1.5)}
 """The constants of training/racing.py among which the choice is made."""
 
 
