@@ -28,16 +28,17 @@ from replay import Played, Pool, is_slow_starter, orders, play
 
 Row = dict[str, object]
 PROVENANCE = """\
-The rows **all** are means over the six pools. Saved is far below the 50 % that the rule was meant to save: a family that
-has not run to its end is not raced, and costs its full seconds. Lost is below 2 % in the mean of random orders with the
-constants of the code, but not in every row. Small pools say little: their sessions have 6 or 12 trials, of which the
-first of each family run to their end; in the recorded order, one lost trial is one of 8.
+The rows **all** are means over the six pools. Saved is far below the 50 % that the rule was meant to save: a family
+that has not run to its end is not raced, and costs its full seconds. Lost is below 2 % in the mean of random orders
+with the constants of the code, but not in every row. Small pools say little: their sessions have 6 or 12 trials, of
+which the first of each family run to their end; in the recorded order, the one lost trial is one of 8 of its pool.
 
 The constants were chosen on Office; LOW_POPULARITY, and that the family does not bound a low curve, after a look at the
 trials that were lost on Tools and Beauty. No dataset is therefore an untouched test, and the first three tables are
 optimistic. In the last one, STEEPEST and LOW_POPULARITY are chosen without the dataset on which they are measured: they
-are the ones that save most with at most 2 % lost on the other two, and lose far more on Tools, SASRec. The margins and the family's constants are those of
-the code, also there. Trials recur in the 30 orders, so that a lost share has few independent trials behind it."""
+are the ones that save most with at most 2 % lost on the other two, and they lose far more on Tools, SASRec. The other
+constants are those of the code there, too. Trials recur in the 30 orders, so that a lost share rests on few independent
+trials."""
 TITLES = {
     "with": "Random orders, with curves of the other datasets in memory",
     "without": "Random orders, without memory",
