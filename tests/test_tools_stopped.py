@@ -34,7 +34,7 @@ from virtualmle.tools.write_reflection import RuleInput, write_reflection
 from virtualmle.training.spec import STATE
 
 SMALL = {"epochs": 12, "patience": 12, "hidden_dim": 16, "batch_size": 512, "lr": 0.01}
-SLOWER = (0.003, 0.0025, 0.0022)
+SLOWER = (0.0015, 0.0012, 0.001)
 """Learning rates in the family of the incumbent's, all hopeless; the rule decides how many of them run to their end."""
 
 
