@@ -79,6 +79,7 @@ def test_a_hopeless_trial_stops_and_runs_to_its_end_when_it_is_run_again(ws: Wor
     assert cause["sentence"] in record.outcome.reason
     context = race_of(ws, session, stopped.trial)
     assert context is not None and context.incumbent == first.trial
+    assert 0.05 < context.popularity < 0.08, "NDCG@10 of popularity alone, as the demo's log says"
     assert (ws.trial_directory(session, stopped.trial) / STATE).exists()
 
     whole = run_trial(ws, session, HOPELESS, base=first.trial)
@@ -99,13 +100,13 @@ def test_a_hopeless_trial_stops_and_runs_to_its_end_when_it_is_run_again(ws: Wor
     let_go(full)
 
 
-def test_only_trials_with_the_incumbents_scoring_are_raced(ws: Workspace) -> None:
+def test_only_trials_of_a_known_family_with_the_incumbents_scoring_are_raced(ws: Workspace) -> None:
     session = open_session(ws, "demo", "sasrec").session
     quick = {**QUICK, "epochs": 2}
     run_trial(ws, session, quick)
     for changes, expected in (
         ({"num_heads": 2}, True),
-        ({"loss": "full_softmax"}, True),  # the first of its family, by its own curve
+        ({"loss": "full_softmax"}, False),  # the first of its family
         ({"transition_weight": 2.0, "num_heads": 4}, False),  # other scoring knobs than the incumbent
         ({"transition_weight": 2.0}, False),  # a re-scoring
     ):
@@ -124,7 +125,7 @@ def test_the_curves_of_a_closed_session_serve_later_ones(ws: Workspace) -> None:
     assert [(row.trial, row.epochs) for row in kept] == [("t001", [1, 2]), ("t002", [1, 2])], "one per trained model"
     assert ws.memory.knowledge().curves("hstu") == []
 
-    for with_memory, expected in ((True, [f"{session}/t002"]), (False, [])):
+    for with_memory, expected in ((True, [f"{session}/t002"]), (False, None)):
         later = Workspace.open(ws.home, settings=replace(SETTINGS, with_memory=with_memory, seed=1))
         second = open_session(later, "demo", "sasrec", new=True).session
         run_trial(later, second, quick)

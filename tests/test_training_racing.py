@@ -75,11 +75,9 @@ LATE = [0.0079, 0.0083, 0.0096, 0.0121, 0.0154, 0.0205, 0.0268, 0.0335, 0.0397, 
         0.0660, 0.0663, 0.0665, 0.0666, 0.0665]  # fmt: skip
 
 
-def test_a_slow_starter_of_a_family_that_has_never_run_is_raced_by_its_own_curve_and_reaches_its_end() -> None:
-    late = make_config("sasrec", **SLOW, epochs=30)
-    context = race_of(late, USERS, run(DEFAULT, FAST), [run(DEFAULT, FAST)], 1.0)
-    assert context is not None and context.curves == []
-    assert raced(late, LATE, run(DEFAULT, FAST)) is None
+def test_a_slow_starter_of_a_family_that_has_never_run_is_not_raced() -> None:
+    incumbent = run(DEFAULT, FAST)
+    assert race_of(make_config("sasrec", **SLOW), USERS, incumbent, [incumbent], 1.0) is None
 
 
 @pytest.mark.parametrize("change", [{}, {"dropout": 0.4}, {"lr": 7e-4}, {"num_blocks": 1}, {"hidden_dim": 64}], ids=str)
@@ -150,23 +148,44 @@ def test_a_family_whose_runs_ended_far_below_says_nothing_about_a_good_trial() -
 def test_a_flat_curve_that_may_not_have_begun_to_rise_is_given_the_steepest_rise(
     level: float, popularity: float
 ) -> None:
-    context = race_of(make_config("sasrec", epochs=40), USERS, run(DEFAULT, FAST), [], 1.0, popularity)
+    incumbent = run(DEFAULT, FAST)
+    context = race_of(make_config("sasrec", epochs=40), USERS, incumbent, [incumbent], 1.0, popularity)
     assert context is not None
     left = math.log(40 / 5)
     steepest = level * math.exp(STEEPEST * (1 - math.exp(-FADE * left)) / FADE)
     assert own_bound([1, 2, 3, 4, 5], [level] * 5, context) > steepest > 0.0561
 
 
+# On Tools, a trial with score priors rested at the level of popularity (.0117) until epoch 3 of 12, rose to .0239 and
+# would have been kept against t003. Both curves are those of the bare models. Recorded are epochs 1 to 3 and 12 of the
+# one, and 1 to 7 and 12 of the other; the values between them are interpolated.
+PLATEAU = [0.0109, 0.0114, 0.0116, 0.0122, 0.0133, 0.0148, 0.0165, 0.0183, 0.0199, 0.0215, 0.0228, 0.0239]
+T003 = [0.0093, 0.0112, 0.0119, 0.0128, 0.0133, 0.0159, 0.0167, 0.0171, 0.0175, 0.0178, 0.0182, 0.0186]
+
+
+@pytest.mark.parametrize("popularity, is_stopped", [(0.0117, False), (0.0, True)], ids=["known", "unknown"])
+def test_a_trial_that_rests_at_popularity_is_not_stopped_before_it_rises(popularity: float, is_stopped: bool) -> None:
+    config = make_config("sasrec", transition_weight=4.0, epochs=12)
+    incumbent = run(config, T003, "t003")
+    smaller_batches = config.model_copy(update={"batch_size": 128})
+    context = race_of(smaller_batches, USERS, incumbent, [incumbent], 1.0, popularity)
+    assert context is not None and context.has_priors and context.popularity == popularity
+    ranks, known = ranks_of(PLATEAU), ranks_of(T003)
+    causes = [decide(range(1, count + 1), list(ranks[:count]), 1000, known, context) for count in range(1, 12)]
+    assert any(causes) == is_stopped
+
+
 def test_a_flat_curve_well_above_popularity_is_bounded_near_its_level() -> None:
-    context = race_of(make_config("sasrec", epochs=40), USERS, run(DEFAULT, FAST), [], 1.0, 0.008)
+    incumbent = run(DEFAULT, FAST)
+    context = race_of(make_config("sasrec", epochs=40), USERS, incumbent, [incumbent], 1.0, 0.008)
     assert context is not None
     assert 0.03 < own_bound(list(range(1, 13)), [0.03] * 12, context) < 0.036
 
 
 def test_a_decaying_learning_rate_leaves_less_progress_and_a_smaller_bound() -> None:
-    bounds = []
+    incumbent, bounds = run(DEFAULT, FAST), []
     for schedule in ("constant", "linear"):
-        context = race_of(make_config("sasrec", schedule=schedule), USERS, run(DEFAULT, FAST), [], 1.0)
+        context = race_of(make_config("sasrec", schedule=schedule), USERS, incumbent, [incumbent], 1.0)
         assert context is not None
         bounds.append(own_bound(list(range(1, 11)), saturating(0.05, 0.02, 8, 10), context))
     assert bounds[0] > bounds[1]
@@ -249,8 +268,9 @@ def test_curves_of_other_datasets_count_if_similar_and_only_several_of_them() ->
     ):  # fmt: skip
         elsewhere = [run(candidate, LATE, f"tools-sasrec-1/t{n:03d}", similarity=similarity) for n in range(count)]
         context = race_of(candidate, USERS, incumbent, [incumbent, *elsewhere], 1.0)
-        assert context is not None
-        assert [curve.source for curve in context.curves] == [run.source for run in elsewhere if expected]
+        assert (context is not None) == expected
+        if context:
+            assert [curve.source for curve in context.curves] == [other.source for other in elsewhere]
 
 
 # Places on a known curve

@@ -60,10 +60,10 @@ def race_of(
 ) -> RaceContext | None:
     """The race of `candidate` against `incumbent`; None if it must run to its end.
 
-    That is so if the scoring knobs differ, because learning curves are those of the bare model. The curves of the
-    candidate's family count if one has run to its end on this dataset, or `CURVES_ELSEWHERE` on similar ones; if not,
-    the candidate's own curve decides. `runs` may contain the incumbent; `popularity` is the NDCG@10 of ranking by
-    popularity alone.
+    That is so if the scoring knobs differ, because learning curves are those of the bare model, and if no trial of its
+    family has run to its end: on this dataset, or `CURVES_ELSEWHERE` on similar ones. `runs` may contain the incumbent.
+    Curves of another dataset are scaled as if the best of its `runs` were as good as the incumbent. `popularity` is the
+    NDCG@10 of ranking by popularity alone.
     """
     if any(getattr(candidate, knob) != getattr(incumbent.config, knob) for knob in SCORING_KNOBS):
         return None
@@ -74,7 +74,7 @@ def race_of(
         if run.similarity >= SIMILAR and alike(candidate, run.config)
     ]
     if not any(curve.similarity == 1 for curve in curves) and len(curves) < CURVES_ELSEWHERE:
-        curves = []
+        return None
     return RaceContext(
         incumbent=incumbent.source,
         incumbent_curve=known_curve(incumbent, candidate),

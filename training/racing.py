@@ -76,7 +76,7 @@ class RaceContext(_Frozen):
     keep_z: float
     has_priors: bool = False  # whether score priors are added to the scores of both
     family: str  # what the trials of the candidate's family have in common, in words
-    curves: list[KnownCurve]  # of the candidate's family, the most alike first; may be empty
+    curves: list[KnownCurve]  # of the candidate's family, the most alike first; at least one
     progress: list[float]  # of the candidate, for epochs 1, 2, ... until its last
     popularity: float = 0.0  # NDCG@10 of ranking by popularity alone, where curves often rest before they rise
     decays: bool = False  # whether the learning rates of the family decay to 0 at the end
@@ -202,7 +202,7 @@ def own_bound(epochs: Sequence[int], ndcg10: Sequence[float], context: RaceConte
 
     NDCG@10 is taken to grow as a power of the progress, the sum of the learning rates of all steps, with an exponent
     that fades exponentially in the logarithm of the progress. While the curve is low it may not have begun to rise, so
-    that its present exponent says nothing: then the steepest one counts. No family has to be known.
+    that its present exponent says nothing: then the steepest one counts.
     """
     epoch, best = epochs[-1], max(ndcg10)
     if best <= 0:
@@ -326,7 +326,5 @@ def _level(epochs: Sequence[int], ndcg10: Sequence[float], place: float) -> floa
 
 def _grounds(names: Sequence[str]) -> str:
     """What the bound rests on, in words."""
-    if not names:
-        return "its own curve"
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"its own curve and those of {', '.join(names[:3])}{more}"
