@@ -86,6 +86,15 @@ Parallel = Annotated[
         show_default="from SANDBOX.md",
     ),
 ]
+ResumedParallel = Annotated[
+    str | None,
+    typer.Option(
+        "--parallel",
+        metavar="N|auto",
+        help="Trials of the session at a time from now on; auto = one per GPU, or as many as fit in cores and memory.",
+        show_default="as it was",
+    ),
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cpu:float32, cuda or cuda:N.")]
 Threads = Annotated[int, typer.Option("--threads", min=0, help="Torch threads of a trial on CPU.", show_default="all")]
 KeepWarm = Annotated[

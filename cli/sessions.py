@@ -17,7 +17,7 @@ from .options import (
     Json,
     KeepWarm,
     LauncherName,
-    Parallel,
+    ResumedParallel,
     Threads,
     make_settings,
     open_workspace,
@@ -100,7 +100,7 @@ def resume(  # noqa: PLR0913, PLR0917 - one parameter per option
     seeding: Annotated[
         str | None, typer.Option(help="none, default, moves or memory.", show_default="as opened")
     ] = None,
-    parallel: Parallel = None,
+    parallel: ResumedParallel = None,
     device: Device = "auto",
     threads: Threads = 0,
     keep_warm: KeepWarm = WARM_SECONDS,

@@ -91,12 +91,11 @@ def settings(knobs: Mapping[str, Any], empty: str = "default", separator: str = 
 def origin(trial: TrialRecord) -> str:
     """How a trial was measured, if not by a run of its own to the end.
 
-    `best of 24 settings`, `reused from demo-sasrec-1/t004`, `stopped after epoch 3 of 20, about 12.0 s saved`.
+    `best of 24 settings`, `reused from demo-sasrec-1/t004`, `stopped after epoch 3 of 20`.
     """
     details = trial.outcome.details if trial.outcome else {}
     if trial.status == "stopped":
-        saved = duration(details["saved_seconds"])
-        return f"stopped after epoch {details['stopped']['epoch']} of {trial.config['epochs']}, about {saved} saved"
+        return f"stopped after epoch {details['stopped']['epoch']} of {trial.config['epochs']}"
     if trial.sweep:
         best = "best of " if "sweep" in details else "sweep of "
         return best + counted(len(trial.settings), "setting")

@@ -13,6 +13,7 @@ from ..examiner.request import TestResult, read_revealed
 from ..memory.records import Confirmation, ReflectionRecord, RuleRecord, SessionRecord, SummaryRecord, TrialRecord
 from ..memory.store import Memory
 from ..sandbox.effects import knob_effects
+from ..sandbox.observations import still_stopped
 from ..sandbox.program import trials_measured
 from ..sandbox.protocol import parse_protocol
 from ..sandbox.statistics import selection_inflation
@@ -70,8 +71,8 @@ class ReportData:
 
     @property
     def saved_seconds(self) -> float:
-        """The training seconds that stopping trials early has probably saved."""
-        stopped = [trial.outcome for trial in self.trials if trial.status == "stopped" and trial.outcome]
+        """The training seconds that stopping trials early has probably saved; none for one that was continued since."""
+        stopped = [trial.outcome for trial in still_stopped(self.trials) if trial.outcome]
         return sum(float(outcome.details["saved_seconds"]) for outcome in stopped)
 
     @property

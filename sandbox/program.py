@@ -201,9 +201,13 @@ def trials_used(trials: Sequence[TrialRecord]) -> int:
 def trials_measured(trials: Sequence[TrialRecord]) -> int:
     """The number of configurations that the selection is made from; a sweep counts every setting.
 
-    A stopped trial counts, because it was left out only for being no better than the best of the others.
+    A stopped trial counts, because it was left out only for being no better than the best of the others; with the trial
+    that has continued it, it is one configuration.
     """
-    return sum(len(trial.settings) for trial in trials if trial.concluded)
+    finished = [trial for trial in trials if trial.status == "finished"]
+    measured = [trial.config for trial in finished]
+    stopped = {repr(trial.config) for trial in trials if trial.status == "stopped" and trial.config not in measured}
+    return sum(len(trial.settings) for trial in finished) + len(stopped)
 
 
 def seconds_used(trials: Sequence[TrialRecord]) -> float:

@@ -129,6 +129,9 @@ def _protocol(page: Page, space: ActionSpace, text: str) -> Protocol:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = str(first["loc"][0])
+        if name == "parallel":
+            given = values[name]
+            raise rules[name].error(f"parallel={given!r} is refused: give auto, or 1 to {MAX_PARALLEL}") from None
         if first["type"] == "missing":
             raise page.rules[0].error(f"the table of rules lacks {name}; add it") from None
         raise rules[name].error(f"{name}={first['input']!r} is refused: {first['msg']}") from None

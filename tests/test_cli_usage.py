@@ -283,3 +283,8 @@ def test_an_invalid_value_inside_a_tool_is_not_reported_as_an_invalid_argument()
         _invoke(faulty_tool, None, {"number": "x"})
     with pytest.raises(ValidationError, match="Row"):
         _invoke(faulty_tool, None, {"number": 1})
+
+
+def test_parallel_of_resume_is_said_to_hold_from_now_on(run: Run) -> None:
+    words = " ".join(run("sessions", "resume", "--help")[1].split())
+    assert "Trials of the session at a time from now on" in words and "Trials of a new session" not in words

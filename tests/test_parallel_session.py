@@ -99,6 +99,13 @@ def test_two_trials_run_and_a_third_is_refused_until_one_of_them_is_cancelled(ws
     cancel_trial(ws, SESSION, "t002")
 
 
+def test_fewer_places_leave_no_warm_worker_behind(ws: Workspace) -> None:
+    for place in (0, 1):
+        ws.inbox(SESSION, place).mkdir(parents=True, exist_ok=True)
+    ws.memory.sessions.set_parallel(SESSION, 1, auto=False)
+    assert ws.inbox(SESSION, 1) in ws.inboxes(ws.memory.sessions.get(SESSION)), "finalize retires the worker there"
+
+
 def test_verdicts_follow_the_order_of_ending_and_compare_with_the_incumbent_at_the_start_too(ws: Workspace) -> None:
     assert run_trial(ws, SESSION, {}).verdict == "keep"
     late = start_paused(ws, PAUSED)

@@ -182,6 +182,13 @@ def test_an_invalid_row_is_refused_with_its_line(old: str, new: str, message: st
     assert str(error.value).startswith(f"SANDBOX.md:{line}: ")
 
 
+def test_the_refusal_of_parallel_says_both_kinds_of_values() -> None:
+    text = page(RULES + "| `parallel` | Auto | |\n", LR, READOUT)
+    where = f"SANDBOX.md:{line_with(text, 'Auto')}"
+    with pytest.raises(ProtocolError, match=f"{where}: parallel='Auto' is refused: give auto, or 1 to 64"):
+        parse_protocol(text)
+
+
 def test_a_table_without_the_heading_of_a_dimension_is_refused() -> None:
     text = page(RULES, LR.replace("### optimisation", "### speed"))
     with pytest.raises(ProtocolError, match=f"SANDBOX.md:{line_with(text, '`lr`')}: dimension 'speed' is unknown"):

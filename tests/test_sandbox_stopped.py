@@ -72,6 +72,7 @@ def test_a_stopped_trial_counts_in_patience_and_among_the_configurations_of_the_
     assert decision.stop and "3 trials in a row without a keep" in decision.reason  # FIRST has no verdict
     assert not stop(trials[:2], max_trials=9, max_train_seconds=99.0, patience=3).stop
     assert trials_measured(trials) == 3
+    assert trials_measured([*trials, trial(4, DEEPER, NDCG)]) == 3, "t004 is t002, run to its end"
 
 
 def test_a_stopped_trial_wants_one_reflection() -> None:

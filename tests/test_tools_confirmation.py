@@ -27,6 +27,7 @@ from virtualmle.models.priors import ScorePriors
 from virtualmle.report.gather import gather
 from virtualmle.report.html import render
 from virtualmle.sandbox.confirmation import confirmed_trials
+from virtualmle.tools.cancel_trial import cancel_trial
 from virtualmle.tools.confirming import confirm_until
 from virtualmle.tools.finalize import finalize
 from virtualmle.tools.open_session import open_session
@@ -34,6 +35,7 @@ from virtualmle.tools.read_memory import read_memory
 from virtualmle.tools.results import FinalResult
 from virtualmle.tools.run_trial import run_trial
 from virtualmle.tools.workspace import Settings, Workspace, trial_seed
+from virtualmle.tools.write_reflection import write_reflection
 from virtualmle.training.checkpoint import load_checkpoint
 from virtualmle.training.evaluate import evaluate_targets, train_histories
 from virtualmle.training.metrics import metrics_from_ranks
@@ -284,3 +286,17 @@ def test_ranks_of_real_repetitions_give_the_stored_figures_again(confirmed: tupl
     }
     before = {each.trial: each.ndcg10 for each in sorted(found.trials, key=lambda each: -each.ndcg10)}
     assert confirmed_trials(before, ranks, {}) == found.trials
+
+
+def test_a_repetition_is_not_reflected_on_nor_cancelled(tmp_path: Path, workers_import_the_package: None) -> None:
+    ws = opened(home_with(tmp_path / "home", top=1, repetitions=1))
+    session = open_session(ws, "demo", "sasrec").session
+    run_trial(ws, session, {})
+    confirm_until(ws, ws.memory.sessions.get(session), 0)
+    with pytest.raises(SessionError, match="call finalize again"):
+        cancel_trial(ws, session, "t001r1")
+    assert confirm_until(ws, ws.memory.sessions.get(session), None).is_over
+    with pytest.raises(SessionError, match="reflect on t001"):
+        write_reflection(ws, session, "t001r1", "yes", "optimisation", "the fresh seed is better")
+    assert not ws.memory.reflections.all(session)
+    ws.close()

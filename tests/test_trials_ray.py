@@ -15,7 +15,7 @@ from mcp.types import Implementation
 from tests.quick_home import quick_home
 from tests.waiting import until
 from virtualmle.agents.engineer import Engineer
-from virtualmle.agents.events import Event, TrialProgress
+from virtualmle.agents.events import Event, TrialStarted
 from virtualmle.agents.loop import run_agent
 from virtualmle.data.prepared import ARRAYS, SEALED
 from virtualmle.memory.store import Memory
@@ -25,6 +25,7 @@ from virtualmle.tools.workspace import Settings
 from virtualmle.training.epoch_ranks import write_race
 from virtualmle.training.racing import KnownCurve, RaceContext
 from virtualmle.training.spec import CHECKPOINT, LOG, RANKS, STATE, USERS, TrialSpec, read_result, read_spec
+from virtualmle.training.state_outline import read_curve
 from virtualmle.trials.launcher import TrialState, poll
 from virtualmle.trials.launching import LocalLauncher, launcher_of
 from virtualmle.trials.ray_launcher import RayLauncher, is_on_ray, read_placement
@@ -232,7 +233,7 @@ def test_a_trial_is_scored_again_on_a_node_that_is_sent_its_files_or_that_shares
 
 
 def test_a_trial_whose_node_is_killed_is_a_lost_one_and_continues_bit_for_bit_on_the_other(world: World) -> None:
-    trials = world.submit_to_both(24)
+    trials = world.submit_to_both(LONG)
     survivor, victim = sorted(trials, key=lambda each: node_of(world, each) != world.cluster.head_node)
     until(lambda: has_trained(victim, 4) and (victim / STATE).exists())
     kill_node(world.cluster, node_of(world, victim))
@@ -240,11 +241,13 @@ def test_a_trial_whose_node_is_killed_is_a_lost_one_and_continues_bit_for_bit_on
     assert (state.status, state.machine_fault, state.lost) == ("crashed", True, True)
     assert "was lost while it ran the trial" in (state.cause or "")
     until(lambda: not workers(victim))
-    assert settle(survivor).status == "finished"
-    repeated = world.submit(24, resume_from=str(victim))
+    assert look(survivor).status == "running"
+    assert launcher_of(survivor).cancel(survivor).status == "cancelled"
+    epochs = read_curve(victim / STATE)[-1][0] + 4
+    repeated = world.submit(epochs, resume_from=str(victim))
     assert settle(repeated).status == "finished", look(repeated).cause
     assert not (repeated / LOG).read_text().startswith("epoch 1/"), "it has started again from scratch"
-    assert same_results(repeated, survivor)
+    assert same_results(repeated, world.run_locally(epochs))
 
 
 def test_a_restarted_server_is_told_that_a_trial_is_gone(world: World) -> None:
@@ -271,9 +274,10 @@ async def test_a_session_on_ray_runs_a_lost_trial_again_and_ends_with_a_look_at_
     killed: list[str] = []
 
     def kill_first(event: Event) -> None:
-        if isinstance(event, TrialProgress) and not killed and (sessions / event.trial / STATE).exists():
-            (worker,) = workers(sessions / event.trial)
+        if isinstance(event, TrialStarted) and not killed:
             killed.append(event.trial)
+            until(lambda: bool(workers(sessions / event.trial)))
+            (worker,) = workers(sessions / event.trial)
             os.kill(worker.ppid(), signal.SIGKILL)  # the trial's actor
 
     sessions = home / ".virtualmle" / "sessions" / "demo-sasrec-1"
@@ -286,7 +290,6 @@ async def test_a_session_on_ray_runs_a_lost_trial_again_and_ends_with_a_look_at_
         lost, again, other = memory.trials.all(result.session)
     assert (lost.status, lost.machine_fault) == ("crashed", True) and not workers(sessions / "t001")
     assert (again.status, again.config, other.status) == ("finished", lost.config, "finished")
-    assert read_spec(sessions / "t002").resume_from == str(sessions / "t001")
     assert read_spec(sessions / "t002").threads == 1 and is_on_ray(sessions / "t003")
 
 

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from ..data.errors import SessionError
 from ..trials.launching import launcher_of
 from .observation import observe
 from .results import TrialObservation
@@ -21,7 +22,11 @@ def cancel_trial(
     A trial that has already ended is returned unchanged.
     """
     record = ws.memory.sessions.get(session)
-    ws.memory.trials.get(session, trial)
+    target = ws.memory.trials.get(session, trial)
+    if target.repeats:
+        raise SessionError(
+            f"{trial} repeats {target.repeats} for the confirmation, which runs to its end; call finalize again"
+        )
     running = sync_session(ws, session)
     if any(record.handle == trial for record in running):
         directory = ws.trial_directory(session, trial)

@@ -140,8 +140,9 @@ class Workspace:
         return self.home / ".virtualmle" / "sessions" / session / (f"worker-{place}" if place else "worker")
 
     def inboxes(self, session: SessionRecord) -> list[Path]:
-        """The inboxes of all places of the session."""
-        return [self.inbox(session.id, place) for place in range(session.parallel)]
+        """The inboxes of all places that the session has, or had before it was given fewer."""
+        current = {self.inbox(session.id, place) for place in range(session.parallel)}
+        return sorted(current | set(self.inbox(session.id).parent.glob("worker*")))
 
     def launcher(self, trial: TrialRecord) -> Launcher:
         """The launcher of a new trial; `launcher_of` finds that of an earlier one."""

@@ -70,6 +70,10 @@ def write_reflection(  # noqa: PLR0913, PLR0917 - one parameter per claim that i
     record = ws.memory.sessions.get(session)
     sync_session(ws, session)
     target = ws.memory.trials.get(session, trial)
+    if target.repeats:
+        raise SessionError(
+            f"{trial} repeats {target.repeats} for the confirmation and is no evidence; reflect on {target.repeats}"
+        )
     if target.outcome is None:
         raise SessionError(f"trial {trial} is {target.status}; reflect on it once it has finished (wait_trial)")
     trials = ws.memory.trials.all(session)

@@ -37,7 +37,9 @@ from .state import TrainingState, read_state, write_state
 from .stopping import best_epoch, common_part, has_ended, on_grid, points
 
 OnEpoch = Callable[[EpochRecord], None]
-SAVE_EVERY_SECONDS = 20.0  # a killed trial loses about this much work; a write takes a fraction of a second
+SAVE_EVERY_SECONDS = 20.0  # a killed trial loses at most about this much work
+SAVE_SHARE = 0.02  # of the time, in which the state is written more often than that
+FIRST_SAVE_SECONDS = 1.0  # before the first write, of which it is not known how long it takes
 CHECK_EVERY = 50  # steps between two checks of the loss, each of which waits for the device
 
 
@@ -73,8 +75,9 @@ def fit(
     """Train for `epochs`, or until an evaluated epoch is `patience` or more after the one with the best NDCG@10.
 
     `stopping.py` says which epochs are evaluated; the curve has these, and `on_epoch` and `race` are called after them.
-    save_to: file for the training state, written after an evaluated epoch, at most once every `save_every` seconds, and
-    at the end. Another training that differs only in `epochs` or `patience` can resume from it.
+    save_to: file for the training state, written after an evaluated epoch, once every `save_every` seconds or as often
+    as that takes SAVE_SHARE of the time, and at the end. Another training that differs only in `epochs` or `patience`
+    can resume from it.
     resume_from: a state to resume from; `on_epoch` is called for new epochs only, the result's curve contains all. If
     the training has already ended there, the model is that of its best epoch.
     precision: of the full softmax's products, as `linear_cross_entropy` takes it.
@@ -85,7 +88,7 @@ def fit(
     state, ended = _start(training, resume_from)
     resumed = state.last_epoch
     stopped: StopCause | None = None
-    saved_at = time.monotonic()
+    saved_at, pause = time.monotonic(), min(save_every, FIRST_SAVE_SECONDS)
     while not stopped and not ended:
         record, ranks = _run_until_evaluated(state.last_epoch + 1, training, dataset)
         on_epoch(record)
@@ -98,9 +101,12 @@ def fit(
         if race and not ended:
             stopped = race(state.curve, state.epoch_ranks, num_parameters(training.model))
         over = stopped or ended or not any(map(on_grid, range(record.epoch + 1, config.epochs + 1)))
-        if save_to and on_grid(record.epoch) and (over or time.monotonic() - saved_at >= save_every):
-            _save(save_to, replace(state, training=training.state_dict()), required=not ended)
+        started = time.monotonic()
+        if save_to and on_grid(record.epoch) and (over or started - saved_at >= pause):
+            required = not ended and (stopped is not None or started - saved_at >= save_every)
+            _save(save_to, replace(state, training=training.state_dict()), required=required)
             saved_at = time.monotonic()
+            pause = min(save_every, (saved_at - started) / SAVE_SHARE)
     restore_weights(training.model, state.best_weights)
     return FitResult(training.model, state.curve, state.best_epoch, state.epoch_ranks, stopped, resumed)
 

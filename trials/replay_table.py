@@ -39,6 +39,7 @@ class Footer(BaseModel):
     clock: str  # "processor" or "wall": what the seconds of a cell are
     provenance: dict[str, Any]  # date, commit, versions, processor, threads, …
     digest: str = ""  # SHA-256 over the rows
+    pages: str = ""  # SHA-256 over the bytes before the footer; empty in tables of before it was recorded
 
 
 class ReplayTable:
@@ -52,8 +53,9 @@ class ReplayTable:
     @classmethod
     def read(cls, path: Path) -> "ReplayTable":
         """Read and verify a table. Raises ReplayError if it is missing, damaged or of another format."""
-        frame = read_frame(path)
         footer = read_footer(path)
+        _check_pages(path, footer)
+        frame = read_frame(path)
         if _digest(frame) != footer.digest:
             raise ReplayError(f"{str(path)!r} is damaged: its rows differ from the digest in its footer; copy it again")
         if footer.format_version != FORMAT_VERSION:
@@ -70,7 +72,8 @@ class ReplayTable:
     def write(self) -> None:
         """Write the file atomically, with the digest of its rows."""
         frame = frame_of(self.cells)
-        footer = self.footer.model_copy(update={"digest": _digest(frame)})
+        pages = _pages_digest(encoded(frame, {}))
+        footer = self.footer.model_copy(update={"digest": _digest(frame), "pages": pages})
         write_bytes(self.path, encoded(frame, {KEY: footer.model_dump_json()}))
 
     def backbones(self) -> list[str]:
@@ -83,8 +86,12 @@ def read_footer(path: Path) -> Footer:
     try:
         metadata: Mapping[str, str] = pl.read_parquet_metadata(path)
         return Footer.model_validate_json(metadata[KEY])
-    except (OSError, PolarsError, PanicException, KeyError):
-        raise ReplayError(f"{str(path)!r} is no replay table: it has no readable entry {KEY} in its footer") from None
+    except OSError as error:
+        raise ReplayError(f"{str(path)!r} cannot be read ({error.strerror or error}); check the path") from None
+    except (PolarsError, PanicException, KeyError):
+        raise ReplayError(
+            f"{str(path)!r} is no replay table or is damaged: it has no readable entry {KEY} in its footer"
+        ) from None
     except ValidationError as error:
         message = error.errors(include_url=False)[0]
         raise ReplayError(
@@ -115,6 +122,18 @@ def _close(value: float | None, expected: float) -> bool:
 
 def _is_share(value: float | None) -> bool:
     return value is not None and 0 <= value <= 1
+
+
+def _check_pages(path: Path, footer: Footer) -> None:
+    """Raise ReplayError if the pages are damaged: the reader aborts the process if the size of a page is absurd."""
+    if footer.pages and _pages_digest(path.read_bytes()) != footer.pages:
+        raise ReplayError(f"{str(path)!r} is damaged: its pages differ from the digest in its footer; copy it again")
+
+
+def _pages_digest(content: bytes) -> str:
+    """SHA-256 over the bytes before the footer of a Parquet file, whose length is in front of the last four bytes."""
+    length = int.from_bytes(content[-8:-4], "little")
+    return hashlib.sha256(content[: max(0, len(content) - 8 - length)]).hexdigest()
 
 
 def _digest(frame: pl.DataFrame) -> str:
