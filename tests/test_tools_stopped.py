@@ -198,7 +198,7 @@ def test_the_report_and_the_tables_show_the_bound(raced: Raced) -> None:
     console = Console(file=StringIO(), width=100)
     console.print(trials_table(data.trials))
     text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "stopped" in text and f"≤ {raced.record.bound:.4f}" in text and "saved" in text
+    assert "stopped" in text and f"≤ {raced.record.bound:.4f}" in text and "(stopped after epoch" in text
     page = render(data)
     assert f"≤ {raced.record.bound:.4f}" in page and "1 stopped" in page and "saved by racing" in page
     assert "stopped (at most)" in page
