@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.quick_home import QUICK_SANDBOX, environment
 from virtualmle.data.demo import generate_demo
 
@@ -22,6 +24,7 @@ def test_a_missing_log_is_skipped_with_a_message() -> None:
     )
 
 
+@pytest.mark.slow
 def test_memory_is_compared_with_its_placebo_without_opening_a_test_set(tmp_path: Path) -> None:
     generate_demo(num_users=150, num_items=60).write_csv(tmp_path / "tiny.csv")
     generate_demo(num_users=160, num_items=70, seed=7).write_csv(tmp_path / "other.csv")

@@ -237,6 +237,7 @@ def test_server_and_worker_killed_in_the_middle_continue_bit_for_bit(tmp_path: P
     ws.close()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("workers_import_the_package")
 def test_a_repetition_whose_process_keeps_dying_leaves_its_trial_out_of_the_selection(tmp_path: Path) -> None:
     ws = opened(home_with(tmp_path / "home", top=2, repetitions=1, epochs=40))
