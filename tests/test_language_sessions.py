@@ -180,7 +180,8 @@ def fast_page() -> str:
 def test_fourteen_trials_cost_less_than_80000_input_tokens(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
-    (home / "SANDBOX.md").write_text(fast_page(), encoding="utf-8")
+    page = fast_page().replace("| `patience` | 12 |", "| `patience` | 14 |")  # the budget ends the session
+    (home / "SANDBOX.md").write_text(page, encoding="utf-8")
     with ScriptedEndpoint(lambda received: engineer_answer(received.prompt)) as endpoint:
         options = ["--agent", "llm", "--model", "rules", "--base-url", endpoint.openai_url, "--trials", "14"]
         done = subprocess.run(
