@@ -11,11 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from ..data.errors import SessionError
-
-try:
-    import fcntl
-except ImportError:  # not a POSIX system: it has no such lock, so a second run is not detected
-    fcntl = None  # type: ignore[assignment]
+from ..data.locks import take_lock
 
 LOCK = "driver.lock"
 
@@ -29,24 +25,24 @@ class DriverLock:
 
     def acquire(self, session: str) -> None:
         """Take the lock unless it is held already. Raises SessionError with the process id if another run holds it."""
-        if self._file is not None or fcntl is None:
+        if self._file is not None:
             return
         path = self._home / ".virtualmle" / "sessions" / session / LOCK
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+", encoding="utf-8")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            taken = take_lock(file.fileno())
+        except OSError:  # a file system without locks: a second run is not detected
+            file.close()
+            return
+        if not taken:
             file.seek(0)
             holder = file.read().strip() or "unknown"
             file.close()
             raise SessionError(
                 f"session {session} is in use by another run (process {holder}); watch it with "
                 f"`virtualmle sessions show {session}`, or open another session with `virtualmle tune ... --new`"
-            ) from None
-        except OSError:  # a file system without locks: a second run is not detected
-            file.close()
-            return
+            )
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()

@@ -7,11 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..data.errors import SessionError
-
-try:
-    import fcntl
-except ImportError:  # not a POSIX system: it has no such lock, so a second process is not detected
-    fcntl = None  # type: ignore[assignment]
+from ..data.locks import take_lock
 
 POLL_SECONDS = 0.05
 
@@ -22,7 +18,7 @@ def locked(path: Path, wait_seconds: float = 0.0) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
         deadline = time.monotonic() + wait_seconds
-        while not _taken(file.fileno()):
+        while not take_lock(file.fileno()):
             if time.monotonic() >= deadline:
                 file.seek(0)
                 holder = file.read().strip() or "unknown"
@@ -32,13 +28,3 @@ def locked(path: Path, wait_seconds: float = 0.0) -> Iterator[None]:
         file.write(f"{os.getpid()}\n")
         file.flush()
         yield
-
-
-def _taken(descriptor: int) -> bool:
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

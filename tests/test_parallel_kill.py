@@ -196,10 +196,10 @@ def run(folder: Path, rounds: int, trials: int, seed: int) -> int:
         together = play(home, rounds, seed)
         finish(home)
         return together
-    except BaseException:
-        print((folder / "home" / "clients.log").read_text(encoding="utf-8", errors="replace")[-4000:])
-        raise
     finally:
+        log = folder / "home" / "clients.log"
+        if log.exists():  # pytest shows it if the test fails
+            print(log.read_text(encoding="utf-8", errors="replace")[-4000:])
         home.close()
 
 

@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from tests.quick_home import QUICK_SANDBOX, environment
 from tests.waiting import until
 from virtualmle.data.errors import ConfigError, SessionError
+from virtualmle.data.prepared import PreparedDataset
 from virtualmle.examiner.main import histories_before_test
 from virtualmle.examiner.request import looks
 from virtualmle.examiner.unseal import open_test
@@ -37,7 +39,7 @@ from virtualmle.tools.run_trial import run_trial
 from virtualmle.tools.workspace import Settings, Workspace, trial_seed
 from virtualmle.tools.write_reflection import write_reflection
 from virtualmle.training.checkpoint import load_checkpoint
-from virtualmle.training.evaluate import evaluate_targets, train_histories
+from virtualmle.training.evaluate import Histories, evaluate_targets, train_histories
 from virtualmle.training.metrics import metrics_from_ranks
 from virtualmle.training.spec import CHECKPOINT, RANKS, STATE, read_spec
 from virtualmle.training.trainer import fit
@@ -106,6 +108,15 @@ def test_the_best_trials_run_again_under_fresh_seeds_of_the_server(confirmed: tu
         assert spec.config == ws.memory.trials.get(session.id, record.repeats or "").config
 
 
+def recomputed(
+    directory: Path, dataset: PreparedDataset, histories: Histories, targets: NDArray[np.int32]
+) -> dict[str, float]:
+    """The metrics of the checkpoint in a trial's directory on these targets."""
+    model, config = load_checkpoint(directory / CHECKPOINT)
+    priors = ScorePriors.from_dataset(dataset, config, "cpu")
+    return metrics_from_ranks(evaluate_targets(model, config, histories, targets, priors, dataset.num_items)[0])
+
+
 def test_the_mean_over_the_repetitions_decides_as_computed_from_their_checkpoints(
     confirmed: tuple[Workspace, FinalResult],
 ) -> None:
@@ -117,12 +128,7 @@ def test_the_mean_over_the_repetitions_decides_as_computed_from_their_checkpoint
         values = []
         for repetition in (1, 2):
             directory = ws.trial_directory(result.session, f"{each.trial}r{repetition}")
-            model, config = load_checkpoint(directory / CHECKPOINT)
-            priors = ScorePriors.from_dataset(dataset, config, "cpu")
-            ranks, _ = evaluate_targets(
-                model, config, train_histories(dataset), dataset.valid_items, priors, dataset.num_items
-            )
-            values.append(metrics_from_ranks(ranks)["ndcg@10"])
+            values.append(recomputed(directory, dataset, train_histories(dataset), dataset.valid_items)["ndcg@10"])
         assert each.values == pytest.approx(values, abs=1e-9)
         assert each.sd == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
         means[each.trial] = sum(values) / 2
@@ -141,12 +147,7 @@ def test_the_one_look_reports_mean_and_deviation_of_the_repetitions(confirmed: t
     found = []
     for repetition in (1, 2):
         directory = ws.trial_directory(result.session, f"{result.selected}r{repetition}")
-        model, config = load_checkpoint(directory / CHECKPOINT)
-        priors = ScorePriors.from_dataset(dataset, config, "cpu")
-        ranks, _ = evaluate_targets(
-            model, config, histories_before_test(dataset), targets.items, priors, dataset.num_items
-        )
-        found.append(metrics_from_ranks(ranks))
+        found.append(recomputed(directory, dataset, histories_before_test(dataset), targets.items))
     assert result.test is not None and result.test_sd is not None
     for name in found[0]:
         one, other = found[0][name], found[1][name]

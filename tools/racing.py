@@ -4,6 +4,7 @@ Not raced, and so run to their end: trials that are not trained, repetitions, th
 trials for which `training/families.py` knows too little. docs/racing.md explains the rule.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -23,13 +24,14 @@ def prepare_race(
 ) -> None:
     """Write the race of a trial into its new directory, if it is to be raced. MachineError if it cannot be written."""
     incumbent = ws.memory.trials.incumbent(session.id)
-    if incumbent is None or not _may_be_raced(ws, session, trial, spec):
+    trials = ws.memory.trials.all(session.id)
+    if incumbent is None or not _may_be_raced(ws, session, trial, spec, trials):
         return
     ranks = read_epoch_ranks(ws.trial_directory(session.id, incumbent.handle) / EPOCH_RANKS)
     known = _run_of(session, incumbent)
     if ranks is None or known is None or len(ranks) != len(known.epochs):
         return  # the incumbent was trained by an earlier version, or its files are lost
-    runs = [*_runs_here(ws, session), *_runs_elsewhere(ws, session)]
+    runs = [*_runs_here(session, trials), *_runs_elsewhere(ws, session)]
     keep_z = ws.session_protocol(session).keep_z
     popularity = incumbent.outcome.details.get("popularity_ndcg10") if incumbent.outcome else None
     context = race_of(trial.configuration, known.num_users, known, runs, keep_z, popularity or 0.0)
@@ -42,18 +44,19 @@ def prepare_race(
         raise MachineError(f"{directory} cannot be written ({error.strerror}); free disk space and retry") from None
 
 
-def _may_be_raced(ws: Workspace, session: SessionRecord, trial: TrialRecord, spec: TrialSpec) -> bool:
-    """Whether the rules of the session allow to stop this trial."""
+def _may_be_raced(
+    ws: Workspace, session: SessionRecord, trial: TrialRecord, spec: TrialSpec, trials: Sequence[TrialRecord]
+) -> bool:
+    """Whether the rules of the session, which has these `trials`, allow to stop this one."""
     if not ws.session_protocol(session).racing or spec.rescore_from or trial.sweep or trial.repetition:
         return False
-    others = ws.memory.trials.all(session.id)
-    return not any(other.status == "stopped" and other.train_hash == trial.train_hash for other in others)
+    return not any(other.status == "stopped" and other.train_hash == trial.train_hash for other in trials)
 
 
-def _runs_here(ws: Workspace, session: SessionRecord) -> list[Run]:
+def _runs_here(session: SessionRecord, trials: Sequence[TrialRecord]) -> list[Run]:
     """The models that this session has trained to their end."""
-    trials = {trial.train_hash: trial for trial in ws.memory.trials.all(session.id) if trial.status == "finished"}
-    return [run for trial in trials.values() if (run := _run_of(session, trial))]
+    trained = {trial.train_hash: trial for trial in trials if trial.status == "finished"}
+    return [run for trial in trained.values() if (run := _run_of(session, trial))]
 
 
 def _run_of(session: SessionRecord, trial: TrialRecord) -> Run | None:

@@ -2,7 +2,7 @@
 
 Every epoch is evaluated until `DENSE_UNTIL`, then every second one, and the last one that `epochs` allows. The epochs
 depend on nothing else, so that trainings which differ in `epochs` or `patience` evaluate the same weights. Measured on
-recorded curves (benchmarks/bench_engine.py): the best evaluated epoch is hardly worse than the best of all.
+96 trainings of 12 epochs (benchmarks/bench_engine.py), the selected NDCG@10 is .4 % lower in the mean than with all.
 """
 
 from collections.abc import Sequence

@@ -21,10 +21,11 @@ from typing import Any
 
 from ..data.atomic import write_bytes
 from ..data.errors import TrialError, VirtualMLEError
+from ..data.locks import take_lock
 from ..training.spec import RESULT
 from .launcher import STOP, write_stop
 from .ray_data import Datasets
-from .ray_launcher import RAY, is_free, read_placement, read_submission
+from .ray_launcher import RAY, read_placement, read_submission
 from .ray_trial import Attendant
 
 NAMESPACE = "virtualmle"
@@ -132,7 +133,7 @@ def _check_answer(address: str) -> None:
 def main(folder: Path, address: str, lock: int) -> None:
     """Hold the lock, write the process id beside it, and run the bridge."""
     os.set_inheritable(lock, False)
-    if not is_free(lock):  # on file systems where the lock did not pass to this process, and another has it now
+    if not take_lock(lock):  # on file systems where the lock did not pass to this process, and another has it now
         return
     write_bytes(folder / PID, f"{os.getpid()}\n".encode())
     Bridge(folder.parent.parent, address).run()

@@ -25,6 +25,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..data.errors import ConfigError, MachineError, TrialError
+from ..data.locks import take_lock
 from ..training.spec import SPEC, TrialSpec, write_model
 from .launcher import (
     TrialState,
@@ -36,11 +37,6 @@ from .launcher import (
     write_stop,
 )
 from .lease import WORKER_OPTIONS, adopt_child
-
-try:
-    import fcntl
-except ImportError:  # not a POSIX system; Ray runs trials on Linux and macOS only
-    fcntl = None  # type: ignore[assignment]
 
 RAY, PLACED = "ray.json", "placed.json"
 BRIDGE = "virtualmle.trials.ray_bridge"
@@ -199,23 +195,12 @@ def _released(directory: Path) -> bool:
     return placement is not None and placement.released
 
 
-def is_free(lock: int) -> bool:
-    """Take the lock of a bridge, given as an open file; False if another process holds it."""
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def _ensure_bridge(directory: Path, address: str) -> None:
     """Start a bridge for the session of `directory` unless one runs; it inherits the lock from this process."""
     folder = bridge_directory(directory.resolve().parent, address)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / BRIDGE_LOCK).open("a+") as lock:
-        if not is_free(lock.fileno()) or _age(folder / BRIDGE_LOG) < RESTART_SECONDS:
+        if not take_lock(lock.fileno()) or _age(folder / BRIDGE_LOG) < RESTART_SECONDS:
             return
         with (folder / BRIDGE_LOG).open("wb") as log:
             child = subprocess.Popen(
