@@ -13,6 +13,7 @@ from typing import Any
 from tests.scripted_endpoint import Answer, Call, count_tokens
 from virtualmle.agents.base import Agent
 from virtualmle.agents.llm.messages import LanguageModel, Reply, Request, ToolCall, Usage
+from virtualmle.agents.observed import settings_text
 from virtualmle.agents.registry import ASKING, AgentOptions, make_agent
 
 _KNOB = re.compile(r"^(\w+): (\S+?)(?: int)?(?: log)? = (\S+)$", re.MULTILINE)
@@ -49,7 +50,7 @@ def engineer_calls(prompt: str) -> list[Call]:
     if pending(prompt):
         reflection = {"helped": "unclear", "dimension": "optimisation", "lesson": f"{pending(prompt)} was measured."}
         calls.append(Call("write_reflection", reflection))
-    section = prompt.partition("## Refused")[2].partition("## ")[0]
+    section = _refused_section(prompt)
     refused = section.count("\n- ") + sum(map(int, re.findall(r"… (\d+) more", section)))
     if not knobs_of(prompt) and '"finalize"' not in prompt:
         return [*calls, Call("run_trial", {"changes": {}})]
@@ -60,10 +61,15 @@ def engineer_calls(prompt: str) -> list[Call]:
 
 
 def _change(prompt: str) -> dict[str, Any]:
-    generator = random.Random(prompt)
-    knobs = knobs_of(prompt)
-    name = generator.choice(sorted(knobs))
-    return {name: generator.choice(knobs[name])}
+    """One knob at random, with a value that the server has not refused since the last trial."""
+    refused = set(re.findall(r"^- (\w+=\S+):", _refused_section(prompt), re.MULTILINE))
+    changes = [{name: value} for name, values in sorted(knobs_of(prompt).items()) for value in values]
+    fresh = [change for change in changes if settings_text(change) not in refused]
+    return random.Random(prompt).choice(fresh or changes)
+
+
+def _refused_section(prompt: str) -> str:
+    return prompt.partition("## Refused")[2].partition("## ")[0]
 
 
 def engineer_answer(prompt: str, _: object = 0) -> Answer:
