@@ -1,4 +1,6 @@
-"""The files of an export, and the content of its JSON files. This module does not import torch.
+"""The files of an export, and the content of its JSON files.
+
+This module does not import torch. The files are:
 
     config.json              ExportConfig: members, scoring knobs, dataset, versions
     model.safetensors        weights of the first member; model-2.safetensors, … those of further ones
