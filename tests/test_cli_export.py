@@ -140,7 +140,7 @@ def unfinished(home: Path, status: str) -> str:
         )  # fmt: skip
         handle = memory.trials.start(record).handle
         if status != "running":
-            outcome = {"status": status, "verdict": "crash" if status == "crashed" else None}
+            outcome = {"status": status, "verdict": {"crashed": "crash", "stopped": "discard"}.get(status)}
             memory.trials.finish(OPEN, handle, TrialOutcome.model_validate(outcome))
     return handle
 
@@ -196,9 +196,6 @@ WITHOUT_THE_SERVER = """
 import sys
 for name in ("mcp", "sqlite_utils", "typer", "httpx", "cryptography", "rich", "matplotlib", "optuna"):
     sys.modules[name] = None  # as if it was not installed
-from virtualmle.memory.records import TrialOutcome, TrialRecord
-from virtualmle.memory.store import Memory
-from virtualmle.models.config import fingerprint, train_hash
 from virtualmle.serving import Recommender
 found = Recommender.load(sys.argv[1]).recommend(["i001", "i017"], k=3)
 print(found)
