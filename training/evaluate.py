@@ -79,16 +79,36 @@ def evaluate_variants(
 
     Of `config`, only the knobs that training depends on are read; each of `variants` has its own scoring knobs.
     """
+    return rank_vectors(score_vectors(model, config, histories, num_items, states), histories, targets, variants)
+
+
+class Vectors(NamedTuple):
+    """Vectors whose products are scores: of users (num_users, d) and of items (num_items, d), on one device."""
+
+    users: Tensor
+    items: Tensor
+
+
+def score_vectors(
+    model: SequenceModel, config: TrialConfig, histories: Histories, num_items: int, states: Tensor | None = None
+) -> Vectors:
+    """The vectors whose products are the model's scores; arguments and errors as of `evaluate_targets`."""
     if model.num_items != num_items:
         raise TrainingError(f"the model scores {model.num_items} items, the dataset has {num_items}: another dataset")
-    device = model.item_table().device
     users = states if states is not None else encode_users(model, config, histories)
+    return Vectors(model.items.scaled(users), model.items.catalogue())
+
+
+@torch.inference_mode()
+def rank_vectors(
+    plain: Vectors, histories: Histories, targets: NDArray[np.int32], variants: Sequence[ScorePriors | None]
+) -> list[Ranks]:
+    """Rank each user's target by the products of `plain` with each of several priors; see `evaluate_variants`."""
+    device, num_items = plain.items.device, len(plain.items)
     items = torch.tensor(np.asarray(histories.items), device=device)
     offsets = torch.tensor(np.asarray(histories.offsets))
-
-    plain = model.items.scaled(users), model.items.catalogue()
     kinds = [priors is not None and priors.config.score_normalisation == "zscore" for priors in variants]
-    factors = {kind: _Factors(*(_standardised(*plain) if kind else plain)) for kind in set(kinds)}
+    factors = {kind: _Factors(*(standardised(plain) if kind else plain)) for kind in set(kinds)}
     copies = Scratch()
 
     def score_blocks(first: int, last: int) -> Iterator[Tensor]:
@@ -126,14 +146,15 @@ class _Factors:
         return scores
 
 
-def _standardised(states: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-    """States and table whose products are each user's z-scores; costs one (d, d) product, but no pass over all scores.
+def standardised(plain: Vectors) -> Vectors:
+    """Vectors whose products are each user's z-scores; costs one (d, d) product, but no pass over all scores.
 
     With c_j = item vector j - mean, the scores s . c_j have mean 0 and variance s^T (sum_j c_j c_j^T / V) s.
     """
+    states, table = plain
     centred = table - table.mean(dim=0)
     variances = ((states @ (centred.T @ centred / len(table))) * states).sum(dim=1, keepdim=True)
-    return states / variances.clamp_min(0).sqrt().clamp_min(MIN_DEVIATION), centred
+    return Vectors(states / variances.clamp_min(0).sqrt().clamp_min(MIN_DEVIATION), centred)
 
 
 @torch.inference_mode()
