@@ -162,7 +162,7 @@ def test_blocks_of_users_and_missing_states_do_not_change_the_ranks(
 
 
 def test_a_sweep_over_an_ensemble_equals_ensembles_with_each_setting(members, tiny_dataset_dir, tmp_path):
-    settings = [{"transition_weight": 0.0, "popularity_weight": 0.0}, {"transition_weight": 8.0, "popularity_weight": 0.1}]
+    settings = [{"transition_weight": weight, "popularity_weight": weight / 80} for weight in (0.0, 8.0)]
     alone = [ensemble(f"alone{n}", tmp_path, tiny_dataset_dir, members, **one)[0] for n, one in enumerate(settings)]
     directory, result = ensemble("sweep", tmp_path, tiny_dataset_dir, members, settings)
     swept = np.load(directory / SWEPT_RANKS)

@@ -20,10 +20,10 @@ from ..models.build import num_parameters
 from ..models.config import TrialConfig
 from ..models.sequence_model import SequenceModel
 from .checkpoint import load_checkpoint
-from .errors import TrainingError
 from .evaluate import Histories, Vectors, score_vectors, standardised
+from .member_files import check_checkpoint
 from .rescoring import load_user_states
-from .spec import CHECKPOINT, USERS, EnsembleMember
+from .spec import USERS, EnsembleMember
 
 
 class LoadedMember(NamedTuple):
@@ -37,22 +37,9 @@ def load_members(members: Sequence[EnsembleMember], device: torch.device | str) 
     """The models of the members. TrainingError if a checkpoint is missing or is not the one that was recorded."""
     found = []
     for member in members:
-        check_checkpoint(member)
-        model, config = load_checkpoint(Path(member.directory) / CHECKPOINT)
+        model, config = load_checkpoint(check_checkpoint(member))
         found.append(LoadedMember(model.to(device), config))
     return found
-
-
-def check_checkpoint(member: EnsembleMember) -> None:
-    """Raise TrainingError if the member's checkpoint is missing, or is not the one that was recorded."""
-    path = Path(member.directory) / CHECKPOINT
-    if not path.exists():
-        raise TrainingError(f"{path} of the ensemble's member {member.name} is missing; restore it, or leave it out")
-    if sha256_of(path) != member.files.get(CHECKPOINT):
-        raise TrainingError(
-            f"{path} of the ensemble's member {member.name} is not the checkpoint that the trial wrote; restore it, or "
-            "leave the member out"
-        )
 
 
 @torch.inference_mode()
