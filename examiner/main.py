@@ -24,6 +24,7 @@ from ..models.priors import ScorePriors
 from ..training.checkpoint import load_checkpoint
 from ..training.ensembles import LoadedMember, ensemble_vectors, load_members
 from ..training.evaluate import Histories, evaluate_targets, rank_vectors
+from ..training.member_files import beside
 from ..training.metrics import metrics_from_ranks, ndcg_per_user
 from ..training.ranking import Ranks
 from ..training.spec import CHECKPOINT, TrialResult, read_result, read_spec
@@ -105,11 +106,11 @@ def load_candidate(directory: Path, dataset: PreparedDataset) -> Candidate:
 
 
 def _models(directory: Path, result: TrialResult, device: str) -> tuple[list[LoadedMember], TrialConfig]:
-    """The model of a finished trial, or the models of an ensemble's members, and the configuration that was measured."""
+    """The model of a finished trial, or the models of an ensemble's members, and its configuration."""
     spec = read_spec(directory)
     if spec.members:
         chosen = spec.settings[result.best_setting] if result.best_setting is not None else {}
-        return load_members(spec.members, device), TrialConfig(**{**spec.config, **chosen})
+        return load_members(beside(directory, spec.members), device), TrialConfig(**{**spec.config, **chosen})
     model, config = load_checkpoint(directory / CHECKPOINT)
     return [LoadedMember(model.to(device), config)], config
 

@@ -13,7 +13,7 @@ from ..data.errors import ConfigError, SessionError, TrialError
 from ..memory.records import SessionRecord, TrialRecord
 from ..models.config import TrialConfig
 from ..models.knobs.ensemble import ENSEMBLE, members_of
-from ..training.member_files import check_checkpoint
+from ..training.member_files import beside, check_checkpoint
 from ..training.spec import CHECKPOINT, USERS, EnsembleMember, read_spec
 from .cognition import best_first
 from .workspace import Workspace
@@ -66,7 +66,7 @@ def check_model(selected: TrialRecord, directory: Path) -> None:
             )
         return
     try:
-        for member in read_spec(directory).members:
+        for member in beside(directory, read_spec(directory).members):
             check_checkpoint(member)
     except TrialError as error:
         raise SessionError(f"{selected.handle} cannot be evaluated: {error}") from None

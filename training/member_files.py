@@ -3,11 +3,19 @@
 The worker, the examiner and `finalize` check it, so that the model that is looked at is the model that was measured.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..data.hashing import sha256_of
 from .errors import TrainingError
 from .spec import CHECKPOINT, EnsembleMember
+
+
+def beside(directory: Path, members: Sequence[EnsembleMember]) -> list[EnsembleMember]:
+    """The members of the ensemble in `directory`, found beside it, because a home may have been moved."""
+    folders = [directory.parents[1] / member.name if "/" in member.name else directory.parent / member.name
+               for member in members]  # fmt: skip
+    return [m.model_copy(update={"directory": str(folder)}) for m, folder in zip(members, folders, strict=True)]
 
 
 def check_checkpoint(member: EnsembleMember) -> Path:
