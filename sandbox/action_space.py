@@ -40,7 +40,7 @@ class Knob(BaseModel):
 
     @property
     def is_free(self) -> bool:
-        """Whether the knob has more than one value."""
+        """Whether the knob has more than one value that another session could take too."""
         return self.type == "bool" or len(self.choices) > 1 or self.low != self.high
 
     def check(self, value: object) -> Value:
