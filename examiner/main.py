@@ -22,8 +22,8 @@ from ..data.prepared import PreparedDataset
 from ..models.config import TrialConfig
 from ..models.priors import ScorePriors
 from ..training.checkpoint import load_checkpoint
-from ..training.ensembles import LoadedMember, ensemble_vectors, load_members
-from ..training.evaluate import Histories, evaluate_targets, rank_vectors
+from ..training.ensembles import LoadedMember, load_members, rank_ensemble
+from ..training.evaluate import Histories, evaluate_targets
 from ..training.member_files import beside
 from ..training.metrics import metrics_from_ranks, ndcg_per_user
 from ..training.ranking import Ranks
@@ -50,8 +50,7 @@ class Candidate:
         if not self.config.ensemble:
             (member,) = self.members
             return evaluate_targets(member.model, self.config, histories, targets, self.priors, num_items)
-        vectors = ensemble_vectors(self.members, histories, num_items)
-        return rank_vectors(vectors, histories, targets, [self.priors])[0]
+        return rank_ensemble(self.members, histories, targets, [self.priors], num_items)[0]
 
 
 def examine(

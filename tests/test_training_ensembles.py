@@ -12,11 +12,11 @@ from virtualmle.data.hashing import sha256_of
 from virtualmle.data.prepared import PreparedDataset
 from virtualmle.models.config import TrialConfig, make_config
 from virtualmle.models.priors import ScorePriors
-from virtualmle.training import evaluate
+from virtualmle.training import catalogue_scores
 from virtualmle.training.checkpoint import load_checkpoint
-from virtualmle.training.ensembles import ensemble_vectors, load_members
+from virtualmle.training.ensembles import load_members, rank_ensemble
 from virtualmle.training.errors import TrainingError
-from virtualmle.training.evaluate import encode_users, rank_vectors, train_histories
+from virtualmle.training.evaluate import encode_users, train_histories
 from virtualmle.training.metrics import best_setting, metrics_from_ranks
 from virtualmle.training.spec import (
     CHECKPOINT,
@@ -153,7 +153,7 @@ def test_blocks_of_users_and_missing_states_do_not_change_the_ranks(
     members, tiny_dataset_dir, tmp_path, monkeypatch
 ):
     first, _ = ensemble("whole", tmp_path, tiny_dataset_dir, members, **PRIORS)
-    monkeypatch.setitem(evaluate.BLOCK_SCORES, "cpu", 7 * 60)
+    monkeypatch.setitem(catalogue_scores.BLOCK_SCORES, "cpu", 7 * 60)
     (tmp_path / "trained" / "t001" / USERS).unlink()
     (tmp_path / "trained" / "t002" / USERS).write_bytes(b"damaged")
     second, result = ensemble("blocks", tmp_path, tiny_dataset_dir, members, **PRIORS)
@@ -199,14 +199,15 @@ def test_a_spec_without_the_members_of_its_configuration_is_refused(members, tin
 def test_members_of_another_catalogue_are_refused(members, tiny_dataset_dir):
     dataset = PreparedDataset.load(tiny_dataset_dir)
     with pytest.raises(TrainingError, match="another dataset"):
-        ensemble_vectors(load_members(members, "cpu"), train_histories(dataset), dataset.num_items + 1)
+        rank_ensemble(
+            load_members(members, "cpu"), train_histories(dataset), dataset.valid_items, [None], dataset.num_items + 1
+        )
 
 
 def test_two_equal_members_would_rank_as_one_does(members, tiny_dataset_dir):
     dataset = PreparedDataset.load(tiny_dataset_dir)
     loaded = load_members([members[0], members[0]], "cpu")
-    vectors = ensemble_vectors(loaded, train_histories(dataset), dataset.num_items)
-    [(ranks, _)] = rank_vectors(vectors, train_histories(dataset), dataset.valid_items, [None])
+    [(ranks, _)] = rank_ensemble(loaded, train_histories(dataset), dataset.valid_items, [None], dataset.num_items)
     assert (ranks == np.load(f"{members[0].directory}/{RANKS}")).all()
 
 

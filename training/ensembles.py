@@ -2,26 +2,30 @@
 
     s(u, j) = 1/M sum_m z_m(u, j)
 
-z_m is the score of member m without priors, standardised per user over the whole catalogue. A z-score is the product of
-a user's and an item's vector (`evaluate.standardised`), and the mean of several z-scores is the product of their
-concatenated vectors. An ensemble is therefore ranked as one model of the summed width is: in blocks of users, with the
-score priors of its own configuration.
+z_m is the score of member m without priors, standardised per user over the whole catalogue. The mean of the z-scores is
+one product of concatenated vectors (`catalogue_scores.joint_factors`). An ensemble is therefore ranked as one model of
+the summed width is: in blocks of users, with the score priors of its own configuration.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..data.hashing import sha256_of
 from ..models.build import num_parameters
 from ..models.config import TrialConfig
+from ..models.priors import ScorePriors
 from ..models.sequence_model import SequenceModel
+from .catalogue_scores import ItemFactors, joint_factors, joint_users
 from .checkpoint import load_checkpoint
-from .evaluate import Histories, Vectors, score_vectors, standardised
+from .evaluate import Histories, check_catalogue, encode_users, rank_by_vectors
 from .member_files import check_checkpoint
+from .ranking import Ranks
 from .rescoring import load_user_states
 from .spec import USERS, EnsembleMember
 
@@ -43,21 +47,26 @@ def load_members(members: Sequence[EnsembleMember], device: torch.device | str) 
 
 
 @torch.inference_mode()
-def ensemble_vectors(
-    members: Sequence[LoadedMember], histories: Histories, num_items: int, states: Sequence[Tensor | None] = ()
-) -> Vectors:
-    """The vectors whose products are the mean of the members' z-scores; their width is the sum of the members' widths.
+def rank_ensemble(
+    members: Sequence[LoadedMember],
+    histories: Histories,
+    targets: NDArray[np.int32],
+    variants: Sequence[ScorePriors | None],
+    num_items: int,
+    states: Sequence[Tensor | None] = (),
+) -> list[Ranks]:
+    """Rank each user's target by the mean of the members' z-scores, with each of several priors.
 
-    states: each member's states after these histories (`evaluate.encode_users`), where the caller has them.
-    TrainingError as of `evaluate_targets`.
+    states: each member's states after these histories (`evaluate.encode_users`), where the caller has them. Other
+    arguments and errors as of `evaluate_variants`.
     """
-    given = states or [None] * len(members)
-    parts = [
-        standardised(score_vectors(member.model, member.config, histories, num_items, own))
-        for member, own in zip(members, given, strict=True)
-    ]
-    users = torch.cat([part.users for part in parts], dim=1).div_(len(parts))
-    return Vectors(users, torch.cat([part.items for part in parts], dim=1))
+    factors, users = [], []
+    for (model, config), given in zip(members, states or [None] * len(members), strict=True):
+        check_catalogue(model, num_items)
+        encoded = encode_users(model, config, histories) if given is None else given
+        factors.append(ItemFactors(model.items.catalogue()))
+        users.append(model.items.scaled(encoded))
+    return rank_by_vectors(joint_factors(factors), joint_users(factors, users), histories, targets, variants)
 
 
 def stored_states(member: EnsembleMember, loaded: LoadedMember, num_users: int) -> Tensor | None:

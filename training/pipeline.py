@@ -25,10 +25,10 @@ from ..models.config import TrialConfig
 from ..models.knobs.ensemble import members_of
 from ..models.priors import PriorTables
 from .checkpoint import save_checkpoint
-from .ensembles import ensemble_vectors, load_members, stored_states, total_parameters
+from .ensembles import load_members, rank_ensemble, stored_states, total_parameters
 from .epoch_ranks import race_in, write_epoch_ranks
 from .errors import StateError, TrainingError
-from .evaluate import encode_users, evaluate_variants, rank_vectors, train_histories, train_sample_ndcg
+from .evaluate import encode_users, evaluate_variants, train_histories, train_sample_ndcg
 from .metrics import best_setting, clip_ranks, metrics_from_ranks
 from .popularity import popularity_ndcg10
 from .products import BFLOAT16_CPU, FLOAT32_CPU, trains_in_bfloat16
@@ -93,9 +93,9 @@ def _score_ensemble(
     pairs = zip(spec.members, members, strict=True)
     states = [stored_states(member, loaded, dataset.num_users) for member, loaded in pairs]
     histories, tables = train_histories(dataset), PriorTables(dataset, device)
-    vectors = ensemble_vectors(members, histories, dataset.num_items, states)
     priors = [tables.priors(each) for each in swept_configs(config, spec.settings)]
-    (bare, _), *found = rank_vectors(vectors, histories, dataset.valid_items, [None, *priors])
+    variants = [None, *priors]
+    (bare, _), *found = rank_ensemble(members, histories, dataset.valid_items, variants, dataset.num_items, states)
     trial.record(model_ndcg10=metrics_from_ranks(bare)["ndcg@10"])
     _record_best(trial, spec, found, total_parameters(members), started)
     trial.record(files={RANKS: sha256_of(trial.directory / RANKS)})
