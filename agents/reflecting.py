@@ -88,6 +88,8 @@ def _bounded(stopped: StoppedTrial, verdict: Helped) -> str:
 
 def next_step(trial: PastTrial) -> str:
     """The next step that the outcome suggests, as a sentence."""
+    if trial.is_ensemble:
+        return "Sweep the score priors over the ensemble if it helped; otherwise keep the best single model."
     if not trial.changes:
         return "Change one knob at a time, starting with those that matter most on sparse sequences."
     return {
@@ -237,7 +239,16 @@ def _gain(history: History) -> str:
     early = sum(trial.stopped is not None for trial in history.trials)
     crashes += f", {early} of which {'was' if early == 1 else 'were'} stopped early" if early else ""
     used = counted(history.trials_used, "trial")
-    return f"Best validation NDCG@10 {best.ndcg:.5f}{start}, in {used}{crashes}: {settings}."
+    return f"Best validation NDCG@10 {best.ndcg:.5f}{start}, in {used}{crashes}: {settings}.{_best_single(history)}"
+
+
+def _best_single(history: History) -> str:
+    """Of a session whose best trial is an ensemble, its best single model, which another session can repeat."""
+    singles = [trial for trial in history.finished if not trial.is_ensemble]
+    if not singles or history.best is None or not history.best.is_ensemble:
+        return ""
+    best = max(singles, key=lambda trial: trial.ndcg or 0.0)
+    return f" Best single model: {best.ndcg:.5f}, {format_settings(best.settings) or 'the plain default'}."
 
 
 def _path(history: History) -> str:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from ..models.config import TrialConfig
+from ..models.knobs.ensemble import ENSEMBLE
 
 SessionState = Literal["open", "frozen", "attempted", "revealed", "void"]
 TrialStatus = Literal["running", "finished", "stopped", "crashed", "cancelled"]
@@ -149,6 +150,11 @@ class TrialRecord(_Record):
     def configurations(self) -> list[TrialConfig]:
         """Every configuration that the trial measures: those of a sweep's settings, in order, or `configuration`."""
         return [self.configuration.model_copy(update=setting) for setting in self.settings]
+
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether the trial scores the models of other trials together, and so has none of its own."""
+        return bool(self.config.get(ENSEMBLE))
 
     @property
     def changed(self) -> frozenset[str]:
