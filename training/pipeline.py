@@ -22,6 +22,7 @@ from ..kernels.losses.linear_cross_entropy_bfloat16 import is_available
 from ..models.build import num_parameters
 from ..models.config import TrialConfig
 from ..models.priors import PriorTables
+from .baselines import baseline_metrics
 from .checkpoint import save_checkpoint
 from .epoch_ranks import race_in, write_epoch_ranks
 from .errors import StateError
@@ -76,6 +77,8 @@ def run(trial: Trial, spec: TrialSpec) -> None:
         parameters=num_parameters(fitted.model),
         evaluate_seconds=trial.result.evaluate_seconds + time.perf_counter() - started,
     )
+    if spec.baselines:  # after the clock: their seconds are not the trial's
+        trial.record(baselines=baseline_metrics(dataset, train_histories(dataset), dataset.valid_items, tables))
     save_checkpoint(trial.directory / CHECKPOINT, fitted.model, configs[best], dataset.num_items)
     _write_array(trial.directory / USERS, states.cpu().numpy())
     _write_array(trial.directory / RANKS, ranks)
