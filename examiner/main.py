@@ -20,7 +20,8 @@ from ..data.atomic import write_bytes, write_json
 from ..data.errors import SealError, TrialError, VirtualMLEError
 from ..data.prepared import PreparedDataset
 from ..models.config import TrialConfig
-from ..models.priors import ScorePriors
+from ..models.priors import PriorTables, ScorePriors
+from ..training.baselines import baseline_metrics
 from ..training.checkpoint import load_checkpoint
 from ..training.ensembles import LoadedMember, load_members, rank_ensemble
 from ..training.evaluate import Histories, evaluate_targets
@@ -34,7 +35,7 @@ from .unseal import Targets, open_test
 from .vault import OWNER_ONLY, OWNER_ONLY_DIRECTORY, Vault, read_key
 
 FINGERPRINT_DIGITS = 12
-RESULT_BYTES = 4096  # upper bound on the size of a result file
+RESULT_BYTES = 8192  # upper bound on the size of a result file
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,7 @@ def evaluate(
         metrics={name: float(np.mean([each[name] for each in metrics])) for name in metrics[0]},
         metrics_sd={name: float(np.std([each[name] for each in metrics], ddof=1)) for name in metrics[0] if several},
         repetitions=metrics if several else [],
+        baselines=baseline_metrics(dataset, histories, targets.items, PriorTables(dataset)),
         ndcg10_se=float(ndcg.std(ddof=1) / len(ndcg) ** 0.5) if len(ndcg) > 1 else 0.0,
         ties=sum(ties for _, ties in found),
         num_users=len(ndcg),

@@ -87,6 +87,7 @@ class TrialOutcome(_Record):
     base_delta_se: float | None = None
     curve: list[dict[str, Any]] = []
     details: dict[str, Any] = {}  # model_ndcg10, train_ndcg10, ties, best_epoch, device, rescored, metrics_se, …;
+    # baselines: validation metrics without a model, of the one trial that was asked to measure them;
     # of a crash: machine_fault; of a sweep: sweep, a list with the figures of every setting; of a trial that an earlier
     # session measured: reused_from; of a stopped trial: stopped, the cause in numbers, and bounds of the NDCG@10 that
     # it would have reached: floor and bound

@@ -113,9 +113,8 @@ def freeze(ws: Workspace, session: SessionRecord, text: str, rules: list[RuleInp
         for directory in _examined(ws, session, selected.handle):
             check_model(selected, directory)
     summary = required_text(text, SUMMARY_LENGTH, "cognition_summary")
-    prepared = [prepare_rule(ws, session, rule, trials) for rule in rules]
-    for rule, _ in prepared:
-        ws.memory.rules.add(rule)
+    for rule in rules:  # one after another: a later one must not contradict an earlier one
+        ws.memory.rules.add(prepare_rule(ws, session, rule, trials)[0])
     count_rules(ws, session, {knob for trial in trials for knob in trial.changed})
     ws.memory.summaries.add(
         SummaryRecord(

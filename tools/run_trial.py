@@ -175,8 +175,15 @@ def _spec(
         rescore_from=str(cached) if cached else None,
         resume_from=str(begun) if begun else None,
         members=list(members),
+        baselines=not _has_baselines(ws, session),
         settings=trial.sweep.settings if trial.sweep else [],
     )
+
+
+def _has_baselines(ws: Workspace, session: SessionRecord) -> bool:
+    """Whether a trial of the session has measured the baselines, which are the same for all of them."""
+    outcomes = (trial.outcome for trial in ws.memory.trials.all(session.id))
+    return any(outcome and outcome.details.get("baselines") for outcome in outcomes)
 
 
 def _seed(session: SessionRecord, cached: Path | None) -> int:

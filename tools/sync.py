@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 Ranks = npt.NDArray[np.int32]
 MEASURED_DETAILS = {
-    "model_ndcg10", "train_ndcg10", "popularity_ndcg10", "ties", "best_epoch", "device", "engine", "files",
+    "model_ndcg10", "train_ndcg10", "popularity_ndcg10", "baselines", "ties", "best_epoch", "device", "engine", "files",
     "peak_bytes",
 }  # fmt: skip
 

@@ -24,6 +24,7 @@ from ..models.build import num_parameters
 from ..models.config import TrialConfig
 from ..models.knobs.ensemble import members_of
 from ..models.priors import PriorTables
+from .baselines import baseline_metrics
 from .checkpoint import save_checkpoint
 from .ensembles import load_members, rank_ensemble, stored_states, total_parameters
 from .epoch_ranks import race_in, write_epoch_ranks
@@ -76,6 +77,8 @@ def run(trial: Trial, spec: TrialSpec) -> None:
         states,
     )
     best = _record_best(trial, spec, found, num_parameters(fitted.model), started)
+    if spec.baselines:  # after the clock: their seconds are not the trial's
+        trial.record(baselines=baseline_metrics(dataset, train_histories(dataset), dataset.valid_items, tables))
     save_checkpoint(trial.directory / CHECKPOINT, fitted.model, configs[best], dataset.num_items)
     _write_array(trial.directory / USERS, states.cpu().numpy())
     trial.record(files={name: sha256_of(trial.directory / name) for name in (RANKS, USERS, CHECKPOINT)})

@@ -64,6 +64,7 @@ class TrialSpec(BaseModel):
     rescore_from: str | None = None  # directory of a finished trial with equal training knobs and seed
     resume_from: str | None = None  # directory of a trial with equal seed and `continuation_hash`
     members: list[EnsembleMember] = []  # of an ensemble: what it scores, in the order of its configuration
+    baselines: bool = False  # also measure the baselines, which need no model: once in a session is enough
     settings: list[dict[str, Any]] = []  # of a sweep: the scoring knobs of each setting over `config`
     reused_from: str | None = None  # "SESSION/TRIAL" that the files were copied from; no worker runs such a trial
     saved_seconds: float = 0.0  # of a reused trial: what it has cost there
@@ -104,6 +105,7 @@ class TrialResult(BaseModel):
     model_ndcg10: float | None = None  # validation NDCG@10 of the bare model, without score priors
     train_ndcg10: float | None = None  # NDCG@10 on a fixed sample of train targets, to measure overfitting
     popularity_ndcg10: float | None = None  # validation NDCG@10 of ranking by popularity alone
+    baselines: dict[str, dict[str, float]] = {}  # if requested: validation metrics by baseline (training/baselines.py)
     ties: int = 0  # users whose target tied with another candidate (counted against the model)
     curve: list[EpochRecord] = []
     best_epoch: int = 0
