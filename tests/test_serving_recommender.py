@@ -3,17 +3,15 @@
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pytest
 import torch
 
-from virtualmle.data.errors import ExportError
 from virtualmle.data.prepared import PreparedDataset
 from virtualmle.models.build import build_model
 from virtualmle.models.config import make_config
 from virtualmle.models.priors import ScorePriors
 from virtualmle.serving import Recommender
-from virtualmle.serving.artifact import Export, write_export
+from virtualmle.serving.artifact import write_export
 from virtualmle.serving.assembly import TrainedModel, assemble
 from virtualmle.training.checkpoint import save_checkpoint
 from virtualmle.training.evaluate import Histories, evaluate_targets, train_histories

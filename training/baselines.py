@@ -16,7 +16,8 @@ from torch import Tensor
 from ..data.prepared import PreparedDataset
 from ..models.config import make_config
 from ..models.priors import PriorTables
-from .evaluate import BLOCK_SCORES, Histories
+from .catalogue_scores import BLOCK_SCORES
+from .evaluate import Histories
 from .metrics import metrics_from_ranks
 from .popularity import popularity_ranks
 from .ranking import Scratch, rank_variants
