@@ -1,6 +1,7 @@
 """The racing rule on hand-made curves: what it stops, what it lets run, and which curves it calls alike."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from virtualmle.training.racing import (
     FADE,
     LADDER,
     STEEPEST,
+    Curve,
     StopCause,
     decide,
     family_bound,
@@ -42,6 +44,11 @@ def ranks_of(ndcg10: list[float]) -> np.ndarray:
     return np.stack([np.where(np.arange(USERS) < round(y * USERS), 1, 200) for y in ndcg10]).astype(np.uint8)
 
 
+def bare(ndcg10: list[float]) -> Curve:
+    """A candidate without score priors, after as many epochs."""
+    return Curve(range(1, len(ndcg10) + 1), ndcg10, ndcg10)
+
+
 def saturating(final: float, start: float, pace: float, epochs: int) -> list[float]:
     """A curve that rises from `start` at epoch 1 to `final`, by the share 1 - exp(-1 / pace) of the rest each epoch."""
     return [final - (final - start) * math.exp(-(epoch - 1) / pace) for epoch in range(1, epochs + 1)]
@@ -52,15 +59,21 @@ def run(config: TrialConfig, ndcg10: list[float], source: str = "t001", **fields
     return Run(source, config, list(range(1, len(ndcg10) + 1)), ndcg10, **fields)
 
 
+def known_ranks(ndcg10: Sequence[float]) -> np.ndarray:
+    """The ranks of an incumbent with this NDCG@10 per epoch, and last those of the best one."""
+    return ranks_of([*ndcg10, max(ndcg10)])
+
+
 def raced(
     candidate: TrialConfig, ndcg10: list[float], incumbent: Run, *others: Run, parameters: int = 1000
 ) -> StopCause | None:
     """The cause with which the race stops a candidate of this curve; None if it runs to its end."""
     context = race_of(candidate, USERS, incumbent, [incumbent, *others], 1.0)
     assert context is not None
-    ranks, known = ranks_of(ndcg10), ranks_of(list(incumbent.ndcg10))
+    ranks, known = ranks_of(ndcg10), known_ranks(incumbent.ndcg10)
     for count in range(1, len(ndcg10)):
-        cause = decide(list(range(1, count + 1)), list(ranks[:count]), parameters, known, context)
+        rows = list(ranks[:count])
+        cause = decide(list(range(1, count + 1)), rows, rows, parameters, known, context)
         if cause:
             return cause
     return None
@@ -113,17 +126,6 @@ def test_a_smaller_model_needs_less() -> None:
     assert smaller and larger and smaller.needed < 0.0561 < larger.needed
 
 
-def test_score_priors_make_the_rule_more_careful() -> None:
-    needed = []
-    for weight in (0.0, 4.0):
-        config = make_config("sasrec", transition_weight=weight)
-        curve = saturating(0.030, 0.012, 2.5, 20)
-        cause = raced(config.model_copy(update={"dropout": 0.3}), curve, run(config, FAST), parameters=999)
-        assert cause is not None
-        needed.append(cause.needed)
-    assert 0.0561 - needed[1] == pytest.approx(2 * (0.0561 - needed[0]))
-
-
 def test_a_trial_that_is_ahead_at_the_same_epoch_is_not_stopped() -> None:
     late = make_config("sasrec", **SLOW, epochs=30)
     quick = saturating(0.045, 0.02, 1.5, 20)
@@ -141,7 +143,7 @@ def test_a_family_whose_runs_ended_far_below_says_nothing_about_a_good_trial() -
     weak = run(make_config("sasrec", dropout=0.3), [0.008, 0.0081, 0.0081, 0.008, 0.0081], "t002")
     context = race_of(DEFAULT, USERS, incumbent, [incumbent, weak], 1.0)
     assert context is not None
-    assert family_bound([1, 2, 3], [0.008, 0.0081, 0.0081], context) == 1.0
+    assert family_bound(bare([0.008, 0.0081, 0.0081]), context) == 1.0
 
 
 @pytest.mark.parametrize("level, popularity", [(0.020, 0.0), (0.030, 0.025)], ids=["far below", "near popularity"])
@@ -153,7 +155,7 @@ def test_a_flat_curve_that_may_not_have_begun_to_rise_is_given_the_steepest_rise
     assert context is not None
     left = math.log(40 / 5)
     steepest = level * math.exp(STEEPEST * (1 - math.exp(-FADE * left)) / FADE)
-    assert own_bound([1, 2, 3, 4, 5], [level] * 5, context) > steepest > 0.0561
+    assert own_bound(bare([level] * 5), context) > steepest > 0.0561
 
 
 # On Tools, a trial with score priors rested at the level of popularity (.0117) until epoch 3 of 12, rose to .0239 and
@@ -169,9 +171,9 @@ def test_a_trial_that_rests_at_popularity_is_not_stopped_before_it_rises(popular
     incumbent = run(config, T003, "t003")
     smaller_batches = config.model_copy(update={"batch_size": 128})
     context = race_of(smaller_batches, USERS, incumbent, [incumbent], 1.0, popularity)
-    assert context is not None and context.has_priors and context.popularity == popularity
-    ranks, known = ranks_of(PLATEAU), ranks_of(T003)
-    causes = [decide(range(1, count + 1), list(ranks[:count]), 1000, known, context) for count in range(1, 12)]
+    assert context is not None and context.popularity == popularity
+    ranks, known = list(ranks_of(PLATEAU)), known_ranks(T003)
+    causes = [decide(range(1, count + 1), ranks[:count], ranks[:count], 1000, known, context) for count in range(1, 12)]
     assert any(causes) == is_stopped
 
 
@@ -179,7 +181,7 @@ def test_a_flat_curve_well_above_popularity_is_bounded_near_its_level() -> None:
     incumbent = run(DEFAULT, FAST)
     context = race_of(make_config("sasrec", epochs=40), USERS, incumbent, [incumbent], 1.0, 0.008)
     assert context is not None
-    assert 0.03 < own_bound(list(range(1, 13)), [0.03] * 12, context) < 0.036
+    assert 0.03 < own_bound(bare([0.03] * 12), context) < 0.036
 
 
 def test_a_decaying_learning_rate_leaves_less_progress_and_a_smaller_bound() -> None:
@@ -187,13 +189,78 @@ def test_a_decaying_learning_rate_leaves_less_progress_and_a_smaller_bound() -> 
     for schedule in ("constant", "linear"):
         context = race_of(make_config("sasrec", schedule=schedule), USERS, incumbent, [incumbent], 1.0)
         assert context is not None
-        bounds.append(own_bound(list(range(1, 11)), saturating(0.05, 0.02, 8, 10), context))
+        bounds.append(own_bound(bare(saturating(0.05, 0.02, 8, 10)), context))
     assert bounds[0] > bounds[1]
 
 
-def test_trials_with_other_scoring_knobs_than_the_incumbent_are_not_raced() -> None:
-    incumbent = run(DEFAULT, FAST)
-    assert race_of(make_config("sasrec", transition_weight=2.0), USERS, incumbent, [incumbent], 1.0) is None
+# Score priors: the rule compares what is judged
+
+
+PRIORS = {"transition_weight": 4.0}
+LIFT = 0.03  # that the priors add to every epoch, in the sense of hits that the bare model does not have
+
+
+def scored(ndcg10: list[float]) -> list[float]:
+    """Judged NDCG@10 of a model with this bare NDCG@10: a higher and flatter curve."""
+    return [LIFT + 0.5 * y for y in ndcg10]
+
+
+def raced_with_priors(ndcg10: list[float], incumbent: Run, *others: Run, **changes: Any) -> StopCause | None:
+    """As `raced`, for a candidate with score priors."""
+    candidate = make_config("sasrec", **PRIORS, **changes)
+    context = race_of(candidate, USERS, incumbent, [incumbent, *others], 1.0)
+    assert context is not None
+    plain, judged = list(ranks_of(ndcg10)), list(ranks_of(scored(ndcg10)))
+    rows = scored(list(incumbent.ndcg10)) if context.same_scores else list(incumbent.ndcg10)
+    known = np.vstack([ranks_of(rows), ranks_of(scored([max(incumbent.ndcg10)]))])
+    for count in range(1, len(ndcg10)):
+        cause = decide(list(range(1, count + 1)), plain[:count], judged[:count], 1000, known, context)
+        if cause:
+            return cause
+    return None
+
+
+def judged_run(ndcg10: list[float], **changes: Any) -> Run:
+    return run(make_config("sasrec", **PRIORS, **changes), ndcg10, judged=scored(ndcg10))
+
+
+def test_a_trial_with_score_priors_is_stopped_by_what_it_is_judged_by_and_says_so() -> None:
+    cause = raced_with_priors(saturating(0.030, 0.012, 2.5, 20), judged_run(FAST), dropout=0.3)
+    assert cause is not None and cause.same_scores and "with score priors" in cause.sentence
+    assert LIFT + 0.015 <= cause.bound < cause.needed, "the bound holds for the judged score"
+    assert cause.incumbent_ndcg10 == pytest.approx(LIFT + 0.5 * max(FAST), abs=1e-4)
+    assert cause.se > 0 and cause.needed == pytest.approx(cause.incumbent_ndcg10 + cause.se)
+
+
+def test_an_incumbent_whose_epochs_have_other_scores_is_compared_bare_at_the_same_epoch() -> None:
+    cause = raced_with_priors(saturating(0.030, 0.012, 2.5, 20), run(DEFAULT, FAST), dropout=0.3)
+    assert cause is not None and not cause.same_scores and "both bare" in cause.sentence
+    assert cause.incumbent_at_epoch == pytest.approx(FAST[cause.epoch - 1], abs=1e-4)
+    assert cause.incumbent_ndcg10 > 0.05, "but needs what the incumbent was judged by"
+
+
+def test_score_priors_that_hide_a_weak_model_keep_it_in_the_race() -> None:
+    weak = saturating(0.050, 0.020, 2.5, 12)
+    incumbent = judged_run(FAST)
+    assert raced_with_priors(weak, incumbent, dropout=0.3, epochs=12) is None or LIFT + 0.025 < 0.0560
+
+
+def test_the_family_grows_by_judged_values_where_they_are_known() -> None:
+    candidate = make_config("sasrec", **PRIORS)
+    growth = []
+    for known in (judged_run(FAST), run(DEFAULT, FAST)):
+        context = race_of(candidate, USERS, known, [known], 1.0)
+        assert context is not None
+        growth.append(growth_of(context.curves[0], 4, context))
+    assert growth[0] == pytest.approx(math.log((LIFT + 0.5 * max(FAST)) / (LIFT + 0.5 * FAST[3])))
+    assert growth[1] == pytest.approx(math.log(max(FAST) / FAST[3])) and growth[1] > growth[0]
+
+
+def test_judged_curves_of_other_scoring_knobs_are_not_taken_for_the_candidates() -> None:
+    other = judged_run(FAST)
+    assert other.judged_as(make_config("sasrec", transition_weight=2.0)) == ()
+    assert other.judged_as(make_config("sasrec")) == ()
+    assert run(DEFAULT, FAST).judged_as(make_config("sasrec", lr=1e-3)) == FAST
 
 
 def test_the_rule_looks_at_the_first_evaluated_epoch_at_or_after_a_rung() -> None:

@@ -46,7 +46,7 @@ def trial(tmp_path: Path, dataset: Path, name: str, config: TrialConfig = CONFIG
 def race(directory: Path, config: TrialConfig = CONFIG, height: float = 1.0) -> None:
     """Race the trial against an incumbent that rose to NDCG@10 `height` at once, as did the only run of its family."""
     num_users = 150
-    ranks = np.tile(np.where(np.arange(num_users) < height * num_users, 1, 200), (3, 1)).astype(np.uint8)
+    ranks = np.tile(np.where(np.arange(num_users) < height * num_users, 1, 200), (4, 1)).astype(np.uint8)
     run = Run("t001", config, [1, 2, 3], [height] * 3, num_users, parameters=1)
     context = race_of(config, num_users, run, [run], 1.0)
     assert context is not None
@@ -131,7 +131,7 @@ def test_a_damaged_race_is_no_race(damage: dict[str, bytes | None], tiny_dataset
 
 def test_epoch_ranks_that_cannot_be_read_are_none(tmp_path: Path) -> None:
     assert read_epoch_ranks(tmp_path / EPOCH_RANKS) is None
-    write_epoch_ranks(tmp_path, [np.array([1, 255], dtype=np.uint8)])
+    write_epoch_ranks(tmp_path / EPOCH_RANKS, [np.array([1, 255], dtype=np.uint8)])
     assert read_epoch_ranks(tmp_path / EPOCH_RANKS) is not None
     for content in (b"", (tmp_path / EPOCH_RANKS).read_bytes()[:-1]):
         write_bytes(tmp_path / EPOCH_RANKS, content)

@@ -4,32 +4,34 @@ Not raced, and so run to their end: trials that are not trained, repetitions, th
 trials for which `training/families.py` knows too little. docs/racing.md explains the rule.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from pydantic import ValidationError
 
 from ..data.errors import MachineError
 from ..memory.records import CurveRecord, SessionRecord, TrialRecord
 from ..memory.similarity import UNKNOWN
-from ..models.config import TrialConfig
-from ..training.epoch_ranks import read_epoch_ranks, write_race
+from ..models.config import TrialConfig, has_priors
+from ..training.epoch_ranks import EpochRanks, read_epoch_ranks, read_ranks, write_race
 from ..training.families import Run, race_of
-from ..training.spec import EPOCH_RANKS, TrialSpec
+from ..training.spec import EPOCH_RANKS, JUDGED_RANKS, TrialSpec
 from .workspace import Workspace
 
 
-def prepare_race(
-    ws: Workspace, session: SessionRecord, trial: TrialRecord, spec: TrialSpec, directory: Path
-) -> None:
+def prepare_race(ws: Workspace, session: SessionRecord, trial: TrialRecord, spec: TrialSpec, directory: Path) -> None:
     """Write the race of a trial into its new directory, if it is to be raced. MachineError if it cannot be written."""
     incumbent = ws.memory.trials.incumbent(session.id)
     trials = ws.memory.trials.all(session.id)
     if incumbent is None or not _may_be_raced(ws, session, trial, spec, trials):
         return
-    ranks = read_epoch_ranks(ws.trial_directory(session.id, incumbent.handle) / EPOCH_RANKS)
     known = _run_of(session, incumbent)
-    if ranks is None or known is None or len(ranks) != len(known.epochs):
+    if known is None:
+        return
+    ranks = _incumbent_ranks(ws.trial_directory(session.id, incumbent.handle), known, trial.configuration)
+    if ranks is None:
         return  # the incumbent was trained by an earlier version, or its files are lost
     runs = [*_runs_here(session, trials), *_runs_elsewhere(ws, session)]
     keep_z = ws.session_protocol(session).keep_z
@@ -42,6 +44,18 @@ def prepare_race(
         write_race(directory, context, ranks)
     except OSError as error:
         raise MachineError(f"{directory} cannot be written ({error.strerror}); free disk space and retry") from None
+
+
+def _incumbent_ranks(directory: Path, known: Run, candidate: TrialConfig) -> EpochRanks | None:
+    """The ranks of the incumbent in `directory` as the race of `candidate` takes them; None if they are not there.
+
+    Judged ranks if its epochs have the scores of the candidate, else bare ones; in both cases its final ranks last.
+    """
+    judged = has_priors(candidate) and bool(known.judged_as(candidate))
+    rows, final = read_epoch_ranks(directory / (JUDGED_RANKS if judged else EPOCH_RANKS)), read_ranks(directory)
+    if rows is None or final is None or rows.shape != (len(known.epochs), len(final)):
+        return None
+    return np.vstack([rows, final])
 
 
 def _may_be_raced(
@@ -70,7 +84,14 @@ def _run_of(session: SessionRecord, trial: TrialRecord) -> Run | None:
         ndcg10=[epoch["ndcg10"] for epoch in outcome.curve],
         num_users=session.profile.get("users", 1),
         parameters=outcome.parameters,
+        judged=_judged(outcome.curve),
     )
+
+
+def _judged(curve: Sequence[Mapping[str, Any]]) -> list[float]:
+    """The judged NDCG@10 of every epoch; empty if one is not known."""
+    values = [epoch.get("judged") for epoch in curve]
+    return [] if None in values else [float(value) for value in values if value is not None]
 
 
 def _runs_elsewhere(ws: Workspace, session: SessionRecord) -> list[Run]:

@@ -33,7 +33,7 @@ def run_trial(
     ws: Workspace,
     session: Annotated[str, Field(description="session id from open_session")],
     changes: Annotated[
-        dict[str, Any], Field(description="knobs to change in the base, e.g. {\"lr\": 0.001}; {} = the base itself")
+        dict[str, Any], Field(description='knobs to change in the base, e.g. {"lr": 0.001}; {} = the base itself')
     ],
     hypothesis: Annotated[
         Hypothesis | None, Field(description="what you expect: dimension, direction and size of the change in NDCG@10")
@@ -153,6 +153,7 @@ def _spec(ws: Workspace, session: SessionRecord, trial: TrialRecord, dataset_dir
     cached = ws.checkpoint_directory(session.id, trial.train_hash)
     share = share_of(ws, session, trial)
     begun = None if cached else state_to_continue(ws, trial, share)
+    protocol = ws.session_protocol(session)
     return TrialSpec(
         session=session.id,
         trial=trial.handle,
@@ -161,7 +162,8 @@ def _spec(ws: Workspace, session: SessionRecord, trial: TrialRecord, dataset_dir
         seed=_seed(session, cached),
         device=share.device,
         threads=share.threads,
-        wall_seconds=ws.session_protocol(session).trial_seconds,
+        wall_seconds=protocol.trial_seconds,
+        judge_epochs=protocol.racing,
         rescore_from=str(cached) if cached else None,
         resume_from=str(begun) if begun else None,
         settings=trial.sweep.settings if trial.sweep else [],

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..models.config import SCORING_KNOBS, TrialConfig
+from ..models.config import TrialConfig, has_priors, scoring_part
 from .racing import SMALLEST, KnownCurve, RaceContext
 from .schedule import lr_factor
 
@@ -21,7 +21,6 @@ FARTHEST = 4.0
 """Trials at a larger distance are not of one family."""
 OTHER_DATASET = 2.0
 """A curve of another dataset is this much farther away for each unit that the similarity is below 1."""
-PRIOR_WEIGHTS = ("popularity_weight", "transition_weight", "cooccurrence_weight")
 LONG_AVERAGE = 0.9  # weight averages with a larger decay lag behind the weights
 FASTER = 0.25
 """A candidate that is faster than the known trial counts as this share of one that is as much slower."""
@@ -48,6 +47,13 @@ class Run:
     parameters: int = 0
     similarity: float = 1.0  # of the profile of its dataset; 1 = the same dataset
     dataset: str = ""  # of a run on another dataset: which one
+    judged: Sequence[float] = ()  # as `ndcg10`, with its score priors; empty = not known
+
+    def judged_as(self, candidate: TrialConfig) -> Sequence[float]:
+        """Its NDCG@10 by epoch with the scoring of `candidate`; empty if it is not known."""
+        if not (has_priors(self.config) or has_priors(candidate)):
+            return self.ndcg10
+        return self.judged if scoring_part(self.config) == scoring_part(candidate) else ()
 
 
 def race_of(
@@ -60,13 +66,10 @@ def race_of(
 ) -> RaceContext | None:
     """The race of `candidate` against `incumbent`; None if it must run to its end.
 
-    That is so if the scoring knobs differ, because learning curves are those of the bare model, and if no trial of its
-    family has run to its end: on this dataset, or `CURVES_ELSEWHERE` on similar ones. `runs` may contain the incumbent.
-    Curves of another dataset are scaled as if the best of its `runs` were as good as the incumbent. `popularity` is the
-    NDCG@10 of ranking by popularity alone.
+    That is so if no trial of its family has run to its end: on this dataset, or `CURVES_ELSEWHERE` on similar ones.
+    `runs` may contain the incumbent. Curves of another dataset are scaled as if the best of its `runs` were as good as
+    the incumbent. `popularity` is the NDCG@10 of ranking by popularity alone.
     """
-    if any(getattr(candidate, knob) != getattr(incumbent.config, knob) for knob in SCORING_KNOBS):
-        return None
     scales = _scales(incumbent, runs)
     curves = [
         known_curve(run, candidate, 1.0 if run.similarity == 1 else scales[run.dataset])
@@ -80,7 +83,7 @@ def race_of(
         incumbent_curve=known_curve(incumbent, candidate),
         incumbent_parameters=incumbent.parameters,
         keep_z=keep_z,
-        has_priors=any(getattr(candidate, weight) > 0 for weight in PRIOR_WEIGHTS),
+        same_scores=bool(incumbent.judged_as(candidate)),
         family=describe(candidate),
         curves=sorted(curves, key=lambda curve: (curve.similarity < 1, curve.distance))[:MAX_CURVES],
         progress=progress(candidate, num_users, range(1, candidate.epochs + 1)),
@@ -112,12 +115,15 @@ def describe(config: TrialConfig) -> str:
 
 def known_curve(run: Run, candidate: TrialConfig, scale: float = 1.0) -> KnownCurve:
     """The curve of `run` times `scale`, as a candidate with its own number of epochs is compared with it."""
+    judged = run.judged_as(candidate) if has_priors(candidate) else ()
     return KnownCurve(
         source=run.source,
         epochs=list(run.epochs),
         ndcg10=[min(1.0, scale * value) for value in run.ndcg10],
         progress=progress(run.config, run.num_users, run.epochs),
-        final=min(1.0, scale * _final(run, candidate)),
+        final=min(1.0, scale * _final(run, run.ndcg10, candidate)),
+        judged=[min(1.0, scale * value) for value in judged],
+        judged_final=min(1.0, scale * _final(run, judged, candidate)) if judged else 0.0,
         max_epochs=run.config.epochs,
         distance=distance(candidate, run.config) + OTHER_DATASET * (1 - run.similarity),
         similarity=run.similarity,
@@ -147,13 +153,13 @@ def _sums(config: TrialConfig, steps: int, epochs: int) -> tuple[float, ...]:
     return tuple((np.cumsum(factors) * config.lr * steps).tolist())
 
 
-def _final(run: Run, candidate: TrialConfig) -> float:
+def _final(run: Run, values: Sequence[float], candidate: TrialConfig) -> float:
     """The best of a curve; if it still rose when its epochs were used up, its extrapolation to the candidate's."""
-    best = max(run.ndcg10)
+    best = max(values)
     last = run.epochs[-1]
     if last < run.config.epochs or candidate.epochs <= last or run.config.schedule != "constant":
         return best
-    before = max((y for epoch, y in zip(run.epochs, run.ndcg10, strict=True) if epoch <= last / TAIL), default=best)
+    before = max((y for epoch, y in zip(run.epochs, values, strict=True) if epoch <= last / TAIL), default=best)
     if before <= 0:
         return best
     return min(1.0, best * math.exp(math.log(best / before) * math.log(candidate.epochs / last) / math.log(TAIL)))

@@ -5,6 +5,7 @@ This module imports numpy and pydantic only: the worker applies the rule, and th
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,15 +44,27 @@ LOW = 0.35
 WEAK = 0.5
 """Known curves that end below this share of the incumbent say nothing about a candidate that would be kept."""
 
-PRIOR_SLACK = 2.0
 SMALLEST = 1e-6
 
 EpochRanks = NDArray[np.uint8]
-"""Ranks (num_users,) of the bare model, those above 255 as 255."""
+"""Ranks (num_users,), those above 255 as 255."""
 
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Curve(NamedTuple):
+    """The candidate so far. *Bare* is its model alone; *judged* is with its score priors, by which it is judged."""
+
+    epochs: Sequence[int]  # the evaluated epochs, ascending
+    bare: Sequence[float]  # NDCG@10 after each of `epochs`
+    judged: Sequence[float]  # the same; equal to `bare` without score priors
+
+    @property
+    def best(self) -> int:
+        """The index of the epoch whose weights are kept: the best one of the bare model."""
+        return best_of(self.bare)
 
 
 class KnownCurve(_Frozen):
@@ -62,6 +75,8 @@ class KnownCurve(_Frozen):
     ndcg10: list[float]  # after each of `epochs`
     progress: list[float]  # until the end of each of `epochs`: the sum of the learning rates of all steps
     final: float  # its best NDCG@10, or what it would have reached in as many epochs as the candidate has
+    judged: list[float] = []  # as `ndcg10`, with the candidate's score priors; empty = not known
+    judged_final: float = 0.0  # as `final`, of `judged`
     max_epochs: int  # that its configuration allows
     distance: float = 0.0  # to the candidate's configuration: 0 = equally fast, 1 = barely of its family
     similarity: float = 1.0  # of the profiles of the datasets: 1 = the same dataset
@@ -74,7 +89,7 @@ class RaceContext(_Frozen):
     incumbent_curve: KnownCurve
     incumbent_parameters: int
     keep_z: float
-    has_priors: bool = False  # whether score priors are added to the scores of both
+    same_scores: bool = True  # whether the incumbent's epochs are compared by judged ranks; False: by bare ones
     family: str  # what the trials of the candidate's family have in common, in words
     curves: list[KnownCurve]  # of the candidate's family, the most alike first; at least one
     progress: list[float]  # of the candidate, for epochs 1, 2, ... until its last
@@ -83,16 +98,18 @@ class RaceContext(_Frozen):
 
 
 class StopCause(_Frozen):
-    """Why a trial was stopped, in numbers. NDCG@10 is that of the bare model on validation."""
+    """Why a trial was stopped, in numbers: validation NDCG@10 with the score priors, by which trials are judged."""
 
     epoch: int  # after which it was stopped
-    ndcg10: float  # best so far
-    bound: float  # upper bound of the best NDCG@10 at the end of the trial
+    ndcg10: float  # of the weights that are best so far
+    bound: float  # upper bound of the NDCG@10 at the end of the trial
     needed: float  # what it would have needed to be kept
     incumbent: str
-    incumbent_at_epoch: float  # the incumbent's best until the same epoch
-    incumbent_ndcg10: float  # the incumbent's best
+    incumbent_at_epoch: float  # the incumbent's best until the same epoch; of the bare model if not `same_scores`
+    incumbent_ndcg10: float  # the incumbent's
     z_at_epoch: float  # paired over users, against the incumbent's best until the same epoch
+    same_scores: bool = True  # whether `z_at_epoch` compares judged ranks; False: those of the bare models
+    se: float = 0.0  # of the present difference from the incumbent's `incumbent_ndcg10`
     family: str
     sources: list[str]  # trials whose curves the bound rests on
     sentence: str
@@ -102,31 +119,37 @@ class Needed(_Frozen):
     """The paired comparison with the incumbent: what the candidate needs at its end, and how it stands now."""
 
     ndcg10: float  # the least final NDCG@10 with which the candidate can be kept
+    se: float  # of the present difference from the incumbent's final ranks
     incumbent_at_epoch: float
     z_at_epoch: float
 
 
 def decide(
     epochs: Sequence[int],
-    ranks: Sequence[EpochRanks],
+    bare: Sequence[EpochRanks],
+    judged: Sequence[EpochRanks],
     parameters: int,
     incumbent_ranks: NDArray[np.uint8],
     context: RaceContext,
 ) -> StopCause | None:
     """Why the candidate should stop after its last epoch; None if it may still be kept, or if this epoch is no rung.
 
-    epochs: the candidate's evaluated epochs, ascending; ranks: its ranks after each of them; parameters: its number of
-    weights. incumbent_ranks: (num_epochs, num_users), after each epoch of `context.incumbent_curve`.
+    epochs: the candidate's evaluated epochs, ascending; bare, judged: its ranks after each of them, without and with
+    its score priors; parameters: its number of weights. incumbent_ranks: (num_epochs + 1, num_users), after each epoch
+    of `context.incumbent_curve`, judged or bare as `context.same_scores` says, and last those by which it was judged.
     """
     if not is_rung(epochs):
         return None
-    ndcg10 = [mean_ndcg10(row) for row in ranks]
-    bound = upper_bound(epochs, ndcg10, context)
-    needed = compare_with_incumbent(epochs[-1], ranks[best_of(ndcg10)], parameters, incumbent_ranks, context)
+    curve = Curve(epochs, [mean_ndcg10(row) for row in bare], [mean_ndcg10(row) for row in judged])
+    bound = upper_bound(curve, context)
+    compared = judged if context.same_scores else bare
+    needed = compare_with_incumbent(
+        epochs[-1], compared[curve.best], judged[curve.best], parameters, incumbent_ranks, context
+    )
     if not hopeless(bound, needed.ndcg10, needed.z_at_epoch):
         return None
-    best, final = max(ndcg10), max(context.incumbent_curve.ndcg10)
-    sources = [curve.source for curve in context.curves]
+    sources = [known.source for known in context.curves]
+    best = curve.judged[curve.best]
     return StopCause(
         epoch=epochs[-1],
         ndcg10=best,
@@ -134,14 +157,16 @@ def decide(
         needed=needed.ndcg10,
         incumbent=context.incumbent,
         incumbent_at_epoch=needed.incumbent_at_epoch,
-        incumbent_ndcg10=final,
+        incumbent_ndcg10=mean_ndcg10(incumbent_ranks[-1]),
         z_at_epoch=needed.z_at_epoch,
+        same_scores=context.same_scores,
+        se=needed.se,
         family=context.family,
         sources=sources,
         sentence=(
-            f"stopped after epoch {epochs[-1]} of {len(context.progress)} at NDCG@10 {best:.4f} (z = "
-            f"{needed.z_at_epoch:+.1f} against {context.incumbent} there): by {_grounds(sources)} it would "
-            f"end at {bound:.4f} at most, and a keep needs {needed.ndcg10:.4f}"
+            f"stopped after epoch {epochs[-1]} of {len(context.progress)} at NDCG@10 {best:.4f}{_scored(curve)} (z = "
+            f"{needed.z_at_epoch:+.1f} against {context.incumbent} there{'' if context.same_scores else ', both bare'}"
+            f"): by {_grounds(sources)} it would end at {bound:.4f} at most, and a keep needs {needed.ndcg10:.4f}"
         ),
     )
 
@@ -158,99 +183,103 @@ def is_rung(epochs: Sequence[int]) -> bool:
 
 
 def compare_with_incumbent(
-    epoch: int, ranks: EpochRanks, parameters: int, incumbent_ranks: NDArray[np.uint8], context: RaceContext
+    epoch: int,
+    compared: EpochRanks,
+    judged: EpochRanks,
+    parameters: int,
+    incumbent_ranks: NDArray[np.uint8],
+    context: RaceContext,
 ) -> Needed:
-    """What a candidate with its best `ranks` until `epoch` needs, and its z against the incumbent at the same epoch.
+    """What a candidate needs at its end, and its z against the incumbent at the same epoch.
 
-    A candidate is kept if its paired difference is at least `keep_z` standard errors, or, if it has fewer weights, if
-    it is no more than that below. The standard error is that of the present difference from the incumbent's best.
-    Score priors, which the ranks here are without, make differences smaller and less certain: then a candidate may be
-    `PRIOR_SLACK` times as far below, whatever its size.
+    `compared` and `judged` are its ranks after its best epoch until `epoch`: of the kind of the incumbent's epochs, and
+    those by which it would be judged now. It is kept if its paired difference is at least `keep_z` standard errors, or,
+    if it has fewer weights, if it is no more than that below. The standard error is that of the present difference.
     """
     known = context.incumbent_curve
-    until = [y for at, y in zip(known.epochs, known.ndcg10, strict=True) if at <= epoch] or known.ndcg10[:1]
-    same, best = best_of(until), best_of(known.ndcg10)
-    gains = ndcg_per_user(ranks)
-    at_epoch = gains - ndcg_per_user(incumbent_ranks[same])
-    error = standard_error(gains - ndcg_per_user(incumbent_ranks[best]))
-    errors = errors_below(parameters, context)
-    now = standard_error(at_epoch)
+    same = best_of([y for at, y in zip(known.epochs, known.ndcg10, strict=True) if at <= epoch] or known.ndcg10[:1])
+    theirs = ndcg_per_user(incumbent_ranks[same])
+    final = ndcg_per_user(incumbent_ranks[-1])
+    at_epoch = ndcg_per_user(compared) - theirs
+    error, now = standard_error(ndcg_per_user(judged) - final), standard_error(at_epoch)
     return Needed(
-        ndcg10=known.ndcg10[best] - errors * context.keep_z * error,
-        incumbent_at_epoch=until[same],
+        ndcg10=float(final.mean()) - errors_below(parameters, context) * context.keep_z * error,
+        se=error,
+        incumbent_at_epoch=float(theirs.mean()),
         z_at_epoch=float(at_epoch.mean()) / now if now else 0.0,
     )
 
 
 def errors_below(parameters: int, context: RaceContext) -> float:
     """How many times `keep_z` standard errors a candidate may end below the incumbent and yet be kept."""
-    smaller = parameters < context.incumbent_parameters
-    return PRIOR_SLACK if context.has_priors else 1.0 if smaller else -1.0
+    return 1.0 if parameters < context.incumbent_parameters else -1.0
 
 
-def upper_bound(epochs: Sequence[int], ndcg10: Sequence[float], context: RaceContext) -> float:
-    """Upper bound of the best NDCG@10 at the end of the trial: the smaller one of `own_bound` and `family_bound`.
+def upper_bound(curve: Curve, context: RaceContext) -> float:
+    """Upper bound of the judged NDCG@10 at the end of the trial: the smaller one of `own_bound` and `family_bound`.
 
     Of a curve that may not have begun to rise, the family says too little: trials of one family begin at other times.
     """
-    own = own_bound(epochs, ndcg10, context)
-    return own if _is_low(ndcg10, context) else min(own, family_bound(epochs, ndcg10, context))
+    own = own_bound(curve, context)
+    return own if is_low(curve, context) else min(own, family_bound(curve, context))
 
 
-def own_bound(epochs: Sequence[int], ndcg10: Sequence[float], context: RaceContext) -> float:
-    """Upper bound of the best NDCG@10 at the end of the trial, from its own curve.
+def own_bound(curve: Curve, context: RaceContext) -> float:
+    """Upper bound of the judged NDCG@10 at the end of the trial, from its own curve.
 
     NDCG@10 is taken to grow as a power of the progress, the sum of the learning rates of all steps, with an exponent
-    that fades exponentially in the logarithm of the progress. While the curve is low it may not have begun to rise, so
-    that its present exponent says nothing: then the steepest one counts.
+    that fades exponentially in the logarithm of the progress. While the bare curve is low it may not have begun to
+    rise, so that the present exponent says nothing: then the steepest one counts.
     """
-    epoch, best = epochs[-1], max(ndcg10)
+    epoch, best = curve.epochs[-1], max(curve.judged)
     if best <= 0:
         return 1.0
     left = math.log(context.progress[-1] / context.progress[epoch - 1])
-    risen = min(max(FLATTEST, _exponent(epochs, ndcg10, context)), STEEPEST)
-    exponent = STEEPEST if _is_low(ndcg10, context) else risen
+    risen = min(max(FLATTEST, _exponent(curve, context)), STEEPEST)
+    exponent = STEEPEST if is_low(curve, context) else risen
     growth = exponent * (1 - math.exp(-FADE * left)) / FADE
     return min(1.0, best * math.exp(growth + OWN_ERROR + OWN_EARLY_ERROR / epoch))
 
 
-def _is_low(ndcg10: Sequence[float], context: RaceContext) -> bool:
+def is_low(curve: Curve, context: RaceContext) -> bool:
     """Whether a curve may not have begun to rise."""
-    return max(ndcg10) < max(LOW_SHARE * context.incumbent_curve.final, LOW_POPULARITY * context.popularity)
+    return max(curve.bare) < max(LOW_SHARE * context.incumbent_curve.final, LOW_POPULARITY * context.popularity)
 
 
-def _exponent(epochs: Sequence[int], ndcg10: Sequence[float], context: RaceContext) -> float:
-    """The exponent with which the best NDCG@10 grew with the progress since epoch e / SPAN."""
-    since = max(1.0, epochs[-1] / SPAN)
-    risen = math.log(_level(epochs, ndcg10, epochs[-1]) / _level(epochs, ndcg10, since))
+def _exponent(curve: Curve, context: RaceContext) -> float:
+    """The exponent with which the best judged NDCG@10 grew with the progress since epoch e / SPAN."""
+    epoch = curve.epochs[-1]
+    since = max(1.0, epoch / SPAN)
+    risen = math.log(_level(curve.epochs, curve.judged, epoch) / _level(curve.epochs, curve.judged, since))
     progress = np.interp(since, np.arange(1, len(context.progress) + 1), context.progress)
-    return risen / math.log(context.progress[epochs[-1] - 1] / progress)
+    return risen / math.log(context.progress[epoch - 1] / progress)
 
 
-def family_bound(epochs: Sequence[int], ndcg10: Sequence[float], context: RaceContext) -> float:
-    """Upper bound of the best NDCG@10 at the end of the trial, from its own curve and the curves of its family.
+def family_bound(curve: Curve, context: RaceContext) -> float:
+    """Upper bound of the judged NDCG@10 at the end of the trial, from its own curve and the curves of its family.
 
     The logarithm of the growth still to come is predicted twice: as the growth that the family still had at this place,
     and from the candidate's own slope, extrapolated as a geometric series. The bound is the mean of both, plus a margin
     that shrinks with the epochs (docs/racing.md has the errors measured on recorded curves). A candidate that is still
     low may not have begun to rise, and a decaying learning rate brings a late gain: then it grows at least as the
-    family did. The bound is 1 if the family says nothing.
+    family did. The bound is 1 if the family says nothing. A known curve without judged values gives its bare growth,
+    which is larger: score priors rank from the first epoch on.
     """
-    epoch, best = epochs[-1], max(ndcg10)
-    known = [curve for curve in context.curves if curve.final >= WEAK * context.incumbent_curve.final]
-    here = [curve for curve in known if curve.similarity == 1]
+    epoch, best = curve.epochs[-1], max(curve.judged)
+    known = [other for other in context.curves if other.final >= WEAK * context.incumbent_curve.final]
+    here = [other for other in known if other.similarity == 1]
     known = here or known
     if not known or best <= 0:
         return 1.0
     family = _family_growth(known, epoch, context)
     left = math.log(len(context.progress) / epoch)
-    own = _slope(epochs, ndcg10, epoch) * _geometric_sum(left / math.log(STEP))
+    own = _slope(curve.epochs, curve.judged, epoch) * _geometric_sum(left / math.log(STEP))
     part = min(1.0, left / FULL_ERROR)
     growth = own + FAMILY_SHARE * part * (family - own)
-    low = best < LOW * max(curve.final for curve in known)
+    low = max(curve.bare) < LOW * max(other.final for other in known)
     if low or context.decays:
         growth = max(growth, family)
-    margin = ERROR + EARLY_ERROR / epoch + FAR_ERROR * min(curve.distance for curve in known) + LOW_ERROR * low
+    margin = ERROR + EARLY_ERROR / epoch + FAR_ERROR * min(other.distance for other in known) + LOW_ERROR * low
     margin += 0 if here else ELSEWHERE_ERROR
     return min(1.0, best * math.exp(growth + margin * math.sqrt(part)))
 
@@ -283,8 +312,9 @@ def _place_by_share(curve: KnownCurve, epoch: int, context: RaceContext) -> floa
 
 
 def _reached(curve: KnownCurve, place: float) -> float:
-    """The best NDCG@10 of a known curve until `place`; from its last epoch on, its final."""
-    return curve.final if place >= curve.epochs[-1] else _level(curve.epochs, curve.ndcg10, place)
+    """The best NDCG@10 of a known curve until `place`, judged if known; from its last epoch on, its final."""
+    values, final = (curve.judged, curve.judged_final) if curve.judged else (curve.ndcg10, curve.final)
+    return final if place >= curve.epochs[-1] else _level(curve.epochs, values, place)
 
 
 def _family_growth(curves: Sequence[KnownCurve], epoch: int, context: RaceContext) -> float:
@@ -322,6 +352,11 @@ def _level(epochs: Sequence[int], ndcg10: Sequence[float], place: float) -> floa
     """The best NDCG@10 until `place`, interpolated in the logarithm of both between evaluated epochs."""
     best = np.maximum.accumulate(np.maximum(ndcg10, SMALLEST))
     return float(np.exp(np.interp(math.log(max(place, SMALLEST)), np.log(epochs), np.log(best))))
+
+
+def _scored(curve: Curve) -> str:
+    """Which score it is, in words."""
+    return " with score priors" if curve.judged != curve.bare else ""
 
 
 def _grounds(names: Sequence[str]) -> str:
