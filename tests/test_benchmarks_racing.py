@@ -13,7 +13,7 @@ from virtualmle.training.racing import decide
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS / "curves"))
 
-from raced import Raced, pools_of, run_of  # noqa: E402
+from raced import Raced, have_same_scores, pools_of, run_of  # noqa: E402
 from recorded import Curve, read_curves  # noqa: E402
 from replay import KEEP_Z, Pool, is_slow_starter  # noqa: E402
 
@@ -44,16 +44,19 @@ def test_the_ranks_of_a_trial_have_its_ndcg10(curves: list[Curve]) -> None:
 def stop_of(pool: Pool, candidate: int, incumbent: int, ended: list[int]) -> int | None:
     """The epoch at which a worker that applies `decide` after each epoch but the last stops the trial."""
     runs = {index: run_of(pool.curves[index], pool.num_users) for index in (incumbent, *ended)}
-    curve = pool.curves[candidate]
+    curve, base = pool.curves[candidate], pool.curves[incumbent]
+    same = have_same_scores(base, curve)
     context = race_of(
-        curve.config, pool.num_users, runs[incumbent], [runs[index] for index in ended], KEEP_Z, curve.popularity
+        curve.config, pool.num_users, runs[incumbent], [runs[index] for index in ended], KEEP_Z, curve.popularity, same
     )
     if context is None:
         return None
-    known = pool.curves[incumbent].ranks
-    for epoch in range(1, len(curve.ndcg10)):
-        if decide(range(1, epoch + 1), list(curve.ranks[:epoch]), curve.parameters, known, context):
-            return epoch
+    known = np.vstack([base.judged_ranks if same else base.ranks, base.final_ranks])
+    epochs = curve.epochs.tolist()
+    for count in range(1, len(epochs)):
+        rows = list(curve.ranks[:count]), list(curve.judged_ranks[:count])
+        if decide(epochs[:count], *rows, curve.parameters, known, context):
+            return epochs[count - 1]
     return None
 
 

@@ -4,9 +4,8 @@ Not raced, and so run to their end: trials that are not trained, repetitions, th
 trials for which `training/families.py` knows too little. docs/racing.md explains the rule.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -14,7 +13,7 @@ from pydantic import ValidationError
 from ..data.errors import MachineError
 from ..memory.records import CurveRecord, SessionRecord, TrialRecord
 from ..memory.similarity import UNKNOWN
-from ..models.config import TrialConfig, has_priors
+from ..models.config import TrialConfig, has_priors, scoring_part
 from ..training.epoch_ranks import EpochRanks, read_epoch_ranks, read_ranks, write_race
 from ..training.families import Run, race_of
 from ..training.spec import EPOCH_RANKS, JUDGED_RANKS, TrialSpec
@@ -30,13 +29,15 @@ def prepare_race(ws: Workspace, session: SessionRecord, trial: TrialRecord, spec
     known = _run_of(session, incumbent)
     if known is None:
         return
-    ranks = _incumbent_ranks(ws.trial_directory(session.id, incumbent.handle), known, trial.configuration)
+    folder = ws.trial_directory(session.id, incumbent.handle)
+    same_scores = _have_same_scores(folder, known.config, trial.configuration)
+    ranks = _incumbent_ranks(folder, known, judged=same_scores and has_priors(known.config))
     if ranks is None:
         return  # the incumbent was trained by an earlier version, or its files are lost
     runs = [*_runs_here(session, trials), *_runs_elsewhere(ws, session)]
     keep_z = ws.session_protocol(session).keep_z
     popularity = incumbent.outcome.details.get("popularity_ndcg10") if incumbent.outcome else None
-    context = race_of(trial.configuration, known.num_users, known, runs, keep_z, popularity or 0.0)
+    context = race_of(trial.configuration, known.num_users, known, runs, keep_z, popularity or 0.0, same_scores)
     if context is None:
         return
     try:
@@ -46,13 +47,19 @@ def prepare_race(ws: Workspace, session: SessionRecord, trial: TrialRecord, spec
         raise MachineError(f"{directory} cannot be written ({error.strerror}); free disk space and retry") from None
 
 
-def _incumbent_ranks(directory: Path, known: Run, candidate: TrialConfig) -> EpochRanks | None:
-    """The ranks of the incumbent in `directory` as the race of `candidate` takes them; None if they are not there.
+def _have_same_scores(folder: Path, incumbent: TrialConfig, candidate: TrialConfig) -> bool:
+    """Whether the judged ranks of the incumbent's epochs are there and are of the candidate's scores.
 
-    Judged ranks if its epochs have the scores of the candidate, else bare ones; in both cases its final ranks last.
+    The epochs of a sweep or a re-scoring are those of a training with other scores, and are not judged.
     """
-    judged = has_priors(candidate) and bool(known.judged_as(candidate))
-    rows, final = read_epoch_ranks(directory / (JUDGED_RANKS if judged else EPOCH_RANKS)), read_ranks(directory)
+    if not has_priors(candidate):
+        return not has_priors(incumbent)
+    return scoring_part(incumbent) == scoring_part(candidate) and (folder / JUDGED_RANKS).exists()
+
+
+def _incumbent_ranks(folder: Path, known: Run, *, judged: bool) -> EpochRanks | None:
+    """The incumbent's ranks as `decide` takes them, from its folder; None if they are not there."""
+    rows, final = read_epoch_ranks(folder / (JUDGED_RANKS if judged else EPOCH_RANKS)), read_ranks(folder)
     if rows is None or final is None or rows.shape != (len(known.epochs), len(final)):
         return None
     return np.vstack([rows, final])
@@ -84,14 +91,7 @@ def _run_of(session: SessionRecord, trial: TrialRecord) -> Run | None:
         ndcg10=[epoch["ndcg10"] for epoch in outcome.curve],
         num_users=session.profile.get("users", 1),
         parameters=outcome.parameters,
-        judged=_judged(outcome.curve),
     )
-
-
-def _judged(curve: Sequence[Mapping[str, Any]]) -> list[float]:
-    """The judged NDCG@10 of every epoch; empty if one is not known."""
-    values = [epoch.get("judged") for epoch in curve]
-    return [] if None in values else [float(value) for value in values if value is not None]
 
 
 def _runs_elsewhere(ws: Workspace, session: SessionRecord) -> list[Run]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..models.config import TrialConfig, has_priors, scoring_part
+from ..models.config import TrialConfig
 from .racing import SMALLEST, KnownCurve, RaceContext
 from .schedule import lr_factor
 
@@ -47,13 +47,6 @@ class Run:
     parameters: int = 0
     similarity: float = 1.0  # of the profile of its dataset; 1 = the same dataset
     dataset: str = ""  # of a run on another dataset: which one
-    judged: Sequence[float] = ()  # as `ndcg10`, with its score priors; empty = not known
-
-    def judged_as(self, candidate: TrialConfig) -> Sequence[float]:
-        """Its NDCG@10 by epoch with the scoring of `candidate`; empty if it is not known."""
-        if not (has_priors(self.config) or has_priors(candidate)):
-            return self.ndcg10
-        return self.judged if scoring_part(self.config) == scoring_part(candidate) else ()
 
 
 def race_of(
@@ -63,12 +56,13 @@ def race_of(
     runs: Sequence[Run],
     keep_z: float,
     popularity: float = 0.0,
+    same_scores: bool = True,
 ) -> RaceContext | None:
     """The race of `candidate` against `incumbent`; None if it must run to its end.
 
     That is so if no trial of its family has run to its end: on this dataset, or `CURVES_ELSEWHERE` on similar ones.
     `runs` may contain the incumbent. Curves of another dataset are scaled as if the best of its `runs` were as good as
-    the incumbent. `popularity` is the NDCG@10 of ranking by popularity alone.
+    the incumbent. `popularity` is the NDCG@10 of ranking by popularity alone; same_scores: as in `RaceContext`.
     """
     scales = _scales(incumbent, runs)
     curves = [
@@ -83,7 +77,7 @@ def race_of(
         incumbent_curve=known_curve(incumbent, candidate),
         incumbent_parameters=incumbent.parameters,
         keep_z=keep_z,
-        same_scores=bool(incumbent.judged_as(candidate)),
+        same_scores=same_scores,
         family=describe(candidate),
         curves=sorted(curves, key=lambda curve: (curve.similarity < 1, curve.distance))[:MAX_CURVES],
         progress=progress(candidate, num_users, range(1, candidate.epochs + 1)),
@@ -115,15 +109,12 @@ def describe(config: TrialConfig) -> str:
 
 def known_curve(run: Run, candidate: TrialConfig, scale: float = 1.0) -> KnownCurve:
     """The curve of `run` times `scale`, as a candidate with its own number of epochs is compared with it."""
-    judged = run.judged_as(candidate) if has_priors(candidate) else ()
     return KnownCurve(
         source=run.source,
         epochs=list(run.epochs),
         ndcg10=[min(1.0, scale * value) for value in run.ndcg10],
         progress=progress(run.config, run.num_users, run.epochs),
-        final=min(1.0, scale * _final(run, run.ndcg10, candidate)),
-        judged=[min(1.0, scale * value) for value in judged],
-        judged_final=min(1.0, scale * _final(run, judged, candidate)) if judged else 0.0,
+        final=min(1.0, scale * _final(run, candidate)),
         max_epochs=run.config.epochs,
         distance=distance(candidate, run.config) + OTHER_DATASET * (1 - run.similarity),
         similarity=run.similarity,
@@ -153,13 +144,13 @@ def _sums(config: TrialConfig, steps: int, epochs: int) -> tuple[float, ...]:
     return tuple((np.cumsum(factors) * config.lr * steps).tolist())
 
 
-def _final(run: Run, values: Sequence[float], candidate: TrialConfig) -> float:
+def _final(run: Run, candidate: TrialConfig) -> float:
     """The best of a curve; if it still rose when its epochs were used up, its extrapolation to the candidate's."""
-    best = max(values)
+    best = max(run.ndcg10)
     last = run.epochs[-1]
     if last < run.config.epochs or candidate.epochs <= last or run.config.schedule != "constant":
         return best
-    before = max((y for epoch, y in zip(run.epochs, values, strict=True) if epoch <= last / TAIL), default=best)
+    before = max((y for epoch, y in zip(run.epochs, run.ndcg10, strict=True) if epoch <= last / TAIL), default=best)
     if before <= 0:
         return best
     return min(1.0, best * math.exp(math.log(best / before) * math.log(candidate.epochs / last) / math.log(TAIL)))

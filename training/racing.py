@@ -5,7 +5,6 @@ This module imports numpy and pydantic only: the worker applies the rule, and th
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +22,8 @@ FLATTEST, STEEPEST = 0.1, 1.5
 """The exponent is taken to be at least and at most this; STEEPEST if the curve may not have begun to rise."""
 LOW_SHARE, LOW_POPULARITY = 0.5, 1.5
 """A curve may not have begun to rise below this share of the incumbent's best, or this multiple of popularity alone."""
+LEAST_ELASTICITY = 0.05
+"""The least elasticity of the judged NDCG@10 in the bare one."""
 OWN_ERROR, OWN_EARLY_ERROR = 0.03, 0.3
 """Margin of the logarithm of the bound from the own rise: constant, and divided by the epoch."""
 STEP = 1.5
@@ -54,19 +55,6 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Curve(NamedTuple):
-    """The candidate so far. *Bare* is its model alone; *judged* is with its score priors, by which it is judged."""
-
-    epochs: Sequence[int]  # the evaluated epochs, ascending
-    bare: Sequence[float]  # NDCG@10 after each of `epochs`
-    judged: Sequence[float]  # the same; equal to `bare` without score priors
-
-    @property
-    def best(self) -> int:
-        """The index of the epoch whose weights are kept: the best one of the bare model."""
-        return best_of(self.bare)
-
-
 class KnownCurve(_Frozen):
     """The learning curve of a trial that ran to its end: validation NDCG@10 of the bare model by epoch."""
 
@@ -75,8 +63,6 @@ class KnownCurve(_Frozen):
     ndcg10: list[float]  # after each of `epochs`
     progress: list[float]  # until the end of each of `epochs`: the sum of the learning rates of all steps
     final: float  # its best NDCG@10, or what it would have reached in as many epochs as the candidate has
-    judged: list[float] = []  # as `ndcg10`, with the candidate's score priors; empty = not known
-    judged_final: float = 0.0  # as `final`, of `judged`
     max_epochs: int  # that its configuration allows
     distance: float = 0.0  # to the candidate's configuration: 0 = equally fast, 1 = barely of its family
     similarity: float = 1.0  # of the profiles of the datasets: 1 = the same dataset
@@ -140,19 +126,17 @@ def decide(
     """
     if not is_rung(epochs):
         return None
-    curve = Curve(epochs, [mean_ndcg10(row) for row in bare], [mean_ndcg10(row) for row in judged])
-    bound = upper_bound(curve, context)
+    model, scored = ([mean_ndcg10(row) for row in rows] for rows in (bare, judged))
+    best = best_of(model)  # the weights of this epoch are kept
+    bound = judged_bound(epochs, model, scored, context)
     compared = judged if context.same_scores else bare
-    needed = compare_with_incumbent(
-        epochs[-1], compared[curve.best], judged[curve.best], parameters, incumbent_ranks, context
-    )
+    needed = compare_with_incumbent(epochs[-1], compared[best], judged[best], parameters, incumbent_ranks, context)
     if not hopeless(bound, needed.ndcg10, needed.z_at_epoch):
         return None
     sources = [known.source for known in context.curves]
-    best = curve.judged[curve.best]
     return StopCause(
         epoch=epochs[-1],
-        ndcg10=best,
+        ndcg10=scored[best],
         bound=bound,
         needed=needed.ndcg10,
         incumbent=context.incumbent,
@@ -164,9 +148,10 @@ def decide(
         family=context.family,
         sources=sources,
         sentence=(
-            f"stopped after epoch {epochs[-1]} of {len(context.progress)} at NDCG@10 {best:.4f}{_scored(curve)} (z = "
-            f"{needed.z_at_epoch:+.1f} against {context.incumbent} there{'' if context.same_scores else ', both bare'}"
-            f"): by {_grounds(sources)} it would end at {bound:.4f} at most, and a keep needs {needed.ndcg10:.4f}"
+            f"stopped after epoch {epochs[-1]} of {len(context.progress)} at NDCG@10 {scored[best]:.4f}"
+            f"{'' if scored == model else ' with score priors'} (z = {needed.z_at_epoch:+.1f} against "
+            f"{context.incumbent} there{'' if context.same_scores else ', both bare'}): by {_grounds(sources)} it "
+            f"would end at {bound:.4f} at most, and a keep needs {needed.ndcg10:.4f}"
         ),
     )
 
@@ -215,71 +200,94 @@ def errors_below(parameters: int, context: RaceContext) -> float:
     return 1.0 if parameters < context.incumbent_parameters else -1.0
 
 
-def upper_bound(curve: Curve, context: RaceContext) -> float:
-    """Upper bound of the judged NDCG@10 at the end of the trial: the smaller one of `own_bound` and `family_bound`.
+def judged_bound(epochs: Sequence[int], bare: Sequence[float], judged: Sequence[float], context: RaceContext) -> float:
+    """Upper bound of the judged NDCG@10 at the end of the trial, from the `upper_bound` of the bare one.
+
+    The logarithm of the judged NDCG@10 is taken to grow in proportion to that of the bare one: score priors rank well
+    from the first epoch on, so that a model which doubles adds a few per cent. Without priors both bounds are equal.
+    """
+    bound, now = upper_bound(epochs, bare, context), max(bare)
+    if now <= 0:
+        return 1.0
+    share = 1.0 if _is_low(bare, context) else elasticity(epochs, bare, judged)
+    return min(1.0, max(judged) * (bound / now) ** share)
+
+
+def elasticity(epochs: Sequence[int], bare: Sequence[float], judged: Sequence[float]) -> float:
+    """By how many per cent the best judged NDCG@10 grew, since epoch e / SPAN, for one per cent of the bare one.
+
+    At least LEAST_ELASTICITY, and at most 1, which is also its value if the bare model did not grow.
+    """
+    since = max(1.0, epochs[-1] / SPAN)
+    ours, models = (
+        math.log(_level(epochs, values, epochs[-1]) / _level(epochs, values, since)) for values in (judged, bare)
+    )
+    return min(1.0, max(LEAST_ELASTICITY, ours / models)) if models > 0 else 1.0
+
+
+def upper_bound(epochs: Sequence[int], ndcg10: Sequence[float], context: RaceContext) -> float:
+    """Upper bound of the best NDCG@10 at the end of the trial: the smaller one of `own_bound` and `family_bound`.
 
     Of a curve that may not have begun to rise, the family says too little: trials of one family begin at other times.
     """
-    own = own_bound(curve, context)
-    return own if is_low(curve, context) else min(own, family_bound(curve, context))
+    own = own_bound(epochs, ndcg10, context)
+    return own if _is_low(ndcg10, context) else min(own, family_bound(epochs, ndcg10, context))
 
 
-def own_bound(curve: Curve, context: RaceContext) -> float:
-    """Upper bound of the judged NDCG@10 at the end of the trial, from its own curve.
+def own_bound(epochs: Sequence[int], ndcg10: Sequence[float], context: RaceContext) -> float:
+    """Upper bound of the best NDCG@10 at the end of the trial, from its own curve.
 
     NDCG@10 is taken to grow as a power of the progress, the sum of the learning rates of all steps, with an exponent
-    that fades exponentially in the logarithm of the progress. While the bare curve is low it may not have begun to
-    rise, so that the present exponent says nothing: then the steepest one counts.
+    that fades exponentially in the logarithm of the progress. While the curve is low it may not have begun to rise, so
+    that its present exponent says nothing: then the steepest one counts.
     """
-    epoch, best = curve.epochs[-1], max(curve.judged)
+    epoch, best = epochs[-1], max(ndcg10)
     if best <= 0:
         return 1.0
     left = math.log(context.progress[-1] / context.progress[epoch - 1])
-    risen = min(max(FLATTEST, _exponent(curve, context)), STEEPEST)
-    exponent = STEEPEST if is_low(curve, context) else risen
+    risen = min(max(FLATTEST, _exponent(epochs, ndcg10, context)), STEEPEST)
+    exponent = STEEPEST if _is_low(ndcg10, context) else risen
     growth = exponent * (1 - math.exp(-FADE * left)) / FADE
     return min(1.0, best * math.exp(growth + OWN_ERROR + OWN_EARLY_ERROR / epoch))
 
 
-def is_low(curve: Curve, context: RaceContext) -> bool:
+def _is_low(ndcg10: Sequence[float], context: RaceContext) -> bool:
     """Whether a curve may not have begun to rise."""
-    return max(curve.bare) < max(LOW_SHARE * context.incumbent_curve.final, LOW_POPULARITY * context.popularity)
+    return max(ndcg10) < max(LOW_SHARE * context.incumbent_curve.final, LOW_POPULARITY * context.popularity)
 
 
-def _exponent(curve: Curve, context: RaceContext) -> float:
-    """The exponent with which the best judged NDCG@10 grew with the progress since epoch e / SPAN."""
-    epoch = curve.epochs[-1]
-    since = max(1.0, epoch / SPAN)
-    risen = math.log(_level(curve.epochs, curve.judged, epoch) / _level(curve.epochs, curve.judged, since))
+def _exponent(epochs: Sequence[int], ndcg10: Sequence[float], context: RaceContext) -> float:
+    """The exponent with which the best NDCG@10 grew with the progress since epoch e / SPAN."""
+    since = max(1.0, epochs[-1] / SPAN)
+    risen = math.log(_level(epochs, ndcg10, epochs[-1]) / _level(epochs, ndcg10, since))
     progress = np.interp(since, np.arange(1, len(context.progress) + 1), context.progress)
-    return risen / math.log(context.progress[epoch - 1] / progress)
+    return risen / math.log(context.progress[epochs[-1] - 1] / progress)
 
 
-def family_bound(curve: Curve, context: RaceContext) -> float:
-    """Upper bound of the judged NDCG@10 at the end of the trial, from its own curve and the curves of its family.
+def family_bound(epochs: Sequence[int], ndcg10: Sequence[float], context: RaceContext) -> float:
+    """Upper bound of the best NDCG@10 at the end of the trial, from its own curve and the curves of its family.
 
     The logarithm of the growth still to come is predicted twice: as the growth that the family still had at this place,
     and from the candidate's own slope, extrapolated as a geometric series. The bound is the mean of both, plus a margin
     that shrinks with the epochs (docs/racing.md has the errors measured on recorded curves). A candidate that is still
     low may not have begun to rise, and a decaying learning rate brings a late gain: then it grows at least as the
-    family did. The bound is 1 if the family says nothing. A known curve without judged values gives its bare growth,
-    which is larger: score priors rank from the first epoch on.
+    family did. The bound is 1 if the family says nothing.
     """
-    epoch, best = curve.epochs[-1], max(curve.judged)
-    known = [other for other in context.curves if other.final >= WEAK * context.incumbent_curve.final]
-    here = [other for other in known if other.similarity == 1]
+    epoch, best = epochs[-1], max(ndcg10)
+    known = [curve for curve in context.curves if curve.final >= WEAK * context.incumbent_curve.final]
+    here = [curve for curve in known if curve.similarity == 1]
     known = here or known
     if not known or best <= 0:
         return 1.0
     family = _family_growth(known, epoch, context)
     left = math.log(len(context.progress) / epoch)
-    own = _slope(curve.epochs, curve.judged, epoch) * _geometric_sum(left / math.log(STEP))
+    own = _slope(epochs, ndcg10, epoch) * _geometric_sum(left / math.log(STEP))
     part = min(1.0, left / FULL_ERROR)
     growth = own + FAMILY_SHARE * part * (family - own)
-    low = max(curve.bare) < LOW * max(other.final for other in known)
+    low = best < LOW * max(curve.final for curve in known)
     if low or context.decays:
         growth = max(growth, family)
-    margin = ERROR + EARLY_ERROR / epoch + FAR_ERROR * min(other.distance for other in known) + LOW_ERROR * low
+    margin = ERROR + EARLY_ERROR / epoch + FAR_ERROR * min(curve.distance for curve in known) + LOW_ERROR * low
     margin += 0 if here else ELSEWHERE_ERROR
     return min(1.0, best * math.exp(growth + margin * math.sqrt(part)))
 
@@ -312,9 +320,8 @@ def _place_by_share(curve: KnownCurve, epoch: int, context: RaceContext) -> floa
 
 
 def _reached(curve: KnownCurve, place: float) -> float:
-    """The best NDCG@10 of a known curve until `place`, judged if known; from its last epoch on, its final."""
-    values, final = (curve.judged, curve.judged_final) if curve.judged else (curve.ndcg10, curve.final)
-    return final if place >= curve.epochs[-1] else _level(curve.epochs, values, place)
+    """The best NDCG@10 of a known curve until `place`; from its last epoch on, its final."""
+    return curve.final if place >= curve.epochs[-1] else _level(curve.epochs, curve.ndcg10, place)
 
 
 def _family_growth(curves: Sequence[KnownCurve], epoch: int, context: RaceContext) -> float:
@@ -352,11 +359,6 @@ def _level(epochs: Sequence[int], ndcg10: Sequence[float], place: float) -> floa
     """The best NDCG@10 until `place`, interpolated in the logarithm of both between evaluated epochs."""
     best = np.maximum.accumulate(np.maximum(ndcg10, SMALLEST))
     return float(np.exp(np.interp(math.log(max(place, SMALLEST)), np.log(epochs), np.log(best))))
-
-
-def _scored(curve: Curve) -> str:
-    """Which score it is, in words."""
-    return " with score priors" if curve.judged != curve.bare else ""
 
 
 def _grounds(names: Sequence[str]) -> str:
