@@ -1,7 +1,7 @@
 """The racing rule on hand-made curves: what it stops, what it lets run, and which curves it calls alike."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,11 @@ def ranks_of(ndcg10: list[float]) -> np.ndarray:
     return np.stack([np.where(np.arange(USERS) < round(y * USERS), 1, 200) for y in ndcg10]).astype(np.uint8)
 
 
+def by_epoch(rows: Iterable[Any]) -> dict[int, Any]:
+    """The rows of epochs 1, 2, ... by epoch."""
+    return dict(enumerate(rows, 1))
+
+
 def saturating(final: float, start: float, pace: float, epochs: int) -> list[float]:
     """A curve that rises from `start` at epoch 1 to `final`, by the share 1 - exp(-1 / pace) of the rest each epoch."""
     return [final - (final - start) * math.exp(-(epoch - 1) / pace) for epoch in range(1, epochs + 1)]
@@ -70,8 +75,8 @@ def raced(
     assert context is not None
     ranks, known = ranks_of(ndcg10), known_ranks(incumbent.ndcg10)
     for count in range(1, len(ndcg10)):
-        rows = list(ranks[:count])
-        cause = decide(list(range(1, count + 1)), rows, rows, parameters, known, context)
+        judged = by_epoch(ranks[:count])
+        cause = decide(list(range(1, count + 1)), list(ranks[:count]), judged, parameters, known, context)
         if cause:
             return cause
     return None
@@ -171,7 +176,10 @@ def test_a_trial_that_rests_at_popularity_is_not_stopped_before_it_rises(popular
     context = race_of(smaller_batches, USERS, incumbent, [incumbent], 1.0, popularity)
     assert context is not None and context.popularity == popularity
     ranks, known = list(ranks_of(PLATEAU)), known_ranks(T003)
-    causes = [decide(range(1, count + 1), ranks[:count], ranks[:count], 1000, known, context) for count in range(1, 12)]
+    causes = [
+        decide(range(1, count + 1), ranks[:count], by_epoch(ranks[:count]), 1000, known, context)
+        for count in range(1, 12)
+    ]
     assert any(causes) == is_stopped
 
 
@@ -196,8 +204,8 @@ def test_a_decaying_learning_rate_leaves_less_progress_and_a_smaller_bound() -> 
 
 PRIORS = {"transition_weight": 4.0}
 LEVEL, SHARE = 0.075, 0.08
-"""At NDCG@10 .05 of the bare model, priors raise it to LEVEL; it grows by SHARE per cent for each per cent of the model,
-as in the recorded sessions on Office (benchmarks/curves)."""
+"""Priors raise NDCG@10 .05 of the bare model to LEVEL, which grows by SHARE per cent for each per cent of the model, as
+in the recorded session on Office (benchmarks/curves)."""
 
 
 def scored(ndcg10: Sequence[float]) -> list[float]:
@@ -212,12 +220,12 @@ def raced_with_priors(
     candidate = make_config("sasrec", **PRIORS, **changes)
     context = race_of(candidate, USERS, incumbent, [incumbent], 1.0, same_scores=same_scores)
     assert context is not None
-    plain, judged = list(ranks_of(ndcg10)), list(ranks_of(scored(ndcg10)))
+    plain, judged = list(ranks_of(ndcg10)), ranks_of(scored(ndcg10))
     rows = scored(incumbent.ndcg10) if same_scores else incumbent.ndcg10
     known = ranks_of([*rows, *scored([max(incumbent.ndcg10)])])
     for count in range(1, len(ndcg10)):
         epochs = list(range(1, count + 1))
-        if cause := decide(epochs, plain[:count], judged[:count], 1000, known, context):
+        if cause := decide(epochs, plain[:count], by_epoch(judged[:count]), 1000, known, context):
             return cause
     return None
 
@@ -247,19 +255,33 @@ def test_an_incumbent_whose_epochs_have_other_scores_is_compared_bare_at_the_sam
 
 
 def test_a_judged_curve_grows_by_its_share_of_the_bare_one() -> None:
-    epochs, model = list(range(1, 9)), saturating(0.050, 0.020, 4, 8)
-    assert elasticity(epochs, model, scored(model)) == pytest.approx(SHARE)
-    assert elasticity(epochs, model, [0.07] * 8) == LEAST_ELASTICITY
-    assert elasticity(epochs, model, model) == 1 == elasticity(epochs, [0.05] * 8, [0.07] * 8)
+    model = saturating(0.050, 0.020, 4, 8)
+    bare, judged = by_epoch(model), by_epoch(scored(model))
+    assert elasticity(bare, judged) == pytest.approx(SHARE)
+    assert elasticity(bare, {epoch: judged[epoch] for epoch in (2, 4, 6, 8)}) == pytest.approx(SHARE), "some epochs"
+    assert elasticity(bare, by_epoch([0.07] * 8)) == LEAST_ELASTICITY
+    assert elasticity(bare, bare) == 1 == elasticity(by_epoch([0.05] * 8), by_epoch([0.07] * 8))
+    assert elasticity(bare, {8: judged[8]}) == 1, "one value says nothing about growth"
 
 
 def test_without_score_priors_both_bounds_are_equal() -> None:
     incumbent, model = run(DEFAULT, FAST), saturating(0.050, 0.020, 4, 8)
     context = race_of(make_config("sasrec", dropout=0.3), USERS, incumbent, [incumbent], 1.0)
     assert context is not None
-    epochs = list(range(1, 9))
-    assert judged_bound(epochs, model, model, context) == pytest.approx(upper_bound(epochs, model, context))
-    assert judged_bound(epochs, model, scored(model), context) < 1.2 * max(scored(model))
+    bare = by_epoch(model)
+    assert judged_bound(bare, bare, context) == pytest.approx(upper_bound(list(bare), model, context))
+    assert judged_bound(bare, by_epoch(scored(model)), context) < 1.2 * max(scored(model))
+
+
+def test_only_epochs_whose_judged_ranks_are_known_are_rungs() -> None:
+    weak, incumbent = saturating(0.030, 0.012, 2.5, 20), run(DEFAULT, FAST)
+    context = race_of(make_config("sasrec", dropout=0.3), USERS, incumbent, [incumbent], 1.0)
+    assert context is not None
+    rows, known, stops = ranks_of(weak), known_ranks(FAST), []
+    for count in range(1, 20):
+        judged = {epoch: rows[epoch - 1] for epoch in range(2, count + 1, 2)}
+        stops.append(decide(list(range(1, count + 1)), list(rows[:count]), judged, 1000, known, context) is not None)
+    assert any(stops) and not any(stops[::2]), "never after an odd epoch"
 
 
 def test_the_rule_looks_at_the_first_evaluated_epoch_at_or_after_a_rung() -> None:

@@ -17,6 +17,7 @@ from ..models.config import TrialConfig, has_priors, scoring_part
 from ..training.epoch_ranks import EpochRanks, read_epoch_ranks, read_ranks, write_race
 from ..training.families import Run, race_of
 from ..training.spec import EPOCH_RANKS, JUDGED_RANKS, TrialSpec
+from ..training.stopping import judged_epochs
 from .workspace import Workspace
 
 
@@ -31,13 +32,15 @@ def prepare_race(ws: Workspace, session: SessionRecord, trial: TrialRecord, spec
         return
     folder = ws.trial_directory(session.id, incumbent.handle)
     same_scores = _have_same_scores(folder, known.config, trial.configuration)
-    ranks = _incumbent_ranks(folder, known, judged=same_scores and has_priors(known.config))
+    judged = same_scores and has_priors(known.config)
+    epochs = judged_epochs(known.epochs) if judged else list(known.epochs)
+    ranks = _incumbent_ranks(folder, len(epochs), judged=judged)
     if ranks is None:
         return  # the incumbent was trained by an earlier version, or its files are lost
     runs = [*_runs_here(session, trials), *_runs_elsewhere(ws, session)]
     keep_z = ws.session_protocol(session).keep_z
     popularity = incumbent.outcome.details.get("popularity_ndcg10") if incumbent.outcome else None
-    context = race_of(trial.configuration, known.num_users, known, runs, keep_z, popularity or 0.0, same_scores)
+    context = race_of(trial.configuration, known.num_users, known, runs, keep_z, popularity or 0.0, same_scores, epochs)
     if context is None:
         return
     try:
@@ -57,10 +60,10 @@ def _have_same_scores(folder: Path, incumbent: TrialConfig, candidate: TrialConf
     return scoring_part(incumbent) == scoring_part(candidate) and (folder / JUDGED_RANKS).exists()
 
 
-def _incumbent_ranks(folder: Path, known: Run, *, judged: bool) -> EpochRanks | None:
+def _incumbent_ranks(folder: Path, num_rows: int, *, judged: bool) -> EpochRanks | None:
     """The incumbent's ranks as `decide` takes them, from its folder; None if they are not there."""
     rows, final = read_epoch_ranks(folder / (JUDGED_RANKS if judged else EPOCH_RANKS)), read_ranks(folder)
-    if rows is None or final is None or rows.shape != (len(known.epochs), len(final)):
+    if rows is None or final is None or rows.shape != (num_rows, len(final)):
         return None
     return np.vstack([rows, final])
 

@@ -3,7 +3,7 @@
 This module does not import torch, because the server uses it as well.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -19,9 +19,12 @@ from .spec import INCUMBENT_RANKS, RACE, RANKS, EpochRecord, write_model
 Rows = Sequence[NDArray[np.uint8]]
 """Clipped ranks (num_users,), one array per evaluated epoch."""
 
-Race = Callable[[Sequence[EpochRecord], Rows, Rows, int], StopCause | None]
-"""Decides after an epoch whether to stop: from the curve, the ranks of the bare model and those with score priors after
-each of its epochs, and the number of weights."""
+RanksByEpoch = Mapping[int, NDArray[np.uint8]]
+"""Clipped ranks (num_users,) by epoch."""
+
+Race = Callable[[Sequence[EpochRecord], Rows, RanksByEpoch, int], StopCause | None]
+"""Decides after an epoch whether to stop: from the curve, the ranks of the bare model after each of its epochs, those
+with score priors after some of them, and the number of weights."""
 
 EpochRanks = NDArray[np.uint8]
 """Ranks (num_epochs_evaluated, num_users), those above 255 as 255."""
@@ -72,7 +75,7 @@ def race_in(directory: Path) -> Race | None:
     if incumbent_ranks is None:
         return None
 
-    def race(curve: Sequence[EpochRecord], bare: Rows, judged: Rows, parameters: int) -> StopCause | None:
+    def race(curve: Sequence[EpochRecord], bare: Rows, judged: RanksByEpoch, parameters: int) -> StopCause | None:
         return decide([record.epoch for record in curve], bare, judged, parameters, incumbent_ranks, context)
 
     return race

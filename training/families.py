@@ -57,12 +57,14 @@ def race_of(
     keep_z: float,
     popularity: float = 0.0,
     same_scores: bool = True,
+    incumbent_epochs: Sequence[int] = (),
 ) -> RaceContext | None:
     """The race of `candidate` against `incumbent`; None if it must run to its end.
 
     That is so if no trial of its family has run to its end: on this dataset, or `CURVES_ELSEWHERE` on similar ones.
     `runs` may contain the incumbent. Curves of another dataset are scaled as if the best of its `runs` were as good as
-    the incumbent. `popularity` is the NDCG@10 of ranking by popularity alone; same_scores: as in `RaceContext`.
+    the incumbent. `popularity` is the NDCG@10 of ranking by popularity alone; `same_scores` and `incumbent_epochs` are
+    as in `RaceContext`.
     """
     scales = _scales(incumbent, runs)
     curves = [
@@ -78,6 +80,7 @@ def race_of(
         incumbent_parameters=incumbent.parameters,
         keep_z=keep_z,
         same_scores=same_scores,
+        incumbent_epochs=list(incumbent_epochs),
         family=describe(candidate),
         curves=sorted(curves, key=lambda curve: (curve.similarity < 1, curve.distance))[:MAX_CURVES],
         progress=progress(candidate, num_users, range(1, candidate.epochs + 1)),

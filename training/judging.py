@@ -1,10 +1,10 @@
-"""The ranks by which a trial is judged, after each epoch: those of the scores with its score priors.
+"""The ranks by which a trial is judged, while it trains: those of the scores with its score priors.
 
 Weights, early stopping and the best epoch depend on the bare model only; these ranks are what racing compares. Without
-score priors they are the ranks of the bare model and are not computed twice.
+score priors they are the ranks of the bare model and are not computed twice. With them they are computed after every
+second epoch: adding the priors takes longer than the evaluation of the bare model.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from ..models.config import TrialConfig, has_priors, scoring_part
 from ..models.priors import PriorTables, ScorePriors
-from .epoch_ranks import Race, Rows
+from .epoch_ranks import Race, RanksByEpoch
 from .metrics import ndcg_per_user
 from .spec import EpochRecord
 from .state import TrainingState
+from .stopping import judged_epochs
 
 
 @dataclass(frozen=True)
@@ -30,42 +31,43 @@ NOT_JUDGED = Judging()
 
 
 class Judge:
-    """What an epoch of a configuration is scored with, and the ranks by which its epochs are judged so far."""
+    """What the epochs of one training are scored with."""
 
     def __init__(self, config: TrialConfig, tables: PriorTables | None, state: TrainingState) -> None:
-        """Without `tables`, score priors are not computed; then nothing is known of a configuration that has some.
+        """state: where the training begins; if other scoring knobs have judged it, the training is not judged.
 
-        state: where training begins. If it was not judged by the same scoring knobs, the whole training is not judged.
+        Without `tables`, nothing is known of a configuration that has priors.
         """
-        self.config = config
-        self.bare = not has_priors(config)
-        same = state.scoring == scoring_part(config) and len(state.judged_ranks) == len(state.curve)
-        self.known = self.bare or (tables is not None and (same or not state.curve))
-        self.priors: ScorePriors | None = tables.priors(config) if tables and self.known else None
-        self.asked = tables is not None
+        self._asked, self._bare, self._scoring = tables is not None, not has_priors(config), scoring_part(config)
+        same = state.scoring == self._scoring and len(state.judged_ranks) == len(_judged(state))
+        known = tables is not None and (same or not state.curve)
+        self._priors = tables.priors(config) if tables and known else None
 
-    @property
-    def variants(self) -> list[ScorePriors | None]:
-        """The ways of scoring an epoch: the bare model first, the one that is judged last."""
-        return [None, self.priors] if self.priors else [None]
+    def variants(self, epoch: int) -> list[ScorePriors | None]:
+        """The ways of scoring an epoch: the bare model, then the priors if the epoch is judged with them."""
+        return [None, self._priors] if self._priors and judged_epochs([epoch]) else [None]
 
     def begin(self, state: TrainingState) -> TrainingState:
-        """The state with what is known of its judged ranks, and of nothing that other scoring knobs have given."""
-        scoring = scoring_part(self.config) if self.priors else {}
-        judged = self.ranks(state)
-        curve = [
-            record.model_copy(update={"judged": self._ndcg10(judged[row]) if judged else None})
-            for row, record in enumerate(state.curve)
-        ]
-        return replace(state, curve=curve, judged_ranks=state.judged_ranks if self.priors else [], scoring=scoring)
+        """`state` with what is known of its judged ranks, and of nothing that other scoring knobs have given."""
+        if self._priors is None:
+            state = replace(state, judged_ranks=[], scoring={})
+        else:
+            state = replace(state, scoring=self._scoring)
+        ranks = self.ranks(state) or {}
+        curve = [self.judged(record, ranks.get(record.epoch)) for record in state.curve]
+        return replace(state, curve=curve)
 
-    def ranks(self, state: TrainingState) -> Rows | None:
-        """The judged ranks of all epochs of `state`; None if they are not known."""
-        return None if not self.known else state.epoch_ranks if self.bare else state.judged_ranks
+    def ranks(self, state: TrainingState) -> RanksByEpoch | None:
+        """The judged ranks of the epochs of `state` by epoch; None if they are not known."""
+        if self._bare:
+            return dict(zip((record.epoch for record in state.curve), state.epoch_ranks, strict=True))
+        return dict(zip(_judged(state), state.judged_ranks, strict=True)) if self._priors else None
 
-    def judged(self, record: EpochRecord, ranks: Sequence[NDArray[np.uint8]]) -> EpochRecord:
-        """The record of an epoch with its judged NDCG@10, from the ranks of all `variants`."""
-        return record.model_copy(update={"judged": self._ndcg10(ranks[-1])}) if self.known else record
+    def judged(self, record: EpochRecord, ranks: NDArray[np.uint8] | None) -> EpochRecord:
+        """The record of an epoch with the NDCG@10 of its judged `ranks`, if it was asked for."""
+        ndcg10 = float(ndcg_per_user(ranks).mean()) if self._asked and ranks is not None else None
+        return record.model_copy(update={"judged": ndcg10})
 
-    def _ndcg10(self, ranks: NDArray[np.uint8]) -> float | None:
-        return float(ndcg_per_user(ranks).mean()) if self.asked else None
+
+def _judged(state: TrainingState) -> list[int]:
+    return judged_epochs(record.epoch for record in state.curve)

@@ -4,7 +4,7 @@ This module imports numpy and pydantic only: the worker applies the rule, and th
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,6 +76,7 @@ class RaceContext(_Frozen):
     incumbent_parameters: int
     keep_z: float
     same_scores: bool = True  # whether the incumbent's epochs are compared by judged ranks; False: by bare ones
+    incumbent_epochs: list[int] = []  # whose ranks are known; empty = all of its curve
     family: str  # what the trials of the candidate's family have in common, in words
     curves: list[KnownCurve]  # of the candidate's family, the most alike first; at least one
     progress: list[float]  # of the candidate, for epochs 1, 2, ... until its last
@@ -113,24 +114,26 @@ class Needed(_Frozen):
 def decide(
     epochs: Sequence[int],
     bare: Sequence[EpochRanks],
-    judged: Sequence[EpochRanks],
+    judged: Mapping[int, EpochRanks],
     parameters: int,
     incumbent_ranks: NDArray[np.uint8],
     context: RaceContext,
 ) -> StopCause | None:
     """Why the candidate should stop after its last epoch; None if it may still be kept, or if this epoch is no rung.
 
-    epochs: the candidate's evaluated epochs, ascending; bare, judged: its ranks after each of them, without and with
-    its score priors; parameters: its number of weights. incumbent_ranks: (num_epochs + 1, num_users), after each epoch
-    of `context.incumbent_curve`, judged or bare as `context.same_scores` says, and last those by which it was judged.
+    epochs: the candidate's evaluated epochs, ascending; bare: its ranks after each of them, without score priors;
+    judged: those with its score priors, by epoch: all of `epochs` or some, and only these can be rungs. parameters: its
+    number of weights. incumbent_ranks: (num_rows + 1, num_users), after each of the incumbent's epochs, judged or bare
+    as `context.same_scores` says, and last those by which it was judged.
     """
-    if not is_rung(epochs):
+    if epochs[-1] not in judged or not is_rung(list(judged)):
         return None
-    model, scored = ([mean_ndcg10(row) for row in rows] for rows in (bare, judged))
-    best = best_of(model)  # the weights of this epoch are kept
-    bound = judged_bound(epochs, model, scored, context)
-    compared = judged if context.same_scores else bare
-    needed = compare_with_incumbent(epochs[-1], compared[best], judged[best], parameters, incumbent_ranks, context)
+    model = dict(zip(epochs, map(mean_ndcg10, bare), strict=True))
+    scored = {epoch: mean_ndcg10(row) for epoch, row in judged.items()}
+    best = best_until(epochs[-1], model, list(judged))
+    bound = judged_bound(model, scored, context)
+    compared = judged[best] if context.same_scores else bare[best_of(list(model.values()))]
+    needed = compare_with_incumbent(epochs[-1], compared, judged[best], parameters, incumbent_ranks, context)
     if not hopeless(bound, needed.ndcg10, needed.z_at_epoch):
         return None
     sources = [known.source for known in context.curves]
@@ -182,7 +185,8 @@ def compare_with_incumbent(
     if it has fewer weights, if it is no more than that below. The standard error is that of the present difference.
     """
     known = context.incumbent_curve
-    same = best_of([y for at, y in zip(known.epochs, known.ndcg10, strict=True) if at <= epoch] or known.ndcg10[:1])
+    rows = context.incumbent_epochs or known.epochs
+    same = rows.index(best_until(epoch, dict(zip(known.epochs, known.ndcg10, strict=True)), rows))
     theirs = ndcg_per_user(incumbent_ranks[same])
     final = ndcg_per_user(incumbent_ranks[-1])
     at_epoch = ndcg_per_user(compared) - theirs
@@ -200,29 +204,36 @@ def errors_below(parameters: int, context: RaceContext) -> float:
     return 1.0 if parameters < context.incumbent_parameters else -1.0
 
 
-def judged_bound(epochs: Sequence[int], bare: Sequence[float], judged: Sequence[float], context: RaceContext) -> float:
+def judged_bound(bare: Mapping[int, float], judged: Mapping[int, float], context: RaceContext) -> float:
     """Upper bound of the judged NDCG@10 at the end of the trial, from the `upper_bound` of the bare one.
 
     The logarithm of the judged NDCG@10 is taken to grow in proportion to that of the bare one: score priors rank well
     from the first epoch on, so that a model which doubles adds a few per cent. Without priors both bounds are equal.
+    bare, judged: NDCG@10 by epoch, ascending.
     """
-    bound, now = upper_bound(epochs, bare, context), max(bare)
+    values = list(bare.values())
+    bound, now = upper_bound(list(bare), values, context), max(values)
     if now <= 0:
         return 1.0
-    share = 1.0 if _is_low(bare, context) else elasticity(epochs, bare, judged)
-    return min(1.0, max(judged) * (bound / now) ** share)
+    share = 1.0 if _is_low(values, context) else elasticity(bare, judged)
+    return min(1.0, max(judged.values()) * (bound / now) ** share)
 
 
-def elasticity(epochs: Sequence[int], bare: Sequence[float], judged: Sequence[float]) -> float:
+def elasticity(bare: Mapping[int, float], judged: Mapping[int, float]) -> float:
     """By how many per cent the best judged NDCG@10 grew, since epoch e / SPAN, for one per cent of the bare one.
 
     At least LEAST_ELASTICITY, and at most 1, which is also its value if the bare model did not grow.
     """
-    since = max(1.0, epochs[-1] / SPAN)
-    ours, models = (
-        math.log(_level(epochs, values, epochs[-1]) / _level(epochs, values, since)) for values in (judged, bare)
-    )
+    last = max(judged)
+    since = max(min(judged), last / SPAN)
+    ours, models = (_growth(values, since, last) for values in (judged, bare))
     return min(1.0, max(LEAST_ELASTICITY, ours / models)) if models > 0 else 1.0
+
+
+def _growth(ndcg10: Mapping[int, float], since: float, until: float) -> float:
+    """The growth of the logarithm of the best NDCG@10 between two epochs."""
+    epochs, values = list(ndcg10), list(ndcg10.values())
+    return math.log(_level(epochs, values, until) / _level(epochs, values, since))
 
 
 def upper_bound(epochs: Sequence[int], ndcg10: Sequence[float], context: RaceContext) -> float:
@@ -338,6 +349,12 @@ def _slope(epochs: Sequence[int], ndcg10: Sequence[float], place: float) -> floa
 def _geometric_sum(count: float) -> float:
     """DECAY + DECAY^2 + ... + DECAY^count, for any count >= 0."""
     return float((DECAY - DECAY ** (count + 1)) / (1 - DECAY))
+
+
+def best_until(epoch: int, ndcg10: Mapping[int, float], among: Sequence[int]) -> int:
+    """The epoch `among` those until `epoch` with the largest NDCG@10; the first of equal ones, or of all if none is."""
+    until = [at for at in among if at <= epoch] or among[:1]
+    return until[best_of([ndcg10[at] for at in until])]
 
 
 def best_of(ndcg10: Sequence[float]) -> int:

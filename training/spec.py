@@ -11,8 +11,8 @@ This module does not import torch, because the launcher imports it as well as th
     users.npy                float32 (num_users, hidden_dim): the user states that were scored, for re-scoring
     epoch_ranks.npy          uint8 (num_evaluated, num_users): ranks of the bare model after each evaluated epoch,
                              those above 255 as 255; of a resumed trial, the rows of the earlier epochs come first
-    judged_ranks.npy         the same with the trial's score priors, by which it is judged; only if it has some, if
-                             `judge_epochs` asks for them, and if they are known for every evaluated epoch
+    judged_ranks.npy         the same with the trial's score priors, by which it is judged, after every second epoch; of
+                             trials with priors only, if `judge_epochs` asks for it and no epoch is missing
     training_state.safetensors   the state after the last epoch, from which this trial or a longer one can resume
     race.json                if the trial is raced: the RaceContext (racing.py), written before the process starts
     incumbent_ranks.npy      if the trial is raced: the epoch_ranks.npy or judged_ranks.npy of the incumbent, and its
@@ -70,7 +70,7 @@ class EpochRecord(BaseModel):
     epoch: int  # 1 = first
     loss: float
     ndcg10: float
-    judged: float | None = None  # NDCG@10 with the trial's score priors, by which it is judged; None = not computed
+    judged: float | None = None  # NDCG@10 with the trial's score priors, by which it is judged; None = not ranked
     train_seconds: float
     evaluate_seconds: float
 

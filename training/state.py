@@ -36,7 +36,7 @@ class TrainingState:
     epoch_ranks: list[NDArray[np.uint8]]  # clipped ranks (num_users,) of the bare model, one array per epoch of `curve`
     training: dict[str, Any]  # Training.state_dict(): tensors, and values that JSON can represent
     judged_ranks: list[NDArray[np.uint8]] = field(default_factory=list)
-    """As `epoch_ranks`, of the scores with score priors; empty if there are none, or if they are not known."""
+    """Those with score priors after `judged_epochs`; empty if there are none, or if they are not known."""
     scoring: dict[str, Any] = field(default_factory=dict)  # the scoring knobs of `judged_ranks`
 
     @property

@@ -34,7 +34,7 @@ from .racing import StopCause
 from .schedule import lr_factor
 from .spec import EpochRecord, engine_version
 from .state import TrainingState, read_state, write_state
-from .stopping import best_epoch, common_part, has_ended, on_grid, points
+from .stopping import best_epoch, common_part, has_ended, judged_epochs, on_grid, points
 
 OnEpoch = Callable[[EpochRecord], None]
 SAVE_EVERY_SECONDS = 20.0  # a killed trial loses at most about this much work
@@ -51,7 +51,7 @@ class FitResult:
     curve: list[EpochRecord]  # the evaluated epochs, ascending
     best_epoch: int
     epoch_ranks: list[NDArray[np.uint8]]  # clipped ranks (num_users,) of the bare model, one array per epoch of `curve`
-    judged_ranks: list[NDArray[np.uint8]]  # the same with score priors; empty if there are none or they are not known
+    judged_ranks: list[NDArray[np.uint8]]  # with score priors after `judged_epochs`; empty = none, or not known
     stopped: StopCause | None = None  # why `race` has stopped the training before its end
     resumed_epochs: int = 0  # epochs that an earlier training has done
 
@@ -96,15 +96,16 @@ def fit(
     saved_at, pause = time.monotonic(), min(save_every, FIRST_SAVE_SECONDS)
     while not stopped and not ended:
         record, ranks = _run_until_evaluated(state.last_epoch + 1, training, dataset, judge)
-        on_epoch(record)
         state.curve.append(record)
         state.epoch_ranks.append(ranks[0])
         state.judged_ranks.extend(ranks[1:])
+        judged = judge.ranks(state)
+        record = state.curve[-1] = judge.judged(record, judged.get(record.epoch) if judged else None)
+        on_epoch(record)
         if best_epoch(points(state.curve)) == record.epoch:
             with training.evaluated_weights():
                 state = replace(state, best_epoch=record.epoch, best_weights=copy_weights(training.model))
         ended = has_ended(record.epoch, state.best_epoch, config.epochs, config.patience)
-        judged = judge.ranks(state)
         if judging.race and judged and not ended:
             stopped = judging.race(state.curve, state.epoch_ranks, judged, num_parameters(training.model))
         over = stopped or ended or not any(map(on_grid, range(record.epoch + 1, config.epochs + 1)))
@@ -135,7 +136,8 @@ def _start(training: "Training", resume_from: Path | None) -> tuple[TrainingStat
     if not part.ended:
         training.load_state_dict(state.training)
     num = part.num_records
-    curve, ranks, judged = state.curve[:num], state.epoch_ranks[:num], state.judged_ranks[:num]
+    curve, ranks = state.curve[:num], state.epoch_ranks[:num]
+    judged = state.judged_ranks[: len(judged_epochs(record.epoch for record in curve))]
     return replace(state, curve=curve, epoch_ranks=ranks, judged_ranks=judged, training={}), part.ended
 
 
@@ -303,7 +305,7 @@ def _run_until_evaluated(
 ) -> tuple[EpochRecord, list[NDArray[np.uint8]]]:
     """Train from `epoch` to the next evaluated one; returns its record and the clipped ranks (num_users,).
 
-    The ranks are those of the bare model, then those with score priors if `judge` has some.
+    The ranks are those of the bare model, then those with score priors if `judge` wants them.
     """
     started = time.perf_counter()
     loss = training.epoch()
@@ -315,8 +317,9 @@ def _run_until_evaluated(
     with training.evaluated_weights():
         try:
             found = evaluate_variants(
-                training.model, training.config, histories, dataset.valid_items, judge.variants, dataset.num_items
-            )
+                training.model, training.config, histories, dataset.valid_items, judge.variants(epoch),
+                dataset.num_items,
+            )  # fmt: skip
         except TrainingError as error:
             raise TrainingError(f"after epoch {epoch}: {error}") from None
     ranks = [clip_ranks(row) for row, _ in found]
@@ -327,4 +330,4 @@ def _run_until_evaluated(
         train_seconds=trained - started,
         evaluate_seconds=time.perf_counter() - trained,
     )
-    return judge.judged(record, ranks), ranks
+    return record, ranks

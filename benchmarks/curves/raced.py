@@ -56,16 +56,17 @@ class Raced:
         )
         if context is None:
             return None
-        epochs, model, judged = curve.epochs.tolist(), curve.ndcg10.tolist(), curve.judged.tolist()
+        bare = dict(zip(curve.epochs.tolist(), curve.ndcg10.tolist(), strict=True))
+        scores = dict(zip(bare, curve.judged.tolist(), strict=True))
         errors = errors_below(curve.parameters, context)
-        for count in range(1, len(epochs)):
-            if not is_rung(epochs[:count]):
+        for epoch in curve.judged_at:
+            judged = {at: scores[at] for at in curve.judged_at if at <= epoch}
+            if epoch == curve.epochs[-1] or not is_rung(list(judged)):
                 continue
-            epoch = epochs[count - 1]
             needed = base.final - errors * KEEP_Z * pool.compare(candidate, incumbent, candidate_epoch=epoch).se
-            bound = judged_bound(epochs[:count], model[:count], judged[:count], context)
+            bound = judged_bound({at: bare[at] for at in bare if at <= epoch}, judged, context)
             if hopeless(bound, needed, pool.compare(candidate, incumbent, epoch, epoch, bare=not same).z):
-                return int(epoch)
+                return epoch
         return None
 
 

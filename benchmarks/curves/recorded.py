@@ -16,8 +16,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from virtualmle.data.atomic import write_bytes
-from virtualmle.models.config import TrialConfig, make_config
+from virtualmle.models.config import TrialConfig, has_priors, make_config
 from virtualmle.training.metrics import ndcg_per_user
+from virtualmle.training.racing import best_until
+from virtualmle.training.stopping import judged_epochs
 
 CURVES = Path(__file__).with_name("curves.parquet")  # without score priors
 WITH_PRIORS = Path(__file__).with_name("curves-priors.parquet")  # sessions of the engineer
@@ -71,9 +73,17 @@ class Curve(NamedTuple):
         rows = int((self.epochs <= epoch).sum())
         return 0.0 if self.rescored or not rows else float(self.seconds[rows - 1])
 
-    def best_until(self, epoch: int) -> int:
-        """The row of the best epoch until `epoch`, the first of equal ones; row 0 if none is evaluated before."""
-        return int(self.ndcg10[: max(1, int((self.epochs <= epoch).sum()))].argmax())
+    @property
+    def judged_at(self) -> list[int]:
+        """The epochs after which a worker ranks the judged scores."""
+        epochs = self.epochs.tolist()
+        return judged_epochs(epochs) if has_priors(self.config) else epochs
+
+    def best_until(self, epoch: int, *, judged: bool) -> int:
+        """The row of the best epoch until `epoch`, among those after which the judged scores are ranked, or all."""
+        epochs = self.epochs.tolist()
+        among = self.judged_at if judged else epochs
+        return epochs.index(best_until(epoch, dict(zip(epochs, self.ndcg10.tolist(), strict=True)), among))
 
 
 def packed(ranks: NDArray[np.uint8]) -> bytes:

@@ -60,12 +60,15 @@ class Pool:
 
     def _values(self, epoch: int, bare: bool) -> NDArray[np.float32]:
         """NDCG@10 (trials, users) of each trial at its best until `epoch`; judged, a re-scoring has its final one."""
-        best = [
-            curve.final_ranks if curve.rescored and not bare
-            else (curve.ranks if bare else curve.judged_ranks)[curve.best_until(epoch)]
-            for curve in self.curves
-        ]  # fmt: skip
+        best = [_ranks(curve, epoch, bare) for curve in self.curves]
         return np.stack([ndcg_per_user(ranks).astype(np.float32) for ranks in best])
+
+
+def _ranks(curve: Curve, epoch: int, bare: bool) -> NDArray[np.uint8]:
+    """The ranks of a trial at its best until `epoch`."""
+    if not bare and (curve.rescored or epoch >= END):
+        return curve.final_ranks
+    return np.asarray((curve.ranks if bare else curve.judged_ranks)[curve.best_until(epoch, judged=not bare)])
 
 
 @dataclass
