@@ -18,6 +18,7 @@ from virtualmle.training.spec import (
     CHECKPOINT,
     EPOCH_RANKS,
     INCUMBENT_RANKS,
+    JUDGED_RANKS,
     RACE,
     RANKS,
     SPEC,
@@ -105,6 +106,22 @@ def test_a_race_that_is_won_changes_nothing(tiny_dataset_dir: Path, tmp_path: Pa
     assert (result.status, result.stopped) == ("finished", None)
     assert (points(result), result.metrics, result.files) == (points(expected), expected.metrics, expected.files)
     assert (directory / EPOCH_RANKS).read_bytes() == (bare / EPOCH_RANKS).read_bytes()
+
+
+def test_a_trial_with_score_priors_is_raced_by_what_it_is_judged_by(tiny_dataset_dir: Path, tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"transition_weight": 4.0})
+    race(directory := trial(tmp_path, tiny_dataset_dir, "raced", config, judge_epochs=True), config)
+    stopped = worked(directory)
+    assert stopped.stopped is not None and stopped.stopped.epoch == 4, "the first rung with judged ranks"
+    ranks = read_epoch_ranks(directory / JUDGED_RANKS)
+    assert ranks is not None and len(ranks) == 2
+    found = {epoch.epoch: epoch.judged for epoch in stopped.curve}
+    assert found == {1: None, 2: pytest.approx(ndcg_per_user(ranks[0]).mean()), 3: None, 4: found[4]}
+    assert stopped.stopped.ndcg10 in (found[2], found[4]) and "with score priors" in stopped.stopped.sentence
+
+    race(blind := trial(tmp_path, tiny_dataset_dir, "blind", config), config)
+    assert worked(blind).status == "finished", "without judged ranks there is nothing to compare"
+    assert not (blind / JUDGED_RANKS).exists()
 
 
 def test_the_ranks_of_every_epoch_give_its_figures(tiny_dataset_dir: Path, tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def evaluate_variants(
         products = {kind: factor.product(first, last) for kind, factor in factors.items()}
         for priors, kind in zip(variants, kinds, strict=True):
             scores = products[kind]
-            if len(variants) > 1:
+            if kinds.count(kind) > 1:
                 scores = copies.matrix(last - first, num_items, device).copy_(scores)
             yield scores if priors is None else priors.add_to(scores, history, bounds - bounds[0], kind)
 

@@ -2,7 +2,7 @@
 
 Weights, early stopping and the best epoch depend on the bare model only; these ranks are what racing compares. Without
 score priors they are the ranks of the bare model and are not computed twice. With them they are computed after every
-second epoch: adding the priors takes longer than the evaluation of the bare model.
+second epoch, because that takes nearly as long as the evaluation of the bare model.
 """
 
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..models.config import TrialConfig, has_priors, scoring_part
-from ..models.priors import PriorTables, ScorePriors
+from ..models.priors import PriorTables, RepeatedPriors, ScorePriors
 from .epoch_ranks import Race, RanksByEpoch
 from .metrics import ndcg_per_user
 from .spec import EpochRecord
@@ -41,7 +41,8 @@ class Judge:
         self._asked, self._bare, self._scoring = tables is not None, not has_priors(config), scoring_part(config)
         same = state.scoring == self._scoring and len(state.judged_ranks) == len(_judged(state))
         known = tables is not None and (same or not state.curve)
-        self._priors = tables.priors(config) if tables and known else None
+        priors = tables.priors(config) if tables and known else None
+        self._priors = RepeatedPriors.of(priors) if priors else None
 
     def variants(self, epoch: int) -> list[ScorePriors | None]:
         """The ways of scoring an epoch: the bare model, then the priors if the epoch is judged with them."""

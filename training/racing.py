@@ -22,7 +22,7 @@ FLATTEST, STEEPEST = 0.1, 1.5
 """The exponent is taken to be at least and at most this; STEEPEST if the curve may not have begun to rise."""
 LOW_SHARE, LOW_POPULARITY = 0.5, 1.5
 """A curve may not have begun to rise below this share of the incumbent's best, or this multiple of popularity alone."""
-LEAST_ELASTICITY = 0.05
+LEAST_ELASTICITY = 0.07
 """The least elasticity of the judged NDCG@10 in the bare one."""
 OWN_ERROR, OWN_EARLY_ERROR = 0.03, 0.3
 """Margin of the logarithm of the bound from the own rise: constant, and divided by the epoch."""
