@@ -34,6 +34,10 @@ class SparseRows:
     columns: Tensor  # (entries,) int32, ascending within a row
     values: Tensor  # (entries,) float32
 
+    def to(self, device: torch.device) -> "SparseRows":
+        """The matrix on another device."""
+        return SparseRows(*(part.to(device) for part in (self.starts, self.columns, self.values)))
+
     def add_to(self, scores: Tensor, owners: Tensor, rows: Tensor, weights: Tensor) -> None:
         """For every k, add row rows[k], times weights[k], to scores[owners[k]]; an owner may occur several times."""
         first = self.starts[rows]
@@ -62,6 +66,12 @@ class ScorePriors:
     ) -> "ScorePriors | None":
         """The priors with a non-zero weight in `config`, or None if all weights are 0."""
         return PriorTables(dataset, device).priors(config)
+
+    def to(self, device: torch.device) -> "ScorePriors":
+        """The priors on another device."""
+        moved = [table and table.to(device) for table in (self.transition, self.cooccurrence)]
+        popularity = None if self.popularity is None else self.popularity.to(device)
+        return ScorePriors(self.config, popularity, *moved)
 
     def add_to(self, scores: Tensor, items: Tensor, offsets: Tensor, normalised: bool = False) -> Tensor:
         """Fuse the priors into `scores`, float32 (users, num_items), contiguous, in place; returns `scores`.
@@ -143,7 +153,8 @@ class PriorTables:
 
     def __init__(self, dataset: PreparedDataset, device: torch.device | str = "cpu") -> None:
         self._items, self._offsets = np.asarray(dataset.items, np.int64), np.asarray(dataset.offsets)
-        self._times, self._size, self._device = np.asarray(dataset.timestamps), dataset.num_items, device
+        self._times, self._size = np.asarray(dataset.timestamps), dataset.num_items
+        self.device = torch.device(device)
         self._tables: dict[tuple[Any, ...], Any] = {}
 
     def priors(self, config: TrialConfig) -> ScorePriors | None:
@@ -165,15 +176,15 @@ class PriorTables:
 
     def _popularity(self, config: TrialConfig) -> Tensor:
         values = popularity_prior(self._items, self._times, self._size, config.popularity_window)
-        return torch.tensor(values, dtype=torch.float32, device=self._device)
+        return torch.tensor(values, dtype=torch.float32, device=self.device)
 
     def _transition(self, config: TrialConfig) -> SparseRows:
         table = transition_prior(self._items, self._offsets, self._size, config)
-        return _to_rows(*table, self._size, self._device)
+        return _to_rows(*table, self._size, self.device)
 
     def _cooccurrence(self, config: TrialConfig) -> SparseRows:
         table = cooccurrence_prior(self._items, self._offsets, self._size, config)
-        return _to_rows(*table, self._size, self._device)
+        return _to_rows(*table, self._size, self.device)
 
 
 def normalise(scores: Tensor, kind: str) -> None:
