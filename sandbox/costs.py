@@ -22,7 +22,9 @@ CONTRASTIVE = 2.5  # two more passes through the encoder
 USUAL_NEGATIVES = 500
 
 
-def estimate_seconds(config: TrialConfig, trials: Sequence[TrialRecord], num_items: int | None = None) -> float | None:
+def estimate_seconds(
+    config: TrialConfig, trials: Sequence[TrialRecord], num_items: int | None = None
+) -> float | None:
     """Training seconds that the configuration will be charged; None if the session has measured nothing to scale.
 
     A configuration that differs from a finished trial in scoring knobs only costs a re-scoring, an ensemble is taken to

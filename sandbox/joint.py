@@ -111,7 +111,8 @@ def evidence(trials: Sequence[TrialRecord], default: TrialConfig) -> list[Eviden
 
 
 def _counts(trials: Sequence[TrialRecord], default: TrialConfig) -> dict[tuple[str, Any], int]:
-    """(knob, value) -> number of finished or stopped trials that changed the knob to a value that is not the default's."""
+    """(knob, value) -> number of finished or stopped trials that changed the knob to a value that is not the default's.
+    """
     counts: dict[tuple[str, Any], int] = {}
     bounded = {trial.handle for trial in still_stopped(trials)}
     for trial in each_setting(trials):

@@ -198,7 +198,9 @@ def _range_or_levels(row: _Row, cell: str, parse: Callable[[str], Any]) -> dict[
         return {"low": parse(low), "high": parse(high), "scale": scale or "linear"}
     levels = [parse(_unquote(level)) for level in cell.split(",")]
     if any(isinstance(level, str) for level in levels):
-        raise row.error(f"{cell!r} is not a range; write LOW … HIGH, or LOW … HIGH, log, or the only values: 1, 2, 4")
+        raise row.error(
+            f"{cell!r} is not a range; write LOW … HIGH, or LOW … HIGH, log, or the only values: 1, 2, 4"
+        )
     return {"levels": levels}
 
 

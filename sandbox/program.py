@@ -110,7 +110,9 @@ def admit(
     if equivalent is not None:
         return Admission("duplicate", _duplicate_reason(equivalent, config, changes), equivalent.handle)
     refusal = (
-        _start_refusal(budget, running) or _reflection_refusal(pending_reflection) or _training_refusal(trials, config)
+        _start_refusal(budget, running)
+        or _reflection_refusal(pending_reflection)
+        or _training_refusal(trials, config)
     )
     if refusal:
         return Admission("refused", refusal)

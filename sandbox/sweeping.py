@@ -79,7 +79,9 @@ def setting_figures(base_ranks: npt.ArrayLike, swept_ranks: Sequence[npt.NDArray
 def chosen(trial: TrialRecord, base: TrialConfig, best: int) -> Choice:
     """The configuration that a sweep takes when it ends: that of setting number `best`, counting from 0."""
     config = trial.configurations[best].model_dump()
-    return Choice(changes=differences(base, trial.settings[best]), config=config, config_hash=fingerprint(config))
+    return Choice(
+        changes=differences(base, trial.settings[best]), config=config, config_hash=fingerprint(config)
+    )
 
 
 def each_setting(trials: Sequence[TrialRecord]) -> list[TrialRecord]:

@@ -45,7 +45,9 @@ def computed_summary(
     }
 
 
-def good_configurations(ws: Workspace, session: SessionRecord, trials: list[TrialRecord]) -> list[ConfigurationRecord]:
+def good_configurations(
+    ws: Workspace, session: SessionRecord, trials: list[TrialRecord]
+) -> list[ConfigurationRecord]:
     """The session's `KEPT_CONFIGURATIONS` best configurations, for the portfolios of later sessions.
 
     They hold what the session chose: a value that its page fixed is no recommendation to a session that may vary it.

@@ -164,7 +164,9 @@ def _start(
         raise
 
 
-def _spec(ws: Workspace, session: SessionRecord, record: TrialRecord, known: Sequence[TrialRecord]) -> TrialSpec:
+def _spec(
+    ws: Workspace, session: SessionRecord, record: TrialRecord, known: Sequence[TrialRecord]
+) -> TrialSpec:
     """The specification of a repetition: it takes over what earlier ones with its seed and training knobs left."""
     share = share_of(ws, session, record)
     equal = [r for r in known if (r.train_hash, r.repetition) == (record.train_hash, record.repetition)]

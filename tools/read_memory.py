@@ -134,7 +134,9 @@ class _Digest(TypedDict):
     proposals: list[Proposal]
 
 
-def _digest(ws: Workspace, session: SessionRecord, trials: list[TrialRecord], incumbent: TrialRecord | None) -> _Digest:
+def _digest(
+    ws: Workspace, session: SessionRecord, trials: list[TrialRecord], incumbent: TrialRecord | None
+) -> _Digest:
     """The evidence so far; empty for a session without memory, which sees its last observation only."""
     if not session.with_memory:
         none: _Digest = {
@@ -205,7 +207,9 @@ def _reflection_row(reflection: ReflectionRecord) -> ReflectionRow:
     return ReflectionRow.model_validate(row | texts)
 
 
-def _row(ws: Workspace, session: SessionRecord, trial: TrialRecord, trials: list[TrialRecord]) -> TrialRow:
+def _row(
+    ws: Workspace, session: SessionRecord, trial: TrialRecord, trials: list[TrialRecord]
+) -> TrialRow:
     row = {
         "trial": trial.handle,
         "number": trial.number,

@@ -28,7 +28,9 @@ class OpenedSession(BaseModel):
     budget: Budget
     rules: list[str] = Field(description="summary of the protocol; the full text: read_memory(view='protocol')")
     profile: dict[str, Any] = Field(description="train-only statistics of the dataset")
-    action_space: list[dict[str, Any]] = Field(description="knob, type, low/high or choices, default, dimension")
+    action_space: list[dict[str, Any]] = Field(
+        description="knob, type, low/high or choices, default, dimension"
+    )
     max_sweep: int = Field(default=0, description="settings that one sweep may try")
     parallel: int = Field(default=1, description="trials that may run at a time")
     prior: list[dict[str, Any]] = Field(

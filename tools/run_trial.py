@@ -35,7 +35,7 @@ def run_trial(
     ws: Workspace,
     session: Annotated[str, Field(description="session id from open_session")],
     changes: Annotated[
-        dict[str, Any], Field(description='knobs to change in the base, e.g. {"lr": 0.001}; {} = the base itself')
+        dict[str, Any], Field(description="knobs to change in the base, e.g. {\"lr\": 0.001}; {} = the base itself")
     ],
     hypothesis: Annotated[
         Hypothesis | None, Field(description="what you expect: dimension, direction and size of the change in NDCG@10")

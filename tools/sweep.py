@@ -27,10 +27,8 @@ def sweep(
     session: Annotated[str, Field(description="session id from open_session")],
     settings: Annotated[
         list[dict[str, Any]],
-        Field(
-            description='partial configurations of scoring knobs, e.g. [{"transition_weight": 2}, '
-            '{"transition_weight": 4, "fusion": "rerank"}]'
-        ),
+        Field(description="partial configurations of scoring knobs, e.g. [{\"transition_weight\": 2}, "
+                          "{\"transition_weight\": 4, \"fusion\": \"rerank\"}]"),
     ],
     base: Annotated[
         str, Field(description="the trained trial to re-score: 'incumbent', 'default' or a trial handle such as 't003'")

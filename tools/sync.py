@@ -227,12 +227,9 @@ def _swept(
     directory = ws.trial_directory(session.id, record.handle)
     swept = _load_ranks(directory / SWEPT_RANKS)
     complete = swept.shape == (len(record.settings), len(ranks))
-    if (
-        base is None
-        or not complete
-        or result.best_setting != best_setting(swept)
-        or (swept[result.best_setting] != clip_ranks(ranks)).any()
-    ):
+    if base is None or not complete or result.best_setting != best_setting(swept) or (
+        swept[result.best_setting] != clip_ranks(ranks)
+    ).any():
         raise TrialError(f"the files in {directory} do not belong to one sweep; sweep the same settings again")
     base_ranks = load_ranks(ws.trial_directory(session.id, base.handle))
     return {

@@ -107,7 +107,9 @@ def long_term_of(ws: Workspace, session: SessionRecord, query: str, limit: int) 
     knowledge = _knowledge(ws, session)
     rules = knowledge.latest_rules(session.backbone)
     return LongTermView(
-        rules=[RuleRow(**r.model_dump(include=_RULE_FIELDS), statement=quote(r.statement, limit)) for r in rules],
+        rules=[
+            RuleRow(**r.model_dump(include=_RULE_FIELDS), statement=quote(r.statement, limit)) for r in rules
+        ],
         summaries=[
             SummaryRow(session=s.session, dataset=s.dataset, text=quote(s.text, 4000), computed=_short(s.computed))
             for s in knowledge.latest_summaries()

@@ -150,23 +150,12 @@ def poll(directory: Path, *, asked_at: float | None = None) -> TrialState:
     if lease is not None and alive and result is None:
         return _check_running(directory, lease, stop)
     if stop is not None:
-        return TrialState(
-            status=stop.status,
-            progress=progress_of(directory),
-            cause=stop.cause,
-            machine_fault=stop.machine_fault,
-            lost=stop.lost,
-            seconds=_seconds(directory, lease, stop),
-        )
+        return TrialState(status=stop.status, progress=progress_of(directory), cause=stop.cause,
+                          machine_fault=stop.machine_fault, lost=stop.lost, seconds=_seconds(directory, lease, stop))
     if result is not None:
-        return TrialState(
-            status="crashed",
-            progress=progress_of(directory),
-            result=result,
-            cause=result.cause or "the worker gave no cause",
-            machine_fault=result.machine_fault,
-            seconds=result.wall_seconds,
-        )
+        return TrialState(status="crashed", progress=progress_of(directory), result=result,
+                          cause=result.cause or "the worker gave no cause", machine_fault=result.machine_fault,
+                          seconds=result.wall_seconds)
     return _ended_without_result(directory, lease, asked_at)
 
 
@@ -191,7 +180,9 @@ def cancel(directory: Path) -> TrialState:
     return poll(directory)
 
 
-def _start(spec: TrialSpec, directory: Path, module: str, inbox: Path | None, keep_warm: float, cwd: Path) -> None:
+def _start(
+    spec: TrialSpec, directory: Path, module: str, inbox: Path | None, keep_warm: float, cwd: Path
+) -> None:
     warm_arguments: list[str] = []
     if inbox is not None and keep_warm > 0:
         clear(inbox)

@@ -179,14 +179,8 @@ def _state(directory: Path) -> TrialState:
     if stop := read_stop(directory):
         return TrialState(progress=progress, seconds=seconds, **stop.model_dump(exclude={"at"}))
     if result is not None:
-        return TrialState(
-            status="crashed",
-            progress=progress,
-            result=result,
-            seconds=seconds,
-            cause=result.cause or "the worker gave no cause",
-            machine_fault=result.machine_fault,
-        )
+        return TrialState(status="crashed", progress=progress, result=result, seconds=seconds,
+                          cause=result.cause or "the worker gave no cause", machine_fault=result.machine_fault)
     return TrialState(status="running", progress=progress, seconds=seconds)
 
 
