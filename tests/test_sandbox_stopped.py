@@ -167,5 +167,6 @@ def cause(**changes: Any) -> StopCause:
 
 
 def test_bounds_are_those_of_the_score_that_is_judged() -> None:
-    assert bounds_of(cause(se=0.002)) == {"floor": 0.02, "bound": 0.045, "bound_se": 0.002}
-    assert bounds_of(cause())["bound_se"] is None, "the cause of an earlier version does not have it"
+    assert bounds_of(cause(se=0.002), False) == {"floor": 0.02, "bound": 0.045, "bound_se": 0.002}
+    assert bounds_of(cause(se=0.002), True) == pytest.approx({"floor": 0.018, "bound": 0.045, "bound_se": 0.002})
+    assert bounds_of(cause(), False)["bound_se"] is None, "the cause of an earlier version does not have it"

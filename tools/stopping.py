@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ..data.errors import TrialError
 from ..memory.records import TrialOutcome, TrialRecord
-from ..models.config import TrialConfig
+from ..models.config import TrialConfig, has_priors
 from ..sandbox.costs import saved_seconds
 from ..sandbox.rule_evidence import bound_delta, bound_z
 from ..training.racing import StopCause
@@ -34,7 +34,7 @@ def stopped_outcome(
         details={
             **result.model_dump(include=KEPT_DETAILS),
             "stopped": cause.model_dump(),
-            **bounds_of(cause),
+            **bounds_of(cause, has_priors(record.configuration)),
             "saved_seconds": saved_seconds(TrialConfig(**record.config), curve, trials),
         },
         parameters=result.parameters,
@@ -59,9 +59,11 @@ def stopped_trial(trial: TrialRecord, trials: Sequence[TrialRecord]) -> StoppedT
     )
 
 
-def bounds_of(cause: StopCause) -> dict[str, float | None]:
+def bounds_of(cause: StopCause, scored: bool) -> dict[str, float | None]:
     """`floor` and `bound` of the NDCG@10 that is judged, and `bound_se`, the error of a comparison with the bound.
 
-    The weights of the best epoch are kept, so that the trial ends no lower than it stood, up to noise of the priors.
+    The weights of the best epoch of the bare model are kept, so that the trial ends no lower than it stood. With score
+    priors (`scored`), better weights may be judged lower, by less than a standard error in the recorded trials.
     """
-    return {"floor": cause.ndcg10, "bound": cause.bound, "bound_se": cause.se or None}
+    error = cause.se or None
+    return {"floor": max(0.0, cause.ndcg10 - cause.se * scored), "bound": cause.bound, "bound_se": error}

@@ -216,7 +216,7 @@ def judged_bound(bare: Mapping[int, float], judged: Mapping[int, float], context
     if now <= 0:
         return 1.0
     share = 1.0 if _is_low(values, context) else elasticity(bare, judged)
-    return min(1.0, max(judged.values()) * (bound / now) ** share)
+    return min(1.0, max(judged.values()) * math.pow(bound / now, share))
 
 
 def elasticity(bare: Mapping[int, float], judged: Mapping[int, float]) -> float:
