@@ -32,6 +32,8 @@ SCORING_KNOBS = frozenset(name for name, knob in KNOBS.items() if knob.dimension
 `ensemble` is not among them, although its dimension is scoring: it stands for the trained model.
 """
 
+PRIOR_WEIGHTS = ("popularity_weight", "transition_weight", "cooccurrence_weight")
+
 _ALIASES = {
     spelling: knob.name
     for knob in KNOBS.values()
@@ -103,6 +105,16 @@ def similar_knobs(name: str) -> list[str]:
 def train_part(config: TrialConfig) -> dict[str, Any]:
     """The knobs that training depends on: all except the scoring knobs."""
     return {knob: value for knob, value in config.model_dump().items() if knob not in SCORING_KNOBS}
+
+
+def has_priors(config: TrialConfig) -> bool:
+    """Whether a score prior is added to the scores of the model."""
+    return any(getattr(config, weight) > 0 for weight in PRIOR_WEIGHTS)
+
+
+def scoring_part(config: TrialConfig) -> dict[str, Any]:
+    """The scoring knobs, which act on finished scores only."""
+    return {knob: value for knob, value in config.model_dump().items() if knob in SCORING_KNOBS}
 
 
 def train_hash(config: TrialConfig) -> str:

@@ -163,6 +163,7 @@ def _spec(
     cached = None if members else ws.checkpoint_directory(session.id, trial.train_hash)
     share = share_of(ws, session, trial)
     begun = None if cached or members else state_to_continue(ws, trial, share)
+    protocol = ws.session_protocol(session)
     return TrialSpec(
         session=session.id,
         trial=trial.handle,
@@ -171,7 +172,8 @@ def _spec(
         seed=_seed(session, cached),
         device=share.device,
         threads=share.threads,
-        wall_seconds=ws.session_protocol(session).trial_seconds,
+        wall_seconds=protocol.trial_seconds,
+        judge_epochs=protocol.racing,
         rescore_from=str(cached) if cached else None,
         resume_from=str(begun) if begun else None,
         members=list(members),
