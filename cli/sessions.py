@@ -1,4 +1,7 @@
-"""`virtualmle sessions`: list and show the sessions of a home, and resume interrupted ones."""
+"""`virtualmle sessions`: list and show the sessions of a home, and resume interrupted ones.
+
+`closing.py` has the commands that finalize and extend a session.
+"""
 
 import json
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +20,7 @@ from .options import (
     Json,
     KeepWarm,
     LauncherName,
+    NoFinalize,
     ResumedParallel,
     Threads,
     make_settings,
@@ -30,7 +34,8 @@ if TYPE_CHECKING:
     from ..tools.workspace import Workspace
 
 app = typer.Typer(
-    help="List, show and resume sessions.\n\nExample: virtualmle sessions resume demo-sasrec-1", no_args_is_help=True
+    help="List, show, resume, extend and finalize sessions.\n\nExample: virtualmle sessions resume demo-sasrec-1",
+    no_args_is_help=True,
 )
 
 Session = Annotated[str, typer.Argument(help="The id of a session, e.g. demo-sasrec-1.")]
@@ -101,6 +106,7 @@ def resume(  # noqa: PLR0913, PLR0917 - one parameter per option
         str | None, typer.Option(help="none, default, moves or memory.", show_default="as opened")
     ] = None,
     parallel: ResumedParallel = None,
+    no_finalize: NoFinalize = False,
     device: Device = "auto",
     threads: Threads = 0,
     keep_warm: KeepWarm = WARM_SECONDS,
@@ -128,6 +134,8 @@ def resume(  # noqa: PLR0913, PLR0917 - one parameter per option
         record = ws.memory.sessions.get(session)
         if record.state in ("revealed", "void") or (record.replay and record.state == "frozen"):
             raise SessionError(describe_end(record, home))
+        if no_finalize and record.state != "open":
+            raise SessionError(f"session {session} is {record.state} already; resume it without --no-finalize")
         if record.state == "open":
             _check_dataset(ws, record)
             if launcher == "ray" and parallel == "auto":
@@ -139,7 +147,7 @@ def resume(  # noqa: PLR0913, PLR0917 - one parameter per option
         asked.check(home)
     plan = HeadlessRun(
         home, name, record.seed, record.dataset, record.backbone, session, model=asked,
-        seeding=seeding_named(seeding or seeding_of(record)),
+        seeding=seeding_named(seeding or seeding_of(record)), finalize=not no_finalize,
     )  # fmt: skip
     settings = make_settings(
         seed=record.seed, device=device, threads=threads, keep_warm=keep_warm, launcher=launcher, address=address

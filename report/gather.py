@@ -3,14 +3,22 @@
 Test metrics come only from `examiner.request.read_revealed`, because memory.db has no column for them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..data.errors import HomeError
 from ..examiner.request import TestResult, read_revealed
-from ..memory.records import Confirmation, ReflectionRecord, RuleRecord, SessionRecord, SummaryRecord, TrialRecord
+from ..memory.records import (
+    Confirmation,
+    Extension,
+    ReflectionRecord,
+    RuleRecord,
+    SessionRecord,
+    SummaryRecord,
+    TrialRecord,
+)
 from ..memory.store import Memory
 from ..sandbox.effects import knob_effects
 from ..sandbox.observations import still_stopped
@@ -34,6 +42,7 @@ class ReportData:
     default_config: Mapping[str, Any]
     dimensions: Mapping[str, str]
     effects: Mapping[str, KnobEffect]
+    extensions: Sequence[Extension] = ()
 
     @property
     def finished(self) -> list[TrialRecord]:
@@ -95,6 +104,7 @@ def gather(home: Path, session: str) -> ReportData:
     with Memory(database) as memory:
         record = memory.sessions.get(session)
         trials = memory.trials.all(record.id)
+        extensions = memory.sessions.extensions(record.id)
         reflections = memory.reflections.all(record.id)
         rules = [rule for rule in memory.rules.all() if _bears_on(rule, record.id)]
         summaries = [summary for summary in memory.summaries.all() if summary.session == record.id]
@@ -110,6 +120,7 @@ def gather(home: Path, session: str) -> ReportData:
         default_config=space.default(record.backbone).model_dump(),
         dimensions={knob.name: knob.dimension for knob in space.knobs(record.backbone)},
         effects={knob: KnobEffect.model_validate(effect) for knob, effect in effects.items()},
+        extensions=extensions,
     )
 
 
