@@ -11,6 +11,7 @@ from ..sandbox.conditions import parse_condition
 from ..sandbox.reflection import Claim, check_evidence, check_reflection, dimensions_of
 from ..sandbox.rule_evidence import check_rule
 from . import guidance
+from .described import described
 from .results import ReflectionReceipt
 from .sync import sync_session
 from .workspace import Workspace
@@ -33,6 +34,7 @@ class RuleInput(BaseModel):
     evidence: list[str] = Field(default=[], description="handles of the trials that show it", max_length=MAX_EVIDENCE)
 
 
+@described
 def write_reflection(  # noqa: PLR0913, PLR0917 - one parameter per claim that is checked
     ws: Workspace,
     session: Annotated[str, Field(description="session id, as open_session returned it")],
