@@ -180,7 +180,7 @@ HOSTILE = [
 def test_any_text_is_a_valid_search_query(memory: Memory, query: str) -> None:
     fill(memory)
     found = memory.knowledge().search(query)
-    assert bool(found) == ("dropout" in query)
+    assert bool(found) == ("drop" in query.casefold())  # "drop" is another name of the knob dropout
     assert len(memory.rules.all()) == 1
 
 
