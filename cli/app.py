@@ -13,7 +13,23 @@ import typer
 
 from .. import __version__
 from ..data.errors import VirtualMLEError
-from . import bench, call, closing, compare, costs, data, doctor, exhibit, memory, replay, report, serve, sessions, tune
+from . import (
+    bench,
+    call,
+    closing,
+    compare,
+    costs,
+    data,
+    doctor,
+    exhibit,
+    memory,
+    replay,
+    report,
+    serve,
+    sessions,
+    track,
+    tune,
+)
 
 USER_ERROR, INTERNAL_ERROR = 1, 3
 
@@ -33,6 +49,7 @@ sessions.app.command("extend")(closing.extend)
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(memory.app, name="memory")
 app.add_typer(costs.app, name="costs")
+app.command("track")(track.track)
 app.command("report")(report.report)
 app.command("compare")(compare.compare)
 app.command("exhibit")(exhibit.exhibit)

@@ -27,9 +27,11 @@ from ..agents.watched import WatchedModel
 from ..data.errors import VirtualMLEError
 from ..memory.store import Memory
 from ..tools.results import FinalResult
+from ..tracking.targets import Target
 from ..trials.device import check_device
 from .advice import SessionCommands, ignored_options, in_commands, look_notice
 from .driver_lock import driver_lock
+from .follower import Follower
 from .live import Display
 from .model_options import ModelOptions, cost_text
 
@@ -56,6 +58,7 @@ class HeadlessRun:
     model: ModelOptions = ModelOptions()
     seeding: Seeding = "default"
     finalize: bool = True  # False: the session stays open when its budget is spent or a stop rule applies
+    track: tuple[Target, ...] = ()
 
 
 def run_headless(plan: HeadlessRun, settings: "Settings", as_json: bool) -> None:
@@ -63,6 +66,11 @@ def run_headless(plan: HeadlessRun, settings: "Settings", as_json: bool) -> None
     if settings.ray_address is None:
         check_device(settings.device)
     display = Display(Console(stderr=True))
+    with Follower(plan.home, plan.track, lambda text: display(Noted(text))) as follower:
+        _run(plan, settings, as_json, display, follower)
+
+
+def _run(plan: HeadlessRun, settings: "Settings", as_json: bool, display: Display, follower: Follower) -> None:
 
     def commands() -> SessionCommands:
         session = display.session or plan.session or ""
@@ -81,6 +89,7 @@ def run_headless(plan: HeadlessRun, settings: "Settings", as_json: bool) -> None
                 display(event)
                 if isinstance(event, SessionOpened):
                     _announce(plan, event.brief, settings, display)
+                    follower.start(event.brief.session)
 
             result = asyncio.run(_connected(plan, settings, on_event))
     except KeyboardInterrupt:

@@ -23,6 +23,7 @@ from .options import (
     NoFinalize,
     ResumedParallel,
     Threads,
+    Track,
     make_settings,
     open_workspace,
     parallel_of,
@@ -107,6 +108,7 @@ def resume(  # noqa: PLR0913, PLR0917 - one parameter per option
     ] = None,
     parallel: ResumedParallel = None,
     no_finalize: NoFinalize = False,
+    track: Track = None,
     device: Device = "auto",
     threads: Threads = 0,
     keep_warm: KeepWarm = WARM_SECONDS,
@@ -125,6 +127,7 @@ def resume(  # noqa: PLR0913, PLR0917 - one parameter per option
     """
     from ..agents.registry import ASKING
     from ..data.errors import ConfigError, SessionError
+    from ..tracking.targets import parse_targets
     from .advice import describe_end
     from .headless import HeadlessRun, run_headless  # imports the MCP library
 
@@ -148,6 +151,7 @@ def resume(  # noqa: PLR0913, PLR0917 - one parameter per option
     plan = HeadlessRun(
         home, name, record.seed, record.dataset, record.backbone, session, model=asked,
         seeding=seeding_named(seeding or seeding_of(record)), finalize=not no_finalize,
+        track=parse_targets(track or ()),
     )  # fmt: skip
     settings = make_settings(
         seed=record.seed, device=device, threads=threads, keep_warm=keep_warm, launcher=launcher, address=address

@@ -26,6 +26,7 @@ from .options import (
     Seed,
     SeedingOption,
     Threads,
+    Track,
     Trials,
     WithoutMemory,
     WithoutReflection,
@@ -52,6 +53,7 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
     seeding: SeedingOption = "default",
     new: Annotated[bool, typer.Option("--new", help="Open a new session even if one is open already.")] = False,
     no_finalize: NoFinalize = False,
+    track: Track = None,
     without_reflection: WithoutReflection = False,
     without_memory: WithoutMemory = False,
     memory_from: MemoryFrom = "",
@@ -79,11 +81,13 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
     """
     from ..agents.registry import ASKING, check_agent  # imports the tools, which takes half a second
     from ..data.errors import ConfigError
+    from ..tracking.targets import parse_targets
     from .headless import HeadlessRun, run_headless
 
     if backbone not in ("sasrec", "hstu"):
         raise ConfigError(f"backbone={backbone!r} is not known; choose sasrec or hstu")
     start = seeding_named(seeding)
+    targets = parse_targets(track or ())
     check_agent(agent)  # before the dataset is prepared
     if agent in ASKING:
         asked.check(home)
@@ -93,7 +97,8 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
     )  # fmt: skip
     where, name = _replayed(home, dataset, settings) if replay else _prepared(home, dataset, sandbox)
     plan = HeadlessRun(
-        where, agent, seed, name, backbone, new=new, model=asked, seeding=start, finalize=not no_finalize
+        where, agent, seed, name, backbone, new=new, model=asked, seeding=start, finalize=not no_finalize,
+        track=targets,
     )
     run_headless(plan, settings, as_json)
 

@@ -18,6 +18,7 @@ VirtualMLEError (ValueError)      text: the rule, then the value, then what to d
 ├── ServerError                   a host, port, token or setting that the server cannot use
 ├── LanguageModelError            a language model that cannot be reached, paid or understood
 │   └── CostCapError              a call that could cost more than the cap leaves
+├── TrackingError                 a tracker (MLflow, an Optuna storage, event files) that cannot be written
 └── ReplayError                   a replay table, or a configuration that it does not contain
 """
 
@@ -92,3 +93,7 @@ class CostCapError(LanguageModelError):
 
 class ReplayError(VirtualMLEError):
     """A replay table cannot be read, or does not contain a configuration."""
+
+
+class TrackingError(VirtualMLEError):
+    """A tracker cannot be reached, or refuses what it is sent."""

@@ -22,7 +22,7 @@ ROOT = Path(virtualmle.__file__).parent
 LEVEL = {
     "data": 0, "kernels": 1, "models": 2, "training": 3,
     "sandbox": 4, "memory": 4, "trials": 4, "examiner": 4,
-    "tools": 5, "server": 6, "report": 7, "agents": 8, "compare": 9, "cli": 10,
+    "tools": 5, "server": 6, "report": 7, "agents": 8, "compare": 9, "tracking": 9, "cli": 10,
 }  # fmt: skip
 ROOMS = sorted(LEVEL)
 # Rooms with drawers (libraries inside a room), and for each drawer the drawers of its room that it may import.
