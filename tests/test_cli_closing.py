@@ -40,7 +40,8 @@ def outcome(capsys: pytest.CaptureFixture[str], *arguments: str, home: Path) -> 
 def left_open(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], str]:
     """A home with a session that `tune --no-finalize` left open, its JSON and its standard error."""
     home = quick_home(tmp_path_factory.mktemp("open") / "home")
-    done = virtualmle(*TUNE, "--json", home=home)
+    down = ["--track", "mlflow=http://127.0.0.1:1"]  # nothing listens there
+    done = virtualmle(*TUNE, "--json", "--track", f"tensorboard={home}/logs", *down, home=home)
     assert done.returncode == 0, done.stderr
     return home, json.loads(done.stdout), done.stderr
 
@@ -57,8 +58,19 @@ def test_tune_without_finalize_leaves_the_session_open_and_uses_no_look(
     assert (result["session"], result["state"], result["trials"]) == (SESSION, "open", 2)
     assert result["validation"]["ndcg@10"] > 0 and Path(result["report"]).exists()
     assert result["commands"]["finalize"] == f"virtualmle sessions finalize {SESSION} --home {home}"
-    assert looks(home) == [] and "stays open" in messages.splitlines()[-1]
+    assert looks(home) == [] and "stays open" in messages
     assert "look at the test set" not in messages  # nothing will be used, so there is nothing to announce
+
+
+def test_a_tracker_that_is_down_neither_stops_the_session_nor_the_other_trackers(
+    left_open: tuple[Path, dict[str, Any], str],
+) -> None:
+    home, _, messages = left_open
+    assert messages.count("http://127.0.0.1:1 cannot be written") == 1 and "Traceback" not in messages
+    complete = f"complete it with: virtualmle track {SESSION} --tensorboard {home}/logs --mlflow http://127.0.0.1:1"
+    assert complete in messages
+    folders = {path.parent.name for path in (home / "logs").rglob("events.out.tfevents.*")}
+    assert {"t001", "t002"} < folders
 
 
 def test_tuning_again_stops_at_once_and_prints_how_to_go_on(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
