@@ -14,6 +14,7 @@ from ..models.config import TrialConfig, fingerprint, train_hash
 from ..sandbox.program import admit
 from ..training.spec import EnsembleMember, TrialSpec, read_spec
 from ..trials.replay import serve
+from .described import described
 from .guidance import budget_of, pending_reflection
 from .members import members_for, with_short_names
 from .observation import observe
@@ -31,6 +32,7 @@ from .workspace import Workspace, trial_seed
 REASON_LENGTH = 500
 
 
+@described
 def run_trial(
     ws: Workspace,
     session: Annotated[str, Field(description="session id from open_session")],
