@@ -13,7 +13,24 @@ import typer
 
 from .. import __version__
 from ..data.errors import VirtualMLEError
-from . import bench, call, compare, costs, data, doctor, exhibit, export, memory, replay, report, serve, sessions, tune
+from . import (
+    bench,
+    call,
+    closing,
+    compare,
+    costs,
+    data,
+    doctor,
+    exhibit,
+    export,
+    memory,
+    replay,
+    report,
+    serve,
+    sessions,
+    track,
+    tune,
+)
 
 USER_ERROR, INTERNAL_ERROR = 1, 3
 
@@ -28,9 +45,12 @@ app.command("tune")(tune.tune)
 app.command("serve")(serve.serve)
 app.command("call")(call.call)
 app.add_typer(data.app, name="data")
+sessions.app.command("finalize")(closing.finalize)
+sessions.app.command("extend")(closing.extend)
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(memory.app, name="memory")
 app.add_typer(costs.app, name="costs")
+app.command("track")(track.track)
 app.command("report")(report.report)
 app.command("export")(export.export)
 app.command("compare")(compare.compare)
