@@ -17,12 +17,13 @@ import torch
 
 from ..data.atomic import write_bytes, write_json
 from ..data.errors import SealError, TrialError, VirtualMLEError
+from ..data.histories import Histories
 from ..data.prepared import PreparedDataset
 from ..models.config import TrialConfig
 from ..models.priors import ScorePriors
 from ..models.sequence_model import SequenceModel
 from ..training.checkpoint import load_checkpoint
-from ..training.evaluate import Histories, evaluate_targets
+from ..training.evaluate import evaluate_targets
 from ..training.metrics import metrics_from_ranks, ndcg_per_user
 from ..training.spec import CHECKPOINT, read_result, read_spec
 from .ledger import Ledger, Look
@@ -96,10 +97,11 @@ def load_candidate(directory: Path, dataset: PreparedDataset) -> Candidate:
 def evaluate(
     trial: str, candidates: Sequence[Candidate], dataset: PreparedDataset, targets: Targets, look: Look
 ) -> TestResult:
-    """Rank every user's test item with each model, given the user's train and validation events as history."""
-    histories = histories_before_test(dataset)
+    """Rank the test target of every user who has one with each model, given all earlier events of the user."""
+    users = targets.users
+    histories = histories_before_test(dataset).of_users(users)
     found = [
-        evaluate_targets(each.model, each.config, histories, targets.items, each.priors, dataset.num_items)
+        evaluate_targets(each.model, each.config, histories, targets.items[users], each.priors, dataset.num_items)
         for each in candidates
     ]
     ndcg = np.mean([ndcg_per_user(ranks) for ranks, _ in found], axis=0)
@@ -123,10 +125,8 @@ def evaluate(
 
 
 def histories_before_test(dataset: PreparedDataset) -> Histories:
-    """Train and validation events: items and times (num_train_events + num_users,), offsets (num_users + 1,)."""
-    items = np.insert(dataset.items, dataset.offsets[1:], dataset.valid_items)
-    times = np.insert(dataset.timestamps, dataset.offsets[1:], dataset.valid_timestamps)
-    return Histories(items, dataset.offsets + np.arange(dataset.num_users + 1), times)
+    """Train and validation events of every user, as they stand before the test target."""
+    return dataset.visible_histories()
 
 
 def main() -> int:
