@@ -3,7 +3,7 @@
 Test metrics come only from `examiner.request.read_revealed`, because memory.db has no column for them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from ..sandbox.protocol import parse_protocol
 from ..sandbox.statistics import selection_inflation
 from ..tools.cognition import select
 from ..tools.views import KnobEffect
+from .split_agreement import Agreement, agreements
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class ReportData:
     default_config: Mapping[str, Any]
     dimensions: Mapping[str, str]
     effects: Mapping[str, KnobEffect]
+    agreements: Sequence[Agreement] = ()  # with other splits of the same log
 
     @property
     def finished(self) -> list[TrialRecord]:
@@ -97,6 +99,7 @@ def gather(home: Path, session: str) -> ReportData:
         trials = memory.trials.all(record.id)
         reflections = memory.reflections.all(record.id)
         rules = [rule for rule in memory.rules.all() if _bears_on(rule, record.id)]
+        found = agreements(home, memory, record)
         summaries = [summary for summary in memory.summaries.all() if summary.session == record.id]
     space = parse_protocol(record.protocol_text, source=f"SANDBOX.md of session {record.id}").space
     effects = knob_effects(trials, space.default(record.backbone))
@@ -110,6 +113,7 @@ def gather(home: Path, session: str) -> ReportData:
         default_config=space.default(record.backbone).model_dump(),
         dimensions={knob.name: knob.dimension for knob in space.knobs(record.backbone)},
         effects={knob: KnobEffect.model_validate(effect) for knob, effect in effects.items()},
+        agreements=found,
     )
 
 

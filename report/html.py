@@ -19,7 +19,7 @@ from ..examiner.request import TestResult
 from ..sandbox.program import trials_used
 from . import formats
 from .gather import ReportData, gather, ndcg
-from .tables import STYLES, confirmation_rows, confirmation_sentence, test_sentence, verdict_label
+from .tables import STYLES, confirmation_rows, confirmation_sentence, split_sentences, test_sentence, verdict_label
 from .templates import page_template
 
 
@@ -52,6 +52,7 @@ def render(data: ReportData) -> str:
         cards=_cards(data),
         results=_results(data),
         test_sentence=test_sentence(data),
+        split_sentences=split_sentences(data),
         curve=Markup(best_so_far(data.trials, ndcg(data.default) if data.default else None)),
         effects_chart=Markup(knob_effects(data.effects)),
         effects=_effects(data),
