@@ -42,7 +42,7 @@ def add(  # noqa: PLR0913, PLR0917 - one argument per option
     ] = None,
     k_core: Annotated[int, typer.Option(help="Minimum number of events per user and per item.")] = 5,
     max_events: Annotated[int, typer.Option(help="Number of most recent events kept per user.")] = 50,
-    split: Split = None,
+    split_by: Split = None,
     holdout: HoldoutLength = None,
     format: Annotated[
         str | None, typer.Option(help="csv, tsv, jsonl or parquet.", show_default="by file extension")
@@ -89,7 +89,7 @@ def add(  # noqa: PLR0913, PLR0917 - one argument per option
     manifest = _catalogue(home).add(
         name, file, public_key=Vault(home).public_key(),
         options=replace_fields(
-            split_options(split, holdout) or PrepareOptions(),
+            split_options(split_by, holdout) or PrepareOptions(),
             k_core=k_core, max_events=max_events, keep_duplicates=keep_duplicates,
         ),
         cleaning=Cleaning(drop_missing, drop_bad_times, time_unit),  # type: ignore[arg-type]  # checked by Cleaning
@@ -102,7 +102,7 @@ def add(  # noqa: PLR0913, PLR0917 - one argument per option
 @app.command()
 def prepare(
     name: Annotated[str, typer.Argument(help="demo, or a public dataset, e.g. amazon-beauty.")],
-    split: Split = None,
+    split_by: Split = None,
     holdout: HoldoutLength = None,
     home: Home = HERE,
     as_json: Json = False,
@@ -121,7 +121,7 @@ def prepare(
 
     catalogue = _catalogue(home)
     with download_bar(name) as progress:
-        registered = catalogue.resolve(name, Vault(home).public_key(), progress, split_options(split, holdout))
+        registered = catalogue.resolve(name, Vault(home).public_key(), progress, split_options(split_by, holdout))
     _print_manifest(catalogue.manifest(registered), as_json)
 
 

@@ -33,7 +33,8 @@ def split_line(manifest: Manifest) -> str:
         return "split: leave-one-out (the last event of each user is test, the second last validation)"
     return (
         f"split: time, hold-out {manifest.options.holdout}: validation from {_moment(cuts.valid_from)}, test (sealed) "
-        f"from {_moment(cuts.test_from)}; {cuts.num_ranked:,} of {manifest.num_users:,} users are ranked in validation"
+        f"from {_moment(cuts.test_from)}; {cuts.num_ranked:,} of {manifest.num_users:,} users are ranked in "
+        "validation; all counts are of the events before the test part"
     )
 
 

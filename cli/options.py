@@ -242,16 +242,16 @@ def seeding_named(name: str) -> "Seeding":
     raise ConfigError(f"seeding={name!r} is not known; choose one of {', '.join(SEEDINGS)}")
 
 
-def split_options(split: str | None, holdout: str | None) -> "PrepareOptions | None":
+def split_options(split_by: str | None, holdout: str | None) -> "PrepareOptions | None":
     """How a dataset is to be prepared that a command registers; None if neither option is given.
 
     Raises DataError for an unknown split, and for a hold-out that does not fit to it.
     """
     from ..data.prepared import LEAVE_ONE_OUT, PrepareOptions
 
-    if split is None and holdout is None:
+    if split_by is None and holdout is None:
         return None
-    return PrepareOptions(split=split or LEAVE_ONE_OUT, holdout=holdout or "")
+    return PrepareOptions(split=split_by or LEAVE_ONE_OUT, holdout=holdout or "")
 
 
 def open_workspace(home: Path, settings: "Settings | None" = None) -> "Workspace":

@@ -47,7 +47,7 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
         str, typer.Argument(help="demo, the name of a registered or public dataset, or the path of a log file.")
     ],
     backbone: Annotated[str, typer.Option(help="sasrec or hstu.")] = "sasrec",
-    split: Split = None,
+    split_by: Split = None,
     holdout: HoldoutLength = None,
     agent: AgentName = "engineer",
     trials: Trials = None,
@@ -96,7 +96,7 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
         trials, seconds, seed, without_reflection, without_memory, device, threads, sandbox, keep_warm, memory_from,
         replay, parallel, launcher, address,
     )  # fmt: skip
-    options = split_options(split, holdout)
+    options = split_options(split_by, holdout)
     if replay and options:
         raise ConfigError("--split and --holdout prepare a log, and --replay trains on none; leave one of them out")
     where, name = _replayed(home, dataset, settings) if replay else _prepared(home, dataset, sandbox, options)
@@ -111,9 +111,7 @@ def _replayed(home: Path, dataset: str, settings: "Settings") -> tuple[Path, str
         return ws.home, ws.manifest(dataset).name
 
 
-def _prepared(
-    home: Path, dataset: str, sandbox: Path | None, options: "PrepareOptions | None"
-) -> tuple[Path, str]:
+def _prepared(home: Path, dataset: str, sandbox: Path | None, options: "PrepareOptions | None") -> tuple[Path, str]:
     """Check the home and register the dataset if necessary; returns both. Guessed columns are printed to stderr."""
     from ..examiner.vault import Vault
     from .dataset_text import filter_lines, split_line

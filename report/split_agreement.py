@@ -4,9 +4,10 @@ Leave-one-out trains on events that are later than its targets, so it may order 
 (Gusak et al., "Time to Split", RecSys 2025). Only validation figures are compared.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..data.catalogue import Catalogue
 from ..data.errors import DataError
@@ -52,7 +53,11 @@ class Agreement:
 
 def split_of(session: SessionRecord) -> str:
     """The split of a session's dataset, as its profile says: `leave-one-out`, or `time, hold-out 30d`."""
-    return str(session.profile.get("split", LEAVE_ONE_OUT))
+    return _split_named_in(session.profile)
+
+
+def _split_named_in(profile: Mapping[str, Any]) -> str:
+    return str(profile.get("split", LEAVE_ONE_OUT))
 
 
 def agreements(home: Path, memory: Memory, session: SessionRecord) -> list[Agreement]:
@@ -61,9 +66,8 @@ def agreements(home: Path, memory: Memory, session: SessionRecord) -> list[Agree
     found = []
     for other in _siblings(home, session):
         there = _measured(memory, other.dataset_id, session.backbone)
-        split = str(other.profile.get("split", LEAVE_ONE_OUT))
-        if there and split != split_of(session):
-            found.append(_agreement(other.name, split, here, there))
+        if there and _split_named_in(other.profile) != split_of(session):
+            found.append(_agreement(other, here, there))
     return found
 
 
@@ -94,8 +98,8 @@ def _finished(memory: Memory, session: str) -> Iterable[tuple[str, float]]:
             yield trial.config_hash, trial.outcome.metrics["ndcg@10"]
 
 
-def _agreement(dataset: str, split: str, here: dict[str, float], there: dict[str, float]) -> Agreement:
+def _agreement(other: Manifest, here: dict[str, float], there: dict[str, float]) -> Agreement:
     common = sorted(here.keys() & there.keys())
     enough = len(common) >= MIN_COMMON
     tau = kendall_tau([here[key] for key in common], [there[key] for key in common]) if enough else None
-    return Agreement(dataset, split, len(common), tau)
+    return Agreement(other.name, _split_named_in(other.profile), len(common), tau)
