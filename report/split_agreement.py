@@ -56,6 +56,17 @@ def split_of(session: SessionRecord) -> str:
     return _split_named_in(session.profile)
 
 
+def targets_of(session: SessionRecord) -> str:
+    """Which events are the targets of a session's dataset, in a sentence."""
+    if split_of(session) == LEAVE_ONE_OUT:
+        return "Leave-one-out: the last event of each user is the test target, the one before it the validation target."
+    return (
+        f"Split by time ({split_of(session)}): a user's validation target is the first event between the two cuts, the "
+        "test target the first event after the second one. Users without a target, or without an earlier event, are "
+        "trained on but not ranked."
+    )
+
+
 def _split_named_in(profile: Mapping[str, Any]) -> str:
     return str(profile.get("split", LEAVE_ONE_OUT))
 
