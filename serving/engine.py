@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..data.errors import ExportError
+from ..data.histories import Histories
 from ..training.catalogue_scores import ItemFactors, joint_factors, joint_users, score_blocks
-from ..training.evaluate import ENCODE_USERS, Histories, encode_users, rank_by_vectors
+from ..training.evaluate import ENCODE_USERS, encode_users, rank_by_vectors
 from ..training.ranking import Ranks, ScoreBlocks, map_in_threads
 from .artifact import Export
 from .top_k import NO_ITEM, top_k

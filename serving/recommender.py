@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..data.errors import ExportError, MachineError
-from ..training.evaluate import Histories
+from ..data.histories import Histories
 from ..training.ranking import Ranks
 from .artifact import Export
 from .engine import Engine
