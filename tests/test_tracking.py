@@ -31,7 +31,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # connections that these libraries leave to the collector
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-SCRIPTS = Path(sys.executable).parent
+PYTHON = [sys.executable, "-P"]
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ def test_a_session_is_tracked_to_an_mlflow_server(
     port = free_port()
     uri = f"http://127.0.0.1:{port}"
     store = f"sqlite:///{tmp_path}/mlflow.db"
-    command = [str(SCRIPTS / "mlflow"), "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+    command = [*PYTHON, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
                "--backend-store-uri", store, "--artifacts-destination", str(tmp_path / "artefacts")]  # fmt: skip
     with serving(command, tmp_path, f"{uri}/health"):
         check_mlflow(home, uri, capsys, export)
@@ -203,7 +203,8 @@ def test_optuna_dashboard_serves_the_trials_of_a_session(
     port = free_port()
     url = f"sqlite:///{tmp_path}/studies.db"
     assert track(capsys, home, "--optuna", url)[0] == 0
-    command = [str(SCRIPTS / "optuna-dashboard"), url, "--host", "127.0.0.1", "--port", str(port)]
+    program = f"import optuna_dashboard; optuna_dashboard.run_server({url!r}, host='127.0.0.1', port={port})"
+    command = [*PYTHON, "-c", program]
     with serving(command, tmp_path, f"http://127.0.0.1:{port}/api/studies"):
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/studies") as answer:
             (study,) = json.load(answer)["study_summaries"]
