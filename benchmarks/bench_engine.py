@@ -27,7 +27,8 @@ from record import environment, parser_of
 from virtualmle.data.prepared import PreparedDataset, PrepareOptions
 from virtualmle.models.config import make_config
 from virtualmle.tools.replaying import open_replay
-from virtualmle.training.evaluate import BLOCK_SCORES, encode_users, evaluate_validation, train_histories
+from virtualmle.training.catalogue_scores import BLOCK_SCORES
+from virtualmle.training.evaluate import encode_users, evaluate_validation, train_histories
 from virtualmle.training.ranking import Ranks, rank_targets
 from virtualmle.training.stopping import best_epoch, evaluated_epochs, has_ended
 from virtualmle.training.trainer import Training

@@ -22,6 +22,7 @@ from . import (
     data,
     doctor,
     exhibit,
+    export,
     memory,
     replay,
     report,
@@ -51,6 +52,7 @@ app.add_typer(memory.app, name="memory")
 app.add_typer(costs.app, name="costs")
 app.command("track")(track.track)
 app.command("report")(report.report)
+app.command("export")(export.export)
 app.command("compare")(compare.compare)
 app.command("exhibit")(exhibit.exhibit)
 app.add_typer(bench.app, name="bench")

@@ -18,6 +18,7 @@ VirtualMLEError (ValueError)      text: the rule, then the value, then what to d
 ├── ServerError                   a host, port, token or setting that the server cannot use
 ├── LanguageModelError            a language model that cannot be reached, paid or understood
 │   └── CostCapError              a call that could cost more than the cap leaves
+├── ExportError                   an exported model, or what it is asked for
 ├── TrackingError                 a tracker (MLflow, an Optuna storage, event files) that cannot be written
 └── ReplayError                   a replay table, or a configuration that it does not contain
 """
@@ -89,6 +90,10 @@ class LanguageModelError(VirtualMLEError):
 
 class CostCapError(LanguageModelError):
     """A call of a language model was not sent, because it could cost more than the cap leaves."""
+
+
+class ExportError(VirtualMLEError):
+    """An exported model cannot be written, read or used as asked."""
 
 
 class ReplayError(VirtualMLEError):

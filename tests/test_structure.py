@@ -20,9 +20,9 @@ from virtualmle.cli.app import app
 
 ROOT = Path(virtualmle.__file__).parent
 LEVEL = {
-    "data": 0, "kernels": 1, "models": 2, "training": 3,
-    "sandbox": 4, "memory": 4, "trials": 4, "examiner": 4,
-    "tools": 5, "server": 6, "report": 7, "agents": 8, "compare": 9, "tracking": 9, "cli": 10,
+    "data": 0, "kernels": 1, "models": 2, "training": 3, "serving": 4,
+    "sandbox": 5, "memory": 5, "trials": 5, "examiner": 5,
+    "tools": 6, "server": 7, "report": 8, "agents": 9, "compare": 10, "tracking": 10, "cli": 11,
 }  # fmt: skip
 ROOMS = sorted(LEVEL)
 # Rooms with drawers (libraries inside a room), and for each drawer the drawers of its room that it may import.
@@ -33,6 +33,9 @@ DRAWERS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 PACKAGES = sorted([*ROOMS, *(f"{room}/{drawer}" for room, drawers in DRAWERS.items() for drawer in drawers)])
 ENGINE = ("data", "kernels", "models", "training")
+TORCH_ROOMS = (*ENGINE, "serving")
+# The one package that offers a name itself, because three lines of Python are its purpose; it imports on first use.
+LAZY = {"serving"}
 # Rooms of one level must not import each other, except for these modules, which only define values.
 BETWEEN_PEERS = {("sandbox", "virtualmle.memory.records")}
 ENGINE_NEEDS = {"numpy", "torch", "polars", "triton", "pydantic", "safetensors"}
@@ -102,7 +105,8 @@ def repository_files() -> Iterator[Path]:
     """Every text file of the repository that is neither generated nor hidden; .ci is included."""
     for folder, names, files in os.walk(ROOT):
         names[:] = [
-            n for n in names
+            n
+            for n in names
             if n not in IGNORED and not n.endswith(".egg-info") and (n == ".ci" or not n.startswith("."))
         ]
         text_files = [n for n in files if Path(n).suffix in TEXT and not n.startswith("memory.db") and n != ".git"]
@@ -132,7 +136,11 @@ def test_every_room_has_its_level_in_the_import_order() -> None:
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_room_or_drawer_has_an_empty_init_and_is_typed(package: str) -> None:
     init = ROOT / package / "__init__.py"
-    assert init.read_text(encoding="utf-8") == "", f"{init} must stay empty: importing a package imports nothing"
+    if package in LAZY:
+        early = [target for _, target in imports(init, at_import_time=True) if not target.startswith("typing.")]
+        assert not early, f"{init} may import on first use only, not {early}"
+    else:
+        assert init.read_text(encoding="utf-8") == "", f"{init} must stay empty: importing a package imports nothing"
     typed = ROOT / package / "py.typed"
     assert typed.exists(), f"{package}/py.typed is missing: installed, the package would have no types"
 
@@ -222,15 +230,15 @@ def test_no_function_has_a_split_parameter() -> None:
     report(wrong, "no function has a split parameter: only examiner/ ranks the test targets:")
 
 
-def test_nothing_above_training_imports_torch() -> None:
+def test_nothing_above_serving_imports_torch() -> None:
     wrong = [
         f"{where(path, node)} imports {target}"
         for path in modules()
-        if LEVEL[room_of(path)] > LEVEL["training"] and path != ROOT / "examiner" / "main.py"
+        if LEVEL[room_of(path)] > LEVEL["serving"] and path != ROOT / "examiner" / "main.py"
         for node, target in imports(path)
         if target.split(".")[0] in {"torch", "triton", "safetensors"}
     ]
-    report(wrong, "no room above training/ imports torch (so that the server starts in a second):")
+    report(wrong, "no room above serving/ imports torch (so that the server starts in a second):")
 
 
 def loaded_by(*names: str) -> set[str]:
@@ -241,17 +249,17 @@ def loaded_by(*names: str) -> set[str]:
     return set(done.stdout.split())
 
 
-def test_everything_above_training_loads_without_torch() -> None:
-    upper = [path for path in modules() if LEVEL[room_of(path)] > LEVEL["training"]]
+def test_everything_above_serving_loads_without_torch() -> None:
+    upper = [path for path in modules() if LEVEL[room_of(path)] > LEVEL["serving"]]
     names = [dotted(path) for path in upper if path != ROOT / "examiner" / "main.py"]
-    loaded = loaded_by(*names)
+    loaded = loaded_by(*names, "virtualmle.serving")
     assert "torch" not in loaded, "torch is imported indirectly: trace it with python -P -X importtime -c 'import …'"
     assert "ray" not in loaded, "only the bridge to a Ray cluster and its nodes load Ray, when they run"
 
 
 def test_the_engine_imports_only_its_few_libraries() -> None:
     wrong = []
-    for path in modules(*ENGINE):
+    for path in modules(*TORCH_ROOMS):
         name = path.relative_to(ROOT).as_posix()
         for node, target in imports(path, at_import_time=True):
             library = target.split(".")[0]
@@ -259,15 +267,20 @@ def test_the_engine_imports_only_its_few_libraries() -> None:
                 continue
             if name not in SEALING.get(library, set()):
                 wrong.append(f"{where(path, node)} imports {library}")
-    report(wrong, f"data, kernels, models and training must run with {sorted(ENGINE_NEEDS)} only:")
+    report(wrong, f"{', '.join(TORCH_ROOMS)} must run with {sorted(ENGINE_NEEDS)} only:")
 
 
-def test_a_trial_worker_loads_neither_the_seal_nor_the_server_libraries() -> None:
-    loaded = loaded_by("virtualmle.training.worker")
+@pytest.mark.parametrize(
+    ("module", "permitted"),
+    [("virtualmle.training.worker", ENGINE), ("virtualmle.serving.recommender", TORCH_ROOMS)],
+    ids=["a trial worker", "an exported model"],
+)
+def test_the_engine_loads_neither_the_seal_nor_the_server_libraries(module: str, permitted: tuple[str, ...]) -> None:
+    loaded = loaded_by(module)
     forbidden = {"mcp", "sqlite_utils", "typer", "httpx", "virtualmle.data.seal", "cryptography"}
-    rooms = {name for name in loaded if name.startswith("virtualmle.") and name.split(".")[1] not in ENGINE}
-    assert not loaded & forbidden, f"the worker loads {loaded & forbidden}"
-    assert not rooms, f"the worker loads the upper rooms {sorted(rooms)}"
+    rooms = {name for name in loaded if name.startswith("virtualmle.") and name.split(".")[1] not in permitted}
+    assert not loaded & forbidden, f"{module} loads {loaded & forbidden}"
+    assert not rooms, f"{module} loads the upper rooms {sorted(rooms)}"
 
 
 def tool_names() -> list[str]:

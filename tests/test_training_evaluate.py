@@ -9,7 +9,9 @@ from virtualmle.models.batch import make_batch
 from virtualmle.models.build import build_model
 from virtualmle.models.config import make_config
 from virtualmle.models.priors import ScorePriors
+from virtualmle.training import catalogue_scores
 from virtualmle.training import evaluate as evaluate_module
+from virtualmle.training.catalogue_scores import ItemFactors
 from virtualmle.training.errors import TrainingError
 from virtualmle.training.evaluate import (
     Histories,
@@ -59,7 +61,7 @@ def test_ranks_do_not_depend_on_how_users_are_blocked(dataset, monkeypatch):
     model = build_model(config, dataset.num_items, seed=3)
     at_once, _ = evaluate_validation(model, dataset, config, None)
     monkeypatch.setitem(evaluate_module.ENCODE_USERS, "cpu", 7)
-    monkeypatch.setitem(evaluate_module.BLOCK_SCORES, "cpu", 5 * dataset.num_items)
+    monkeypatch.setitem(catalogue_scores.BLOCK_SCORES, "cpu", 5 * dataset.num_items)
     in_blocks, _ = evaluate_validation(model, dataset, config, None)
     assert np.count_nonzero(at_once != in_blocks) <= 1
 
@@ -152,5 +154,6 @@ def test_standardised_states_give_the_z_scores_of_the_whole_catalogue(dataset, s
     states = torch.randn(9, 16, dtype=torch.float64)
     raw = model.score(states)
     expected = (raw - raw.mean(1, keepdim=True)) / raw.std(1, unbiased=False, keepdim=True)
-    scaled, table = evaluate_module._standardised(model.items.scaled(states), model.items.catalogue())
-    torch.testing.assert_close(scaled @ table.T, expected)
+    factors = ItemFactors(model.items.catalogue())
+    scaled = factors.standardised(model.items.scaled(states))
+    torch.testing.assert_close(scaled @ factors.centred.T, expected)

@@ -29,11 +29,16 @@ def restore_weights(model: torch.nn.Module, weights: dict[str, Tensor]) -> None:
             parameter.copy_(weights[name])
 
 
-def save_checkpoint(path: Path, model: SequenceModel, config: TrialConfig, num_items: int) -> None:
-    """Write the model to `path` atomically; equal weights and configurations give equal bytes."""
+def checkpoint_bytes(model: SequenceModel, config: TrialConfig, num_items: int) -> bytes:
+    """A checkpoint file of the model; equal weights and configurations give equal bytes."""
     weights = {name: tensor.cpu().contiguous() for name, tensor in copy_weights(model).items()}
     header = {METADATA: json.dumps({"config": config.model_dump(), "num_items": num_items}, sort_keys=True)}
-    write_bytes(path, save(weights, metadata=header))
+    return save(weights, metadata=header)
+
+
+def save_checkpoint(path: Path, model: SequenceModel, config: TrialConfig, num_items: int) -> None:
+    """Write the model to `path` atomically."""
+    write_bytes(path, checkpoint_bytes(model, config, num_items))
 
 
 def load_checkpoint(path: Path) -> tuple[SequenceModel, TrialConfig]:
@@ -47,11 +52,19 @@ def load_checkpoint(path: Path) -> tuple[SequenceModel, TrialConfig]:
     if header is None:
         raise TrainingError(f"{str(path)!r} contains no VirtualMLE configuration; it is not a VirtualMLE checkpoint")
     config = TrialConfig(**header["config"])
-    model = build_model(config, header["num_items"], seed=0)
-    if {name: tensor.shape for name, tensor in weights.items()} != _shapes(model):
+    model = rebuild(weights, config, header["num_items"])
+    if model is None:
         raise TrainingError(f"{str(path)!r} holds weights that do not fit its configuration; run the trial again")
+    return model, config
+
+
+def rebuild(weights: dict[str, Tensor], config: TrialConfig, num_items: int) -> SequenceModel | None:
+    """The model with these weights, on the CPU in evaluation mode; None if they do not fit the configuration."""
+    model = build_model(config, num_items, seed=0)
+    if {name: tensor.shape for name, tensor in weights.items()} != _shapes(model):
+        return None
     restore_weights(model, weights)
-    return model.eval(), config
+    return model.eval()
 
 
 def _shapes(model: SequenceModel) -> dict[str, object]:

@@ -3,7 +3,7 @@
 The model sees the last `max_len` events of a history; the whole history is masked out of the ranking.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,15 +14,14 @@ from torch import Tensor
 from ..data.prepared import PreparedDataset
 from ..models.batch import keep_last, make_batch
 from ..models.config import TrialConfig
-from ..models.priors import MIN_DEVIATION, ScorePriors
+from ..models.priors import ScorePriors
 from ..models.sequence_model import SequenceModel
+from .catalogue_scores import ItemFactors, score_blocks
 from .errors import TrainingError
 from .metrics import metrics_from_ranks
-from .ranking import Ranks, Scratch, rank_variants
+from .ranking import Ranks, rank_variants
 
 ENCODE_USERS = {"cpu": 1024, "cuda": 8192}  # users encoded at once
-BLOCK_SCORES = {"cpu": 3 << 19, "cuda": 1 << 27}  # scores that one thread holds at once
-PANEL_ITEMS = {"cpu": 1024, "cuda": 1 << 31}  # items per product: the result of one stays in a core's own cache
 TRAIN_SAMPLE = 1000
 
 
@@ -79,61 +78,32 @@ def evaluate_variants(
 
     Of `config`, only the knobs that training depends on are read; each of `variants` has its own scoring knobs.
     """
+    check_catalogue(model, num_items)
+    users = states if states is not None else encode_users(model, config, histories)
+    factors = ItemFactors(model.items.catalogue())
+    return rank_by_vectors(factors, model.items.scaled(users), histories, targets, variants)
+
+
+def check_catalogue(model: SequenceModel, num_items: int) -> None:
+    """Raise TrainingError if the model does not score a catalogue of `num_items` items."""
     if model.num_items != num_items:
         raise TrainingError(f"the model scores {model.num_items} items, the dataset has {num_items}: another dataset")
-    device = model.item_table().device
-    users = states if states is not None else encode_users(model, config, histories)
-    items = torch.tensor(np.asarray(histories.items), device=device)
+
+
+@torch.inference_mode()
+def rank_by_vectors(
+    factors: ItemFactors,
+    users: Tensor,
+    histories: Histories,
+    targets: NDArray[np.int32],
+    variants: Sequence[ScorePriors | None],
+) -> list[Ranks]:
+    """Rank each user's target by the products of `users` (num_users, d) and `factors`, with each of several priors."""
+    items = torch.tensor(np.asarray(histories.items), device=factors.device)
     offsets = torch.tensor(np.asarray(histories.offsets))
-
-    plain = model.items.scaled(users), model.items.catalogue()
-    kinds = [priors is not None and priors.config.score_normalisation == "zscore" for priors in variants]
-    factors = {kind: _Factors(*(_standardised(*plain) if kind else plain)) for kind in set(kinds)}
-    copies = Scratch()
-
-    def score_blocks(first: int, last: int) -> Iterator[Tensor]:
-        bounds = offsets[first : last + 1]
-        history = items[int(bounds[0]) : int(bounds[-1])]
-        products = {kind: factor.product(first, last) for kind, factor in factors.items()}
-        for priors, kind in zip(variants, kinds, strict=True):
-            scores = products[kind]
-            if len(variants) > 1:
-                scores = copies.matrix(last - first, num_items, device).copy_(scores)
-            yield scores if priors is None else priors.add_to(scores, history, bounds - bounds[0], kind)
-
-    block_users = max(1, BLOCK_SCORES[device.type] // num_items)
-    return rank_variants(score_blocks, items, offsets, torch.tensor(np.asarray(targets), device=device), block_users)
-
-
-class _Factors:
-    """States (num_users, d) and table (num_items, d), whose product is computed in blocks of users."""
-
-    def __init__(self, states: Tensor, table: Tensor) -> None:
-        self.states = states
-        # each a contiguous (d, panel): a product with it is faster than with a view of the table
-        self.panels = [panel.T.contiguous() for panel in torch.split(table, PANEL_ITEMS[table.device.type])]
-        self.num_items, self.products = len(table), Scratch()
-
-    def product(self, first: int, last: int) -> Tensor:
-        """The scores of users first..last-1, (last - first, num_items), valid until the thread's next call."""
-        states = self.states[first:last]
-        scores = self.products.matrix(last - first, self.num_items, states.device)
-        begin = 0
-        for panel in self.panels:
-            end = begin + panel.shape[1]
-            torch.mm(states, panel, out=scores[:, begin:end])
-            begin = end
-        return scores
-
-
-def _standardised(states: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-    """States and table whose products are each user's z-scores; costs one (d, d) product, but no pass over all scores.
-
-    With c_j = item vector j - mean, the scores s . c_j have mean 0 and variance s^T (sum_j c_j c_j^T / V) s.
-    """
-    centred = table - table.mean(dim=0)
-    variances = ((states @ (centred.T @ centred / len(table))) * states).sum(dim=1, keepdim=True)
-    return states / variances.clamp_min(0).sqrt().clamp_min(MIN_DEVIATION), centred
+    wanted = torch.tensor(np.asarray(targets), device=factors.device)
+    blocks = score_blocks(factors, users, items, offsets, variants)
+    return rank_variants(blocks, items, offsets, wanted, factors.block_users)
 
 
 @torch.inference_mode()

@@ -11,6 +11,7 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 from .errors import TrainingError
 
 BLOCK_USERS = 256
+Result = TypeVar("Result")
 
 ScoreBlock = Callable[[int, int], Tensor]
 """`score_block(first, last)` returns the scores of users first..last-1: float32 (last - first, num_items), contiguous.
@@ -88,7 +90,7 @@ def rank_variants(
         return [_rank_block(scores, *about, comparisons) for scores in score_blocks(first, last)]
 
     blocks = range(0, len(targets), block_users)
-    results = _map_in_threads(rank_block, blocks) if targets.device.type == "cpu" else map(rank_block, blocks)
+    results = map_in_threads(rank_block, blocks) if targets.device.type == "cpu" else map(rank_block, blocks)
     return [_joined(blocks_of_one) for blocks_of_one in zip(*results, strict=True)]
 
 
@@ -99,9 +101,7 @@ def _joined(blocks: Sequence[tuple[Tensor, ...]]) -> Ranks:
     return ranks.numpy(), int(tied.sum())
 
 
-def _map_in_threads(
-    work: Callable[[int], list[tuple[Tensor, ...]]], blocks: Sequence[int]
-) -> list[list[tuple[Tensor, ...]]]:
+def map_in_threads(work: Callable[[int], Result], blocks: Sequence[int]) -> list[Result]:
     """The results of `work` for all blocks, in order, from as many single-threaded workers as torch has threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

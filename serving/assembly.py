@@ -1,0 +1,55 @@
+"""Makes the contents of an export from the directories of finished trials and their dataset."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from ..data.errors import ExportError
+from ..data.prepared import ITEM_IDS, PreparedDataset
+from ..models.config import TrialConfig
+from ..models.priors import ScorePriors
+from ..training.checkpoint import load_checkpoint
+from ..training.spec import CHECKPOINT
+from .artifact import Contents, Member
+from .item_index import typed_ids
+from .layout import ORIGINAL_ID, DatasetOfExport, TrainedModel, TrainedOn
+
+
+def assemble(
+    models: Sequence[TrainedModel],
+    scoring: TrialConfig,
+    dataset_dir: Path,
+    card: str,
+    events: PreparedDataset | None = None,
+    trained_on: TrainedOn = "train",
+) -> Contents:
+    """The contents of an export of `models` with the scoring knobs of `scoring`.
+
+    events: the data that the models were trained on and that score priors are counted in; None = the train part of the
+    dataset in `dataset_dir`. ExportError if a model was trained for another catalogue.
+    """
+    dataset = PreparedDataset.load(dataset_dir)
+    events = events or dataset
+    members = [Member(model.name, *load_checkpoint(model.directory / CHECKPOINT)) for model in models]
+    for member in members:
+        if member.model.num_items != dataset.num_items:
+            raise ExportError(
+                f"trial {member.trial} scores {member.model.num_items} items, and dataset {dataset.name} has "
+                f"{dataset.num_items}: it was trained on another dataset; export a trial of this one"
+            )
+    return Contents(
+        members=members,
+        scoring=scoring,
+        dataset=DatasetOfExport(
+            name=dataset.name,
+            dataset_id=dataset.dataset_id,
+            median_gap_seconds=dataset.profile["median_gap_days"] * 86_400,
+        ),
+        trained_on=trained_on,
+        items=typed_ids(pl.read_parquet(dataset_dir / ITEM_IDS)[ORIGINAL_ID]),
+        priors=ScorePriors.from_dataset(events, scoring),
+        counts=np.bincount(events.items, minlength=dataset.num_items),
+        card=card,
+    )
