@@ -21,6 +21,9 @@ from tests.tracked_home import SESSION, close_session, tracked_home
 from virtualmle.cli.app import main
 from virtualmle.data.errors import ConfigError, TrackingError
 from virtualmle.memory.store import Memory
+from virtualmle.models.knobs.declaration import BACKBONES
+from virtualmle.sandbox.protocol import load_protocol
+from virtualmle.tracking.optuna_study import distributions_of
 from virtualmle.tracking.snapshot import Snapshot, read_snapshot
 from virtualmle.tracking.targets import parse_targets
 from virtualmle.tracking.tracker import Following, Tracker, one_at_a_time
@@ -112,6 +115,17 @@ def test_the_study_in_an_optuna_storage_is_that_of_the_session(
     study = optuna.load_study(study_name=name, storage=url)
     assert len(study.trials) == 5 and study.best_trial.user_attrs["trial"] == "t005"
     assert study.trials[4].intermediate_values[3] == 0.03 and study.user_attrs["test/ndcg_at_10"] == 0.044
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_shipped_knob_that_is_no_list_of_trials_has_a_distribution(backbone: str) -> None:
+    space = load_protocol(None).space
+    distributions = distributions_of(space.knobs(backbone))
+    left_out = {knob.name for knob in space.knobs(backbone)} - set(distributions)
+    assert left_out == {"ensemble"}
+    default = space.default(backbone).model_dump()
+    for name, distribution in distributions.items():
+        assert distribution._contains(distribution.to_internal_repr(default[name])), name
 
 
 def test_event_files_are_read_back_by_tensorboard_and_survive_a_torn_record(
