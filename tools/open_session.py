@@ -10,8 +10,8 @@ from ..data.wording import counted
 from ..memory.records import SessionRecord
 from ..sandbox.protocol import Protocol
 from ..trials.places import most_places
-from .described import described
 from .guidance import budget_of, next_step
+from .help_text import described
 from .results import OpenedSession
 from .sync import sync_session
 from .transfer import prior_of
