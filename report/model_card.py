@@ -16,6 +16,7 @@ from ..sandbox.program import trials_measured
 from ..tools.cognition import best_first
 from . import formats
 from .gather import ReportData
+from .split_agreement import targets_of
 from .tables import verdict_label
 
 SHOWN_TRIALS = 10
@@ -161,7 +162,7 @@ def _protocol(data: ReportData) -> list[str]:
     session = data.session
     confirmed = data.confirmation
     return [
-        "Leave-one-out: the last event of each user is the test target, the one before it the validation target. Each "
+        f"{targets_of(session)} Each "
         "target is ranked among all items outside the user's history; ties count against the model. Trials are "
         "compared by paired differences over users, and the best on validation is selected"
         + (f", by its mean over {confirmed.repetitions} fresh seeds." if confirmed and confirmed.selected else "."),

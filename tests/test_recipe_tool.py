@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 import virtualmle
 from virtualmle.memory.records import TrialRecord
 from virtualmle.models.config import fingerprint, make_config, train_hash
-from virtualmle.tools.described import described
+from virtualmle.tools.help_text import described
 from virtualmle.tools.open_session import open_session
 from virtualmle.tools.sync import sync_session
 from virtualmle.tools.workspace import Settings, Workspace
