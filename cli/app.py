@@ -27,6 +27,7 @@ from . import (
     replay,
     report,
     serve,
+    serve_model,
     sessions,
     tune,
 )
@@ -50,6 +51,7 @@ app.add_typer(costs.app, name="costs")
 app.command("report")(report.report)
 app.command("export")(export.export)
 app.command("recommend")(recommend.recommend)
+app.command("serve-model")(serve_model.serve_model)
 app.command("compare")(compare.compare)
 app.command("exhibit")(exhibit.exhibit)
 app.add_typer(bench.app, name="bench")

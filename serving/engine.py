@@ -143,6 +143,7 @@ class Engine:
         wanted = torch.tensor(np.asarray(targets), device=self.device)
         return rank_variants(blocks, items, offsets, wanted, self.factors.block_users)[0]
 
+    @torch.inference_mode()
     def similarities(self, item: int) -> Tensor:
         """The cosines of an item's vector with those of all items, (num_items,); of an ensemble, their mean."""
         cosines = []
