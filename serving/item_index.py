@@ -39,9 +39,13 @@ class ItemIndex:
         """The number of each id."""
         return {text: number for number, text in enumerate(as_text(self.ids))}
 
-    def originals(self, numbers: NDArray[np.int32]) -> list[Any]:
+    def originals(self, numbers: Sequence[int] | NDArray[np.int32]) -> list[Any]:
         """The original ids of items."""
-        return self.ids.gather(numbers).to_list()
+        return [self._originals[number] for number in numbers]
+
+    @functools.cached_property
+    def _originals(self) -> list[Any]:
+        return self.ids.to_list()
 
 
 def as_text(ids: pl.Series) -> pl.Series:
