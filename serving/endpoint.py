@@ -46,6 +46,8 @@ SHUTDOWN_SECONDS = 10  # for requests in progress
 KEEP_ALIVE_SECONDS = 60
 MAX_CONNECTIONS = 1024
 
+PATHS = "this endpoint has POST /recommend, POST /similar, GET /health and GET /metrics"
+
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -168,7 +170,8 @@ async def _with_refusals(handler: Handler, request: Request) -> Response:
 
 async def _refusal(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+    sentence = PATHS if error.status_code in (404, 405) else error.detail
+    return JSONResponse({"error": sentence}, error.status_code, error.headers)
 
 
 async def _body(request: Request) -> bytes:
