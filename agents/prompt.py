@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 
 from ..data.wording import counted, listed
+from ..models.knobs.ensemble import COUNT
 from ..sandbox.action_space import Knob, inert_changes
 from ..tools.views import PriorConfiguration, PriorEntry
 from .base import Brief, Outcome, ReadMemory, Situation
@@ -54,13 +55,15 @@ def knob_lines(knobs: Sequence[Knob], backbone: str) -> str:
 
 def knob_line(knob: Knob, backbone: str) -> str:
     """`lr: 1e-05..0.01 log = 0.0003`, `loss: bce|gbce = bce`, `norm: true|false = true`."""
-    return f"{knob.name}: {values_text(knob)} = {value_text(knob.defaults[backbone])}"
+    return f"{knob.name}: {values_text(knob)} = {value_text(knob.defaults[backbone]) or 'none'}"
 
 
 def values_text(knob: Knob) -> str:
     """The values that a knob may take."""
     if knob.type == "bool":
         return "true|false"
+    if knob.type == "trials":
+        return f"list of {COUNT}"
     if knob.choices or knob.levels:
         return "|".join(value_text(value) for value in knob.choices or knob.levels)
     whole = " int" if knob.type == "int" else ""

@@ -224,9 +224,14 @@ def answer(arguments: Any) -> None:
 
 def text_of(record: Row) -> str:
     """The record as Markdown tables."""
-    lines = ["{hardware}, {cores} cores, {threads} threads, load {load:.1f}, {date}, commit {commit}\n".format(**record)]
+    lines = [
+        "{hardware}, {cores} cores, {threads} threads, load {load:.1f}, {date}, commit {commit}\n".format(**record)
+    ]
     if "batch" in record:
-        lines += ["| recommend | users | s | users/s | users per processor second | peak MB |", "|---|--:|--:|--:|--:|--:|"]
+        lines += [
+            "| recommend | users | s | users/s | users per processor second | peak MB |",
+            "|---|--:|--:|--:|--:|--:|",
+        ]
         for name in ("batch", "rectools"):
             row = record.get(name)
             if row and "error" not in row:

@@ -13,6 +13,7 @@ from ..agents.events import (
     Confirming,
     Event,
     Finalized,
+    LeftOpen,
     MemoryRead,
     Noted,
     Reflected,
@@ -79,15 +80,23 @@ class Display:
                 self._line(f"     reflection: {action.helped}, {action.dimension} ({receipt.check})", "dim")
             case Confirming(done, total, message):
                 self._confirm(done, total, message)
-            case Finalized(result):
-                self._finalized(result)
+            case Finalized() | LeftOpen():
+                self._ended(event)
 
     def _line(self, text: str, style: str = "") -> None:
         # Text shows markup in agents' texts literally; soft_wrap keeps each event on one line of a log file
         self._console.print(Text(text, style=style), soft_wrap=True)
 
-    def _finalized(self, result: FinalResult) -> None:
+    def _ended(self, event: Finalized | LeftOpen) -> None:
         self._stop()
+        if isinstance(event, LeftOpen):
+            if event.summary:
+                self._line(f"     summary that the agent would store: {event.summary}", "dim")
+            self._line(f"stopped {event.session}: {event.reason}; the session stays open")
+        else:
+            self._finalized(event.result)
+
+    def _finalized(self, result: FinalResult) -> None:
         if result.confirmation:
             self._line(f"confirmed: {result.confirmation.reason}")
         self._line(f"finalized {result.session}: {result.selected} selected, state {result.state}")
@@ -127,7 +136,7 @@ def _opened(brief: Brief) -> str:
 
 
 def _finished(observation: TrialObservation, trials_max: int) -> str:
-    """`t003/12 keep     0.0612 ± 0.0011  +0.0031 ± 0.0012 (z +2.6)  lr=0.001  8.4 s`."""
+    """`t003/12 keep      NDCG@10 0.0612 ± 0.0011  +0.0031 ± 0.0012 (z +2.6)  lr=0.001  8.4 s`."""
     head = f"{observation.trial}/{trials_max} {observation.verdict or observation.status:<9}"
     changes = formats.settings(observation.changes, empty="the default")
     seconds = formats.duration(observation.seconds)
@@ -135,10 +144,10 @@ def _finished(observation: TrialObservation, trials_max: int) -> str:
         head = f"{observation.trial}/{trials_max} {'stopped':<9}"
         saved = f"{seconds}, about {formats.duration(stopped.saved_seconds)} saved"
         epochs = f"after epoch {stopped.epoch} of {stopped.epochs}"
-        return f"{head} {formats.at_most(stopped.at_most)}  {epochs}  {changes}  {saved}"
+        return f"{head} NDCG@10 {formats.at_most(stopped.at_most)}  {epochs}  {changes}  {saved}"
     if not observation.metrics:
         return f"{head} {observation.reason}  {changes}  {seconds}"
-    figures = formats.with_error(observation.metrics["ndcg@10"], observation.ndcg10_se)
+    figures = f"NDCG@10 {formats.with_error(observation.metrics['ndcg@10'], observation.ndcg10_se)}"
     delta = observation.delta
     difference = formats.change(delta["delta"], delta["se"], delta["z"]) if delta else ""
     return "  ".join(part for part in (f"{head} {figures}", difference, changes, seconds) if part)

@@ -5,6 +5,7 @@ scores and ranks. Memory does not grow with the number of users, except for the 
 """
 
 import math
+import threading
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -16,12 +17,13 @@ from torch import Tensor
 
 from ..data.errors import ExportError
 from ..training.catalogue_scores import ItemFactors, joint_factors, joint_users, score_blocks
-from ..training.evaluate import ENCODE_USERS, Histories, encode_users
-from ..training.ranking import Ranks, ScoreBlocks, map_in_threads, rank_variants
+from ..training.evaluate import ENCODE_USERS, Histories, encode_users, rank_by_vectors
+from ..training.ranking import Ranks, ScoreBlocks, map_in_threads
 from .artifact import Export
 from .top_k import NO_ITEM, top_k
 
 CHUNK_USERS = 1 << 17  # upper bound on the users whose states are in memory at once
+_IN_THREADS = threading.Lock()  # `map_in_threads` sets torch's number of threads for the whole process
 
 
 class _Chunk(NamedTuple):
@@ -85,8 +87,7 @@ class Engine:
         candidates, the rest is -1 with a score of -inf. An empty history gets the items with most events, with their
         numbers of events as scores.
         """
-        if k < 1:
-            raise ExportError(f"k={k} is not positive; ask for at least one item")
+        _check_k(k)
         self._check(histories)
         barred = None if allowed is None else torch.tensor(~allowed, device=self.device)
 
@@ -138,19 +139,19 @@ class Engine:
         ExportError if a history is empty.
         """
         vectors = self.user_vectors(histories)
-        items, offsets = self._on_device(histories)
-        blocks = score_blocks(self.factors, vectors, items, offsets, [self.priors])
-        wanted = torch.tensor(np.asarray(targets), device=self.device)
-        return rank_variants(blocks, items, offsets, wanted, self.factors.block_users)[0]
+        return rank_by_vectors(self.factors, vectors, histories, targets, [self.priors])[0]
 
     @torch.inference_mode()
-    def similarities(self, item: int) -> Tensor:
-        """The cosines of an item's vector with those of all items, (num_items,); of an ensemble, their mean."""
-        cosines = []
-        for factors in self.member_factors:
-            vectors = F.normalize(factors.vectors, dim=1)
-            cosines.append(vectors @ vectors[item])
-        return torch.stack(cosines).mean(dim=0)
+    def similar(self, item: int, k: int) -> Found:
+        """The k items with the largest cosine with `item`, without it, and the cosines: (k,) each, the best first.
+
+        Of an ensemble, the cosines are means over the members. Fewer than k if the catalogue is that small.
+        """
+        _check_k(k)
+        cosines = torch.stack([_cosines(factors.vectors, item) for factors in self.member_factors]).mean(dim=0)
+        cosines[item] = -torch.inf
+        numbers, scores = top_k(cosines[None], min(k, self.num_items - 1))
+        return numbers[0].cpu().numpy().astype(np.int32), scores[0].cpu().numpy()
 
     def _in_blocks(self, histories: Histories, work: Work, width: int) -> Pair:
         """The two results of `work` for every block of users, joined: (num_users, width) each."""
@@ -167,8 +168,10 @@ class Engine:
             numbers, scores = work(chunk, first, min(first + firsts.step, num_users))
             return numbers.cpu(), scores.cpu()
 
-        in_threads = self.device.type == "cpu" and len(firsts) > 1
-        return map_in_threads(one, firsts) if in_threads else [one(first) for first in firsts]
+        if self.device.type != "cpu" or len(firsts) == 1:
+            return [one(first) for first in firsts]
+        with _IN_THREADS:
+            return map_in_threads(one, firsts)
 
     def _chunks(self, histories: Histories) -> Iterator[_Chunk]:
         """The users in chunks of bounded memory, whose blocks begin where those of an evaluation would."""
@@ -207,6 +210,17 @@ def _without_empty(histories: Histories, filled: NDArray[np.bool_]) -> Histories
         return histories
     lengths = np.diff(histories.offsets)[filled]
     return histories._replace(offsets=np.concatenate(([0], np.cumsum(lengths))))
+
+
+def _check_k(k: int) -> None:
+    if k < 1:
+        raise ExportError(f"k={k} is not positive; ask for at least one item")
+
+
+def _cosines(vectors: Tensor, item: int) -> Tensor:
+    """The cosines of one of the vectors (num_items, d) with all, (num_items,)."""
+    unit = F.normalize(vectors, dim=1)
+    return unit @ unit[item]
 
 
 def _merged(filled: NDArray[np.bool_], found: Found, popular: Found) -> Found:

@@ -21,6 +21,7 @@ from virtualmle.cli.app import main
 from virtualmle.serving import Recommender
 from virtualmle.serving.live_export import manifest_hash
 
+CLIENT = httpx.Client(timeout=60)  # one for all threads: making a client takes longer than a request
 TOKEN = "a-token-of-twenty-four-c"
 
 
@@ -51,7 +52,7 @@ def histories(folder: Path) -> list[list[str]]:
 
 
 def ask(url: str, path: str = "/recommend", **content: object) -> httpx.Response:
-    return httpx.post(url + path, json=content, timeout=60)
+    return CLIENT.post(url + path, json=content)
 
 
 def samples(text: str) -> dict[tuple[str, str], float]:
@@ -121,25 +122,25 @@ def test_the_options_of_a_request_mean_what_they_mean_in_the_library(served, rec
     ],
 )
 def test_bad_requests_get_a_sentence(content, status, sentence, served):
-    answer = httpx.post(served.url + "/recommend", content=content, timeout=60)
+    answer = CLIENT.post(served.url + "/recommend", content=content)
     assert answer.status_code == status, answer.text
     assert sentence in answer.json()["error"]
 
 
 def test_other_paths_methods_items_and_host_names_get_a_sentence(served):
-    assert "POST /recommend" in httpx.get(served.url + "/recommendations").json()["error"]
-    assert httpx.get(served.url + "/recommend").status_code == 405
+    assert "POST /recommend" in CLIENT.get(served.url + "/recommendations").json()["error"]
+    assert CLIENT.get(served.url + "/recommend").status_code == 405
     assert "not one of the" in ask(served.url, "/similar", item="unheard").json()["error"]
-    refused = httpx.get(served.url + "/health", headers={"Host": "evil.example"})
+    refused = CLIENT.get(served.url + "/health", headers={"Host": "evil.example"})
     assert refused.status_code == 421 and "--allowed-host" in refused.json()["error"]
-    assert httpx.get(served.url + "/health", headers={"Origin": "http://evil.example"}).status_code == 403
+    assert CLIENT.get(served.url + "/health", headers={"Origin": "http://evil.example"}).status_code == 403
 
 
 def test_the_metrics_parse_and_count_what_was_asked(served, recommender):
-    before = samples(httpx.get(served.url + "/metrics").text)
+    before = samples(CLIENT.get(served.url + "/metrics").text)
     ask(served.url, history=["a"])
     ask(served.url, history=["a"], k=0)
-    found = samples(httpx.get(served.url + "/metrics").text)
+    found = samples(CLIENT.get(served.url + "/metrics").text)
     for name, status in (("requests", "200"), ("requests", "422"), ("errors", "422")):
         key = (f"virtualmle_{name}_total", f'{{path="/recommend",status="{status}"}}')
         assert found[key] == before.get(key, 0) + 1
@@ -160,13 +161,10 @@ def test_no_request_is_lost_while_the_export_is_replaced(
     stop, answers = threading.Event(), []
 
     def client(number: int) -> None:
-        with httpx.Client(timeout=60) as session:
-            user = number
-            while not stop.is_set():
-                user = (user + 7) % len(histories)
-                answers.append(
-                    (user, session.post(served.url + "/recommend", json={"history": histories[user], "k": 5}))
-                )
+        user = number
+        while not stop.is_set():
+            user = (user + 7) % len(histories)
+            answers.append((user, ask(served.url, history=histories[user], k=5)))
 
     clients = [threading.Thread(target=client, args=(number,)) for number in range(6)]
     for each in clients:
@@ -193,7 +191,7 @@ def test_no_request_is_lost_while_the_export_is_replaced(
     (model / "manifest.json").write_text("{}")
     served.process.send_signal(signal.SIGHUP)
     failed = ("virtualmle_export_loads_total", '{result="failed"}')
-    until(lambda: samples(httpx.get(served.url + "/metrics").text)[failed] >= 1)
+    until(lambda: samples(CLIENT.get(served.url + "/metrics").text)[failed] >= 1)
     assert ask(served.url, history=histories[0]).json()["export"] == new, "a damaged export does not replace a good one"
 
 
@@ -204,12 +202,12 @@ def test_a_token_a_full_queue_and_a_graceful_end(tiny_dataset_dir, folder, histo
     with serving(export, folder / "guarded.txt", *options) as endpoint:
         url, bearer = endpoint.url, {"Authorization": f"Bearer {TOKEN}"}
         for wrong in ({}, {"Authorization": f"Bearer {TOKEN[:-1]}"}, {"Authorization": TOKEN}):
-            refused = httpx.post(url + "/recommend", json={"history": []}, headers=wrong)
+            refused = CLIENT.post(url + "/recommend", json={"history": []}, headers=wrong)
             assert refused.status_code == 401 and refused.headers["www-authenticate"] == "Bearer"
-        assert httpx.get(url + "/metrics").status_code == 401 and httpx.get(url + "/health").status_code == 200
+        assert CLIENT.get(url + "/metrics").status_code == 401 and CLIENT.get(url + "/health").status_code == 200
 
         def full(_: int) -> httpx.Response:
-            return httpx.post(url + "/recommend", json={"histories": histories, "k": 50}, headers=bearer, timeout=60)
+            return CLIENT.post(url + "/recommend", json={"histories": histories, "k": 50}, headers=bearer)
 
         with ThreadPoolExecutor(16) as pool:
             answers = list(pool.map(full, range(48)))
@@ -233,7 +231,7 @@ def _finish_a_request_during_the_shutdown(endpoint: Served) -> None:
 
     def is_closed() -> bool:
         try:
-            httpx.get(endpoint.url + "/health")
+            CLIENT.get(endpoint.url + "/health")
         except httpx.HTTPError:
             return True
         return False
