@@ -105,7 +105,6 @@ def batch(folder: Path, export: Path, frame: pl.DataFrame, threads: int) -> Row:
                "--top", str(TOP), "--threads", str(threads), "--json", "--out"]  # fmt: skip
     one = folder / "one.csv"
     frame.filter(pl.col("user") == 0).write_csv(one)
-    start = measured([*command, str(folder / "one.parquet")], threads) if log else {}
     command[command.index(str(log))] = str(one)
     start = measured([*command, str(folder / "one.parquet")], threads)
     command[command.index(str(one))] = str(log)
@@ -178,9 +177,7 @@ def client_process(url: str, folder: Path, clients: int, num_requests: int) -> R
     """`ask` in a process of its own, so that server and clients do not share an interpreter."""
     command = [sys.executable, "-P", str(Path(__file__).resolve()), "--ask", url, "--histories",
                str(folder / "histories.json"), "--clients", str(clients), "--requests", str(num_requests)]  # fmt: skip
-    started = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    del started
     row: Row = json.loads(done.stdout)
     return row
 
@@ -235,9 +232,10 @@ def text_of(record: Row) -> str:
         for name in ("batch", "rectools"):
             row = record.get(name)
             if row and "error" not in row:
+                figures = [row["users_per_second"], row["users_per_processor_second"], row["peak_mb"]]
+                label = "virtualmle" if name == "batch" else f"RecTools {row['versions']['rectools']}"
                 lines.append(
-                    f"| {'virtualmle' if name == 'batch' else 'RecTools'} | {row['users']:,} | {row['seconds']:.1f} "
-                    f"| {row['users_per_second']:,.0f} | {row['users_per_processor_second']:,.0f} | {row['peak_mb']:,.0f} |"
+                    f"| {label} | {row['users']:,} | {row['seconds']:.1f} | {' | '.join(f'{x:,.0f}' for x in figures)} |"
                 )
     if "endpoint" in record:
         lines += ["", "| endpoint | clients | p50 ms | p99 ms | requests/s | processor ms of the server per request |",

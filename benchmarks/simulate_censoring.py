@@ -75,8 +75,11 @@ TREATMENTS: dict[str, Treatment] = {
 }
 
 
-def errors(setting: Setting, sessions: int, seed: int = 0) -> tuple[float, dict[str, npt.NDArray[np.float64]]]:
-    """Stopped trials per session, and by treatment the errors of effects with their standard deviations, (effects, 2)."""
+def errors(
+    setting: Setting, sessions: int, seed: int = 0
+) -> tuple[float, dict[str, npt.NDArray[np.float64]]]:
+    """Stopped trials per session, and by treatment the errors of effects with their standard deviations, (effects, 2).
+    """
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in TREATMENTS}
     num_stopped = 0
     for number in range(sessions):

@@ -97,15 +97,7 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
     )  # fmt: skip
     where, name = _replayed(home, dataset, settings) if replay else _prepared(home, dataset, sandbox)
     plan = HeadlessRun(
-        where,
-        agent,
-        seed,
-        name,
-        backbone,
-        new=new,
-        model=asked,
-        seeding=start,
-        finalize=not no_finalize,
+        where, agent, seed, name, backbone, new=new, model=asked, seeding=start, finalize=not no_finalize,
         track=targets,
     )
     run_headless(plan, settings, as_json)

@@ -24,7 +24,9 @@ def load_simulation() -> ModuleType:
     return module
 
 
-def trial(number: int, changes: dict[str, Any], ndcg: float = NDCG, se: float = 0.0002, **more: Any) -> TrialRecord:
+def trial(
+    number: int, changes: dict[str, Any], ndcg: float = NDCG, se: float = 0.0002, **more: Any
+) -> TrialRecord:
     """A finished trial over the default, or over `base`, with the paired error `se` of its difference to the base."""
     base: TrialRecord | None = more.pop("base", None)
     config = TrialConfig(**{**(base.config if base else DEFAULT.model_dump()), **changes})

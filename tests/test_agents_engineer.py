@@ -207,7 +207,9 @@ def test_random_neighbours_name_only_knobs_that_they_change() -> None:
     assert all(value != history.current[name] for move in drawn for name, value in move.changes.items())
 
 
-def configuration(dataset: str, similarity: float = 0.9, gain: float | None = 0.5, **config: Any) -> dict[str, Any]:
+def configuration(
+    dataset: str, similarity: float = 0.9, gain: float | None = 0.5, **config: Any
+) -> dict[str, Any]:
     return {"type": "configuration", "session": f"{dataset}-sasrec-1", "trial": "t001", "dataset": dataset,
             "config": config, "gain": gain, "ndcg@10": 0.05, "similarity": similarity}  # fmt: skip
 

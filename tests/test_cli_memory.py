@@ -131,7 +131,9 @@ def test_memory_options_are_recorded_and_change_what_the_engineer_does(
         (["--without-memory", "--memory-from", "demo"], "excludes"),
     ],
 )
-def test_contradictory_flags_are_refused_before_a_session_is_opened(home: Path, flags: list[str], message: str) -> None:
+def test_contradictory_flags_are_refused_before_a_session_is_opened(
+    home: Path, flags: list[str], message: str
+) -> None:
     refused = virtualmle("tune", "demo", "--new", "--home", home, *flags)
     assert refused.returncode in (1, 2) and message in refused.stderr and "Traceback" not in refused.stderr
     assert len(json.loads(output_of("sessions", "list", "--json", "--home", home))["sessions"]) == 1

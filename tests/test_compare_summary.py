@@ -28,7 +28,9 @@ from virtualmle.data.errors import ConfigError, ProtocolError
 from virtualmle.sandbox.protocol import PACKAGED, load_protocol, packaged_page, parse_protocol
 
 
-def session(arm: str, seed: int, scores: list[float | None], seconds: float = 10.0, **changed: Any) -> SessionResult:
+def session(
+    arm: str, seed: int, scores: list[float | None], seconds: float = 10.0, **changed: Any
+) -> SessionResult:
     """A session whose trials take `seconds` each; None is a crash."""
     trials = tuple(
         TrialResult(
@@ -273,7 +275,7 @@ def test_equal_sessions_give_equal_files_and_a_page_that_loads_nothing(tmp_path:
     assert {Path(name).suffix for name in files} == {".html", ".md", ".json", ".csv", ".svg", ".png"}
     page = files["compare.html"].decode()
     assert "engineer &lt;against&gt; random" in page and "<script" not in page
-    assert not re.findall(r'(?:src|href)="(?!#)', page.replace('xlink:href="#', ""))
+    assert not re.findall(r'(?:src|href)="(?!#)', page.replace("xlink:href=\"#", ""))
     assert json.loads(files["compare.json"])["summary"]["reference"] == "engineer"
     assert files["compare-curves.png"].startswith(b"\x89PNG")
 

@@ -373,7 +373,7 @@ def test_an_address_that_cannot_be_one_is_refused(address: str) -> None:
         ModelSettings("m", address)
 
 
-@pytest.mark.parametrize("text", ["price = 5", "[price]\na = 1", "[[price]]\ninput = inf"])
+@pytest.mark.parametrize("text", ["price = 5", '[price]\na = 1', '[[price]]\ninput = inf'])
 def test_prices_that_are_no_rows_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "prices.toml"
     path.write_text(text)

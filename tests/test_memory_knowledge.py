@@ -76,7 +76,9 @@ def test_rules_of_a_backbone_include_those_for_both(memory: Memory) -> None:
         pytest.param({"statement": "other words", "condition": None}, False, id="other words"),
     ],
 )
-def test_equivalent_rules_are_merged_and_others_are_not(memory: Memory, again: dict[str, Any], merged: bool) -> None:
+def test_equivalent_rules_are_merged_and_others_are_not(
+    memory: Memory, again: dict[str, Any], merged: bool
+) -> None:
     memory.rules.add(a_rule(condition="lr > 0.1"))
     memory.rules.add(a_rule(**{"statement": "wide layers help", **again}))
     assert len(memory.rules.all()) == (1 if merged else 2)

@@ -110,7 +110,9 @@ def test_a_file_contains_its_origin_and_no_data_of_users_or_items() -> None:
         pytest.param({"curves": [CURVE | {"ndcg10": [0.1]}]}, "curves.0", id="a curve with too few values"),
     ],
 )
-def test_an_invalid_file_is_refused_and_nothing_is_imported(tmp_path: Path, change: dict[str, Any], place: str) -> None:
+def test_an_invalid_file_is_refused_and_nothing_is_imported(
+    tmp_path: Path, change: dict[str, Any], place: str
+) -> None:
     file = tmp_path / "cognition.json"
     with filled_memory() as memory:
         file.write_text(json.dumps(json.loads(collect(memory).model_dump_json()) | change))

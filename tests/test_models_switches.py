@@ -18,26 +18,24 @@ torch.set_num_threads(1)
 
 NUM_ITEMS, MAX_LEN = 31, 10
 SMALL = {"hidden_dim": 8, "num_heads": 2, "num_blocks": 2, "max_len": MAX_LEN, "linear_dim": 4, "attention_dim": 6}
-SWITCHES = st.fixed_dictionaries(
-    {
-        "backbone": st.sampled_from(["sasrec", "hstu"]),
-        "norm": st.sampled_from(["layer", "rms"]),
-        "norm_placement": st.sampled_from(["pre", "post"]),
-        "shared_blocks": st.booleans(),
-        "ffn": st.sampled_from(["relu", "gelu", "swiglu"]),
-        "ffn_multiplier": st.integers(1, 2),
-        "position": st.sampled_from(["absolute", "relative", "both", "rotary", "none"]),
-        "time_bias": st.booleans(),
-        "conv_kernel": st.integers(0, 3),
-        "frequency_filter": st.booleans(),
-        "hstu_activation": st.sampled_from(["all", "gate"]),
-        "hstu_gating": st.sampled_from(["product", "concat"]),
-        "latent_steps": st.integers(0, 2),
-        "readout": st.sampled_from(["last", "mean", "attention", "last_k"]),
-        "scores": st.sampled_from(["dot", "cosine"]),
-        "tie_embeddings": st.booleans(),
-    }
-)
+SWITCHES = st.fixed_dictionaries({
+    "backbone": st.sampled_from(["sasrec", "hstu"]),
+    "norm": st.sampled_from(["layer", "rms"]),
+    "norm_placement": st.sampled_from(["pre", "post"]),
+    "shared_blocks": st.booleans(),
+    "ffn": st.sampled_from(["relu", "gelu", "swiglu"]),
+    "ffn_multiplier": st.integers(1, 2),
+    "position": st.sampled_from(["absolute", "relative", "both", "rotary", "none"]),
+    "time_bias": st.booleans(),
+    "conv_kernel": st.integers(0, 3),
+    "frequency_filter": st.booleans(),
+    "hstu_activation": st.sampled_from(["all", "gate"]),
+    "hstu_gating": st.sampled_from(["product", "concat"]),
+    "latent_steps": st.integers(0, 2),
+    "readout": st.sampled_from(["last", "mean", "attention", "last_k"]),
+    "scores": st.sampled_from(["dot", "cosine"]),
+    "tie_embeddings": st.booleans(),
+})
 sequences_strategy = st.lists(
     st.lists(st.tuples(st.integers(0, NUM_ITEMS - 1), st.integers(0, 10**8)), min_size=1, max_size=MAX_LEN),
     min_size=1,

@@ -83,7 +83,9 @@ class Home:
         command = [sys.executable, "-P", "-m", "virtualmle", "sessions", "resume", session, "--home", str(self.home)]
         command += ["--device", "cpu", "--threads", "1", "--keep-warm", "20", "--agent", "random", "--json"]
         with (self.home / "clients.log").open("ab") as log:
-            started = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment())
+            started = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment()
+            )
         self.drivers.append(Driver(started))
         return self.drivers[-1]
 

@@ -94,17 +94,15 @@ def expected_prior(histories, table, num_recent, recency):
 
 @given(
     histories_strategy,
-    st.fixed_dictionaries(
-        {
-            "transition_window": st.integers(1, 4),
-            "transition_decay": st.sampled_from([0.0, 1.0, 2.5]),
-            "transition_direction": st.sampled_from(["forward", "backward", "both"]),
-            "transition_recent": st.integers(1, 4),
-            "transition_recency": st.sampled_from([0.3, 1.0]),
-            "transition_neighbours": st.integers(0, 3),
-            "transition_normalisation": st.sampled_from(["row", "sqrt", "cosine", "none"]),
-        }
-    ),
+    st.fixed_dictionaries({
+        "transition_window": st.integers(1, 4),
+        "transition_decay": st.sampled_from([0.0, 1.0, 2.5]),
+        "transition_direction": st.sampled_from(["forward", "backward", "both"]),
+        "transition_recent": st.integers(1, 4),
+        "transition_recency": st.sampled_from([0.3, 1.0]),
+        "transition_neighbours": st.integers(0, 3),
+        "transition_normalisation": st.sampled_from(["row", "sqrt", "cosine", "none"]),
+    }),
 )
 @settings(max_examples=150, deadline=None)
 def test_the_transition_prior_adds_the_rows_of_the_latest_items(histories, knobs):
@@ -117,15 +115,13 @@ def test_the_transition_prior_adds_the_rows_of_the_latest_items(histories, knobs
 
 @given(
     histories_strategy,
-    st.fixed_dictionaries(
-        {
-            "cooccurrence_window": st.integers(1, 4),
-            "cooccurrence_recency": st.sampled_from([0.3, 1.0]),
-            "cooccurrence_span": st.integers(0, 3),
-            "cooccurrence_neighbours": st.integers(0, 3),
-            "cooccurrence_normalisation": st.sampled_from(["cosine", "row", "sqrt", "none"]),
-        }
-    ),
+    st.fixed_dictionaries({
+        "cooccurrence_window": st.integers(1, 4),
+        "cooccurrence_recency": st.sampled_from([0.3, 1.0]),
+        "cooccurrence_span": st.integers(0, 3),
+        "cooccurrence_neighbours": st.integers(0, 3),
+        "cooccurrence_normalisation": st.sampled_from(["cosine", "row", "sqrt", "none"]),
+    }),
 )
 @settings(max_examples=150, deadline=None)
 def test_the_cooccurrence_prior_adds_the_rows_of_the_latest_items(histories, knobs):
@@ -178,13 +174,8 @@ def test_scores_are_normalised_per_user(kind):
 
 def test_scoring_knobs_do_not_change_the_identity_of_the_training_run():
     scoring = {
-        "score_normalisation": "none",
-        "fusion": "rerank",
-        "popularity_weight": 1.0,
-        "transition_recent": 3,
-        "cooccurrence_span": 2,
-        "rerank_top": 20,
-        "transition_direction": "both",
+        "score_normalisation": "none", "fusion": "rerank", "popularity_weight": 1.0, "transition_recent": 3,
+        "cooccurrence_span": 2, "rerank_top": 20, "transition_direction": "both",
     }
     assert train_hash(make_config("hstu", **scoring)) == train_hash(make_config("hstu"))
 

@@ -46,15 +46,8 @@ def test_the_example_tool_counts_the_trials_of_a_session(tmp_path: Path) -> None
         session = open_session(ws, "demo", "sasrec").session
         ws.memory.trials.start(
             TrialRecord(
-                session=session,
-                handle="",
-                number=0,
-                base="default",
-                changes={},
-                config=config.model_dump(),
-                config_hash=fingerprint(config.model_dump()),
-                train_hash=train_hash(config),
-                created_at=LONG_AGO,
+                session=session, handle="", number=0, base="default", changes={}, config=config.model_dump(),
+                config_hash=fingerprint(config.model_dump()), train_hash=train_hash(config), created_at=LONG_AGO,
             )  # fmt: skip
         )
         assert names["count_trials"](ws, session) == TrialCount(session=session, crashed=1)

@@ -25,7 +25,9 @@ def trial(
     """A trial over the default (or `base`, a record) that differs from its base by `delta` ± `se`."""
     base: TrialRecord | None = more.pop("base", None)
     status = more.pop("status", "finished")
-    outcome = TrialOutcome(status=status, base_delta=delta, base_delta_se=None if delta is None else se, **more)
+    outcome = TrialOutcome(
+        status=status, base_delta=delta, base_delta_se=None if delta is None else se, **more
+    )
     return TrialRecord(
         session="demo-sasrec-1",
         handle=f"t{number:03}",
@@ -157,7 +159,9 @@ def test_a_size_rounded_to_one_digit_is_the_recorded_one() -> None:
         pytest.param({"lr": 2e-3, "epochs": 40}, -0.004, "t003 is cited but shows the opposite", id="more epochs"),
     ],
 )
-def test_cited_trials_must_show_the_claimed_effect(changes: dict[str, Any], delta: float, doubt: str | None) -> None:
+def test_cited_trials_must_show_the_claimed_effect(
+    changes: dict[str, Any], delta: float, doubt: str | None
+) -> None:
     record, cited = trial(2, {"lr": 1e-3}, delta=0.005), trial(3, changes, delta)
     claim = Claim("yes", "optimisation", None, ["t001", "t002", "t003"])
     found, note = check_reflection(record, claim, [FIRST, record, cited], SPACE)

@@ -256,12 +256,7 @@ async def test_a_full_session_from_the_brief_to_the_test_result(client: Client) 
     assert (first["status"], first["verdict"], first["incumbent"]) == ("finished", "keep", "t001")
     assert "write_reflection" in await refusal(client, "run_trial", session=session, changes={"lr": 0.001})
     receipt = await call(
-        client,
-        "write_reflection",
-        session=session,
-        trial="t001",
-        helped="unclear",
-        dimension="capacity",
+        client, "write_reflection", session=session, trial="t001", helped="unclear", dimension="capacity",
         lesson="A small model learns a little in one epoch.",
         rule={"kind": "insight", "statement": "One epoch is little.", "evidence": ["t001"]},
     )

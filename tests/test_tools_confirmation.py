@@ -102,10 +102,8 @@ def test_the_best_trials_run_again_under_fresh_seeds_of_the_server(confirmed: tu
     assert handles(repetitions) == ["t002r1", "t003r1", "t002r2", "t003r2"]
     for record in repetitions:
         spec = read_spec(ws.trial_directory(session.id, record.handle))
-        assert (
-            spec.seed
-            == trial_seed(session.seed, session.dataset_id, record.repetition)
-            != trial_seed(session.seed, session.dataset_id)
+        assert spec.seed == trial_seed(session.seed, session.dataset_id, record.repetition) != trial_seed(
+            session.seed, session.dataset_id
         )
         assert spec.config == ws.memory.trials.get(session.id, record.repeats or "").config
 
@@ -143,7 +141,9 @@ def test_the_mean_over_the_repetitions_decides_as_computed_from_their_checkpoint
 def test_the_one_look_reports_mean_and_deviation_of_the_repetitions(confirmed: tuple[Workspace, FinalResult]) -> None:
     ws, result = confirmed
     dataset = ws.dataset("demo")
-    targets = open_test(ws.catalogue.path("demo"), Vault(ws.home).private_key(), dataset.dataset_id, dataset.num_users)
+    targets = open_test(
+        ws.catalogue.path("demo"), Vault(ws.home).private_key(), dataset.dataset_id, dataset.num_users
+    )
     found = []
     for repetition in (1, 2):
         directory = ws.trial_directory(result.session, f"{result.selected}r{repetition}")

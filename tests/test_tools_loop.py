@@ -60,12 +60,7 @@ def test_a_session_goes_from_brief_to_one_look_at_the_test_set(ws: Workspace) ->
     assert again.duplicate and again.trial == second.trial and again.budget.trials_used == 2
 
     receipt = write_reflection(
-        ws,
-        brief.session,
-        second.trial,
-        helped="yes",
-        dimension="scoring",
-        lesson="transitions are strong here",
+        ws, brief.session, second.trial, helped="yes", dimension="scoring", lesson="transitions are strong here",
         evidence=[first.trial, second.trial],
         rule=RuleInput(kind="prefer", statement="use a transition prior", condition="transition_weight > 0"),
     )
@@ -197,14 +192,8 @@ def test_a_trial_whose_process_is_still_starting_is_reported_as_running(ws: Work
     config = make_config("sasrec")
     part = train_hash(config)
     record = TrialRecord(
-        session=session,
-        handle="",
-        number=0,
-        base="default",
-        changes={},
-        config=config.model_dump(),
-        config_hash=fingerprint(config.model_dump()),
-        train_hash=part,
+        session=session, handle="", number=0, base="default", changes={}, config=config.model_dump(),
+        config_hash=fingerprint(config.model_dump()), train_hash=part,
     )
     added = ws.memory.trials.start(record)
     running = sync_session(ws, session)  # a second call, before the directory exists

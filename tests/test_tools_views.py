@@ -77,15 +77,8 @@ def add_trial(ws: Workspace, session: str, changes: dict[str, Any], outcome: Tri
     config = load_protocol().space.resolve(load_protocol().space.default("sasrec"), changes)
     handle = ws.memory.trials.start(
         TrialRecord(
-            session=session,
-            handle="",
-            number=0,
-            base="default",
-            changes=changes,
-            config=config.model_dump(),
-            config_hash=fingerprint(config.model_dump()),
-            train_hash=train_hash(config),
-            **fields,
+            session=session, handle="", number=0, base="default", changes=changes, config=config.model_dump(),
+            config_hash=fingerprint(config.model_dump()), train_hash=train_hash(config), **fields,
         )  # fmt: skip
     ).handle
     if outcome:

@@ -137,9 +137,8 @@ def test_masked_items_are_hidden_and_keep_their_positions():
 
 
 def test_views_are_two_augmentations_of_the_same_sequences():
-    config = make_config(
-        "sasrec", augmentation="crop", augmentation_ratio=0.5, augmentation_share=0.0, contrastive_weight=0.1
-    )
+    config = make_config("sasrec", augmentation="crop", augmentation_ratio=0.5, augmentation_share=0.0,
+                         contrastive_weight=0.1)
     batch = next(TrainBatches(DATASET, config, torch.device("cpu"), 0).epoch())
     plain = batch.inputs.items.split(batch.inputs.offsets.diff().tolist())
     for view in batch.views:

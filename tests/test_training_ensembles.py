@@ -154,7 +154,9 @@ def test_its_own_priors_are_added_to_the_mean_and_those_of_its_members_are_not(
     assert result.model_ndcg10 == pytest.approx(metrics_from_ranks(bare)["ndcg@10"])
 
 
-def test_blocks_of_users_and_missing_states_do_not_change_the_ranks(members, tiny_dataset_dir, tmp_path, monkeypatch):
+def test_blocks_of_users_and_missing_states_do_not_change_the_ranks(
+    members, tiny_dataset_dir, tmp_path, monkeypatch
+):
     first, _ = ensemble("whole", tmp_path, tiny_dataset_dir, members, **PRIORS)
     monkeypatch.setitem(catalogue_scores.BLOCK_SCORES, "cpu", 7 * 60)
     (tmp_path / "trained" / "t001" / USERS).unlink()

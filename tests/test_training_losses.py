@@ -124,9 +124,7 @@ def test_sampled_softmax_equals_its_formula_without_accidental_hits(knobs, drawn
 def test_binary_losses_equal_their_formulas(name, calibration, drawn, monkeypatch):
     count = drawn.shape[-1]
     model, states, objective = setting(
-        loss=name,
-        gbce_calibration=calibration,
-        num_negatives=count,
+        loss=name, gbce_calibration=calibration, num_negatives=count,
         negative_sharing="batch" if drawn.dim() == 1 else "position",
     )
     scores, total = reference_scores(model, states), 0
@@ -230,13 +228,8 @@ def test_a_step_over_a_large_catalogue_makes_no_tensor_of_its_size(sharing):
     num_items = 250_000
     dataset = SimpleNamespace(num_items=num_items, items=np.arange(num_items))
     config = make_config(
-        "sasrec",
-        hidden_dim=8,
-        scores="cosine",
-        num_negatives=20,
-        negative_sharing=sharing,
-        negative_power=0.5,
-        logq_correction=True,
+        "sasrec", hidden_dim=8, scores="cosine", num_negatives=20, negative_sharing=sharing,
+        negative_power=0.5, logq_correction=True,
     )
     items = build_model(config, num_items, seed=0).items
     objective = Objective(config, dataset, torch.device("cpu"), torch.Generator().manual_seed(0))
@@ -272,12 +265,8 @@ def test_label_smoothing_ignores_accidental_hits():
 @pytest.mark.parametrize("knobs", TABLES)
 def test_the_fused_op_equals_the_separate_operations(knobs, drawn, rows_only, monkeypatch):
     model, states, objective = setting(
-        label_smoothing=0.1,
-        logq_correction=True,
-        negative_power=0.5,
-        num_negatives=drawn.shape[-1],
-        negative_sharing="batch" if drawn.dim() == 1 else "position",
-        **knobs,
+        label_smoothing=0.1, logq_correction=True, negative_power=0.5, num_negatives=drawn.shape[-1],
+        negative_sharing="batch" if drawn.dim() == 1 else "position", **knobs,
     )
     monkeypatch.setattr(model.items, "row_sparse", rows_only)
     separate = with_draws(objective, drawn, monkeypatch).loss(model.items, states, TARGETS)
@@ -308,12 +297,8 @@ def test_the_fused_op_over_a_large_catalogue_makes_no_tensor_of_its_size():
 @pytest.mark.parametrize("knobs", TABLES)
 def test_padding_rows_have_no_effect_on_the_fused_op(knobs, drawn, logq, monkeypatch):
     model, states, objective = setting(
-        label_smoothing=0.1,
-        logq_correction=logq,
-        negative_power=0.5,
-        num_negatives=drawn.shape[-1],
-        negative_sharing="batch" if drawn.dim() == 1 else "position",
-        **knobs,
+        label_smoothing=0.1, logq_correction=logq, negative_power=0.5, num_negatives=drawn.shape[-1],
+        negative_sharing="batch" if drawn.dim() == 1 else "position", **knobs,
     )
     counted = torch.tensor([True, False, True, True, False, True, False])
     separate = with_draws(objective, drawn, monkeypatch).loss(model.items, states, TARGETS, counted)

@@ -124,12 +124,8 @@ def test_averaged_weights_are_evaluated_and_restored(dataset):
 ], ids=str)  # fmt: skip
 @pytest.mark.parametrize("backbone", ["sasrec", "hstu"])
 def test_every_knob_changes_training_and_the_loss_still_falls(backbone, knobs, dataset):
-    plain = fit(
-        small(backbone, epochs=2, num_blocks=knobs.get("num_blocks", 1), max_len=knobs.get("max_len", 50)),
-        dataset,
-        0,
-        CPU,
-    )
+    plain = fit(small(backbone, epochs=2, num_blocks=knobs.get("num_blocks", 1), max_len=knobs.get("max_len", 50)),
+                dataset, 0, CPU)
     fitted = fit(small(backbone, epochs=2, **knobs), dataset, 0, CPU)
     assert fitted.curve[-1].loss < fitted.curve[0].loss
     shapes = [{n: w.shape for n, w in copy_weights(f.model).items()} for f in (plain, fitted)]
