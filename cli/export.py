@@ -39,12 +39,11 @@ def export(
     with ws.memory:
         plan = plan_export(ws, session, trial)
         manifest = ws.catalogue.manifest(plan.session.dataset)
-    card = model_card(gather(home, plan.session.id), plan.trial, manifest)
+    card = model_card(gather(home, plan.session.id), plan.trial, manifest, plan.members)
     contents = assemble(plan.models, plan.trial.configuration, plan.dataset_dir, card)
     write_export(directory, contents, overwrite=overwrite)
-    name = plan.models[0].name
     if as_json:
-        print(json.dumps({"export": str(directory), "trial": name, "trained_on": contents.trained_on}))
+        print(json.dumps({"export": str(directory), "trial": plan.name, "trained_on": contents.trained_on}))
         return
-    print(f"exported {name} to {directory}")
+    print(f"exported {plan.name} to {directory}")
     print(f"its card: {directory / 'MODEL_CARD.md'}")

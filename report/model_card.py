@@ -10,12 +10,13 @@ from collections.abc import Iterable, Sequence
 from .. import __version__
 from ..data.catalogue import DEMO
 from ..data.prepared import Manifest
-from ..data.wording import counted
+from ..data.wording import counted, listed
 from ..memory.records import TrialRecord
 from ..sandbox.program import trials_measured
 from ..tools.cognition import best_first
 from . import formats
 from .gather import ReportData
+from .split_agreement import targets_of
 from .tables import verdict_label
 
 SHOWN_TRIALS = 10
@@ -24,18 +25,22 @@ BACKBONES = {"sasrec": "SASRec (Kang & McAuley 2018)", "hstu": "HSTU (Zhai et al
 PRIOR_WEIGHTS = ("popularity_weight", "transition_weight", "cooccurrence_weight")
 
 
-def model_card(data: ReportData, trial: TrialRecord, dataset: Manifest) -> str:
-    """The card of `trial`, a finished trial of the session in `data`, whose dataset has the manifest `dataset`."""
+def model_card(data: ReportData, trial: TrialRecord, dataset: Manifest, members: Sequence[TrialRecord]) -> str:
+    """The card of `trial`, a finished trial of the session in `data`, whose dataset has the manifest `dataset`.
+
+    members: the trials whose models it scores: itself, or the members of an ensemble.
+    """
+    kind = "ensemble" if trial.is_ensemble else trial.config["backbone"]
     sections = [
-        f"# {dataset.name}: {trial.config['backbone']} {data.session.id}/{trial.handle}\n\n{_summary(trial, dataset)}",
-        _section("Use", _use(trial)),
+        f"# {dataset.name}: {kind} {data.session.id}/{trial.handle}\n\n{_summary(members, dataset)}",
+        _section("Use", _use(members)),
         _section("Figures", _figures(data, trial)),
-        _section("Model", _model(data, trial)),
+        _section("Model", _model(data, trial, members)),
         _section("Data", _data(dataset)),
         _section("Protocol", _protocol(data)),
         _section("Trials", _trials(data)),
         _section("Limits", _limits(data, trial)),
-        _section("Reproduce", _reproduce(data, trial, dataset)),
+        _section("Reproduce", _reproduce(data, trial, dataset, members)),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -44,19 +49,21 @@ def _section(title: str, paragraphs: Iterable[str]) -> str:
     return "\n\n".join([f"## {title}", *paragraphs])
 
 
-def _summary(trial: TrialRecord, dataset: Manifest) -> str:
+def _summary(members: Sequence[TrialRecord], dataset: Manifest) -> str:
+    backbones = listed(sorted({BACKBONES[member.config["backbone"]] for member in members}))
+    model = backbones if len(members) == 1 else f"An ensemble of {len(members)} models, {backbones}"
     return (
-        f"{BACKBONES[trial.config['backbone']]}, which recommends a user's next item from the user's history. Tuned "
+        f"{model}, which recommends a user's next item from the user's history. Tuned "
         f"and exported with VirtualMLE {__version__}. It knows the {dataset.num_items:,} items of the dataset "
         f"`{dataset.name}`, and no users: a history is part of each request."
     )
 
 
-def _use(trial: TrialRecord) -> list[str]:
+def _use(members: Sequence[TrialRecord]) -> list[str]:
     times = (
         "The model reads the times of a history (`time_bias`): pass `times=`, in seconds. Without them it assumes gaps "
         "of the training data's median length."
-        if trial.config["time_bias"]
+        if any(member.config["time_bias"] for member in members)
         else "The model reads the order of a history, not its times."
     )
     return [
@@ -124,17 +131,16 @@ def _state_of_test(data: ReportData, trial: TrialRecord) -> str:
     )
 
 
-def _model(data: ReportData, trial: TrialRecord) -> list[str]:
-    config, outcome = trial.config, trial.outcome
+def _model(data: ReportData, trial: TrialRecord, members: Sequence[TrialRecord]) -> list[str]:
+    config = trial.config
     priors = [f"`{name}` {formats.value(config[name])}" for name in PRIOR_WEIGHTS if config[name]]
     fused = (
         f"Score priors are added to the model's scores ({config['fusion']}): {', '.join(priors)}."
         if priors
         else "No score prior is added to the model's scores."
     )
-    inner = "cosine" if config["scores"] == "cosine" else "inner product"
     return [
-        f"{counted(outcome.parameters if outcome else 0, 'parameter')}, width {config['hidden_dim']}, one member. "
+        f"{_size(trial, members)} "
         "Trained on the train part only: the validation and the test event of each user are not in the weights, nor in "
         f"the score priors. {fused}",
         "Differences from the protocol's default: "
@@ -142,8 +148,32 @@ def _model(data: ReportData, trial: TrialRecord) -> list[str]:
         "`item_vectors.npy` is float32 (num_items, d), in the order of `items.parquet`. The plain inner product of a "
         "row with the result of `Recommender.user_vectors` is the model's score without priors and masks, for any "
         "index of nearest neighbours by inner product. "
-        f"The model scores by {inner}; norms and temperature are in the vectors.",
+        f"{_scores_by(members)}",
     ]
+
+
+def _size(trial: TrialRecord, members: Sequence[TrialRecord]) -> str:
+    """The parameters and members of the model; of an ensemble also what serving it costs."""
+    total = counted(trial.outcome.parameters if trial.outcome else 0, "parameter")
+    if len(members) == 1:
+        return f"{total}, width {trial.config['hidden_dim']}, one member."
+    each = "; ".join(
+        f"`{member.session}/{member.handle}`, {member.config['backbone']} of width {member.config['hidden_dim']} with "
+        f"{counted(member.outcome.parameters if member.outcome else 0, 'parameter')}"
+        for member in members
+    )
+    width = sum(member.config["hidden_dim"] for member in members)
+    return (
+        f"{total} in {len(members)} members, whose scores are standardised per user and averaged: {each}. **Serving "
+        f"cost**: a request encodes the history once per member, and scores items with vectors of width {width}."
+    )
+
+
+def _scores_by(members: Sequence[TrialRecord]) -> str:
+    if len(members) > 1:
+        return "Norms, temperatures and the standardisation of every member are in the vectors."
+    inner = "cosine" if members[0].config["scores"] == "cosine" else "inner product"
+    return f"The model scores by {inner}; norms and temperature are in the vectors."
 
 
 def _data(dataset: Manifest) -> list[str]:
@@ -161,7 +191,7 @@ def _protocol(data: ReportData) -> list[str]:
     session = data.session
     confirmed = data.confirmation
     return [
-        "Leave-one-out: the last event of each user is the test target, the one before it the validation target. Each "
+        f"{targets_of(session)} Each "
         "target is ranked among all items outside the user's history; ties count against the model. Trials are "
         "compared by paired differences over users, and the best on validation is selected"
         + (f", by its mean over {confirmed.repetitions} fresh seeds." if confirmed and confirmed.selected else "."),
@@ -205,12 +235,21 @@ def _limits(data: ReportData, trial: TrialRecord) -> list[str]:
     return ["\n".join(f"- {limit}" for limit in limits)]
 
 
-def _reproduce(data: ReportData, trial: TrialRecord, dataset: Manifest) -> list[str]:
+def _reproduce(
+    data: ReportData, trial: TrialRecord, dataset: Manifest, members: Sequence[TrialRecord]
+) -> list[str]:
     session, outcome = data.session, trial.outcome
     engine = outcome.details.get("engine", "unknown") if outcome else "unknown"
     device = outcome.details.get("device", "unknown") if outcome else "unknown"
     add = "" if dataset.name == DEMO else f"virtualmle data add {dataset.name} FILE\n"
     tune = f"virtualmle tune {dataset.name} --backbone {session.backbone} --seed {session.seed}"
+    if len(members) > 1:
+        names = ", ".join(f"`{member.session}/{member.handle}`" for member in members)
+        return [
+            f"`config.json` has the configurations of the members, {names}. Run each in a session with the seed of its "
+            "own, and then a trial whose `ensemble` names them. The dataset must have the content "
+            f"`{dataset.dataset_id}`. The ensemble was scored with {engine}, on {device}."
+        ]
     return [
         f"```sh\n{add}{tune} --trials {session.max_trials}\n```",
         f"The dataset must have the content `{dataset.dataset_id}`. The configuration in `config.json` gives this "
