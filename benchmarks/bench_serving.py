@@ -234,9 +234,8 @@ def text_of(record: Row) -> str:
             if row and "error" not in row:
                 figures = [row["users_per_second"], row["users_per_processor_second"], row["peak_mb"]]
                 label = "virtualmle" if name == "batch" else f"RecTools {row['versions']['rectools']}"
-                lines.append(
-                    f"| {label} | {row['users']:,} | {row['seconds']:.1f} | {' | '.join(f'{x:,.0f}' for x in figures)} |"
-                )
+                cells = [label, f"{row['users']:,}", f"{row['seconds']:.1f}", *(f"{x:,.0f}" for x in figures)]
+                lines.append(f"| {' | '.join(cells)} |")
     if "endpoint" in record:
         lines += ["", "| endpoint | clients | p50 ms | p99 ms | requests/s | processor ms of the server per request |",
                   "|---|--:|--:|--:|--:|--:|"]  # fmt: skip
