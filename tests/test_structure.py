@@ -42,8 +42,8 @@ ENGINE_NEEDS = {"numpy", "torch", "polars", "triton", "pydantic", "safetensors"}
 # The examiner ranks in its own process. tensorboardX loads torch where it is installed: only `virtualmle track
 # --tensorboard`, a process of its own, imports that module, and only when it runs.
 LOADING_TORCH = {ROOT / "examiner" / "main.py", ROOT / "tracking" / "event_files.py"}
-# Libraries that one file each may import: the HTTP endpoint of a model runs on what comes with the mcp SDK, and no other
-# module of serving/ imports it.
+# Libraries that one file each may import. The endpoint of a model runs on what comes with the mcp SDK; no other module
+# of serving/ imports it.
 SINGLE_FILE = {
     "cryptography": {"data/seal.py"}, "starlette": {"serving/endpoint.py"}, "uvicorn": {"serving/endpoint.py"},
 }  # fmt: skip
