@@ -1,7 +1,6 @@
 """Makes the contents of an export from the directories of finished trials and their dataset."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +14,7 @@ from ..training.checkpoint import load_checkpoint
 from ..training.spec import CHECKPOINT
 from .artifact import Contents, Member
 from .item_index import typed_ids
-from .layout import ORIGINAL_ID, DatasetOfExport, TrainedOn
-
-
-@dataclass(frozen=True)
-class TrainedModel:
-    """The directory of a model with its checkpoint, and the name that the export gives it."""
-
-    name: str  # SESSION/HANDLE
-    directory: Path
+from .layout import ORIGINAL_ID, DatasetOfExport, TrainedModel, TrainedOn
 
 
 def assemble(

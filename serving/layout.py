@@ -11,6 +11,8 @@ This module does not import torch. The files are:
     manifest.json            ExportManifest: SHA-256 and size of every other file
 """
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -71,6 +73,14 @@ class ExportManifest(_Content):
     format_version: int = FORMAT_VERSION
     virtualmle: str = __version__
     files: dict[str, FileEntry]
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model to export: the directory with its checkpoint, and the name that the export gives it."""
+
+    name: str  # SESSION/HANDLE
+    directory: Path
 
 
 def weights_file(position: int) -> str:

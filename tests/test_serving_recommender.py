@@ -14,7 +14,8 @@ from virtualmle.models.config import make_config
 from virtualmle.models.priors import ScorePriors
 from virtualmle.serving import Recommender
 from virtualmle.serving.artifact import Export, write_export
-from virtualmle.serving.assembly import TrainedModel, assemble
+from virtualmle.serving.assembly import assemble
+from virtualmle.serving.layout import TrainedModel
 from virtualmle.training.checkpoint import save_checkpoint
 from virtualmle.training.evaluate import Histories, evaluate_targets, train_histories
 from virtualmle.training.spec import CHECKPOINT

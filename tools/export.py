@@ -1,0 +1,80 @@
+"""Which trial of a session an export takes, and where its files are. Not an MCP tool: only people export models.
+
+Nothing here reads a test figure. `serving/assembly.py` makes the export from the plan.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..data.errors import ExportError, TrialError
+from ..data.hashing import sha256_of
+from ..memory.records import SessionRecord, TrialRecord
+from ..serving.layout import TrainedModel
+from ..training.spec import CHECKPOINT
+from .cognition import best_first, select
+from .sync import sync_session
+from .workspace import Workspace
+
+
+@dataclass(frozen=True)
+class ExportPlan:
+    """A trial to export."""
+
+    session: SessionRecord
+    trial: TrialRecord
+    models: list[TrainedModel]  # the trained models whose scores the trial uses
+    dataset_dir: Path
+
+
+def plan_export(ws: Workspace, session: str, handle: str | None = None) -> ExportPlan:
+    """The trial with this handle; without one, the selected trial, or the best finished one of an open session.
+
+    ExportError if it has no complete model or the session is a replay, SessionError if it does not exist or none has
+    finished, TrialError if its checkpoint is missing or changed, DataError if the dataset was replaced.
+    """
+    record = ws.memory.sessions.get(session)
+    if record.replay:
+        raise ExportError(f"session {record.id} is a replay, which trains no model; export a trained session")
+    if record.state == "open":
+        sync_session(ws, record.id)
+    trial = _trial(ws, record, handle or record.selected)
+    directory = ws.trial_directory(record.id, trial.handle)
+    _check_checkpoint(trial, directory)
+    return ExportPlan(
+        record, trial, [TrainedModel(f"{record.id}/{trial.handle}", directory)], ws.session_dataset(record)
+    )
+
+
+def _trial(ws: Workspace, session: SessionRecord, handle: str | None) -> TrialRecord:
+    trials = ws.memory.trials.all(session.id)
+    trial = ws.memory.trials.get(session.id, handle) if handle else select(trials)
+    if trial.status != "finished":
+        raise ExportError(f"trial {trial.handle} of session {session.id} {_why(trial)}{_instead(trials)}")
+    return trial
+
+
+def _why(trial: TrialRecord) -> str:
+    """What an unfinished trial lacks, and how to get it."""
+    if trial.status == "running":
+        return "is still running; export it when it has finished"
+    if trial.status == "stopped":
+        return "was stopped early, so that it has no complete model; run its configuration again to its end"
+    return f"{'has crashed' if trial.status == 'crashed' else 'was cancelled'} and has no model; run it again"
+
+
+def _instead(trials: list[TrialRecord]) -> str:
+    best = best_first(trials)
+    return f", or export the best finished trial, {best[0].handle}" if best else ""
+
+
+def _check_checkpoint(trial: TrialRecord, directory: Path) -> None:
+    """Raise TrialError unless the checkpoint is the one that was recorded when the trial ended."""
+    path = directory / CHECKPOINT
+    recorded = (trial.outcome.details.get("files") or {}).get(CHECKPOINT) if trial.outcome else None
+    advice = "restore it, or export another trial"
+    try:
+        found = sha256_of(path)
+    except OSError as error:
+        raise TrialError(f"{str(path)!r} cannot be read ({error.strerror}); {advice}") from None
+    if recorded and found != recorded:
+        raise TrialError(f"{str(path)!r} has changed since trial {trial.handle} ended; {advice}")
