@@ -9,12 +9,14 @@ import polars as pl
 from ..data.errors import ExportError
 from ..data.prepared import ITEM_IDS, PreparedDataset
 from ..models.config import TrialConfig
+from ..models.prior_sums import Events
 from ..models.priors import ScorePriors
 from ..training.checkpoint import load_checkpoint
 from ..training.spec import CHECKPOINT
 from .artifact import Contents, Member
 from .item_index import typed_ids
 from .layout import ORIGINAL_ID, DatasetOfExport, TrainedModel, TrainedOn
+from .sums import ExportSums
 
 
 def assemble(
@@ -51,5 +53,6 @@ def assemble(
         items=typed_ids(pl.read_parquet(dataset_dir / ITEM_IDS)[ORIGINAL_ID]),
         priors=ScorePriors.from_dataset(events, scoring),
         counts=np.bincount(events.items, minlength=dataset.num_items),
+        sums=ExportSums.of_events(Events(events.items, events.offsets, events.timestamps), dataset.num_items, scoring),
         card=card,
     )
