@@ -4,21 +4,23 @@ The model comes first: after the default configuration it runs what earlier sess
 moves for the model as one bundle (`moves.py`). Once the model stands, one sweep tunes the score priors (`sweeps.py`).
 From then on the move with the largest expected gain runs: what the measurements of this session suggest
 (`follow_ups.py`), the remaining opening moves in the order of their usual gain, corrected by the effects that closed
-sessions measured, and proposals of the server. After changes of the model the priors are swept again. Each trial has a
+sessions measured, and proposals of the server. After changes of the model the priors are swept again, and one of the
+last trials is the ensemble of the best models (`ensembles.py`). Each trial has a
 hypothesis, and each reflection is computed from the measurements. Only trials with a reflection count as measurements:
 without reflections the engineer follows its list of opening moves and the verdicts. If several trials may run at a
 time, free places are filled with moves in dimensions that no running trial changes (`beside.py`).
 """
 
 from ..memory.records import Hypothesis
-from .base import Action, Agent, RunTrial, Situation
+from .base import Action, Agent, Finalize, RunTrial, Situation
 from .beside import apart, scoring_is_running
+from .ensembles import is_time, planned_ensemble
 from .follow_ups import follow_ups, random_neighbours
 from .history import History
 from .knowledge import Knowledge
 from .moves import Move, bundle_of, openings
 from .reflecting import NOTICEABLE_Z, dimension_of
-from .required import end, required_action
+from .required import end, required_action, wait
 from .sweeps import is_due, is_scoring, planned_sweep
 
 MIN_FRUITLESS_STEPS = 3
@@ -48,7 +50,10 @@ class Engineer(Agent):
 
     def act(self, situation: Situation) -> Action:
         """Required actions first, then the next trial; ends the session when no untried move is left."""
-        return required_action(situation) or self._plan(situation)
+        required = required_action(situation)
+        if isinstance(required, Finalize) and situation.state.state == "open" and not situation.running:
+            return last_move(History(situation, from_best=True)) or required
+        return required or self._plan(situation)
 
     def _plan(self, situation: Situation) -> Action:
         history = History(situation, from_best=True)
@@ -56,6 +61,8 @@ class Engineer(Agent):
             reason = "the baseline that later trials are compared with"
             baseline = Hypothesis(dimension="optimisation", direction="same", size=0.0, reason=reason)
             return RunTrial({}, "default", baseline)
+        if is_time(history) and (ensemble := planned_ensemble(history)):
+            return wait(situation) if situation.running else ensemble
         knowledge = Knowledge(history)
         moves = apart(self._moves(history, knowledge), history)
         best = max((expected_gain(move, history, knowledge) for move in moves), default=0.0)
@@ -67,7 +74,8 @@ class Engineer(Agent):
             moves = [move for move in drawn if history.is_new(move.changes, move.base)]
             moves = [m for m in moves if not knowledge.discourages(m.changes, history.settings(m.base))][:1]
         if not moves:
-            return end(situation)
+            last = None if situation.running else last_move(history)
+            return last or end(situation)
         move = max(moves, key=lambda move: expected_gain(move, history, knowledge))
         override = override_reason(move, history, knowledge)
         base = history.incumbent.trial if move.base == "incumbent" and history.incumbent else move.base
@@ -91,6 +99,12 @@ class Engineer(Agent):
         opening = [*bundle(history, knowledge), *openings(history.space)]
         moves = [*knowledge.moves(), *opening, *follow_ups(history)]
         return [*(move for move in moves if is_open(move)), *proposed]
+
+
+def last_move(history: History) -> Action | None:
+    """What is still tried before a session ends that has trials and seconds left: the ensemble, unless it was tried."""
+    budget = history.situation.state.budget
+    return planned_ensemble(history) if budget.train_seconds_used < budget.train_seconds_max else None
 
 
 def opening_is_over(history: History) -> bool:

@@ -128,7 +128,7 @@ class Knowledge:
         return {
             name: value
             for name, value in entry.config.items()
-            if space.offers(name, value) and value != space.defaults[name]
+            if name in space.knobs and space.offers(name, value) and value != space.defaults[name]
         }
 
     def _trial_of(self, entry: PriorConfiguration) -> PastTrial | None:

@@ -87,12 +87,17 @@ def _bounded(stopped: StoppedTrial, verdict: Helped) -> str:
 
 
 def next_step(trial: PastTrial) -> str:
-    """The next step that the outcome suggests, as a sentence."""
+    """The next step that the outcome suggests, as a sentence; only numbers have a direction."""
+    if trial.is_ensemble:
+        return "Sweep the score priors over the ensemble if it helped; otherwise keep the best single model."
     if not trial.changes:
         return "Change one knob at a time, starting with those that matter most on sparse sequences."
+    numbers = ", ".join(knob for knob, value in trial.changes.items() if not isinstance(value, (bool, str)))
+    further = f", and go further in the same direction with {numbers}" if numbers else ""
+    other = f", or try the other direction of {numbers}" if numbers else ""
     return {
-        "yes": f"Keep it, and go further in the same direction with {', '.join(trial.changes)}.",
-        "no": f"Keep the base's value of {', '.join(trial.changes)}, or try the other direction.",
+        "yes": f"Keep it{further}.",
+        "no": f"Keep the base's value of {', '.join(trial.changes)}{other}.",
         "unclear": "Try a knob with a larger expected gain; combine this one with others if its sign is positive.",
     }[helped(trial)]
 
@@ -237,7 +242,16 @@ def _gain(history: History) -> str:
     early = sum(trial.stopped is not None for trial in history.trials)
     crashes += f", {early} of which {'was' if early == 1 else 'were'} stopped early" if early else ""
     used = counted(history.trials_used, "trial")
-    return f"Best validation NDCG@10 {best.ndcg:.5f}{start}, in {used}{crashes}: {settings}."
+    return f"Best validation NDCG@10 {best.ndcg:.5f}{start}, in {used}{crashes}: {settings}.{_best_single(history)}"
+
+
+def _best_single(history: History) -> str:
+    """Of a session whose best trial is an ensemble, its best single model, which another session can repeat."""
+    singles = [trial for trial in history.finished if not trial.is_ensemble]
+    if not singles or history.best is None or not history.best.is_ensemble:
+        return ""
+    best = max(singles, key=lambda trial: trial.ndcg or 0.0)
+    return f" Best single model: {best.ndcg:.5f}, {format_settings(best.settings) or 'the plain default'}."
 
 
 def _path(history: History) -> str:
@@ -264,8 +278,10 @@ def _effects(steps: Sequence[Step]) -> list[str]:
 
 
 def _untried(situation: Situation) -> str:
-    untried = [knob for knobs in situation.state.untried.values() for knob in knobs]
-    return f"Never tried: {', '.join(untried)}." if untried else ""
+    """How many knobs of each dimension were never tried; their names would be most of the text."""
+    counts = {dimension: len(knobs) for dimension, knobs in situation.state.untried.items() if knobs}
+    by_dimension = ", ".join(f"{count} of {dimension.replace('_', ' ')}" for dimension, count in counts.items())
+    return f"Never tried: {counted(sum(counts.values()), 'knob')} ({by_dimension})." if counts else ""
 
 
 def format_settings(settings: KnobValues) -> str:

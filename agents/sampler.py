@@ -152,14 +152,17 @@ def lies(history: History) -> list[Observed]:
     known, and neither that it is good nor that it is bad. None while no trial has finished.
     """
     scores = [trial.ndcg or 0.0 for trial in history.finished]
-    running = [trial for trial in history.trials if trial.status == "running"]
+    running = [trial for trial in history.trials if trial.status == "running" and not trial.is_ensemble]
     return [Observed(trial.settings, sum(scores) / len(scores)) for trial in running] if scores else []
 
 
 def observations(history: History) -> list[Observed]:
-    """Each finished, stopped or crashed trial, in the order in which they ended; a cancelled trial says nothing."""
+    """Each finished, stopped or crashed trial, in the order in which they ended.
+
+    A cancelled trial says nothing, and an ensemble says nothing about the knobs that a sampler searches.
+    """
     crash = score_of_crash(history)
-    ended = [trial for trial in history.trials if trial.status in ("finished", "stopped", "crashed")]
+    ended = [t for t in history.trials if t.status in ("finished", "stopped", "crashed") and not t.is_ensemble]
     ended.sort(key=lambda trial: trial.ended or trial.number)
     return [_observed(trial, crash) for trial in ended]
 

@@ -4,17 +4,24 @@ from collections.abc import Iterable
 
 from ..data.errors import ConfigError
 from ..models.config import TrialConfig, fingerprint, make_config
+from ..models.knobs.ensemble import ENSEMBLE
 from ..sandbox.action_space import Knob, effective, inert_changes
 from ..tools.views import KnobValues
 
 
 class Space:
-    """The knobs that a session may change."""
+    """The knobs that a session may change; `knobs` has those that can be searched, so not the one that names trials."""
 
     def __init__(self, backbone: str, knobs: Iterable[Knob]) -> None:
         self.backbone = backbone
-        self.knobs = {knob.name: knob for knob in knobs}
+        self._offered = {knob.name: knob for knob in knobs}
+        self.knobs = {name: knob for name, knob in self._offered.items() if knob.type != "trials"}
         self.defaults: KnobValues = {name: knob.defaults[backbone] for name, knob in self.knobs.items()}
+
+    @property
+    def offers_ensembles(self) -> bool:
+        """Whether a trial of the session may score several trained models together."""
+        return ENSEMBLE in self._offered
 
     def complete(self, settings: KnobValues) -> KnobValues:
         """All knob values, given `settings`, the values that differ from the defaults."""
@@ -37,18 +44,18 @@ class Space:
         config = self.config(settings)
         if config is None:
             return None
-        changed = {name: value for name, value in settings.items() if value != self.defaults[name]}
+        changed = {name: value for name, value in settings.items() if value != self.defaults.get(name)}
         inert = inert_changes(config, changed)
         return {name: value for name, value in changed.items() if name not in inert}
 
     def dimension(self, knob: str) -> str:
         """The dimension of a knob; 'optimisation' for a knob that the brief does not list."""
-        return self.knobs[knob].dimension if knob in self.knobs else "optimisation"
+        return self._offered[knob].dimension if knob in self._offered else "optimisation"
 
     def offers(self, name: str, value: object) -> bool:
         """Whether the session's action space has this knob and allows this value."""
         try:
-            return name in self.knobs and self.knobs[name].check(value) is not None
+            return name in self._offered and self._offered[name].check(value) is not None
         except ConfigError:
             return False
 

@@ -127,7 +127,7 @@ def _opened(brief: Brief) -> str:
 
 
 def _finished(observation: TrialObservation, trials_max: int) -> str:
-    """`t003/12 keep     0.0612 ± 0.0011  +0.0031 ± 0.0012 (z +2.6)  lr=0.001  8.4 s`."""
+    """`t003/12 keep      NDCG@10 0.0612 ± 0.0011  +0.0031 ± 0.0012 (z +2.6)  lr=0.001  8.4 s`."""
     head = f"{observation.trial}/{trials_max} {observation.verdict or observation.status:<9}"
     changes = formats.settings(observation.changes, empty="the default")
     seconds = formats.duration(observation.seconds)
@@ -135,10 +135,10 @@ def _finished(observation: TrialObservation, trials_max: int) -> str:
         head = f"{observation.trial}/{trials_max} {'stopped':<9}"
         saved = f"{seconds}, about {formats.duration(stopped.saved_seconds)} saved"
         epochs = f"after epoch {stopped.epoch} of {stopped.epochs}"
-        return f"{head} {formats.at_most(stopped.at_most)}  {epochs}  {changes}  {saved}"
+        return f"{head} NDCG@10 {formats.at_most(stopped.at_most)}  {epochs}  {changes}  {saved}"
     if not observation.metrics:
         return f"{head} {observation.reason}  {changes}  {seconds}"
-    figures = formats.with_error(observation.metrics["ndcg@10"], observation.ndcg10_se)
+    figures = f"NDCG@10 {formats.with_error(observation.metrics['ndcg@10'], observation.ndcg10_se)}"
     delta = observation.delta
     difference = formats.change(delta["delta"], delta["se"], delta["z"]) if delta else ""
     return "  ".join(part for part in (f"{head} {figures}", difference, changes, seconds) if part)

@@ -48,7 +48,7 @@ def values_of(knob: Knob, backbone: str) -> list[Value]:
     values: list[Value]
     if knob.type in ("choice", "bool"):
         values = [*knob.choices] or [False, True]
-    elif knob.levels or knob.low == knob.high:
+    elif knob.levels or knob.low == knob.high:  # a knob that names trials has neither: a table has no ensembles
         values = [*knob.levels] or [default]
     else:
         raise ReplayError(

@@ -14,33 +14,44 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ..data.atomic import write_bytes, write_json
 from ..data.errors import SealError, TrialError, VirtualMLEError
 from ..data.prepared import PreparedDataset
 from ..models.config import TrialConfig
-from ..models.priors import ScorePriors
-from ..models.sequence_model import SequenceModel
+from ..models.priors import PriorTables, ScorePriors
+from ..training.baselines import baseline_metrics
 from ..training.checkpoint import load_checkpoint
+from ..training.ensembles import LoadedMember, load_members, rank_ensemble
 from ..training.evaluate import Histories, evaluate_targets
+from ..training.member_files import beside
 from ..training.metrics import metrics_from_ranks, ndcg_per_user
-from ..training.spec import CHECKPOINT, read_result, read_spec
+from ..training.ranking import Ranks
+from ..training.spec import CHECKPOINT, TrialResult, read_result, read_spec
 from .ledger import Ledger, Look
 from .request import TestResult
 from .unseal import Targets, open_test
 from .vault import OWNER_ONLY, OWNER_ONLY_DIRECTORY, Vault, read_key
 
 FINGERPRINT_DIGITS = 12
-RESULT_BYTES = 4096  # upper bound on the size of a result file
+RESULT_BYTES = 8192  # upper bound on the size of a result file
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model to be examined: that of the selected trial, or of one of its repetitions."""
+    """A model to be examined: that of the selected trial, or of one of its repetitions; of an ensemble, its members."""
 
-    model: SequenceModel
+    members: Sequence[LoadedMember]  # one, unless the trial is an ensemble
     config: TrialConfig
     priors: ScorePriors | None
+
+    def rank(self, histories: Histories, targets: NDArray[np.int32], num_items: int) -> Ranks:
+        """Ranks and ties of the targets after the histories, as the trial's worker ranks validation targets."""
+        if not self.config.ensemble:
+            (member,) = self.members
+            return evaluate_targets(member.model, self.config, histories, targets, self.priors, num_items)
+        return rank_ensemble(self.members, histories, targets, [self.priors], num_items)[0]
 
 
 def examine(
@@ -84,13 +95,24 @@ def load_candidate(directory: Path, dataset: PreparedDataset) -> Candidate:
     if spec.threads:
         torch.set_num_threads(spec.threads)
     device = "cuda" if not spec.device.startswith("cpu") and torch.cuda.is_available() else "cpu"
+    members, config = _models(directory, result, device)
+    for model, _ in members:
+        if model.num_items != dataset.num_items:
+            raise TrialError(
+                f"trial {directory.name} scores {model.num_items} items, but {dataset.name} has {dataset.num_items}: "
+                "it was trained on another dataset"
+            )
+    return Candidate(members, config, ScorePriors.from_dataset(dataset, config, device))
+
+
+def _models(directory: Path, result: TrialResult, device: str) -> tuple[list[LoadedMember], TrialConfig]:
+    """The model of a finished trial, or the models of an ensemble's members, and its configuration."""
+    spec = read_spec(directory)
+    if spec.members:
+        chosen = spec.settings[result.best_setting] if result.best_setting is not None else {}
+        return load_members(beside(directory, spec.members), device), TrialConfig(**{**spec.config, **chosen})
     model, config = load_checkpoint(directory / CHECKPOINT)
-    if model.num_items != dataset.num_items:
-        raise TrialError(
-            f"trial {directory.name} scores {model.num_items} items, but {dataset.name} has {dataset.num_items}: "
-            "it was trained on another dataset"
-        )
-    return Candidate(model.to(device), config, ScorePriors.from_dataset(dataset, config, device))
+    return [LoadedMember(model.to(device), config)], config
 
 
 def evaluate(
@@ -98,10 +120,7 @@ def evaluate(
 ) -> TestResult:
     """Rank every user's test item with each model, given the user's train and validation events as history."""
     histories = histories_before_test(dataset)
-    found = [
-        evaluate_targets(each.model, each.config, histories, targets.items, each.priors, dataset.num_items)
-        for each in candidates
-    ]
+    found = [each.rank(histories, targets.items, dataset.num_items) for each in candidates]
     ndcg = np.mean([ndcg_per_user(ranks) for ranks, _ in found], axis=0)
     metrics = [metrics_from_ranks(ranks) for ranks, _ in found]
     several = len(found) > 1
@@ -113,6 +132,7 @@ def evaluate(
         metrics={name: float(np.mean([each[name] for each in metrics])) for name in metrics[0]},
         metrics_sd={name: float(np.std([each[name] for each in metrics], ddof=1)) for name in metrics[0] if several},
         repetitions=metrics if several else [],
+        baselines=baseline_metrics(dataset, histories, targets.items, PriorTables(dataset)),
         ndcg10_se=float(ndcg.std(ddof=1) / len(ndcg) ** 0.5) if len(ndcg) > 1 else 0.0,
         ties=sum(ties for _, ties in found),
         num_users=len(ndcg),

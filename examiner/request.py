@@ -36,6 +36,7 @@ class TestResult(BaseModel):
     metrics: dict[str, float]  # recall@5, recall@10, ndcg@5, ndcg@10, mrr; of several models, their means
     metrics_sd: dict[str, float] = {}  # of several models: standard deviations over them (ddof 1)
     repetitions: list[dict[str, float]] = []  # of several models: the metrics of each
+    baselines: dict[str, dict[str, float]] = {}  # metrics by baseline (training/baselines.py), from the same look
     ndcg10_se: float  # standard error of ndcg@10 over users; of several models, of their mean per user
     ties: int  # users whose target tied with another candidate, over all models; ties are broken pessimistically
     num_users: int

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from ..models.config import TrialConfig
+from ..models.knobs.ensemble import ENSEMBLE
 
 SessionState = Literal["open", "frozen", "attempted", "revealed", "void"]
 TrialStatus = Literal["running", "finished", "stopped", "crashed", "cancelled"]
@@ -86,6 +87,7 @@ class TrialOutcome(_Record):
     base_delta_se: float | None = None
     curve: list[dict[str, Any]] = []
     details: dict[str, Any] = {}  # model_ndcg10, train_ndcg10, ties, best_epoch, device, rescored, metrics_se, …;
+    # baselines: validation metrics without a model, of the one trial that was asked to measure them;
     # of a crash: machine_fault; of a sweep: sweep, a list with the figures of every setting; of a trial that an earlier
     # session measured: reused_from; of a stopped trial: stopped, the cause in numbers, and bounds of the NDCG@10 that
     # it would have reached: floor and bound
@@ -149,6 +151,11 @@ class TrialRecord(_Record):
     def configurations(self) -> list[TrialConfig]:
         """Every configuration that the trial measures: those of a sweep's settings, in order, or `configuration`."""
         return [self.configuration.model_copy(update=setting) for setting in self.settings]
+
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether the trial scores the models of other trials together, and so has none of its own."""
+        return bool(self.config.get(ENSEMBLE))
 
     @property
     def changed(self) -> frozenset[str]:

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from ..data.errors import ConfigError
 from .knobs.capacity import Capacity
 from .knobs.declaration import BACKBONES, Backbone, Value, declared_knobs
+from .knobs.ensemble import ENSEMBLE
 from .knobs.optimisation import Optimisation
 from .knobs.regularisation import Regularisation
 from .knobs.scoring import Scoring
@@ -25,8 +26,11 @@ GROUPS = (Optimisation, Regularisation, Capacity, SequenceModelling, Supervision
 KNOBS = declared_knobs(GROUPS)
 """Every knob by name, in the order of SANDBOX.md."""
 
-SCORING_KNOBS = frozenset(name for name, knob in KNOBS.items() if knob.dimension == "scoring")
-"""Knobs that act on finished scores only: a trial that changes no others re-scores a checkpoint instead of training."""
+SCORING_KNOBS = frozenset(name for name, knob in KNOBS.items() if knob.dimension == "scoring" and name != ENSEMBLE)
+"""Knobs that act on finished scores only: a trial that changes no others re-scores a checkpoint instead of training.
+
+`ensemble` is not among them, although its dimension is scoring: it stands for the trained model.
+"""
 
 _ALIASES = {
     spelling: knob.name
@@ -102,10 +106,11 @@ def train_part(config: TrialConfig) -> dict[str, Any]:
 
 
 def train_hash(config: TrialConfig) -> str:
-    """The identity of a training run: configurations with the same hash, and the same seed, share their checkpoints.
+    """The identity of a trained model: configurations with the same hash, and the same seed, share their checkpoints.
 
     Only knobs that differ from the backbone's plain baseline are hashed. A knob that a later version adds therefore
-    does not change the identity of a configuration that leaves it at its default.
+    does not change the identity of a configuration that leaves it at its default. Ensembles are the same model if they
+    have the same members, whatever their other knobs are.
     """
     return _hash_of(config, train_part(config))
 
@@ -120,6 +125,8 @@ def continuation_hash(config: TrialConfig) -> str:
 
 
 def _hash_of(config: TrialConfig, part: dict[str, Any]) -> str:
+    if config.ensemble:
+        return fingerprint({ENSEMBLE: config.ensemble})
     baseline = make_config(config.backbone).model_dump()
     changed = {knob: value for knob, value in part.items() if value != baseline[knob]}
     return fingerprint({"backbone": config.backbone, **changed})

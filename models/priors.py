@@ -119,7 +119,8 @@ class PriorTables:
 
     def __init__(self, dataset: PreparedDataset, device: torch.device | str = "cpu") -> None:
         self._items, self._offsets = np.asarray(dataset.items, np.int64), np.asarray(dataset.offsets)
-        self._times, self._size, self._device = np.asarray(dataset.timestamps), dataset.num_items, device
+        self._times, self._size = np.asarray(dataset.timestamps), dataset.num_items
+        self.device = torch.device(device)
         self._tables: dict[tuple[Any, ...], Any] = {}
 
     def priors(self, config: TrialConfig) -> ScorePriors | None:
@@ -141,15 +142,15 @@ class PriorTables:
 
     def _popularity(self, config: TrialConfig) -> Tensor:
         values = popularity_prior(self._items, self._times, self._size, config.popularity_window)
-        return torch.tensor(values, dtype=torch.float32, device=self._device)
+        return torch.tensor(values, dtype=torch.float32, device=self.device)
 
     def _transition(self, config: TrialConfig) -> SparseRows:
         table = transition_prior(self._items, self._offsets, self._size, config)
-        return sparse_rows(*table, self._size, self._device)
+        return sparse_rows(*table, self._size, self.device)
 
     def _cooccurrence(self, config: TrialConfig) -> SparseRows:
         table = cooccurrence_prior(self._items, self._offsets, self._size, config)
-        return sparse_rows(*table, self._size, self._device)
+        return sparse_rows(*table, self._size, self.device)
 
 
 def normalise(scores: Tensor, kind: str) -> None:

@@ -51,6 +51,11 @@ def change(delta: float | None, error: float | None = None, z: float | None = No
     return f"{text} (z > 999)" if z > 0 else f"{text} (z < -999)"  # a standard error near 0
 
 
+def sign(delta: float, error: float) -> int:
+    """1 or -1 if a difference is at least one standard error from 0, otherwise 0."""
+    return 0 if abs(delta) < error else 1 if delta > 0 else -1
+
+
 def relative(before: float | None, after: float | None) -> str:
     """`+12.3 %`: the relative change from `before` to `after`."""
     return MISSING if not before or after is None else f"{100 * (after / before - 1):+.1f} %"

@@ -12,13 +12,14 @@ from ..data.errors import HomeError
 from ..examiner.request import TestResult, read_revealed
 from ..memory.records import Confirmation, ReflectionRecord, RuleRecord, SessionRecord, SummaryRecord, TrialRecord
 from ..memory.store import Memory
-from ..sandbox.effects import knob_effects
 from ..sandbox.observations import still_stopped
 from ..sandbox.program import trials_measured
 from ..sandbox.protocol import parse_protocol
 from ..sandbox.statistics import selection_inflation
+from ..sandbox.steps import KnobStep, knob_steps
 from ..tools.cognition import select
-from ..tools.views import KnobEffect
+from .baselines import measured_baselines
+from .dataset import DatasetView, dataset_view
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class ReportData:
     test: TestResult | None
     default_config: Mapping[str, Any]
     dimensions: Mapping[str, str]
-    effects: Mapping[str, KnobEffect]
+    steps: list[KnobStep]
+    dataset: DatasetView | None
 
     @property
     def finished(self) -> list[TrialRecord]:
@@ -51,6 +53,11 @@ class ReportData:
         if self.session.selected:
             return next((trial for trial in self.trials if trial.handle == self.session.selected), None)
         return select(self.trials) if self.finished else None
+
+    @property
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """The validation metrics of scorers that need no model, by baseline; empty if no trial measured them."""
+        return measured_baselines(self.trials)
 
     @property
     def confirmation(self) -> Confirmation | None:
@@ -99,7 +106,7 @@ def gather(home: Path, session: str) -> ReportData:
         rules = [rule for rule in memory.rules.all() if _bears_on(rule, record.id)]
         summaries = [summary for summary in memory.summaries.all() if summary.session == record.id]
     space = parse_protocol(record.protocol_text, source=f"SANDBOX.md of session {record.id}").space
-    effects = knob_effects(trials, space.default(record.backbone))
+    default = space.default(record.backbone)
     return ReportData(
         session=record,
         trials=trials,
@@ -107,9 +114,10 @@ def gather(home: Path, session: str) -> ReportData:
         rules=rules,
         summary=summaries[0] if summaries else None,
         test=read_revealed(home, record.id),
-        default_config=space.default(record.backbone).model_dump(),
+        default_config=default.model_dump(),
         dimensions={knob.name: knob.dimension for knob in space.knobs(record.backbone)},
-        effects={knob: KnobEffect.model_validate(effect) for knob, effect in effects.items()},
+        steps=knob_steps(trials, default),
+        dataset=dataset_view(home, record),
     )
 
 

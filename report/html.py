@@ -1,6 +1,6 @@
 """The HTML report of a session: one self-contained file that loads nothing from the network and runs no script.
 
-The template escapes all text. Only the two charts, which are generated from numbers, are inserted without escaping.
+The template escapes all text. Only the charts are inserted without escaping; they contain numbers and names of knobs.
 """
 
 import json
@@ -17,10 +17,19 @@ from ..data.atomic import write_bytes
 from ..data.errors import HomeError
 from ..examiner.request import TestResult
 from ..sandbox.program import trials_used
-from . import formats
+from . import explained, formats
+from .baselines import scorers, strongest
+from .curves import top_curves
 from .gather import ReportData, gather, ndcg
+from .steps import step_rows
 from .tables import STYLES, confirmation_rows, confirmation_sentence, test_sentence, verdict_label
 from .templates import page_template
+
+EXPORT = "my-model"
+PYTHON = f"""from virtualmle.serving import Recommender
+r = Recommender.load("{EXPORT}")
+r.recommend(["item-7"], k=10)"""
+"""The use of an export; `item-7` stands for the ids of the reader's own log."""
 
 
 def write_report(home: Path, session: str) -> Path:
@@ -41,32 +50,41 @@ def write_report(home: Path, session: str) -> Path:
 
 def render(data: ReportData) -> str:
     """The report as HTML."""
-    from .plots import best_so_far, knob_effects  # noqa: PLC0415 - matplotlib is slow to import
+    from .data_plots import data_charts  # noqa: PLC0415 - matplotlib is slow to import
+    from .knob_plots import knob_charts  # noqa: PLC0415
+    from .plots import best_so_far, learning_curves  # noqa: PLC0415
 
+    best = strongest(data.baselines)
+    steps, more_steps = step_rows(data.steps, data.dimensions)
     return page_template(Path(__file__).with_name("report.html.j2")).render(
         data=data,
         session=data.session,
         formats=formats,
+        explained=explained,
         ndcg=ndcg,
         label=verdict_label,
         cards=_cards(data),
         results=_results(data),
+        scorers=_scorer_rows(data),
         test_sentence=test_sentence(data),
-        curve=Markup(best_so_far(data.trials, ndcg(data.default) if data.default else None)),
-        effects_chart=Markup(knob_effects(data.effects)),
-        effects=_effects(data),
+        best_chart=Markup(best_so_far(data.trials, ndcg(data.default) if data.default else None, best and best[1])),
+        curves_chart=Markup(learning_curves(top_curves(data.trials, data.default))),
+        knob_charts=[Markup(chart) for chart in knob_charts(data.steps, data.default_config)],
+        steps=steps,
+        more_steps=more_steps,
         configuration=_configuration(data),
         profile=_flat(data.session.profile),
-        computed=_flat({k: v for k, v in data.summary.computed.items() if k != "confirmation"}) if data.summary else [],
+        data_charts=[(Markup(chart.svg), chart.caption) for chart in data_charts(data.dataset)] if data.dataset else [],
+        computed=_computed(data),
         confirmed=confirmation_rows(data.confirmation) if data.confirmation else [],
         confirmation_sentence=confirmation_sentence(data.confirmation) if data.confirmation else "",
         commands=_commands(data),
+        use=_use(data),
         version=__version__,
     )
 
 
 def _cards(data: ReportData) -> list[dict[str, str]]:
-    before = ndcg(data.default) if data.default else None
     after = ndcg(data.selected) if data.selected else None
     counts = Counter(verdict_label(trial) for trial in data.trials)
     session = data.session
@@ -74,8 +92,7 @@ def _cards(data: ReportData) -> list[dict[str, str]]:
         {
             "title": "Best validation NDCG@10",
             "figure": formats.metric(after),
-            "note": f"default {formats.metric(before)} · {formats.relative(before, after)}" if before
-            else "the default has not finished",
+            "note": "\n".join(_gains(data)),
         },
         {
             "title": "Test NDCG@10",
@@ -95,6 +112,16 @@ def _cards(data: ReportData) -> list[dict[str, str]]:
             + (f" · about {formats.duration(data.saved_seconds)} saved by racing" if data.saved_seconds else ""),
         },
     ]
+
+
+def _gains(data: ReportData) -> list[str]:
+    """The gain of the selected trial over the default, and over the best baseline without a model."""
+    before = ndcg(data.default) if data.default else None
+    after = ndcg(data.selected) if data.selected else None
+    best = strongest(data.baselines)
+    default = f"default {formats.metric(before)} · {formats.relative(before, after)}"
+    lines = [default if before else "the default has not finished"]
+    return lines + ([f"{best[0]} {formats.metric(best[1])} · {formats.relative(best[1], after)}"] if best else [])
 
 
 def _test_note(test: TestResult) -> str:
@@ -121,20 +148,25 @@ def _results(data: ReportData) -> list[list[str]]:
     ]
 
 
-def _effects(data: ReportData) -> list[list[str]]:
-    """Rows: knob, dimension, effect, trials changing it alone, values tried, trials changing others too; best first."""
-    best_first = sorted(data.effects.items(), key=lambda entry: -entry[1].mean_delta)
+def _scorer_rows(data: ReportData) -> list[list[str]]:
+    """Rows: scorer; NDCG@10, Recall@10 and the selected model's gain over it, on validation and, if looked at, test."""
+    lines = scorers(data.baselines, data.default, data.selected, data.test)
     return [
-        [
-            knob,
-            data.dimensions.get(knob, formats.MISSING),
-            formats.change(effect.mean_delta, effect.se),
-            str(effect.n - effect.confounded),
-            "; ".join(f"{formats.value(one.value)}: {formats.signed(one.delta)}" for one in effect.values),
-            str(effect.confounded),
-        ]
-        for knob, effect in best_first
+        [line.title, *_compared(line.validation, lines[-1].validation)]
+        + (_compared(line.test, lines[-1].test) if data.test else [])
+        for line in lines
     ]
+
+
+def _compared(one: Mapping[str, float], selected: Mapping[str, float]) -> list[str]:
+    gain = formats.relative(one.get("ndcg@10"), selected.get("ndcg@10")) if one is not selected else formats.MISSING
+    return [formats.metric(one.get("ndcg@10")), formats.metric(one.get("recall@10")), gain]
+
+
+def _computed(data: ReportData) -> list[tuple[str, str]]:
+    """What the server computed for the Cognition Summary, without what the report shows elsewhere."""
+    computed = data.summary.computed if data.summary else {}
+    return _flat({name: part for name, part in computed.items() if name not in ("confirmation", "effects")})
 
 
 def _configuration(data: ReportData) -> list[list[str]]:
@@ -169,3 +201,10 @@ def _commands(data: ReportData) -> list[str]:
         trial = {"session": "SESSION", "base": "default", "changes": data.differences(data.selected)}
         lines.append(f"virtualmle call run_trial {shlex.quote(json.dumps(trial))}")
     return [*lines, f"virtualmle report {shlex.quote(session.id)}"]
+
+
+def _use(data: ReportData) -> dict[str, str]:
+    """The command that exports the selected model, and the lines of Python that use it; empty if there is none."""
+    if data.selected is None or data.session.replay:
+        return {}
+    return {"shell": f"virtualmle export {shlex.quote(data.session.id)} {EXPORT}", "python": PYTHON}

@@ -140,8 +140,8 @@ def _model(data: ReportData, trial: TrialRecord) -> list[str]:
         "Differences from the protocol's default: "
         f"{formats.settings(data.differences(trial), 'none')}. `config.json` has all knobs.",
         "`item_vectors.npy` is float32 (num_items, d), in the order of `items.parquet`. The plain inner product of a "
-        "row with the result of `Recommender.user_vectors` is the model's score without priors and masks, for any index "
-        "of nearest neighbours by inner product. "
+        "row with the result of `Recommender.user_vectors` is the model's score without priors and masks, for any "
+        "index of nearest neighbours by inner product. "
         f"The model scores by {inner}; norms and temperature are in the vectors.",
     ]
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from ..data.errors import ConfigError
 from ..models.config import KNOBS, TrialConfig, check_combination, make_config, similar_knobs
 from ..models.knobs.declaration import Dimension, KnobType, Value
+from ..models.knobs.ensemble import ENSEMBLE, ensemble_of
 
 MAX_ERRORS = 10  # errors reported per refusal
 _TITLES = {"sasrec": "SASRec", "hstu": "HSTU"}
@@ -39,7 +40,7 @@ class Knob(BaseModel):
 
     @property
     def is_free(self) -> bool:
-        """Whether the knob has more than one value."""
+        """Whether the knob has more than one value that another session could take too."""
         return self.type == "bool" or len(self.choices) > 1 or self.low != self.high
 
     def check(self, value: object) -> Value:
@@ -51,6 +52,8 @@ class Knob(BaseModel):
             if isinstance(value, str) and value in self.choices:
                 return value
             raise ConfigError(f"{self.name}={value!r:.60} is not one of its choices; choose one of {[*self.choices]}")
+        if self.type == "trials":
+            return ensemble_of(value)
         if self.type == "bool":
             if isinstance(value, bool):
                 return value
@@ -142,7 +145,7 @@ class ActionSpace(BaseModel):
         return ", ".join(
             f"{name}={value!r:.60} was rounded to {used[name]!r} ({KNOBS[name].resolution})"
             for name, value in changes.items()
-            if value != used[name]
+            if KNOBS[name].resolution and value != used[name]
         )
 
     def dimension(self, knob: str) -> str:
@@ -170,9 +173,13 @@ class ActionSpace(BaseModel):
         ]
 
     def differences(self, config: TrialConfig) -> dict[str, Any]:
-        """The knobs whose values differ from the default of the backbone, with their values in `config`."""
-        default = self.default(config.backbone).model_dump()
-        return {knob: value for knob, value in config.model_dump().items() if value != default[knob]}
+        """The knobs whose values differ from the default of the backbone, with their values in `config`.
+
+        Of an ensemble, those that have an effect: the knobs of its models are those of its members.
+        """
+        default, settings = self.default(config.backbone).model_dump(), config.model_dump()
+        without = inert_changes(config, settings) if config.ensemble else {}
+        return {knob: value for knob, value in settings.items() if value != default[knob] and knob not in without}
 
     def _offered(self, backbone: str, name: str) -> Knob:
         entry = next((knob for knob in self.knobs(backbone) if knob.name == name), None)
@@ -220,6 +227,8 @@ def _inert_reason(config: TrialConfig, knob: str) -> str:
         return ""
     if config.backbone not in declared.defaults:
         return f"only {' and '.join(_TITLES[backbone] for backbone in declared.defaults)} has it"
+    if config.ensemble and declared.dimension != "scoring":
+        return f"an ensemble trains nothing; base the trial on a member, or set {ENSEMBLE}=[]"
     return declared.inert.reason if declared.inert and declared.inert.holds(config) else ""
 
 

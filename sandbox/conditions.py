@@ -76,6 +76,8 @@ def parse_condition(text: str) -> Condition:
 
 def _value(name: str, word: str) -> Value:
     knob = KNOBS[name]
+    if knob.type == "trials":
+        raise ConfigError(f"condition on {name}: its values are trials of one session; state it in words instead")
     if knob.type == "bool":
         return _choice(name, word.lower(), {"true": True, "false": False})
     if knob.type == "choice":

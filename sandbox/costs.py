@@ -27,14 +27,15 @@ def estimate_seconds(
 ) -> float | None:
     """Training seconds that the configuration will be charged; None if the session has measured nothing to scale.
 
-    A configuration that differs from a finished trial in scoring knobs only costs a re-scoring, and one whose training
-    a trial has begun, with other `epochs` or `patience` or until it was stopped, costs the epochs that are left.
+    A configuration that differs from a finished trial in scoring knobs only costs a re-scoring, an ensemble is taken to
+    cost as much, and one whose training a trial has begun, with other `epochs` or `patience` or until it was stopped,
+    costs the epochs that are left.
     `num_items` is the size of the catalogue, over which a full softmax sums.
     """
     ended = [(t, t.outcome) for t in trials if t.concluded and t.outcome]
     finished = [(t, o) for t, o in ended if t.status == "finished"]
     wanted = train_hash(config)
-    if any(trial.train_hash == wanted for trial, _ in finished):
+    if config.ensemble or any(trial.train_hash == wanted for trial, _ in finished):
         return _rescoring_seconds([outcome for _, outcome in finished])
     trained = [(t, o) for t, o in ended if _epoch_seconds(o) and not o.details.get("rescored")]
     if not trained:

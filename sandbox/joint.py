@@ -7,7 +7,7 @@ from ..memory.records import TrialRecord
 from ..models.config import TrialConfig
 from .action_space import Knob
 from .effects import base_config, changed_knobs, interval, revealing, scaled, steps_of
-from .observations import still_stopped
+from .observations import measured_models, still_stopped
 from .surrogate import Surrogate, engine_knobs
 from .sweeping import each_setting
 
@@ -51,7 +51,7 @@ def model_of(
     knobs: Sequence[Knob] | None = None,
 ) -> Surrogate | None:
     """The joint model of a session, over the engine's knobs by default; None before a trial has finished."""
-    first = next((t for t in trials if t.status == "finished" and t.outcome and t.outcome.metrics), None)
+    first = next((t for t in measured_models(trials) if t.status == "finished"), None)
     if first is None:
         return None
     offered = engine_knobs(first.config["backbone"]) if knobs is None else knobs
@@ -71,9 +71,12 @@ def interaction_in_words(model: Surrogate | None) -> str:
 
 
 def shares(model: Surrogate, trial: TrialRecord, base: TrialConfig) -> list[Share]:
-    """The shares of a trial's difference to its base, by changed knob; raised limits get none (`revealing`)."""
+    """The shares of a trial's difference to its base, by changed knob; raised limits get none (`revealing`).
+
+    The difference of an ensemble, or to one, has no shares: the model describes single models.
+    """
     steps = steps_of(trial, base)
-    if not steps:
+    if not steps or trial.is_ensemble or base.ensemble:
         return []
     found = scaled(model.posterior([{knob: step} for knob, step in steps.items()]), model.reference_ndcg)
     numbers = zip(steps.items(), found.mean, found.sd, strict=True)
@@ -115,7 +118,7 @@ def _counts(trials: Sequence[TrialRecord], default: TrialConfig) -> dict[tuple[s
     for trial in each_setting(trials):
         base = base_config(trial, trials, default)
         measured = trial.status == "finished" and trial.outcome and trial.outcome.base_delta is not None
-        if base is None or not (measured or trial.handle in bounded):
+        if base is None or base.ensemble or trial.is_ensemble or not (measured or trial.handle in bounded):
             continue
         changed = changed_knobs(trial, base)
         for knob in set(changed) - revealing(trial, base, changed):

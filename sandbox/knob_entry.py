@@ -18,6 +18,7 @@ KEYS: dict[KnobType, tuple[str, ...]] = {
     "float": _NUMBER,
     "bool": _COMMON,
     "choice": (*_COMMON, "choices"),
+    "trials": _COMMON,
 }
 """The keys that an entry may have, by type of knob."""
 
@@ -65,10 +66,10 @@ class _Reader:
         return dimension
 
     def range_or_choices(self) -> dict[str, Any]:
-        """The range or levels of a numeric knob, the choices of a choice knob, nothing for a bool."""
+        """The range or levels of a numeric knob, the choices of a choice knob, nothing for other knobs."""
         if self.declared.type == "choice":
             return {"choices": self.choices()}
-        if self.declared.type == "bool":
+        if self.declared.type in ("bool", "trials"):
             return {}
         return self.levels() if "levels" in self.entry.values else self.bounds()
 
@@ -114,6 +115,8 @@ class _Reader:
         default = self._required("default")
         if not isinstance(default, dict):
             default = dict.fromkeys(backbones, default)
+        if self.declared.type == "trials" and any(default.values()):
+            raise self.entry.error(f"a page cannot name the trials of a session: the default of {self.name} is none")
         if sorted(default) != sorted(backbones):
             raise self.entry.error(f"default has values for {sorted(default)}, but {self.name} is for {backbones}")
         try:  # a page's default is a value of its own, which the knob's resolution does not round

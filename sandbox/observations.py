@@ -63,9 +63,10 @@ class Observations:
 def observations(trials: Sequence[TrialRecord]) -> Observations:
     """The finished trials that have NDCG@10, in order, and of a sweep every setting; then the stopped ones.
 
-    A stopped trial whose configuration has finished since is left out. There may be none of either.
+    A stopped trial whose configuration has finished since is left out, and so are ensembles, whose NDCG@10 says nothing
+    about single knobs. There may be none of either.
     """
-    finished = [t for t in trials if t.status == "finished" and t.outcome and NDCG10 in t.outcome.metrics]
+    finished = [t for t in measured_models(trials) if t.status == "finished"]
     measured = each_setting(finished)
     stopped = still_stopped(trials)
     hashes = np.array([t.train_hash for t in [*measured, *stopped]])
@@ -81,6 +82,11 @@ def observations(trials: Sequence[TrialRecord]) -> Observations:
         same_checkpoint=(hashes[:, None] == hashes[None, :]).astype(np.float64),
         paired_variance=paired,
     )
+
+
+def measured_models(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """The trials with NDCG@10 that have a trained model of their own: all but ensembles."""
+    return [t for t in trials if not t.is_ensemble and t.outcome and NDCG10 in t.outcome.metrics]
 
 
 def still_stopped(trials: Sequence[TrialRecord]) -> list[TrialRecord]:

@@ -11,11 +11,13 @@ from typing import Any
 
 from ..data.errors import ProtocolError
 from ..models.config import KNOBS
+from ..models.knobs.ensemble import COUNT, NO_MEMBERS
 from .toml_page import toml_tables
 
 BACKBONE_COLUMNS = {"sasrec": "SASRec", "hstu": "HSTU"}
 RANGE_COLUMN = "range or choices"
 ABSENT = "–"  # default cell of a backbone for which the knob is not offered
+NONE = "none"  # default cell of a knob that names trials: a page cannot name any
 _RANGE = re.compile(r"([^\s…]+)\s*…\s*([^\s,…]+)\s*(?:,\s*(\w+))?")
 _FENCE = re.compile(r"\s*(`{3,}(?=[^`]*$)|~{3,})")
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
@@ -172,8 +174,12 @@ def _knob_entry(row: _Row) -> Entry:
 
 
 def _range_or_choices(row: _Row, kind: str) -> dict[str, Any]:
-    """The range or levels of a numeric knob, or the choices of a choice knob; nothing for a bool."""
+    """The range or levels of a numeric knob, or the choices of a choice knob; nothing for other knobs."""
     cell = row.cell(RANGE_COLUMN)
+    if kind == "trials":
+        if cell != COUNT:
+            raise row.error(f"{cell!r} cannot be changed; write {COUNT}, or remove the row to offer no ensembles")
+        return {}
     if kind in ("int", "float"):
         return _range_or_levels(row, cell, _PARSERS[kind])
     choices = [_unquote(choice) for choice in cell.split(",") if choice.strip()]
@@ -219,5 +225,6 @@ _PARSERS: Mapping[str, Callable[[str], Any]] = {
     "float": _or_text(float),
     "bool": _or_text(lambda cell: {"true": True, "false": False}[cell]),
     "choice": str,
+    "trials": lambda cell: NO_MEMBERS if cell == NONE else cell,
 }
 """Cell parsers by type of knob."""

@@ -256,7 +256,7 @@ def _reflection_refusal(pending: str | None) -> str | None:
 
 def _training_refusal(trials: Sequence[TrialRecord], config: TrialConfig) -> str | None:
     """Refuses to train what a running trial is training: only its scoring, or when it stops, would differ."""
-    if any(trial.status == "finished" and trial.train_hash == train_hash(config) for trial in trials):
+    if config.ensemble or any(t.status == "finished" and t.train_hash == train_hash(config) for t in trials):
         return None
     wanted = continuation_hash(config)
     return next(

@@ -104,7 +104,7 @@ class _Proposer:
         self._trials, self._incumbent, self._space, self._history = trials, incumbent, space, history
         self._num_items = num_items
         self._config = incumbent.configuration
-        self._knobs = {knob.name: knob for knob in space.knobs(self._config.backbone)}
+        self._knobs = {knob.name: knob for knob in space.knobs(self._config.backbone) if knob.type != "trials"}
         default = space.default(self._config.backbone)
         self._surrogate = model or Surrogate(trials, list(self._knobs.values()), history, default)
         self._allowed = _Allowed(trials, self._config, space, refused)

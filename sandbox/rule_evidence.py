@@ -43,7 +43,8 @@ def check_rule(
 ) -> RuleCheck:
     """Count the trials for and against a rule: those that made `condition` true over a base where it was false.
 
-    A gain in NDCG@10 supports a prefer rule and contradicts an avoid rule; a loss does the reverse. Insights and rules
+    A gain in NDCG@10 supports a prefer rule and contradicts an avoid rule; a loss does the reverse. A trial that made
+    the condition false over a base where it was true counts the other way round. Insights and rules
     without a condition are unverified. `default` is the configuration of base "default"; if it is None, the session's
     default trial provides it. Raises ConfigError for a condition that does not parse.
     """
@@ -75,16 +76,18 @@ def count_rule(
     only the first counts, and none if a trial isolates the step. A stopped trial counts as a loss if its upper bound is
     as far below its base, and not at all otherwise.
     """
-    entering = [m for m in moves if condition.matches(m.trial.config) and not condition.matches(m.base)]
-    isolated = [m for m in entering if isolates(condition.knob, m.trial, m.base, m.changed)]
-    bundled = [m for m in entering if m not in isolated]
-    measured = [(m.trial.handle, m.z / CLEAR_Z) for m in isolated]
-    attributed = _attributed(condition.knob, isolated, bundled, model) if model else []
+    crossing = [m for m in moves if condition.matches(m.trial.config) != condition.matches(m.base)]
+    isolated = [m for m in crossing if isolates(condition.knob, m.trial, m.base, m.changed)]
+    bundled = [m for m in crossing if m not in isolated]
+    entered = {m.trial.handle: 1 if condition.matches(m.trial.config) else -1 for m in crossing}
+    measured = [(m.trial.handle, entered[m.trial.handle] * m.z / CLEAR_Z) for m in isolated]
+    shared = _attributed(condition.knob, isolated, bundled, model) if model else []
+    attributed = [(handle, entered[handle] * z) for handle, z in shared]
     clear = [(handle, z) for handle, z in [*measured, *((h, z / SHARE_Z) for h, z in attributed)] if abs(z) >= 1]
     improved, worsened = [h for h, z in clear if z > 0], [h for h, z in clear if z < 0]
     support, against = (improved, worsened) if kind == "prefer" else (worsened, improved)
     note = (
-        f"{counted(len(isolated), 'trial')} made '{condition}' true over a base without it: "
+        f"{counted(len(isolated), 'trial')} made '{condition}' true over a base without it, or false over one with it: "
         f"{support or 'none'} support the rule, {against or 'none'} contradict it"
     )
     if bundled:

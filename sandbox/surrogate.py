@@ -175,9 +175,11 @@ class Surrogate:
         self.observed: Observations = observations(trials)
         self.reference_ndcg = self.observed.reference_ndcg
         self.first = self.observed.trials[0].configuration
-        self._knobs = {knob.name: knob for knob in knobs}
+        self._knobs = {knob.name: knob for knob in knobs if knob.type != "trials"}
         refer = default or self.first
-        self._priors = {k.name: _KnobPrior(k, getattr(refer, k.name), history.get(k.name)) for k in knobs}
+        self._priors = {
+            name: _KnobPrior(knob, getattr(refer, name), history.get(name)) for name, knob in self._knobs.items()
+        }
         self.trial_steps = [self.steps_between(self.first, t.configuration) for t in self.observed.all_trials]
         self._relative = self.observed.ndcg / self.reference_ndcg - 1
         self._fits = self._fit(None)

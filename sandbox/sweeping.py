@@ -9,6 +9,7 @@ import numpy.typing as npt
 from ..data.errors import ConfigError, SweepError
 from ..memory.records import Choice, TrialRecord
 from ..models.config import KNOBS, SCORING_KNOBS, TrialConfig, fingerprint
+from ..models.knobs.ensemble import ENSEMBLE
 from ..training.metrics import ndcg_per_user
 from .action_space import ActionSpace, effective
 from .statistics import compare
@@ -38,6 +39,11 @@ def plan_settings(
 
 
 def _resolved(space: ActionSpace, base: TrialConfig, setting: Mapping[str, Any], number: int) -> TrialConfig:
+    if ENSEMBLE in setting:
+        raise SweepError(
+            f"setting {number} changes {ENSEMBLE}, and a sweep re-scores one model; call run_trial with the ensemble, "
+            "and then sweep over that trial"
+        )
     training = [knob for knob in setting if knob in KNOBS and knob not in SCORING_KNOBS]
     if training:
         raise SweepError(

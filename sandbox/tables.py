@@ -13,16 +13,19 @@ from pathlib import Path
 from ..data.atomic import write_bytes
 from ..models.config import KNOBS
 from ..models.knobs.declaration import DIMENSIONS, DeclaredKnob, Value
-from .page import ABSENT, BACKBONE_COLUMNS, RANGE_COLUMN
+from ..models.knobs.ensemble import NO_MEMBERS
+from .page import ABSENT, BACKBONE_COLUMNS, NONE, RANGE_COLUMN
 
 Columns = dict[str, Callable[[DeclaredKnob], str]]
 """Column header → function that returns the cell of a knob."""
 
 
 def format_value(value: Value) -> str:
-    """Format a value for a page: true, 3e-4, 0.05, adamw."""
+    """Format a value for a page: true, 3e-4, 0.05, adamw, none."""
     if isinstance(value, bool):
         return str(value).lower()
+    if value == NO_MEMBERS:
+        return NONE
     if isinstance(value, float) and 0 < abs(value) < 0.01:
         mantissa, exponent = f"{value:e}".split("e")
         return f"{float(mantissa):g}e{int(exponent)}"
@@ -30,7 +33,9 @@ def format_value(value: Value) -> str:
 
 
 def format_range(knob: DeclaredKnob) -> str:
-    """The range or choices of a knob: "1e-5 … 0.01, log" or "relu, gelu, swiglu"."""
+    """The range or choices of a knob: "1e-5 … 0.01, log", "relu, gelu, swiglu" or "2 to 4 trials"."""
+    if knob.type == "trials":
+        return knob.engine
     if knob.low is None or knob.high is None:
         return ", ".join(knob.choices) or "true, false"
     return f"{format_value(knob.low)} … {format_value(knob.high)}" + (", log" if knob.about.scale == "log" else "")

@@ -159,5 +159,5 @@ def describe(observation: TrialObservation, others: list[str]) -> str:
     if progress.get("epochs"):
         text += f", epoch {progress['epoch']}/{progress['epochs']}"
     if progress.get("best_ndcg10") is not None:
-        text += f", best validation NDCG@10 {progress['best_ndcg10']:.4f}"
+        text += f", best validation NDCG@10 of the bare model {progress['best_ndcg10']:.4f}"
     return f"{text}; {listed(others)} too" if others else text

@@ -5,6 +5,7 @@ scores and ranks. Memory does not grow with the number of users, except for the 
 """
 
 import math
+import threading
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from .artifact import Export
 from .top_k import NO_ITEM, top_k
 
 CHUNK_USERS = 1 << 17  # upper bound on the users whose states are in memory at once
+_IN_THREADS = threading.Lock()  # `map_in_threads` sets torch's number of threads for the whole process
 
 
 class _Chunk(NamedTuple):
@@ -143,6 +145,7 @@ class Engine:
         wanted = torch.tensor(np.asarray(targets), device=self.device)
         return rank_variants(blocks, items, offsets, wanted, self.factors.block_users)[0]
 
+    @torch.inference_mode()
     def similarities(self, item: int) -> Tensor:
         """The cosines of an item's vector with those of all items, (num_items,); of an ensemble, their mean."""
         cosines = []
@@ -166,8 +169,10 @@ class Engine:
             numbers, scores = work(chunk, first, min(first + firsts.step, num_users))
             return numbers.cpu(), scores.cpu()
 
-        in_threads = self.device.type == "cpu" and len(firsts) > 1
-        return map_in_threads(one, firsts) if in_threads else [one(first) for first in firsts]
+        if self.device.type != "cpu" or len(firsts) == 1:
+            return [one(first) for first in firsts]
+        with _IN_THREADS:
+            return map_in_threads(one, firsts)
 
     def _chunks(self, histories: Histories) -> Iterator[_Chunk]:
         """The users in chunks of bounded memory, whose blocks begin where those of an evaluation would."""

@@ -51,4 +51,8 @@ def _series(ids: Ids) -> pl.Series:
         return ids
     if isinstance(ids, np.ndarray) and ids.dtype != object:
         return pl.Series(ids)
-    return pl.Series([None if each is None else str(each) for each in ids], dtype=pl.String)
+    return pl.Series([None if each is None else _text(each) for each in ids], dtype=pl.String)
+
+
+def _text(value: Any) -> str:
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

@@ -32,7 +32,7 @@ from .layout import (
 )
 
 Content = TypeVar("Content", ExportConfig, ExportManifest)
-ATTEMPTS = 3  # an export that is replaced while it is read is read again
+ATTEMPTS = 20  # an export that is replaced while it is read is read again
 
 
 @dataclass(frozen=True)

@@ -141,9 +141,9 @@ def proposal(changes: dict[str, Any], delta: float) -> dict[str, Any]:
 
 
 def test_every_few_trials_the_surrogate_chooses_if_it_expects_a_gain() -> None:
-    hopeful = World(trials_max=9, known={"proposals": [proposal({"beta1": 0.8}, 1e-6)]}).play(Engineer(0))
+    hopeful = World(trials_max=12, known={"proposals": [proposal({"beta1": 0.8}, 1e-6)]}).play(Engineer(0))
     assert [change for change in changes(hopeful)].index({"beta1": 0.8}) == 8
-    hopeless = World(trials_max=9, known={"proposals": [proposal({"beta1": 0.8}, -1e-6)]}).play(Engineer(0))
+    hopeless = World(trials_max=12, known={"proposals": [proposal({"beta1": 0.8}, -1e-6)]}).play(Engineer(0))
     assert {"beta1": 0.8} not in changes(hopeless)
 
 

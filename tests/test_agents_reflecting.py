@@ -1,5 +1,6 @@
 """Reflections, rules and summaries state what was measured and nothing else."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -149,3 +150,27 @@ def test_the_summary_lists_the_kept_changes_in_order() -> None:
     summary = summarise(World(trials_max=10).play(Engineer(0)).situation)
     kept = summary.split("Kept in this order: ")[1].split(". ")[0].split("; ")
     assert [step.split("=")[0] for step in kept] == ["lr", "transition_weight"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "z", "expected"),
+    [
+        ({"lr": 0.001}, -2.0, "Keep the base's value of lr, or try the other direction of lr."),
+        ({"loss": "full_softmax"}, -2.0, "Keep the base's value of loss."),
+        ({"tie_embeddings": True}, -2.0, "Keep the base's value of tie_embeddings."),
+        ({"loss": "bce", "lr": 0.001}, -2.0, "Keep the base's value of loss, lr, or try the other direction of lr."),
+        ({"lr": 0.001}, 2.0, "Keep it, and go further in the same direction with lr."),
+        ({"loss": "full_softmax"}, 2.0, "Keep it."),
+    ],
+)  # fmt: skip
+def test_only_numbers_have_another_direction_to_try(changes: dict[str, Any], z: float, expected: str) -> None:
+    assert reflect_on(situation_with(changes, z), "t002").next_step == expected
+
+
+def test_the_summary_counts_the_knobs_that_were_never_tried_instead_of_listing_them() -> None:
+    situation = situation_with({"lr": 0.001}, 2.0)
+    untried = {"optimisation": ["epochs", "batch_size"], "sequence_modelling": ["position"]}
+    situation = replace(situation, state=situation.state.model_copy(update={"untried": untried}))
+    text = summarise(situation)
+    assert "Never tried: 3 knobs (2 of optimisation, 1 of sequence modelling)." in text
+    assert "batch_size" not in text

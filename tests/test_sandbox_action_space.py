@@ -6,8 +6,9 @@ import math
 import pytest
 
 from virtualmle.data.errors import ConfigError
-from virtualmle.models.config import KNOBS, TrialConfig, fingerprint, make_config
+from virtualmle.models.config import KNOBS, TrialConfig, fingerprint, make_config, train_hash
 from virtualmle.models.knobs.declaration import DIMENSIONS
+from virtualmle.models.knobs.ensemble import members_of
 from virtualmle.sandbox.action_space import ActionSpace, effective, inert_changes
 from virtualmle.sandbox.protocol import load_protocol
 
@@ -138,6 +139,7 @@ def test_both_ends_of_every_range_are_valid(space: ActionSpace, backbone: str) -
     base = space.default(backbone)
     for knob in space.knobs(backbone):
         values = [knob.low, knob.high] if knob.low is not None else list(knob.choices) or [True]
+        values = ["", "t001+t002", "a-1/t001+b.c-2/t001r1+t001+t1000"] if knob.type == "trials" else values
         for value in values:
             assert getattr(space.resolve(base, {knob.name: value}), knob.name) == value
 
@@ -229,10 +231,30 @@ def test_a_resolved_configuration_is_a_trial_config(space: ActionSpace) -> None:
     assert TrialConfig(**json.loads(config.model_dump_json())) == config
 
 
+def test_the_members_of_an_ensemble_have_no_order_and_no_knob_that_needs_training_acts_in_it(
+    space: ActionSpace,
+) -> None:
+    base = space.default("sasrec")
+    one = space.resolve(base, {"ensemble": ["t010", "t004"], "lr": 0.002})
+    other = space.resolve(base, {"ensemble": ("t004", "t010"), "hidden_dim": 16})
+    assert one.ensemble == other.ensemble == "t004+t010" and members_of(one.ensemble) == ("t004", "t010")
+    assert effective(one) == effective(other) and train_hash(one) == train_hash(other)
+    assert train_hash(one) != train_hash(space.resolve(base, {"ensemble": ["t004", "t011"]}))
+    assert space.differences(one) == {"ensemble": "t004+t010"}
+    assert "an ensemble trains nothing" in inert_changes(one, {"lr": 0.002})["lr"]
+    assert effective(space.resolve(one, {"transition_weight": 2.0})) != effective(one)
+    assert space.resolve(one, {"ensemble": []}) == space.resolve(base, {"lr": 0.002})
+    assert space.roundings("sasrec", {"ensemble": ["t010", "t004"]}) == ""
+
+
+def test_the_identity_of_a_trained_model_is_that_of_earlier_versions() -> None:
+    assert train_hash(make_config("sasrec", lr=0.002)) == "bbe9889f9c096a0c"
+
+
 def test_what_a_page_fixes_is_not_a_choice_of_the_session(space: ActionSpace) -> None:
     fixed = {"hidden_dim": {"low": 64, "high": 64}, "loss": {"choices": ("bce",)}}
     entries = tuple(knob.model_copy(update=fixed.get(knob.name, {})) for knob in space.entries)
     config = space.default("sasrec").model_dump() | {"hidden_dim": 64, "loss": "bce", "lr": 0.002}
     chosen = ActionSpace(entries=entries).chosen(config)
-    assert chosen.keys() == {knob.name for knob in space.knobs("sasrec")} - fixed.keys()
+    assert chosen.keys() == {knob.name for knob in space.knobs("sasrec")} - fixed.keys() - {"ensemble"}
     assert chosen["lr"] == 0.002 and chosen["shared_blocks"] is False

@@ -51,6 +51,7 @@ def good_configurations(
     """The session's `KEPT_CONFIGURATIONS` best configurations, for the portfolios of later sessions.
 
     They hold what the session chose: a value that its page fixed is no recommendation to a session that may vary it.
+    Ensembles are left out: other sessions cannot repeat them.
     """
     default = default_trial(ws, session, trials)
     space = ws.session_protocol(session).space
@@ -66,7 +67,7 @@ def good_configurations(
             ndcg=_ndcg(trial),
             gain=_gain(trial, default),
         )
-        for trial in best_first(trials)[:KEPT_CONFIGURATIONS]
+        for trial in best_first([trial for trial in trials if not trial.is_ensemble])[:KEPT_CONFIGURATIONS]
     ]
 
 

@@ -96,11 +96,16 @@ def repetition_directories(ws: Workspace, session: SessionRecord, trial: str) ->
 
 
 def _candidates(ws: Workspace, session: SessionRecord) -> list[TrialRecord]:
-    """The trials to confirm, best first. They do not change: a session that confirms takes no more trials."""
+    """The trials to confirm, best first. They do not change: a session that confirms takes no more trials.
+
+    Ensembles are left out: they train no model that fresh seeds could change, and their members are trials of their
+    own. A session that confirms therefore selects one of its trained trials.
+    """
     protocol = ws.session_protocol(session)
     if session.replay or not protocol.confirm_repetitions:
         return []
-    return best_first(ws.memory.trials.all(session.id))[: protocol.confirm_top]
+    trained = [trial for trial in ws.memory.trials.all(session.id) if not trial.is_ensemble]
+    return best_first(trained)[: protocol.confirm_top]
 
 
 def _wanted(ws: Workspace, session: SessionRecord) -> Iterator[tuple[TrialRecord, int]]:

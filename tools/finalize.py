@@ -15,10 +15,10 @@ from ..examiner.request import TestResult, examine, has_looked, in_progress, rea
 from ..memory.records import Confirmation, SessionRecord, SummaryRecord, TrialRecord
 from ..sandbox.program import trials_measured
 from ..sandbox.statistics import selection_inflation
-from ..training.spec import CHECKPOINT
 from ..trials.warm import retire
 from .cognition import complete_curves, computed_summary, good_configurations, select, session_effects
 from .confirming import Standing, confirm_until, confirmation_of, repetition_directories
+from .members import check_model
 from .results import ConfirmationProgress, FinalResult
 from .rule_counts import count_rules
 from .states import delete_states
@@ -109,15 +109,12 @@ def freeze(ws: Workspace, session: SessionRecord, text: str, rules: list[RuleInp
     trials = ws.memory.trials.all(session.id)
     confirmation = confirmation_of(ws, session)
     selected = _selected(trials, confirmation)
-    for directory in _examined(ws, session, selected.handle):
-        if not (directory / CHECKPOINT).exists() and not session.replay:
-            raise SessionError(
-                f"{directory / CHECKPOINT} is missing, and {selected.handle} cannot be evaluated without it; restore it"
-            )
+    if not session.replay:
+        for directory in _examined(ws, session, selected.handle):
+            check_model(selected, directory)
     summary = required_text(text, SUMMARY_LENGTH, "cognition_summary")
-    prepared = [prepare_rule(ws, session, rule, trials) for rule in rules]
-    for rule, _ in prepared:
-        ws.memory.rules.add(rule)
+    for rule in rules:  # one after another: a later one must not contradict an earlier one
+        ws.memory.rules.add(prepare_rule(ws, session, rule, trials)[0])
     count_rules(ws, session, {knob for trial in trials for knob in trial.changed})
     ws.memory.summaries.add(
         SummaryRecord(

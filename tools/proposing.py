@@ -6,6 +6,7 @@ from ..memory.records import FollowedProposal, SessionRecord, TrialRecord
 from ..sandbox.proposal_scores import followed
 from ..sandbox.proposals import propose
 from ..sandbox.surrogate import Surrogate
+from .cognition import best_first
 from .transfer import HeuristicCheck, history_of
 from .workspace import Workspace
 
@@ -17,19 +18,30 @@ def proposals_of(
     incumbent: TrialRecord | None,
     model: Surrogate | None = None,
 ) -> list[dict[str, Any]]:
-    """Up to six proposals over the incumbent; none for a session that is closed or has no memory."""
-    if incumbent is None or session.state != "open" or not session.with_memory:
+    """Up to six proposals over the incumbent, or over the best trained trial while the incumbent is an ensemble.
+
+    None for a session that is closed or has no memory.
+    """
+    trained = [trial for trial in trials if not trial.is_ensemble]
+    start = next(iter(best_first(trained)), None) if incumbent and incumbent.is_ensemble else incumbent
+    if start is None or session.state != "open" or not session.with_memory:
         return []
-    refused = HeuristicCheck(ws, session, incumbent.configuration)
+    refused = HeuristicCheck(ws, session, start.configuration)
     space = ws.session_protocol(session).space
-    return propose(trials, incumbent, space, history_of(ws, session), refused, session.profile.get("items"), model)
+    rows = propose(trained, start, space, history_of(ws, session), refused, session.profile.get("items"), model)
+    if start is incumbent:
+        return rows
+    return [{**row, "base": start.handle if row["base"] == "incumbent" else row["base"]} for row in rows]
 
 
 def followed_proposal(
     ws: Workspace, session: SessionRecord, trials: list[TrialRecord], base: str, changes: dict[str, Any]
 ) -> FollowedProposal | None:
-    """The proposal that a trial over `base` (a handle) is about to follow; computed anew, as the state view would."""
+    """The proposal that a trial over `base` (a handle) is about to follow; computed anew, as the state view would.
+
+    Only proposals over the incumbent are recorded.
+    """
     incumbent = ws.memory.trials.incumbent(session.id)
-    if incumbent is None or base != incumbent.handle or not changes:
+    if incumbent is None or base != incumbent.handle or not changes or incumbent.is_ensemble:
         return None
     return followed(proposals_of(ws, session, trials, incumbent), changes, incumbent.configuration)

@@ -48,7 +48,8 @@ def _may_be_raced(
     ws: Workspace, session: SessionRecord, trial: TrialRecord, spec: TrialSpec, trials: Sequence[TrialRecord]
 ) -> bool:
     """Whether the rules of the session, which has these `trials`, allow to stop this one."""
-    if not ws.session_protocol(session).racing or spec.rescore_from or trial.sweep or trial.repetition:
+    is_trained = not (spec.rescore_from or spec.members)
+    if not ws.session_protocol(session).racing or not is_trained or trial.sweep or trial.repetition:
         return False
     return not any(other.status == "stopped" and other.train_hash == trial.train_hash for other in trials)
 

@@ -112,7 +112,7 @@ class TrialObservation(BaseModel):
     parameters: int = 0
     seconds: float = Field(default=0.0, description="wall-clock seconds of the trial's process")
     train_seconds: float = Field(default=0.0, description="seconds charged to the budget")
-    rescored: bool = Field(default=False, description="true: only scoring knobs changed, so nothing was trained")
+    rescored: bool = Field(default=False, description="true: nothing was trained, only finished models were scored")
     stopped: StoppedTrial | None = Field(
         default=None, description="of a trial that was stopped early; the same configuration again continues it"
     )

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 from ..data.errors import ConfigError
-from ..memory.records import SessionRecord
+from ..memory.records import RuleRecord, SessionRecord
 from ..sandbox.conditions import Condition, parse_condition
 from ..sandbox.joint import model_of
 from ..sandbox.rule_evidence import count_rule, moves_of
@@ -23,15 +23,16 @@ def count_rules(ws: Workspace, session: SessionRecord, knobs: Collection[str]) -
     moves, model = moves_of(trials, default), model_of(trials, default)
     counts = {}
     for rule in rules:
-        condition = _parsed(rule.condition or "")
+        condition = parsed(rule)
         found = count_rule(rule.kind, condition, moves, model) if condition else None
         if found and found.evidence:
             counts[rule.id] = (found.support, found.contradiction, found.evidence)
     return ws.memory.rules.count(session.id, counts)
 
 
-def _parsed(condition: str) -> Condition | None:
+def parsed(rule: RuleRecord) -> Condition | None:
+    """The condition of a rule; None if it has none that this engine knows."""
     try:
-        return parse_condition(condition)
+        return parse_condition(rule.condition or "")
     except ConfigError:  # a rule that was written for an engine with other knobs
         return None

@@ -1,6 +1,7 @@
 """The tool run_trial, one step of the loop: resolve the configuration, admit it, launch it, judge and record it."""
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,9 +12,10 @@ from ..memory.records import Hypothesis, SessionRecord, TrialOutcome, TrialRecor
 from ..memory.text import clean_text
 from ..models.config import TrialConfig, fingerprint, train_hash
 from ..sandbox.program import admit
-from ..training.spec import TrialSpec, read_spec
+from ..training.spec import EnsembleMember, TrialSpec, read_spec
 from ..trials.replay import serve
 from .guidance import budget_of, pending_reflection
+from .members import members_for, with_short_names
 from .observation import observe
 from .places import occupation, share_of
 from .proposing import followed_proposal
@@ -55,6 +57,7 @@ def run_trial(
     trials = ws.memory.trials.all(session)
     protocol = ws.session_protocol(record)
     base_handle, base_config = resolve_base(ws, record, base)
+    changes = with_short_names(session, changes)
     config = protocol.space.resolve(base_config, changes)
     rounded = protocol.space.roundings(record.backbone, changes)
     given, changes = changes, {knob: getattr(config, knob) for knob in changes}
@@ -103,14 +106,15 @@ def start_trial(
     seen: the number of trials among which it was admitted; ConflictError if another one was started since.
 
     A trial that an earlier session has measured is copied from there and has then ended. A fault of this machine ends
-    the trial as a crash. Raises TrialError if the trial cannot be started for any other reason, and AdmissionError if
-    the session's replay table does not hold it.
+    the trial as a crash. Raises TrialError if the trial cannot be started for any other reason, AdmissionError if the
+    session's replay table does not hold it, and ConfigError if a member of its ensemble may not be one.
     """
     replay = ws.replay_of(session)
     cells = replay.cells_of(request) if replay else []
+    members = [] if replay else members_for(ws, session, request.configuration)
     started = ws.memory.trials.start(request, seen=seen)
     directory = ws.trial_directory(session.id, started.handle)
-    spec = _spec(ws, session, started, dataset_dir)
+    spec = _spec(ws, session, started, dataset_dir, members)
     try:
         if cells:
             serve(cells, spec, directory)
@@ -148,11 +152,17 @@ def resolve_base(ws: Workspace, session: SessionRecord, base: str) -> tuple[str,
     return record.handle, record.configuration
 
 
-def _spec(ws: Workspace, session: SessionRecord, trial: TrialRecord, dataset_dir: Path) -> TrialSpec:
+def _spec(
+    ws: Workspace,
+    session: SessionRecord,
+    trial: TrialRecord,
+    dataset_dir: Path,
+    members: Sequence[EnsembleMember] = (),
+) -> TrialSpec:
     """The specification for the worker. What the session has trained already is not trained again."""
-    cached = ws.checkpoint_directory(session.id, trial.train_hash)
+    cached = None if members else ws.checkpoint_directory(session.id, trial.train_hash)
     share = share_of(ws, session, trial)
-    begun = None if cached else state_to_continue(ws, trial, share)
+    begun = None if cached or members else state_to_continue(ws, trial, share)
     return TrialSpec(
         session=session.id,
         trial=trial.handle,
@@ -164,8 +174,16 @@ def _spec(ws: Workspace, session: SessionRecord, trial: TrialRecord, dataset_dir
         wall_seconds=ws.session_protocol(session).trial_seconds,
         rescore_from=str(cached) if cached else None,
         resume_from=str(begun) if begun else None,
+        members=list(members),
+        baselines=not _has_baselines(ws, session),
         settings=trial.sweep.settings if trial.sweep else [],
     )
+
+
+def _has_baselines(ws: Workspace, session: SessionRecord) -> bool:
+    """Whether a trial of the session has measured the baselines, which are the same for all of them."""
+    outcomes = (trial.outcome for trial in ws.memory.trials.all(session.id))
+    return any(outcome and outcome.details.get("baselines") for outcome in outcomes)
 
 
 def _seed(session: SessionRecord, cached: Path | None) -> int:

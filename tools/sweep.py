@@ -94,7 +94,7 @@ def _trained_base(
             f"base={base!r} has no trained model yet, and a sweep re-scores a trained one; "
             "call run_trial with changes={} first, or give the handle of a finished trial"
         )
-    if ws.checkpoint_directory(session.id, train_hash(config)) is None:
+    if not config.ensemble and ws.checkpoint_directory(session.id, train_hash(config)) is None:
         raise SweepError(
             f"the checkpoint of base={base!r} is missing, and a sweep does not train; restore the trial's directory, "
             "or choose another finished trial"

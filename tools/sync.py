@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 Ranks = npt.NDArray[np.int32]
 MEASURED_DETAILS = {
-    "model_ndcg10", "train_ndcg10", "popularity_ndcg10", "ties", "best_epoch", "device", "engine", "files",
+    "model_ndcg10", "train_ndcg10", "popularity_ndcg10", "baselines", "ties", "best_epoch", "device", "engine", "files",
     "peak_bytes",
 }  # fmt: skip
 
@@ -169,7 +169,7 @@ def _judged(
         curve=[epoch.model_dump() for epoch in result.curve],
         details={
             **result.model_dump(include=MEASURED_DETAILS),
-            "rescored": spec.rescore_from is not None and spec.reused_from is None,
+            "rescored": bool(spec.rescore_from or spec.members) and spec.reused_from is None,
             **_continued(spec, result),
             "metrics_se": metric_errors(ranks),
             **({"incumbent_at_start": against_start.figures} if against_start else {}),
@@ -254,11 +254,9 @@ def default_trial(
     ws: Workspace, session: SessionRecord, trials: Sequence[TrialRecord] | None = None
 ) -> TrialRecord | None:
     """The finished trial of the backbone's default configuration, if any; `trials`: the session's trials if loaded."""
-    default = ws.session_protocol(session).space.default(session.backbone).model_dump()
-    return next(
-        (t for t in trials or ws.memory.trials.all(session.id) if t.status == "finished" and t.config == default),
-        None,
-    )
+    default = ws.session_protocol(session).space.default(session.backbone)
+    finished = (t for t in trials or ws.memory.trials.all(session.id) if t.status == "finished")
+    return next((trial for trial in finished if trial.configuration == default), None)
 
 
 def load_ranks(directory: Path) -> Ranks:

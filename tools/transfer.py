@@ -147,6 +147,8 @@ def _settings(space: ActionSpace, backbone: str, config: Mapping[str, Any]) -> d
     """The values of a configuration that differ from the default and that the session's protocol allows."""
     settings = {}
     for knob in space.knobs(backbone):
+        if knob.type == "trials":  # those of another session
+            continue
         value = config.get(knob.name, knob.defaults[backbone])
         try:
             if value != knob.defaults[backbone]:

@@ -133,7 +133,7 @@ class Workspace:
 
     def trial_directory(self, session: str, handle: str) -> Path:
         """The directory of a trial's files."""
-        return self.home / ".virtualmle" / "sessions" / session / handle
+        return trial_directory(self.home, session, handle)
 
     def inbox(self, session: str, place: int = 0) -> Path:
         """The directory in which the warm worker of a place of the session looks for its next trial."""
@@ -168,6 +168,11 @@ class Workspace:
             if record.status == "finished" and record.train_hash == train_hash and known:
                 return directory
         return None
+
+
+def trial_directory(home: Path, session: str, handle: str) -> Path:
+    """The directory of a trial's files in `home`."""
+    return home / ".virtualmle" / "sessions" / session / handle
 
 
 @functools.lru_cache(maxsize=32)

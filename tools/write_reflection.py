@@ -8,10 +8,12 @@ from ..data.errors import ConfigError, SessionError
 from ..memory.records import ReflectionRecord, RuleKind, RuleRecord, SessionRecord, TrialRecord
 from ..memory.text import clean_text
 from ..sandbox.conditions import parse_condition
+from ..sandbox.reconciling import OPPOSITE, Claimed, reconciled
 from ..sandbox.reflection import Claim, check_evidence, check_reflection, dimensions_of
-from ..sandbox.rule_evidence import check_rule
+from ..sandbox.rule_evidence import Move, check_rule, moves_of
 from . import guidance
 from .results import ReflectionReceipt
+from .rule_counts import parsed
 from .sync import sync_session
 from .workspace import Workspace
 
@@ -122,13 +124,20 @@ def prepare_rule(
 
     Raises ConfigError for a condition that cannot be parsed, SessionError for evidence that names no trial.
     """
-    condition = str(parse_condition(rule.condition)) if rule.condition else None
+    given = Claimed(rule.kind, parse_condition(rule.condition)) if rule.condition else None
     default = ws.session_protocol(session).space.default(session.backbone)
-    check = check_rule(rule.kind, condition, trials, default)
+    statement = required_text(rule.statement, STATEMENT_LENGTH, "statement")
+    stated = _reconciled(ws, session, given, moves_of(trials, default)) if given else None
+    kind, condition = (stated.kind, str(stated.condition)) if stated else (rule.kind, None)
+    check = check_rule(kind, condition, trials, default)
     check_evidence(rule.evidence, trials)
+    note = check.note
+    if stated != given:
+        statement += f" (Stated as: {given}.)"
+        note += f"; stored as '{stated}', because '{given}' contradicts a supported rule on values that both hold for"
     record = RuleRecord(
-        kind=rule.kind,
-        statement=required_text(rule.statement, STATEMENT_LENGTH, "statement"),
+        kind=kind,
+        statement=statement,
         condition=condition,
         backbone=session.backbone,
         dataset=session.dataset,
@@ -140,7 +149,18 @@ def prepare_rule(
         contradiction=check.contradiction,
         profile=session.profile,
     )
-    return record, check.note
+    return record, note
+
+
+def _reconciled(ws: Workspace, session: SessionRecord, rule: Claimed, moves: list[Move]) -> Claimed:
+    """`rule`, restated if it contradicts a supported rule that the session may read."""
+    if rule.kind not in OPPOSITE:
+        return rule
+    known = ws.memory.rules.about(session.backbone, [rule.condition.knob])
+    if not session.with_memory or session.memory_from:
+        known = [other for other in known if other.session == session.id]
+    supported = [Claimed(other.kind, c) for other in known if other.check == "supported" and (c := parsed(other))]
+    return reconciled(rule, supported, moves)
 
 
 def _merge_note(stated: RuleRecord | None, saved: RuleRecord | None) -> str:

@@ -78,15 +78,32 @@ def evaluate_variants(
 
     Of `config`, only the knobs that training depends on are read; each of `variants` has its own scoring knobs.
     """
+    check_catalogue(model, num_items)
+    users = states if states is not None else encode_users(model, config, histories)
+    factors = ItemFactors(model.items.catalogue())
+    return rank_by_vectors(factors, model.items.scaled(users), histories, targets, variants)
+
+
+def check_catalogue(model: SequenceModel, num_items: int) -> None:
+    """Raise TrainingError if the model does not score a catalogue of `num_items` items."""
     if model.num_items != num_items:
         raise TrainingError(f"the model scores {model.num_items} items, the dataset has {num_items}: another dataset")
-    device = model.item_table().device
-    users = states if states is not None else encode_users(model, config, histories)
-    items = torch.tensor(np.asarray(histories.items), device=device)
+
+
+@torch.inference_mode()
+def rank_by_vectors(
+    factors: ItemFactors,
+    users: Tensor,
+    histories: Histories,
+    targets: NDArray[np.int32],
+    variants: Sequence[ScorePriors | None],
+) -> list[Ranks]:
+    """Rank each user's target by the products of `users` (num_users, d) and `factors`, with each of several priors."""
+    items = torch.tensor(np.asarray(histories.items), device=factors.device)
     offsets = torch.tensor(np.asarray(histories.offsets))
-    factors = ItemFactors(model.items.catalogue())
-    blocks = score_blocks(factors, model.items.scaled(users), items, offsets, variants)
-    return rank_variants(blocks, items, offsets, torch.tensor(np.asarray(targets), device=device), factors.block_users)
+    wanted = torch.tensor(np.asarray(targets), device=factors.device)
+    blocks = score_blocks(factors, users, items, offsets, variants)
+    return rank_variants(blocks, items, offsets, wanted, factors.block_users)
 
 
 @torch.inference_mode()

@@ -4,6 +4,7 @@ Nothing here reads a test target or opens a seal.
 """
 
 import time
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,18 @@ from ..kernels.losses.arguments import BFLOAT16
 from ..kernels.losses.linear_cross_entropy_bfloat16 import is_available
 from ..models.build import num_parameters
 from ..models.config import TrialConfig
+from ..models.knobs.ensemble import members_of
 from ..models.priors import PriorTables
+from .baselines import baseline_metrics
 from .checkpoint import save_checkpoint
+from .ensembles import load_members, rank_ensemble, stored_states, total_parameters
 from .epoch_ranks import race_in, write_epoch_ranks
-from .errors import StateError
+from .errors import StateError, TrainingError
 from .evaluate import encode_users, evaluate_variants, train_histories, train_sample_ndcg
 from .metrics import best_setting, clip_ranks, metrics_from_ranks
 from .popularity import popularity_ndcg10
 from .products import BFLOAT16_CPU, FLOAT32_CPU, trains_in_bfloat16
+from .ranking import Ranks
 from .rescoring import load_trained, load_user_states, swept_configs
 from .spec import CHECKPOINT, RANKS, STATE, SWEPT_RANKS, USERS, TrialSpec
 from .trainer import FitResult, fit
@@ -40,13 +45,18 @@ DEFAULT_THREADS = torch.get_num_threads()
 def run(trial: Trial, spec: TrialSpec) -> None:
     """Train or reuse a model, score it, and write ranks, states and checkpoint; the result is recorded in `trial`.
 
-    Of a trial that racing stops, only the ranks of its epochs and its training state are written.
+    Of a trial that racing stops, only the ranks of its epochs and its training state are written; of an ensemble, only
+    its ranks.
     """
     device = set_up_device(spec.device, spec.threads)
     config = TrialConfig(**spec.config)
-    trial.record(device=_device_name(device, loss_precision(spec.device, device, config)))
-    trial.report(stage="loading", epochs=config.epochs)
+    precision = "ieee" if spec.members else loss_precision(spec.device, device, config)
+    trial.record(device=_device_name(device, precision))
+    trial.report(stage="loading", epochs=0 if spec.members else config.epochs)
     dataset = load_dataset(Path(spec.dataset_dir))
+    if config.ensemble:
+        _score_ensemble(trial, spec, config, dataset, device)
+        return
     trial.report(stage="training", training_since=time.time())
     fitted = _reuse(trial, spec, config, device) if spec.rescore_from else _train(trial, spec, config, dataset, device)
     if fitted.epoch_ranks:
@@ -66,6 +76,36 @@ def run(trial: Trial, spec: TrialSpec) -> None:
         dataset.num_items,
         states,
     )
+    best = _record_best(trial, spec, found, num_parameters(fitted.model), started)
+    if spec.baselines:  # after the clock: their seconds are not the trial's
+        trial.record(baselines=baseline_metrics(dataset, train_histories(dataset), dataset.valid_items, tables))
+    save_checkpoint(trial.directory / CHECKPOINT, fitted.model, configs[best], dataset.num_items)
+    _write_array(trial.directory / USERS, states.cpu().numpy())
+    trial.record(files={name: sha256_of(trial.directory / name) for name in (RANKS, USERS, CHECKPOINT)})
+
+
+def _score_ensemble(
+    trial: Trial, spec: TrialSpec, config: TrialConfig, dataset: PreparedDataset, device: torch.device
+) -> None:
+    """Score the members of an ensemble together; writes ranks and nothing else, since it has no model of its own."""
+    if members_of(config.ensemble) != tuple(member.name for member in spec.members):
+        raise TrainingError(f"the spec of {spec.trial} lacks members of its ensemble; run the same trial again")
+    trial.report(stage="scoring")
+    started = time.perf_counter()
+    members = load_members(spec.members, device)
+    pairs = zip(spec.members, members, strict=True)
+    states = [stored_states(member, loaded, dataset.num_users) for member, loaded in pairs]
+    histories, tables = train_histories(dataset), PriorTables(dataset, device)
+    priors = [tables.priors(each) for each in swept_configs(config, spec.settings)]
+    variants = [None, *priors]
+    (bare, _), *found = rank_ensemble(members, histories, dataset.valid_items, variants, dataset.num_items, states)
+    trial.record(model_ndcg10=metrics_from_ranks(bare)["ndcg@10"])
+    _record_best(trial, spec, found, total_parameters(members), started)
+    trial.record(files={RANKS: sha256_of(trial.directory / RANKS)})
+
+
+def _record_best(trial: Trial, spec: TrialSpec, found: Sequence[Ranks], parameters: int, started: float) -> int:
+    """Write and record what the best setting measured; returns its index. `found`: the ranks of every setting."""
     swept = np.stack([clip_ranks(ranks) for ranks, _ in found])
     best = best_setting(swept)
     ranks, ties = found[best]
@@ -73,15 +113,13 @@ def run(trial: Trial, spec: TrialSpec) -> None:
         metrics=metrics_from_ranks(ranks),
         ties=ties,
         best_setting=best if spec.settings else None,
-        parameters=num_parameters(fitted.model),
+        parameters=parameters,
         evaluate_seconds=trial.result.evaluate_seconds + time.perf_counter() - started,
     )
-    save_checkpoint(trial.directory / CHECKPOINT, fitted.model, configs[best], dataset.num_items)
-    _write_array(trial.directory / USERS, states.cpu().numpy())
     _write_array(trial.directory / RANKS, ranks)
     if spec.settings:
         _write_array(trial.directory / SWEPT_RANKS, swept)
-    trial.record(files={name: sha256_of(trial.directory / name) for name in (RANKS, USERS, CHECKPOINT)})
+    return best
 
 
 def _train(

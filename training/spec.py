@@ -7,8 +7,9 @@ This module does not import torch, because the launcher imports it as well as th
     result.json              written last and exactly once; a trial with this file is over
     swept_ranks.npy          of a sweep: uint8 (num_settings, num_users), ranks above 255 clipped to 255
     ranks.npy                int32 (num_users,): rank of each user's validation target, 1 = best
-    checkpoint.safetensors   weights of the best epoch
-    users.npy                float32 (num_users, hidden_dim): the user states that were scored, for re-scoring
+    checkpoint.safetensors   weights of the best epoch; an ensemble has none, it names its members in spec.json
+    users.npy                float32 (num_users, hidden_dim): the user states that were scored, for re-scoring; an
+                             ensemble has none
     epoch_ranks.npy          uint8 (num_evaluated, num_users): ranks of the bare model after each evaluated epoch,
                              those above 255 as 255; of a resumed trial, the rows of the earlier epochs come first
     training_state.safetensors   the state after the last epoch, from which this trial or a longer one can resume
@@ -37,6 +38,16 @@ LEASE_FILE = "lease.json"  # written by the launcher; a warm worker renames its 
 ORDER_PATTERN = "order-*.json"  # in an inbox: written by trials/warm.py, claimed by the worker
 
 
+class EnsembleMember(BaseModel):
+    """A finished trial whose model an ensemble scores: its name, its directory, and what its files must contain."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str  # as the configuration has it: "t004", or "SESSION/t004"
+    directory: str
+    files: dict[str, str]  # SHA-256 by file name, as recorded when the member ended; checkpoint and user states
+
+
 class TrialSpec(BaseModel):
     """The specification of one trial, which the worker process reads."""
 
@@ -52,6 +63,8 @@ class TrialSpec(BaseModel):
     wall_seconds: float = 3600.0  # wall-clock limit, after which the worker exits
     rescore_from: str | None = None  # directory of a finished trial with equal training knobs and seed
     resume_from: str | None = None  # directory of a trial with equal seed and `continuation_hash`
+    members: list[EnsembleMember] = []  # of an ensemble: what it scores, in the order of its configuration
+    baselines: bool = False  # also measure the baselines, which need no model: once in a session is enough
     settings: list[dict[str, Any]] = []  # of a sweep: the scoring knobs of each setting over `config`
     reused_from: str | None = None  # "SESSION/TRIAL" that the files were copied from; no worker runs such a trial
     saved_seconds: float = 0.0  # of a reused trial: what it has cost there
@@ -92,11 +105,12 @@ class TrialResult(BaseModel):
     model_ndcg10: float | None = None  # validation NDCG@10 of the bare model, without score priors
     train_ndcg10: float | None = None  # NDCG@10 on a fixed sample of train targets, to measure overfitting
     popularity_ndcg10: float | None = None  # validation NDCG@10 of ranking by popularity alone
+    baselines: dict[str, dict[str, float]] = {}  # if requested: validation metrics by baseline (training/baselines.py)
     ties: int = 0  # users whose target tied with another candidate (counted against the model)
     curve: list[EpochRecord] = []
     best_epoch: int = 0
     resumed_epochs: int = 0  # epochs of the curve that an earlier trial has trained; their seconds are not this trial's
-    parameters: int = 0
+    parameters: int = 0  # of an ensemble: of all its members
     train_seconds: float = 0.0
     evaluate_seconds: float = 0.0
     wall_seconds: float = 0.0  # of the whole trial

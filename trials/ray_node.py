@@ -14,7 +14,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,11 +98,13 @@ class TrialOnNode:
         dataset_id: str,
         dataset: Mapping[str, npt.NDArray[Any]] | None,
         source: Files | None,
+        members: Sequence[Files] = (),
     ) -> None:
         """Start the trial, unless it was started already.
 
         dataset_id: empty if the trial reads the head's files in place. dataset: the bytes of the dataset's files, None
         if this node has them. source: the files of the trial that `spec` re-scores or resumes.
+        members: those of each member of an ensemble.
         """
         if (self._trial / SPEC).exists():
             return
@@ -111,6 +113,8 @@ class TrialOnNode:
             _store(self._data(dataset_id), {name: content.tobytes() for name, content in dataset.items()})
         if source is not None:
             _store(self._own / "source", source)
+        for number, files in enumerate(members):
+            _store(self._member(number), files)
         _store(self._trial, inputs)
         write_model(self._own / LEASE, lease_of(psutil.Process(), spec.wall_seconds))
         launch(self._localised(spec, dataset_id), self._trial, module=WORKER)
@@ -142,7 +146,11 @@ class TrialOnNode:
             return spec
         source = str(self._own / "source")
         changes = {name: source for name in ("rescore_from", "resume_from") if getattr(spec, name)}
-        return spec.model_copy(update={"dataset_dir": str(self._data(dataset_id)), **changes})
+        members = [m.model_copy(update={"directory": str(self._member(n))}) for n, m in enumerate(spec.members)]
+        return spec.model_copy(update={"dataset_dir": str(self._data(dataset_id)), "members": members, **changes})
+
+    def _member(self, number: int) -> Path:
+        return self._own / f"member-{number}"
 
     def _data(self, dataset_id: str) -> Path:
         return self._node / "data" / dataset_id

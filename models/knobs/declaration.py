@@ -12,13 +12,14 @@ from typing import Any, ClassVar, Literal, cast, get_args
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
+from .ensemble import COUNT
 from .resolution import Resolution
 
 Backbone = Literal["sasrec", "hstu"]
 BACKBONES: tuple[Backbone, ...] = get_args(Backbone)
 Dimension = Literal["optimisation", "regularisation", "capacity", "sequence_modelling", "supervision", "scoring"]
 DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
-KnobType = Literal["int", "float", "bool", "choice"]
+KnobType = Literal["int", "float", "bool", "choice", "trials"]  # trials: the names of trials, as one text
 Value = bool | int | float | str
 FINEST = "0.000001"  # of numbers on a linear scale with two significant digits, whose ranges include 0
 
@@ -122,7 +123,7 @@ class DeclaredKnob:
     low: int | float | None  # the range in the shipped SANDBOX.md; None unless the knob is a number
     high: int | float | None
     defaults: Mapping[Backbone, Value]  # the plain default, for each backbone that reads the knob
-    engine: str  # the engine's own bounds, as text; empty unless the knob is a number
+    engine: str  # the engine's own bounds, as text; empty for choices and booleans
     about: Declaration
 
     @property
@@ -156,7 +157,7 @@ def _declared(name: str, field: FieldInfo, dimension: Dimension) -> DeclaredKnob
         low=number(about.low) if number and about.low is not None else None,
         high=number(about.high) if number and about.high is not None else None,
         defaults={backbone: defaults[backbone] for backbone in BACKBONES if about.only in (None, backbone)},
-        engine=_engine_bounds(name, field) if number else "",
+        engine=_engine_bounds(name, field) if number else COUNT if kind == "trials" else "",
         about=about,
     )
 
@@ -164,7 +165,8 @@ def _declared(name: str, field: FieldInfo, dimension: Dimension) -> DeclaredKnob
 def _type_of(name: str, field: FieldInfo, about: Declaration) -> KnobType:
     """The type of a knob; raises TypeError for a default of another type, such as 0 for a float."""
     choices = get_args(field.annotation)
-    kind = "choice" if choices else getattr(field.annotation, "__name__", "")
+    annotated = getattr(field.annotation, "__name__", "")
+    kind = "choice" if choices else "trials" if annotated == "str" else annotated
     for default in (field.default, about.hstu):
         fits = default in choices if choices else type(default) is field.annotation
         if default is not None and not fits:

@@ -1,11 +1,14 @@
 """The scoring knobs: priors counted on the train split, and how they are added to finished scores.
 
-A trial that changes no other knobs re-scores a checkpoint instead of training again.
+A trial that changes no other knobs re-scores a checkpoint instead of training again; an ensemble scores several.
 """
 
 from typing import Any, ClassVar, Literal
 
+from pydantic import field_validator
+
 from .declaration import Dimension, Inert, KnobGroup, knob
+from .ensemble import ensemble_of
 
 
 def _no_prior(config: Any) -> bool:
@@ -30,6 +33,15 @@ class Scoring(KnobGroup):
 
     dimension: ClassVar[Dimension] = "scoring"
 
+    ensemble: str = knob(
+        "",
+        "trials whose trained models are scored together, by the mean of their z-scores; the trial itself trains none",
+        source="averaging of standardised scores (Fox & Shaw 1994, CombSUM)",
+        helps="several good models of different seeds, widths or backbones",
+        cost="no training; scoring and serving cost the sum over the members",
+        note="a list of 2 to 4 trials; knobs that need training have no effect",
+        aliases=("ensembles", "members", "blend_models", "model_average"),
+    )
     score_normalisation: Literal["none", "zscore", "minmax", "softmax"] = knob(
         "zscore",
         "normalisation of the model's scores before a prior is added; only with a prior",
@@ -179,3 +191,8 @@ class Scoring(KnobGroup):
         helps="measured: `cosine`",
         aliases=("cooccurrence_normalization",),
     )
+
+    @field_validator("ensemble", mode="before")
+    @classmethod
+    def _canonical_ensemble(cls, given: object) -> str:
+        return ensemble_of(given)

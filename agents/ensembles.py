@@ -1,0 +1,52 @@
+"""When the engineer scores its best models together, and which of them. Pure functions.
+
+An ensemble costs no training, but it explains nothing about a knob, and only a new ensemble can improve on it. It is
+therefore one of the last trials of a session: when few are left, when no other move is, or when the session would end
+by its patience.
+"""
+
+from collections.abc import Iterator
+
+from ..memory.records import Hypothesis
+from ..models.knobs.ensemble import ENSEMBLE, MAX_MEMBERS, MIN_MEMBERS, joined
+from .base import RunTrial
+from .history import History, PastTrial
+from .sweeps import is_due, model_of
+
+WITHIN = 0.1
+"""Members reach at least this share less than the best one: a much weaker model pulls the mean down."""
+ENSEMBLE_GAIN = 0.02
+"""Expected gain over the best single model, as a share of its NDCG@10."""
+TRIALS_AT_END = 2
+"""With so many trials left, the ensemble is tried, so that its score priors can be swept in the last one."""
+
+
+def is_time(history: History) -> bool:
+    """Whether few trials are left, and the sweep of a new model does not come first."""
+    left = history.trials_left
+    return left == 1 or (0 < left <= TRIALS_AT_END and not is_due(history))
+
+
+def planned_ensemble(history: History) -> RunTrial | None:
+    """The ensemble of the best models over the best trial; None if too few are as good, or if one was tried."""
+    if not history.space.offers_ensembles or history.incumbent is None or history.trials_left <= 0:
+        return None
+    tried = [trial.changes for trial in history.trials] + [refusal.changes for refusal in history.situation.refused]
+    names = [trial.trial for trial in _best_of_each_model(history)][:MAX_MEMBERS]
+    if len(names) < MIN_MEMBERS or any(ENSEMBLE in changes for changes in tried):
+        return None
+    reason = "the errors of different models partly cancel; scoring them together costs no training"
+    size = round(ENSEMBLE_GAIN * (history.incumbent.ndcg or 0.0), 5)
+    hypothesis = Hypothesis(dimension="scoring", direction="better", size=size, reason=reason)
+    return RunTrial({ENSEMBLE: joined(names)}, history.incumbent.trial, hypothesis)
+
+
+def _best_of_each_model(history: History) -> Iterator[PastTrial]:
+    """The best trial of each trained model that is nearly as good as the best one, the best first."""
+    ranked = sorted((t for t in history.finished if not t.is_ensemble), key=lambda trial: -(trial.ndcg or 0.0))
+    models = []
+    for trial in ranked:
+        good = (trial.ndcg or 0.0) >= (1 - WITHIN) * (ranked[0].ndcg or 0.0)
+        if good and model_of(trial) not in models:
+            models.append(model_of(trial))
+            yield trial

@@ -1,0 +1,92 @@
+"""When the engineer proposes an ensemble, of which trials, and what the other agents make of the knob."""
+
+from typing import Any
+
+import pytest
+
+from tests.agents_world import World, decide, smooth
+from virtualmle.agents.base import Finalize, Refusal, RunTrial, WaitTrial
+from virtualmle.agents.engineer import Engineer
+from virtualmle.agents.ensembles import planned_ensemble
+from virtualmle.agents.history import History
+from virtualmle.agents.reflecting import reflect_on, summarise
+from virtualmle.agents.space import Space
+from virtualmle.models.config import KNOBS
+from virtualmle.sandbox.action_space import effective
+
+
+def ensembles(world: World) -> list[dict[str, Any]]:
+    return [row for row in world.trials if "ensemble" in row["changes"]]
+
+
+def run(world: World, *changes: dict[str, Any]) -> None:
+    for one in changes:
+        world.act(RunTrial(one, "default"))
+        world.act(reflect_on(world.situation, world.trials[-1]["trial"]))
+
+
+def test_the_engineer_proposes_one_ensemble_in_its_last_two_trials() -> None:
+    world = World(trials_max=12).play(Engineer())
+    (row,) = ensembles(world)
+    assert row["number"] in (11, 12) and len(world.trials) == 12
+    members = row["changes"]["ensemble"].split("+")
+    assert 2 <= len(members) <= 4 and members == sorted(members)
+    trained = {repr({k: v for k, v in effective(world.configs[m]).items() if KNOBS.get(k) is None
+                     or KNOBS[k].dimension != "scoring"}) for m in members}  # fmt: skip
+    assert len(trained) == len(members), "every member has a model of its own"
+    best = max(world.trials[: row["number"] - 1], key=lambda t: t["metrics"]["ndcg@10"])
+    assert row["base"] == best["trial"]
+
+
+def test_members_are_the_best_trial_of_each_model_that_is_nearly_as_good() -> None:
+    scores = {3e-4: 0.05, 1e-3: 0.06, 2e-3: 0.059, 1e-2: 0.02}
+    world = World(lambda config: scores[config.lr] + 0.001 * config.transition_weight, trials_max=7)
+    run(world, {}, {"lr": 1e-3}, {"lr": 2e-3}, {"lr": 1e-2}, {"lr": 1e-3, "transition_weight": 1.0})
+    planned = planned_ensemble(History(world.situation, from_best=True))
+    assert planned and (planned.changes, planned.base) == ({"ensemble": "t003+t005"}, "t005")
+    assert planned.hypothesis and planned.hypothesis.dimension == "scoring"
+
+
+def test_a_session_that_its_patience_ends_tries_the_ensemble_first() -> None:
+    world = World(lambda config: 0.05, trials_max=30, patience=4)
+    run(world, {}, {"lr": 1e-3}, {"dropout": 0.5})
+    world.act(RunTrial({"hidden_dim": 64}, "default"))
+    world.act(reflect_on(world.situation, "t004"))
+    world.act(RunTrial({"hidden_dim": 256}, "default"))
+    world.act(reflect_on(world.situation, "t005"))
+    (action,) = decide(Engineer(), world.situation)
+    assert isinstance(action, RunTrial) and action.changes == {"ensemble": "t001+t002+t003+t004"}
+
+
+def test_no_ensemble_is_proposed_without_the_knob_or_after_a_refusal_or_beside_a_running_trial() -> None:
+    fixed = World(trials_max=8, knobs=set(KNOBS) - {"ensemble"}).play(Engineer())
+    assert not ensembles(fixed) and len(fixed.trials) == 8
+    world = World(trials_max=4)
+    run(world, {}, {"lr": 1e-3}, {"lr": 2e-3})
+    (action,) = decide(Engineer(), world.situation)
+    assert isinstance(action, RunTrial) and "ensemble" in action.changes
+    world.running = "t003"
+    assert decide(Engineer(), world.situation) == (WaitTrial("t003"),)
+    world.running = None
+    world.refused.append(Refusal(action.changes, action.base, "t001 has lost its checkpoint"))
+    (other,) = decide(Engineer(), world.situation)
+    assert isinstance(other, Finalize) or "ensemble" not in other.changes
+
+
+def test_a_clear_gain_of_an_ensemble_is_no_rule_and_the_summary_names_the_best_single_model() -> None:
+    world = World(lambda config: 0.09 if config.ensemble else smooth(config), trials_max=8).play(Engineer())
+    (row,) = ensembles(world)
+    reflection = next(r for r in world.reflections if r.trial == row["trial"])
+    assert (reflection.helped, reflection.dimension, reflection.rule) == ("yes", "scoring", None)
+    summary = summarise(world.situation)
+    assert f"ensemble={row['changes']['ensemble']}" in summary and "Best single model: 0.0" in summary
+
+
+@pytest.mark.parametrize("backbone", ["sasrec", "hstu"])
+def test_searchers_do_not_see_the_knob(backbone: str) -> None:
+    brief = World(backbone=backbone).situation.brief
+    space = Space(backbone, brief.knobs)
+    assert "ensemble" not in space.knobs and "ensemble" not in space.defaults
+    assert space.offers_ensembles and space.dimension("ensemble") == "scoring"
+    assert space.allows({"ensemble": "t001+t002"}, {"lr": 1e-3}) and not space.allows({"ensemble": "t001"}, {})
+    assert not space.allows({"lr": 1e-3}, {"ensemble": "t001+t002"})

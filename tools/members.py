@@ -1,0 +1,152 @@
+"""The members of an ensemble: which trials they are, what may be one now, and whether their models are still there.
+
+A member is a finished trial of this session or of another one of this home on the same data, of either backbone, whose
+model was trained: neither an ensemble itself nor replayed. Two members never share a trained model. A session without
+memory, or with a memory that leaves out its own dataset, may only use trials of its own.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..data.errors import ConfigError, SessionError, TrialError
+from ..memory.records import SessionRecord, TrialRecord
+from ..models.config import TrialConfig
+from ..models.knobs.ensemble import ENSEMBLE, members_of
+from ..training.member_files import beside, check_checkpoint
+from ..training.spec import CHECKPOINT, USERS, EnsembleMember, read_spec
+from .cognition import best_first
+from .workspace import Workspace
+
+NUM_NAMED = 8
+"""How many possible members an error names."""
+
+
+def with_short_names(session: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The changes of a trial; in an ensemble, trials of the session itself are named by their handles alone."""
+    given = changes.get(ENSEMBLE)
+    names = list(members_of(given)) if isinstance(given, str) else given
+    if not isinstance(names, list):
+        return dict(changes)
+    own = f"{session}/"
+    return {**changes, ENSEMBLE: [name.removeprefix(own) if isinstance(name, str) else name for name in names]}
+
+
+def members_for(ws: Workspace, session: SessionRecord, config: TrialConfig) -> list[EnsembleMember]:
+    """What the worker needs to know of the members of `config`, in its order; [] if it is no ensemble.
+
+    ConfigError if one of them is no trial that may be a member, or if two share a trained model; the text names trials
+    that may be members now.
+    """
+    members, models = [], dict[tuple[str, int], str]()
+    for name in members_of(config.ensemble):
+        owner, trial = _find(ws, session, name)
+        if why := _obstacle(ws, session, owner, trial):
+            raise ConfigError(f"{ENSEMBLE}: {name} {why}; {_possible(ws, session)}")
+        model = _model(ws, trial)
+        if model in models:
+            raise ConfigError(
+                f"{ENSEMBLE}: {models[model]} and {name} share one trained model, so they would count twice; leave one "
+                f"out; {_possible(ws, session)}"
+            )
+        models[model] = name
+        members.append(_member(ws, name, trial))
+    return members
+
+
+def check_model(selected: TrialRecord, directory: Path) -> None:
+    """Raise SessionError if the examiner could not load the model of the selected trial, which is in `directory`.
+
+    Of an ensemble, these are the models of its members, as they were when the ensemble was scored.
+    """
+    if not selected.is_ensemble:
+        if not (directory / CHECKPOINT).exists():
+            raise SessionError(
+                f"{directory / CHECKPOINT} is missing, and {selected.handle} cannot be evaluated without it; restore it"
+            )
+        return
+    try:
+        for member in beside(directory, read_spec(directory).members):
+            check_checkpoint(member)
+    except TrialError as error:
+        raise SessionError(f"{selected.handle} cannot be evaluated: {error}") from None
+
+
+def _find(ws: Workspace, session: SessionRecord, name: str) -> tuple[SessionRecord, TrialRecord]:
+    owner, _, handle = name.rpartition("/")
+    try:
+        record = ws.memory.sessions.get(owner) if owner else session
+        return record, ws.memory.trials.get(record.id, handle)
+    except SessionError as error:
+        raise ConfigError(f"{ENSEMBLE}: {error}; {_possible(ws, session)}") from None
+
+
+def _obstacle(ws: Workspace, session: SessionRecord, owner: SessionRecord, trial: TrialRecord) -> str:
+    """Why the trial may not be a member, as the end of a sentence; empty if it may."""
+    return _foreign(session, owner) or _unfit(owner, trial) or _lost(ws, trial)
+
+
+def _foreign(session: SessionRecord, owner: SessionRecord) -> str:
+    if owner.id != session.id and not _may_look_elsewhere(session):
+        return "belongs to another session, and this one may not use what others learnt on its dataset"
+    return "" if owner.dataset_id == session.dataset_id else f"was trained on other data ({owner.dataset})"
+
+
+def _unfit(owner: SessionRecord, trial: TrialRecord) -> str:
+    if trial.is_ensemble:
+        return f"is an ensemble itself; name its members ({', '.join(members_of(trial.configuration.ensemble))})"
+    if trial.status == "stopped":
+        return "was stopped early and has no model; run its configuration again to finish it"
+    if trial.status != "finished":
+        return f"is {trial.status}" + (": wait_trial for it first" if trial.status == "running" else "")
+    return "was replayed from a table and has no model" if owner.replay else ""
+
+
+def _lost(ws: Workspace, trial: TrialRecord) -> str:
+    if not (ws.trial_directory(trial.session, trial.handle) / CHECKPOINT).exists():
+        return "has lost its checkpoint"
+    return "" if _files(trial) else "was recorded by an earlier version, without the hash of its checkpoint"
+
+
+def _may_look_elsewhere(session: SessionRecord) -> bool:
+    return session.with_memory and (not session.memory_from or session.dataset in session.memory_from)
+
+
+def _member(ws: Workspace, name: str, trial: TrialRecord) -> EnsembleMember:
+    directory = ws.trial_directory(trial.session, trial.handle).resolve()
+    return EnsembleMember(name=name, directory=str(directory), files=_files(trial))
+
+
+def _files(trial: TrialRecord) -> dict[str, str]:
+    """The hashes of the member's files, as memory.db recorded them when it ended; {} if it has none of a checkpoint."""
+    recorded = (trial.outcome.details.get("files") if trial.outcome else None) or {}
+    return {name: recorded[name] for name in (CHECKPOINT, USERS) if name in recorded} if CHECKPOINT in recorded else {}
+
+
+def _model(ws: Workspace, trial: TrialRecord) -> tuple[str, int]:
+    """What identifies a trained model on this data: the hash of its training knobs, and its seed."""
+    try:
+        return trial.train_hash, read_spec(ws.trial_directory(trial.session, trial.handle)).seed
+    except TrialError as error:
+        raise ConfigError(f"{ENSEMBLE}: {trial.session}/{trial.handle}: {error}") from None
+
+
+def _possible(ws: Workspace, session: SessionRecord) -> str:
+    """Names the trials that may be members now, the best first, one for each trained model."""
+    names = list(_names(ws, session, [session]))
+    if _may_look_elsewhere(session):
+        others = [other for other in ws.memory.sessions.all() if other.dataset_id == session.dataset_id]
+        names += _names(ws, session, [other for other in others if other.id != session.id])
+    if not names:
+        return "no trial may be a member yet: train one first"
+    more = f" and {len(names) - NUM_NAMED} more" if len(names) > NUM_NAMED else ""
+    return f"possible members now: {', '.join(names[:NUM_NAMED])}{more}"
+
+
+def _names(ws: Workspace, session: SessionRecord, owners: Sequence[SessionRecord]) -> Iterator[str]:
+    for owner in owners:
+        seen: set[str] = set()
+        for trial in best_first(ws.memory.trials.all(owner.id)):
+            if trial.train_hash not in seen and not _obstacle(ws, session, owner, trial):
+                seen.add(trial.train_hash)
+                yield trial.handle if owner.id == session.id else f"{owner.id}/{trial.handle}"
