@@ -13,7 +13,23 @@ import typer
 
 from .. import __version__
 from ..data.errors import VirtualMLEError
-from . import bench, call, compare, costs, data, doctor, exhibit, export, memory, replay, report, serve, sessions, tune
+from . import (
+    bench,
+    call,
+    compare,
+    costs,
+    data,
+    doctor,
+    exhibit,
+    export,
+    memory,
+    recommend,
+    replay,
+    report,
+    serve,
+    sessions,
+    tune,
+)
 
 USER_ERROR, INTERNAL_ERROR = 1, 3
 
@@ -33,6 +49,7 @@ app.add_typer(memory.app, name="memory")
 app.add_typer(costs.app, name="costs")
 app.command("report")(report.report)
 app.command("export")(export.export)
+app.command("recommend")(recommend.recommend)
 app.command("compare")(compare.compare)
 app.command("exhibit")(exhibit.exhibit)
 app.add_typer(bench.app, name="bench")

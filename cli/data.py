@@ -30,12 +30,8 @@ app = typer.Typer(
 def add(  # noqa: PLR0913, PLR0917 - one argument per option
     name: Annotated[str, typer.Argument(help="The name to register the dataset under.")],
     file: Annotated[Path, typer.Argument(help=LOG)],
-    user: Annotated[
-        str | None, typer.Option(help="Name or number of the user column.", show_default="guessed")
-    ] = None,
-    item: Annotated[
-        str | None, typer.Option(help="Name or number of the item column.", show_default="guessed")
-    ] = None,
+    user: Annotated[str | None, typer.Option(help="Name or number of the user column.", show_default="guessed")] = None,
+    item: Annotated[str | None, typer.Option(help="Name or number of the item column.", show_default="guessed")] = None,
     timestamp: Annotated[
         str | None, typer.Option(help="Name or number of the timestamp column.", show_default="guessed")
     ] = None,

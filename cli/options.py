@@ -28,8 +28,7 @@ def absolute(path: Path) -> Path:
         str(resolved).encode()
     except UnicodeEncodeError:
         raise HomeError(
-            f"home={str(resolved)!r} has a name that is not UTF-8; rename the directory, "
-            "or choose another with --home"
+            f"home={str(resolved)!r} has a name that is not UTF-8; rename the directory, or choose another with --home"
         ) from None
     return resolved
 

@@ -27,6 +27,12 @@ from .results import RecommendationBatch, Recommendations
 from .top_k import NO_ITEM, top_k
 
 
+def use_threads(count: int) -> None:
+    """Let this process compute with `count` threads on the CPU; 0 = as many as torch chooses."""
+    if count:
+        torch.set_num_threads(count)
+
+
 class Recommender:
     """A loaded export. Several threads may use it at once."""
 
