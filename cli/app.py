@@ -20,6 +20,7 @@ from . import (
     costs,
     data,
     doctor,
+    evaluate,
     exhibit,
     export,
     memory,
@@ -49,6 +50,7 @@ app.add_typer(memory.app, name="memory")
 app.add_typer(costs.app, name="costs")
 app.command("report")(report.report)
 app.command("export")(export.export)
+app.command("evaluate")(evaluate.evaluate)
 app.command("recommend")(recommend.recommend)
 app.command("compare")(compare.compare)
 app.command("exhibit")(exhibit.exhibit)
