@@ -100,6 +100,15 @@ class Finalized:
     result: FinalResult
 
 
+@dataclass(frozen=True)
+class LeftOpen:
+    """The run is over and the session stays open: why, and the Cognition Summary of an agent that would finalize."""
+
+    session: str
+    reason: str
+    summary: str = ""
+
+
 Event = (
     SessionOpened
     | TrialStarted
@@ -113,6 +122,7 @@ Event = (
     | Reflected
     | Confirming
     | Finalized
+    | LeftOpen
 )
 OnEvent = Callable[[Event], None]
 

@@ -35,6 +35,7 @@ from .base import (
 from .events import (
     Confirming,
     Finalized,
+    LeftOpen,
     MemoryRead,
     Noted,
     OnEvent,
@@ -80,11 +81,34 @@ async def run_agent(
     refusals in a row, LanguageModelError if the agent's language model gives no usable answer, and ToolCrashed if the
     server failed.
     """
-    return await _Loop(client, agent, on_event).run(dataset, backbone, session, new)
+    loop = _Loop(client, agent, on_event)
+    await loop.run(dataset, backbone, session, new)
+    assert loop.result is not None  # it runs until the agent has finalized
+    return loop.result
+
+
+async def run_trials(
+    client: Client,
+    agent: Agent,
+    dataset: str,
+    backbone: str,
+    *,
+    session: str | None = None,
+    new: bool = False,
+    on_event: OnEvent = ignore,
+) -> LeftOpen:
+    """Like `run_agent`, but the session stays open: it ends where the agent would finalize, or a stop rule holds."""
+    loop = _Loop(client, agent, on_event, finalizes=False)
+    await loop.run(dataset, backbone, session, new)
+    assert loop.left_open is not None  # it runs until the agent would finalize
+    return loop.left_open
 
 
 class _Loop:
-    def __init__(self, client: Client, agent: Agent, on_event: OnEvent) -> None:
+    def __init__(self, client: Client, agent: Agent, on_event: OnEvent, *, finalizes: bool = True) -> None:
+        self.result: FinalResult | None = None
+        self.left_open: LeftOpen | None = None
+        self._finalizes = finalizes
         self._client = client
         self._agent = agent
         self._emit = on_event
@@ -97,17 +121,23 @@ class _Loop:
         self._in_flight: list[str] = []  # those of them whose end was not reported yet, in the order of their start
         self._parallel = 1
         self._last: TrialObservation | None = None  # of the last trial that has ended
-        self._result: FinalResult | None = None
 
-    async def run(self, dataset: str, backbone: str, session: str | None, new: bool) -> FinalResult:
+    async def run(self, dataset: str, backbone: str, session: str | None, new: bool) -> None:
         tools = frozenset(tool.name for tool in (await self._client.list_tools()).tools)
         opened = await (self._reopen(session) if session else self._open(dataset, backbone, new))
         brief = Brief.of(opened, tools)
         self._session, self._parallel = brief.session, brief.parallel
         self._emit(SessionOpened(brief))
-        while self._result is None:
-            await self._execute(await self._agent.decide(await self._situation(brief)))
-        return self._result
+        while self.result is None and self.left_open is None:
+            situation = await self._situation(brief)
+            if not self._finalizes and (reason := _stops(situation)):  # asked first: a closing summary may cost money
+                self._leave_open(reason)
+            else:
+                await self._execute(await self._agent.decide(situation))
+
+    def _leave_open(self, reason: str, summary: str = "") -> None:
+        self.left_open = LeftOpen(self._session, reason, summary)
+        self._emit(self.left_open)
 
     async def _open(self, dataset: str, backbone: str, new: bool) -> OpenedSession:
         arguments = {"dataset": dataset, "backbone": backbone, "new": new}
@@ -245,6 +275,9 @@ class _Loop:
         return Outcome(action, f"{receipt.check}: {receipt.note} {receipt.rule_note}".strip())
 
     async def _finalize(self, action: Finalize) -> Outcome:
+        if not self._finalizes:
+            self._leave_open("the agent has nothing more to run", action.summary)
+            return Outcome(action, "the session stays open")
         if action.note:
             self._emit(Noted(action.note))
         rules = [rule.model_dump() for rule in action.rules]
@@ -261,9 +294,9 @@ class _Loop:
             result = _read(FinalResult, answer, "finalize")
             if result.state != "confirming":
                 break
-        self._result = result
-        self._emit(Finalized(self._result))
-        return Outcome(action, self._result.state)
+        self.result = result
+        self._emit(Finalized(result))
+        return Outcome(action, result.state)
 
     def _correctable(self, action: Action, answer: CallToolResult, tool: str) -> Outcome:
         """The outcome of a refused call, for an agent that corrects its calls; raises SessionError for others."""
@@ -283,6 +316,13 @@ class _Loop:
 
     async def _call(self, result: type[Result], tool: str, **arguments: Any) -> Result:
         return _read(result, await self._ask(tool, **arguments), tool)
+
+
+def _stops(situation: Situation) -> str:
+    """Why the session takes no further trial and nothing is left to do but finalize; empty if there is."""
+    state = situation.state
+    busy = situation.running or state.pending_reflection
+    return "" if busy or not state.stop.stop else state.stop.reason
 
 
 def _trial_arguments(action: RunTrial | Sweep) -> dict[str, Any]:

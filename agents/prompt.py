@@ -55,7 +55,7 @@ def knob_lines(knobs: Sequence[Knob], backbone: str) -> str:
 
 def knob_line(knob: Knob, backbone: str) -> str:
     """`lr: 1e-05..0.01 log = 0.0003`, `loss: bce|gbce = bce`, `norm: true|false = true`."""
-    return f"{knob.name}: {values_text(knob)} = {value_text(knob.defaults[backbone])}"
+    return f"{knob.name}: {values_text(knob)} = {value_text(knob.defaults[backbone]) or 'none'}"
 
 
 def values_text(knob: Knob) -> str:

@@ -23,11 +23,27 @@ class SessionCommands:
     dataset: str
     backbone: str
     session: str = ""
+    no_finalize: bool = False  # whether the run that printed them was to leave the session open
 
     @property
     def resume(self) -> str:
         """Resumes the session."""
-        return self._command("sessions", "resume", self.session)
+        return self._command("sessions", "resume", self.session, *(["--no-finalize"] if self.no_finalize else []))
+
+    @property
+    def finalize(self) -> str:
+        """Finalizes the session."""
+        return self._command("sessions", "finalize", self.session)
+
+    @property
+    def extend(self) -> str:
+        """Adds six trials to its budget."""
+        return self._command("sessions", "extend", self.session, "--trials", "6")
+
+    @property
+    def export(self) -> str:
+        """Exports its best model."""
+        return self._command("export", self.session, f"{self.session}-model")
 
     @property
     def show(self) -> str:
@@ -75,6 +91,29 @@ def describe_end(record: "SessionRecord", home: Path) -> str:
         f"session {record.id} has been finalized (state {record.state}), so nothing is left to resume; "
         f"see its result with `{commands.show}`, its report with `{commands.report}`, "
         f"or tune again with `{commands.new}`"
+    )
+
+
+def describe_closed(record: "SessionRecord", home: Path) -> str:
+    """The error text for an attempt to extend a session that is not open: what a second session may reuse."""
+    commands = SessionCommands(home, record.dataset, record.backbone, record.id)
+    return (
+        f"session {record.id} is {record.state}, and its budget is fixed since it was frozen; `{commands.new}` opens a "
+        "second session, which takes over the results of trials of equal configuration at no training cost and starts "
+        "from what memory has learnt; its look at the test set counts as one more look at the same content"
+    )
+
+
+def look_notice(record: "SessionRecord", home: Path) -> str:
+    """What a run that will finalize the open session says when it starts."""
+    from ..examiner.request import looks
+
+    known = looks(home)
+    contents = {look.fingerprint for look in known if look.dataset_id == record.dataset_id}
+    before = sum(look.fingerprint in contents for look in known)
+    return (
+        f"at its end, this run finalizes {record.id}, which uses the session's one look at the test set "
+        f"({counted(before, 'look')} at this data so far); with --no-finalize the session stays open"
     )
 
 

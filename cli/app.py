@@ -16,6 +16,7 @@ from ..data.errors import VirtualMLEError
 from . import (
     bench,
     call,
+    closing,
     compare,
     costs,
     data,
@@ -29,6 +30,7 @@ from . import (
     report,
     serve,
     sessions,
+    track,
     tune,
 )
 
@@ -45,9 +47,12 @@ app.command("tune")(tune.tune)
 app.command("serve")(serve.serve)
 app.command("call")(call.call)
 app.add_typer(data.app, name="data")
+sessions.app.command("finalize")(closing.finalize)
+sessions.app.command("extend")(closing.extend)
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(memory.app, name="memory")
 app.add_typer(costs.app, name="costs")
+app.command("track")(track.track)
 app.command("report")(report.report)
 app.command("export")(export.export)
 app.command("evaluate")(evaluate.evaluate)

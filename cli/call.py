@@ -56,7 +56,8 @@ def _parse(text: str) -> dict[str, Any]:
 
 def _function(tool: str) -> Callable[..., Any]:
     function: Callable[..., Any] = getattr(import_module(f"..tools.{tool}", __package__), tool)
-    return function
+    plain: Callable[..., Any] = inspect.unwrap(function)  # its signature has the bounds of the arguments
+    return plain
 
 
 def _invoke(function: Callable[..., Any], ws: Any, given: dict[str, Any]) -> Any:

@@ -18,18 +18,20 @@ from mcp.types import Implementation
 from rich.console import Console
 
 from .. import __version__
-from ..agents.base import Agent
-from ..agents.events import Answered, Event, Noted, OnEvent, SessionOpened
-from ..agents.loop import run_agent
+from ..agents.base import Agent, Brief
+from ..agents.events import Answered, Event, LeftOpen, Noted, OnEvent, SessionOpened
+from ..agents.loop import run_agent, run_trials
 from ..agents.registry import ASKING, AgentOptions, make_agent
 from ..agents.seeding import Seeding
 from ..agents.watched import WatchedModel
 from ..data.errors import VirtualMLEError
 from ..memory.store import Memory
 from ..tools.results import FinalResult
+from ..tracking.targets import Target
 from ..trials.device import check_device
-from .advice import SessionCommands, ignored_options, in_commands
+from .advice import SessionCommands, ignored_options, in_commands, look_notice
 from .driver_lock import driver_lock
+from .follower import Follower
 from .live import Display
 from .model_options import ModelOptions, cost_text
 
@@ -55,6 +57,8 @@ class HeadlessRun:
     new: bool = False
     model: ModelOptions = ModelOptions()
     seeding: Seeding = "default"
+    finalize: bool = True  # False: the session stays open when its budget is spent or a stop rule applies
+    track: tuple[Target, ...] = ()
 
 
 def run_headless(plan: HeadlessRun, settings: "Settings", as_json: bool) -> None:
@@ -62,9 +66,15 @@ def run_headless(plan: HeadlessRun, settings: "Settings", as_json: bool) -> None
     if settings.ray_address is None:
         check_device(settings.device)
     display = Display(Console(stderr=True))
+    with Follower(plan.home, plan.track, lambda text: display(Noted(text))) as follower:
+        _run(plan, settings, as_json, display, follower)
+
+
+def _run(plan: HeadlessRun, settings: "Settings", as_json: bool, display: Display, follower: Follower) -> None:
 
     def commands() -> SessionCommands:
-        return SessionCommands(plan.home, plan.dataset, plan.backbone, display.session or plan.session or "")
+        session = display.session or plan.session or ""
+        return SessionCommands(plan.home, plan.dataset, plan.backbone, session, no_finalize=not plan.finalize)
 
     try:
         with driver_lock(plan.home) as lock, display:
@@ -77,8 +87,9 @@ def run_headless(plan: HeadlessRun, settings: "Settings", as_json: bool) -> None
                     if plan.agent in ASKING:
                         plan.model.remember(plan.home, event.brief.session)
                 display(event)
-                if isinstance(event, SessionOpened) and event.brief.resumed and not plan.session:
-                    _note_ignored_options(plan.home, event.brief.session, settings)
+                if isinstance(event, SessionOpened):
+                    _announce(plan, event.brief, settings, display)
+                    follower.start(event.brief.session)
 
             result = asyncio.run(_connected(plan, settings, on_event))
     except KeyboardInterrupt:
@@ -88,24 +99,32 @@ def run_headless(plan: HeadlessRun, settings: "Settings", as_json: bool) -> None
         raise typer.Exit(INTERRUPTED) from None
     except VirtualMLEError as error:
         raise type(error)(in_commands(str(error), commands())) from None
-    _show(plan.home, result, as_json)
+    if isinstance(result, LeftOpen):
+        _show_open(plan.home, result, commands(), as_json)
+    else:
+        show_result(plan.home, result, as_json)
 
 
-def _note_ignored_options(home: Path, session: str, settings: "Settings") -> None:
-    with Memory(home / "memory.db") as memory:
-        note = ignored_options(settings, memory.sessions.get(session))
+def _announce(plan: HeadlessRun, brief: Brief, settings: "Settings", on_event: OnEvent) -> None:
+    """Say which options have no effect on a resumed session, and whether the run will use a look at the test set."""
+    with Memory(plan.home / "memory.db") as memory:
+        record = memory.sessions.get(brief.session)
+    note = ignored_options(settings, record) if brief.resumed and not plan.session else ""
     if note:
         print(note, file=sys.stderr)
+    if plan.finalize and record.state == "open" and not record.replay:
+        on_event(Noted(look_notice(record, plan.home)))
 
 
-async def _connected(plan: HeadlessRun, settings: "Settings", on_event: OnEvent) -> FinalResult:
+async def _connected(plan: HeadlessRun, settings: "Settings", on_event: OnEvent) -> FinalResult | LeftOpen:
     with contextlib.ExitStack() as stack:
         agent = _agent(plan, stack, on_event)
         name = plan.agent if plan.seeding == "default" else f"{plan.agent}:{plan.seeding}"
         client_info = Implementation(name=f"{CLIENT_PREFIX}{name}", version=__version__)
         async with Client(server_parameters(plan.home, settings), client_info=client_info) as client:
             try:
-                return await run_agent(
+                run = run_agent if plan.finalize else run_trials
+                return await run(
                     client, agent, plan.dataset, plan.backbone, session=plan.session, new=plan.new, on_event=on_event
                 )
             except VirtualMLEError as error:
@@ -170,7 +189,8 @@ def settings_options(settings: "Settings") -> list[str]:
     return options + [name for name, wanted in flags.items() if wanted]
 
 
-def _show(home: Path, result: FinalResult, as_json: bool) -> None:
+def show_result(home: Path, result: FinalResult, as_json: bool) -> None:
+    """Write the report of a finalized session and print its result."""
     # Imported after the session: matplotlib takes a second to import, which should not delay the first trial
     from ..report.gather import gather
     from ..report.html import write_report
@@ -189,4 +209,31 @@ def _show(home: Path, result: FinalResult, as_json: bool) -> None:
     console.print(result_table(data))
     if costs:
         print(f"language model: {cost_text(costs)}")
+    print(f"report: {path}")
+
+
+def _show_open(home: Path, left: LeftOpen, commands: SessionCommands, as_json: bool) -> None:
+    """Write the report of a session that stays open, and print its trials and the commands that go on."""
+    from ..report.gather import gather
+    from ..report.html import write_report
+    from ..report.tables import result_table, trials_table
+
+    path = write_report(home, left.session)
+    data = gather(home, left.session)
+    going_on = {"finalize": commands.finalize, "extend": commands.extend, "export": commands.export}
+    if as_json:
+        best = data.selected
+        print(json.dumps({
+            "session": left.session, "state": data.session.state, "reason": left.reason, "trials": len(data.trials),
+            "best": best.handle if best else None,
+            "validation": best.outcome.metrics if best and best.outcome else {},
+            "cognition_summary": left.summary, "report": str(path), "commands": going_on,
+        }, indent=1))  # fmt: skip
+        return
+    console = Console()
+    console.print(trials_table(data.trials))
+    console.print(result_table(data))
+    print(f"{left.session} stays open ({left.reason}); its test set has not been looked at. To go on:")
+    for verb, command in going_on.items():
+        print(f"  {verb:<9} {command}")
     print(f"report: {path}")

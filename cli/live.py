@@ -13,6 +13,7 @@ from ..agents.events import (
     Confirming,
     Event,
     Finalized,
+    LeftOpen,
     MemoryRead,
     Noted,
     Reflected,
@@ -79,15 +80,23 @@ class Display:
                 self._line(f"     reflection: {action.helped}, {action.dimension} ({receipt.check})", "dim")
             case Confirming(done, total, message):
                 self._confirm(done, total, message)
-            case Finalized(result):
-                self._finalized(result)
+            case Finalized() | LeftOpen():
+                self._ended(event)
 
     def _line(self, text: str, style: str = "") -> None:
         # Text shows markup in agents' texts literally; soft_wrap keeps each event on one line of a log file
         self._console.print(Text(text, style=style), soft_wrap=True)
 
-    def _finalized(self, result: FinalResult) -> None:
+    def _ended(self, event: Finalized | LeftOpen) -> None:
         self._stop()
+        if isinstance(event, LeftOpen):
+            if event.summary:
+                self._line(f"     summary that the agent would store: {event.summary}", "dim")
+            self._line(f"stopped {event.session}: {event.reason}; the session stays open")
+        else:
+            self._finalized(event.result)
+
+    def _finalized(self, result: FinalResult) -> None:
         if result.confirmation:
             self._line(f"confirmed: {result.confirmation.reason}")
         self._line(f"finalized {result.session}: {result.selected} selected, state {result.state}")

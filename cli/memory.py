@@ -9,6 +9,7 @@ import typer
 from .options import HERE, Home, Json
 
 if TYPE_CHECKING:
+    from ..memory.records import RuleRecord
     from ..memory.store import Memory
 
 app = typer.Typer(
@@ -35,18 +36,23 @@ def list_rules(
         rows = [rule.model_dump(exclude={"profile"}) for rule in rules]
         print(json.dumps({"rules": rows, "summaries": [s.session for s in summaries]}, indent=1))
         return
+    _print_rules(rules)
+    print(f"Cognition Summaries of: {', '.join(s.session for s in summaries) or 'no session yet'}")
+
+
+def _print_rules(rules: "list[RuleRecord]") -> None:
+    """Two lines or more per rule, because a statement needs the width of the terminal: the facts, then the words."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.padding import Padding
     from rich.text import Text
 
-    table = Table("id", "kind", "backbone", "condition", "check", "for/against", "statement")
+    console = Console()
     for rule in rules:
-        counts = f"{rule.support}/{rule.contradiction}"
-        scope = (str(rule.id), rule.kind, rule.backbone or "both", rule.condition or "")
+        counts = f"{rule.check} {rule.support} for, {rule.contradiction} against"
+        facts = f"{rule.id:>4}  {rule.kind:<7}  {rule.backbone or 'both':<6}  {counts:<30}  {rule.condition or ''}"
         # Text shows markup in agents' texts literally
-        table.add_row(*map(Text, (*scope, rule.check, counts, rule.statement)))
-    Console().print(table)
-    print(f"Cognition Summaries of: {', '.join(s.session for s in summaries) or 'no session yet'}")
+        console.print(Text(facts.rstrip(), style="bold"), overflow="fold")
+        console.print(Padding(Text(rule.statement, overflow="fold"), (0, 0, 0, 6)))
 
 
 @app.command()

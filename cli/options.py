@@ -63,6 +63,19 @@ AGENT_NAMES = ("engineer", "llm", "hybrid", "opro", "tpe", "gp", "cmaes", "grid"
 """The names of `agents.registry.AGENTS`, which would take half a second to import for --help; a test compares them."""
 AgentName = Annotated[str, typer.Option("--agent", help=f"One of {', '.join(AGENT_NAMES)}.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the agent and of new sessions.")]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--track",
+        metavar="KIND=ADDRESS",
+        help="Track live to mlflow=URI, optuna=URL or tensorboard=DIR; may be repeated.",
+        show_default="nowhere",
+    ),
+]
+NoFinalize = Annotated[
+    bool,
+    typer.Option("--no-finalize", help="Leave the session open at the end: no look at the test set is used."),
+]
 SeedingOption = Annotated[
     str, typer.Option("--seeding", help="First trials of a sampler: none, default, moves (the engineer's) or memory.")
 ]

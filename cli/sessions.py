@@ -1,4 +1,7 @@
-"""`virtualmle sessions`: list and show the sessions of a home, and resume interrupted ones."""
+"""`virtualmle sessions`: list and show the sessions of a home, and resume interrupted ones.
+
+`closing.py` has the commands that finalize and extend a session.
+"""
 
 import json
 from typing import TYPE_CHECKING, Annotated
@@ -17,8 +20,10 @@ from .options import (
     Json,
     KeepWarm,
     LauncherName,
+    NoFinalize,
     ResumedParallel,
     Threads,
+    Track,
     make_settings,
     open_workspace,
     parallel_of,
@@ -30,7 +35,8 @@ if TYPE_CHECKING:
     from ..tools.workspace import Workspace
 
 app = typer.Typer(
-    help="List, show and resume sessions.\n\nExample: virtualmle sessions resume demo-sasrec-1", no_args_is_help=True
+    help="List, show, resume, extend and finalize sessions.\n\nExample: virtualmle sessions resume demo-sasrec-1",
+    no_args_is_help=True,
 )
 
 Session = Annotated[str, typer.Argument(help="The id of a session, e.g. demo-sasrec-1.")]
@@ -101,6 +107,8 @@ def resume(  # noqa: PLR0913, PLR0917 - one parameter per option
         str | None, typer.Option(help="none, default, moves or memory.", show_default="as opened")
     ] = None,
     parallel: ResumedParallel = None,
+    no_finalize: NoFinalize = False,
+    track: Track = None,
     device: Device = "auto",
     threads: Threads = 0,
     keep_warm: KeepWarm = WARM_SECONDS,
@@ -119,6 +127,7 @@ def resume(  # noqa: PLR0913, PLR0917 - one parameter per option
     """
     from ..agents.registry import ASKING
     from ..data.errors import ConfigError, SessionError
+    from ..tracking.targets import parse_targets
     from .advice import describe_end
     from .headless import HeadlessRun, run_headless  # imports the MCP library
 
@@ -128,6 +137,8 @@ def resume(  # noqa: PLR0913, PLR0917 - one parameter per option
         record = ws.memory.sessions.get(session)
         if record.state in ("revealed", "void") or (record.replay and record.state == "frozen"):
             raise SessionError(describe_end(record, home))
+        if no_finalize and record.state != "open":
+            raise SessionError(f"session {session} is {record.state} already; resume it without --no-finalize")
         if record.state == "open":
             _check_dataset(ws, record)
             if launcher == "ray" and parallel == "auto":
@@ -139,7 +150,8 @@ def resume(  # noqa: PLR0913, PLR0917 - one parameter per option
         asked.check(home)
     plan = HeadlessRun(
         home, name, record.seed, record.dataset, record.backbone, session, model=asked,
-        seeding=seeding_named(seeding or seeding_of(record)),
+        seeding=seeding_named(seeding or seeding_of(record)), finalize=not no_finalize,
+        track=parse_targets(track or ()),
     )  # fmt: skip
     settings = make_settings(
         seed=record.seed, device=device, threads=threads, keep_warm=keep_warm, launcher=launcher, address=address

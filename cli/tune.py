@@ -18,6 +18,7 @@ from .options import (
     KeepWarm,
     LauncherName,
     MemoryFrom,
+    NoFinalize,
     Parallel,
     Replay,
     Sandbox,
@@ -25,6 +26,7 @@ from .options import (
     Seed,
     SeedingOption,
     Threads,
+    Track,
     Trials,
     WithoutMemory,
     WithoutReflection,
@@ -50,6 +52,8 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
     seed: Seed = 0,
     seeding: SeedingOption = "default",
     new: Annotated[bool, typer.Option("--new", help="Open a new session even if one is open already.")] = False,
+    no_finalize: NoFinalize = False,
+    track: Track = None,
     without_reflection: WithoutReflection = False,
     without_memory: WithoutMemory = False,
     memory_from: MemoryFrom = "",
@@ -67,7 +71,8 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
     """Tune a backbone on a dataset.
 
     Runs trials until the budget is spent or a stop rule applies, evaluates the best one on the test set, prints the
-    result and writes an HTML report. An open session of this dataset and backbone is resumed, unless --new is given.
+    result and writes an HTML report. With --no-finalize, the session stays open and the test set sealed until
+    `virtualmle sessions finalize`. An open session of this dataset and backbone is resumed, unless --new is given.
     Ctrl-C interrupts the session; the same command or `virtualmle sessions resume` continues it.
 
     Example: virtualmle tune demo --backbone hstu --trials 12
@@ -76,11 +81,13 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
     """
     from ..agents.registry import ASKING, check_agent  # imports the tools, which takes half a second
     from ..data.errors import ConfigError
+    from ..tracking.targets import parse_targets
     from .headless import HeadlessRun, run_headless
 
     if backbone not in ("sasrec", "hstu"):
         raise ConfigError(f"backbone={backbone!r} is not known; choose sasrec or hstu")
     start = seeding_named(seeding)
+    targets = parse_targets(track or ())
     check_agent(agent)  # before the dataset is prepared
     if agent in ASKING:
         asked.check(home)
@@ -89,7 +96,10 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
         replay, parallel, launcher, address,
     )  # fmt: skip
     where, name = _replayed(home, dataset, settings) if replay else _prepared(home, dataset, sandbox)
-    plan = HeadlessRun(where, agent, seed, name, backbone, new=new, model=asked, seeding=start)
+    plan = HeadlessRun(
+        where, agent, seed, name, backbone, new=new, model=asked, seeding=start, finalize=not no_finalize,
+        track=targets,
+    )
     run_headless(plan, settings, as_json)
 
 

@@ -19,6 +19,7 @@ VirtualMLEError (ValueError)      text: the rule, then the value, then what to d
 ├── LanguageModelError            a language model that cannot be reached, paid or understood
 │   └── CostCapError              a call that could cost more than the cap leaves
 ├── ExportError                   an exported model, or what it is asked for
+├── TrackingError                 a tracker (MLflow, an Optuna storage, event files) that cannot be written
 └── ReplayError                   a replay table, or a configuration that it does not contain
 """
 
@@ -97,3 +98,7 @@ class ExportError(VirtualMLEError):
 
 class ReplayError(VirtualMLEError):
     """A replay table cannot be read, or does not contain a configuration."""
+
+
+class TrackingError(VirtualMLEError):
+    """A tracker cannot be reached, or refuses what it is sent."""

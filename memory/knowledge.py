@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
+from ..models.config import knob_words, knobs_named
 from .database import MemoryDatabase, Repository, reads
 from .measurements import CONFIGURATION_COLUMNS, CURVE_COLUMNS
 from .pooling import Sums, pooled_effect
@@ -39,9 +40,16 @@ CONFIGURATIONS_PER_DATASET = 8
 MAX_DATASETS = 12
 """A portfolio is selected from configurations of this many of the most similar datasets."""
 MAX_MATCHES = 2000  # only the newest matches are ranked, because every text may contain a common word
+NAMED_RANK = -4.0  # of a rule on a knob that the query names; bm25 gives rare words about this rank, lower = better
 SEARCH = """
     WITH rule_hits AS (
-             SELECT rowid, rank FROM rules_fts WHERE rules_fts MATCH :words ORDER BY rowid DESC LIMIT :matches
+             SELECT rowid, min(rank) AS rank FROM (
+                 SELECT * FROM (SELECT rowid, rank FROM rules_fts WHERE rules_fts MATCH :words
+                                 ORDER BY rowid DESC LIMIT :matches)
+                 UNION ALL
+                 SELECT * FROM (SELECT id, :named FROM rules WHERE knob IN (SELECT value FROM json_each(:knobs))
+                                 ORDER BY id DESC LIMIT :matches)
+             ) GROUP BY rowid
          ),
          reflection_hits AS (
              SELECT rowid, rank FROM reflections_fts WHERE reflections_fts MATCH :words
@@ -128,12 +136,20 @@ class Knowledge(Repository):
 
     @reads
     def search(self, query: str, limit: int = 20) -> list[dict[str, Any]]:
-        """Rules, reflections and summaries that contain a word of `query`, best first; any text is a valid query."""
+        """Rules, reflections and summaries that contain a word of `query`, best first; any text is a valid query.
+
+        A query that names a knob, in whatever words, finds the rules on this knob and its other names in the texts.
+        """
         words = re.findall(r"\w+", query)[:MAX_QUERY_WORDS]
         if not words or limit < 1:
             return []
-        match = " OR ".join(f'"{word}"' for word in words)  # quoted, so that words are not parsed as FTS5 syntax
-        return [_search_entry(row) for row in self._rows(SEARCH, words=match, limit=limit, matches=MAX_MATCHES)]
+        knobs = knobs_named(" ".join(words))
+        phrases = [*words, *(phrase for knob in knobs for phrase in knob_words(knob))]
+        match = " OR ".join(f'"{phrase}"' for phrase in phrases)  # quoted, so that none is parsed as FTS5 syntax
+        rows = self._rows(
+            SEARCH, words=match, knobs=to_json(knobs), named=NAMED_RANK, limit=limit, matches=MAX_MATCHES
+        )
+        return [_search_entry(row) for row in rows]
 
     @reads
     def prior(

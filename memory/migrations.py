@@ -318,3 +318,28 @@ def m018_trials_have_places_and_an_order_of_ending(db: Database) -> None:
         CREATE UNIQUE INDEX trials_one_per_place ON trials (session, place) WHERE status = 'running';
         CREATE UNIQUE INDEX trials_end_one_by_one ON trials (session, ended) WHERE ended IS NOT NULL;
     """)
+
+
+@MIGRATIONS()
+def m019_people_may_extend_a_budget(db: Database) -> None:
+    """Extensions of the budget of open sessions. They stay on record, and the patience counts anew after one."""
+    db.executescript("""
+        ALTER TABLE sessions ADD COLUMN patience_after INTEGER NOT NULL DEFAULT 0 CHECK (patience_after >= 0);
+        CREATE TABLE extensions (
+            id INTEGER PRIMARY KEY,
+            session TEXT NOT NULL REFERENCES sessions (id),
+            trials INTEGER NOT NULL CHECK (trials >= 0),
+            seconds REAL NOT NULL CHECK (seconds >= 0),
+            after INTEGER NOT NULL CHECK (after >= 0),
+            at TEXT NOT NULL,
+            CHECK (trials > 0 OR seconds > 0)
+        );
+        CREATE INDEX extensions_by_session ON extensions (session);
+        CREATE TRIGGER extensions_while_open BEFORE INSERT ON extensions
+        WHEN (SELECT state FROM sessions WHERE id = NEW.session) <> 'open'
+        BEGIN SELECT RAISE(ABORT, 'a session that is not open is not extended'); END;
+        CREATE TRIGGER extensions_do_not_change BEFORE UPDATE ON extensions
+        BEGIN SELECT RAISE(ABORT, 'extensions stay on record'); END;
+        CREATE TRIGGER extensions_are_kept BEFORE DELETE ON extensions
+        BEGIN SELECT RAISE(ABORT, 'extensions stay on record'); END;
+    """)

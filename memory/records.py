@@ -66,8 +66,18 @@ class SessionRecord(_Record):
     client: str = ""
     replay: dict[str, Any] = {}  # of a session that is served from a replay table: its path, digest and provenance
     selected: str | None = None  # trial handle; set when the session is frozen
+    patience_after: int = 0  # the patience counts from the trial that ends after this many others; set by an extension
     opened_at: str = ""  # UTC, ISO 8601; set by the store
     frozen_at: str | None = None
+
+
+class Extension(_Record):
+    """A larger budget that a person gave an open session."""
+
+    trials: int  # added to its `max_trials`
+    seconds: float  # added to its `max_train_seconds`
+    after: int  # trials that had ended by then
+    at: str  # UTC, ISO 8601
 
 
 class TrialOutcome(_Record):

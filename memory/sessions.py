@@ -7,9 +7,9 @@ from typing import Any
 
 from sqlite_utils import Database
 
-from ..data.errors import SessionError
+from ..data.errors import ConfigError, SessionError
 from .database import Repository, reads, writes
-from .records import SessionRecord, SessionState
+from .records import Extension, SessionRecord, SessionState
 from .rows import Row, columns_of, from_row, insert, now, to_json, to_row
 from .text import clean_text, replace_surrogates, source_key
 
@@ -103,6 +103,36 @@ class Sessions(Repository):
             "UPDATE sessions SET parallel = ?, auto_parallel = ? WHERE id = ?",
             [parallel, auto, self.require_open(session).id],
         )
+
+    @writes
+    def extend(self, session: str, trials: int, seconds: float) -> SessionRecord:
+        """Add trials and training seconds to the budget of an open session; its patience counts from now on.
+
+        For people only: no tool calls it. Raises SessionError for a session that is not open or is being confirmed,
+        ConfigError unless one of the two amounts is positive and none is negative.
+        """
+        if min(trials, seconds) < 0 or max(trials, seconds) <= 0:
+            raise ConfigError(f"trials={trials}, seconds={seconds:g} extend nothing; add at least one trial or second")
+        owner = self.require_open(session).id
+        if self.db.execute("SELECT 1 FROM trials WHERE session = ? AND repetition > 0", [owner]).fetchone():
+            raise SessionError(f"session {owner!r} confirms its best trials and takes no more; finalize it")
+        query = "SELECT count(*) FROM trials WHERE session = ? AND status <> 'running'"
+        (after,) = self.db.execute(query, [owner]).fetchone()
+        self.db.execute(
+            "UPDATE sessions SET max_trials = max_trials + ?, max_train_seconds = max_train_seconds + ?, "
+            "patience_after = ? WHERE id = ?",
+            [trials, seconds, after, owner],
+        )
+        insert(self.db, "extensions", {"session": owner} | to_row(
+            Extension(trials=trials, seconds=seconds, after=after, at=now())
+        ))  # fmt: skip
+        return self.get(owner)
+
+    @reads
+    def extensions(self, session: str) -> list[Extension]:
+        """The extensions of a session's budget, oldest first."""
+        query = "SELECT trials, seconds, after, at FROM extensions WHERE session = ? ORDER BY id"
+        return [Extension.model_validate(row) for row in self.db.query(query, [self.get(session).id])]
 
     @writes
     def set_state(

@@ -7,6 +7,7 @@ This module does not import torch, so that the sandbox can use it. The defaults 
 import difflib
 import hashlib
 import json
+import re
 from typing import Any
 
 from pydantic import ValidationError
@@ -32,12 +33,19 @@ SCORING_KNOBS = frozenset(name for name, knob in KNOBS.items() if knob.dimension
 `ensemble` is not among them, although its dimension is scoring: it stands for the trained model.
 """
 
+PRIOR_WEIGHTS = ("popularity_weight", "transition_weight", "cooccurrence_weight")
+
 _ALIASES = {
     spelling: knob.name
     for knob in KNOBS.values()
     for alias in knob.about.aliases
     for spelling in (alias, alias.replace("_", ""))
 }
+
+_SPELLINGS = {alias.replace("_", ""): name for alias, name in _ALIASES.items()} | {
+    name.replace("_", ""): name for name in KNOBS
+}
+LONGEST_NAME = 5  # words
 
 BASELINES: dict[Backbone, dict[str, Value]] = {
     backbone: {name: knob.defaults[backbone] for name, knob in KNOBS.items() if backbone in knob.defaults}
@@ -100,9 +108,44 @@ def similar_knobs(name: str) -> list[str]:
     return [alias] if alias else difflib.get_close_matches(folded, KNOBS, n=3)
 
 
+def knobs_named(text: str) -> list[str]:
+    """The knobs that a text names, by their names or aliases in words: "learning rate" names lr.
+
+    Of overlapping names the longest counts: "embedding dropout" does not name dropout.
+    """
+    words = re.findall(r"[^\W_]+", text.casefold())
+    found: dict[str, None] = {}
+    start = 0
+    while start < len(words):
+        spellings = ["".join(words[start : start + length]) for length in range(LONGEST_NAME, 0, -1)]
+        length, name = next(
+            ((LONGEST_NAME - i, _SPELLINGS[s]) for i, s in enumerate(spellings) if s in _SPELLINGS), (1, None)
+        )
+        if name:
+            found[name] = None
+        start += length
+    return list(found)
+
+
+def knob_words(name: str) -> list[str]:
+    """The names of a knob that a text may use: its own, and its aliases of several words."""
+    aliases = KNOBS[name].about.aliases
+    return [spelled.replace("_", " ") for spelled in (name, *(alias for alias in aliases if "_" in alias))]
+
+
 def train_part(config: TrialConfig) -> dict[str, Any]:
     """The knobs that training depends on: all except the scoring knobs."""
     return {knob: value for knob, value in config.model_dump().items() if knob not in SCORING_KNOBS}
+
+
+def has_priors(config: TrialConfig) -> bool:
+    """Whether a score prior is added to the scores of the model."""
+    return any(getattr(config, weight) > 0 for weight in PRIOR_WEIGHTS)
+
+
+def scoring_part(config: TrialConfig) -> dict[str, Any]:
+    """The scoring knobs, which act on finished scores only."""
+    return {knob: value for knob, value in config.model_dump().items() if knob in SCORING_KNOBS}
 
 
 def train_hash(config: TrialConfig) -> str:

@@ -11,7 +11,7 @@ model's order.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -96,6 +96,11 @@ class ScorePriors:
         config = self.config
         if self.popularity is not None:
             scores.add_(self.popularity, alpha=config.popularity_weight)
+        self._add_rows(scores, items, offsets)
+
+    def _add_rows(self, scores: Tensor, items: Tensor, offsets: Tensor) -> None:
+        """Add the rows of the transition and co-occurrence tables that the histories select."""
+        config = self.config
         if self.transition is not None:
             owners, rows, ages = _latest(items, offsets, config.transition_recent)
             self.transition.add_to(scores, owners, rows, config.transition_weight * config.transition_recency**ages)
@@ -103,6 +108,35 @@ class ScorePriors:
             owners, rows, ages = _latest(items, offsets, config.cooccurrence_window)
             weights = config.cooccurrence_weight * config.cooccurrence_recency**ages
             self.cooccurrence.add_to(scores, owners, rows, weights)
+
+
+@dataclass(frozen=True)
+class RepeatedPriors(ScorePriors):
+    """Score priors for the same histories after each epoch: what the histories add on a CPU is summed only once.
+
+    The sums are added to the scores in one step, so that a score may differ from that of `ScorePriors` in the last bit.
+    Takes 8 bytes of memory for each pair of a user and an item with a prior.
+    """
+
+    _sums: dict[bytes, tuple[Tensor, Tensor]] = field(default_factory=dict, compare=False)
+
+    @classmethod
+    def of(cls, priors: ScorePriors) -> "RepeatedPriors":
+        """The same priors."""
+        return cls(priors.config, priors.popularity, priors.transition, priors.cooccurrence)
+
+    def _add_rows(self, scores: Tensor, items: Tensor, offsets: Tensor) -> None:
+        if scores.device.type != "cpu":
+            super()._add_rows(scores, items, offsets)
+            return
+        histories = items.numpy().tobytes() + offsets.numpy().tobytes()
+        if histories not in self._sums:
+            sums = torch.zeros_like(scores)
+            super()._add_rows(sums, items, offsets)
+            places = sums.view(-1).nonzero()[:, 0]
+            self._sums[histories] = places.to(torch.int32), sums.view(-1)[places]
+        index, values = self._sums[histories]
+        scores.view(-1).index_add_(0, index, values)
 
 
 POPULARITY_KNOBS = ("popularity_window",)

@@ -3,14 +3,22 @@
 Test metrics come only from `examiner.request.read_revealed`, because memory.db has no column for them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..data.errors import HomeError
 from ..examiner.request import TestResult, read_revealed
-from ..memory.records import Confirmation, ReflectionRecord, RuleRecord, SessionRecord, SummaryRecord, TrialRecord
+from ..memory.records import (
+    Confirmation,
+    Extension,
+    ReflectionRecord,
+    RuleRecord,
+    SessionRecord,
+    SummaryRecord,
+    TrialRecord,
+)
 from ..memory.store import Memory
 from ..sandbox.observations import still_stopped
 from ..sandbox.program import trials_measured
@@ -36,6 +44,7 @@ class ReportData:
     dimensions: Mapping[str, str]
     steps: list[KnobStep]
     dataset: DatasetView | None
+    extensions: Sequence[Extension] = ()
 
     @property
     def finished(self) -> list[TrialRecord]:
@@ -102,6 +111,7 @@ def gather(home: Path, session: str) -> ReportData:
     with Memory(database) as memory:
         record = memory.sessions.get(session)
         trials = memory.trials.all(record.id)
+        extensions = memory.sessions.extensions(record.id)
         reflections = memory.reflections.all(record.id)
         rules = [rule for rule in memory.rules.all() if _bears_on(rule, record.id)]
         summaries = [summary for summary in memory.summaries.all() if summary.session == record.id]
@@ -118,6 +128,7 @@ def gather(home: Path, session: str) -> ReportData:
         dimensions={knob.name: knob.dimension for knob in space.knobs(record.backbone)},
         steps=knob_steps(trials, default),
         dataset=dataset_view(home, record),
+        extensions=extensions,
     )
 
 

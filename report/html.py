@@ -22,7 +22,7 @@ from .baselines import scorers, strongest
 from .curves import top_curves
 from .gather import ReportData, gather, ndcg
 from .steps import step_rows
-from .tables import STYLES, confirmation_rows, confirmation_sentence, test_sentence, verdict_label
+from .tables import STYLES, confirmation_rows, confirmation_sentence, extension_sentences, test_sentence, verdict_label
 from .templates import page_template
 
 EXPORT = "my-model"
@@ -67,6 +67,7 @@ def render(data: ReportData) -> str:
         results=_results(data),
         scorers=_scorer_rows(data),
         test_sentence=test_sentence(data),
+        extensions=extension_sentences(data.extensions),
         best_chart=Markup(best_so_far(data.trials, ndcg(data.default) if data.default else None, best and best[1])),
         curves_chart=Markup(learning_curves(top_curves(data.trials, data.default))),
         knob_charts=[Markup(chart) for chart in knob_charts(data.steps, data.default_config)],

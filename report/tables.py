@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..data.wording import counted
-from ..memory.records import Confirmation, TrialRecord
+from ..memory.records import Confirmation, Extension, TrialRecord
 from ..sandbox.program import trials_measured
 from . import formats
 from .gather import ReportData
@@ -104,6 +104,23 @@ def confirmation_sentence(confirmation: Confirmation) -> str:
     return f"{confirmation.reason} {cost} of training beyond the budget."
 
 
+def extension_sentences(extensions: Sequence[Extension]) -> str:
+    """Which budgets people added to a session while it was open; empty if none."""
+    return " ".join(
+        "The budget was extended by "
+        + " and ".join(
+            part
+            for part in (
+                counted(each.trials, "trial") if each.trials else "",
+                f"{formats.duration(each.seconds)} of training" if each.seconds else "",
+            )
+            if part
+        )
+        + f" after {counted(each.after, 'trial')}."
+        for each in extensions
+    )
+
+
 def caption(data: ReportData) -> str:
     """The note below the result: the bound on selection bias, and the state of the test set."""
     bound = "" if data.inflation is None else (
@@ -111,7 +128,8 @@ def caption(data: ReportData) -> str:
         f"{formats.metric(data.inflation)}. "
     )
     confirmed = f"{confirmation_sentence(data.confirmation)} " if data.confirmation else ""
-    return bound + confirmed + test_sentence(data)
+    extended = f"{extension_sentences(data.extensions)} " if data.extensions else ""
+    return bound + confirmed + extended + test_sentence(data)
 
 
 def replay_sentence(source: Mapping[str, Any]) -> str:

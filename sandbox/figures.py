@@ -55,14 +55,16 @@ def _levels(trials: Iterable[TrialRecord]) -> Iterator[float]:
             if (value := outcome.details.get(name)) is not None:
                 yield value
         for epoch in outcome.curve:
-            yield from (value for name, value in epoch.items() if name in ("ndcg10", "loss"))
+            yield from (
+                value for name, value in epoch.items() if name in ("ndcg10", "judged", "loss") and value is not None
+            )
 
 
 def _figures_of_stop(outcome: TrialOutcome) -> Iterator[float]:
     """The bounds of a stopped trial, and the figures of why it was stopped."""
     stop = outcome.details.get("stopped", {})
     figures = [outcome.details.get("bound"), outcome.details.get("floor"), *stop.values()]
-    yield from (float(value) for value in figures if isinstance(value, int | float))
+    yield from (float(value) for value in figures if isinstance(value, int | float) and not isinstance(value, bool))
 
 
 def _settings(trials: Iterable[TrialRecord]) -> Iterator[float]:

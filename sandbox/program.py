@@ -179,13 +179,17 @@ def stop(
     target_ndcg: float | None = None,
     llm_usd: float = 0.0,
     max_llm_usd: float | None = None,
+    patience_after: int = 0,
 ) -> Stop:
-    """Whether a session should stop: trials, seconds or LLM budget used up, patience exceeded, or target reached."""
+    """Whether a session should stop: trials, seconds or LLM budget used up, patience exceeded, or target reached.
+
+    patience_after: the patience ignores as many trials, in the order in which they ended.
+    """
     used = trials_used(trials)
     reason = (
         _budget_used_up(used, max_trials, seconds_used(trials), max_train_seconds)
         or _llm_budget_used_up(llm_usd, max_llm_usd)
-        or _patience_exceeded(trials, patience)
+        or _patience_exceeded([trial for trial in trials if trial.order > patience_after], patience)
         or _target_reached(trials, target_ndcg)
     )
     left = max_trials - used

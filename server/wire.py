@@ -61,7 +61,8 @@ class WireTool(Tool):
 
 def wire_tool(ws: Workspace, tool: PlainTool, annotations: ToolAnnotations, override: float | None) -> Tool:
     """The MCP tool of a function: description from its docstring, schema from its parameters without `ws`."""
-    wired = WireTool.from_function(_mcp_function(ws, tool, override), annotations=annotations)
+    function = inspect.unwrap(tool)  # its signature has the descriptions and bounds of the arguments
+    wired = WireTool.from_function(_mcp_function(ws, function, override), annotations=annotations)
     wired.parameters["additionalProperties"] = False
     return wired
 

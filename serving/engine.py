@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ..data.errors import ExportError
 from ..training.catalogue_scores import ItemFactors, joint_factors, joint_users, score_blocks
-from ..training.evaluate import ENCODE_USERS, Histories, encode_users
-from ..training.ranking import Ranks, ScoreBlocks, map_in_threads, rank_variants
+from ..training.evaluate import ENCODE_USERS, Histories, encode_users, rank_by_vectors
+from ..training.ranking import Ranks, ScoreBlocks, map_in_threads
 from .artifact import Export
 from .top_k import NO_ITEM, top_k
 
@@ -140,10 +140,7 @@ class Engine:
         ExportError if a history is empty.
         """
         vectors = self.user_vectors(histories)
-        items, offsets = self._on_device(histories)
-        blocks = score_blocks(self.factors, vectors, items, offsets, [self.priors])
-        wanted = torch.tensor(np.asarray(targets), device=self.device)
-        return rank_variants(blocks, items, offsets, wanted, self.factors.block_users)[0]
+        return rank_by_vectors(self.factors, vectors, histories, targets, [self.priors])[0]
 
     @torch.inference_mode()
     def similarities(self, item: int) -> Tensor:

@@ -13,8 +13,8 @@ from virtualmle.training.racing import decide
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS / "curves"))
 
-from raced import Raced, pools_of, run_of  # noqa: E402
-from recorded import Curve, read_curves  # noqa: E402
+from raced import Raced, have_same_scores, pools_of, run_of  # noqa: E402
+from recorded import WITH_PRIORS, Curve, read_curves  # noqa: E402
 from replay import KEEP_Z, Pool, is_slow_starter  # noqa: E402
 
 
@@ -44,16 +44,20 @@ def test_the_ranks_of_a_trial_have_its_ndcg10(curves: list[Curve]) -> None:
 def stop_of(pool: Pool, candidate: int, incumbent: int, ended: list[int]) -> int | None:
     """The epoch at which a worker that applies `decide` after each epoch but the last stops the trial."""
     runs = {index: run_of(pool.curves[index], pool.num_users) for index in (incumbent, *ended)}
-    curve = pool.curves[candidate]
+    curve, base = pool.curves[candidate], pool.curves[incumbent]
+    same = have_same_scores(base, curve)
     context = race_of(
-        curve.config, pool.num_users, runs[incumbent], [runs[index] for index in ended], KEEP_Z, curve.popularity
-    )
+        curve.config, pool.num_users, runs[incumbent], [runs[index] for index in ended], KEEP_Z, curve.popularity, same,
+        base.judged_at if same else (),
+    )  # fmt: skip
     if context is None:
         return None
-    known = pool.curves[incumbent].ranks
-    for epoch in range(1, len(curve.ndcg10)):
-        if decide(range(1, epoch + 1), list(curve.ranks[:epoch]), curve.parameters, known, context):
-            return epoch
+    epochs, rows = curve.epochs.tolist(), [base.epochs.tolist().index(epoch) for epoch in base.judged_at]
+    known = np.vstack([base.judged_ranks[rows] if same else base.ranks, base.final_ranks])
+    for count in range(1, len(epochs)):
+        judged = {at: curve.judged_ranks[epochs.index(at)] for at in curve.judged_at if at <= epochs[count - 1]}
+        if decide(epochs[:count], list(curve.ranks[:count]), judged, curve.parameters, known, context):
+            return epochs[count - 1]
     return None
 
 
@@ -67,3 +71,17 @@ def test_the_benchmark_stops_trials_at_the_epoch_at_which_the_program_does(curve
     found = [rule(pool, index, incumbent, known) for index, known in ended.items()]
     assert found == [stop_of(pool, index, incumbent, known) for index, known in ended.items()]
     assert any(found), "one of them is stopped"
+
+
+def test_the_benchmark_stops_trials_with_score_priors_as_the_program_does() -> None:
+    stopped = 0
+    for pool in pools_of(read_curves(WITH_PRIORS)).values():
+        for index in range(1, len(pool)):
+            if pool.curves[index].rescored:
+                continue
+            ended = [other for other in range(index) if not pool.curves[other].rescored]
+            for incumbent in range(index):
+                found = Raced(pool, [])(pool, index, incumbent, ended)
+                assert found == stop_of(pool, index, incumbent, ended), (index, incumbent)
+                stopped += found is not None
+    assert stopped, "one of them is stopped"

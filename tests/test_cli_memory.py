@@ -13,6 +13,8 @@ import pytest
 
 from tests.quick_home import environment, quick_home
 from virtualmle.cli.app import main
+from virtualmle.memory.records import RuleRecord
+from virtualmle.memory.store import Memory
 from virtualmle.tools.finalize import finalize
 from virtualmle.tools.open_session import open_session
 from virtualmle.tools.run_trial import run_trial
@@ -135,3 +137,15 @@ def test_contradictory_flags_are_refused_before_a_session_is_opened(
     refused = virtualmle("tune", "demo", "--new", "--home", home, *flags)
     assert refused.returncode in (1, 2) and message in refused.stderr and "Traceback" not in refused.stderr
     assert len(json.loads(output_of("sessions", "list", "--json", "--home", home))["sessions"]) == 1
+
+
+def test_rules_are_listed_in_80_columns_and_found_by_the_words_for_their_knob(tmp_path: Path) -> None:
+    statement = "A [bold]higher[/bold] step size reaches the optimum in fewer epochs on small catalogues. " * 2
+    with Memory(tmp_path / "memory.db") as memory:
+        memory.rules.add(RuleRecord(kind="prefer", statement=statement, condition="lr >= 0.001", backbone="sasrec"))
+    printed = output_of("memory", "list", "--home", tmp_path)
+    assert max(map(len, printed.splitlines())) <= 80
+    facts, *words = printed.splitlines()[:-1]
+    assert facts.split()[:3] == ["1", "prefer", "sasrec"] and facts.endswith("lr >= 0.001")
+    assert " ".join(" ".join(words).split()) == statement.strip()
+    assert "higher" in output_of("memory", "search", "learning", "rate", "--home", tmp_path)

@@ -53,7 +53,9 @@ def test_tune_prints_validation_and_test_figures_and_writes_a_report(tuned: tupl
     assert 0 < result["validation"]["ndcg@10"] < 1 and 0 < result["test"]["ndcg@10"] < 1
     assert result["selection_inflation"] > 0
     report = Path(result["report"])
-    assert report.is_relative_to(home) and "demo-sasrec-1" in report.read_text(encoding="utf-8")
+    text = report.read_text(encoding="utf-8")
+    assert report.is_relative_to(home) and "demo-sasrec-1" in text
+    assert "item transitions alone" in text and "The most popular tenth of the items" in text
 
 
 def test_progress_goes_to_stderr_as_plain_lines_without_a_terminal(
@@ -63,6 +65,7 @@ def test_progress_goes_to_stderr_as_plain_lines_without_a_terminal(
     assert lines[0].startswith("registered demo: ") and lines[1].startswith("  5-core: ")
     assert lines[3].startswith("opened demo-sasrec-1: sasrec on demo")
     assert [line.split()[0] for line in lines if line.startswith("t0")] == ["t001/2", "t002/2"]
+    assert all(" NDCG@10 0." in line for line in lines if line.startswith("t0"))
     assert lines[-1].startswith("finalized demo-sasrec-1") and "\x1b" not in tuned[2]
 
 
@@ -74,6 +77,8 @@ def test_sessions_are_listed_and_shown(output_of: OutputOf) -> None:
     shown = json.loads(output_of("sessions", "show", "demo-sasrec-1", "--json"))
     assert [trial["handle"] for trial in shown["trials"]] == ["t001", "t002"]
     assert shown["session"]["client"] == "virtualmle-random"
+    measured = [trial["outcome"]["details"]["baselines"] for trial in shown["trials"]]
+    assert set(measured[0]) == {"popularity", "transitions", "cooccurrence"} and not measured[1]  # once is enough
 
 
 def test_memory_is_listed_searched_and_shown(output_of: OutputOf) -> None:

@@ -26,6 +26,7 @@ from virtualmle.models.priors import ScorePriors
 from virtualmle.training.checkpoint import load_checkpoint
 from virtualmle.training.evaluate import Histories, evaluate_targets
 from virtualmle.training.metrics import metrics_from_ranks, ndcg_per_user
+from virtualmle.training.popularity import popularity_ranks
 from virtualmle.training.spec import CHECKPOINT, TrialSpec, write_model
 
 SECONDS = 250.0
@@ -97,6 +98,10 @@ def test_the_last_event_of_every_user_is_ranked_given_all_earlier_events(scene: 
     assert result.ndcg10_se == pytest.approx(ndcg_per_user(ranks).std(ddof=1) / len(ranks) ** 0.5)
     assert (result.ties, result.num_users, result.trial) == (ties, dataset.num_users, "t001")
     assert 0 < result.metrics["ndcg@10"] < 1
+    counts = np.bincount(dataset.items, minlength=dataset.num_items)  # as all counts, of the train part only
+    popular = popularity_ranks(counts, history, offsets, targets)
+    assert result.baselines["popularity"] == pytest.approx(metrics_from_ranks(popular), rel=1e-9)
+    assert set(result.baselines) == {"popularity", "transitions", "cooccurrence"}
 
 
 def test_the_result_is_in_the_vault_and_readable_only_by_its_owner(scene: Scene) -> None:

@@ -249,6 +249,12 @@ def test_patience_counts_finished_trials_since_the_last_keep() -> None:
     assert not stop([*past, trial(5, verdict="keep")], **LIMITS).stop
 
 
+def test_patience_counts_anew_after_an_extension() -> None:
+    past = [trial(1, verdict="keep"), *(trial(n, verdict="discard") for n in (2, 3, 4))]
+    assert stop(past, **LIMITS).stop and not stop(past, **LIMITS, patience_after=4).stop
+    assert not stop([*past, trial(5, verdict="discard")], **LIMITS, patience_after=4).stop
+
+
 def test_a_session_stops_at_its_target() -> None:
     past = [trial(1, verdict="keep", metrics={"ndcg@10": 0.05})]
     assert not stop(past, **LIMITS, target_ndcg=0.06).stop

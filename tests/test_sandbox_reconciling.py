@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.test_sandbox_reflection import trial
+from tests.effects_world import DEFAULT, FIRST, NDCG, trial
 from virtualmle.memory.records import SessionRecord, TrialRecord
-from virtualmle.models.config import make_config
 from virtualmle.sandbox.conditions import parse_condition
 from virtualmle.sandbox.protocol import load_protocol
 from virtualmle.sandbox.reconciling import Claimed, reconciled
@@ -15,7 +14,6 @@ from virtualmle.sandbox.rule_evidence import check_rule, moves_of
 from virtualmle.tools.workspace import Workspace
 from virtualmle.tools.write_reflection import RuleInput, prepare_rule
 
-DEFAULT = make_config("sasrec")
 KNOB = "transition_weight"
 
 
@@ -26,11 +24,11 @@ def claim(text: str) -> Claimed:
 
 def weights(*steps: tuple[float, float, float]) -> list[TrialRecord]:
     """The default, and for each step a trial at the weight `before` and one that changes it to `after`."""
-    trials = [trial(1, {})]
+    trials = [FIRST]
     for before, after, delta in steps:
-        base = trials[0] if before == 0 else trial(len(trials) + 1, {KNOB: before}, 0.0)
-        trials += [] if before == 0 else [base]
-        trials.append(trial(len(trials) + 1, {KNOB: after}, delta, base=base))
+        base = None if before == 0 else trial(len(trials) + 1, {KNOB: before})
+        trials += [base] if base else []
+        trials.append(trial(len(trials) + 1, {KNOB: after}, NDCG + delta, 0.001, base=base))
     return trials
 
 

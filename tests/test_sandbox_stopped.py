@@ -166,10 +166,7 @@ def cause(**changes: Any) -> StopCause:
     return StopCause.model_validate(fields | changes)
 
 
-def test_bounds_are_those_of_the_bare_model_unless_score_priors_are_added() -> None:
-    plain = DEFAULT.model_dump()
-    assert bounds_of(cause(), plain, FIRST) == pytest.approx({"floor": 0.02, "bound": 0.045, "bound_se": 0.002})
-    judged = trial(1, {}, 0.08)  # 0.05 without priors
-    with_priors = plain | {"transition_weight": 4.0}
-    assert bounds_of(cause(), with_priors, judged) == pytest.approx({"floor": 0.0, "bound": 0.08, "bound_se": 0.002})
-    assert bounds_of(cause(bound=0.053), with_priors, judged)["bound"] == pytest.approx(0.083)
+def test_bounds_are_those_of_the_score_that_is_judged() -> None:
+    assert bounds_of(cause(se=0.002), False) == {"floor": 0.02, "bound": 0.045, "bound_se": 0.002}
+    assert bounds_of(cause(se=0.002), True) == pytest.approx({"floor": 0.018, "bound": 0.045, "bound_se": 0.002})
+    assert bounds_of(cause(), False)["bound_se"] is None, "the cause of an earlier version does not have it"

@@ -22,7 +22,7 @@ ROOT = Path(virtualmle.__file__).parent
 LEVEL = {
     "data": 0, "kernels": 1, "models": 2, "training": 3, "serving": 4,
     "sandbox": 5, "memory": 5, "trials": 5, "examiner": 5,
-    "tools": 6, "server": 7, "report": 8, "agents": 9, "compare": 10, "cli": 11,
+    "tools": 6, "server": 7, "report": 8, "agents": 9, "compare": 10, "tracking": 10, "cli": 11,
 }  # fmt: skip
 ROOMS = sorted(LEVEL)
 # Rooms with drawers (libraries inside a room), and for each drawer the drawers of its room that it may import.

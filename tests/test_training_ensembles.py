@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,9 @@ from virtualmle.data.hashing import sha256_of
 from virtualmle.data.prepared import PreparedDataset
 from virtualmle.models.config import TrialConfig, make_config
 from virtualmle.models.priors import ScorePriors
+from virtualmle.serving import Recommender
+from virtualmle.serving.artifact import write_export
+from virtualmle.serving.assembly import TrainedModel, assemble
 from virtualmle.training import catalogue_scores
 from virtualmle.training.checkpoint import load_checkpoint
 from virtualmle.training.ensembles import load_members, rank_ensemble
@@ -29,6 +33,7 @@ from virtualmle.training.spec import (
     EnsembleMember,
     TrialSpec,
     read_result,
+    read_spec,
     write_model,
 )
 from virtualmle.training.worker import main
@@ -209,6 +214,18 @@ def test_two_equal_members_would_rank_as_one_does(members, tiny_dataset_dir):
     loaded = load_members([members[0], members[0]], "cpu")
     [(ranks, _)] = rank_ensemble(loaded, train_histories(dataset), dataset.valid_items, [None], dataset.num_items)
     assert (ranks == np.load(f"{members[0].directory}/{RANKS}")).all()
+
+
+def test_an_export_of_the_members_ranks_as_the_ensemble_does(members, tiny_dataset_dir, tmp_path):
+    dataset = PreparedDataset.load(tiny_dataset_dir)
+    directory, _ = ensemble("exported", tmp_path, tiny_dataset_dir, members, **PRIORS)
+    models = [TrainedModel(f"s/{member.name}", Path(member.directory)) for member in members]
+    config = TrialConfig(**read_spec(directory).config)
+    write_export(tmp_path / "export", assemble(models, config, tiny_dataset_dir, "# Card\n"))
+    histories = train_histories(dataset)
+    served = Recommender.load(tmp_path / "export", "cpu")
+    found, _ = served.ranks(histories.items, histories.offsets, dataset.valid_items, histories.times)
+    assert (found == np.load(directory / RANKS)).all() and len(served.export.members) == 3
 
 
 def test_the_worker_process_scores_an_ensemble(members, tiny_dataset_dir, tmp_path):

@@ -11,6 +11,7 @@ from virtualmle.models.config import TrialConfig, make_config
 from virtualmle.training import pipeline, products
 from virtualmle.training.checkpoint import copy_weights
 from virtualmle.training.errors import StateError
+from virtualmle.training.judging import Judging
 from virtualmle.training.products import FLOAT32_CPU, has_bfloat16_instructions, trains_in_bfloat16
 from virtualmle.training.trainer import FitResult, fit
 
@@ -83,7 +84,7 @@ def test_a_state_resumes_bit_for_bit_and_only_with_the_same_products(dataset: Pr
     def race(*_: object) -> None:
         calls.append(state.read_bytes() if state.exists() else b"")  # called before the epoch's state is written
 
-    fit(small(), dataset, 0, CPU, save_to=state, save_every=0, race=race, precision="bf16")
+    fit(small(), dataset, 0, CPU, save_to=state, save_every=0, judging=Judging(race=race), precision="bf16")
     state.write_bytes(calls[1])
     assert equal(whole, fit(small(), dataset, 0, CPU, resume_from=state, precision="bf16"))
     with pytest.raises(StateError, match="belongs to another"):

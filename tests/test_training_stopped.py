@@ -18,6 +18,7 @@ from virtualmle.training.spec import (
     CHECKPOINT,
     EPOCH_RANKS,
     INCUMBENT_RANKS,
+    JUDGED_RANKS,
     RACE,
     RANKS,
     SPEC,
@@ -46,7 +47,7 @@ def trial(tmp_path: Path, dataset: Path, name: str, config: TrialConfig = CONFIG
 def race(directory: Path, config: TrialConfig = CONFIG, height: float = 1.0) -> None:
     """Race the trial against an incumbent that rose to NDCG@10 `height` at once, as did the only run of its family."""
     num_users = 150
-    ranks = np.tile(np.where(np.arange(num_users) < height * num_users, 1, 200), (3, 1)).astype(np.uint8)
+    ranks = np.tile(np.where(np.arange(num_users) < height * num_users, 1, 200), (4, 1)).astype(np.uint8)
     run = Run("t001", config, [1, 2, 3], [height] * 3, num_users, parameters=1)
     context = race_of(config, num_users, run, [run], 1.0)
     assert context is not None
@@ -107,6 +108,22 @@ def test_a_race_that_is_won_changes_nothing(tiny_dataset_dir: Path, tmp_path: Pa
     assert (directory / EPOCH_RANKS).read_bytes() == (bare / EPOCH_RANKS).read_bytes()
 
 
+def test_a_trial_with_score_priors_is_raced_by_what_it_is_judged_by(tiny_dataset_dir: Path, tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"transition_weight": 4.0})
+    race(directory := trial(tmp_path, tiny_dataset_dir, "raced", config, judge_epochs=True), config)
+    stopped = worked(directory)
+    assert stopped.stopped is not None and stopped.stopped.epoch == 4, "the first rung with judged ranks"
+    ranks = read_epoch_ranks(directory / JUDGED_RANKS)
+    assert ranks is not None and len(ranks) == 2
+    found = {epoch.epoch: epoch.judged for epoch in stopped.curve}
+    assert found == {1: None, 2: pytest.approx(ndcg_per_user(ranks[0]).mean()), 3: None, 4: found[4]}
+    assert stopped.stopped.ndcg10 in (found[2], found[4]) and "with score priors" in stopped.stopped.sentence
+
+    race(blind := trial(tmp_path, tiny_dataset_dir, "blind", config), config)
+    assert worked(blind).status == "finished", "without judged ranks there is nothing to compare"
+    assert not (blind / JUDGED_RANKS).exists()
+
+
 def test_the_ranks_of_every_epoch_give_its_figures(tiny_dataset_dir: Path, tmp_path: Path) -> None:
     result = worked(directory := trial(tmp_path, tiny_dataset_dir, "a"))
     ranks = read_epoch_ranks(directory / EPOCH_RANKS)
@@ -131,7 +148,7 @@ def test_a_damaged_race_is_no_race(damage: dict[str, bytes | None], tiny_dataset
 
 def test_epoch_ranks_that_cannot_be_read_are_none(tmp_path: Path) -> None:
     assert read_epoch_ranks(tmp_path / EPOCH_RANKS) is None
-    write_epoch_ranks(tmp_path, [np.array([1, 255], dtype=np.uint8)])
+    write_epoch_ranks(tmp_path / EPOCH_RANKS, [np.array([1, 255], dtype=np.uint8)])
     assert read_epoch_ranks(tmp_path / EPOCH_RANKS) is not None
     for content in (b"", (tmp_path / EPOCH_RANKS).read_bytes()[:-1]):
         write_bytes(tmp_path / EPOCH_RANKS, content)

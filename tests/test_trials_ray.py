@@ -24,7 +24,17 @@ from virtualmle.server.app import build_server
 from virtualmle.tools.workspace import Settings
 from virtualmle.training.epoch_ranks import write_race
 from virtualmle.training.racing import KnownCurve, RaceContext
-from virtualmle.training.spec import CHECKPOINT, LOG, RANKS, STATE, USERS, TrialSpec, read_result, read_spec
+from virtualmle.training.spec import (
+    CHECKPOINT,
+    LOG,
+    RANKS,
+    STATE,
+    USERS,
+    EnsembleMember,
+    TrialSpec,
+    read_result,
+    read_spec,
+)
 from virtualmle.training.state_outline import read_curve
 from virtualmle.trials.launcher import TrialState, poll
 from virtualmle.trials.launching import LocalLauncher, launcher_of
@@ -230,6 +240,19 @@ def test_a_trial_is_scored_again_on_a_node_that_is_sent_its_files_or_that_shares
         placement = read_placement(directory)
         assert placement is not None and placement.in_place == in_place
         assert same_results(directory, local)
+
+
+def test_the_members_of_an_ensemble_are_sent_to_the_node_that_scores_it(world: World, trained: Path) -> None:
+    found = read_result(trained)
+    assert found is not None
+    members = [EnsembleMember(name=name, directory=str(trained), files=found.files) for name in ("t001", "t002")]
+    changes = {"members": members, "knobs": {"ensemble": ["t002", "t001"], "transition_weight": 4.0}}
+    sent, local = world.submit(12, **changes), world.run_locally(12, **changes)
+    assert settle(sent).status == "finished", look(sent).cause
+    placement = read_placement(sent)
+    assert placement is not None and not placement.in_place
+    assert (sent / RANKS).read_bytes() == (local / RANKS).read_bytes()
+    assert not (sent / CHECKPOINT).exists()
 
 
 def test_a_trial_whose_node_is_killed_is_a_lost_one_and_continues_bit_for_bit_on_the_other(world: World) -> None:

@@ -6,12 +6,14 @@ from pydantic import Field
 
 from ..data.errors import SessionError
 from ..trials.launching import launcher_of
+from .described import described
 from .observation import observe
 from .results import TrialObservation
 from .sync import sync_session
 from .workspace import Workspace
 
 
+@described
 def cancel_trial(
     ws: Workspace,
     session: Annotated[str, Field(description="session id, as open_session returned it")],

@@ -50,6 +50,7 @@ def stop_of(ws: Workspace, session: SessionRecord, trials: list[TrialRecord]) ->
         target_ndcg=protocol.target_ndcg,
         llm_usd=session.llm_usd,
         max_llm_usd=session.max_llm_usd,
+        patience_after=session.patience_after,
     )
 
 

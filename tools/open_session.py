@@ -10,6 +10,7 @@ from ..data.wording import counted
 from ..memory.records import SessionRecord
 from ..sandbox.protocol import Protocol
 from ..trials.places import most_places
+from .described import described
 from .guidance import budget_of, next_step
 from .results import OpenedSession
 from .sync import sync_session
@@ -18,6 +19,7 @@ from .views import knob_rows
 from .workspace import Workspace
 
 
+@described
 def open_session(
     ws: Workspace,
     dataset: Annotated[str, Field(description="name of a registered dataset, e.g. 'demo'")],

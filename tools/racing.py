@@ -7,34 +7,40 @@ trials for which `training/families.py` knows too little. docs/racing.md explain
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from pydantic import ValidationError
 
 from ..data.errors import MachineError
 from ..memory.records import CurveRecord, SessionRecord, TrialRecord
 from ..memory.similarity import UNKNOWN
-from ..models.config import TrialConfig
-from ..training.epoch_ranks import read_epoch_ranks, write_race
+from ..models.config import TrialConfig, has_priors, scoring_part
+from ..training.epoch_ranks import EpochRanks, read_epoch_ranks, read_ranks, write_race
 from ..training.families import Run, race_of
-from ..training.spec import EPOCH_RANKS, TrialSpec
+from ..training.spec import EPOCH_RANKS, JUDGED_RANKS, TrialSpec
+from ..training.stopping import judged_epochs
 from .workspace import Workspace
 
 
-def prepare_race(
-    ws: Workspace, session: SessionRecord, trial: TrialRecord, spec: TrialSpec, directory: Path
-) -> None:
+def prepare_race(ws: Workspace, session: SessionRecord, trial: TrialRecord, spec: TrialSpec, directory: Path) -> None:
     """Write the race of a trial into its new directory, if it is to be raced. MachineError if it cannot be written."""
     incumbent = ws.memory.trials.incumbent(session.id)
     trials = ws.memory.trials.all(session.id)
     if incumbent is None or not _may_be_raced(ws, session, trial, spec, trials):
         return
-    ranks = read_epoch_ranks(ws.trial_directory(session.id, incumbent.handle) / EPOCH_RANKS)
     known = _run_of(session, incumbent)
-    if ranks is None or known is None or len(ranks) != len(known.epochs):
+    if known is None:
+        return
+    folder = ws.trial_directory(session.id, incumbent.handle)
+    same_scores = _have_same_scores(folder, known.config, trial.configuration)
+    judged = same_scores and has_priors(known.config)
+    epochs = judged_epochs(known.epochs) if judged else list(known.epochs)
+    ranks = _incumbent_ranks(folder, len(epochs), judged=judged)
+    if ranks is None:
         return  # the incumbent was trained by an earlier version, or its files are lost
     runs = [*_runs_here(session, trials), *_runs_elsewhere(ws, session)]
     keep_z = ws.session_protocol(session).keep_z
     popularity = incumbent.outcome.details.get("popularity_ndcg10") if incumbent.outcome else None
-    context = race_of(trial.configuration, known.num_users, known, runs, keep_z, popularity or 0.0)
+    context = race_of(trial.configuration, known.num_users, known, runs, keep_z, popularity or 0.0, same_scores, epochs)
     if context is None:
         return
     try:
@@ -42,6 +48,24 @@ def prepare_race(
         write_race(directory, context, ranks)
     except OSError as error:
         raise MachineError(f"{directory} cannot be written ({error.strerror}); free disk space and retry") from None
+
+
+def _have_same_scores(folder: Path, incumbent: TrialConfig, candidate: TrialConfig) -> bool:
+    """Whether the judged ranks of the incumbent's epochs are there and are of the candidate's scores.
+
+    The epochs of a sweep or a re-scoring are those of a training with other scores, and are not judged.
+    """
+    if not has_priors(candidate):
+        return not has_priors(incumbent)
+    return scoring_part(incumbent) == scoring_part(candidate) and (folder / JUDGED_RANKS).exists()
+
+
+def _incumbent_ranks(folder: Path, num_rows: int, *, judged: bool) -> EpochRanks | None:
+    """The incumbent's ranks as `decide` takes them, from its folder; None if they are not there."""
+    rows, final = read_epoch_ranks(folder / (JUDGED_RANKS if judged else EPOCH_RANKS)), read_ranks(folder)
+    if rows is None or final is None or rows.shape != (num_rows, len(final)):
+        return None
+    return np.vstack([rows, final])
 
 
 def _may_be_raced(

@@ -10,6 +10,7 @@ from ..memory.records import ReflectionRecord, SessionRecord, TrialRecord
 from ..memory.text import quote
 from ..sandbox.effects import base_config, coverage, interval, knob_effects, untried
 from ..sandbox.joint import interaction_in_words, model_of, shares
+from .described import described
 from .guidance import budget_of, next_step, pending_reflection, stop_of
 from .observation import observe
 from .open_session import brief_of
@@ -47,6 +48,7 @@ TEXT_LENGTH = 1000
 ViewName = Literal["state", "trajectory", "trial", "long_term", "action_space", "protocol", "brief"]
 
 
+@described
 def read_memory(
     ws: Workspace,
     session: Annotated[str, Field(description="session id")],

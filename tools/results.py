@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from ..memory.records import Confirmation
+from .display import Displayed, Table, cell
 
 
 class Budget(BaseModel):
@@ -18,7 +19,7 @@ class Budget(BaseModel):
     llm_usd_max: float | None = None
 
 
-class OpenedSession(BaseModel):
+class OpenedSession(Displayed):
     """The brief that an agent starts a session with."""
 
     session: str = Field(description="session id; pass it to every other tool")
@@ -77,7 +78,7 @@ class StoppedTrial(BaseModel):
     saved_seconds: float = Field(description="estimate of the training seconds that stopping it has saved")
 
 
-class TrialObservation(BaseModel):
+class TrialObservation(Displayed):
     """What is known about one trial; under 2 KB."""
 
     session: str
@@ -126,7 +127,7 @@ class TrialObservation(BaseModel):
     next: str
 
 
-class MemoryView(BaseModel):
+class MemoryView(Displayed):
     """One view of the memory."""
 
     session: str | None
@@ -134,7 +135,7 @@ class MemoryView(BaseModel):
     content: dict[str, Any]
 
 
-class ReflectionReceipt(BaseModel):
+class ReflectionReceipt(Displayed):
     """The result of the server's check of a reflection."""
 
     session: str
@@ -161,7 +162,7 @@ class ConfirmationProgress(BaseModel):
     running: str = Field(default="", description="what runs, in words")
 
 
-class FinalResult(BaseModel):
+class FinalResult(Displayed):
     """The final result of a session: the selected trial and the one look at the test set."""
 
     session: str
@@ -192,7 +193,12 @@ class SessionSummary(BaseModel):
     opened_at: str
 
 
-class SessionList(BaseModel):
+class SessionList(Displayed):
     """All sessions of this home."""
 
     sessions: list[SessionSummary]
+
+    def table(self) -> Table:
+        """One row per session."""
+        headings = list(SessionSummary.model_fields)
+        return Table(headings, [[cell(getattr(each, name)) for name in headings] for each in self.sessions])

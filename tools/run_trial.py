@@ -14,6 +14,7 @@ from ..models.config import TrialConfig, fingerprint, train_hash
 from ..sandbox.program import admit
 from ..training.spec import EnsembleMember, TrialSpec, read_spec
 from ..trials.replay import serve
+from .described import described
 from .guidance import budget_of, pending_reflection
 from .members import members_for, with_short_names
 from .observation import observe
@@ -31,6 +32,7 @@ from .workspace import Workspace, trial_seed
 REASON_LENGTH = 500
 
 
+@described
 def run_trial(
     ws: Workspace,
     session: Annotated[str, Field(description="session id from open_session")],
@@ -163,6 +165,7 @@ def _spec(
     cached = None if members else ws.checkpoint_directory(session.id, trial.train_hash)
     share = share_of(ws, session, trial)
     begun = None if cached or members else state_to_continue(ws, trial, share)
+    protocol = ws.session_protocol(session)
     return TrialSpec(
         session=session.id,
         trial=trial.handle,
@@ -171,7 +174,8 @@ def _spec(
         seed=_seed(session, cached),
         device=share.device,
         threads=share.threads,
-        wall_seconds=ws.session_protocol(session).trial_seconds,
+        wall_seconds=protocol.trial_seconds,
+        judge_epochs=protocol.racing,
         rescore_from=str(cached) if cached else None,
         resume_from=str(begun) if begun else None,
         members=list(members),

@@ -1,13 +1,11 @@
 """The outcome of a trial that racing has stopped: bounds of the NDCG@10 that it would have reached, and the cause."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from ..data.errors import TrialError
 from ..memory.records import TrialOutcome, TrialRecord
-from ..models.config import TrialConfig
+from ..models.config import TrialConfig, has_priors
 from ..sandbox.costs import saved_seconds
-from ..sandbox.diagnosis import WEIGHTS
 from ..sandbox.rule_evidence import bound_delta, bound_z
 from ..training.racing import StopCause
 from ..training.spec import TrialResult
@@ -27,7 +25,6 @@ def stopped_outcome(
     if cause is None:
         raise TrialError(f"{record.handle} was stopped without a cause; run the same trial again")
     curve = [epoch.model_dump() for epoch in result.curve]
-    incumbent = next((trial for trial in trials if trial.handle == cause.incumbent), None)
     return TrialOutcome(
         status="stopped",
         verdict="discard",
@@ -37,7 +34,7 @@ def stopped_outcome(
         details={
             **result.model_dump(include=KEPT_DETAILS),
             "stopped": cause.model_dump(),
-            **bounds_of(cause, record.config, incumbent),
+            **bounds_of(cause, has_priors(record.configuration)),
             "saved_seconds": saved_seconds(TrialConfig(**record.config), curve, trials),
         },
         parameters=result.parameters,
@@ -62,16 +59,11 @@ def stopped_trial(trial: TrialRecord, trials: Sequence[TrialRecord]) -> StoppedT
     )
 
 
-def bounds_of(cause: StopCause, config: Mapping[str, Any], incumbent: TrialRecord | None) -> dict[str, float | None]:
+def bounds_of(cause: StopCause, scored: bool) -> dict[str, float | None]:
     """`floor` and `bound` of the NDCG@10 that is judged, and `bound_se`, the error of a comparison with the bound.
 
-    Without score priors the bare model is what is judged: its best epoch is kept, so that it ends no lower than it
-    stood. Priors are shared with the incumbent and narrow its lead, because they rank the same items for both models:
-    then only the lead over the incumbent bounds what is judged, and nothing bounds it from below.
+    The weights of the best epoch of the bare model are kept, so that the trial ends no lower than it stood. With score
+    priors (`scored`), better weights may be judged lower, by less than a standard error in the recorded trials.
     """
-    gap = cause.ndcg10 - cause.incumbent_at_epoch
-    error = abs(gap / cause.z_at_epoch) if cause.z_at_epoch else None
-    judged = incumbent.outcome.metrics.get("ndcg@10") if incumbent and incumbent.outcome else None
-    if judged is not None and any(config.get(name) for name in WEIGHTS):
-        return {"floor": 0.0, "bound": judged + max(0.0, cause.bound - cause.incumbent_ndcg10), "bound_se": error}
-    return {"floor": cause.ndcg10, "bound": cause.bound, "bound_se": error}
+    error = cause.se or None
+    return {"floor": max(0.0, cause.ndcg10 - cause.se * scored), "bound": cause.bound, "bound_se": error}

@@ -9,6 +9,7 @@ from ..memory.records import Hypothesis, SessionRecord, Sweep, TrialRecord
 from ..models.config import TrialConfig, fingerprint, train_hash
 from ..sandbox.program import Admission, admit
 from ..sandbox.sweeping import complete, differences, plan_settings
+from .described import described
 from .guidance import budget_of, pending_reflection
 from .observation import observe
 from .places import occupation
@@ -22,6 +23,7 @@ from .workspace import Workspace
 ROUNDED_LENGTH = 300  # of the list of rounded numbers, so that the observation stays short
 
 
+@described
 def sweep(
     ws: Workspace,
     session: Annotated[str, Field(description="session id from open_session")],

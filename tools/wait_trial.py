@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from ..data.errors import SessionError
+from .described import described
 from .guidance import pending_reflection
 from .observation import observe
 from .results import TrialObservation
@@ -20,6 +21,7 @@ WaitSeconds = Annotated[
 ]
 
 
+@described
 def wait_trial(
     ws: Workspace,
     session: Annotated[str, Field(description="session id, as open_session returned it")],

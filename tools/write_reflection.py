@@ -12,6 +12,7 @@ from ..sandbox.reconciling import OPPOSITE, Claimed, reconciled
 from ..sandbox.reflection import Claim, check_evidence, check_reflection, dimensions_of
 from ..sandbox.rule_evidence import Move, check_rule, moves_of
 from . import guidance
+from .described import described
 from .results import ReflectionReceipt
 from .rule_counts import parsed
 from .sync import sync_session
@@ -35,6 +36,7 @@ class RuleInput(BaseModel):
     evidence: list[str] = Field(default=[], description="handles of the trials that show it", max_length=MAX_EVIDENCE)
 
 
+@described
 def write_reflection(  # noqa: PLR0913, PLR0917 - one parameter per claim that is checked
     ws: Workspace,
     session: Annotated[str, Field(description="session id, as open_session returned it")],

@@ -115,7 +115,7 @@ def score_blocks(
         products = {kind: factors.product(rows[first:last], kind) for kind, rows in vectors.items()}
         for priors, kind in zip(variants, kinds, strict=True):
             scores = products[kind]
-            if len(variants) > 1:
+            if kinds.count(kind) > 1:
                 scores = copies.matrix(last - first, factors.num_items, factors.device).copy_(scores)
             yield scores if priors is None else priors.add_to(scores, history, bounds - bounds[0], kind)
 

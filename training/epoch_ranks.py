@@ -3,7 +3,7 @@
 This module does not import torch, because the server uses it as well.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -12,22 +12,29 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from ..data.atomic import write_bytes
+from .metrics import clip_ranks
 from .racing import RaceContext, StopCause, decide
-from .spec import EPOCH_RANKS, INCUMBENT_RANKS, RACE, EpochRecord, write_model
+from .spec import INCUMBENT_RANKS, RACE, RANKS, EpochRecord, write_model
 
-Race = Callable[[Sequence[EpochRecord], Sequence[NDArray[np.uint8]], int], StopCause | None]
-"""Decides after an epoch whether to stop: from the curve, the clipped ranks (num_users,) of each of its epochs, and the
-number of weights."""
+Rows = Sequence[NDArray[np.uint8]]
+"""Clipped ranks (num_users,), one array per evaluated epoch."""
+
+RanksByEpoch = Mapping[int, NDArray[np.uint8]]
+"""Clipped ranks (num_users,) by epoch."""
+
+Race = Callable[[Sequence[EpochRecord], Rows, RanksByEpoch, int], StopCause | None]
+"""Decides after an epoch whether to stop: from the curve, the ranks of the bare model after each of its epochs, those
+with score priors after some of them, and the number of weights."""
 
 EpochRanks = NDArray[np.uint8]
-"""Ranks (num_epochs_evaluated, num_users) of the bare model, those above 255 as 255."""
+"""Ranks (num_epochs_evaluated, num_users), those above 255 as 255."""
 
 
-def write_epoch_ranks(directory: Path, rows: Sequence[NDArray[np.uint8]]) -> None:
-    """Write `rows`, one array (num_users,) per evaluated epoch, as the epoch ranks of the trial in `directory`."""
+def write_epoch_ranks(path: Path, rows: Rows) -> None:
+    """Write `rows`, one array (num_users,) per evaluated epoch, to a file."""
     buffer = BytesIO()
     np.save(buffer, np.stack(rows))
-    write_bytes(directory / EPOCH_RANKS, buffer.getvalue())
+    write_bytes(path, buffer.getvalue())
 
 
 def read_epoch_ranks(path: Path) -> EpochRanks | None:
@@ -39,8 +46,19 @@ def read_epoch_ranks(path: Path) -> EpochRanks | None:
     return ranks if ranks.ndim == 2 and ranks.dtype == np.uint8 else None
 
 
+def read_ranks(directory: Path) -> NDArray[np.uint8] | None:
+    """The final ranks of the trial in `directory`, clipped (num_users,); None if they do not exist or are damaged."""
+    try:
+        return clip_ranks(np.load(directory / RANKS))
+    except (OSError, ValueError, EOFError):
+        return None
+
+
 def write_race(directory: Path, context: RaceContext, incumbent_ranks: EpochRanks) -> None:
-    """Write the files with which the worker of the trial in `directory` races it against the incumbent."""
+    """Write the files with which the worker of the trial in `directory` races it against the incumbent.
+
+    incumbent_ranks: as `decide` takes them.
+    """
     buffer = BytesIO()
     np.save(buffer, incumbent_ranks)
     write_bytes(directory / INCUMBENT_RANKS, buffer.getvalue())
@@ -57,7 +75,7 @@ def race_in(directory: Path) -> Race | None:
     if incumbent_ranks is None:
         return None
 
-    def race(curve: Sequence[EpochRecord], ranks: Sequence[NDArray[np.uint8]], parameters: int) -> StopCause | None:
-        return decide([record.epoch for record in curve], ranks, parameters, incumbent_ranks, context)
+    def race(curve: Sequence[EpochRecord], bare: Rows, judged: RanksByEpoch, parameters: int) -> StopCause | None:
+        return decide([record.epoch for record in curve], bare, judged, parameters, incumbent_ranks, context)
 
     return race

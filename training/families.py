@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..models.config import SCORING_KNOBS, TrialConfig
+from ..models.config import TrialConfig
 from .racing import SMALLEST, KnownCurve, RaceContext
 from .schedule import lr_factor
 
@@ -21,7 +21,6 @@ FARTHEST = 4.0
 """Trials at a larger distance are not of one family."""
 OTHER_DATASET = 2.0
 """A curve of another dataset is this much farther away for each unit that the similarity is below 1."""
-PRIOR_WEIGHTS = ("popularity_weight", "transition_weight", "cooccurrence_weight")
 LONG_AVERAGE = 0.9  # weight averages with a larger decay lag behind the weights
 FASTER = 0.25
 """A candidate that is faster than the known trial counts as this share of one that is as much slower."""
@@ -57,16 +56,16 @@ def race_of(
     runs: Sequence[Run],
     keep_z: float,
     popularity: float = 0.0,
+    same_scores: bool = True,
+    incumbent_epochs: Sequence[int] = (),
 ) -> RaceContext | None:
     """The race of `candidate` against `incumbent`; None if it must run to its end.
 
-    That is so if the scoring knobs differ, because learning curves are those of the bare model, and if no trial of its
-    family has run to its end: on this dataset, or `CURVES_ELSEWHERE` on similar ones. `runs` may contain the incumbent.
-    Curves of another dataset are scaled as if the best of its `runs` were as good as the incumbent. `popularity` is the
-    NDCG@10 of ranking by popularity alone.
+    That is so if no trial of its family has run to its end: on this dataset, or `CURVES_ELSEWHERE` on similar ones.
+    `runs` may contain the incumbent. Curves of another dataset are scaled as if the best of its `runs` were as good as
+    the incumbent. `popularity` is the NDCG@10 of ranking by popularity alone; `same_scores` and `incumbent_epochs` are
+    as in `RaceContext`.
     """
-    if any(getattr(candidate, knob) != getattr(incumbent.config, knob) for knob in SCORING_KNOBS):
-        return None
     scales = _scales(incumbent, runs)
     curves = [
         known_curve(run, candidate, 1.0 if run.similarity == 1 else scales[run.dataset])
@@ -80,7 +79,8 @@ def race_of(
         incumbent_curve=known_curve(incumbent, candidate),
         incumbent_parameters=incumbent.parameters,
         keep_z=keep_z,
-        has_priors=any(getattr(candidate, weight) > 0 for weight in PRIOR_WEIGHTS),
+        same_scores=same_scores,
+        incumbent_epochs=list(incumbent_epochs),
         family=describe(candidate),
         curves=sorted(curves, key=lambda curve: (curve.similarity < 1, curve.distance))[:MAX_CURVES],
         progress=progress(candidate, num_users, range(1, candidate.epochs + 1)),

@@ -30,12 +30,13 @@ from .ensembles import load_members, rank_ensemble, stored_states, total_paramet
 from .epoch_ranks import race_in, write_epoch_ranks
 from .errors import StateError, TrainingError
 from .evaluate import encode_users, evaluate_variants, train_histories, train_sample_ndcg
+from .judging import Judging
 from .metrics import best_setting, clip_ranks, metrics_from_ranks
 from .popularity import popularity_ndcg10
 from .products import BFLOAT16_CPU, FLOAT32_CPU, trains_in_bfloat16
 from .ranking import Ranks
 from .rescoring import load_trained, load_user_states, swept_configs
-from .spec import CHECKPOINT, RANKS, STATE, SWEPT_RANKS, USERS, TrialSpec
+from .spec import CHECKPOINT, EPOCH_RANKS, JUDGED_RANKS, RANKS, STATE, SWEPT_RANKS, USERS, TrialSpec
 from .trainer import FitResult, fit
 from .trial import Trial
 
@@ -58,15 +59,20 @@ def run(trial: Trial, spec: TrialSpec) -> None:
         _score_ensemble(trial, spec, config, dataset, device)
         return
     trial.report(stage="training", training_since=time.time())
-    fitted = _reuse(trial, spec, config, device) if spec.rescore_from else _train(trial, spec, config, dataset, device)
-    if fitted.epoch_ranks:
-        write_epoch_ranks(trial.directory, fitted.epoch_ranks)
+    tables = PriorTables(dataset, device)
+    if spec.rescore_from:
+        fitted = _reuse(trial, spec, config, device)
+    else:
+        fitted = _train(trial, spec, config, dataset, device, tables if spec.judge_epochs else None)
+    for name, rows in ((EPOCH_RANKS, fitted.epoch_ranks), (JUDGED_RANKS, fitted.judged_ranks)):
+        if rows:
+            write_epoch_ranks(trial.directory / name, rows)
     if fitted.stopped:
         return  # the training state stays, so that a later trial can continue
     trial.report(stage="scoring")
     started = time.perf_counter()
     states = _user_states(spec, fitted, config, dataset)
-    configs, tables = swept_configs(config, spec.settings), PriorTables(dataset, device)
+    configs = swept_configs(config, spec.settings)
     found = evaluate_variants(
         fitted.model,
         config,
@@ -123,15 +129,21 @@ def _record_best(trial: Trial, spec: TrialSpec, found: Sequence[Ranks], paramete
 
 
 def _train(
-    trial: Trial, spec: TrialSpec, config: TrialConfig, dataset: PreparedDataset, device: torch.device
+    trial: Trial,
+    spec: TrialSpec,
+    config: TrialConfig,
+    dataset: PreparedDataset,
+    device: torch.device,
+    tables: PriorTables | None,
 ) -> FitResult:
     resume_from = Path(spec.resume_from) / STATE if spec.resume_from else None
-    race, precision = race_in(trial.directory), loss_precision(spec.device, device, config)
+    judging = Judging(tables, race_in(trial.directory))
+    precision = loss_precision(spec.device, device, config)
 
     def train(state: Path | None) -> FitResult:
         return fit(
             config, dataset, spec.seed, device, trial.add_epoch, trial.directory / STATE, state,
-            race=race, precision=precision,
+            judging=judging, precision=precision,
         )  # fmt: skip
 
     try:
@@ -158,8 +170,8 @@ def _train(
 def _reuse(trial: Trial, spec: TrialSpec, config: TrialConfig, device: torch.device) -> FitResult:
     """The model of the trial `rescore_from`, without training seconds; records its training curve and device."""
     fitted, source_result = load_trained(Path(spec.rescore_from or ""), config, spec.seed, device)
-    fields = ("curve", "best_epoch", "model_ndcg10", "train_ndcg10", "popularity_ndcg10", "device")
-    trial.record(**{name: getattr(source_result, name) for name in fields})
+    fields = ("best_epoch", "model_ndcg10", "train_ndcg10", "popularity_ndcg10", "device")
+    trial.record(curve=fitted.curve, **{name: getattr(source_result, name) for name in fields})
     return fitted
 
 

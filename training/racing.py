@@ -4,7 +4,7 @@ This module imports numpy and pydantic only: the worker applies the rule, and th
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ FLATTEST, STEEPEST = 0.1, 1.5
 """The exponent is taken to be at least and at most this; STEEPEST if the curve may not have begun to rise."""
 LOW_SHARE, LOW_POPULARITY = 0.5, 1.5
 """A curve may not have begun to rise below this share of the incumbent's best, or this multiple of popularity alone."""
+LEAST_ELASTICITY = 0.07
+"""The least elasticity of the judged NDCG@10 in the bare one."""
 OWN_ERROR, OWN_EARLY_ERROR = 0.03, 0.3
 """Margin of the logarithm of the bound from the own rise: constant, and divided by the epoch."""
 STEP = 1.5
@@ -43,11 +45,10 @@ LOW = 0.35
 WEAK = 0.5
 """Known curves that end below this share of the incumbent say nothing about a candidate that would be kept."""
 
-PRIOR_SLACK = 2.0
 SMALLEST = 1e-6
 
 EpochRanks = NDArray[np.uint8]
-"""Ranks (num_users,) of the bare model, those above 255 as 255."""
+"""Ranks (num_users,), those above 255 as 255."""
 
 
 class _Frozen(BaseModel):
@@ -74,7 +75,8 @@ class RaceContext(_Frozen):
     incumbent_curve: KnownCurve
     incumbent_parameters: int
     keep_z: float
-    has_priors: bool = False  # whether score priors are added to the scores of both
+    same_scores: bool = True  # whether the incumbent's epochs are compared by judged ranks; False: by bare ones
+    incumbent_epochs: list[int] = []  # whose ranks are known; empty = all of its curve
     family: str  # what the trials of the candidate's family have in common, in words
     curves: list[KnownCurve]  # of the candidate's family, the most alike first; at least one
     progress: list[float]  # of the candidate, for epochs 1, 2, ... until its last
@@ -83,16 +85,18 @@ class RaceContext(_Frozen):
 
 
 class StopCause(_Frozen):
-    """Why a trial was stopped, in numbers. NDCG@10 is that of the bare model on validation."""
+    """Why a trial was stopped, in numbers: validation NDCG@10 with the score priors, by which trials are judged."""
 
     epoch: int  # after which it was stopped
-    ndcg10: float  # best so far
-    bound: float  # upper bound of the best NDCG@10 at the end of the trial
+    ndcg10: float  # of the weights that are best so far
+    bound: float  # upper bound of the NDCG@10 at the end of the trial
     needed: float  # what it would have needed to be kept
     incumbent: str
-    incumbent_at_epoch: float  # the incumbent's best until the same epoch
-    incumbent_ndcg10: float  # the incumbent's best
+    incumbent_at_epoch: float  # the incumbent's best until the same epoch; of the bare model if not `same_scores`
+    incumbent_ndcg10: float  # the incumbent's
     z_at_epoch: float  # paired over users, against the incumbent's best until the same epoch
+    same_scores: bool = True  # whether `z_at_epoch` compares judged ranks; False: those of the bare models
+    se: float = 0.0  # of the present difference from the incumbent's `incumbent_ndcg10`
     family: str
     sources: list[str]  # trials whose curves the bound rests on
     sentence: str
@@ -102,46 +106,55 @@ class Needed(_Frozen):
     """The paired comparison with the incumbent: what the candidate needs at its end, and how it stands now."""
 
     ndcg10: float  # the least final NDCG@10 with which the candidate can be kept
+    se: float  # of the present difference from the incumbent's final ranks
     incumbent_at_epoch: float
     z_at_epoch: float
 
 
 def decide(
     epochs: Sequence[int],
-    ranks: Sequence[EpochRanks],
+    bare: Sequence[EpochRanks],
+    judged: Mapping[int, EpochRanks],
     parameters: int,
     incumbent_ranks: NDArray[np.uint8],
     context: RaceContext,
 ) -> StopCause | None:
     """Why the candidate should stop after its last epoch; None if it may still be kept, or if this epoch is no rung.
 
-    epochs: the candidate's evaluated epochs, ascending; ranks: its ranks after each of them; parameters: its number of
-    weights. incumbent_ranks: (num_epochs, num_users), after each epoch of `context.incumbent_curve`.
+    epochs: the candidate's evaluated epochs, ascending; bare: its ranks after each of them, without score priors;
+    judged: those with its score priors, by epoch: all of `epochs` or some, and only these can be rungs. parameters: its
+    number of weights. incumbent_ranks: (num_rows + 1, num_users), after each of the incumbent's epochs, judged or bare
+    as `context.same_scores` says, and last those by which it was judged.
     """
-    if not is_rung(epochs):
+    if epochs[-1] not in judged or not is_rung(list(judged)):
         return None
-    ndcg10 = [mean_ndcg10(row) for row in ranks]
-    bound = upper_bound(epochs, ndcg10, context)
-    needed = compare_with_incumbent(epochs[-1], ranks[best_of(ndcg10)], parameters, incumbent_ranks, context)
+    model = dict(zip(epochs, map(mean_ndcg10, bare), strict=True))
+    scored = {epoch: mean_ndcg10(row) for epoch, row in judged.items()}
+    best = best_until(epochs[-1], model, list(judged))
+    bound = judged_bound(model, scored, context)
+    compared = judged[best] if context.same_scores else bare[best_of(list(model.values()))]
+    needed = compare_with_incumbent(epochs[-1], compared, judged[best], parameters, incumbent_ranks, context)
     if not hopeless(bound, needed.ndcg10, needed.z_at_epoch):
         return None
-    best, final = max(ndcg10), max(context.incumbent_curve.ndcg10)
-    sources = [curve.source for curve in context.curves]
+    sources = [known.source for known in context.curves]
     return StopCause(
         epoch=epochs[-1],
-        ndcg10=best,
+        ndcg10=scored[best],
         bound=bound,
         needed=needed.ndcg10,
         incumbent=context.incumbent,
         incumbent_at_epoch=needed.incumbent_at_epoch,
-        incumbent_ndcg10=final,
+        incumbent_ndcg10=mean_ndcg10(incumbent_ranks[-1]),
         z_at_epoch=needed.z_at_epoch,
+        same_scores=context.same_scores,
+        se=needed.se,
         family=context.family,
         sources=sources,
         sentence=(
-            f"stopped after epoch {epochs[-1]} of {len(context.progress)} at NDCG@10 {best:.4f} (z = "
-            f"{needed.z_at_epoch:+.1f} against {context.incumbent} there): by {_grounds(sources)} it would "
-            f"end at {bound:.4f} at most, and a keep needs {needed.ndcg10:.4f}"
+            f"stopped after epoch {epochs[-1]} of {len(context.progress)} at NDCG@10 {scored[best]:.4f}"
+            f"{'' if scored == model else ' with score priors'} (z = {needed.z_at_epoch:+.1f} against "
+            f"{context.incumbent} there{'' if context.same_scores else ', both bare'}): by {_grounds(sources)} it "
+            f"would end at {bound:.4f} at most, and a keep needs {needed.ndcg10:.4f}"
         ),
     )
 
@@ -158,34 +171,69 @@ def is_rung(epochs: Sequence[int]) -> bool:
 
 
 def compare_with_incumbent(
-    epoch: int, ranks: EpochRanks, parameters: int, incumbent_ranks: NDArray[np.uint8], context: RaceContext
+    epoch: int,
+    compared: EpochRanks,
+    judged: EpochRanks,
+    parameters: int,
+    incumbent_ranks: NDArray[np.uint8],
+    context: RaceContext,
 ) -> Needed:
-    """What a candidate with its best `ranks` until `epoch` needs, and its z against the incumbent at the same epoch.
+    """What a candidate needs at its end, and its z against the incumbent at the same epoch.
 
-    A candidate is kept if its paired difference is at least `keep_z` standard errors, or, if it has fewer weights, if
-    it is no more than that below. The standard error is that of the present difference from the incumbent's best.
-    Score priors, which the ranks here are without, make differences smaller and less certain: then a candidate may be
-    `PRIOR_SLACK` times as far below, whatever its size.
+    `compared` and `judged` are its ranks after its best epoch until `epoch`: of the kind of the incumbent's epochs, and
+    those by which it would be judged now. It is kept if its paired difference is at least `keep_z` standard errors, or,
+    if it has fewer weights, if it is no more than that below. The standard error is that of the present difference.
     """
     known = context.incumbent_curve
-    until = [y for at, y in zip(known.epochs, known.ndcg10, strict=True) if at <= epoch] or known.ndcg10[:1]
-    same, best = best_of(until), best_of(known.ndcg10)
-    gains = ndcg_per_user(ranks)
-    at_epoch = gains - ndcg_per_user(incumbent_ranks[same])
-    error = standard_error(gains - ndcg_per_user(incumbent_ranks[best]))
-    errors = errors_below(parameters, context)
-    now = standard_error(at_epoch)
+    rows = context.incumbent_epochs or known.epochs
+    same = rows.index(best_until(epoch, dict(zip(known.epochs, known.ndcg10, strict=True)), rows))
+    theirs = ndcg_per_user(incumbent_ranks[same])
+    final = ndcg_per_user(incumbent_ranks[-1])
+    at_epoch = ndcg_per_user(compared) - theirs
+    error, now = standard_error(ndcg_per_user(judged) - final), standard_error(at_epoch)
     return Needed(
-        ndcg10=known.ndcg10[best] - errors * context.keep_z * error,
-        incumbent_at_epoch=until[same],
+        ndcg10=float(final.mean()) - errors_below(parameters, context) * context.keep_z * error,
+        se=error,
+        incumbent_at_epoch=float(theirs.mean()),
         z_at_epoch=float(at_epoch.mean()) / now if now else 0.0,
     )
 
 
 def errors_below(parameters: int, context: RaceContext) -> float:
     """How many times `keep_z` standard errors a candidate may end below the incumbent and yet be kept."""
-    smaller = parameters < context.incumbent_parameters
-    return PRIOR_SLACK if context.has_priors else 1.0 if smaller else -1.0
+    return 1.0 if parameters < context.incumbent_parameters else -1.0
+
+
+def judged_bound(bare: Mapping[int, float], judged: Mapping[int, float], context: RaceContext) -> float:
+    """Upper bound of the judged NDCG@10 at the end of the trial, from the `upper_bound` of the bare one.
+
+    The logarithm of the judged NDCG@10 is taken to grow in proportion to that of the bare one: score priors rank well
+    from the first epoch on, so that a model which doubles adds a few per cent. Without priors both bounds are equal.
+    bare, judged: NDCG@10 by epoch, ascending.
+    """
+    values = list(bare.values())
+    bound, now = upper_bound(list(bare), values, context), max(values)
+    if now <= 0:
+        return 1.0
+    share = 1.0 if _is_low(values, context) else elasticity(bare, judged)
+    return min(1.0, max(judged.values()) * math.pow(bound / now, share))
+
+
+def elasticity(bare: Mapping[int, float], judged: Mapping[int, float]) -> float:
+    """By how many per cent the best judged NDCG@10 grew, since epoch e / SPAN, for one per cent of the bare one.
+
+    At least LEAST_ELASTICITY, and at most 1, which is also its value if the bare model did not grow.
+    """
+    last = max(judged)
+    since = max(min(judged), last / SPAN)
+    ours, models = (_growth(values, since, last) for values in (judged, bare))
+    return min(1.0, max(LEAST_ELASTICITY, ours / models)) if models > 0 else 1.0
+
+
+def _growth(ndcg10: Mapping[int, float], since: float, until: float) -> float:
+    """The growth of the logarithm of the best NDCG@10 between two epochs."""
+    epochs, values = list(ndcg10), list(ndcg10.values())
+    return math.log(_level(epochs, values, until) / _level(epochs, values, since))
 
 
 def upper_bound(epochs: Sequence[int], ndcg10: Sequence[float], context: RaceContext) -> float:
@@ -301,6 +349,12 @@ def _slope(epochs: Sequence[int], ndcg10: Sequence[float], place: float) -> floa
 def _geometric_sum(count: float) -> float:
     """DECAY + DECAY^2 + ... + DECAY^count, for any count >= 0."""
     return float((DECAY - DECAY ** (count + 1)) / (1 - DECAY))
+
+
+def best_until(epoch: int, ndcg10: Mapping[int, float], among: Sequence[int]) -> int:
+    """The epoch `among` those until `epoch` with the largest NDCG@10; the first of equal ones, or of all if none is."""
+    until = [at for at in among if at <= epoch] or among[:1]
+    return until[best_of([ndcg10[at] for at in until])]
 
 
 def best_of(ndcg10: Sequence[float]) -> int:

@@ -32,7 +32,9 @@ def load_trained(source: Path, config: TrialConfig, seed: int, device: torch.dev
             "differs too: leave rescore_from out to train"
         )
     ranks = read_epoch_ranks(source / EPOCH_RANKS)
-    return FitResult(model.to(device), result.curve, result.best_epoch, [] if ranks is None else list(ranks)), result
+    rows = [] if ranks is None else list(ranks)
+    curve = [record.model_copy(update={"judged": None}) for record in result.curve]  # those are of other scoring knobs
+    return FitResult(model.to(device), curve, result.best_epoch, rows, []), result
 
 
 def swept_configs(config: TrialConfig, settings: Sequence[Mapping[str, Any]]) -> list[TrialConfig]:

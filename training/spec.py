@@ -12,9 +12,12 @@ This module does not import torch, because the launcher imports it as well as th
                              ensemble has none
     epoch_ranks.npy          uint8 (num_evaluated, num_users): ranks of the bare model after each evaluated epoch,
                              those above 255 as 255; of a resumed trial, the rows of the earlier epochs come first
+    judged_ranks.npy         the same with the trial's score priors, by which it is judged, after every second epoch; of
+                             trials with priors only, if `judge_epochs` asks for it and no epoch is missing
     training_state.safetensors   the state after the last epoch, from which this trial or a longer one can resume
     race.json                if the trial is raced: the RaceContext (racing.py), written before the process starts
-    incumbent_ranks.npy      if the trial is raced: the epoch_ranks.npy of the incumbent
+    incumbent_ranks.npy      if the trial is raced: the epoch_ranks.npy or judged_ranks.npy of the incumbent, and its
+                             final ranks as the last row
     log.txt                  standard output and standard error of the process
 """
 
@@ -32,7 +35,7 @@ from .racing import StopCause
 SPEC, PROGRESS, RESULT = "spec.json", "progress.json", "result.json"
 RANKS, CHECKPOINT, LOG = "ranks.npy", "checkpoint.safetensors", "log.txt"
 USERS, STATE = "users.npy", "training_state.safetensors"
-SWEPT_RANKS, EPOCH_RANKS = "swept_ranks.npy", "epoch_ranks.npy"
+SWEPT_RANKS, EPOCH_RANKS, JUDGED_RANKS = "swept_ranks.npy", "epoch_ranks.npy", "judged_ranks.npy"
 RACE, INCUMBENT_RANKS = "race.json", "incumbent_ranks.npy"
 LEASE_FILE = "lease.json"  # written by the launcher; a warm worker renames its order to this file
 ORDER_PATTERN = "order-*.json"  # in an inbox: written by trials/warm.py, claimed by the worker
@@ -63,6 +66,7 @@ class TrialSpec(BaseModel):
     wall_seconds: float = 3600.0  # wall-clock limit, after which the worker exits
     rescore_from: str | None = None  # directory of a finished trial with equal training knobs and seed
     resume_from: str | None = None  # directory of a trial with equal seed and `continuation_hash`
+    judge_epochs: bool = False  # whether each evaluated epoch is also scored with the score priors, for racing
     members: list[EnsembleMember] = []  # of an ensemble: what it scores, in the order of its configuration
     baselines: bool = False  # also measure the baselines, which need no model: once in a session is enough
     settings: list[dict[str, Any]] = []  # of a sweep: the scoring knobs of each setting over `config`
@@ -79,6 +83,7 @@ class EpochRecord(BaseModel):
     epoch: int  # 1 = first
     loss: float
     ndcg10: float
+    judged: float | None = None  # NDCG@10 with the trial's score priors, by which it is judged; None = not ranked
     train_seconds: float
     evaluate_seconds: float
 
@@ -89,7 +94,8 @@ class TrialProgress(BaseModel):
     stage: Literal["loading", "training", "scoring"] = "loading"
     epoch: int = 0
     epochs: int = 0
-    best_ndcg10: float | None = None
+    best_ndcg10: float | None = None  # of the bare model
+    best_judged: float | None = None  # at the same epoch, with score priors; None = not computed
     training_since: float | None = None  # seconds since the epoch
     seconds: float = 0.0
 

@@ -5,7 +5,7 @@ limits, seed and versions); `read_state` refuses it for any other.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from .spec import EpochRecord
 from .state_outline import METADATA
 
 BEST_PREFIX = "best."
-EPOCH_RANKS = "epoch_ranks"
+EPOCH_RANKS, JUDGED_RANKS = "epoch_ranks", "judged_ranks"
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +35,9 @@ class TrainingState:
     best_weights: dict[str, Tensor]  # weights after `best_epoch`
     epoch_ranks: list[NDArray[np.uint8]]  # clipped ranks (num_users,) of the bare model, one array per epoch of `curve`
     training: dict[str, Any]  # Training.state_dict(): tensors, and values that JSON can represent
+    judged_ranks: list[NDArray[np.uint8]] = field(default_factory=list)
+    """Those with score priors after `judged_epochs`; empty if there are none, or if they are not known."""
+    scoring: dict[str, Any] = field(default_factory=dict)  # the scoring knobs of `judged_ranks`
 
     @property
     def last_epoch(self) -> int:
@@ -50,9 +53,12 @@ def write_state(path: Path, state: TrainingState) -> None:
         "identity": state.identity,
         "curve": [record.model_dump() for record in state.curve],
         "best": state.best_epoch,
+        "scoring": state.scoring,
     }
     tensors |= {f"{BEST_PREFIX}{name}": tensor for name, tensor in state.best_weights.items()}
     tensors[EPOCH_RANKS] = torch.tensor(np.stack(state.epoch_ranks))
+    if state.judged_ranks:
+        tensors[JUDGED_RANKS] = torch.tensor(np.stack(state.judged_ranks))
     content = save(
         {name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
         metadata={METADATA: json.dumps(header, sort_keys=True)},
@@ -73,4 +79,6 @@ def read_state(path: Path, identity: str) -> TrainingState:
     best = {name.removeprefix(BEST_PREFIX): tensors.pop(name) for name in list(tensors) if name.startswith(BEST_PREFIX)}
     curve = [EpochRecord(**record) for record in header.pop("curve")]
     ranks = list(tensors.pop(EPOCH_RANKS).numpy())
-    return TrainingState(identity, curve, header.pop("best"), best, ranks, {**header, **tensors})
+    judged = list(tensors.pop(JUDGED_RANKS).numpy()) if JUDGED_RANKS in tensors else []
+    scoring = header.pop("scoring", {})
+    return TrainingState(identity, curve, header.pop("best"), best, ranks, {**header, **tensors}, judged, scoring)

@@ -5,12 +5,13 @@ depend on nothing else, so that trainings which differ in `epochs` or `patience`
 96 trainings of 12 epochs (benchmarks/bench_engine.py), the selected NDCG@10 is .4 % lower in the mean than with all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from .spec import EpochRecord
 
 DENSE_UNTIL, STRIDE = 8, 2
+JUDGED_STRIDE = 2
 
 Point = tuple[int, float]
 """An evaluated epoch, and its NDCG@10."""
@@ -32,6 +33,11 @@ def on_grid(epoch: int) -> bool:
 def evaluated_epochs(epochs: int) -> list[int]:
     """The evaluated epochs of a training of at most `epochs`, ascending."""
     return [epoch for epoch in range(1, epochs + 1) if on_grid(epoch) or epoch == epochs]
+
+
+def judged_epochs(epochs: Iterable[int]) -> list[int]:
+    """Those of the evaluated `epochs` after which the scores with score priors are ranked as well, if racing asks."""
+    return [epoch for epoch in epochs if epoch % JUDGED_STRIDE == 0]
 
 
 def points(curve: Sequence[EpochRecord]) -> list[Point]:

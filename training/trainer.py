@@ -23,9 +23,9 @@ from .averaging import WeightAverage
 from .batches import TrainBatch, TrainBatches
 from .captured import FixedSteps, capture_obstacle
 from .checkpoint import copy_weights, restore_weights
-from .epoch_ranks import Race
 from .errors import StateError, TrainingError
-from .evaluate import evaluate_validation
+from .evaluate import evaluate_variants, train_histories
+from .judging import NOT_JUDGED, Judge, Judging
 from .losses import contrastive_loss
 from .metrics import clip_ranks, metrics_from_ranks
 from .objective import Objective
@@ -34,7 +34,7 @@ from .racing import StopCause
 from .schedule import lr_factor
 from .spec import EpochRecord, engine_version
 from .state import TrainingState, read_state, write_state
-from .stopping import best_epoch, common_part, has_ended, on_grid, points
+from .stopping import best_epoch, common_part, has_ended, judged_epochs, on_grid, points
 
 OnEpoch = Callable[[EpochRecord], None]
 SAVE_EVERY_SECONDS = 20.0  # a killed trial loses at most about this much work
@@ -51,6 +51,7 @@ class FitResult:
     curve: list[EpochRecord]  # the evaluated epochs, ascending
     best_epoch: int
     epoch_ranks: list[NDArray[np.uint8]]  # clipped ranks (num_users,) of the bare model, one array per epoch of `curve`
+    judged_ranks: list[NDArray[np.uint8]]  # with score priors after `judged_epochs`; empty = none, or not known
     stopped: StopCause | None = None  # why `race` has stopped the training before its end
     resumed_epochs: int = 0  # epochs that an earlier training has done
 
@@ -69,37 +70,44 @@ def fit(
     save_to: Path | None = None,
     resume_from: Path | None = None,
     save_every: float = SAVE_EVERY_SECONDS,
-    race: Race | None = None,
+    judging: Judging = NOT_JUDGED,
     precision: str = "ieee",
 ) -> FitResult:
     """Train for `epochs`, or until an evaluated epoch is `patience` or more after the one with the best NDCG@10.
 
-    `stopping.py` says which epochs are evaluated; the curve has these, and `on_epoch` and `race` are called after them.
+    `stopping.py` says which epochs are evaluated; the curve has these, and `on_epoch` is called after each of them.
     save_to: file for the training state, written after an evaluated epoch, once every `save_every` seconds or as often
     as that takes SAVE_SHARE of the time, and at the end. Another training that differs only in `epochs` or `patience`
     can resume from it.
     resume_from: a state to resume from; `on_epoch` is called for new epochs only, the result's curve contains all. If
     the training has already ended there, the model is that of its best epoch.
+    judging: whether evaluated epochs are scored with score priors as well, and the race, which is asked after each of
+    them if the judged ranks of all are known.
     precision: of the full softmax's products, as `linear_cross_entropy` takes it.
     TrainingError if the loss or a score is not finite; StateError if the state is damaged or of another run, or has
     neither the weights after its last epoch nor those of the best epoch that this training needs.
     """
     training = Training(config, dataset, seed, device, precision)
     state, ended = _start(training, resume_from)
+    judge = Judge(config, judging.tables, state)
+    state = judge.begin(state)
     resumed = state.last_epoch
     stopped: StopCause | None = None
     saved_at, pause = time.monotonic(), min(save_every, FIRST_SAVE_SECONDS)
     while not stopped and not ended:
-        record, ranks = _run_until_evaluated(state.last_epoch + 1, training, dataset)
-        on_epoch(record)
+        record, ranks = _run_until_evaluated(state.last_epoch + 1, training, dataset, judge)
         state.curve.append(record)
-        state.epoch_ranks.append(ranks)
+        state.epoch_ranks.append(ranks[0])
+        state.judged_ranks.extend(ranks[1:])
+        judged = judge.ranks(state)
+        record = state.curve[-1] = judge.judged(record, judged.get(record.epoch) if judged else None)
+        on_epoch(record)
         if best_epoch(points(state.curve)) == record.epoch:
             with training.evaluated_weights():
                 state = replace(state, best_epoch=record.epoch, best_weights=copy_weights(training.model))
         ended = has_ended(record.epoch, state.best_epoch, config.epochs, config.patience)
-        if race and not ended:
-            stopped = race(state.curve, state.epoch_ranks, num_parameters(training.model))
+        if judging.race and judged and not ended:
+            stopped = judging.race(state.curve, state.epoch_ranks, judged, num_parameters(training.model))
         over = stopped or ended or not any(map(on_grid, range(record.epoch + 1, config.epochs + 1)))
         started = time.monotonic()
         if save_to and on_grid(record.epoch) and (over or started - saved_at >= pause):
@@ -108,7 +116,9 @@ def fit(
             saved_at = time.monotonic()
             pause = min(save_every, (saved_at - started) / SAVE_SHARE)
     restore_weights(training.model, state.best_weights)
-    return FitResult(training.model, state.curve, state.best_epoch, state.epoch_ranks, stopped, resumed)
+    return FitResult(
+        training.model, state.curve, state.best_epoch, state.epoch_ranks, state.judged_ranks, stopped, resumed
+    )
 
 
 def _start(training: "Training", resume_from: Path | None) -> tuple[TrainingState, bool]:
@@ -125,8 +135,10 @@ def _start(training: "Training", resume_from: Path | None) -> tuple[TrainingStat
         )
     if not part.ended:
         training.load_state_dict(state.training)
-    curve, ranks = state.curve[: part.num_records], state.epoch_ranks[: part.num_records]
-    return replace(state, curve=curve, epoch_ranks=ranks, training={}), part.ended
+    num = part.num_records
+    curve, ranks = state.curve[:num], state.epoch_ranks[:num]
+    judged = state.judged_ranks[: len(judged_epochs(record.epoch for record in curve))]
+    return replace(state, curve=curve, epoch_ranks=ranks, judged_ranks=judged, training={}), part.ended
 
 
 def _save(path: Path, state: TrainingState, *, required: bool) -> None:
@@ -289,25 +301,33 @@ def _likely_cause(config: TrialConfig) -> str:
 
 
 def _run_until_evaluated(
-    epoch: int, training: Training, dataset: PreparedDataset
-) -> tuple[EpochRecord, NDArray[np.uint8]]:
-    """Train from `epoch` to the next evaluated one; returns its record and the clipped ranks (num_users,)."""
+    epoch: int, training: Training, dataset: PreparedDataset, judge: Judge
+) -> tuple[EpochRecord, list[NDArray[np.uint8]]]:
+    """Train from `epoch` to the next evaluated one; returns its record and the clipped ranks (num_users,).
+
+    The ranks are those of the bare model, then those with score priors if `judge` wants them.
+    """
     started = time.perf_counter()
     loss = training.epoch()
     while not (on_grid(epoch) or epoch == training.config.epochs):
         epoch += 1
         loss = training.epoch()
     trained = time.perf_counter()
+    histories = train_histories(dataset)
     with training.evaluated_weights():
         try:
-            ranks, _ = evaluate_validation(training.model, dataset, training.config, None)
+            found = evaluate_variants(
+                training.model, training.config, histories, dataset.valid_items, judge.variants(epoch),
+                dataset.num_items,
+            )  # fmt: skip
         except TrainingError as error:
             raise TrainingError(f"after epoch {epoch}: {error}") from None
+    ranks = [clip_ranks(row) for row, _ in found]
     record = EpochRecord(
         epoch=epoch,
         loss=loss,
-        ndcg10=metrics_from_ranks(ranks)["ndcg@10"],
+        ndcg10=metrics_from_ranks(found[0][0])["ndcg@10"],
         train_seconds=trained - started,
         evaluate_seconds=time.perf_counter() - trained,
     )
-    return record, clip_ranks(ranks)
+    return record, ranks

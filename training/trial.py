@@ -40,9 +40,11 @@ class Trial:
             train_seconds=sum(epoch.train_seconds for epoch in curve),
             evaluate_seconds=sum(epoch.evaluate_seconds for epoch in curve),
         )
-        self.report(epoch=record.epoch, best_ndcg10=max(epoch.ndcg10 for epoch in curve))
+        best = max(curve, key=lambda epoch: epoch.ndcg10)  # the first of equal ones, as in `stopping.best_epoch`
+        self.report(epoch=record.epoch, best_ndcg10=best.ndcg10, best_judged=best.judged)
+        more = f"  with priors {record.judged:.5f}" if record.judged not in (None, record.ndcg10) else ""
         print(
-            f"epoch {record.epoch}/{self.progress.epochs}  loss {record.loss:.4f}  ndcg@10 {record.ndcg10:.5f}  "
+            f"epoch {record.epoch}/{self.progress.epochs}  loss {record.loss:.4f}  ndcg@10 {record.ndcg10:.5f}{more}  "
             f"train {record.train_seconds:.2f} s  evaluate {record.evaluate_seconds:.2f} s",
             flush=True,
         )

@@ -16,6 +16,7 @@ from ..training.products import BFLOAT16_CPU, trains_in_bfloat16
 from ..training.spec import (
     CHECKPOINT,
     EPOCH_RANKS,
+    JUDGED_RANKS,
     RANKS,
     RESULT,
     SPEC,
@@ -54,7 +55,7 @@ def adopt(source: Path, directory: Path, spec: TrialSpec, result: TrialResult) -
     try:
         directory.mkdir(parents=True, exist_ok=True)
         write_model(directory / SPEC, spec)
-        for name in (*FILES, *([EPOCH_RANKS] if (source / EPOCH_RANKS).exists() else [])):
+        for name in (*FILES, *(name for name in (EPOCH_RANKS, JUDGED_RANKS) if (source / name).exists())):
             _copy(source / name, directory / name)
         write_model(directory / RESULT, result)
     except OSError:  # the source has just been deleted, or the disk is full: the trial runs, or reports the full disk

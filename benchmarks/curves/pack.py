@@ -28,7 +28,10 @@ def curves_in(folder: Path) -> list[Curve]:
             backbone=backbone,
             session=session,
             number=number,
-            ranks=np.minimum(trial.ranks, CUTOFF + 1),
+            ranks=(ranks := np.minimum(trial.ranks, CUTOFF + 1)),
+            judged_ranks=ranks,
+            epochs=np.arange(1, len(ranks) + 1),
+            rescored=False,
             popularity=popularity[dataset],
             **{name: value for name, value in trial._asdict().items() if name != "ranks"},
         )

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from recorded import Curve
 from replay import KEEP_Z, Pool
 
+from virtualmle.models.config import has_priors, scoring_part
 from virtualmle.training.families import Run, race_of
-from virtualmle.training.racing import errors_below, hopeless, is_rung, upper_bound
+from virtualmle.training.racing import errors_below, hopeless, is_rung, judged_bound
 
 ELSEWHERE = 0.7
 """The similarity that the profiles of these datasets have, about."""
@@ -23,7 +24,7 @@ def run_of(curve: Curve, num_users: int, similarity: float = 1.0) -> Run:
     return Run(
         source=f"{curve.dataset}-{curve.session}-{curve.number}",
         config=curve.config,
-        epochs=range(1, len(curve.ndcg10) + 1),
+        epochs=curve.epochs.tolist(),
         ndcg10=curve.ndcg10.tolist(),
         num_users=num_users,
         parameters=curve.parameters,
@@ -47,20 +48,31 @@ class Raced:
 
     def __call__(self, pool: Pool, candidate: int, incumbent: int, ended: Sequence[int]) -> int | None:
         """The epoch after which the rule stops a trial of the pool, or None."""
-        known = [self.runs[index] for index in ended] + self.memory
-        curve = pool.curves[candidate]
-        context = race_of(curve.config, pool.num_users, self.runs[incumbent], known, KEEP_Z, curve.popularity)
+        known = [self.runs[index] for index in ended if not pool.curves[index].rescored] + self.memory
+        curve, base = pool.curves[candidate], pool.curves[incumbent]
+        same = have_same_scores(base, curve)
+        context = race_of(
+            curve.config, pool.num_users, self.runs[incumbent], known, KEEP_Z, curve.popularity, same_scores=same
+        )
         if context is None:
             return None
-        epochs = range(1, len(curve.ndcg10) + 1)
-        values = curve.ndcg10.tolist()
+        bare = dict(zip(curve.epochs.tolist(), curve.ndcg10.tolist(), strict=True))
+        scores = dict(zip(bare, curve.judged.tolist(), strict=True))
         errors = errors_below(curve.parameters, context)
-        for epoch in epochs[:-1]:
-            if not is_rung(epochs[:epoch]):
+        for epoch in curve.judged_at:
+            judged = {at: scores[at] for at in curve.judged_at if at <= epoch}
+            if epoch == curve.epochs[-1] or not is_rung(list(judged)):
                 continue
-            best = pool.curves[incumbent].final
-            needed = best - errors * KEEP_Z * pool.compare(candidate, incumbent, candidate_epoch=epoch).se
-            bound = upper_bound(epochs[:epoch], values[:epoch], context)
-            if hopeless(bound, needed, pool.compare(candidate, incumbent, epoch, epoch).z):
+            needed = base.final - errors * KEEP_Z * pool.compare(candidate, incumbent, candidate_epoch=epoch).se
+            bound = judged_bound({at: bare[at] for at in bare if at <= epoch}, judged, context)
+            if hopeless(bound, needed, pool.compare(candidate, incumbent, epoch, epoch, bare=not same).z):
                 return epoch
         return None
+
+
+def have_same_scores(incumbent: Curve, candidate: Curve) -> bool:
+    """Whether the epochs of both are judged with the same score priors, as tools/racing.py asks."""
+    one, other = incumbent.config, candidate.config
+    if not has_priors(other):
+        return not has_priors(one)
+    return scoring_part(one) == scoring_part(other) and not incumbent.rescored

@@ -17,6 +17,7 @@ from recorded import Curve
 from virtualmle.sandbox.program import TrialSize, judge
 from virtualmle.sandbox.statistics import Comparison, z_score
 from virtualmle.training.metrics import ndcg_per_user
+from virtualmle.training.racing import LADDER
 
 KEEP_Z = 1.0
 END = 10**6  # an epoch after the last of every trial
@@ -32,16 +33,16 @@ class Pool:
     def __init__(self, curves: Sequence[Curve]) -> None:
         self.curves = [curve for curve in curves if not curve.cause]
         self.num_users = self.curves[0].ranks.shape[1]
-        self._differences: dict[tuple[int, int], tuple[Floats, Floats]] = {}
+        self._differences: dict[tuple[int, int, bool], tuple[Floats, Floats]] = {}
 
     def __len__(self) -> int:
         return len(self.curves)
 
-    def differences(self, row_epoch: int, column_epoch: int) -> tuple[Floats, Floats]:
+    def differences(self, row_epoch: int, column_epoch: int, *, bare: bool = False) -> tuple[Floats, Floats]:
         """Delta and standard error (trials, trials) of the row minus the column, each at its best until its epoch."""
-        key = (row_epoch, column_epoch)
+        key = (row_epoch, column_epoch, bare)
         if key not in self._differences:
-            rows, columns = self._values(row_epoch), self._values(column_epoch)
+            rows, columns = self._values(row_epoch, bare), self._values(column_epoch, bare)
             delta = rows.mean(axis=1, dtype=np.float64)[:, None] - columns.mean(axis=1, dtype=np.float64)[None, :]
             squares = [(values.astype(np.float64) ** 2).mean(axis=1) for values in (rows, columns)]
             products = (rows @ columns.T).astype(np.float64) / self.num_users
@@ -49,15 +50,25 @@ class Pool:
             self._differences[key] = delta, np.sqrt(np.maximum(variance, 0) / (self.num_users - 1))
         return self._differences[key]
 
-    def compare(self, candidate: int, base: int, candidate_epoch: int = END, base_epoch: int = END) -> Comparison:
-        """Candidate minus base, each at its best until an epoch."""
-        delta, se = (float(matrix[candidate, base]) for matrix in self.differences(candidate_epoch, base_epoch))
+    def compare(
+        self, candidate: int, base: int, candidate_epoch: int = END, base_epoch: int = END, *, bare: bool = False
+    ) -> Comparison:
+        """Candidate minus base, each at its best until an epoch; as they are judged, or the models without priors."""
+        matrices = self.differences(candidate_epoch, base_epoch, bare=bare)
+        delta, se = (float(matrix[candidate, base]) for matrix in matrices)
         return Comparison(delta, se, z_score(delta, se), self.num_users)
 
-    def _values(self, epoch: int) -> NDArray[np.float32]:
-        """NDCG@10 (trials, users) of each trial at its best until `epoch`."""
-        best = [curve.ranks[curve.best_until(epoch) - 1] for curve in self.curves]
+    def _values(self, epoch: int, bare: bool) -> NDArray[np.float32]:
+        """NDCG@10 (trials, users) of each trial at its best until `epoch`; judged, a re-scoring has its final one."""
+        best = [_ranks(curve, epoch, bare) for curve in self.curves]
         return np.stack([ndcg_per_user(ranks).astype(np.float32) for ranks in best])
+
+
+def _ranks(curve: Curve, epoch: int, bare: bool) -> NDArray[np.uint8]:
+    """The ranks of a trial at its best until `epoch`."""
+    if not bare and (curve.rescored or epoch >= END):
+        return curve.final_ranks
+    return np.asarray((curve.ranks if bare else curve.judged_ranks)[curve.best_until(epoch, judged=not bare)])
 
 
 @dataclass
@@ -69,15 +80,18 @@ class Played:
     stopped_at: list[int | None] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     full_seconds: list[float] = field(default_factory=list)
+    oracle_seconds: list[float] = field(default_factory=list)
+    """With a rule that knows how every trial ends, and stops those that will not be kept at the first rung."""
     best: float = 0.0  # the best NDCG@10 of a trial that ran to its end
 
     def add(self, index: int, curve: Curve, would_keep: bool, stopped_at: int | None) -> None:
-        end = len(curve.ndcg10) if stopped_at is None else stopped_at
+        full = curve.seconds_until(END)
         self.order.append(index)
         self.would_keep.append(would_keep)
         self.stopped_at.append(stopped_at)
-        self.seconds.append(float(curve.seconds[end - 1]))
-        self.full_seconds.append(float(curve.seconds[-1]))
+        self.seconds.append(full if stopped_at is None else curve.seconds_until(stopped_at))
+        self.full_seconds.append(full)
+        self.oracle_seconds.append(full if would_keep else curve.seconds_until(LADDER[0]))
         if stopped_at is None:
             self.best = max(self.best, curve.final)
 
@@ -98,7 +112,9 @@ def play(pool: Pool, order: Sequence[int], rule: Rule | None) -> Played:
     for index in order:
         curve = pool.curves[index]
         keep = incumbent is None or top is None or would_keep(pool, index, incumbent, top)
-        stop = rule(pool, index, incumbent, ended) if rule and incumbent is not None else None
+        stop = None
+        if rule and incumbent is not None and not curve.rescored:
+            stop = rule(pool, index, incumbent, ended)
         played.add(index, curve, keep, stop)
         if stop is not None:
             continue

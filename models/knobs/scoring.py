@@ -37,7 +37,7 @@ class Scoring(KnobGroup):
         "",
         "trials whose trained models are scored together, by the mean of their z-scores; the trial itself trains none",
         source="averaging of standardised scores (Fox & Shaw 1994, CombSUM)",
-        helps="several good models of different seeds, widths or backbones",
+        helps="measured: SASRec together with HSTU, on Office; little for two similar models",
         cost="no training; scoring and serving cost the sum over the members",
         note="a list of 2 to 4 trials; knobs that need training have no effect",
         aliases=("ensembles", "members", "blend_models", "model_average"),
