@@ -24,18 +24,26 @@ BACKBONES = {"sasrec": "SASRec (Kang & McAuley 2018)", "hstu": "HSTU (Zhai et al
 PRIOR_WEIGHTS = ("popularity_weight", "transition_weight", "cooccurrence_weight")
 
 
-def model_card(data: ReportData, trial: TrialRecord, dataset: Manifest) -> str:
-    """The card of `trial`, a finished trial of the session in `data`, whose dataset has the manifest `dataset`."""
+def model_card(
+    data: ReportData, trial: TrialRecord, dataset: Manifest, refit_epochs: Sequence[int] | None = None
+) -> str:
+    """The card of `trial`, a finished trial of the session in `data`, whose dataset has the manifest `dataset`.
+
+    refit_epochs: the epochs of every member, if the exported models were trained again on all events.
+    """
     sections = [
         f"# {dataset.name}: {trial.config['backbone']} {data.session.id}/{trial.handle}\n\n{_summary(trial, dataset)}",
         _section("Use", _use(trial)),
-        _section("Figures", _figures(data, trial)),
-        _section("Model", _model(data, trial)),
+        _section(
+            "Figures of the examined model, not of this one" if refit_epochs else "Figures",
+            [*_refit_notice(trial, data, refit_epochs), *_figures(data, trial)],
+        ),
+        _section("Model", _model(data, trial, refit_epochs)),
         _section("Data", _data(dataset)),
         _section("Protocol", _protocol(data)),
         _section("Trials", _trials(data)),
         _section("Limits", _limits(data, trial)),
-        _section("Reproduce", _reproduce(data, trial, dataset)),
+        _section("Reproduce", _reproduce(data, trial, dataset, is_refit=bool(refit_epochs))),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -103,6 +111,19 @@ def _figures(data: ReportData, trial: TrialRecord) -> list[str]:
     ]
 
 
+def _refit_notice(trial: TrialRecord, data: ReportData, refit_epochs: Sequence[int] | None) -> list[str]:
+    """Which figures belong to which model, in a paragraph; nothing for a model as it was examined."""
+    if not refit_epochs:
+        return []
+    name, epochs = f"{data.session.id}/{trial.handle}", " and ".join(map(str, refit_epochs))
+    return [
+        f"**The model in this directory has no figures.** The table is of the model of `{name}`, which was trained on "
+        f"the train part only. This model has the same configuration and seed, and was trained again for {epochs} "
+        "epochs on all events: train, validation and test. No event was held back from it, so nothing here measures "
+        "it; `virtualmle evaluate` does, on later data."
+    ]
+
+
 def _state_of_test(data: ReportData, trial: TrialRecord) -> str:
     """How the test set stands to this model, in a paragraph."""
     session, test = data.session, data.test
@@ -124,7 +145,17 @@ def _state_of_test(data: ReportData, trial: TrialRecord) -> str:
     )
 
 
-def _model(data: ReportData, trial: TrialRecord) -> list[str]:
+TRAIN_ONLY = (
+    "Trained on the train part only: the validation and the test event of each user are not in the weights, nor in "
+    "the score priors."
+)
+ALL_EVENTS = (
+    "Trained on all events (`--refit`): weights, score priors and counts depend on the test events, too. Keep this "
+    "directory from agents that tune on the same data: they could read test events from it."
+)
+
+
+def _model(data: ReportData, trial: TrialRecord, refit_epochs: Sequence[int] | None) -> list[str]:
     config, outcome = trial.config, trial.outcome
     priors = [f"`{name}` {formats.value(config[name])}" for name in PRIOR_WEIGHTS if config[name]]
     fused = (
@@ -135,8 +166,7 @@ def _model(data: ReportData, trial: TrialRecord) -> list[str]:
     inner = "cosine" if config["scores"] == "cosine" else "inner product"
     return [
         f"{counted(outcome.parameters if outcome else 0, 'parameter')}, width {config['hidden_dim']}, one member. "
-        "Trained on the train part only: the validation and the test event of each user are not in the weights, nor in "
-        f"the score priors. {fused}",
+        f"{ALL_EVENTS if refit_epochs else TRAIN_ONLY} {fused}",
         "Differences from the protocol's default: "
         f"{formats.settings(data.differences(trial), 'none')}. `config.json` has all knobs.",
         "`item_vectors.npy` is float32 (num_items, d), in the order of `items.parquet`. The plain inner product of a "
@@ -205,14 +235,15 @@ def _limits(data: ReportData, trial: TrialRecord) -> list[str]:
     return ["\n".join(f"- {limit}" for limit in limits)]
 
 
-def _reproduce(data: ReportData, trial: TrialRecord, dataset: Manifest) -> list[str]:
+def _reproduce(data: ReportData, trial: TrialRecord, dataset: Manifest, *, is_refit: bool) -> list[str]:
     session, outcome = data.session, trial.outcome
     engine = outcome.details.get("engine", "unknown") if outcome else "unknown"
     device = outcome.details.get("device", "unknown") if outcome else "unknown"
     add = "" if dataset.name == DEMO else f"virtualmle data add {dataset.name} FILE\n"
     tune = f"virtualmle tune {dataset.name} --backbone {session.backbone} --seed {session.seed}"
+    again = f"virtualmle export {session.id} DIR --trial {trial.handle} --refit\n" if is_refit else ""
     return [
-        f"```sh\n{add}{tune} --trials {session.max_trials}\n```",
+        f"```sh\n{add}{tune} --trials {session.max_trials}\n{again}```",
         f"The dataset must have the content `{dataset.dataset_id}`. The configuration in `config.json` gives this "
         f"model again under session seed {session.seed}: bit for bit on a CPU with equal versions and threads. It was "
         f"trained with {engine}, on {device}.",

@@ -32,9 +32,21 @@ def assemble(
     events: the data that the models were trained on and that score priors are counted in; None = the train part of the
     dataset in `dataset_dir`. ExportError if a model was trained for another catalogue.
     """
+    members = [Member(model.name, *load_checkpoint(model.directory / CHECKPOINT)) for model in models]
+    return contents_of(members, scoring, dataset_dir, card, events, trained_on)
+
+
+def contents_of(
+    members: Sequence[Member],
+    scoring: TrialConfig,
+    dataset_dir: Path,
+    card: str,
+    events: PreparedDataset | None = None,
+    trained_on: TrainedOn = "train",
+) -> Contents:
+    """`assemble` for models in memory."""
     dataset = PreparedDataset.load(dataset_dir)
     events = events or dataset
-    members = [Member(model.name, *load_checkpoint(model.directory / CHECKPOINT)) for model in models]
     for member in members:
         if member.model.num_items != dataset.num_items:
             raise ExportError(
