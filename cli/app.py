@@ -18,6 +18,7 @@ from . import (
     call,
     closing,
     compare,
+    continuing,
     costs,
     data,
     doctor,
@@ -56,6 +57,7 @@ app.command("track")(track.track)
 app.command("report")(report.report)
 app.command("export")(export.export)
 app.command("evaluate")(evaluate.evaluate)
+app.command("continue")(continuing.continue_training)
 app.command("recommend")(recommend.recommend)
 app.command("compare")(compare.compare)
 app.command("exhibit")(exhibit.exhibit)

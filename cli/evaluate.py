@@ -1,5 +1,6 @@
 """`virtualmle evaluate`: an exported model on later data, beside baselines that need no model."""
 
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -77,9 +78,12 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter per option
 
     Example: virtualmle evaluate model december.csv --history until-november.csv
     """
+    from ..data.hashing import sha256_of
     from ..serving.evaluation import evaluate_export
     from ..serving.later_events import later_events
+    from ..serving.layout import MANIFEST
     from ..serving.recommender import Recommender, use_threads  # imports torch
+    from ..serving.sums import load_sums
 
     reading = make_reading(
         user_column, item_column, timestamp_column, format, separator, header, no_quotes, skip_bad_rows
@@ -91,9 +95,10 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter per option
     assert logs[0] is not None
     events = later_events(logs[0], logs[1], recommender.index, targets)  # type: ignore[arg-type]  # checked there
     with targets_bar() as progress:
-        result = evaluate_export(directory, recommender, events, progress).result
+        result = evaluate_export(recommender, load_sums(directory), events, progress).result
     if as_json:
-        print(result.model_dump_json(indent=1))
+        about = {"manifest_sha256": sha256_of(directory / MANIFEST), "targets": targets}
+        print(json.dumps({**about, **result.model_dump()}, indent=1))
         return
     print_result(result)
 

@@ -66,7 +66,7 @@ def export(
                 ws, plan, card, str(absolute(directory)), overwrite=overwrite, device=device, threads=threads,
                 key_file=None if key_file is None else str(absolute(key_file)),
             )  # fmt: skip
-            with _epochs_bar() as progress:
+            with epochs_bar("refit") as progress:
                 run_refit(request, lambda: open_sessions(ws), progress)
         else:
             card = model_card(data, plan.trial, manifest)
@@ -90,13 +90,13 @@ def _print_written(name: str, directory: Path, *, is_refit: bool, as_json: bool)
 
 
 @contextmanager
-def _epochs_bar() -> Iterator[Callable[[int, int], None]]:
-    """A callback that shows on stderr how many epochs of a refit are done."""
+def epochs_bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A callback that shows on stderr how many epochs are done."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    columns = (TextColumn("refit"), BarColumn(), TextColumn("{task.completed:,} of {task.total:,} epochs"),
+    columns = (TextColumn(title), BarColumn(), TextColumn("{task.completed:,} of {task.total:,} epochs"),
                TimeRemainingColumn())  # fmt: skip
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task("epochs", total=None, visible=False)

@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from io import BytesIO
 from pathlib import Path
@@ -79,6 +79,10 @@ class Contents:
     sums: ExportSums
     card: str
     parent: str | None = None  # of a continued export, as in ExportConfig
+
+    def with_card(self, card: str) -> "Contents":
+        """The same contents with another card."""
+        return replace(self, card=card)
 
 
 @dataclass(frozen=True)

@@ -5,19 +5,16 @@ An item that the model does not know has no rank: it counts as missed by every s
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.hashing import sha256_of
 from .baselines import baseline_priors
 from .evaluation_result import CUTOFFS, METRICS, NORMAL_95, Counts, EvaluationResult, Figure, Scorer, Stratum
 from .later_events import UNKNOWN, LaterEvents
-from .layout import MANIFEST
 from .recommender import Recommender
-from .sums import load_sums
+from .sums import ExportSums
 from .target_ranks import MISSED, MODEL, Progress, by_popularity, measure
 
 STRATUM_METRICS = ("ndcg@10", "recall@10")
@@ -36,17 +33,14 @@ class Evaluation(NamedTuple):
 
 
 def evaluate_export(
-    directory: Path,
     recommender: Recommender,
+    sums: ExportSums,
     events: LaterEvents,
     progress: Progress = lambda done, total: None,
 ) -> Evaluation:
-    """Evaluate the export in `directory`, which `recommender` has loaded, on the targets of `events`.
-
-    ExportError if the export lacks the sums of its baselines.
-    """
+    """Evaluate an export on the targets of `events`; `sums` are the export's own, for its baselines."""
     engine, counts = recommender.engine, recommender.export.counts
-    measured = measure(engine, baseline_priors(load_sums(directory), recommender.device), events, progress)
+    measured = measure(engine, baseline_priors(sums, recommender.device), events, progress)
     users = np.unique(events.target_users, return_inverse=True)[1]
     values = {name: user_means(gains(found.ranks), users) for name, found in measured.items()}
     scorers = {
@@ -60,7 +54,6 @@ def evaluate_export(
     ndcg = {name: of_users["ndcg@10"] for name, of_users in values.items()}
     cold = by_popularity(engine, np.maximum(events.items[events.cold_starts], 0)).ranks
     result = EvaluationResult(
-        export=sha256_of(directory / MANIFEST),
         counts=_counts(events),
         model=scorers.pop(MODEL),
         baselines=scorers,

@@ -64,7 +64,6 @@ class Counts(_Content):
 class EvaluationResult(_Content):
     """An exported model on later data."""
 
-    export: str  # SHA-256 of its manifest.json
     counts: Counts
     model: Scorer
     baselines: dict[str, Scorer]

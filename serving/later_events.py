@@ -82,12 +82,8 @@ def later_events(
     """
     if targets not in TARGETS:
         raise ExportError(f"targets={targets!r:.60} is not known; use one of {', '.join(TARGETS)}")
-    logs = [frame.with_columns(later=pl.lit(is_later)) for frame, is_later in ((before, False), (later, True))
-            if frame is not None]  # fmt: skip
-    frame, num_in_both = _without_repeats(pl.concat(logs, how="diagonal"))
-    frame = frame.sort([name for name in ("timestamp", "nanosecond") if name in frame.columns], maintain_order=True)
-    frame = frame.with_columns(code=pl.col("user").rank("dense")).sort("code", maintain_order=True)
-    users, items = frame["code"].to_numpy().astype(np.int64) - 1, index.find(frame["item"])
+    frame, num_in_both = _arranged(later, before)
+    users, items = frame["code"].to_numpy(), index.find(frame["item"])
     is_later = frame["later"].to_numpy()
     has_earlier = np.diff(users, prepend=-1) == 0
     positions = _chosen(np.flatnonzero(is_later & has_earlier), users, targets)
@@ -106,6 +102,24 @@ def later_events(
         num_unknown_items=frame["item"].filter(pl.Series(is_later & (items == UNKNOWN))).n_unique(),
         num_in_both=num_in_both,
     )
+
+
+def by_user_and_time(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame sorted by user and time, in file order where times are equal; users get numbers in the column code."""
+    frame = frame.sort([name for name in ("timestamp", "nanosecond") if name in frame.columns], maintain_order=True)
+    numbers = (pl.col("user").rank("dense").cast(pl.Int64) - 1).alias("code")
+    return frame.with_columns(numbers).sort("code", maintain_order=True)
+
+
+def _arranged(later: pl.DataFrame, before: pl.DataFrame | None) -> tuple[pl.DataFrame, int]:
+    """Both logs by user and time, with the column later; and the rows of the later log that are in both."""
+    logs = [
+        frame.with_columns(later=pl.lit(is_later))
+        for frame, is_later in ((before, False), (later, True))
+        if frame is not None
+    ]
+    frame, num_in_both = _without_repeats(pl.concat(logs, how="diagonal"))
+    return by_user_and_time(frame), num_in_both
 
 
 def _without_repeats(frame: pl.DataFrame) -> tuple[pl.DataFrame, int]:

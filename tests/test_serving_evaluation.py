@@ -19,6 +19,7 @@ from virtualmle.serving.artifact import write_export
 from virtualmle.serving.evaluation import bands_of, evaluate_export
 from virtualmle.serving.later_events import later_events
 from virtualmle.serving.recommender import Recommender
+from virtualmle.serving.sums import load_sums
 
 KNOBS = {"transition_weight": 3.0, "transition_window": 2, "cooccurrence_weight": 1.0}
 NEW = ("new-a", "new-b")
@@ -116,7 +117,7 @@ def test_figures_equal_those_of_a_plain_implementation(targets, with_history, ex
     later, before = logs[0], logs[1] if with_history else None
     recommender = Recommender.load(exported, "cpu")
     events = later_events(later, before, recommender.index, targets)
-    result = evaluate_export(exported, recommender, events).result
+    result = evaluate_export(recommender, load_sums(exported), events).result
     expected = plain(exported, tiny_dataset_dir, later, before, targets)
     for name, of_users in expected["ranks"].items():
         scorer = result.model if name == "model" else result.baselines[name]
@@ -138,7 +139,7 @@ def test_unknown_items_cold_users_and_repeats_are_counted_and_unknown_items_are_
     later, before = logs
     recommender = Recommender.load(exported, "cpu")
     events = later_events(later, before, recommender.index)
-    result = evaluate_export(exported, recommender, events).result
+    result = evaluate_export(recommender, load_sums(exported), events).result
     counts, strata = result.counts, {each.name: each for each in result.strata}
     assert counts.in_both == 3
     assert counts.unknown_items == 2
