@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .serving.recommender import Recommender
     from .tools.cancel_trial import cancel_trial
     from .tools.finalize import finalize
     from .tools.list_sessions import list_sessions
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "Recommender",
     "Settings",
     "Workspace",
     "cancel_trial",
@@ -32,7 +34,11 @@ __all__ = [
     "wait_trial",
     "write_reflection",
 ]
-_HOMES = {"Settings": ".tools.workspace", "Workspace": ".tools.workspace"}  # of the others: the module of the same name
+_HOMES = {
+    "Recommender": ".serving.recommender",  # it imports torch, when it is used
+    "Settings": ".tools.workspace",
+    "Workspace": ".tools.workspace",
+}  # every other name is that of a tool, and of its module
 
 
 def __getattr__(name: str) -> Any:

@@ -41,10 +41,10 @@ are the ones that save most with at most 2 % lost on the other two, and they los
 constants are those of the code there, too. Trials recur in the 30 orders, so that a lost share rests on few independent
 trials.
 
-Trials with score priors are judged with them: the sessions of the engineer are on Office, with models of width at most 32 and at
-most 12 epochs. LEAST_ELASTICITY was chosen on 17 of their 23 trials. Re-scorings cost nothing and are not raced. Ceiling is the
-share that a rule would save which knows how every trial ends and stops after epoch 3. The table of held-out constants was
-measured before score priors were compared, which change nothing on its trials."""
+Trials with score priors are judged with them: the sessions of the engineer are on Office, with models of width at most
+32 and at most 12 epochs. LEAST_ELASTICITY was chosen on 17 of their 23 trials. Re-scorings cost nothing and are not
+raced. Ceiling is the share that a rule would save which knows how every trial ends and stops after epoch 3. The table
+of held-out constants was measured before score priors were compared, which change nothing on its trials."""
 TITLES = {
     "with": "Random orders, with curves of the other datasets in memory",
     "without": "Random orders, without memory",

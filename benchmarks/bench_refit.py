@@ -22,13 +22,15 @@ import torch
 from numpy.typing import NDArray
 from record import environment, parser_of
 
-from virtualmle.data.prepare import Events, Split, order_events, split_events
+from virtualmle.data.histories import Histories
+from virtualmle.data.prepare import order_events
 from virtualmle.data.prepared import Counts, Manifest, PreparedDataset, PrepareOptions
 from virtualmle.data.readers import read_log
+from virtualmle.data.splits import Events, Split, split_events
 from virtualmle.models.config import TrialConfig, make_config
 from virtualmle.models.priors import ScorePriors
 from virtualmle.models.sequence_model import SequenceModel
-from virtualmle.training.evaluate import Histories, evaluate_targets
+from virtualmle.training.evaluate import evaluate_targets
 from virtualmle.training.metrics import ndcg_per_user
 from virtualmle.training.trainer import fit
 from virtualmle.training.whole import train_whole
@@ -53,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = make_config(backbone, **options.knobs)
         rows += compare(config, train, whole, targets, options.seeds)
     print(
-        f"{len(targets):,} users, {num_lost} of them with an item that occurs nowhere else; NDCG@10 on the events cut off\n"
+        f"{len(targets):,} users, {num_lost} of them with an item that is nowhere else; NDCG@10 on the events cut off\n"
     )
     print("| backbone, scores | trained on train | on all events | difference [95 %] | epochs | processor seconds |")
     print("|---|--:|--:|--:|--:|--:|")

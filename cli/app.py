@@ -30,6 +30,7 @@ from . import (
     replay,
     report,
     serve,
+    serve_model,
     sessions,
     track,
     tune,
@@ -59,6 +60,7 @@ app.command("export")(export.export)
 app.command("evaluate")(evaluate.evaluate)
 app.command("continue")(continuing.continue_training)
 app.command("recommend")(recommend.recommend)
+app.command("serve-model")(serve_model.serve_model)
 app.command("compare")(compare.compare)
 app.command("exhibit")(exhibit.exhibit)
 app.add_typer(bench.app, name="bench")

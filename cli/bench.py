@@ -149,13 +149,11 @@ def write_zipf_log(path: Path, interactions: int, seed: int) -> None:
     num_users, num_items = max(10, interactions // 20), max(100, interactions // 100)
     shares = np.cumsum(1 / np.arange(1, num_items + 1))
     items = np.searchsorted(shares, generator.random(interactions) * shares[-1])
-    pl.DataFrame(
-        {
-            "user": generator.integers(0, num_users, interactions),
-            "item": generator.permutation(num_items)[items],
-            "timestamp": generator.integers(1_500_000_000, 1_700_000_000, interactions),
-        }
-    ).write_parquet(path)
+    pl.DataFrame({
+        "user": generator.integers(0, num_users, interactions),
+        "item": generator.permutation(num_items)[items],
+        "timestamp": generator.integers(1_500_000_000, 1_700_000_000, interactions),
+    }).write_parquet(path)
 
 
 def _run_engine_bench(
@@ -179,13 +177,8 @@ def _run_engine_bench(
         with ws.memory:
             directory = ws.catalogue.path(_resolved(ws, dataset))
         request = {
-            "what": what,
-            "directory": str(directory),
-            "backbone": backbone,
-            "knobs": overrides,
-            "threads": threads,
-            "repeats": repeats,
-            "device": device,
+            "what": what, "directory": str(directory), "backbone": backbone, "knobs": overrides,
+            "threads": threads, "repeats": repeats, "device": device,
         }
         command = [sys.executable, "-P", "-m", "virtualmle.training.bench", json.dumps(request)]
         ended = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -50,7 +50,7 @@ def _parse(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # UnicodeEncodeError, a ValueError: a lone surrogate
         raise typer.BadParameter(f"not JSON: {error}", param_hint="JSON") from None
     if not isinstance(given, dict):
-        raise typer.BadParameter('give a JSON object, e.g. \'{"dataset": "demo"}\'', param_hint="JSON")
+        raise typer.BadParameter("give a JSON object, e.g. '{\"dataset\": \"demo\"}'", param_hint="JSON")
     return given
 
 

@@ -18,7 +18,7 @@ from typing import Literal
 
 from ..data.catalogue import Catalogue
 from ..data.errors import VirtualMLEError
-from ..data.prepared import ARRAYS, ITEM_IDS, MANIFEST, SEALED, USER_IDS, array_file
+from ..data.prepared import ARRAYS, ITEM_IDS, MANIFEST, SEALED, TIME_ARRAYS, USER_IDS, array_file
 from ..data.wording import counted
 from ..examiner.vault import PRIVATE, Vault
 from ..memory.store import Memory
@@ -40,7 +40,7 @@ cuda = torch.cuda.is_available()
 print(json.dumps({"torch": torch.__version__, "triton": triton_version, "threads": torch.get_num_threads(),
                   "cuda": torch.version.cuda, "device": torch.cuda.get_device_name(0) if cuda else None}))
 """
-VISIBLE_FILES = {MANIFEST, SEALED, USER_IDS, ITEM_IDS, *map(array_file, ARRAYS)}
+VISIBLE_FILES = {MANIFEST, SEALED, USER_IDS, ITEM_IDS, *map(array_file, ARRAYS | TIME_ARRAYS)}
 """All files that belong in the directory of a prepared dataset; only the sealed one contains test targets."""
 
 

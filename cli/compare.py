@@ -45,7 +45,9 @@ MemoryFrom = Annotated[
         help="What +carried arms start with: datasets whose sessions are run first, or one file of `memory export`.",
     ),
 ]
-Set = Annotated[str, typer.Option("--set", help="Narrow knobs of the protocol, e.g. epochs.high=3,epochs.default=3.")]
+Set = Annotated[
+    str, typer.Option("--set", help="Narrow knobs of the protocol, e.g. epochs.high=3,epochs.default=3.")
+]
 NoLook = Annotated[bool, typer.Option("--no-look", help="Freeze the sessions, and leave the test sets sealed.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Torch threads of a session on CPU.")]
 
@@ -68,8 +70,8 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
         typer.Option("--train-seconds", min=1, help="Training seconds of a session.", show_default="no limit"),
     ] = None,
     reference: Annotated[
-        str | None,
-        typer.Option("--reference", help="The arm that the others are tested against.", show_default="first"),
+        str | None, typer.Option("--reference", help="The arm that the others are tested against.",
+        show_default="first")
     ] = None,
     level: Annotated[
         float | None, typer.Option("--level", help="Validation NDCG@10 to which trials and seconds are counted.")

@@ -3,13 +3,14 @@
 import inspect
 import json
 import sys
+from dataclasses import replace as replace_fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..data.wording import counted
-from .options import HERE, Home, Json
+from .options import HERE, HoldoutLength, Home, Json, Split, split_options
 
 if TYPE_CHECKING:
     from ..data.catalogue import Catalogue
@@ -30,13 +31,19 @@ app = typer.Typer(
 def add(  # noqa: PLR0913, PLR0917 - one argument per option
     name: Annotated[str, typer.Argument(help="The name to register the dataset under.")],
     file: Annotated[Path, typer.Argument(help=LOG)],
-    user: Annotated[str | None, typer.Option(help="Name or number of the user column.", show_default="guessed")] = None,
-    item: Annotated[str | None, typer.Option(help="Name or number of the item column.", show_default="guessed")] = None,
+    user: Annotated[
+        str | None, typer.Option(help="Name or number of the user column.", show_default="guessed")
+    ] = None,
+    item: Annotated[
+        str | None, typer.Option(help="Name or number of the item column.", show_default="guessed")
+    ] = None,
     timestamp: Annotated[
         str | None, typer.Option(help="Name or number of the timestamp column.", show_default="guessed")
     ] = None,
     k_core: Annotated[int, typer.Option(help="Minimum number of events per user and per item.")] = 5,
     max_events: Annotated[int, typer.Option(help="Number of most recent events kept per user.")] = 50,
+    split_by: Split = None,
+    holdout: HoldoutLength = None,
     format: Annotated[
         str | None, typer.Option(help="csv, tsv, jsonl or parquet.", show_default="by file extension")
     ] = None,
@@ -67,6 +74,8 @@ def add(  # noqa: PLR0913, PLR0917 - one argument per option
     Reads, filters and splits the log, and seals its test targets.
 
     Example: virtualmle data add office ~/logs/office.tsv.gz --user customer --item product --timestamp time
+
+    With a split by time: virtualmle data add shop purchases.csv --split time --holdout 30d
     """
     from ..data.errors import DataError  # these import polars
     from ..data.interactions import Cleaning
@@ -79,7 +88,10 @@ def add(  # noqa: PLR0913, PLR0917 - one argument per option
     quotes = False if no_quotes else None
     manifest = _catalogue(home).add(
         name, file, public_key=Vault(home).public_key(),
-        options=PrepareOptions(k_core=k_core, max_events=max_events, keep_duplicates=keep_duplicates),
+        options=replace_fields(
+            split_options(split_by, holdout) or PrepareOptions(),
+            k_core=k_core, max_events=max_events, keep_duplicates=keep_duplicates,
+        ),
         cleaning=Cleaning(drop_missing, drop_bad_times, time_unit),  # type: ignore[arg-type]  # checked by Cleaning
         reading=Reading(user, item, timestamp, format, separator, header, quotes, skip_bad_rows),  # type: ignore[arg-type]
         replace=replace,
@@ -90,22 +102,27 @@ def add(  # noqa: PLR0913, PLR0917 - one argument per option
 @app.command()
 def prepare(
     name: Annotated[str, typer.Argument(help="demo, or a public dataset, e.g. amazon-beauty.")],
+    split_by: Split = None,
+    holdout: HoldoutLength = None,
     home: Home = HERE,
     as_json: Json = False,
 ) -> None:
     """Prepare a dataset by name.
 
-    Generates or downloads the dataset, and prepares it. A dataset that is prepared already is not changed.
+    Generates or downloads the dataset, and prepares it. A dataset that is prepared already is not changed. A split by
+    time is registered under a name of its own, e.g. demo-time-90d.
 
     Example: virtualmle data prepare amazon-beauty
+
+    With a split by time: virtualmle data prepare demo --split time --holdout 90d
     """
     from ..examiner.vault import Vault
     from .live import download_bar
 
     catalogue = _catalogue(home)
     with download_bar(name) as progress:
-        catalogue.resolve(name, Vault(home).public_key(), progress)
-    _print_manifest(catalogue.manifest(name), as_json)
+        registered = catalogue.resolve(name, Vault(home).public_key(), progress, split_options(split_by, holdout))
+    _print_manifest(catalogue.manifest(registered), as_json)
 
 
 @app.command("list")
@@ -242,7 +259,7 @@ def _print_manifest(manifest: "Manifest", as_json: bool) -> None:
     if as_json:
         print(manifest.model_dump_json(indent=1, exclude={"files"}))
         return
-    from .dataset_text import filter_lines, profile_lines
+    from .dataset_text import filter_lines, profile_lines, split_line
 
     columns = ", ".join(f"{role} from {column!r}" for role, column in manifest.columns.items())
     print(
@@ -250,7 +267,7 @@ def _print_manifest(manifest: "Manifest", as_json: bool) -> None:
         f"{counted(manifest.num_interactions, 'interaction')} (of {counted(manifest.rows_read, 'row')}; "
         f"columns: {columns})"
     )
-    for line in (*filter_lines(manifest), *profile_lines(manifest)):
+    for line in (*filter_lines(manifest), split_line(manifest), *profile_lines(manifest)):
         print(f"  {line}")
     for note in manifest.notes:
         print(f"note: {note}")

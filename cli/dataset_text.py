@@ -1,5 +1,7 @@
 """A prepared dataset as text: what the filters removed, and the profile of its train part."""
 
+from datetime import UTC, datetime
+
 from ..data.prepared import MIN_EVENTS, Manifest
 
 
@@ -24,9 +26,27 @@ def filter_lines(manifest: Manifest) -> list[str]:
     return lines
 
 
+def split_line(manifest: Manifest) -> str:
+    """Which split the dataset has and, of a split by time, its cuts and who is ranked; nothing about the test part."""
+    cuts = manifest.time_split
+    if cuts is None:
+        return "split: leave-one-out (the last event of each user is test, the second last validation)"
+    return (
+        f"split: time, hold-out {manifest.options.holdout}: validation from {_moment(cuts.valid_from)}, test (sealed) "
+        f"from {_moment(cuts.test_from)}; {cuts.num_ranked:,} of {manifest.num_users:,} users are ranked in "
+        "validation; all counts are of the events before the test part"
+    )
+
+
+def _moment(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
 def profile_lines(manifest: Manifest) -> list[str]:
     """The profile, under a heading that names the events it describes."""
     heading = "train part only, without the last two events of each user (validation and test):"
+    if manifest.time_split:
+        heading = "train part only, without the events from the start of validation on:"
     return [heading, *(f"  {name:<20} {value}" for name, value in manifest.profile.items())]
 
 

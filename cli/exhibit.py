@@ -14,10 +14,8 @@ from .options import HERE, Device, Home, Json, Replay, Sandbox, absolute
 @asks_a_model
 def exhibit(  # noqa: PLR0913, PLR0917 - one parameter per option
     name: Annotated[str, typer.Argument(help="table1, table2, table3, table4 or figure2.")],
-    scale: Annotated[
-        str, typer.Option(help="demo (minutes on a CPU), office, or full (the paper's, on a GPU).")
-    ] = "demo",
-    agents: Annotated[str, typer.Option("--agents", help="Other arms.", show_default="the exhibit's own")] = "",
+    scale: Annotated[str, typer.Option(help="demo (minutes on a CPU), office, or full (the paper's, on a GPU).")] =
+    "demo", agents: Annotated[str, typer.Option("--agents", help="Other arms.", show_default="the exhibit's own")] = "",
     models: Annotated[str, typer.Option("--models", help="Language models of table4, separated by commas.")] = "",
     datasets: Annotated[str, typer.Option("--datasets", help="Other datasets.", show_default="the scale's")] = "",
     backbones: Annotated[str, typer.Option("--backbones", help="sasrec, hstu, or both.")] = "sasrec,hstu",

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from ..memory.store import Memory
 
 app = typer.Typer(
-    help="Inspect and exchange long-term memory.\n\nExample: virtualmle memory search dropout",
+    help="Inspect and exchange long-term memory.\n\n"
+    "Example: virtualmle memory search dropout",
     no_args_is_help=True,
 )
 

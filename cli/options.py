@@ -7,6 +7,7 @@ import typer
 
 if TYPE_CHECKING:
     from ..agents.seeding import Seeding
+    from ..data.prepared import PrepareOptions
     from ..tools.workspace import Settings, Workspace
 
 
@@ -28,7 +29,8 @@ def absolute(path: Path) -> Path:
         str(resolved).encode()
     except UnicodeEncodeError:
         raise HomeError(
-            f"home={str(resolved)!r} has a name that is not UTF-8; rename the directory, or choose another with --home"
+            f"home={str(resolved)!r} has a name that is not UTF-8; rename the directory, "
+            "or choose another with --home"
         ) from None
     return resolved
 
@@ -145,6 +147,23 @@ Replay = Annotated[
     typer.Option("--replay", help="Serve trials from this table of `virtualmle replay build` instead of training."),
 ]
 
+Split = Annotated[
+    str | None,
+    typer.Option(
+        "--split",
+        help="leave-one-out, or time: the last part of the log by time is test, the part before it validation.",
+        show_default="leave-one-out",
+    ),
+]
+HoldoutLength = Annotated[
+    str | None,
+    typer.Option(
+        "--holdout",
+        help="With --split time: the length of test and of validation, e.g. 30d, 12h, 4w, or 10% of the events.",
+        show_default=False,
+    ),
+]
+
 HERE = Path(".")
 WARM_SECONDS = 300.0  # agents plan for seconds, sometimes for minutes
 
@@ -234,6 +253,18 @@ def seeding_named(name: str) -> "Seeding":
         if seeding == name:
             return seeding
     raise ConfigError(f"seeding={name!r} is not known; choose one of {', '.join(SEEDINGS)}")
+
+
+def split_options(split_by: str | None, holdout: str | None) -> "PrepareOptions | None":
+    """How a dataset is to be prepared that a command registers; None if neither option is given.
+
+    Raises DataError for an unknown split, and for a hold-out that does not fit to it.
+    """
+    from ..data.prepared import LEAVE_ONE_OUT, PrepareOptions
+
+    if split_by is None and holdout is None:
+        return None
+    return PrepareOptions(split=split_by or LEAVE_ONE_OUT, holdout=holdout or "")
 
 
 def open_workspace(home: Path, settings: "Settings | None" = None) -> "Workspace":

@@ -13,6 +13,7 @@ from .options import (
     Address,
     AgentName,
     Device,
+    HoldoutLength,
     Home,
     Json,
     KeepWarm,
@@ -25,6 +26,7 @@ from .options import (
     Seconds,
     Seed,
     SeedingOption,
+    Split,
     Threads,
     Track,
     Trials,
@@ -33,9 +35,11 @@ from .options import (
     make_settings,
     open_workspace,
     seeding_named,
+    split_options,
 )
 
 if TYPE_CHECKING:
+    from ..data.prepared import PrepareOptions
     from ..tools.workspace import Settings
 
 
@@ -45,6 +49,8 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
         str, typer.Argument(help="demo, the name of a registered or public dataset, or the path of a log file.")
     ],
     backbone: Annotated[str, typer.Option(help="sasrec or hstu.")] = "sasrec",
+    split_by: Split = None,
+    holdout: HoldoutLength = None,
     agent: AgentName = "engineer",
     trials: Trials = None,
     seconds: Seconds = None,
@@ -77,6 +83,8 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
 
     Example: virtualmle tune demo --backbone hstu --trials 12
 
+    With a split by time: virtualmle tune purchases.csv --split time --holdout 30d
+
     With a model of a local Ollama: virtualmle tune demo --agent llm --model qwen3:8b --base-url http://localhost:11434/v1
     """
     from ..agents.registry import ASKING, check_agent  # imports the tools, which takes half a second
@@ -95,7 +103,10 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
         trials, seconds, seed, without_reflection, without_memory, device, threads, sandbox, keep_warm, memory_from,
         replay, parallel, launcher, address,
     )  # fmt: skip
-    where, name = _replayed(home, dataset, settings) if replay else _prepared(home, dataset, sandbox)
+    options = split_options(split_by, holdout)
+    if replay and options:
+        raise ConfigError("--split and --holdout prepare a log, and --replay trains on none; leave one of them out")
+    where, name = _replayed(home, dataset, settings) if replay else _prepared(home, dataset, sandbox, options)
     plan = HeadlessRun(
         where, agent, seed, name, backbone, new=new, model=asked, seeding=start, finalize=not no_finalize,
         track=targets,
@@ -110,10 +121,10 @@ def _replayed(home: Path, dataset: str, settings: "Settings") -> tuple[Path, str
         return ws.home, ws.manifest(dataset).name
 
 
-def _prepared(home: Path, dataset: str, sandbox: Path | None) -> tuple[Path, str]:
+def _prepared(home: Path, dataset: str, sandbox: Path | None, options: "PrepareOptions | None") -> tuple[Path, str]:
     """Check the home and register the dataset if necessary; returns both. Guessed columns are printed to stderr."""
     from ..examiner.vault import Vault
-    from .dataset_text import filter_lines
+    from .dataset_text import filter_lines, split_line
     from .live import download_bar
 
     # Opened before the server is started, so that a broken home gives a one-line error and not a lost connection
@@ -121,7 +132,7 @@ def _prepared(home: Path, dataset: str, sandbox: Path | None) -> tuple[Path, str
     with ws.memory:
         before = ws.catalogue.names()
         with download_bar(dataset) as progress:
-            name = ws.catalogue.resolve(dataset, Vault(ws.home).public_key(), progress)
+            name = ws.catalogue.resolve(dataset, Vault(ws.home).public_key(), progress, options)
         manifest = ws.catalogue.manifest(name)
     if name not in before:
         columns = ", ".join(f"{role} from {column!r}" for role, column in manifest.columns.items())
@@ -130,6 +141,6 @@ def _prepared(home: Path, dataset: str, sandbox: Path | None) -> tuple[Path, str
             f"{manifest.num_interactions:,} interactions (columns: {columns})",
             file=sys.stderr,
         )
-        for line in filter_lines(manifest):
+        for line in (*filter_lines(manifest), split_line(manifest)):
             print(f"  {line}", file=sys.stderr)
     return ws.home, name

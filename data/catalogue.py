@@ -127,63 +127,88 @@ class Catalogue:
         except OSError as error:
             raise HomeError(f"{str(directory)!r} cannot be removed ({error.strerror}); check its permissions") from None
 
-    def ensure_demo(self, public_key: bytes) -> Path:
-        """The directory of the demo dataset, generated on first use."""
-        if DEMO not in self.names():
+    def siblings(self, name: str) -> list[str]:
+        """The other registered datasets that were made from the same log, as far as the vault says; sorted by name."""
+        origin = self._origin(name)
+        return [other for other in self.names() if other != name and origin and self._origin(other) == origin]
+
+    def ensure_demo(self, public_key: bytes, options: PrepareOptions | None = None) -> Path:
+        """The directory of the demo dataset, generated on first use; another split has a name of its own."""
+        options = options or PrepareOptions()
+        name = DEMO + options.suffix
+        if name not in self.names():
             frame = generate_demo()
             log = Log(frame, {role: role for role in ROLES}, frame.height)
-            self._register_once(DEMO, lambda: prepare(log, DEMO, self.root / DEMO, PrepareOptions(), public_key))
-        return self.root / DEMO
+            self._register_once(name, lambda: prepare(log, name, self.root / name, options, public_key))
+            self._save_origin(name, DEMO)
+        return self.root / name
 
-    def fetch(self, name: str, public_key: bytes, progress: Progress | None = None) -> Manifest:
-        """Download and register one of DOWNLOADS. Raises DataError, also for counts that differ from `expected`."""
+    def fetch(
+        self, name: str, public_key: bytes, progress: Progress | None = None, options: PrepareOptions | None = None
+    ) -> Manifest:
+        """Download and register one of DOWNLOADS; another split than leave-one-out has a name of its own.
+
+        Raises DataError, also for counts that differ from `expected`.
+        """
         if name not in DOWNLOADS:
             raise DataError(f"{name!r} cannot be downloaded; choose one of {', '.join(DOWNLOADS)}")
-        self._check_new(name)
+        options = options or PrepareOptions()
+        registered = name + options.suffix
+        self._check_new(registered)
         source = DOWNLOADS[name]
         # The raw file contains test events, so it is downloaded into the vault and deleted after it has been prepared
         file = self._create_vault() / "downloads" / source.url.rsplit("/", 1)[1]
         download(source.url, file, progress)
         log = read_log(file)
         _check_counts(name, log, source.expected)
-        manifest = prepare(log, name, self.root / name, PrepareOptions(), public_key)
+        manifest = prepare(log, registered, self.root / registered, options, public_key)
+        self._save_origin(registered, name)
         file.unlink()
         return manifest
 
-    def resolve(self, name_or_path: str, public_key: bytes, progress: Progress | None = None) -> str:
+    def resolve(
+        self,
+        name_or_path: str,
+        public_key: bytes,
+        progress: Progress | None = None,
+        options: PrepareOptions | None = None,
+    ) -> str:
         """Return a registered name for user input: a registered name, an available name, or the path of a log file.
 
         A log file is registered under its file stem, unless its content is registered already under another name.
+        `options` apply to what is registered now, and name another split than leave-one-out in its name. A registered
+        dataset must have that split. Raises DataError.
         """
-        if name_or_path in self.names():
-            return name_or_path
-        if name_or_path == DEMO:
-            self.ensure_demo(public_key)
+        name = name_or_path + options.suffix if options and name_or_path in self.available() else name_or_path
+        if name in self.names():
+            _check_split(self.manifest(name), options)
+        elif name_or_path == DEMO:
+            self.ensure_demo(public_key, options)
         elif name_or_path in DOWNLOADS:
-            self.fetch(name_or_path, public_key, progress)
+            self.fetch(name_or_path, public_key, progress, options)
         elif Path(name_or_path).is_file():
-            return self._resolve_file(Path(name_or_path), public_key)
+            return self._resolve_file(Path(name_or_path), public_key, options or PrepareOptions())
         elif "/" in name_or_path or Path(name_or_path).suffix:
             raise DataError(f"there is no file {name_or_path!r}; check the path")
         else:
             self.path(name_or_path)  # raises, listing the names
-        return name_or_path
+        return name
 
-    def _resolve_file(self, file: Path, public_key: bytes) -> str:
+    def _resolve_file(self, file: Path, public_key: bytes, options: PrepareOptions) -> str:
         digest, default_options, default_cleaning = sha256_of(file), asdict(PrepareOptions()), asdict(STRICT)
         for name in self.names():
             source = self._source(name)
-            options = default_options | source.get("options", {})  # an option that is newer than the dataset
+            found = default_options | source.get("options", {})  # an option that is newer than the dataset
             cleaning = default_cleaning | source.get("cleaning", {})
-            if source.get("sha256") == digest and (options, cleaning) == (default_options, default_cleaning):
+            if source.get("sha256") == digest and (found, cleaning) == (asdict(options), default_cleaning):
                 return name
-        name = name_from_file(file.name)
+        name = name_from_file(file.name) + options.suffix
         if name in self.names():
             raise DataError(
                 f"dataset {name!r} exists with different content; register {file.name} under another name: "
                 f"virtualmle data add NAME {file.name}"
             )
-        self._register_once(name, lambda: self.add(name, file, public_key=public_key))
+        self._register_once(name, lambda: self.add(name, file, public_key=public_key, options=options))
         return name
 
     @contextmanager
@@ -228,11 +253,35 @@ class Catalogue:
         source: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
         return source
 
+    def _origin(self, name: str) -> str:
+        """What identifies the log of a dataset: the hash of its file, or the available name; empty if unknown."""
+        source = self._source(name)
+        known = name if name in self.available() else ""
+        return str(source.get("sha256") or source.get("origin") or known)
+
+    def _save_origin(self, name: str, available: str) -> None:
+        """Record which available dataset `name` is another split of."""
+        if name != available:
+            self._save_source(name, {"sha256": "", "origin": available})
+
     def _save_source(self, name: str, source: dict[str, object]) -> None:
         self._create_vault()
         path = self._source_path(name)
         path.parent.mkdir(exist_ok=True, mode=0o700)
         write_json(path, source, mode=0o600)
+
+
+def _check_split(manifest: Manifest, options: PrepareOptions | None) -> None:
+    """Refuse a registered dataset whose split differs from the one that was asked for; None = any split."""
+    registered = manifest.options
+    if options is None or (options.split, options.holdout) == (registered.split, registered.holdout):
+        return
+    wanted, found = (f"{each.split} {each.holdout}".strip() for each in (options, registered))
+    raise DataError(
+        f"dataset {manifest.name!r} is registered with the split {found}, not {wanted}; register its log again under "
+        f"another name: virtualmle data add NAME FILE --split {options.split}"
+        + (f" --holdout {options.holdout}" if options.holdout else "")
+    )
 
 
 def _check_counts(name: str, log: Log, expected: tuple[int, int, int]) -> None:

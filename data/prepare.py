@@ -1,9 +1,10 @@
-"""Raw log → prepared dataset: k-core, time order, truncation, leave-one-out, re-indexed ids, sealed test split.
+"""Raw log → prepared dataset: k-core, time order, truncation, split, re-indexed ids, sealed test split.
 
 Everything is vectorised: 20 million rows take about a minute. Test targets exist in memory here and are written only as
-ciphertext (`seal.py`); plaintext files are computed from the train and validation parts. There is one unavoidable
-exception: the k-core filter counts all events, so the numbers of users, items and interactions include test events, and
-so do the counts of rows in notes.
+ciphertext (`seal.py`); plaintext files are computed from the train and validation parts. With leave-one-out there is
+one unavoidable exception: the k-core filter counts all events, so the numbers of users, items and interactions include
+test events. With a split by time, the k-core and all counts use the events before the second cut only. With both, the
+counts of rows in the notes of the reader are those of the whole log.
 """
 
 import hashlib
@@ -21,28 +22,36 @@ import polars as pl
 
 from .atomic import write_bytes
 from .errors import DataError, HomeError
+from .holdout import Cuts, Holdout, cuts_of, parse_holdout
 from .names import check_name
 from .prepared import (
+    FORMAT_VERSION,
     ITEM_IDS,
     MANIFEST,
     MIN_EVENTS,
     SEALED,
+    TIME,
+    TIME_FORMAT_VERSION,
     USER_IDS,
     Counts,
     Manifest,
     PrepareOptions,
+    TimeSplit,
     array_file,
     dataset_id_of,
 )
 from .profile import train_profile
 from .readers import Log
-from .seal import pack_test, seal
+from .seal import NO_TARGET, pack_test, seal
+from .splits import Events, Split, split_by_time, split_events
 from .time_units import LATEST
 from .wording import counted
 
 READ_ONLY = 0o444
 # A user with more than this share of all events, and with this many times the events of the median user, is reported
 LARGE_SHARE, LARGE_FACTOR = 0.2, 100
+MIN_TARGETS = 50  # users with a target, in validation and in test; fewer make every difference uncertain
+LONGER = (2, 3, 4, 6, 8, 12)  # multiples of a hold-out that is too short, which are tried for a proposal
 
 Ints = npt.NDArray[np.int64]
 
@@ -57,13 +66,13 @@ def prepare(log: Log, name: str, directory: Path, options: PrepareOptions, vault
     if directory.exists():
         raise DataError(f"dataset {name!r} exists already; choose another name or remove {str(directory)!r} first")
     _check_seconds(log.frame["timestamp"])
-    frame, num_identical = (log.frame, 0) if options.keep_duplicates else collapse_duplicates(log.frame)
-    events = order_events(frame, options)
-    split = split_events(events, options.max_events)
-    visible = _visible_files(split)
+    parts = _by_time(log, options) if options.split == TIME else _leave_one_out(log, options)
+    events, split = parts.events, parts.split
+    visible = _visible_files(events, split)
     hashes = {file: hashlib.sha256(content).hexdigest() for file, content in visible.items()}
     dataset_id = dataset_id_of(hashes, len(events.user_ids), len(events.item_ids))
     manifest = Manifest(
+        format_version=TIME_FORMAT_VERSION if parts.time_split else FORMAT_VERSION,
         name=name,
         dataset_id=dataset_id,
         num_users=len(events.user_ids),
@@ -71,48 +80,91 @@ def prepare(log: Log, name: str, directory: Path, options: PrepareOptions, vault
         num_interactions=split.num_interactions,
         num_interactions_before_cut=len(events.items),
         before_core=events.before_core,
-        rows_read=log.rows_read,
+        rows_read=parts.rows_read,
         columns=log.columns,
         options=options,
-        profile=train_profile(split.items, split.timestamps, split.offsets),
+        profile=_profile(split, options),
         files=hashes,
-        num_identical_rows=num_identical,
-        notes=(*log.notes, *_notes(events, num_identical)),
+        num_identical_rows=parts.num_identical,
+        notes=(*log.notes, *_notes(events, parts.num_identical)),
+        time_split=parts.time_split,
     )
-    sealed = seal(
-        pack_test(split.test_items, split.test_timestamps, fingerprint_of(events)), vault_public_key, dataset_id
-    )
+    sealed = seal(pack_test(split.test_items, split.test_timestamps, parts.fingerprint), vault_public_key, dataset_id)
     text = (manifest.model_dump_json(indent=1) + "\n").encode()
     _write_directory(directory, {**visible, SEALED: sealed, MANIFEST: text})
     return manifest
 
 
 @dataclass(frozen=True)
-class Events:
-    """The events that remain after the k-core filter, grouped by user, in time order, with new ids."""
+class _Parts:
+    """A log after filter and split, and what depends on which of its rows are visible."""
 
-    items: Ints  # (num_events,)
-    timestamps: Ints  # (num_events,)
-    offsets: Ints  # (num_users + 1,)
-    user_ids: pl.Series  # original ids (String), indexed by new id
-    item_ids: pl.Series
-    before_core: Counts  # before the k-core filter
+    events: Events  # with a split by time, only those before the second cut
+    split: Split
+    fingerprint: str  # of the complete content
+    rows_read: int
+    num_identical: int
+    time_split: TimeSplit | None = None
 
 
-@dataclass(frozen=True)
-class Split:
-    """The leave-one-out split of the last `max_events` events of each user."""
+def _leave_one_out(log: Log, options: PrepareOptions) -> _Parts:
+    frame, num_identical = _distinct(log.frame, options)
+    events = order_events(frame, options)
+    return _Parts(
+        events, split_events(events, options.max_events), fingerprint_of(events), log.rows_read, num_identical
+    )
 
-    items: npt.NDArray[np.int32]  # train, (num_train_events,)
-    timestamps: Ints
-    offsets: Ints
-    valid_items: npt.NDArray[np.int32]  # (num_users,)
-    valid_timestamps: Ints
-    test_items: npt.NDArray[np.int32]  # (num_users,)
-    test_timestamps: Ints
-    num_interactions: int  # over all splits
-    user_ids: pl.Series
-    item_ids: pl.Series
+
+def _by_time(log: Log, options: PrepareOptions) -> _Parts:
+    """Split at two cuts in time. Except for the fingerprint and the test targets, only rows before the second count.
+
+    The fingerprint is that of the whole log, as leave-one-out has it, so that the looks at all splits of a log are
+    counted together. Raises DataError if the log has no clock, or if too few users have a target.
+    """
+    if not log.has_clock:
+        raise DataError(
+            "--split time needs real times, but those of this log are small whole numbers, which only give an order: "
+            "name their unit with --time-unit, or use --split leave-one-out"
+        )
+    frame, _ = _distinct(log.frame, options)
+    holdout = parse_holdout(options.holdout)
+    events, split, cuts = _cut(frame, holdout, options)
+    if not _has_targets(split):
+        raise DataError(_few_targets_message(frame, holdout, options, len(split.valid_items)))
+    rows, kept = (int((part["timestamp"] < cuts.test_from).sum()) for part in (log.frame, frame))
+    time_split = TimeSplit(valid_from=cuts.valid_from, test_from=cuts.test_from, num_ranked=len(split.valid_items))
+    return _Parts(events, split, fingerprint_of(order_events(frame, options)), rows, rows - kept, time_split)
+
+
+def _cut(frame: pl.DataFrame, holdout: Holdout, options: PrepareOptions) -> tuple[Events, Split, Cuts]:
+    cuts = cuts_of(frame["timestamp"].to_numpy(), holdout)
+    events = order_events(frame.filter(pl.col("timestamp") < cuts.test_from), options)
+    later = frame.filter(pl.col("timestamp") >= cuts.test_from)
+    return events, split_by_time(events, later, cuts, options.max_events), cuts
+
+
+def _has_targets(split: Split) -> bool:
+    """Whether enough users are ranked, and any user can be trained on."""
+    tested = int((split.test_items != NO_TARGET).sum())
+    return min(len(split.valid_items), tested) >= MIN_TARGETS and bool((np.diff(split.offsets) > 1).any())
+
+
+def _few_targets_message(frame: pl.DataFrame, holdout: Holdout, options: PrepareOptions, num_ranked: int) -> str:
+    """The error for a hold-out that is too short. It does not state the number of test targets."""
+    part = f"only {num_ranked} users have a validation target" if num_ranked < MIN_TARGETS else "too few have a target"
+    problem = f"holdout={holdout}: {part}, and comparing trials takes {MIN_TARGETS} or more in validation and in test"
+    for factor in LONGER:
+        try:
+            _, split, _ = _cut(frame, parse_holdout(str(holdout.times(factor))), options)
+        except DataError:
+            break
+        if _has_targets(split):
+            return f"{problem}; --holdout {holdout.times(factor)} has enough"
+    return f"{problem}; no longer hold-out has enough either: use --split leave-one-out or a longer log"
+
+
+def _distinct(frame: pl.DataFrame, options: PrepareOptions) -> tuple[pl.DataFrame, int]:
+    return (frame, 0) if options.keep_duplicates else collapse_duplicates(frame)
 
 
 def _check_seconds(timestamps: pl.Series) -> None:
@@ -169,26 +221,6 @@ def k_core(users: Ints, items: Ints, k: int) -> Ints:
         if enough.all():
             return kept
         kept = kept[enough]
-
-
-def split_events(events: Events, max_events: int) -> Split:
-    """Keep the last `max_events` events of each user: the last is test, the second last validation, the rest train."""
-    ends = events.offsets[1:]
-    lengths = np.minimum(np.diff(events.offsets), max_events)
-    from_end = np.repeat(ends, np.diff(events.offsets)) - np.arange(len(events.items))  # 1 = a user's last event
-    train = (from_end > 2) & (from_end <= max_events)
-    return Split(
-        items=events.items[train].astype(np.int32),
-        timestamps=events.timestamps[train],
-        offsets=np.concatenate([[0], np.cumsum(lengths - 2)]),
-        valid_items=events.items[ends - 2].astype(np.int32),
-        valid_timestamps=events.timestamps[ends - 2],
-        test_items=events.items[ends - 1].astype(np.int32),
-        test_timestamps=events.timestamps[ends - 1],
-        num_interactions=int(lengths.sum()),
-        user_ids=events.user_ids,
-        item_ids=events.item_ids,
-    )
 
 
 def fingerprint_of(events: Events) -> str:
@@ -266,7 +298,15 @@ def _notes(events: Events, num_identical: int) -> list[str]:
     return notes
 
 
-def _visible_files(split: Split) -> dict[str, bytes]:
+def _profile(split: Split, options: PrepareOptions) -> dict[str, Any]:
+    """The profile of the users who have train events; with a split by time, it also names the split."""
+    profile = train_profile(split.items, split.timestamps, np.unique(split.offsets))
+    if split.between is None:
+        return profile
+    return {**profile, "split": f"time, hold-out {options.holdout}"}
+
+
+def _visible_files(events: Events, split: Split) -> dict[str, bytes]:
     """Name → content of every visible file except the manifest."""
     arrays: dict[str, npt.NDArray[Any]] = {
         "items": split.items,
@@ -274,9 +314,10 @@ def _visible_files(split: Split) -> dict[str, bytes]:
         "offsets": split.offsets,
         "valid_items": split.valid_items,
         "valid_timestamps": split.valid_timestamps,
+        **(split.between.arrays() if split.between else {}),
     }
     files = {array_file(name): _npy(array) for name, array in arrays.items()}
-    return {**files, USER_IDS: _parquet(split.user_ids), ITEM_IDS: _parquet(split.item_ids)}
+    return {**files, USER_IDS: _parquet(events.user_ids), ITEM_IDS: _parquet(events.item_ids)}
 
 
 def _npy(array: npt.NDArray[Any]) -> bytes:

@@ -8,27 +8,41 @@
     valid_timestamps.npy     int64 (num_users,)
     user_ids.parquet         original ids of users 0..num_users-1, for serving
     item_ids.parquet         original ids of items 0..num_items-1
-    test.sealed              the last event of each user, as ciphertext; only the examiner can open it
+    test.sealed              the test target of each user, as ciphertext; only the examiner can open it
+
+With a split by time, not every user has a validation target, and there may be several events between the cuts:
+
+    valid_items.npy          int32 (num_ranked,): the first item after the first cut, of each user who is ranked
+    valid_timestamps.npy     int64 (num_ranked,)
+    valid_users.npy          int32 (num_ranked,), ascending: whose target it is
+    recent_items.npy         int32 (num_recent_events,): the last `max_events` events of each user between the cuts
+    recent_timestamps.npy    int64 (num_recent_events,)
+    recent_offsets.npy       int64 (num_users + 1,)
 
 Not covered: writing (`prepare.py`) and the test split (`examiner/`). The manifest has no hash of `test.sealed`, whose
 encryption authenticates its content. In the manifest, only the counts before and after the k-core filter depend on test
-events.
+events; with a split by time, they do not.
 """
 
 import hashlib
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from .errors import DataError
 from .hashing import sha256_of
+from .histories import Histories, joined
+from .holdout import parse_holdout
 from .time_units import are_seconds
 
 FORMAT_VERSION = 2  # version 1 had times in the unit of the log and kept identical rows
+TIME_FORMAT_VERSION = 3  # of a dataset that is split by time, which has further arrays
+LEAVE_ONE_OUT, TIME = "leave-one-out", "time"
 MIN_EVENTS = 3  # one each for train, validation and test
 MAX_KEY_BYTES = 48  # BLAKE2b accepts a key of 64 bytes, and `prepare` appends ":user" or ":item"
 MANIFEST, SEALED = "manifest.json", "test.sealed"
@@ -40,6 +54,13 @@ ARRAYS = {
     "valid_items": np.int32,
     "valid_timestamps": np.int64,
 }
+TIME_ARRAYS = {
+    "valid_users": np.int32,
+    "recent_items": np.int32,
+    "recent_timestamps": np.int64,
+    "recent_offsets": np.int64,
+}
+"""The further arrays of a dataset that is split by time."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +71,16 @@ class PrepareOptions:
     max_events: int = 50  # the number of most recent events kept per user, all splits together
     id_key: str = "virtualmle"  # key of the id permutation; equal keys give equal ids on every machine
     keep_duplicates: bool = False  # keep rows with equal user, item and time, which leak targets into the train part
+    split: str = LEAVE_ONE_OUT
+    holdout: str = ""  # with the split "time": the length of the test part, e.g. 30d; validation is as long
+
+    @property
+    def suffix(self) -> str:
+        """What the name of a dataset ends with that is named after its log; empty for leave-one-out."""
+        return f"-{self.split}-{self.holdout.replace('%', 'pct')}" if self.split == TIME else ""
 
     def __post_init__(self) -> None:
+        self._check_split()
         if self.k_core < 1:
             raise DataError(f"k_core={self.k_core} is not positive; 1 keeps every item, 5 is usual")
         if self.max_events < MIN_EVENTS:
@@ -60,6 +89,16 @@ class PrepareOptions:
             )
         if len(self.id_key.encode()) > MAX_KEY_BYTES:
             raise DataError(f"id_key has {len(self.id_key.encode())} bytes; use at most {MAX_KEY_BYTES}")
+
+    def _check_split(self) -> None:
+        if self.split not in (LEAVE_ONE_OUT, TIME):
+            raise DataError(f"split={self.split!r:.60} is not known; use {LEAVE_ONE_OUT} or {TIME}")
+        if self.split == LEAVE_ONE_OUT and self.holdout:
+            raise DataError(f"holdout={self.holdout!r:.60} is the length of a split by time; add --split time")
+        if self.split == TIME and not self.holdout:
+            raise DataError("split=time needs the length of the test part; add e.g. --holdout 30d, or --holdout 10%")
+        if self.split == TIME:
+            object.__setattr__(self, "holdout", str(parse_holdout(self.holdout)))  # one notation for equal lengths
 
 
 class Counts(BaseModel):
@@ -72,6 +111,19 @@ class Counts(BaseModel):
     interactions: int
 
 
+class TimeSplit(BaseModel):
+    """The cuts of a split by time, in Unix seconds, and how many users have a validation target.
+
+    Train events are before `valid_from`, validation events before `test_from`, and all later ones are sealed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    valid_from: int
+    test_from: int
+    num_ranked: int
+
+
 class Manifest(BaseModel):
     """The visible description of a prepared dataset."""
 
@@ -82,22 +134,43 @@ class Manifest(BaseModel):
     dataset_id: str  # hash of the train and validation parts only
     num_users: int
     num_items: int
-    num_interactions: int  # all splits together, after truncation to max_events
+    num_interactions: int  # all splits together, after truncation to max_events; by time: without the test part
     num_interactions_before_cut: int
     before_core: Counts | None = None  # without collapsed rows, before the k-core filter; None in older manifests
-    rows_read: int  # rows of the raw log
+    rows_read: int  # rows of the raw log; with a split by time, its usable rows before the test part
     columns: dict[str, str]  # role (user, item, timestamp) → column of the raw log
     options: PrepareOptions
     profile: dict[str, Any]
     files: dict[str, str]  # name → SHA-256, in hexadecimal
     num_identical_rows: int = 0  # rows left out because user, item and time equal those of an earlier row
     notes: tuple[str, ...] = ()  # what was noticed, changed or left out when the log was read; sentences for people
+    time_split: TimeSplit | None = None  # None: leave-one-out
+
+    @property
+    def num_ranked(self) -> int:
+        """The number of users with a validation target."""
+        return self.time_split.num_ranked if self.time_split else self.num_users
+
+    @model_serializer(mode="wrap")
+    def _without_absent_split(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Manifests of leave-one-out are written as before there was another split, so that their bytes stay equal."""
+        fields: dict[str, Any] = serialise(self)
+        if self.time_split is None:
+            fields.pop("time_split", None)
+            for name in ("split", "holdout"):
+                fields.get("options", {}).pop(name, None)
+        return fields
 
 
 def dataset_id_of(files: dict[str, str], num_users: int, num_items: int) -> str:
     """The visible id of a dataset, 32 hex digits: a hash of its sizes and its train and validation arrays only."""
-    lines = [f"{num_users} {num_items}", *(f"{name} {files[array_file(name)]}" for name in sorted(ARRAYS))]
+    lines = [f"{num_users} {num_items}", *(f"{name} {files[array_file(name)]}" for name in arrays_in(files))]
     return hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
+
+
+def arrays_in(files: Container[str]) -> list[str]:
+    """The names of the arrays of a dataset with these files, in alphabetical order."""
+    return sorted([*ARRAYS, *(name for name in TIME_ARRAYS if array_file(name) in files)])
 
 
 def array_file(name: str) -> str:
@@ -116,15 +189,17 @@ def read_manifest(directory: Path) -> Manifest:
         raise DataError(f"{str(path)!r} is damaged ({error.error_count()} errors); {_ADVICE}") from None
     if manifest.format_version == 1:
         return manifest.model_copy(update={"options": replace(manifest.options, keep_duplicates=True)})
-    if manifest.format_version != FORMAT_VERSION:
-        raise DataError(f"{str(path)!r} has format version {manifest.format_version}, not {FORMAT_VERSION}; {_ADVICE}")
+    expected = TIME_FORMAT_VERSION if manifest.time_split else FORMAT_VERSION
+    if manifest.format_version != expected:
+        raise DataError(f"{str(path)!r} has format version {manifest.format_version}, not {expected}; {_ADVICE}")
     return manifest
 
 
 class PreparedDataset:
     """Train and validation events of a prepared dataset; arrays are memory-mapped and read-only.
 
-    Item ids are 0..num_items-1 with no padding id; every user has at least one train event.
+    Item ids are 0..num_items-1 with no padding id. With leave-one-out, every user has a train event and a validation
+    target; with a split by time, a user may lack either.
     """
 
     def __init__(self, directory: Path, manifest: Manifest, arrays: dict[str, npt.NDArray[Any]]) -> None:
@@ -140,6 +215,35 @@ class PreparedDataset:
         self.offsets: npt.NDArray[np.int64] = arrays["offsets"]
         self.valid_items: npt.NDArray[np.int32] = arrays["valid_items"]
         self.valid_timestamps: npt.NDArray[np.int64] = arrays["valid_timestamps"]
+        # With a split by time: who is ranked, and the events between the cuts; otherwise None
+        self.valid_users: npt.NDArray[np.int32] | None = arrays.get("valid_users")
+        self._recent = (
+            Histories(arrays["recent_items"], arrays["recent_offsets"], arrays["recent_timestamps"])
+            if "recent_items" in arrays
+            else None
+        )
+
+    @property
+    def num_ranked(self) -> int:
+        """The number of users with a validation target: the length of `valid_items` and of all validation ranks."""
+        return len(self.valid_items)
+
+    def train_histories(self) -> Histories:
+        """The train events of every user; with a split by time, some users have none."""
+        return Histories(self.items, self.offsets, self.timestamps)
+
+    def validation_histories(self) -> Histories:
+        """The events before the validation target, of every user who has one, in the order of `valid_items`."""
+        histories = self.train_histories()
+        return histories if self.valid_users is None else histories.of_users(self.valid_users)
+
+    def visible_histories(self) -> Histories:
+        """All events of every user before the test target, the history at the look; no user has none."""
+        if self._recent is not None:
+            return joined(self.train_histories(), self._recent, self.max_events)
+        items = np.insert(self.items, self.offsets[1:], self.valid_items)
+        times = np.insert(self.timestamps, self.offsets[1:], self.valid_timestamps)
+        return Histories(items, self.offsets + np.arange(self.num_users + 1), times)
 
     @classmethod
     def load(cls, directory: Path, verify: bool = True) -> "PreparedDataset":
@@ -147,7 +251,7 @@ class PreparedDataset:
         manifest = read_manifest(directory)
         if verify:
             _verify(directory, manifest)
-        arrays = {name: _open_array(directory / array_file(name)) for name in ARRAYS}
+        arrays = {name: _open_array(directory / array_file(name)) for name in (ARRAYS | _further_arrays(manifest))}
         _check_shapes(directory, manifest, arrays)
         if manifest.format_version == 1:
             _check_seconds(manifest, arrays)
@@ -161,7 +265,7 @@ def _verify(directory: Path, manifest: Manifest) -> None:
     for name, expected in manifest.files.items():
         if _sha256(directory / name) != expected:
             raise DataError(f"{str(directory / name)!r} is damaged: its hash differs from the manifest; {_ADVICE}")
-    missing = {array_file(name) for name in ARRAYS} - set(manifest.files)
+    missing = {array_file(name) for name in ARRAYS | _further_arrays(manifest)} - set(manifest.files)
     if missing or dataset_id_of(manifest.files, manifest.num_users, manifest.num_items) != manifest.dataset_id:
         raise DataError(f"{str(directory / MANIFEST)!r} is damaged: dataset_id does not match its contents; {_ADVICE}")
 
@@ -190,21 +294,31 @@ def _check_seconds(manifest: Manifest, arrays: dict[str, npt.NDArray[Any]]) -> N
         )
 
 
+def _further_arrays(manifest: Manifest) -> dict[str, Any]:
+    return TIME_ARRAYS if manifest.time_split else {}
+
+
 def _check_shapes(directory: Path, manifest: Manifest, arrays: dict[str, npt.NDArray[Any]]) -> None:
-    users, events = manifest.num_users, len(arrays["items"])
+    users, ranked, events = manifest.num_users, manifest.num_ranked, len(arrays["items"])
+    recent = len(arrays.get("recent_items", ()))
     lengths = {
         "items": events,
         "timestamps": events,
         "offsets": users + 1,
-        "valid_items": users,
-        "valid_timestamps": users,
+        "valid_items": ranked,
+        "valid_timestamps": ranked,
+        "valid_users": ranked,
+        "recent_items": recent,
+        "recent_timestamps": recent,
+        "recent_offsets": users + 1,
     }
-    for name, dtype in ARRAYS.items():
+    for name, dtype in (ARRAYS | _further_arrays(manifest)).items():
         array = arrays[name]
         if array.shape != (lengths[name],) or array.dtype != dtype:
             raise DataError(
                 f"{str(directory / array_file(name))!r} is damaged: {array.dtype} {array.shape} "
                 f"is not {np.dtype(dtype)} ({lengths[name]},); {_ADVICE}"
             )
-    if arrays["offsets"][-1] != events:
-        raise DataError(f"{str(directory / array_file('offsets'))!r} is damaged: its end is not {events}; {_ADVICE}")
+    for name, end in (("offsets", events), ("recent_offsets", recent)):
+        if name in arrays and arrays[name][-1] != end:
+            raise DataError(f"{str(directory / array_file(name))!r} is damaged: its end is not {end}; {_ADVICE}")

@@ -20,6 +20,7 @@ from .parquet import MAGIC, read_parquet, read_parquet_parts
 from .reading import Format, RawLog, Reading
 from .rows import Source
 from .separated import read_separated
+from .time_units import EARLIEST
 
 FORMATS: dict[str, Format] = {
     ".csv": "csv",
@@ -44,6 +45,7 @@ class Log:
     columns: dict[str, str]  # role → the column that was used, given or guessed
     rows_read: int
     notes: tuple[str, ...] = ()  # what was noticed, changed or left out; whole sentences for people
+    has_clock: bool = True  # False: the times are small whole numbers, which only give an order
 
 
 def read_log(
@@ -72,7 +74,8 @@ def read_log(
     if raw.frame.is_empty():
         raise DataError(f"{source} has no rows; a log needs one interaction per row")
     frame, notes = clean_interactions(raw.frame, Source(source, raw.columns, raw.rows), cleaning)
-    return Log(frame, raw.columns, raw.frame.height, (*raw.notes, *notes))
+    has_clock = cleaning.time_unit != "auto" or int(frame["timestamp"].to_numpy().max()) >= EARLIEST
+    return Log(frame, raw.columns, raw.frame.height, (*raw.notes, *notes), has_clock)
 
 
 def _read_raw(path: Path, reading: Reading) -> RawLog:

@@ -21,6 +21,7 @@ from .errors import SealError
 
 MAGIC = b"VMLE-SEAL-1\n"
 KEY_BYTES, NONCE_BYTES = 32, 12
+NO_TARGET = -1  # in place of an item: the user has no test event
 
 
 def seal(payload: bytes, public_key: bytes, bound_to: str) -> bytes:
@@ -47,9 +48,10 @@ def derive_key(shared: bytes, sender: bytes, recipient: bytes) -> bytes:
 
 
 def pack_test(items: npt.NDArray[np.int32], timestamps: npt.NDArray[np.int64], fingerprint: str) -> bytes:
-    """The plaintext of `test.sealed`; its size depends only on the number of users.
+    """The plaintext of `test.sealed`; its size depends only on the number of users, with and without a test event.
 
-    items int32 (num_users,), timestamps int64 (num_users,), fingerprint of the complete content in hexadecimal.
+    items int32 (num_users,), NO_TARGET for a user without a test event; timestamps int64 (num_users,); fingerprint of
+    the complete content in hexadecimal.
     """
     buffer = io.BytesIO()
     np.savez(buffer, items=items, timestamps=timestamps, fingerprint=np.frombuffer(fingerprint.encode(), np.uint8))

@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 
 from ..data.atomic import write_bytes, write_json
 from ..data.errors import SealError, TrialError, VirtualMLEError
+from ..data.histories import Histories
 from ..data.prepared import PreparedDataset
 from ..models.config import TrialConfig
 from ..models.priors import PriorTables, ScorePriors
 from ..training.baselines import baseline_metrics
 from ..training.checkpoint import load_checkpoint
 from ..training.ensembles import LoadedMember, load_members, rank_ensemble
-from ..training.evaluate import Histories, evaluate_targets
+from ..training.evaluate import evaluate_targets
 from ..training.member_files import beside
 from ..training.metrics import metrics_from_ranks, ndcg_per_user
 from ..training.ranking import Ranks
@@ -118,9 +119,10 @@ def _models(directory: Path, result: TrialResult, device: str) -> tuple[list[Loa
 def evaluate(
     trial: str, candidates: Sequence[Candidate], dataset: PreparedDataset, targets: Targets, look: Look
 ) -> TestResult:
-    """Rank every user's test item with each model, given the user's train and validation events as history."""
-    histories = histories_before_test(dataset)
-    found = [each.rank(histories, targets.items, dataset.num_items) for each in candidates]
+    """Rank the test target of every user who has one with each model, given all earlier events of the user."""
+    users = targets.users
+    histories = histories_before_test(dataset).of_users(users)
+    found = [each.rank(histories, targets.items[users], dataset.num_items) for each in candidates]
     ndcg = np.mean([ndcg_per_user(ranks) for ranks, _ in found], axis=0)
     metrics = [metrics_from_ranks(ranks) for ranks, _ in found]
     several = len(found) > 1
@@ -132,7 +134,7 @@ def evaluate(
         metrics={name: float(np.mean([each[name] for each in metrics])) for name in metrics[0]},
         metrics_sd={name: float(np.std([each[name] for each in metrics], ddof=1)) for name in metrics[0] if several},
         repetitions=metrics if several else [],
-        baselines=baseline_metrics(dataset, histories, targets.items, PriorTables(dataset)),
+        baselines=baseline_metrics(dataset, histories, targets.items[users], PriorTables(dataset)),
         ndcg10_se=float(ndcg.std(ddof=1) / len(ndcg) ** 0.5) if len(ndcg) > 1 else 0.0,
         ties=sum(ties for _, ties in found),
         num_users=len(ndcg),
@@ -143,10 +145,8 @@ def evaluate(
 
 
 def histories_before_test(dataset: PreparedDataset) -> Histories:
-    """Train and validation events: items and times (num_train_events + num_users,), offsets (num_users + 1,)."""
-    items = np.insert(dataset.items, dataset.offsets[1:], dataset.valid_items)
-    times = np.insert(dataset.timestamps, dataset.offsets[1:], dataset.valid_timestamps)
-    return Histories(items, dataset.offsets + np.arange(dataset.num_users + 1), times)
+    """Train and validation events of every user, as they stand before the test target."""
+    return dataset.visible_histories()
 
 
 def main() -> int:

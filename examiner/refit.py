@@ -31,7 +31,6 @@ from ..training.pipeline import loss_precision, set_up_device
 from ..training.spec import CHECKPOINT, read_result, read_spec
 from ..training.whole import train_whole
 from .ledger import Ledger
-from .main import histories_before_test
 from .refit_request import MemberToRefit, OpenSession, Publish, RefitProgress, RefitRequest
 from .unseal import Targets, open_test
 from .vault import Vault, read_key
@@ -78,14 +77,17 @@ def run(
 
 
 def all_events(dataset: PreparedDataset, targets: Targets) -> PreparedDataset:
-    """A dataset in memory whose train part is all events of every user; it has no validation part."""
-    before = histories_before_test(dataset)
+    """A dataset in memory whose train part is all events of every user; it has no validation part.
+
+    With a split by time, the test event of a user is the first one after the last cut; later ones are not kept at all.
+    """
+    before, users = dataset.visible_histories(), targets.users
     assert before.times is not None
-    users = np.flatnonzero(targets.items >= 0)
+    added = np.bincount(users, minlength=dataset.num_users)
     arrays = {
         "items": np.insert(before.items, before.offsets[1:][users], targets.items[users]),
         "timestamps": np.insert(before.times, before.offsets[1:][users], targets.timestamps[users]),
-        "offsets": before.offsets + np.concatenate(([0], np.cumsum(targets.items >= 0))),
+        "offsets": before.offsets + np.concatenate(([0], np.cumsum(added))),
         "valid_items": np.empty(0, np.int32),
         "valid_timestamps": np.empty(0, np.int64),
     }
@@ -106,8 +108,7 @@ def check_open_sessions(
         directory = Path(each.dataset_dir)
         other = PreparedDataset.load(directory)
         hidden = open_test(directory, key, other.dataset_id, other.num_users)
-        owners = np.flatnonzero(hidden.items >= 0)
-        rows = _rows(directory, owners, hidden.items[owners], hidden.timestamps[owners])
+        rows = _rows(directory, hidden.users, hidden.items[hidden.users], hidden.timestamps[hidden.users])
         if known.join(rows, on=rows.columns, how="semi").height:
             raise SealError(
                 f"session {each.session} is open, and test events of it are among the events of this dataset: its "

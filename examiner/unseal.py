@@ -12,16 +12,21 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from ..data.errors import SealError
 from ..data.prepared import SEALED
-from ..data.seal import KEY_BYTES, MAGIC, NONCE_BYTES, derive_key
+from ..data.seal import KEY_BYTES, MAGIC, NO_TARGET, NONCE_BYTES, derive_key
 
 
 @dataclass(frozen=True)
 class Targets:
     """The test event of every user, and the fingerprint of the complete content of the dataset."""
 
-    items: npt.NDArray[np.int32]  # (num_users,)
+    items: npt.NDArray[np.int32]  # (num_users,), NO_TARGET for users without a test event
     timestamps: npt.NDArray[np.int64]  # (num_users,)
     fingerprint: str
+
+    @property
+    def users(self) -> npt.NDArray[np.int64]:
+        """The users who have a test event, ascending; with leave-one-out, all users."""
+        return np.flatnonzero(self.items != NO_TARGET)
 
 
 def unseal(sealed: bytes, private_key: bytes, bound_to: str) -> bytes:

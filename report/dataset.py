@@ -23,7 +23,7 @@ class DatasetView:
     """A session's dataset, of which only the train part was read."""
 
     manifest: Manifest
-    lengths: NDArray[np.int64]  # (num_users,) train events of each user
+    lengths: NDArray[np.int64]  # (num_users,) train events of each user who has any
     popularity: NDArray[np.int64]  # (num_items,) train events of each item, descending
     times: NDArray[np.int64]  # (num_train_events,) Unix seconds, or an order
     has_clock: bool
@@ -37,7 +37,7 @@ class DatasetView:
         sizes: list[int | None] = [manifest.num_users, manifest.num_items]
         core = f"{options.k_core}-core: users and items with fewer than {options.k_core} events removed, repeatedly"
         return [
-            ("log, without repeated rows", counts),
+            ("log, without repeated rows" + (", before the test part" if manifest.time_split else ""), counts),
             (core, [*sizes, manifest.num_interactions_before_cut]),
             (f"the last {options.max_events} events of each user", [*sizes, manifest.num_interactions]),
         ]
@@ -57,10 +57,10 @@ def dataset_view(home: Path, session: SessionRecord) -> DatasetView | None:
 
 def _view(dataset: PreparedDataset) -> DatasetView:
     counts = np.bincount(dataset.items, minlength=dataset.num_items)
-    times = np.asarray(dataset.timestamps)
+    times, lengths = np.asarray(dataset.timestamps), np.diff(dataset.offsets)
     return DatasetView(
         manifest=dataset.manifest,
-        lengths=np.diff(dataset.offsets),
+        lengths=lengths[lengths > 0],
         popularity=np.sort(counts)[::-1],
         times=times,
         has_clock=bool(np.median(times) >= CLOCK_FROM),

@@ -28,6 +28,7 @@ from ..sandbox.steps import KnobStep, knob_steps
 from ..tools.cognition import select
 from .baselines import measured_baselines
 from .dataset import DatasetView, dataset_view
+from .split_agreement import Agreement, agreements
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class ReportData:
     steps: list[KnobStep]
     dataset: DatasetView | None
     extensions: Sequence[Extension] = ()
+    agreements: Sequence[Agreement] = ()  # with other splits of the same log
 
     @property
     def finished(self) -> list[TrialRecord]:
@@ -114,6 +116,7 @@ def gather(home: Path, session: str) -> ReportData:
         extensions = memory.sessions.extensions(record.id)
         reflections = memory.reflections.all(record.id)
         rules = [rule for rule in memory.rules.all() if _bears_on(rule, record.id)]
+        found = agreements(home, memory, record)
         summaries = [summary for summary in memory.summaries.all() if summary.session == record.id]
     space = parse_protocol(record.protocol_text, source=f"SANDBOX.md of session {record.id}").space
     default = space.default(record.backbone)
@@ -129,6 +132,7 @@ def gather(home: Path, session: str) -> ReportData:
         steps=knob_steps(trials, default),
         dataset=dataset_view(home, record),
         extensions=extensions,
+        agreements=found,
     )
 
 

@@ -21,8 +21,17 @@ from . import explained, formats
 from .baselines import scorers, strongest
 from .curves import top_curves
 from .gather import ReportData, gather, ndcg
+from .split_agreement import targets_of
 from .steps import step_rows
-from .tables import STYLES, confirmation_rows, confirmation_sentence, extension_sentences, test_sentence, verdict_label
+from .tables import (
+    STYLES,
+    confirmation_rows,
+    confirmation_sentence,
+    extension_sentences,
+    split_sentences,
+    test_sentence,
+    verdict_label,
+)
 from .templates import page_template
 
 EXPORT = "my-model"
@@ -68,8 +77,11 @@ def render(data: ReportData) -> str:
         scorers=_scorer_rows(data),
         test_sentence=test_sentence(data),
         extensions=extension_sentences(data.extensions),
+        split_sentences=split_sentences(data),
+        targets=targets_of(data.session),
         best_chart=Markup(best_so_far(data.trials, ndcg(data.default) if data.default else None, best and best[1])),
-        curves_chart=Markup(learning_curves(top_curves(data.trials, data.default))),
+        curves_chart=Markup(learning_curves(top_curves(data.trials, data.default), "curves")),
+        judged_chart=Markup(learning_curves(top_curves(data.trials, data.default, "judged"), "judged")),
         knob_charts=[Markup(chart) for chart in knob_charts(data.steps, data.default_config)],
         steps=steps,
         more_steps=more_steps,

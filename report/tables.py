@@ -13,6 +13,7 @@ from ..memory.records import Confirmation, Extension, TrialRecord
 from ..sandbox.program import trials_measured
 from . import formats
 from .gather import ReportData
+from .split_agreement import split_of
 
 # Terminal colours; the order is also the order in which the report lists counts.
 STYLES = {"keep": "green", "discard": "dim", "stopped": "dim", "crash": "red", "machine fault": "yellow",
@@ -129,7 +130,12 @@ def caption(data: ReportData) -> str:
     )
     confirmed = f"{confirmation_sentence(data.confirmation)} " if data.confirmation else ""
     extended = f"{extension_sentences(data.extensions)} " if data.extensions else ""
-    return bound + confirmed + extended + test_sentence(data)
+    return " ".join([bound + confirmed + extended + test_sentence(data), *split_sentences(data)])
+
+
+def split_sentences(data: ReportData) -> list[str]:
+    """Which split the figures belong to, and how other splits of the same log order the configurations."""
+    return [f"Split: {split_of(data.session)}.", *(each.sentence for each in data.agreements)]
 
 
 def replay_sentence(source: Mapping[str, Any]) -> str:

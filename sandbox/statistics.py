@@ -1,6 +1,7 @@
 """Paired statistics over users: is the difference in validation NDCG@10 between two trials larger than noise?"""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,6 +78,16 @@ def sweep_inflation(n: int) -> float:
     The differences may be correlated and have different standard errors; both occur, since all share one base.
     """
     return selection_inflation(1.0, n)
+
+
+def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float:
+    """Kendall's tau-b of two orders of the same things: 1 = equal, -1 = reversed, 0 = unrelated, or all values tied.
+
+    With x and y the signs of the differences of all pairs, sum(x y) / sqrt(sum(x^2) sum(y^2)) (Kendall 1945).
+    """
+    x, y = (np.sign(np.subtract.outer(values, values)) for values in (np.asarray(first), np.asarray(second)))
+    norm = math.sqrt(float((x * x).sum() * (y * y).sum()))
+    return float((x * y).sum()) / norm if norm else 0.0
 
 
 def _standard_error_of_mean(values: npt.NDArray[np.float64]) -> float:

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from ..data.errors import ExportError
-from ..data.prepared import ITEM_IDS, PreparedDataset
+from ..data.prepared import ITEM_IDS, LEAVE_ONE_OUT, PreparedDataset
 from ..models.config import TrialConfig
 from ..models.prior_sums import Events
 from ..models.priors import ScorePriors
@@ -59,6 +59,7 @@ def contents_of(
         dataset=DatasetOfExport(
             name=dataset.name,
             dataset_id=dataset.dataset_id,
+            preparation=dataset.profile.get("split", LEAVE_ONE_OUT),
             median_gap_seconds=dataset.profile["median_gap_days"] * 86_400,
         ),
         trained_on=trained_on,

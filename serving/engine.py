@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..data.errors import ExportError
+from ..data.histories import Histories
 from ..training.catalogue_scores import ItemFactors, joint_factors, joint_users, score_blocks
-from ..training.evaluate import ENCODE_USERS, Histories, encode_users, rank_by_vectors
+from ..training.evaluate import ENCODE_USERS, encode_users, rank_by_vectors
 from ..training.ranking import Ranks, ScoreBlocks, map_in_threads
 from .artifact import Export
 from .top_k import NO_ITEM, top_k
@@ -87,8 +88,7 @@ class Engine:
         candidates, the rest is -1 with a score of -inf. An empty history gets the items with most events, with their
         numbers of events as scores.
         """
-        if k < 1:
-            raise ExportError(f"k={k} is not positive; ask for at least one item")
+        _check_k(k)
         self._check(histories)
         barred = None if allowed is None else torch.tensor(~allowed, device=self.device)
 
@@ -143,13 +143,16 @@ class Engine:
         return rank_by_vectors(self.factors, vectors, histories, targets, [self.priors])[0]
 
     @torch.inference_mode()
-    def similarities(self, item: int) -> Tensor:
-        """The cosines of an item's vector with those of all items, (num_items,); of an ensemble, their mean."""
-        cosines = []
-        for factors in self.member_factors:
-            vectors = F.normalize(factors.vectors, dim=1)
-            cosines.append(vectors @ vectors[item])
-        return torch.stack(cosines).mean(dim=0)
+    def similar(self, item: int, k: int) -> Found:
+        """The k items with the largest cosine with `item`, without it, and the cosines: (k,) each, the best first.
+
+        Of an ensemble, the cosines are means over the members. Fewer than k if the catalogue is that small.
+        """
+        _check_k(k)
+        cosines = torch.stack([_cosines(factors.vectors, item) for factors in self.member_factors]).mean(dim=0)
+        cosines[item] = -torch.inf
+        numbers, scores = top_k(cosines[None], min(k, self.num_items - 1))
+        return numbers[0].cpu().numpy().astype(np.int32), scores[0].cpu().numpy()
 
     def _in_blocks(self, histories: Histories, work: Work, width: int) -> Pair:
         """The two results of `work` for every block of users, joined: (num_users, width) each."""
@@ -208,6 +211,17 @@ def _without_empty(histories: Histories, filled: NDArray[np.bool_]) -> Histories
         return histories
     lengths = np.diff(histories.offsets)[filled]
     return histories._replace(offsets=np.concatenate(([0], np.cumsum(lengths))))
+
+
+def _check_k(k: int) -> None:
+    if k < 1:
+        raise ExportError(f"k={k} is not positive; ask for at least one item")
+
+
+def _cosines(vectors: Tensor, item: int) -> Tensor:
+    """The cosines of one of the vectors (num_items, d) with all, (num_items,)."""
+    unit = F.normalize(vectors, dim=1)
+    return unit @ unit[item]
 
 
 def _merged(filled: NDArray[np.bool_], found: Found, popular: Found) -> Found:

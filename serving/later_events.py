@@ -14,8 +14,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ..data.errors import ExportError
+from ..data.histories import Histories
 from ..data.prepare import collapse_duplicates
-from ..training.evaluate import Histories
 from .item_index import ItemIndex
 
 Targets = Literal["all", "next", "last"]

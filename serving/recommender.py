@@ -17,14 +17,14 @@ import torch
 from numpy.typing import NDArray
 
 from ..data.errors import ExportError, MachineError
-from ..training.evaluate import Histories
+from ..data.histories import Histories
 from ..training.ranking import Ranks
 from .artifact import Export
 from .engine import Engine
 from .histories import ReadHistories, read_histories
 from .item_index import Ids, ItemIndex
 from .results import RecommendationBatch, Recommendations
-from .top_k import NO_ITEM, top_k
+from .top_k import NO_ITEM
 
 
 def use_threads(count: int) -> None:
@@ -102,9 +102,7 @@ class Recommender:
         number = int(self.index.find([item])[0])
         if number < 0:
             raise ExportError(f"item {item!r:.60} is not one of the {self.num_items:,} items of this model")
-        cosines = self.engine.similarities(number)
-        cosines[number] = -torch.inf
-        numbers, scores = (part[0].cpu().numpy() for part in top_k(cosines[None], min(k, self.num_items - 1)))
+        numbers, scores = self.engine.similar(number, k)
         return Recommendations(tuple(self.index.originals(numbers)), tuple(scores.tolist()))
 
     def user_vectors(self, histories: Iterable[Any], times: Iterable[Any] | None = None) -> NDArray[np.float32]:

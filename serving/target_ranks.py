@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..data.histories import Histories
 from ..models.priors import ScorePriors
 from ..training.catalogue_scores import score_blocks
-from ..training.evaluate import Histories
 from ..training.popularity import popularity_ranks
 from ..training.ranking import ScoreBlocks, rank_variants
 from .baselines import baseline_scores

@@ -34,7 +34,7 @@ def test_importing_the_package_loads_no_library() -> None:
 
 def test_every_tool_and_the_workspace_are_public_names() -> None:
     tools = {tool.__name__ for tool, _ in TOOLS}
-    assert tools | {"Workspace", "Settings"} <= set(virtualmle.__all__) <= set(dir(virtualmle))
+    assert tools | {"Recommender", "Workspace", "Settings"} == set(virtualmle.__all__) <= set(dir(virtualmle))
     assert all(inspect.getmodule(getattr(virtualmle, name)) for name in virtualmle.__all__)
     with pytest.raises(AttributeError, match="it offers"):
         virtualmle.run_trials  # noqa: B018

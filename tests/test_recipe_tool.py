@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 import virtualmle
 from virtualmle.memory.records import TrialRecord
 from virtualmle.models.config import fingerprint, make_config, train_hash
+from virtualmle.tools.help_text import described
 from virtualmle.tools.open_session import open_session
 from virtualmle.tools.sync import sync_session
 from virtualmle.tools.workspace import Settings, Workspace
@@ -37,7 +38,7 @@ def example() -> str:
 def test_the_example_tool_counts_the_trials_of_a_session(tmp_path: Path) -> None:
     names: dict[str, Any] = {
         "Annotated": Annotated, "Counter": Counter, "Field": Field, "TrialCount": TrialCount, "Workspace": Workspace,
-        "sync_session": sync_session,
+        "described": described, "sync_session": sync_session,
     }  # fmt: skip
     exec(example(), names)
     config = make_config("sasrec")

@@ -14,8 +14,9 @@ from virtualmle.cli.app import app
 from virtualmle.data.demo import generate_demo
 from virtualmle.data.errors import ExportError
 from virtualmle.data.hashing import sha256_of
+from virtualmle.data.prepared import PreparedDataset
 from virtualmle.models.config import make_config
-from virtualmle.models.prior_sums import Events, PriorSums
+from virtualmle.models.prior_sums import Events
 from virtualmle.models.priors import PriorTables
 from virtualmle.serving.artifact import Export, write_export
 from virtualmle.serving.continuing import ContinueOptions, continue_export
@@ -41,7 +42,7 @@ def exported(tiny_dataset_dir: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="module")
 def log() -> pl.DataFrame:
-    """New users; every third buys the new item `new-1` after its old favourite, and one item is seen at the end only."""
+    """New users; every third ends with `new-1`, `new-2`, `new-1`, and one new item is only the end of a history."""
     demo = generate_demo(num_users=90, num_items=60).with_columns(user="later-" + pl.col("user"))
     users = demo["user"].unique(maintain_order=True)
     last = int(demo["timestamp"].max()) + 1
@@ -88,8 +89,6 @@ def test_old_items_keep_their_numbers_and_new_ones_are_recommended(exported, con
 def test_counts_and_priors_are_of_the_old_and_the_new_events_without_the_held_out_ones(
     exported, log, continued, tiny_dataset_dir
 ) -> None:
-    from virtualmle.data.prepared import PreparedDataset  # noqa: PLC0415
-
     old, new = PreparedDataset.load(tiny_dataset_dir), Export.load(continued[1])
     numbers = {item: number for number, item in enumerate(new.items.to_list())}
     histories = [old.items[a:b].tolist() for a, b in zip(old.offsets, old.offsets[1:], strict=False)]
@@ -118,7 +117,7 @@ def test_counts_and_priors_are_of_the_old_and_the_new_events_without_the_held_ou
 
 
 @pytest.mark.parametrize("span", [0, 2])
-def test_sums_of_a_log_give_its_priors_and_survive_a_file(span: int, tmp_path: Path, exported: Path) -> None:
+def test_the_sums_of_a_log_give_its_priors(span: int) -> None:
     draw = np.random.default_rng(1)
     lengths = draw.integers(1, 9, 30)
     offsets = np.concatenate(([0], np.cumsum(lengths)))
@@ -135,10 +134,20 @@ def test_sums_of_a_log_give_its_priors_and_survive_a_file(span: int, tmp_path: P
     for table in ("transition", "cooccurrence"):
         for part in ("starts", "columns", "values"):
             assert torch.equal(getattr(getattr(found, table), part), getattr(getattr(expected, table), part))
-    assert isinstance(sums.baseline, PriorSums) and sums.baseline is not sums.scoring
-    stored = load_sums(exported)
-    again = {name: tensor for name, tensor in stored.tensors().items()}
-    assert all(torch.equal(tensor, stored.tensors()[name]) for name, tensor in again.items())
+    assert sums.baseline is not sums.scoring
+
+
+def test_the_sums_of_an_export_are_those_of_its_training_data(exported: Path, tiny_dataset_dir: Path) -> None:
+    dataset, export = PreparedDataset.load(tiny_dataset_dir), Export.load(exported)
+    events = Events(dataset.items, dataset.offsets, dataset.timestamps)
+    expected = ExportSums.of_events(events, dataset.num_items, make_config("sasrec", **KNOBS))
+    for found, wanted in zip(vars(load_sums(exported)).values(), vars(expected).values(), strict=True):
+        assert found.num_items == wanted.num_items == export.config.num_items
+        for part in ("counts", "histories"):
+            assert np.array_equal(getattr(found, part), getattr(wanted, part))
+        for part in ("transitions", "cooccurrences"):
+            assert np.array_equal(getattr(found, part).keys, getattr(wanted, part).keys)
+            assert np.array_equal(getattr(found, part).values, getattr(wanted, part).values)
 
 
 def test_a_new_item_starts_at_the_mean_of_its_neighbours_with_their_norm() -> None:

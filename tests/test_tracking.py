@@ -21,6 +21,9 @@ from tests.tracked_home import SESSION, close_session, tracked_home
 from virtualmle.cli.app import main
 from virtualmle.data.errors import ConfigError, TrackingError
 from virtualmle.memory.store import Memory
+from virtualmle.models.knobs.declaration import BACKBONES
+from virtualmle.sandbox.protocol import load_protocol
+from virtualmle.tracking.optuna_study import distributions_of
 from virtualmle.tracking.snapshot import Snapshot, read_snapshot
 from virtualmle.tracking.targets import parse_targets
 from virtualmle.tracking.tracker import Following, Tracker, one_at_a_time
@@ -31,7 +34,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # connections that these libraries leave to the collector
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-SCRIPTS = Path(sys.executable).parent
+PYTHON = [sys.executable, "-P"]
 
 
 @pytest.fixture
@@ -114,6 +117,17 @@ def test_the_study_in_an_optuna_storage_is_that_of_the_session(
     assert study.trials[4].intermediate_values[3] == 0.03 and study.user_attrs["test/ndcg_at_10"] == 0.044
 
 
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_shipped_knob_that_is_no_list_of_trials_has_a_distribution(backbone: str) -> None:
+    space = load_protocol(None).space
+    distributions = distributions_of(space.knobs(backbone))
+    left_out = {knob.name for knob in space.knobs(backbone)} - set(distributions)
+    assert left_out == {"ensemble"}
+    default = space.default(backbone).model_dump()
+    for name, distribution in distributions.items():
+        assert distribution._contains(distribution.to_internal_repr(default[name])), name
+
+
 def test_event_files_are_read_back_by_tensorboard_and_survive_a_torn_record(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -190,7 +204,7 @@ def test_a_session_is_tracked_to_an_mlflow_server(
     port = free_port()
     uri = f"http://127.0.0.1:{port}"
     store = f"sqlite:///{tmp_path}/mlflow.db"
-    command = [str(SCRIPTS / "mlflow"), "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+    command = [*PYTHON, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
                "--backend-store-uri", store, "--artifacts-destination", str(tmp_path / "artefacts")]  # fmt: skip
     with serving(command, tmp_path, f"{uri}/health"):
         check_mlflow(home, uri, capsys, export)
@@ -203,7 +217,8 @@ def test_optuna_dashboard_serves_the_trials_of_a_session(
     port = free_port()
     url = f"sqlite:///{tmp_path}/studies.db"
     assert track(capsys, home, "--optuna", url)[0] == 0
-    command = [str(SCRIPTS / "optuna-dashboard"), url, "--host", "127.0.0.1", "--port", str(port)]
+    program = f"import optuna_dashboard; optuna_dashboard.run_server({url!r}, host='127.0.0.1', port={port})"
+    command = [*PYTHON, "-c", program]
     with serving(command, tmp_path, f"http://127.0.0.1:{port}/api/studies"):
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/studies") as answer:
             (study,) = json.load(answer)["study_summaries"]

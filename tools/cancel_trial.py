@@ -6,7 +6,7 @@ from pydantic import Field
 
 from ..data.errors import SessionError
 from ..trials.launching import launcher_of
-from .described import described
+from .help_text import described
 from .observation import observe
 from .results import TrialObservation
 from .sync import sync_session

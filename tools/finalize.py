@@ -18,7 +18,7 @@ from ..sandbox.statistics import selection_inflation
 from ..trials.warm import retire
 from .cognition import complete_curves, computed_summary, good_configurations, select, session_effects
 from .confirming import Standing, confirm_until, confirmation_of, repetition_directories
-from .described import described
+from .help_text import described
 from .members import check_model
 from .results import ConfirmationProgress, FinalResult
 from .rule_counts import count_rules

@@ -1,6 +1,6 @@
 """The tool list_sessions: all sessions of this home and their states."""
 
-from .described import described
+from .help_text import described
 from .results import SessionList, SessionSummary
 from .workspace import Workspace
 

@@ -10,8 +10,8 @@ from ..data.wording import counted
 from ..memory.records import SessionRecord
 from ..sandbox.protocol import Protocol
 from ..trials.places import most_places
-from .described import described
 from .guidance import budget_of, next_step
+from .help_text import described
 from .results import OpenedSession
 from .sync import sync_session
 from .transfer import prior_of
@@ -128,6 +128,11 @@ def protocol_summary(protocol: Protocol, session: SessionRecord) -> list[str]:
         "A repeated configuration is returned at no cost. If only scoring knobs change, nothing is trained again.",
         f"sweep tries up to {protocol.max_sweep} settings of the scoring knobs over one trained model as one trial.",
     ]
+    if "split" in session.profile:
+        rules.append(
+            "The log is split by time: train events are before a first cut, and the validation target of a user is the "
+            "first event between the two cuts. Only users with events on both sides of the first cut are ranked."
+        )
     if protocol.racing:
         rules.append(
             "A trial that will not be kept is stopped early: it teaches an upper bound, is never a base and never "

@@ -10,8 +10,8 @@ from ..memory.records import ReflectionRecord, SessionRecord, TrialRecord
 from ..memory.text import quote
 from ..sandbox.effects import base_config, coverage, interval, knob_effects, untried
 from ..sandbox.joint import interaction_in_words, model_of, shares
-from .described import described
 from .guidance import budget_of, next_step, pending_reflection, stop_of
+from .help_text import described
 from .observation import observe
 from .open_session import brief_of
 from .places import free_places

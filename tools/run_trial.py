@@ -14,8 +14,8 @@ from ..models.config import TrialConfig, fingerprint, train_hash
 from ..sandbox.program import admit
 from ..training.spec import EnsembleMember, TrialSpec, read_spec
 from ..trials.replay import serve
-from .described import described
 from .guidance import budget_of, pending_reflection
+from .help_text import described
 from .members import members_for, with_short_names
 from .observation import observe
 from .places import occupation, share_of

@@ -9,8 +9,8 @@ from ..memory.records import Hypothesis, SessionRecord, Sweep, TrialRecord
 from ..models.config import TrialConfig, fingerprint, train_hash
 from ..sandbox.program import Admission, admit
 from ..sandbox.sweeping import complete, differences, plan_settings
-from .described import described
 from .guidance import budget_of, pending_reflection
+from .help_text import described
 from .observation import observe
 from .places import occupation
 from .results import TrialObservation

@@ -6,8 +6,8 @@ from typing import Annotated
 from pydantic import Field
 
 from ..data.errors import SessionError
-from .described import described
 from .guidance import pending_reflection
+from .help_text import described
 from .observation import observe
 from .results import TrialObservation
 from .sync import sync_session

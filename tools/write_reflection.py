@@ -12,7 +12,7 @@ from ..sandbox.reconciling import OPPOSITE, Claimed, reconciled
 from ..sandbox.reflection import Claim, check_evidence, check_reflection, dimensions_of
 from ..sandbox.rule_evidence import Move, check_rule, moves_of
 from . import guidance
-from .described import described
+from .help_text import described
 from .results import ReflectionReceipt
 from .rule_counts import parsed
 from .sync import sync_session

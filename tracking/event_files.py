@@ -1,8 +1,8 @@
 """A session as TensorBoard event files, one directory per trial. Needs tensorboardX (the extra `track`).
 
-The library makes the summaries and checksums; this module appends records to a file, because the library's writer
-starts a new file each time. Records that are in the file are not written again. A record that an interrupted process has left
-incomplete is cut off, so that TensorBoard can read on.
+The library makes the summaries and checksums. This module appends records to a file, because the library's own writer
+starts a new file each time. Records that are in the file are not written again, and an incomplete record, which an
+interrupted process may leave, is cut off, so that TensorBoard can read on.
 """
 
 import struct

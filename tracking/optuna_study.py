@@ -4,6 +4,7 @@ Parameters have the distributions of the session's action space. A trial that ra
 crashed or was cancelled FAIL. Its user attribute `trial` finds a trial again.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 
 import optuna
@@ -55,7 +56,7 @@ class OptunaTracker(Tracker):
 def _sync(storage: BaseStorage, snapshot: Snapshot) -> None:
     study = _study(storage, snapshot.name)
     known = {trial.user_attrs.get(TRIAL): trial for trial in storage.get_all_trials(study, deepcopy=False)}
-    distributions = {knob.name: distribution_of(knob) for knob in snapshot.knobs}
+    distributions = distributions_of(snapshot.knobs)
     for trial in snapshot.trials:
         recorded = known.get(trial.handle)
         if recorded is None and trial.knobs is not None:
@@ -108,7 +109,13 @@ def frozen_trial(trial: TrackedTrial, distributions: dict[str, BaseDistribution]
 
 
 def _attributes(trial: TrackedTrial) -> dict[str, object]:
-    return {**trial.tags, **trial.figures}
+    ensemble = (trial.knobs or {}).get("ensemble")
+    return {**trial.tags, **trial.figures, **({"ensemble": ensemble} if ensemble else {})}
+
+
+def distributions_of(knobs: Sequence[Knob]) -> dict[str, BaseDistribution]:
+    """The distributions of knobs by name. One that names trials has none: its choices grow with the session."""
+    return {knob.name: distribution_of(knob) for knob in knobs if knob.type != "trials"}
 
 
 def distribution_of(knob: Knob) -> BaseDistribution:

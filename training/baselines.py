@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..data.histories import Histories
 from ..data.prepared import PreparedDataset
 from ..models.config import make_config
 from ..models.priors import PriorTables
 from .catalogue_scores import BLOCK_SCORES
-from .evaluate import Histories
 from .metrics import metrics_from_ranks
 from .popularity import popularity_ranks
 from .ranking import Scratch, rank_variants

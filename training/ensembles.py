@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..data.hashing import sha256_of
+from ..data.histories import Histories
 from ..models.build import num_parameters
 from ..models.config import TrialConfig
 from ..models.priors import ScorePriors
 from ..models.sequence_model import SequenceModel
 from .catalogue_scores import ItemFactors, joint_factors, joint_users
 from .checkpoint import load_checkpoint
-from .evaluate import Histories, check_catalogue, encode_users, rank_by_vectors
+from .evaluate import check_catalogue, encode_users, rank_by_vectors
 from .member_files import check_checkpoint
 from .ranking import Ranks
 from .rescoring import load_user_states

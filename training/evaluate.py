@@ -4,13 +4,13 @@ The model sees the last `max_len` events of a history; the whole history is mask
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..data.histories import Histories
 from ..data.prepared import PreparedDataset
 from ..models.batch import keep_last, make_batch
 from ..models.config import TrialConfig
@@ -25,24 +25,16 @@ ENCODE_USERS = {"cpu": 1024, "cuda": 8192}  # users encoded at once
 TRAIN_SAMPLE = 1000
 
 
-class Histories(NamedTuple):
-    """A jagged batch of histories: user u has the events `items[offsets[u]:offsets[u + 1]]`, oldest first."""
-
-    items: NDArray[np.int32]  # (num_events,)
-    offsets: NDArray[np.int64]  # (num_users + 1,)
-    times: NDArray[np.int64] | None = None  # (num_events,) seconds; read only with config.time_bias
-
-
 def evaluate_validation(
     model: SequenceModel, dataset: PreparedDataset, config: TrialConfig, priors: ScorePriors | None
 ) -> Ranks:
-    """Ranks int32 (num_users,) of the validation items after the train histories, and the number of tied users."""
+    """Ranks int32 (num_ranked,) of the validation targets after their histories, and the number of tied users."""
     return evaluate_targets(model, config, train_histories(dataset), dataset.valid_items, priors, dataset.num_items)
 
 
 def train_histories(dataset: PreparedDataset) -> Histories:
-    """The events of every user before the validation item."""
-    return Histories(dataset.items, dataset.offsets, dataset.timestamps)
+    """The train events of every user who has a validation target, in the order of `valid_items`."""
+    return dataset.validation_histories()
 
 
 @torch.inference_mode()

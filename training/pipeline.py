@@ -100,13 +100,15 @@ def _score_ensemble(
     started = time.perf_counter()
     members = load_members(spec.members, device)
     pairs = zip(spec.members, members, strict=True)
-    states = [stored_states(member, loaded, dataset.num_users) for member, loaded in pairs]
+    states = [stored_states(member, loaded, dataset.num_ranked) for member, loaded in pairs]
     histories, tables = train_histories(dataset), PriorTables(dataset, device)
     priors = [tables.priors(each) for each in swept_configs(config, spec.settings)]
     variants = [None, *priors]
     (bare, _), *found = rank_ensemble(members, histories, dataset.valid_items, variants, dataset.num_items, states)
     trial.record(model_ndcg10=metrics_from_ranks(bare)["ndcg@10"])
     _record_best(trial, spec, found, total_parameters(members), started)
+    if spec.baselines:
+        trial.record(baselines=baseline_metrics(dataset, histories, dataset.valid_items, tables))
     trial.record(files={RANKS: sha256_of(trial.directory / RANKS)})
 
 
@@ -176,10 +178,10 @@ def _reuse(trial: Trial, spec: TrialSpec, config: TrialConfig, device: torch.dev
 
 
 def _user_states(spec: TrialSpec, fitted: FitResult, config: TrialConfig, dataset: PreparedDataset) -> Tensor:
-    """The users' states (num_users, hidden_dim), from the files of the re-scored trial or else from the model."""
+    """The states of the ranked users, (num_ranked, hidden_dim), from the files of the re-scored trial or the model."""
     states = None
     if spec.rescore_from:
-        states = load_user_states(Path(spec.rescore_from), dataset.num_users, config.hidden_dim)
+        states = load_user_states(Path(spec.rescore_from), dataset.num_ranked, config.hidden_dim)
     if states is None:
         return encode_users(fitted.model, config, train_histories(dataset))
     return states.to(fitted.model.item_table().device)

@@ -10,7 +10,8 @@ from .metrics import metrics_from_ranks
 def popularity_ndcg10(dataset: PreparedDataset) -> float:
     """Validation NDCG@10 of ranking every user's candidates by their number of train events."""
     counts = np.bincount(dataset.items, minlength=dataset.num_items)
-    ranks = popularity_ranks(counts, dataset.items, dataset.offsets, dataset.valid_items)
+    histories = dataset.validation_histories()
+    ranks = popularity_ranks(counts, histories.items, histories.offsets, dataset.valid_items)
     return metrics_from_ranks(ranks)["ndcg@10"]
 
 

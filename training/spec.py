@@ -6,7 +6,8 @@ This module does not import torch, because the launcher imports it as well as th
     progress.json            the last evaluated epoch, replaced atomically
     result.json              written last and exactly once; a trial with this file is over
     swept_ranks.npy          of a sweep: uint8 (num_settings, num_users), ranks above 255 clipped to 255
-    ranks.npy                int32 (num_users,): rank of each user's validation target, 1 = best
+    ranks.npy                int32 (num_users,): rank of each validation target, 1 = best; num_users counts the users
+                             who have one
     checkpoint.safetensors   weights of the best epoch; an ensemble has none, it names its members in spec.json
     users.npy                float32 (num_users, hidden_dim): the user states that were scored, for re-scoring; an
                              ensemble has none

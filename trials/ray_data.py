@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..data.prepared import ARRAYS, MANIFEST, array_file, read_manifest
+from ..data.prepared import MANIFEST, array_file, arrays_in, read_manifest
 
 FileBytes = dict[str, npt.NDArray[np.uint8]]
 """The bytes of files by name. As arrays, all processes of a node read the same copy in the object store."""
@@ -36,7 +36,7 @@ def files_to_send(directory: Path) -> FileBytes:
     Neither the sealed test split nor the original ids of users and items are among them, and the manifest that is sent
     lists none of their files.
     """
-    files = {array_file(name): np.fromfile(directory / array_file(name), np.uint8) for name in ARRAYS}
+    files = {name: np.fromfile(directory / name, np.uint8) for name in _array_files(directory)}
     return {**files, MANIFEST: np.frombuffer(_manifest(directory), np.uint8)}
 
 
@@ -47,11 +47,15 @@ def dataset_id_in(directory: Path) -> str:
 
 def sizes_to_send(directory: Path) -> dict[str, int]:
     """The size in bytes of each of these files."""
-    sizes = {array_file(name): (directory / array_file(name)).stat().st_size for name in ARRAYS}
+    sizes = {name: (directory / name).stat().st_size for name in _array_files(directory)}
     return {**sizes, MANIFEST: len(_manifest(directory))}
+
+
+def _array_files(directory: Path) -> list[str]:
+    return [array_file(name) for name in arrays_in(read_manifest(directory).files)]
 
 
 def _manifest(directory: Path) -> bytes:
     manifest = read_manifest(directory)
-    files = {array_file(name): manifest.files[array_file(name)] for name in ARRAYS}
+    files = {name: manifest.files[name] for name in _array_files(directory)}
     return json.dumps(manifest.model_copy(update={"files": files}).model_dump(mode="json")).encode()

@@ -63,7 +63,7 @@ class ReplayTable:
                 f"{str(path)!r} has format {footer.format_version}, and this version reads format {FORMAT_VERSION}; "
                 "build the table again"
             )
-        users = footer.dataset.num_users
+        users = footer.dataset.num_ranked
         for number, row in enumerate(frame.iter_rows(named=True), 1):
             if problem := _problem(row, users):
                 raise ReplayError(f"{str(path)!r} is damaged: row {number} has {problem}; copy the file again")

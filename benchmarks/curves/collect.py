@@ -80,7 +80,7 @@ def train(config: TrialConfig, dataset: PreparedDataset, seed: int) -> Recorded:
         rows.append((ndcg10, loss, trained - started, time.process_time() - trained))
         ranks.append(clip_ranks(found))
     columns = np.array(rows, dtype=np.float64).reshape(-1, 4).T
-    stacked = np.array(ranks, dtype=np.uint8).reshape(len(rows), dataset.num_users)
+    stacked = np.array(ranks, dtype=np.uint8).reshape(len(rows), dataset.num_ranked)
     return Recorded(config, num_parameters(training.model), *columns, stacked, cause)
 
 
