@@ -18,15 +18,19 @@ from . import (
     call,
     closing,
     compare,
+    continuing,
     costs,
     data,
     doctor,
+    evaluate,
     exhibit,
     export,
     memory,
+    recommend,
     replay,
     report,
     serve,
+    serve_model,
     sessions,
     track,
     tune,
@@ -53,6 +57,10 @@ app.add_typer(costs.app, name="costs")
 app.command("track")(track.track)
 app.command("report")(report.report)
 app.command("export")(export.export)
+app.command("evaluate")(evaluate.evaluate)
+app.command("continue")(continuing.continue_training)
+app.command("recommend")(recommend.recommend)
+app.command("serve-model")(serve_model.serve_model)
 app.command("compare")(compare.compare)
 app.command("exhibit")(exhibit.exhibit)
 app.add_typer(bench.app, name="bench")

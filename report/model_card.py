@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from .. import __version__
 from ..data.catalogue import DEMO
 from ..data.prepared import Manifest
-from ..data.wording import counted
+from ..data.wording import counted, listed
 from ..memory.records import TrialRecord
 from ..sandbox.program import trials_measured
 from ..tools.cognition import best_first
@@ -25,18 +25,32 @@ BACKBONES = {"sasrec": "SASRec (Kang & McAuley 2018)", "hstu": "HSTU (Zhai et al
 PRIOR_WEIGHTS = ("popularity_weight", "transition_weight", "cooccurrence_weight")
 
 
-def model_card(data: ReportData, trial: TrialRecord, dataset: Manifest) -> str:
-    """The card of `trial`, a finished trial of the session in `data`, whose dataset has the manifest `dataset`."""
+def model_card(
+    data: ReportData,
+    trial: TrialRecord,
+    dataset: Manifest,
+    members: Sequence[TrialRecord],
+    refit_epochs: Sequence[int] | None = None,
+) -> str:
+    """The card of `trial`, a finished trial of the session in `data`, whose dataset has the manifest `dataset`.
+
+    members: the trials whose models it scores: itself, or the members of an ensemble. refit_epochs: the epochs of every
+    member, if the exported models were trained again on all events.
+    """
+    kind = "ensemble" if trial.is_ensemble else trial.config["backbone"]
     sections = [
-        f"# {dataset.name}: {trial.config['backbone']} {data.session.id}/{trial.handle}\n\n{_summary(trial, dataset)}",
-        _section("Use", _use(trial)),
-        _section("Figures", _figures(data, trial)),
-        _section("Model", _model(data, trial)),
+        f"# {dataset.name}: {kind} {data.session.id}/{trial.handle}\n\n{_summary(members, dataset)}",
+        _section("Use", _use(members)),
+        _section(
+            "Figures of the examined model, not of this one" if refit_epochs else "Figures",
+            [*_refit_notice(data, trial, refit_epochs), *_figures(data, trial)],
+        ),
+        _section("Model", _model(data, trial, members, TRAIN_ONLY if refit_epochs is None else _all_events(dataset))),
         _section("Data", _data(dataset)),
         _section("Protocol", _protocol(data)),
         _section("Trials", _trials(data)),
         _section("Limits", _limits(data, trial)),
-        _section("Reproduce", _reproduce(data, trial, dataset)),
+        _section("Reproduce", _reproduce(data, trial, dataset, members, is_refit=refit_epochs is not None)),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -45,19 +59,21 @@ def _section(title: str, paragraphs: Iterable[str]) -> str:
     return "\n\n".join([f"## {title}", *paragraphs])
 
 
-def _summary(trial: TrialRecord, dataset: Manifest) -> str:
+def _summary(members: Sequence[TrialRecord], dataset: Manifest) -> str:
+    backbones = listed(sorted({BACKBONES[member.config["backbone"]] for member in members}))
+    model = backbones if len(members) == 1 else f"An ensemble of {len(members)} models, {backbones}"
     return (
-        f"{BACKBONES[trial.config['backbone']]}, which recommends a user's next item from the user's history. Tuned "
+        f"{model}, which recommends a user's next item from the user's history. Tuned "
         f"and exported with VirtualMLE {__version__}. It knows the {dataset.num_items:,} items of the dataset "
         f"`{dataset.name}`, and no users: a history is part of each request."
     )
 
 
-def _use(trial: TrialRecord) -> list[str]:
+def _use(members: Sequence[TrialRecord]) -> list[str]:
     times = (
         "The model reads the times of a history (`time_bias`): pass `times=`, in seconds. Without them it assumes gaps "
         "of the training data's median length."
-        if trial.config["time_bias"]
+        if any(member.config["time_bias"] for member in members)
         else "The model reads the order of a history, not its times."
     )
     return [
@@ -104,6 +120,19 @@ def _figures(data: ReportData, trial: TrialRecord) -> list[str]:
     ]
 
 
+def _refit_notice(data: ReportData, trial: TrialRecord, refit_epochs: Sequence[int] | None) -> list[str]:
+    """Which figures belong to which model, in a paragraph; nothing for a model as it was examined."""
+    if not refit_epochs:
+        return []
+    name, epochs = f"{data.session.id}/{trial.handle}", " and ".join(map(str, refit_epochs))
+    return [
+        f"**The model in this directory has no figures.** The table is of the model of `{name}`, which was trained on "
+        f"the train part only. This model has the same configuration and seed, and was trained again for {epochs} "
+        "epochs on all events: train, validation and test. No event was held back from it, so nothing here measures "
+        "it; `virtualmle evaluate` does, on later data."
+    ]
+
+
 def _state_of_test(data: ReportData, trial: TrialRecord) -> str:
     """How the test set stands to this model, in a paragraph."""
     session, test = data.session, data.test
@@ -125,26 +154,64 @@ def _state_of_test(data: ReportData, trial: TrialRecord) -> str:
     )
 
 
-def _model(data: ReportData, trial: TrialRecord) -> list[str]:
-    config, outcome = trial.config, trial.outcome
+TRAIN_ONLY = (
+    "Trained on the train part only: the validation and the test event of each user are not in the weights, nor in "
+    "the score priors."
+)
+
+
+def _all_events(dataset: Manifest) -> str:
+    later = (
+        " Of the events after the last cut, only the first of each user is one of them." if dataset.time_split else ""
+    )
+    return (
+        f"Trained on all events (`--refit`): train, validation and test.{later} Weights, score priors and counts "
+        "depend on the test events. Keep this directory from agents that tune on the same data: they could read test events "
+        "from it."
+    )
+
+
+def _model(data: ReportData, trial: TrialRecord, members: Sequence[TrialRecord], trained_on: str) -> list[str]:
+    config = trial.config
     priors = [f"`{name}` {formats.value(config[name])}" for name in PRIOR_WEIGHTS if config[name]]
     fused = (
         f"Score priors are added to the model's scores ({config['fusion']}): {', '.join(priors)}."
         if priors
         else "No score prior is added to the model's scores."
     )
-    inner = "cosine" if config["scores"] == "cosine" else "inner product"
     return [
-        f"{counted(outcome.parameters if outcome else 0, 'parameter')}, width {config['hidden_dim']}, one member. "
-        "Trained on the train part only: the validation and the test event of each user are not in the weights, nor in "
-        f"the score priors. {fused}",
+        f"{_size(trial, members)} {trained_on} {fused}",
         "Differences from the protocol's default: "
         f"{formats.settings(data.differences(trial), 'none')}. `config.json` has all knobs.",
         "`item_vectors.npy` is float32 (num_items, d), in the order of `items.parquet`. The plain inner product of a "
         "row with the result of `Recommender.user_vectors` is the model's score without priors and masks, for any "
         "index of nearest neighbours by inner product. "
-        f"The model scores by {inner}; norms and temperature are in the vectors.",
+        f"{_scores_by(members)}",
     ]
+
+
+def _size(trial: TrialRecord, members: Sequence[TrialRecord]) -> str:
+    """The parameters and members of the model; of an ensemble also what serving it costs."""
+    total = counted(trial.outcome.parameters if trial.outcome else 0, "parameter")
+    if len(members) == 1:
+        return f"{total}, width {trial.config['hidden_dim']}, one member."
+    each = "; ".join(
+        f"`{member.session}/{member.handle}`, {member.config['backbone']} of width {member.config['hidden_dim']} with "
+        f"{counted(member.outcome.parameters if member.outcome else 0, 'parameter')}"
+        for member in members
+    )
+    width = sum(member.config["hidden_dim"] for member in members)
+    return (
+        f"{total} in {len(members)} members, whose scores are standardised per user and averaged: {each}. **Serving "
+        f"cost**: a request encodes the history once per member, and scores items with vectors of width {width}."
+    )
+
+
+def _scores_by(members: Sequence[TrialRecord]) -> str:
+    if len(members) > 1:
+        return "Norms, temperatures and the standardisation of every member are in the vectors."
+    inner = "cosine" if members[0].config["scores"] == "cosine" else "inner product"
+    return f"The model scores by {inner}; norms and temperature are in the vectors."
 
 
 def _data(dataset: Manifest) -> list[str]:
@@ -206,14 +273,25 @@ def _limits(data: ReportData, trial: TrialRecord) -> list[str]:
     return ["\n".join(f"- {limit}" for limit in limits)]
 
 
-def _reproduce(data: ReportData, trial: TrialRecord, dataset: Manifest) -> list[str]:
+def _reproduce(
+    data: ReportData, trial: TrialRecord, dataset: Manifest, members: Sequence[TrialRecord], *, is_refit: bool
+) -> list[str]:
     session, outcome = data.session, trial.outcome
     engine = outcome.details.get("engine", "unknown") if outcome else "unknown"
     device = outcome.details.get("device", "unknown") if outcome else "unknown"
     add = "" if dataset.name == DEMO else f"virtualmle data add {dataset.name} FILE\n"
     tune = f"virtualmle tune {dataset.name} --backbone {session.backbone} --seed {session.seed}"
+    again = f"virtualmle export {session.id} DIR --trial {trial.handle} --refit\n" if is_refit else ""
+    if len(members) > 1:
+        names = ", ".join(f"`{member.session}/{member.handle}`" for member in members)
+        return [
+            f"`config.json` has the configurations of the members, {names}. Run each in a session with the seed of its "
+            "own, and then a trial whose `ensemble` names them"
+            f"{', and export it with `--refit`' if is_refit else ''}. The dataset must have the content "
+            f"`{dataset.dataset_id}`. The ensemble was scored with {engine}, on {device}."
+        ]
     return [
-        f"```sh\n{add}{tune} --trials {session.max_trials}\n```",
+        f"```sh\n{add}{tune} --trials {session.max_trials}\n{again}```",
         f"The dataset must have the content `{dataset.dataset_id}`. The configuration in `config.json` gives this "
         f"model again under session seed {session.seed}: bit for bit on a CPU with equal versions and threads. It was "
         f"trained with {engine}, on {device}.",

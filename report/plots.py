@@ -46,8 +46,8 @@ def best_so_far(trials: Sequence[TrialRecord], default_ndcg: float | None, basel
         return svg(figure, "best", "Best validation NDCG@10 so far, by trial", sentence)
 
 
-def learning_curves(curves: Sequence[LearningCurve]) -> str:
-    """Chart of NDCG@10 by epoch, a line per model; "" without a curve."""
+def learning_curves(curves: Sequence[LearningCurve], name: str) -> str:
+    """Chart of NDCG@10 by epoch, a line per model; "" without a curve. `name` is the prefix of its ids."""
     if not curves:
         return ""
     with chart(WIDE) as (figure, axes):
@@ -60,7 +60,8 @@ def learning_curves(curves: Sequence[LearningCurve]) -> str:
         axes.grid(axis="y")
         legend_above(axes, 3)
         ends = "; ".join(f"{curve.label} from {curve.ndcg10[0]:.4f} to {max(curve.ndcg10):.4f}" for curve in curves)
-        return svg(figure, "curves", "Learning curves of the best models", f"Validation NDCG@10 by epoch: {ends}.")
+        title = f"Learning curves of the best models, {curves[0].scored}"
+        return svg(figure, name, title, f"Validation NDCG@10 by epoch: {ends}.")
 
 
 def _dots(axes: Axes, scored: Sequence[tuple[TrialRecord, float]]) -> None:

@@ -158,6 +158,8 @@ def describe(observation: TrialObservation, others: list[str]) -> str:
     text = f"{observation.trial}: {progress.get('stage', 'loading')}"
     if progress.get("epochs"):
         text += f", epoch {progress['epoch']}/{progress['epochs']}"
-    if progress.get("best_ndcg10") is not None:
+    if progress.get("best_judged") is not None:  # what the finished trial will be judged by
+        text += f", best validation NDCG@10 {progress['best_judged']:.4f}"
+    elif progress.get("best_ndcg10") is not None:
         text += f", best validation NDCG@10 of the bare model {progress['best_ndcg10']:.4f}"
     return f"{text}; {listed(others)} too" if others else text

@@ -1,5 +1,6 @@
 """Original item ids and their numbers in a model: look-up in both directions, for one id or for millions."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,13 +28,24 @@ class ItemIndex:
 
     def find(self, ids: Ids) -> NDArray[np.int32]:
         """The numbers int32 (n,) of ids, -1 for unknown ones; 5, 5.0 and "5" are the same id."""
+        if not isinstance(ids, (np.ndarray, pl.Series)):  # a few ids: looking them up is faster than a join
+            return np.array([self._numbers.get(_text(each), -1) for each in ids], dtype=np.int32)
         asked = pl.DataFrame([as_text(_series(ids)).alias("id")])
         found = asked.join(self._table, on="id", how="left", maintain_order="left")["number"]
         return found.fill_null(-1).to_numpy()
 
-    def originals(self, numbers: NDArray[np.int32]) -> list[Any]:
+    @functools.cached_property
+    def _numbers(self) -> dict[str | None, int]:
+        """The number of each id."""
+        return {text: number for number, text in enumerate(as_text(self.ids))}
+
+    def originals(self, numbers: Sequence[int] | NDArray[np.int32]) -> list[Any]:
         """The original ids of items."""
-        return self.ids.gather(numbers).to_list()
+        return [self._originals[number] for number in numbers]
+
+    @functools.cached_property
+    def _originals(self) -> list[Any]:
+        return self.ids.to_list()
 
 
 def as_text(ids: pl.Series) -> pl.Series:
@@ -46,13 +58,13 @@ def as_text(ids: pl.Series) -> pl.Series:
     ).to_series()
 
 
-def _series(ids: Ids) -> pl.Series:
+def _series(ids: NDArray[Any] | pl.Series) -> pl.Series:
     if isinstance(ids, pl.Series):
         return ids
-    if isinstance(ids, np.ndarray) and ids.dtype != object:
-        return pl.Series(ids)
-    return pl.Series([None if each is None else _text(each) for each in ids], dtype=pl.String)
+    return pl.Series(ids) if ids.dtype != object else pl.Series([_text(each) for each in ids], dtype=pl.String)
 
 
-def _text(value: Any) -> str:
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+def _text(each: Any) -> str | None:
+    if isinstance(each, float) and each.is_integer():
+        each = int(each)
+    return None if each is None else str(each)

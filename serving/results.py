@@ -1,8 +1,9 @@
 """Scored items as they are returned: they print as tables, also in notebooks."""
 
+import functools
 import html
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, overload
 
 import polars as pl
@@ -26,11 +27,11 @@ class Recommendations(Sequence[ScoredItem]):
     scores: tuple[float, ...]
     unknown: tuple[Any, ...] = ()  # ids of the request that the model does not know
     by_popularity: bool = False  # the history had no known item: scores are numbers of events
-    _table: list[tuple[str, ...]] = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
+    @functools.cached_property
+    def _table(self) -> list[tuple[str, ...]]:
         rows = [(str(n), str(item), f"{score:.4g}") for n, (item, score) in enumerate(self._pairs(), 1)]
-        object.__setattr__(self, "_table", [("", "item", "score"), *rows])
+        return [("", "item", "score"), *rows]
 
     def _pairs(self) -> Iterator[tuple[Any, float]]:
         return zip(self.items, self.scores, strict=True)

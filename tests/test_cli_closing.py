@@ -73,11 +73,11 @@ def test_a_tracker_that_is_down_neither_stops_the_session_nor_the_other_trackers
     assert {"t001", "t002"} < folders
 
 
-def test_tuning_again_stops_at_once_and_prints_how_to_go_on(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, printed, error = outcome(capsys, *TUNE, home=home)
-    assert code == 0, error
+def test_tuning_again_stops_at_once_and_prints_how_to_go_on(home: Path) -> None:
+    done = virtualmle(*TUNE, home=home)
+    assert done.returncode == 0, done.stderr
     for command in (f"sessions finalize {SESSION}", f"sessions extend {SESSION} --trials 6", f"export {SESSION}"):
-        assert f"virtualmle {command}" in printed
+        assert f"virtualmle {command}" in done.stdout
     assert looks(home) == []
 
 

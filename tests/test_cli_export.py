@@ -130,6 +130,30 @@ def test_two_exports_of_a_session_are_equal_and_name_no_path_of_this_machine(ses
         assert str(sessions.home).encode() not in content and b"u0001" not in content
 
 
+def test_an_ensemble_is_exported_with_its_members_and_the_card_states_their_cost(copied: Sessions, tmp_path: Path):
+    page = copied.home / "SANDBOX.md"
+    row = "| `ensemble` | 2 to 4 trials | none | none |\n"
+    page.write_text(page.read_text() + row)
+    ws = Workspace.open(copied.home, settings=Settings(max_trials=2, threads=1, with_reflection=False))
+    session = open_session(ws, "demo", "hstu", new=True).session
+    names = [f"{OPEN}/t001", f"{REVEALED}/t002"]
+    found = run_trial(ws, session, {"ensemble": names, "transition_weight": 4.0})
+    parts = [ws.memory.trials.get(*name.split("/")).outcome for name in names]
+    ws.close()
+    assert export(session, tmp_path / "model", "--trial", found.trial, "--home", copied.home) == 0
+    recommender, dataset = Recommender.load(tmp_path / "model", "cpu"), copied.dataset
+    assert [member.trial for member in recommender.export.members] == names
+    ranks, _ = recommender.ranks(dataset.items, dataset.offsets, dataset.valid_items, dataset.timestamps)
+    trial = copied.home / ".virtualmle" / "sessions" / session / found.trial
+    np.testing.assert_array_equal(ranks, np.load(trial / "ranks.npy"))
+    card = (tmp_path / "model" / "MODEL_CARD.md").read_text()
+    assert "An ensemble of 2 models, HSTU" in card and "vectors of width 32" in card
+    assert all(f"{part.parameters:,} parameters" in card for part in parts if part)
+    assert f"{sum(part.parameters for part in parts if part):,} parameters in 2 members" in card
+    (copied.home / ".virtualmle" / "sessions" / names[1] / CHECKPOINT).unlink()
+    assert export(session, tmp_path / "again", "--home", copied.home) == 1
+
+
 def unfinished(home: Path, status: str) -> str:
     """Add a trial with this status to the open session; returns its handle."""
     with Memory(home / "memory.db") as memory:

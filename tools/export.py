@@ -12,6 +12,7 @@ from ..memory.records import SessionRecord, TrialRecord
 from ..serving.layout import TrainedModel
 from ..training.spec import CHECKPOINT
 from .cognition import best_first, select
+from .members import members_in
 from .sync import sync_session
 from .workspace import Workspace
 
@@ -22,8 +23,14 @@ class ExportPlan:
 
     session: SessionRecord
     trial: TrialRecord
-    models: list[TrainedModel]  # the trained models whose scores the trial uses
+    members: list[TrialRecord]  # the trial itself, or the members of an ensemble
+    models: list[TrainedModel]  # their trained models, in the same order
     dataset_dir: Path
+
+    @property
+    def name(self) -> str:
+        """SESSION/HANDLE of the trial."""
+        return f"{self.session.id}/{self.trial.handle}"
 
 
 def plan_export(ws: Workspace, session: str, handle: str | None = None) -> ExportPlan:
@@ -38,11 +45,13 @@ def plan_export(ws: Workspace, session: str, handle: str | None = None) -> Expor
     if record.state == "open":
         sync_session(ws, record.id)
     trial = _trial(ws, record, handle or record.selected)
-    directory = ws.trial_directory(record.id, trial.handle)
-    _check_checkpoint(trial, directory)
-    return ExportPlan(
-        record, trial, [TrainedModel(f"{record.id}/{trial.handle}", directory)], ws.session_dataset(record)
-    )
+    members = members_in(ws, trial) if trial.is_ensemble else [trial]
+    models = []
+    for member in members:
+        directory = ws.trial_directory(member.session, member.handle)
+        _check_checkpoint(member, directory)
+        models.append(TrainedModel(f"{member.session}/{member.handle}", directory))
+    return ExportPlan(record, trial, members, models, ws.session_dataset(record))
 
 
 def _trial(ws: Workspace, session: SessionRecord, handle: str | None) -> TrialRecord:

@@ -54,6 +54,15 @@ def members_for(ws: Workspace, session: SessionRecord, config: TrialConfig) -> l
     return members
 
 
+def members_in(ws: Workspace, ensemble: TrialRecord) -> list[TrialRecord]:
+    """The trials that an ensemble scores together, in the order of its configuration. SessionError if one is gone."""
+    found = []
+    for name in members_of(ensemble.configuration.ensemble):
+        owner, _, handle = name.rpartition("/")
+        found.append(ws.memory.trials.get(owner or ensemble.session, handle))
+    return found
+
+
 def check_model(selected: TrialRecord, directory: Path) -> None:
     """Raise SessionError if the examiner could not load the model of the selected trial, which is in `directory`.
 

@@ -107,6 +107,8 @@ def _score_ensemble(
     (bare, _), *found = rank_ensemble(members, histories, dataset.valid_items, variants, dataset.num_items, states)
     trial.record(model_ndcg10=metrics_from_ranks(bare)["ndcg@10"])
     _record_best(trial, spec, found, total_parameters(members), started)
+    if spec.baselines:
+        trial.record(baselines=baseline_metrics(dataset, histories, dataset.valid_items, tables))
     trial.record(files={RANKS: sha256_of(trial.directory / RANKS)})
 
 

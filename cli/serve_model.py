@@ -1,0 +1,81 @@
+"""`virtualmle serve-model`: answer recommendation requests over HTTP from an exported model."""
+
+import logging
+import os
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .recommend import ExportDirectory, ServingDevice, ServingThreads
+
+
+def serve_model(  # noqa: PLR0913, PLR0917 - one parameter per option
+    directory: ExportDirectory,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 = any free port.")] = 8080,
+    host: Annotated[str, typer.Option(help="Address to listen on; another than loopback needs a token.")] = "127.0.0.1",
+    token_file: Annotated[
+        Path | None, typer.Option("--token-file", help="File with the bearer token that clients must send.")
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="VIRTUALMLE_TOKEN",
+            help="The bearer token itself; other users of the machine see options of commands.",
+        ),
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allowed-host",
+            metavar="NAME",
+            help="Name that a reverse proxy forwards in the Host header, e.g. recsys.example.org; may be repeated.",
+        ),
+    ] = None,
+    max_batch: Annotated[int, typer.Option(min=1, help="Users that are scored together.")] = 64,
+    window: Annotated[
+        float, typer.Option(min=0, max=1000, help="Milliseconds that an incomplete batch waits for further requests.")
+    ] = 0.0,
+    max_waiting: Annotated[
+        int, typer.Option(min=1, help="Users in the queue; further requests get 503 with Retry-After.")
+    ] = 1024,
+    device: ServingDevice = "auto",
+    threads: ServingThreads = 0,
+) -> None:
+    """Serve an exported model over HTTP: POST /recommend and /similar, GET /health and /metrics.
+
+    A new export in DIR (or SIGHUP) is loaded beside the old one and replaces it without a lost request. SIGTERM
+    finishes the requests in progress.
+
+    Example: virtualmle serve-model model --port 8080
+
+    Ask it: curl -d '{"history": ["item-7", "item-9"], "k": 5}' http://127.0.0.1:8080/recommend
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported: spinning threads starve others
+    from ..server.guard import Guard  # these import the MCP library and torch
+    from ..server.streamable_http import check_token, listen, transport_security
+    from ..serving.batching import BatchLimits
+    from ..serving.endpoint import serve_endpoint
+    from ..serving.recommender import use_threads
+
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(message)s")
+    logging.getLogger("virtualmle").setLevel(logging.INFO)
+    secret = token if token_file is None else _token_in(token_file)
+    hosts = allowed_host or []
+    check_token(host, secret, hosts)
+    guard = partial(Guard, security=transport_security(host, hosts), token=secret)
+    use_threads(threads)
+    with listen(host, port) as listener:
+        limits = BatchLimits(max_batch, window / 1000, max_waiting)
+        serve_endpoint(directory, device, listener, guard, limits)
+
+
+def _token_in(file: Path) -> str:
+    from ..data.errors import ServerError
+
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ServerError(f"--token-file {str(file)!r} cannot be read ({error}); check its path") from None
