@@ -18,9 +18,11 @@ from . import (
     call,
     closing,
     compare,
+    continuing,
     costs,
     data,
     doctor,
+    evaluate,
     exhibit,
     export,
     memory,
@@ -55,6 +57,8 @@ app.add_typer(costs.app, name="costs")
 app.command("track")(track.track)
 app.command("report")(report.report)
 app.command("export")(export.export)
+app.command("evaluate")(evaluate.evaluate)
+app.command("continue")(continuing.continue_training)
 app.command("recommend")(recommend.recommend)
 app.command("serve-model")(serve_model.serve_model)
 app.command("compare")(compare.compare)

@@ -1,5 +1,7 @@
 """The look ledger: it records every evaluation on test targets before it starts, counted per dataset content.
 
+It also records every refit (`refit.py`), which opens the seal to train a model on test events; a refit is not a look.
+
 The ledger is an SQLite file. Each insert is one locked, synced transaction, so that concurrent examiners get different
 look numbers and a power cut leaves either the complete row or none. Triggers reject updates and deletes of rows.
 """
@@ -31,6 +33,16 @@ CREATE TABLE IF NOT EXISTS look (
 );
 CREATE TRIGGER IF NOT EXISTS look_keeps BEFORE UPDATE ON look BEGIN SELECT RAISE(ABORT, 'looks only grow'); END;
 CREATE TRIGGER IF NOT EXISTS look_stays BEFORE DELETE ON look BEGIN SELECT RAISE(ABORT, 'looks only grow'); END;
+CREATE TABLE IF NOT EXISTS refit (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    session TEXT NOT NULL,
+    dataset TEXT NOT NULL,
+    dataset_id TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,
+    at TEXT NOT NULL
+);
+CREATE TRIGGER IF NOT EXISTS refit_keeps BEFORE UPDATE ON refit BEGIN SELECT RAISE(ABORT, 'refits only grow'); END;
+CREATE TRIGGER IF NOT EXISTS refit_stays BEFORE DELETE ON refit BEGIN SELECT RAISE(ABORT, 'refits only grow'); END;
 """
 
 
@@ -43,6 +55,17 @@ class Look:
     dataset_id: str
     fingerprint: str  # hash of all events, 64 hex digits
     look: int  # 1 = first
+    at: str  # UTC, ISO 8601
+
+
+@dataclass(frozen=True)
+class Refit:
+    """One row: a model of `session` was trained on all events of this content, including the test events."""
+
+    session: str
+    dataset: str  # its name at that time
+    dataset_id: str
+    fingerprint: str  # hash of all events, 64 hex digits
     at: str  # UTC, ISO 8601
 
 
@@ -83,6 +106,27 @@ class Ledger:
             )
             connection.execute("COMMIT")
         return look
+
+    def refits(self) -> list[Refit]:
+        """All refits, oldest first."""
+        if not file_exists(self.path):
+            return []
+        with self._connection() as connection:
+            rows = connection.execute(
+                "SELECT session, dataset, dataset_id, fingerprint, at FROM refit ORDER BY id"
+            ).fetchall()
+        return [Refit(*row) for row in rows]
+
+    def record_refit(self, session: str, dataset: str, dataset_id: str, fingerprint: str) -> Refit:
+        """Add a refit, synced to disk, and return it; a session may be refitted several times."""
+        self._create()
+        refit = Refit(session, dataset, dataset_id, fingerprint, datetime.now(UTC).isoformat(timespec="seconds"))
+        with self._connection() as connection:
+            connection.execute(
+                "INSERT INTO refit (session, dataset, dataset_id, fingerprint, at) VALUES (?, ?, ?, ?, ?)",
+                [refit.session, refit.dataset, refit.dataset_id, refit.fingerprint, refit.at],
+            )
+        return refit
 
     def _create(self) -> None:
         try:

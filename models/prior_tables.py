@@ -7,7 +7,8 @@
     C[i, j]  number of training histories that contain both i and j, i != j; with `cooccurrence_span`, number of pairs
              of events of i and j that are at most that many steps apart
 
-T and C are then normalised: "row" divides by the sum of the row, "sqrt" by its square root, and "cosine" by the square
+These sums over the events add: those of two logs without a common history are the sums of both logs together. T and C
+are then normalised: "row" divides by the sum of the row, "sqrt" by its square root, and "cosine" by the square
 root of the row sum times the column sum (for C: the number of histories with i times the number with j); "none"
 leaves them unchanged. `…_neighbours` keeps the largest entries of each row. All tables are sparse; none is a dense
 V x V matrix.
@@ -28,26 +29,51 @@ Floats = NDArray[np.float64]
 
 def popularity_prior(items: Ints, times: Ints, num_items: int, window: float) -> Floats:
     """(num_items,) in [0, 1]. times (num_events,) decides which events are the latest, and the index breaks ties."""
+    return popularity_of(latest_counts(items, times, num_items, window))
+
+
+def latest_counts(items: Ints, times: Ints, num_items: int, window: float) -> Ints:
+    """(num_items,): events per item among the latest share `window` of all events."""
     if window < 1:
         latest = max(1, round(window * len(items)))
         items = items[np.argsort(times, kind="stable")[-latest:]]
-    logs = np.log1p(np.bincount(items, minlength=num_items))
+    return np.bincount(items, minlength=num_items)
+
+
+def popularity_of(counts: Ints) -> Floats:
+    """The popularity prior of `latest_counts`."""
+    logs = np.log1p(counts)
     return np.asarray(logs / logs.max())
 
 
 def transition_prior(items: Ints, offsets: Ints, num_items: int, config: TrialConfig) -> tuple[Ints, Floats]:
     """(keys, values) of T: keys i * num_items + j, ascending."""
+    return transitions_of(*transition_sums(items, offsets, num_items, config), num_items, config)
+
+
+def transition_sums(items: Ints, offsets: Ints, num_items: int, config: TrialConfig) -> tuple[Ints, Floats]:
+    """(keys, values) of T before it is normalised: keys i * num_items + j, ascending."""
     steps = (
         (first, second, float(lag) ** -config.transition_decay)
         for lag, first, second in _pairs(items, offsets, config.transition_window)
     )
-    keys, values = _count_pairs(_directed(steps, config.transition_direction), num_items)
+    return _count_pairs(_directed(steps, config.transition_direction), num_items)
+
+
+def transitions_of(keys: Ints, values: Floats, num_items: int, config: TrialConfig) -> tuple[Ints, Floats]:
+    """The transition prior of `transition_sums`."""
     values = _normalised(keys, values, num_items, config.transition_normalisation)
     return _strongest(keys, values, num_items, config.transition_neighbours)
 
 
 def cooccurrence_prior(items: Ints, offsets: Ints, num_items: int, config: TrialConfig) -> tuple[Ints, Floats]:
     """(keys, values) of C: keys i * num_items + j, ascending."""
+    keys, values, histories = cooccurrence_sums(items, offsets, num_items, config)
+    return cooccurrences_of(keys, values, histories, num_items, config)
+
+
+def cooccurrence_sums(items: Ints, offsets: Ints, num_items: int, config: TrialConfig) -> tuple[Ints, Floats, Ints]:
+    """(keys, values) of C before it is normalised, and the number of histories with each item, (num_items,)."""
     users = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     distinct = np.unique(users * num_items + items)  # an item counts once per history
     owners, contained = distinct // num_items, distinct % num_items
@@ -58,7 +84,13 @@ def cooccurrence_prior(items: Ints, offsets: Ints, num_items: int, config: Trial
     else:
         bounds = np.concatenate(([0], np.cumsum(np.bincount(owners, minlength=len(offsets) - 1))))
         pairs = ((first, second, 1.0) for _, first, second in _pairs(contained, bounds, None))
-    keys, values = _count_pairs(_directed(pairs, "both"), num_items)
+    return *_count_pairs(_directed(pairs, "both"), num_items), histories
+
+
+def cooccurrences_of(
+    keys: Ints, values: Floats, histories: Ints, num_items: int, config: TrialConfig
+) -> tuple[Ints, Floats]:
+    """The co-occurrence prior of `cooccurrence_sums`."""
     if config.cooccurrence_normalisation == "cosine":
         values = values / np.sqrt(histories[keys // num_items] * histories[keys % num_items])
     else:

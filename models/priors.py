@@ -180,11 +180,11 @@ class PriorTables:
 
     def _transition(self, config: TrialConfig) -> SparseRows:
         table = transition_prior(self._items, self._offsets, self._size, config)
-        return _to_rows(*table, self._size, self.device)
+        return sparse_rows(*table, self._size, self.device)
 
     def _cooccurrence(self, config: TrialConfig) -> SparseRows:
         table = cooccurrence_prior(self._items, self._offsets, self._size, config)
-        return _to_rows(*table, self._size, self.device)
+        return sparse_rows(*table, self._size, self.device)
 
 
 def normalise(scores: Tensor, kind: str) -> None:
@@ -220,7 +220,8 @@ def _latest(items: Tensor, offsets: Tensor, window: int) -> tuple[Tensor, Tensor
     return owners.to(items.device), items[index.to(items.device)].long(), ages.to(items.device, torch.float32)
 
 
-def _to_rows(keys: Ints, values: Floats, num_items: int, device: torch.device | str) -> SparseRows:
+def sparse_rows(keys: Ints, values: Floats, num_items: int, device: torch.device | str = "cpu") -> SparseRows:
+    """The matrix with `values` at keys i * num_items + j, ascending."""
     starts = np.searchsorted(keys, np.arange(num_items + 1) * num_items)
     return SparseRows(
         torch.tensor(starts, dtype=torch.int64, device=device),

@@ -25,22 +25,32 @@ BACKBONES = {"sasrec": "SASRec (Kang & McAuley 2018)", "hstu": "HSTU (Zhai et al
 PRIOR_WEIGHTS = ("popularity_weight", "transition_weight", "cooccurrence_weight")
 
 
-def model_card(data: ReportData, trial: TrialRecord, dataset: Manifest, members: Sequence[TrialRecord]) -> str:
+def model_card(
+    data: ReportData,
+    trial: TrialRecord,
+    dataset: Manifest,
+    members: Sequence[TrialRecord],
+    refit_epochs: Sequence[int] | None = None,
+) -> str:
     """The card of `trial`, a finished trial of the session in `data`, whose dataset has the manifest `dataset`.
 
-    members: the trials whose models it scores: itself, or the members of an ensemble.
+    members: the trials whose models it scores: itself, or the members of an ensemble. refit_epochs: the epochs of every
+    member, if the exported models were trained again on all events.
     """
     kind = "ensemble" if trial.is_ensemble else trial.config["backbone"]
     sections = [
         f"# {dataset.name}: {kind} {data.session.id}/{trial.handle}\n\n{_summary(members, dataset)}",
         _section("Use", _use(members)),
-        _section("Figures", _figures(data, trial)),
-        _section("Model", _model(data, trial, members)),
+        _section(
+            "Figures of the examined model, not of this one" if refit_epochs else "Figures",
+            [*_refit_notice(data, trial, refit_epochs), *_figures(data, trial)],
+        ),
+        _section("Model", _model(data, trial, members, TRAIN_ONLY if refit_epochs is None else _all_events(dataset))),
         _section("Data", _data(dataset)),
         _section("Protocol", _protocol(data)),
         _section("Trials", _trials(data)),
         _section("Limits", _limits(data, trial)),
-        _section("Reproduce", _reproduce(data, trial, dataset, members)),
+        _section("Reproduce", _reproduce(data, trial, dataset, members, is_refit=refit_epochs is not None)),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -110,6 +120,19 @@ def _figures(data: ReportData, trial: TrialRecord) -> list[str]:
     ]
 
 
+def _refit_notice(data: ReportData, trial: TrialRecord, refit_epochs: Sequence[int] | None) -> list[str]:
+    """Which figures belong to which model, in a paragraph; nothing for a model as it was examined."""
+    if not refit_epochs:
+        return []
+    name, epochs = f"{data.session.id}/{trial.handle}", " and ".join(map(str, refit_epochs))
+    return [
+        f"**The model in this directory has no figures.** The table is of the model of `{name}`, which was trained on "
+        f"the train part only. This model has the same configuration and seed, and was trained again for {epochs} "
+        "epochs on all events: train, validation and test. No event was held back from it, so nothing here measures "
+        "it; `virtualmle evaluate` does, on later data."
+    ]
+
+
 def _state_of_test(data: ReportData, trial: TrialRecord) -> str:
     """How the test set stands to this model, in a paragraph."""
     session, test = data.session, data.test
@@ -131,7 +154,24 @@ def _state_of_test(data: ReportData, trial: TrialRecord) -> str:
     )
 
 
-def _model(data: ReportData, trial: TrialRecord, members: Sequence[TrialRecord]) -> list[str]:
+TRAIN_ONLY = (
+    "Trained on the train part only: the validation and the test event of each user are not in the weights, nor in "
+    "the score priors."
+)
+
+
+def _all_events(dataset: Manifest) -> str:
+    later = (
+        " Of the events after the last cut, only the first of each user is one of them." if dataset.time_split else ""
+    )
+    return (
+        f"Trained on all events (`--refit`): train, validation and test.{later} Weights, score priors and counts "
+        "depend on the test events. Keep this directory from agents that tune on the same data: they could read test events "
+        "from it."
+    )
+
+
+def _model(data: ReportData, trial: TrialRecord, members: Sequence[TrialRecord], trained_on: str) -> list[str]:
     config = trial.config
     priors = [f"`{name}` {formats.value(config[name])}" for name in PRIOR_WEIGHTS if config[name]]
     fused = (
@@ -140,9 +180,7 @@ def _model(data: ReportData, trial: TrialRecord, members: Sequence[TrialRecord])
         else "No score prior is added to the model's scores."
     )
     return [
-        f"{_size(trial, members)} "
-        "Trained on the train part only: the validation and the test event of each user are not in the weights, nor in "
-        f"the score priors. {fused}",
+        f"{_size(trial, members)} {trained_on} {fused}",
         "Differences from the protocol's default: "
         f"{formats.settings(data.differences(trial), 'none')}. `config.json` has all knobs.",
         "`item_vectors.npy` is float32 (num_items, d), in the order of `items.parquet`. The plain inner product of a "
@@ -236,22 +274,24 @@ def _limits(data: ReportData, trial: TrialRecord) -> list[str]:
 
 
 def _reproduce(
-    data: ReportData, trial: TrialRecord, dataset: Manifest, members: Sequence[TrialRecord]
+    data: ReportData, trial: TrialRecord, dataset: Manifest, members: Sequence[TrialRecord], *, is_refit: bool
 ) -> list[str]:
     session, outcome = data.session, trial.outcome
     engine = outcome.details.get("engine", "unknown") if outcome else "unknown"
     device = outcome.details.get("device", "unknown") if outcome else "unknown"
     add = "" if dataset.name == DEMO else f"virtualmle data add {dataset.name} FILE\n"
     tune = f"virtualmle tune {dataset.name} --backbone {session.backbone} --seed {session.seed}"
+    again = f"virtualmle export {session.id} DIR --trial {trial.handle} --refit\n" if is_refit else ""
     if len(members) > 1:
         names = ", ".join(f"`{member.session}/{member.handle}`" for member in members)
         return [
             f"`config.json` has the configurations of the members, {names}. Run each in a session with the seed of its "
-            "own, and then a trial whose `ensemble` names them. The dataset must have the content "
+            "own, and then a trial whose `ensemble` names them"
+            f"{', and export it with `--refit`' if is_refit else ''}. The dataset must have the content "
             f"`{dataset.dataset_id}`. The ensemble was scored with {engine}, on {device}."
         ]
     return [
-        f"```sh\n{add}{tune} --trials {session.max_trials}\n```",
+        f"```sh\n{add}{tune} --trials {session.max_trials}\n{again}```",
         f"The dataset must have the content `{dataset.dataset_id}`. The configuration in `config.json` gives this "
         f"model again under session seed {session.seed}: bit for bit on a CPU with equal versions and threads. It was "
         f"trained with {engine}, on {device}.",

@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from io import BytesIO
 from pathlib import Path
@@ -38,6 +38,7 @@ from .layout import (
     MAX_MEMBERS,
     ORIGINAL_ID,
     PRIORS,
+    SUMS,
     VECTORS,
     DatasetOfExport,
     ExportConfig,
@@ -48,6 +49,7 @@ from .layout import (
     weights_file,
 )
 from .reading import is_export, read_export
+from .sums import ExportSums
 
 COUNTS, POPULARITY = "counts", "popularity"
 TABLES = ("transition", "cooccurrence")
@@ -74,7 +76,13 @@ class Contents:
     items: pl.Series  # original ids of items 0..num_items-1
     priors: ScorePriors | None
     counts: NDArray[np.int64]  # (num_items,) events per item in the data that the models were trained on
+    sums: ExportSums
     card: str
+    parent: str | None = None  # of a continued export, as in ExportConfig
+
+    def with_card(self, card: str) -> "Contents":
+        """The same contents with another card."""
+        return replace(self, card=card)
 
 
 @dataclass(frozen=True)
@@ -165,6 +173,7 @@ def _files(contents: Contents) -> dict[str, bytes]:
         num_items=num_items,
         dataset=contents.dataset,
         trained_on=contents.trained_on,
+        parent=contents.parent,
         versions={"virtualmle": __version__, "torch": metadata.version("torch")},
     )
     weights = {
@@ -176,6 +185,7 @@ def _files(contents: Contents) -> dict[str, bytes]:
         **weights,
         ITEMS: _parquet(contents.items),
         PRIORS: save(_tables_of(contents.priors) | {COUNTS: torch.from_numpy(contents.counts)}),
+        SUMS: save(contents.sums.tensors()),
         VECTORS: _npy(item_vectors(members).numpy()),
         CARD: contents.card.encode(),
     }

@@ -9,12 +9,14 @@ import polars as pl
 from ..data.errors import ExportError
 from ..data.prepared import ITEM_IDS, LEAVE_ONE_OUT, PreparedDataset
 from ..models.config import TrialConfig
+from ..models.prior_sums import Events
 from ..models.priors import ScorePriors
 from ..training.checkpoint import load_checkpoint
 from ..training.spec import CHECKPOINT
 from .artifact import Contents, Member
 from .item_index import typed_ids
 from .layout import ORIGINAL_ID, DatasetOfExport, TrainedModel, TrainedOn
+from .sums import ExportSums
 
 
 def assemble(
@@ -30,9 +32,21 @@ def assemble(
     events: the data that the models were trained on and that score priors are counted in; None = the train part of the
     dataset in `dataset_dir`. ExportError if a model was trained for another catalogue.
     """
+    members = [Member(model.name, *load_checkpoint(model.directory / CHECKPOINT)) for model in models]
+    return contents_of(members, scoring, dataset_dir, card, events, trained_on)
+
+
+def contents_of(
+    members: Sequence[Member],
+    scoring: TrialConfig,
+    dataset_dir: Path,
+    card: str,
+    events: PreparedDataset | None = None,
+    trained_on: TrainedOn = "train",
+) -> Contents:
+    """`assemble` for models in memory."""
     dataset = PreparedDataset.load(dataset_dir)
     events = events or dataset
-    members = [Member(model.name, *load_checkpoint(model.directory / CHECKPOINT)) for model in models]
     for member in members:
         if member.model.num_items != dataset.num_items:
             raise ExportError(
@@ -52,5 +66,6 @@ def assemble(
         items=typed_ids(pl.read_parquet(dataset_dir / ITEM_IDS)[ORIGINAL_ID]),
         priors=ScorePriors.from_dataset(events, scoring),
         counts=np.bincount(events.items, minlength=dataset.num_items),
+        sums=ExportSums.of_events(Events(events.items, events.offsets, events.timestamps), dataset.num_items, scoring),
         card=card,
     )

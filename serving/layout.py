@@ -6,6 +6,7 @@ This module does not import torch. The files are:
     model.safetensors        weights of the first member; model-2.safetensors, … those of further ones
     items.parquet            column original_id: the ids of items 0..num_items-1, Int64 if all are whole numbers
     priors.safetensors       the tables of the score priors in use, and `counts`: events per item
+    sums.safetensors         the sums that score priors are made of, for baselines and to add later events
     item_vectors.npy         float32 (num_items, d): their dot products with `Recommender.user_vectors` are bare scores
     MODEL_CARD.md            for people
     manifest.json            ExportManifest: SHA-256 and size of every other file
@@ -22,9 +23,10 @@ from .. import __version__
 FORMAT_VERSION = 1
 CONFIG, MANIFEST, CARD = "config.json", "manifest.json", "MODEL_CARD.md"
 ITEMS, PRIORS, VECTORS = "items.parquet", "priors.safetensors", "item_vectors.npy"
+SUMS = "sums.safetensors"
 ORIGINAL_ID = "original_id"
 MAX_MEMBERS = 4
-TrainedOn = Literal["train", "all events"]
+TrainedOn = Literal["train", "all events"]  # "all events": also on the validation and the test event of every user
 
 
 class _Content(BaseModel):
@@ -40,7 +42,7 @@ class MemberConfig(_Content):
 
 
 class DatasetOfExport(_Content):
-    """The dataset that the models were trained on. Nothing here depends on test events."""
+    """The dataset that the models were trained on. Nothing in this class depends on test events."""
 
     name: str
     dataset_id: str  # hash of the train and validation parts
@@ -57,6 +59,7 @@ class ExportConfig(_Content):
     num_items: int
     dataset: DatasetOfExport
     trained_on: TrainedOn = "train"
+    parent: str | None = None  # SHA-256 of manifest.json of the export that training was continued from
     versions: dict[str, str]  # of the libraries that wrote the export
 
 

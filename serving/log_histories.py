@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from ..data.atomic import write_json
 from ..data.errors import ExportError
+from ..data.histories import Histories
 from ..data.interactions import STRICT, Cleaning
 from ..data.prepare import collapse_duplicates
 from ..data.readers import read_log
 from ..data.reading import Reading
-from ..training.evaluate import Histories
 from .item_index import ItemIndex, typed_ids
 
 USERS, ITEMS, OFFSETS, TIMES, COUNTS = "users.parquet", "items.npy", "offsets.npy", "times.npy", "counts.json"

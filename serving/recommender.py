@@ -48,7 +48,7 @@ class Recommender:
 
         ExportError if the directory is no intact export, MachineError if the device does not exist.
         """
-        return cls(Export.load(directory), _device(device))
+        return cls(Export.load(directory), device_of(device))
 
     @property
     def num_items(self) -> int:
@@ -193,7 +193,8 @@ def _arrays(read: ReadHistories) -> Histories:
     return Histories(read.items, read.offsets, read.times)
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """The device of this name: auto (CUDA if available), cpu, cuda or cuda:N. MachineError if it does not exist."""
     try:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
     except RuntimeError:

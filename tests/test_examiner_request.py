@@ -14,6 +14,7 @@ import pytest
 
 from virtualmle.data.demo import generate_demo
 from virtualmle.data.errors import SealError, TrialError
+from virtualmle.data.histories import Histories
 from virtualmle.data.prepare import prepare
 from virtualmle.data.prepared import SEALED, PreparedDataset, PrepareOptions
 from virtualmle.data.readers import Log
@@ -24,7 +25,7 @@ from virtualmle.examiner.vault import Vault
 from virtualmle.models.config import make_config
 from virtualmle.models.priors import ScorePriors
 from virtualmle.training.checkpoint import load_checkpoint
-from virtualmle.training.evaluate import Histories, evaluate_targets
+from virtualmle.training.evaluate import evaluate_targets
 from virtualmle.training.metrics import metrics_from_ranks, ndcg_per_user
 from virtualmle.training.popularity import popularity_ranks
 from virtualmle.training.spec import CHECKPOINT, TrialSpec, write_model

@@ -11,6 +11,7 @@ import torch
 from tests.exported import contents_of
 from virtualmle.data.demo import generate_demo
 from virtualmle.data.errors import ExportError, MachineError
+from virtualmle.data.histories import Histories
 from virtualmle.data.prepare import prepare
 from virtualmle.data.prepared import PreparedDataset, PrepareOptions
 from virtualmle.data.readers import Log
@@ -20,7 +21,7 @@ from virtualmle.serving import Recommender, engine
 from virtualmle.serving.artifact import write_export
 from virtualmle.serving.results import RecommendationBatch, Recommendations
 from virtualmle.training import catalogue_scores
-from virtualmle.training.evaluate import Histories, encode_users, evaluate_targets, train_histories
+from virtualmle.training.evaluate import encode_users, evaluate_targets, train_histories
 
 PRIORS = {"transition_weight": 3.0, "cooccurrence_weight": 2.0, "popularity_weight": 0.5}
 CASES = {

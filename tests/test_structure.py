@@ -39,10 +39,16 @@ LAZY = {"serving"}
 # Rooms of one level must not import each other, except for these modules, which only define values.
 BETWEEN_PEERS = {("sandbox", "virtualmle.memory.records")}
 ENGINE_NEEDS = {"numpy", "torch", "polars", "triton", "pydantic", "safetensors"}
-# The examiner ranks in its own process. tensorboardX loads torch where it is installed: only `virtualmle track
-# --tensorboard`, a process of its own, imports that module, and only when it runs.
-LOADING_TORCH = {ROOT / "examiner" / "main.py", ROOT / "tracking" / "event_files.py"}
-SEALING = {"cryptography": {"data/seal.py"}}
+# The processes that open the seal; nothing imports them, except each other.
+EXAMINERS = {ROOT / "examiner" / "main.py", ROOT / "examiner" / "refit.py"}
+# tensorboardX loads torch where it is installed: only `virtualmle track --tensorboard`, a process of its own, imports
+# that module, and only when it runs.
+LOADING_TORCH = EXAMINERS | {ROOT / "tracking" / "event_files.py"}
+# Libraries that one file each may import. The endpoint of a model runs on what comes with the mcp SDK; no other module
+# of serving/ imports it.
+SINGLE_FILE = {
+    "cryptography": {"data/seal.py"}, "starlette": {"serving/endpoint.py"}, "uvicorn": {"serving/endpoint.py"},
+}  # fmt: skip
 IGNORED = {"__pycache__", "build", "dist", "demo-home"}
 TEXT = {".py", ".md", ".toml", ".j2", ".json", ".txt", ".sql", ".yml", ".yaml", ".cfg", ""}
 
@@ -213,13 +219,25 @@ def test_only_the_examiner_imports_the_code_that_opens_seals() -> None:
     wrong = [
         where(path, node)
         for path in [*modules(), ROOT / "__main__.py"]
-        if room_of(path) != "examiner"
+        if path not in EXAMINERS
         for node, target in imports(path)
-        if target.startswith("virtualmle.examiner.unseal")
+        if target.startswith(("virtualmle.examiner.unseal", "virtualmle.examiner.main", "virtualmle.examiner.refit."))
+        or target == "virtualmle.examiner.refit"
     ]
-    report(wrong, "only examiner/ may import examiner.unseal:")
+    report(wrong, "only the examiner's processes may import the code that opens seals:")
     named = [str(p.relative_to(ROOT)) for p in modules() if room_of(p) != "examiner" and "unseal" in p.stem]
     report(named, "code that opens seals belongs in examiner/ only:")
+
+
+def test_no_tool_of_an_agent_can_ask_for_a_refit() -> None:
+    wrong = [
+        where(path, node)
+        for path in modules("tools", "server", "agents", "compare")
+        if path != ROOT / "tools" / "refit.py"
+        for node, target in imports(path)
+        if "refit" in target
+    ]
+    report(wrong, "a refit is a person's command, so that no tool may import it:")
 
 
 def test_no_function_has_a_split_parameter() -> None:
@@ -237,7 +255,7 @@ def test_nothing_above_serving_imports_torch() -> None:
     wrong = [
         f"{where(path, node)} imports {target}"
         for path in modules()
-        if LEVEL[room_of(path)] > LEVEL["serving"] and path != ROOT / "examiner" / "main.py"
+        if LEVEL[room_of(path)] > LEVEL["serving"] and path not in EXAMINERS
         for node, target in imports(path)
         if target.split(".")[0] in {"torch", "triton", "safetensors"}
     ]
@@ -268,7 +286,7 @@ def test_the_engine_imports_only_its_few_libraries() -> None:
             library = target.split(".")[0]
             if library in sys.stdlib_module_names or library in ENGINE_NEEDS or library == "virtualmle":
                 continue
-            if name not in SEALING.get(library, set()):
+            if name not in SINGLE_FILE.get(library, set()):
                 wrong.append(f"{where(path, node)} imports {library}")
     report(wrong, f"{', '.join(TORCH_ROOMS)} must run with {sorted(ENGINE_NEEDS)} only:")
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tests.quick_home import QUICK_SANDBOX, environment
 from tests.waiting import until
 from virtualmle.data.errors import ConfigError, SessionError
+from virtualmle.data.histories import Histories
 from virtualmle.data.prepared import PreparedDataset
 from virtualmle.examiner.main import histories_before_test
 from virtualmle.examiner.request import looks
@@ -39,7 +40,7 @@ from virtualmle.tools.run_trial import run_trial
 from virtualmle.tools.workspace import Settings, Workspace, trial_seed
 from virtualmle.tools.write_reflection import write_reflection
 from virtualmle.training.checkpoint import load_checkpoint
-from virtualmle.training.evaluate import Histories, evaluate_targets, train_histories
+from virtualmle.training.evaluate import evaluate_targets, train_histories
 from virtualmle.training.metrics import metrics_from_ranks
 from virtualmle.training.spec import CHECKPOINT, RANKS, STATE, read_spec
 from virtualmle.training.trainer import fit

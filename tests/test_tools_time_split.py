@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from virtualmle.data.demo import generate_demo
+from virtualmle.data.histories import Histories
 from virtualmle.data.prepared import PreparedDataset, PrepareOptions
 from virtualmle.examiner.request import read_revealed
 from virtualmle.examiner.vault import Vault
@@ -27,7 +28,7 @@ from virtualmle.tools.run_trial import run_trial
 from virtualmle.tools.workspace import Settings, Workspace
 from virtualmle.tools.write_reflection import write_reflection
 from virtualmle.training.checkpoint import load_checkpoint
-from virtualmle.training.evaluate import Histories, evaluate_targets
+from virtualmle.training.evaluate import evaluate_targets
 from virtualmle.training.metrics import metrics_from_ranks
 from virtualmle.training.spec import CHECKPOINT, RANKS
 

@@ -1,0 +1,179 @@
+"""`virtualmle evaluate`: an exported model on later data, beside baselines that need no model."""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..data.wording import counted
+from .log_options import (
+    DropBadTimes,
+    DropMissing,
+    FormatName,
+    Header,
+    ItemColumn,
+    NoQuotes,
+    Separator,
+    SkipBadRows,
+    TimeColumn,
+    TimeUnitName,
+    UserColumn,
+    make_cleaning,
+    make_reading,
+)
+from .options import Json
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from ..data.interactions import Cleaning
+    from ..data.reading import Reading
+    from ..serving.evaluation_result import EvaluationResult
+
+ExportDirectory = Annotated[Path, typer.Argument(metavar="DIR", help="An export, as `virtualmle export` writes it.")]
+ServingDevice = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+ServingThreads = Annotated[
+    int, typer.Option("--threads", min=0, help="Threads that compute on the CPU.", show_default="all cores")
+]
+TITLES = {"popularity": "popularity", "transitions": "item transitions", "cooccurrence": "item co-occurrence"}
+SHOWN = ("ndcg@5", "ndcg@10", "ndcg@20", "recall@5", "recall@10", "recall@20", "mrr@5", "mrr@10", "mrr@20")
+
+
+def evaluate(  # noqa: PLR0913, PLR0917 - one parameter per option
+    directory: ExportDirectory,
+    later: Annotated[
+        Path, typer.Argument(metavar="LATER", help="A log that is later than the export's training data.")
+    ],
+    history: Annotated[
+        Path | None, typer.Option("--history", metavar="FILE", help="The log before it, which gives histories only.")
+    ] = None,
+    targets: Annotated[
+        str, typer.Option("--targets", help="Events to predict: all, or each user's next or last.")
+    ] = "all",
+    device: ServingDevice = "auto",
+    threads: ServingThreads = 0,
+    user_column: UserColumn = None,
+    item_column: ItemColumn = None,
+    timestamp_column: TimeColumn = None,
+    format: FormatName = None,
+    separator: Separator = None,
+    header: Header = None,
+    no_quotes: NoQuotes = False,
+    skip_bad_rows: SkipBadRows = False,
+    time_unit: TimeUnitName = "auto",
+    drop_bad_times: DropBadTimes = False,
+    drop_missing: DropMissing = False,
+    as_json: Json = False,
+) -> None:
+    """Evaluate an exported model on later data.
+
+    Every event of LATER is predicted from all earlier events of its user, in LATER and in --history, and ranked in the
+    whole catalogue. Users count equally; intervals are 95 %, over users. Items that the model does not know count as
+    missed, and events without an earlier one are measured apart, as cold starts.
+
+    Example: virtualmle evaluate model december.csv --history until-november.csv
+    """
+    from ..data.hashing import sha256_of
+    from ..serving.evaluation import evaluate_export
+    from ..serving.later_events import later_events
+    from ..serving.layout import MANIFEST
+    from ..serving.recommender import Recommender, use_threads  # imports torch
+    from ..serving.sums import load_sums
+
+    reading = make_reading(
+        user_column, item_column, timestamp_column, format, separator, header, no_quotes, skip_bad_rows
+    )
+    cleaning = make_cleaning(drop_missing, drop_bad_times, time_unit)
+    use_threads(threads)
+    recommender = Recommender.load(directory, device)
+    logs = [read_events(file, reading, cleaning) if file else None for file in (later, history)]
+    assert logs[0] is not None
+    events = later_events(logs[0], logs[1], recommender.index, targets)  # type: ignore[arg-type]  # checked there
+    with targets_bar() as progress:
+        result = evaluate_export(recommender, load_sums(directory), events, progress).result
+    if as_json:
+        about = {"manifest_sha256": sha256_of(directory / MANIFEST), "targets": targets}
+        print(json.dumps({**about, **result.model_dump()}, indent=1))
+        return
+    print_result(result)
+
+
+def read_events(file: Path, reading: "Reading", cleaning: "Cleaning") -> "pl.DataFrame":
+    """The events of a log; its notes go to stderr. DataError names the columns' options as this command has them."""
+    from ..data.errors import DataError
+    from ..data.readers import read_log
+
+    try:
+        log = read_log(file, **vars(reading), cleaning=cleaning)
+    except DataError as error:  # its advice names the options of `data add`
+        raise DataError(re.sub(r"--(user|item|timestamp)\b", r"--\1-column", str(error))) from None
+    for note in log.notes:
+        print(f"note: {note}", file=sys.stderr)
+    return log.frame
+
+
+@contextmanager
+def targets_bar() -> Iterator[Callable[[int, int], None]]:
+    """A callback that shows on stderr how many targets are ranked."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("ranking"), BarColumn(), TextColumn("{task.completed:,} of {task.total:,} targets"),
+               TimeRemainingColumn())  # fmt: skip
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("targets", total=None, visible=False)
+
+        def progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, visible=True)
+
+        yield progress
+
+
+def print_result(result: "EvaluationResult") -> None:
+    """Print the tables of an evaluation, and what was counted."""
+    from rich.console import Console
+    from rich.table import Table
+
+    scorers = {"model": result.model} | {TITLES[name]: found for name, found in result.baselines.items()}
+    table = Table(title="Later targets, ranked in the whole catalogue; 95 % intervals over users")
+    for heading in ("figure", *scorers):
+        table.add_column(heading, justify="left" if heading == "figure" else "right")
+    for name in SHOWN:
+        table.add_row(name, *(str(found.metrics[name]) for found in scorers.values()))
+    table.add_row("coverage of top 10", *(f"{found.coverage:.1%}" for found in scorers.values()))
+    table.add_row("novelty of top 10, bits", *(f"{found.novelty:.2f}" for found in scorers.values()))
+    strata = Table(title="The model by kind of target")
+    for heading in ("targets are", "items", "targets", "users", "NDCG@10", "recall@10"):
+        strata.add_column(heading, justify="left" if heading == "targets are" else "right")
+    for stratum in result.strata:
+        numbers = ["" if stratum.num_items is None else f"{stratum.num_items:,}", f"{stratum.num_targets:,}"]
+        shown = [str(stratum.metrics[name]) if name in stratum.metrics else "" for name in ("ndcg@10", "recall@10")]
+        strata.add_row(stratum.name, *numbers, f"{stratum.num_users:,}", *shown)
+    console = Console()
+    console.print(table, strata)
+    print("\n".join([*_differences(result), *_counted(result)]))
+
+
+def _differences(result: "EvaluationResult") -> list[str]:
+    return [f"NDCG@10 of the model minus {TITLES[name]}: {found}" for name, found in result.differences.items()]
+
+
+def _counted(result: "EvaluationResult") -> list[str]:
+    counts = result.counts
+    lines = [
+        f"{counted(counts.targets, 'target')} of {counted(counts.users, 'user')}; of these targets, "
+        f"{counts.unknown_targets:,} are items that the model does not know (missed; {counts.unknown_items:,} items), "
+        f"{counts.unknown_histories:,} follow unknown items only (ranked by popularity), and "
+        f"{counts.repeated_targets:,} repeat an item of the history (ranked, but `recommend` leaves these out)",
+        f"not among the targets: {counted(counts.cold_starts, 'event')} without an earlier one of the user (cold "
+        f"starts); {counted(counts.cold_users, 'user')} of the later log without any target",
+    ]
+    if counts.in_both:
+        lines.append(f"{counted(counts.in_both, 'row')} of the later log are in --history, too: they are histories")
+    return lines

@@ -1,0 +1,230 @@
+"""A refit trains on all events in a process of the examiner, and never beside a session that must not know them."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import psutil
+import pytest
+import torch
+
+from tests.quick_home import quick_home
+from virtualmle.cli.app import main
+from virtualmle.data.demo import generate_demo
+from virtualmle.data.errors import SealError
+from virtualmle.data.prepared import PreparedDataset
+from virtualmle.examiner import refit_request
+from virtualmle.examiner.ledger import Ledger
+from virtualmle.examiner.refit import all_events
+from virtualmle.examiner.refit_request import OpenSession, RefitRequest, refit
+from virtualmle.examiner.request import looks
+from virtualmle.examiner.unseal import open_test
+from virtualmle.examiner.vault import Vault
+from virtualmle.models.priors import ScorePriors
+from virtualmle.serving.artifact import Export
+from virtualmle.tools.finalize import finalize
+from virtualmle.tools.open_session import open_session
+from virtualmle.tools.refit import open_sessions, plan_refit
+from virtualmle.tools.refit import refit_request as make_request
+from virtualmle.tools.run_trial import run_trial
+from virtualmle.tools.workspace import Settings, Workspace
+from virtualmle.tools.write_reflection import write_reflection
+from virtualmle.training.spec import read_result, read_spec
+from virtualmle.training.whole import train_whole
+
+SESSION = "demo-sasrec-1"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with a revealed session, whose selected trial has a transition prior."""
+    home = quick_home(tmp_path_factory.mktemp("refit") / "home")
+    ws = Workspace.open(home, settings=Settings(max_trials=2, threads=1))
+    session = open_session(ws, "demo", "sasrec").session
+    for changes in ({}, {"transition_weight": 4.0}):
+        trial = run_trial(ws, session, changes).trial
+        write_reflection(ws, session, trial, helped="unclear", dimension="scoring", lesson="counts are cheap")
+    finalize(ws, session, "transitions carry this dataset", confirm=True)
+    ws.close()
+    return home
+
+
+@pytest.fixture
+def home(finished: Path, tmp_path: Path) -> Path:
+    """A copy that a test may change."""
+    shutil.copytree(finished, tmp_path / "home")
+    return tmp_path / "home"
+
+
+def export(*arguments: str | Path) -> int:
+    """Run the command in this process; returns its exit code."""
+    with pytest.raises(SystemExit) as ended:
+        main(["export", *map(str, arguments)])
+    return int(ended.value.code or 0)
+
+
+def request_of(home: Path, destination: Path) -> RefitRequest:
+    ws = Workspace.open(home)
+    with ws.memory:
+        plan = plan_refit(ws, SESSION)
+        return make_request(
+            ws, plan, "# A card\n", str(destination), overwrite=False, device=None, threads=1, key_file=None
+        )
+
+
+def dataset_of(home: Path) -> Path:
+    return home / ".virtualmle" / "data" / "demo"
+
+
+def in_memory(home: Path) -> PreparedDataset:
+    """All events of the demo dataset, as the refit trains on them."""
+    dataset = PreparedDataset.load(dataset_of(home))
+    key = Vault(home).private_key()
+    return all_events(dataset, open_test(dataset_of(home), key, dataset.dataset_id, dataset.num_users))
+
+
+def files_below(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_the_events_are_those_of_the_raw_log_with_each_users_last_two_events(home: Path) -> None:
+    events = in_memory(home)
+    user_ids, item_ids = (
+        pl.read_parquet(dataset_of(home) / f"{name}_ids.parquet")["original_id"].to_list() for name in ("user", "item")
+    )
+    log = generate_demo().sort("timestamp", maintain_order=True)
+    for user in (0, 1, len(user_ids) - 1):
+        mine = log.filter((pl.col("user") == user_ids[user]) & pl.col("item").is_in(item_ids)).tail(50)
+        part = slice(events.offsets[user], events.offsets[user + 1])
+        assert [item_ids[item] for item in events.items[part]] == mine["item"].to_list()
+        assert events.timestamps[part].tolist() == mine["timestamp"].to_list()
+
+
+def test_weights_priors_and_counts_are_of_all_events_and_the_card_says_which_figures_are_whose(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export(SESSION, tmp_path / "model", "--refit", "--threads", "1", "--home", home, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["trained_on"] == "all events"
+    found, events = Export.load(tmp_path / "model"), in_memory(home)
+    assert found.config.trained_on == "all events"
+    (member,) = found.members
+    trial = home / ".virtualmle" / "sessions" / SESSION / member.trial.split("/")[1]
+    result = read_result(trial)
+    assert result is not None
+    torch.set_num_threads(1)
+    expected = train_whole(member.config, events, read_spec(trial).seed, torch.device("cpu"), result.best_epoch)
+    for name, weights in expected.named_parameters():
+        torch.testing.assert_close(dict(member.model.named_parameters())[name], weights, rtol=0, atol=0)
+    priors = ScorePriors.from_dataset(events, member.config)
+    assert priors is not None and priors.transition is not None and found.priors is not None
+    assert found.priors.transition is not None
+    torch.testing.assert_close(found.priors.transition.values, priors.transition.values)
+    assert found.counts.sum() == len(events.items)
+    card = (tmp_path / "model" / "MODEL_CARD.md").read_text()
+    assert "## Figures of the examined model, not of this one" in card
+    assert "has no figures" in card and "test events" in card
+    assert "Trained on the train part only" not in card
+
+
+def test_nothing_is_written_but_the_export_and_the_entry_in_the_ledger(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    before, looked = files_below(home), looks(home)
+    assert export(SESSION, tmp_path / "model", "--refit", "--threads", "1", "--home", home) == 0
+    after = files_below(home)
+    changed = {name for name in before | after if before.get(name) != after.get(name)}
+    assert changed <= {".virtualmle/vault/looks.db", "memory.db", "memory.db-wal", "memory.db-shm"}
+    assert not any(temporary.iterdir())
+    assert {path.name for path in tmp_path.iterdir()} == {"home", "tmp", "model"}
+    assert looks(home) == looked
+    (row,) = Ledger(Vault(home).directory).refits()
+    assert (row.session, row.fingerprint) == (SESSION, looked[0].fingerprint)
+    assert export(SESSION, tmp_path / "again", "--refit", "--threads", "1", "--home", home) == 0
+    assert files_below(tmp_path / "again") == files_below(tmp_path / "model")
+    assert len(Ledger(Vault(home).directory).refits()) == 2
+
+
+def test_a_session_that_is_not_revealed_and_one_beside_an_open_session_are_refused(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ws = Workspace.open(home)
+    other = open_session(ws, "demo", "hstu").session
+    run_trial(ws, other, {})
+    ws.close()
+    assert export(other, tmp_path / "model", "--refit", "--home", home) == 1
+    assert f"session {other} is open; a refit trains on the test events" in capsys.readouterr().err
+    assert export(SESSION, tmp_path / "model", "--refit", "--home", home) == 1
+    assert f"session {other} on the same data is open" in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
+    assert Ledger(Vault(home).directory).refits() == []
+
+
+def test_an_open_session_on_the_same_log_under_another_name_and_other_options_is_recognised(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = generate_demo()
+    log.write_csv(tmp_path / "log.csv")
+    with pytest.raises(SystemExit):
+        main(["data", "add", "renamed", str(tmp_path / "log.csv"), "--max-events", "20", "--home", str(home)])
+    ws = Workspace.open(home)
+    other = open_session(ws, "renamed", "sasrec").session
+    ws.close()
+    assert export(SESSION, tmp_path / "model", "--refit", "--home", home) == 1
+    assert f"session {other} is open, and test events of it are among the events" in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
+    assert Ledger(Vault(home).directory).refits() == []
+
+
+def test_a_session_that_is_opened_during_the_training_keeps_the_export_from_being_written(
+    home: Path, tmp_path: Path
+) -> None:
+    answers = iter([[], [OpenSession(session="demo-hstu-9", dataset_dir=str(dataset_of(home)))]])
+    with pytest.raises(SealError, match="demo-hstu-9 is open"):
+        refit(request_of(home, tmp_path / "model"), lambda: next(answers))
+    assert {path.name for path in tmp_path.iterdir()} == {"home"}
+
+
+def test_an_interruption_ends_the_process_and_leaves_no_half_export(home: Path, tmp_path: Path) -> None:
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        refit(request_of(home, tmp_path / "model"), list, interrupt)
+    assert {path.name for path in tmp_path.iterdir()} == {"home"}
+    running = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline", "ppid"])
+               if process.info["ppid"] == os.getpid()]  # fmt: skip
+    assert not any(refit_request.MODULE in line for line in running)
+
+
+def test_a_process_whose_command_is_gone_ends_without_an_export(home: Path, tmp_path: Path) -> None:
+    request = request_of(home, tmp_path / "model")
+    lines = [request.model_dump_json(), refit_request.Publish(open_sessions=[]).model_dump_json()]
+    ended = subprocess.run(
+        [sys.executable, "-P", "-m", refit_request.MODULE],
+        check=False,
+        input="\n".join(lines) + "\n",
+        capture_output=True,
+        text=True,
+    )
+    assert '"stage":"trained"' in ended.stdout and '"stage":"written"' not in ended.stdout
+    assert ended.returncode != 0
+    assert not (tmp_path / "model").exists()
+
+
+def test_every_open_session_is_checked_whatever_its_dataset_is(home: Path) -> None:
+    ws = Workspace.open(home)
+    session = open_session(ws, "demo", "hstu").session
+    assert [(each.session, each.dataset_dir) for each in open_sessions(ws)] == [(session, str(dataset_of(home)))]
+    ws.close()
