@@ -110,7 +110,7 @@ class Export:
             Member(each.trial, files.model(each), files.trial_config(each.config)) for each in config.members
         )
         items = files.item_ids()
-        if not len(items) == len(tables[COUNTS]) == num_items:
+        if COUNTS not in tables or not len(items) == len(tables[COUNTS]) == num_items:
             raise ExportError(f"{str(directory)!r} is damaged: its tables differ in their number of items")
         return cls(config, members, items, _priors_of(tables, scoring), tables[COUNTS].numpy(), files.manifest)
 

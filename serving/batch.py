@@ -25,6 +25,7 @@ from ..data.hashing import sha256_of
 from ..data.interactions import STRICT, Cleaning
 from ..data.locks import take_lock
 from ..data.reading import Reading
+from .engine import list_length
 from .log_histories import COUNTS, LogCounts, LogHistories, read_log_histories
 from .recommender import Recommender
 from .results import Recommendations
@@ -100,7 +101,8 @@ def recommend_user(
     histories = _read(recommender, log, options)
     position = histories.position(user)
     of_user = histories.part(position, position + 1)
-    numbers, scores = recommender.top(*of_user, k=options.k, allowed=allowed, mask_seen=options.mask_seen)
+    k = list_length(options.k, recommender.num_items)
+    numbers, scores = recommender.top(*of_user, k=k, allowed=allowed, mask_seen=options.mask_seen)
     found = numbers[0] != NO_ITEM
     items = tuple(recommender.index.originals(numbers[0][found]))
     by_popularity = not len(of_user.items)
@@ -117,7 +119,8 @@ def _score(
 ) -> pl.DataFrame:
     """The rows of users first..last-1."""
     of_users = histories.part(first, last)
-    numbers, scores = recommender.top(*of_users, k=options.k, allowed=allowed, mask_seen=options.mask_seen)
+    k = list_length(options.k, recommender.num_items)
+    numbers, scores = recommender.top(*of_users, k=k, allowed=allowed, mask_seen=options.mask_seen)
     users, ranks = np.nonzero(numbers != NO_ITEM)
     return pl.DataFrame(
         {

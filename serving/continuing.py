@@ -57,6 +57,7 @@ def continue_export(
     """
     check_destination(destination, overwrite=overwrite)
     export, sums = Export.load(directory), load_sums(directory)
+    parent_card = _card(directory)  # read before the training, because it may be missing
     log, _ = collapse_duplicates(log)
     held_out = later_events(log, None, ItemIndex(export.items), "last")
     before = evaluate_export(Recommender(export, device), sums, held_out)
@@ -67,9 +68,19 @@ def continue_export(
     after = _evaluated(contents, log, device)
     difference = figure(after.user_ndcg10 - before.user_ndcg10)
     result = Continued(before.result, after.result, difference, len(items) - len(export.items), len(events.items))
-    card = continued_card(result, options, (directory / CARD).read_text(encoding="utf-8"), contents.parent or "")
+    card = continued_card(result, options, parent_card, contents.parent or "")
     write_export(destination, contents.with_card(card), overwrite=overwrite)
     return result
+
+
+def _card(directory: Path) -> str:
+    try:
+        return (directory / CARD).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ExportError(
+            f"{CARD} in {str(directory)!r} cannot be read ({error}), and the new card contains it; restore it, "
+            "or write another text file of that name"
+        ) from None
 
 
 def extended_ids(old: pl.Series, log: pl.DataFrame, held_out: LaterEvents) -> pl.Series:

@@ -213,7 +213,15 @@ def _without_empty(histories: Histories, filled: NDArray[np.bool_]) -> Histories
     return histories._replace(offsets=np.concatenate(([0], np.cumsum(lengths))))
 
 
+def list_length(k: int, num_items: int) -> int:
+    """The number of items in a list of the `k` best of `num_items`. ExportError unless k is a positive whole number."""
+    _check_k(k)
+    return min(k, num_items)
+
+
 def _check_k(k: int) -> None:
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)):
+        raise ExportError(f"k={k!r:.60} is not a whole number; ask for at least one item")
     if k < 1:
         raise ExportError(f"k={k} is not positive; ask for at least one item")
 

@@ -1,6 +1,6 @@
 """Histories as callers write them: one list of original ids or a list of such lists, with times or without."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -13,6 +13,7 @@ from ..data.errors import ExportError
 from .item_index import ItemIndex
 
 LISTS = (list, tuple, np.ndarray, pl.Series)
+MAX_SECONDS = 2**62  # of a time
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ def read_histories(histories: Iterable[Any], times: Iterable[Any] | None, index:
     rows, single = _rows(histories)
     lengths = np.array([len(row) for row in rows], dtype=np.int64)
     ids = [each for row in rows for each in row]
+    if not all(isinstance(each, Hashable) for each in ids):
+        raise ExportError("an item id is a string or a number; a history is a list of ids, and a batch a list of histories")
     found, users = index.find(ids), np.repeat(np.arange(len(rows)), lengths)
     seconds = None if times is None else _seconds(times, rows, single)
     unknown: list[dict[Any, None]] = [{} for _ in rows]
@@ -78,6 +81,9 @@ def _second(time: Any) -> int:
     if isinstance(time, datetime):
         return int((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp())
     try:
-        return int(time)
+        second = int(time)
     except (TypeError, ValueError, OverflowError):
         raise ExportError(f"a time is a number of seconds or a datetime, not {time!r:.60}") from None
+    if abs(second) >= MAX_SECONDS:
+        raise ExportError(f"a time is a number of seconds since 1970, and {time!r:.60} is too large for one")
+    return second

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from .. import __version__
 
@@ -54,7 +54,7 @@ class ExportConfig(_Content):
     """config.json. The scores are the mean of the members' z-scores (of one member, its scores) plus the priors."""
 
     format_version: int = FORMAT_VERSION
-    members: tuple[MemberConfig, ...]  # 1 to MAX_MEMBERS
+    members: tuple[MemberConfig, ...] = Field(min_length=1)  # at most MAX_MEMBERS
     scoring: dict[str, Any]  # the scoring knobs of the exported trial
     num_items: int
     dataset: DatasetOfExport

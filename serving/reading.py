@@ -53,7 +53,10 @@ class ExportFiles:
 
     def item_ids(self) -> pl.Series:
         """The original ids of the items, in their order."""
-        return pl.read_parquet(BytesIO(self.contents[ITEMS]))[ORIGINAL_ID]
+        try:
+            return pl.read_parquet(BytesIO(self.contents[ITEMS]))[ORIGINAL_ID]
+        except pl.exceptions.PolarsError:
+            raise _damaged(self.directory, f"{ITEMS} holds no column {ORIGINAL_ID}") from None
 
     def model(self, member: MemberConfig) -> SequenceModel:
         """The model of a member, on the CPU in evaluation mode."""

@@ -20,7 +20,7 @@ from ..data.errors import ExportError, MachineError
 from ..data.histories import Histories
 from ..training.ranking import Ranks
 from .artifact import Export
-from .engine import Engine
+from .engine import Engine, list_length
 from .histories import ReadHistories, read_histories
 from .item_index import Ids, ItemIndex
 from .results import RecommendationBatch, Recommendations
@@ -78,7 +78,7 @@ class Recommender:
         """
         read = read_histories(history, times, self.index)
         allowed, unknown = self._allowed(candidates, exclude)
-        numbers, scores = self.engine.top(_arrays(read), k, allowed, mask_seen)
+        numbers, scores = self.engine.top(_arrays(read), list_length(k, self.num_items), allowed, mask_seen)
         rows = [(row[row != NO_ITEM], of_row[row != NO_ITEM]) for row, of_row in zip(numbers, scores, strict=True)]
         return self._results(read, rows, unknown)
 
@@ -147,6 +147,8 @@ class Recommender:
 
     def _known(self, ids: Iterable[Any]) -> tuple[NDArray[np.int32], list[Any]]:
         """The numbers of the known ids, and the unknown ids."""
+        if isinstance(ids, (str, bytes)):
+            raise ExportError(f"items are given as a list of ids, not as {ids!r:.60}; write [{ids!r:.60}]")
         given = list(ids)
         numbers = self.index.find(given)
         return numbers[numbers >= 0], [each for each, number in zip(given, numbers, strict=True) if number < 0]

@@ -1,5 +1,6 @@
 """The requests of the endpoint as JSON objects, and their limits. Not covered: HTTP and the answers."""
 
+import math
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -17,6 +18,8 @@ MAX_SECONDS = 2**62  # of a time
 def _id(value: Any) -> str | int | float:
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise ValueError("an item id is a string or a number")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("an item id is a string or a finite number")  # the answer would name it, which JSON cannot
     return value
 
 

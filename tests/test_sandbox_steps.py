@@ -51,6 +51,13 @@ def test_a_bundle_gives_estimated_shares_unless_the_reverse_was_measured() -> No
     assert found["norm", "rms", DEFAULT.norm].delta == pytest.approx(-0.001)
 
 
+def test_an_ensemble_and_what_is_scored_over_it_make_no_steps() -> None:
+    up = trial(2, {"lr": 1e-3}, NDCG + 0.036)
+    ensemble = trial(3, {"ensemble": "t001+t002"}, NDCG + 0.04, base=up)
+    over = trial(4, {"transition_weight": 8.0}, NDCG + 0.05, base=ensemble)
+    assert list(steps_by_ends([FIRST, up, ensemble, over])) == [("lr", DEFAULT.lr, 1e-3)]
+
+
 def test_a_session_without_a_finished_trial_has_no_steps() -> None:
     assert knob_steps([], DEFAULT) == []
 

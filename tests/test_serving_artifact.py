@@ -1,5 +1,6 @@
 """The files of an export: equal for equal contents, complete or refused, replaced as a whole, and about no user."""
 
+import hashlib
 import json
 import os
 import threading
@@ -115,6 +116,17 @@ def test_a_manifest_of_another_version_or_of_other_files_is_refused(change: dict
     manifest = json.loads((written / MANIFEST).read_bytes())
     (written / MANIFEST).write_text(json.dumps(manifest | change))
     with pytest.raises(ExportError, match=message):
+        Export.load(written)
+
+
+@pytest.mark.parametrize("content", [b"junk", b'{"format_version": 1, "members": []}'])
+@pytest.mark.parametrize("name", ["config.json", "items.parquet", "priors.safetensors", "model.safetensors"])
+def test_a_foreign_file_is_refused_even_if_the_manifest_has_its_hash(content: bytes, name: str, written: Path):
+    (written / name).write_bytes(content)
+    manifest = json.loads((written / "manifest.json").read_text())
+    manifest["files"][name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    (written / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ExportError, match="is damaged"):
         Export.load(written)
 
 

@@ -1,6 +1,7 @@
 """Training of an export goes on with new events: new items are recommended, old ones keep their numbers and counts."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -174,6 +175,18 @@ def test_bad_requests_write_nothing(exported, log, tmp_path) -> None:
     with pytest.raises(ExportError, match="epochs=0"):
         ContinueOptions(epochs=0)
     assert not any(tmp_path.iterdir())
+
+
+def test_an_export_without_its_card_is_refused_before_the_training(exported, log, tmp_path) -> None:
+    without = tmp_path / "without"
+    shutil.copytree(exported, without)
+    (without / "MODEL_CARD.md").unlink()
+
+    def never(done: int, total: int) -> None:
+        raise AssertionError("trained")
+
+    with pytest.raises(ExportError, match="MODEL_CARD.md in .* cannot be read"):
+        continue_export(without, log, tmp_path / "new", ContinueOptions(), progress=never)
 
 
 def test_the_command_says_what_has_changed(exported, log, tmp_path, monkeypatch) -> None:

@@ -110,6 +110,8 @@ def test_the_options_of_a_request_mean_what_they_mean_in_the_library(served, rec
         (b'{"history": ["a"], "histories": [["a"]]}', 422, "give either history"),
         (b'{"history": [["a"]]}', 422, "history.0: an item id is a string or a number"),
         (b'{"history": [true]}', 422, "an item id is a string or a number"),
+        (b'{"history": [NaN]}', 422, "a string or a finite number"),
+        (b'{"history": [1e999]}', 422, "a string or a finite number"),
         (b'{"history": ["a"], "k": 0}', 422, "k: "),
         (b'{"history": ["a"], "k": 1001}', 422, "1000"),
         (b'{"history": ["a"], "top": 3}', 422, "top: "),

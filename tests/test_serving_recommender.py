@@ -239,6 +239,10 @@ def test_times_sort_a_history_and_reach_a_model_that_reads_them(demo, demo_dir, 
         pytest.param({"history": "item-7"}, "a list of item ids", id="a bare string"),
         pytest.param({"history": [["a"], "b"]}, "mixed", id="a batch with an id in it"),
         pytest.param({"history": ["a"], "k": 0}, "k=0 is not positive", id="no items"),
+        pytest.param({"history": ["a"], "k": 1.5}, "k=1.5 is not a whole number", id="half an item"),
+        pytest.param({"history": [[["a"]]]}, "a batch a list of histories", id="nested too deeply"),
+        pytest.param({"history": ["a"], "times": [2**63]}, "too large", id="a time beyond int64"),
+        pytest.param({"history": ["a"], "exclude": "b"}, "given as a list of ids", id="a string of excluded items"),
         pytest.param({"history": ["a", "b"], "times": [1]}, "2 items and 1 times", id="a time is missing"),
         pytest.param({"history": [["a"], ["b"]], "times": [[1]]}, "2 histories", id="a history has no times"),
         pytest.param({"history": ["a"], "times": ["noon"]}, "number of seconds", id="a time in words"),
@@ -297,3 +301,7 @@ def test_results_print_as_tables_and_escape_ids_in_notebooks():
     assert found[0].item == "<b>" and [each.score for each in found] == [2.5, -1.25]
     batch = RecommendationBatch((found,) * 25)
     assert "… and 5 more histories" in str(batch) and batch._repr_html_().count("<tr>") == 21
+
+
+def test_a_list_is_not_longer_than_the_catalogue_however_large_k_is(shop):
+    assert len(shop.recommend(["a"], k=10**12, mask_seen=False)) == shop.num_items
