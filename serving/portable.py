@@ -69,7 +69,7 @@ class PortableEncoder(nn.Module):
         torch._check(width <= self.max_len)
         first = (lengths - self.max_len).clamp(min=0)
         columns = (first[:, None] + torch.arange(width)).clamp(max=histories.shape[1] - 1)
-        filled = torch.arange(width) < kept[:, None]
+        filled = torch.arange(width) < lengths[:, None]  # also False for the one token that an empty history gets
         items = histories.gather(1, columns).masked_fill(~filled, 0)
         moments = None if times is None else times.gather(1, columns)
         plan = PaddedPlan.of_rows(kept, width, moments)
@@ -145,5 +145,5 @@ def _as_convolution(layer: FrequencyFilter) -> ShortConvolution:
     same = ShortConvolution(config)
     same.norm = layer.norm
     response = torch.fft.irfft(torch.view_as_complex(layer.spectrum), n=config.max_len, dim=0, norm="ortho")
-    same.taps = nn.Parameter(response, requires_grad=False)
+    same.taps = nn.Parameter(response.contiguous(), requires_grad=False)  # torch.export.save wants whole storages
     return same.eval()
