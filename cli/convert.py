@@ -16,7 +16,7 @@ def convert(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="An export, as `virtualmle export` writes it.")],
     onnx: Annotated[bool, typer.Option("--onnx", help="Add model.onnx, for ONNX Runtime and others.")] = False,
     torch_export: Annotated[
-        bool, typer.Option("--torch-export", help="Add model.pt2, for torch; it holds pickled tensors.")
+        bool, typer.Option("--torch-export", help="Add model.pt2, for torch.export.load.")
     ] = False,
     as_json: Json = False,
 ) -> None:

@@ -78,6 +78,7 @@ def _exported(model: PortableModel) -> ExportedProgram:
 
 
 def _pt2(program: ExportedProgram) -> bytes:
+    program.example_inputs = None  # the one part of the file that torch would pickle
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
     return buffer.getvalue()
@@ -147,7 +148,7 @@ def graph_section(model: PortableModel, export: Export, names: Sequence[str]) ->
         "\n\n"
     )  # fmt: skip
     versions = {PT2: f"torch.export of torch {metadata.version('torch')}", ONNX: f"ONNX, opset {OPSET}"}
-    warning = PICKLE if PT2 in names else ""
+    warning = TRUST if PT2 in names else ""
     listed = " and ".join(f"`{name}` ({versions[name]})" for name in names)
     return f"""{HEADING}
 
@@ -175,8 +176,9 @@ A history of length 0 gets the items with most events. Equal scores are in no pa
 {warning}"""
 
 
-PICKLE = f"""
-`{PT2}` holds pickled tensors, as torch writes them: load it only from a source that you trust.
+TRUST = f"""
+`{PT2}` was written without pickled parts, but `torch.export.load` would read such parts in a forged file. Before loading one that
+has travelled, compare its SHA-256 with `manifest.json`.
 """
 
 

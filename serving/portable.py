@@ -87,6 +87,8 @@ class PortableModel(nn.Module):
         self.encoders = nn.ModuleList(PortableEncoder(model) for model in models)
         factors = [ItemFactors(encoder.model.items.catalogue()) for encoder in self.encoders]
         self.register_buffer("item_vectors", joint_factors(factors).vectors.clone())
+        for encoder in self.encoders:
+            encoder.model.items.untied = None  # the output table is in item_vectors
         self.register_buffer("counts", counts.to(torch.float32))
         for position, each in enumerate(factors if len(models) > 1 else []):
             self.register_buffer(f"covariance_{position}", each.centred.T @ each.centred / each.num_items)
