@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 def convert(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="An export, as `virtualmle export` writes it.")],
     onnx: Annotated[bool, typer.Option("--onnx", help="Add model.onnx, for ONNX Runtime and others.")] = False,
-    torch_export: Annotated[
-        bool, typer.Option("--torch-export", help="Add model.pt2, for torch.export.load.")
-    ] = False,
+    torch_export: Annotated[bool, typer.Option("--torch-export", help="Add model.pt2, for torch.export.load.")] = False,
     as_json: Json = False,
 ) -> None:
     """Add the model of an export to it as ONNX or as a torch.export program.

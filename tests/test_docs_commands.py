@@ -9,9 +9,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 import typer
-from tests.quick_home import environment, quick_home
 
 import virtualmle
+from tests.quick_home import environment, quick_home
 from virtualmle.cli.app import app, main
 
 DOCS = Path(virtualmle.__file__).parent / "docs"

@@ -165,7 +165,8 @@ RUN = {
 def without_virtualmle(file: Path, inputs: dict[str, np.ndarray], folder: Path) -> dict[str, np.ndarray]:
     """The outputs of a graph in a process that cannot import virtualmle (nor torch, for ONNX)."""
     body = "\n".join(line.strip() for line in RUN[file.name].splitlines())
-    program = f"import sys\nsys.modules['virtualmle'] = None\nimport numpy as np\ninputs = np.load(sys.argv[2])\n{body}\n"
+    program = "import sys\nsys.modules['virtualmle'] = None\nimport numpy as np\ninputs = np.load(sys.argv[2])\n"
+    program += body + "\n"
     np.savez(folder / "inputs.npz", **inputs)
     program += "np.savez(sys.argv[3], **{name: np.asarray(each) for name, each in outputs.items()})\n"
     arguments = [str(file), str(folder / "inputs.npz"), str(folder / "outputs.npz")]
