@@ -27,7 +27,7 @@ from .log_options import (
 from .options import Json
 
 if TYPE_CHECKING:
-    from ..serving.continuing import Continued
+    from ..serving.continuation import Continued
 
 SHOWN = ("ndcg@10", "recall@10", "mrr@10")
 
@@ -62,7 +62,8 @@ def continue_training(  # noqa: PLR0913, PLR0917 - one parameter per option
 
     Example: virtualmle continue model december.csv --out model-december
     """
-    from ..serving.continuing import ContinueOptions, continue_export
+    from ..serving.continuation import ContinueOptions
+    from ..serving.continuing import continue_export
     from ..serving.recommender import device_of, use_threads  # imports torch
 
     reading = make_reading(

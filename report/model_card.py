@@ -166,8 +166,8 @@ def _all_events(dataset: Manifest) -> str:
     )
     return (
         f"Trained on all events (`--refit`): train, validation and test.{later} Weights, score priors and counts "
-        "depend on the test events. Keep this directory from agents that tune on the same data: they could read test events "
-        "from it."
+        "depend on the test events. Keep this directory from agents that tune on the same data: they could read test "
+        "events from it."
     )
 
 

@@ -1,16 +1,12 @@
 """The model card of a continued export: what was added to which export, and the figures before and after."""
 
-from typing import TYPE_CHECKING
-
+from .continuation import Continued, ContinueOptions
 from .evaluation_result import METRICS, EvaluationResult
-
-if TYPE_CHECKING:
-    from .continuing import Continued, ContinueOptions
 
 TITLE = "# Card of the export that training was continued from"
 
 
-def continued_card(continued: "Continued", options: "ContinueOptions", parent_card: str, parent: str) -> str:
+def continued_card(continued: Continued, options: ContinueOptions, parent_card: str, parent: str) -> str:
     """The card, which ends with the card of the parent; `parent` is the SHA-256 of the parent's manifest.json."""
     counts = continued.after.counts
     lr = f"learning rate {options.lr:g}" if options.lr is not None else "half the learning rate of each member's trial"

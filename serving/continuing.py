@@ -10,9 +10,8 @@ an old and a new event of one user are not counted.
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -27,9 +26,9 @@ from ..models.config import TrialConfig
 from ..models.prior_sums import Events
 from ..training.trainer import Training
 from .artifact import Contents, Export, Member, check_destination, write_export
+from .continuation import Continued, ContinueOptions
 from .continued_card import continued_card
 from .evaluation import Evaluation, evaluate_export, figure
-from .evaluation_result import EvaluationResult, Figure
 from .item_index import ItemIndex, as_text, typed_ids
 from .later_events import LaterEvents, by_user_and_time, later_events
 from .layout import CARD, MANIFEST
@@ -37,40 +36,8 @@ from .new_items import extended_table
 from .recommender import Recommender
 from .sums import ExportSums, load_sums
 
-DEFAULT_EPOCHS = 3
-LR_SHARE = 0.5  # of the trial's learning rate, as a default
-
 Progress = Callable[[int, int], None]
 """`progress(done, total)` is called with epochs."""
-
-
-@dataclass(frozen=True)
-class ContinueOptions:
-    """How training goes on; schedule, warm-up and weight averaging of the trial are not used."""
-
-    epochs: int = DEFAULT_EPOCHS
-    lr: float | None = None  # None = LR_SHARE of the learning rate of each member's trial
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise ExportError(f"epochs={self.epochs} is not positive; {DEFAULT_EPOCHS} is usual")
-
-    def of_member(self, config: TrialConfig) -> TrialConfig:
-        """The configuration of a member with these options."""
-        lr = config.lr * LR_SHARE if self.lr is None else self.lr
-        changes = {"epochs": self.epochs, "lr": lr, "schedule": "constant", "warmup_epochs": 0.0, "ema_decay": 0.0}
-        return TrialConfig(**{**config.model_dump(), **changes})
-
-
-class Continued(NamedTuple):
-    """What a continuation has done."""
-
-    before: EvaluationResult  # of the old export, on the held-out events
-    after: EvaluationResult  # of the new one, on the same events
-    difference: Figure  # NDCG@10 after minus before, paired over users
-    num_new_items: int
-    num_events: int  # that were trained on
 
 
 def continue_export(
@@ -166,7 +133,7 @@ def _dataset(events: Events, num_items: int) -> PreparedDataset:
         options=PrepareOptions(), profile={}, files={},
     )  # fmt: skip
     none: NDArray[np.int64] = np.empty(0, np.int64)
-    arrays = {
+    arrays: dict[str, NDArray[Any]] = {
         "items": events.items, "offsets": events.offsets, "timestamps": events.timestamps,
         "valid_items": none.astype(np.int32), "valid_timestamps": none,
     }  # fmt: skip

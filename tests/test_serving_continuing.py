@@ -19,7 +19,8 @@ from virtualmle.models.config import make_config
 from virtualmle.models.prior_sums import Events
 from virtualmle.models.priors import PriorTables
 from virtualmle.serving.artifact import Export, write_export
-from virtualmle.serving.continuing import ContinueOptions, continue_export
+from virtualmle.serving.continuation import ContinueOptions
+from virtualmle.serving.continuing import continue_export
 from virtualmle.serving.evaluation import evaluate_export
 from virtualmle.serving.later_events import later_events
 from virtualmle.serving.new_items import extended_table
