@@ -162,7 +162,7 @@ The model as a graph of plain operators on the CPU, for any number of users, tok
 {times}
 | output | type | |
 |---|---|---|
-| `items` | int64 (users, k) | numbers of the best items, without those of the history; number n is row n of `items.parquet` |
+| `items` | int64 (users, k) | the best items outside the history; number n is row n of `items.parquet` |
 | `scores` | float32 (users, k) | their scores; -inf where a history leaves fewer than k items |
 | `vectors` | float32 (users, {width}) | user vectors for `item_vectors.npy` |
 
@@ -172,13 +172,13 @@ A history of length 0 gets the items with most events. Equal scores are in no pa
 
 - score priors and `fusion = rerank`: they add rows of large sparse tables, whose number depends on each history;
 - original ids: strings are looked up outside (`items.parquet`);
-- the packed layout and the CUDA kernels of the library: they depend on the data and on Triton; histories are padded rows here.
+- the packed layout and the CUDA kernels: they depend on the data and on Triton. Histories are padded rows here.
 {warning}"""
 
 
 TRUST = f"""
-`{PT2}` was written without pickled parts, but `torch.export.load` would read such parts in a forged file. Before loading one that
-has travelled, compare its SHA-256 with `manifest.json`.
+`{PT2}` was written without pickled parts, but `torch.export.load` would read them in a forged file. Before loading a
+copy, compare its SHA-256 with `manifest.json`.
 """
 
 

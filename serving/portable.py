@@ -134,7 +134,7 @@ class PortableModel(nn.Module):
 
 
 def _without_transforms(model: SequenceModel) -> SequenceModel:
-    """The model with the impulse response of each frequency filter as a constant, in place: ONNX lacks this transform."""
+    """The model with the impulse response of each frequency filter as a constant, in place, for ONNX."""
     for block in model.blocks:
         for position, layer in enumerate(block.local_mixing):
             if isinstance(layer, FrequencyFilter):

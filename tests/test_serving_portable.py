@@ -1,4 +1,4 @@
-"""The graphs of an export against the packed model: over every knob of the architecture, and as files of two formats."""
+"""The graphs of an export against the packed model: every knob of the architecture, and two file formats."""
 
 import json
 import subprocess
