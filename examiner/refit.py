@@ -84,7 +84,7 @@ def all_events(dataset: PreparedDataset, targets: Targets) -> PreparedDataset:
     before, users = dataset.visible_histories(), targets.users
     assert before.times is not None
     added = np.bincount(users, minlength=dataset.num_users)
-    arrays = {
+    arrays: dict[str, NDArray[Any]] = {
         "items": np.insert(before.items, before.offsets[1:][users], targets.items[users]),
         "timestamps": np.insert(before.times, before.offsets[1:][users], targets.timestamps[users]),
         "offsets": before.offsets + np.concatenate(([0], np.cumsum(added))),

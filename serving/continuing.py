@@ -11,6 +11,7 @@ an old and a new event of one user are not counted.
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -132,7 +133,7 @@ def _dataset(events: Events, num_items: int) -> PreparedDataset:
         options=PrepareOptions(), profile={}, files={},
     )  # fmt: skip
     none: NDArray[np.int64] = np.empty(0, np.int64)
-    arrays = {
+    arrays: dict[str, NDArray[Any]] = {
         "items": events.items, "offsets": events.offsets, "timestamps": events.timestamps,
         "valid_items": none.astype(np.int32), "valid_timestamps": none,
     }  # fmt: skip

@@ -140,4 +140,5 @@ def _chosen(positions: Ints, users: Ints, targets: Targets) -> Ints:
         return positions
     of_users = users[positions]
     edge = np.diff(of_users, prepend=-1) if targets == "next" else np.diff(of_users, append=-1)
-    return positions[edge != 0]
+    chosen: Ints = positions[edge != 0]
+    return chosen

@@ -36,7 +36,7 @@ def extended_table(table: Tensor, items: NDArray[np.int64], offsets: NDArray[np.
 
 def _means(rows: Tensor, items: Tensor, neighbours: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """The distinct items, and the vectors that their neighbours give them."""
-    distinct, owners = items.unique(return_inverse=True)
+    distinct, owners = torch.unique(items, return_inverse=True)
     totals = torch.zeros(len(distinct)).index_add_(0, owners, weights)
     weighted = rows[neighbours] * weights[:, None]
     means = torch.zeros(len(distinct), rows.shape[1]).index_add_(0, owners, weighted) / totals[:, None]
