@@ -232,10 +232,10 @@ def text_of(record: Row) -> str:
         for name in ("batch", "rectools"):
             row = record.get(name)
             if row and "error" not in row:
-                figures = [row["users_per_second"], row["users_per_processor_second"], row["peak_mb"]]
+                keys = ("users_per_second", "users_per_processor_second", "peak_mb")
+                figures = " | ".join(f"{row[key]:,.0f}" for key in keys)
                 label = "virtualmle" if name == "batch" else f"RecTools {row['versions']['rectools']}"
-                cells = [label, f"{row['users']:,}", f"{row['seconds']:.1f}", *(f"{x:,.0f}" for x in figures)]
-                lines.append(f"| {' | '.join(cells)} |")
+                lines.append(f"| {label} | {row['users']:,} | {row['seconds']:.1f} | {figures} |")
     if "endpoint" in record:
         lines += ["", "| endpoint | clients | p50 ms | p99 ms | requests/s | processor ms of the server per request |",
                   "|---|--:|--:|--:|--:|--:|"]  # fmt: skip

@@ -1,6 +1,7 @@
 """`virtualmle recommend`: recommendations of an exported model for every user of a log, or for one of them."""
 
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -84,6 +85,7 @@ def recommend(  # noqa: PLR0913, PLR0917 - one parameter per option
 
     One user: virtualmle recommend model --log purchases.csv --user 4711
     """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported: spinning threads starve others
     from ..data.errors import DataError, ExportError
     from ..serving.batch import BatchOptions
     from ..serving.recommender import Recommender, use_threads  # imports torch

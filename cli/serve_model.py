@@ -1,6 +1,7 @@
 """`virtualmle serve-model`: answer recommendation requests over HTTP from an exported model."""
 
 import logging
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -52,6 +53,7 @@ def serve_model(  # noqa: PLR0913, PLR0917 - one parameter per option
 
     Ask it: curl -d '{"history": ["item-7", "item-9"], "k": 5}' http://127.0.0.1:8080/recommend
     """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported: spinning threads starve others
     from ..server.guard import Guard  # these import the MCP library and torch
     from ..server.streamable_http import check_token, listen, transport_security
     from ..serving.batching import BatchLimits

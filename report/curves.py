@@ -29,7 +29,7 @@ def top_curves(
     """The curves of the `TOP` best trained models, best first, and that of the default.
 
     Trials that re-score one model share its curve; it is labelled with the best of them. The series "judged" exists
-    only for trials with score priors in a session that races; a curve without two of its values is left out.
+    only in a session that races; a curve without two of its values, or equal to that of the bare model, is left out.
     """
     chosen: dict[str, TrialRecord] = {}
     for trial in best_first(list(trials)):
@@ -37,8 +37,15 @@ def top_curves(
             chosen.setdefault(trial.train_hash, trial)
     if default and default.outcome and default.outcome.curve:
         chosen.setdefault(default.train_hash, default)
-    curves = [_curve(trial, default, series) for trial in chosen.values()]
-    return [curve for curve in curves if len(curve.epochs) > 1] if series == "judged" else curves
+    shown = [trial for trial in chosen.values() if series == "ndcg10" or _has_judged(trial)]
+    return [_curve(trial, default, series) for trial in shown]
+
+
+def _has_judged(trial: TrialRecord) -> bool:
+    """Whether at least two epochs were ranked with score priors, and not as the bare model is."""
+    curve = trial.outcome.curve if trial.outcome else []
+    judged = [epoch for epoch in curve if epoch.get("judged") is not None]
+    return len(judged) > 1 and any(epoch["judged"] != epoch["ndcg10"] for epoch in judged)
 
 
 def _curve(trial: TrialRecord, default: TrialRecord | None, series: str) -> LearningCurve:

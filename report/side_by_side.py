@@ -127,7 +127,7 @@ def _table(corner: str, titles: Sequence[str], rows: Sequence[Row]) -> Table:
 
 
 def _setting(config: dict[str, Any], knob: str) -> str:
-    return formats.value(config[knob]) if knob in config else formats.MISSING
+    return formats.value(config.get(knob, "")) or formats.MISSING  # a knob of a later version, or one without a value
 
 
 def _reached(data: ReportData, level: float) -> str:

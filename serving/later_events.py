@@ -140,5 +140,4 @@ def _chosen(positions: Ints, users: Ints, targets: Targets) -> Ints:
         return positions
     of_users = users[positions]
     edge = np.diff(of_users, prepend=-1) if targets == "next" else np.diff(of_users, append=-1)
-    chosen: Ints = positions[edge != 0]
-    return chosen
+    return np.asarray(positions[edge != 0])

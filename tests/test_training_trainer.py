@@ -57,8 +57,8 @@ def test_the_weights_of_the_best_epoch_are_restored(dataset):
 
 def test_training_stops_after_patience_epochs_without_improvement(dataset, monkeypatch):
     scripted = iter([5, 3, 4, 4, 9])  # the rank of every user after each epoch
-    ranks = lambda *_: (np.full(dataset.num_users, next(scripted), np.int32), 0)  # noqa: E731
-    monkeypatch.setattr(trainer_module, "evaluate_validation", ranks)
+    ranks = lambda *_: [(np.full(dataset.num_users, next(scripted), np.int32), 0)]  # noqa: E731
+    monkeypatch.setattr(trainer_module, "evaluate_variants", ranks)
     seen = []
     fitted = fit(small(epochs=50, patience=2), dataset, 0, CPU, seen.append)
     assert [record.epoch for record in fitted.curve] == [1, 2, 3, 4] and seen == fitted.curve
