@@ -254,6 +254,17 @@ def test_a_session_that_is_opened_during_the_training_keeps_the_export_from_bein
     assert {path.name for path in tmp_path.iterdir()} == {"home"}
 
 
+def test_an_open_session_that_cannot_be_checked_forbids_the_refit(home: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(dataset_of(home), damaged)
+    (damaged / "test.sealed").chmod(0o600)
+    (damaged / "test.sealed").write_bytes(b"damaged")
+    sessions = [OpenSession(session="demo-hstu-9", dataset_dir=str(damaged))]
+    with pytest.raises(SealError, match="demo-hstu-9 is open, and whether"):
+        refit(request_of(home, tmp_path / "model"), lambda: sessions)
+    assert {path.name for path in tmp_path.iterdir()} == {"home", "damaged"}
+
+
 def test_an_interruption_ends_the_process_and_leaves_no_half_export(home: Path, tmp_path: Path) -> None:
     def interrupt(done: int, total: int) -> None:
         raise KeyboardInterrupt
