@@ -144,7 +144,7 @@ def graph_section(model: PortableModel, export: Export, names: Sequence[str]) ->
     width, num_items = model.item_vectors.shape[1], export.config.num_items
     times = "| `times` | int64 (users, tokens) | the time of each event, in seconds |\n" if model.reads_times else ""
     bare = "" if export.priors is None else (
-        "**The figures of this card are those of the model with its score priors; the lists of the graphs are without.**"
+        "**The figures of this card are with score priors; the lists of the graphs are without.**"
         "\n\n"
     )  # fmt: skip
     versions = {PT2: f"torch.export of torch {metadata.version('torch')}", ONNX: f"ONNX, opset {OPSET}"}
@@ -156,7 +156,7 @@ The model as a graph of plain operators on the CPU, for any number of users, tok
 
 | input | type | |
 |---|---|---|
-| `histories` | int64 (users, tokens) | numbers of items, 0 to {num_items - 1:,}, oldest first, then padding of any value |
+| `histories` | int64 (users, tokens) | numbers of items, below {num_items:,}, oldest first, then any padding |
 | `lengths` | int64 (users,) | events of each history, 0 to tokens |
 | `k` | int64 () | results for each user, 1 to {num_items:,} |
 {times}
