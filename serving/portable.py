@@ -65,8 +65,8 @@ class PortableEncoder(nn.Module):
         """(users, hidden_dim); see PortableModel for the arguments. The last max_len events are read."""
         kept = lengths.clamp(1, self.max_len)
         width: Any = kept.max().item()
-        torch._check(width >= 1)
-        torch._check(width <= self.max_len)
+        _promise(width >= 1)
+        _promise(width <= self.max_len)
         first = (lengths - self.max_len).clamp(min=0)
         columns = (first[:, None] + torch.arange(width)).clamp(max=histories.shape[1] - 1)
         filled = torch.arange(width) < lengths[:, None]  # also False for the one token that an empty history gets
@@ -82,21 +82,21 @@ class PortableEncoder(nn.Module):
 class PortableModel(nn.Module):
     """The members of an export: padded histories to the k best items, their scores, and the user vectors."""
 
+    item_vectors: Tensor
+    counts: Tensor
+
     def __init__(self, models: Sequence[SequenceModel], counts: Tensor) -> None:
         super().__init__()
-        self.encoders = nn.ModuleList(PortableEncoder(model) for model in models)
-        factors = [ItemFactors(encoder.model.items.catalogue()) for encoder in self.encoders]
+        encoders = [PortableEncoder(model) for model in models]
+        factors = [ItemFactors(encoder.model.items.catalogue()) for encoder in encoders]
         self.register_buffer("item_vectors", joint_factors(factors).vectors.clone())
-        for encoder in self.encoders:
+        for encoder in encoders:
             encoder.model.items.untied = None  # the output table is in item_vectors
+        self.encoders = nn.ModuleList(encoders)
+        self.reads_times = any(model.config.time_bias for model in models)
         self.register_buffer("counts", counts.to(torch.float32))
         for position, each in enumerate(factors if len(models) > 1 else []):
             self.register_buffer(f"covariance_{position}", each.centred.T @ each.centred / each.num_items)
-
-    @property
-    def reads_times(self) -> bool:
-        """Whether a member has `time_bias`."""
-        return any(encoder.model.config.time_bias for encoder in self.encoders)
 
     def forward(
         self, histories: Tensor, lengths: Tensor, k: Tensor, times: Tensor | None = None
@@ -115,13 +115,13 @@ class PortableModel(nn.Module):
         seen = torch.where(filled, histories, histories[:, :1]).masked_fill(empty, 0)
         scores = torch.where(empty, self.counts, scores.scatter(1, seen, -torch.inf))
         number: Any = k.item()
-        torch._check(number >= 1)
-        torch._check(number <= self.counts.shape[0])
-        best, items = scores.topk(number, dim=1)
-        return items, best, vectors
+        _promise(number >= 1)
+        _promise(number <= self.counts.shape[0])
+        best = scores.topk(number, dim=1)
+        return best.indices, best.values, vectors
 
     def _vectors(self, histories: Tensor, lengths: Tensor, times: Tensor | None) -> Tensor:
-        users = [encoder(histories, lengths, times) for encoder in self.encoders]
+        users: list[Tensor] = [encoder(histories, lengths, times) for encoder in self.encoders]
         if len(users) == 1:
             return users[0]
         return torch.cat([self._standardised(each, n) for n, each in enumerate(users)], dim=1) / len(users)
@@ -133,12 +133,19 @@ class PortableModel(nn.Module):
         return users / variances.clamp(min=0).sqrt().clamp(min=MIN_DEVIATION)
 
 
+def _promise(condition: bool) -> None:
+    """What torch.export may assume of sizes that depend on data; an error where it does not hold."""
+    torch._check(condition)  # type: ignore[no-untyped-call]
+
+
 def _without_transforms(model: SequenceModel) -> SequenceModel:
     """The model with the impulse response of each frequency filter as a constant, in place, for ONNX."""
     for block in model.blocks:
-        for position, layer in enumerate(block.local_mixing):
+        layers = block.local_mixing
+        assert isinstance(layers, nn.ModuleList)
+        for position, layer in enumerate(layers):
             if isinstance(layer, FrequencyFilter):
-                block.local_mixing[position] = _as_convolution(layer)
+                layers[position] = _as_convolution(layer)
     return model
 
 
