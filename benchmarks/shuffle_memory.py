@@ -65,7 +65,8 @@ class Permutation:
         self._target_of: dict[str, Knob] = {}
         groups: dict[tuple[str, ...], list[Knob]] = defaultdict(list)
         for knob in space.entries:
-            groups[tuple(sorted(knob.defaults))].append(knob)
+            if knob.type != "trials":  # such values name trials: memory knows nothing about them
+                groups[tuple(sorted(knob.defaults))].append(knob)
         drawn = random.Random(f"placebo:{seed}")
         for order in groups.values():
             drawn.shuffle(order)

@@ -19,6 +19,7 @@ from . import (
     closing,
     compare,
     continuing,
+    convert,
     costs,
     data,
     doctor,
@@ -57,6 +58,7 @@ app.add_typer(costs.app, name="costs")
 app.command("track")(track.track)
 app.command("report")(report.report)
 app.command("export")(export.export)
+app.command("convert")(convert.convert)
 app.command("evaluate")(evaluate.evaluate)
 app.command("continue")(continuing.continue_training)
 app.command("recommend")(recommend.recommend)

@@ -20,7 +20,7 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from ..data.errors import SealError, TrialError, VirtualMLEError
+from ..data.errors import DataError, SealError, TrialError, VirtualMLEError
 from ..data.prepared import ITEM_IDS, USER_IDS, PreparedDataset
 from ..models.config import TrialConfig
 from ..serving.artifact import Member, check_destination, write_export
@@ -106,14 +106,26 @@ def check_open_sessions(
     known = _rows(dataset_dir, users, events.items, events.timestamps)
     for each in sessions:
         directory = Path(each.dataset_dir)
-        other = PreparedDataset.load(directory)
-        hidden = open_test(directory, key, other.dataset_id, other.num_users)
+        hidden = _hidden(each, key)
         rows = _rows(directory, hidden.users, hidden.items[hidden.users], hidden.timestamps[hidden.users])
         if known.join(rows, on=rows.columns, how="semi").height:
             raise SealError(
                 f"session {each.session} is open, and test events of it are among the events of this dataset: its "
                 f"agent could read them from the export; finalize {each.session}, then export with --refit again"
             )
+
+
+def _hidden(session: OpenSession, key: bytes) -> Targets:
+    """The test events of an open session."""
+    directory = Path(session.dataset_dir)
+    try:
+        dataset = PreparedDataset.load(directory)
+        return open_test(directory, key, dataset.dataset_id, dataset.num_users)
+    except (DataError, SealError) as error:
+        raise SealError(
+            f"session {session.session} is open, and whether its test events are among those of this dataset cannot be "
+            f"checked: {error}"
+        ) from None
 
 
 def _rows(directory: Path, users: Ints, items: Ints, times: Ints) -> pl.DataFrame:

@@ -60,7 +60,7 @@ class HSTUBlock(nn.Module):
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, plan: PackingPlan) -> Tensor:
         """The attention output, (L, heads * linear_dim)."""
         config = self.config
-        q, k, v = (x.reshape(len(x), config.num_heads, -1) for x in (q, k, v))  # (L, heads, width)
+        q, k, v = (x.reshape(x.shape[0], config.num_heads, -1) for x in (q, k, v))  # (L, heads, width)
         if config.position == "rotary":
             q, k = rotate(q, plan.positions), rotate(k, plan.positions)
         return hstu_attention(

@@ -55,7 +55,7 @@ class SASRecBlock(nn.Module):
 
     def attend(self, x: Tensor, plan: PackingPlan) -> Tensor:
         """Multi-head self-attention, (L, hidden_dim) to (L, hidden_dim)."""
-        q, k, v = self.query_key_value(x).view(len(x), 3, self.config.num_heads, -1).unbind(1)  # (L, heads, d)
+        q, k, v = self.query_key_value(x).view(x.shape[0], 3, self.config.num_heads, -1).unbind(1)  # (L, heads, d)
         if self.config.position == "rotary":
             q, k = rotate(q, plan.positions), rotate(k, plan.positions)
         attended = softmax_attention(

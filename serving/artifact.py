@@ -122,9 +122,16 @@ def write_export(directory: Path, contents: Contents, *, overwrite: bool = False
     """
     directory = directory.expanduser().resolve()
     check_destination(directory, overwrite=overwrite)
-    files = _files(contents)
+    replace_files(directory, _files(contents))
+
+
+def replace_files(directory: Path, files: dict[str, bytes]) -> None:
+    """Write the files of an export, without its manifest, and the manifest; an export in `directory` is replaced.
+
+    ExportError if the directory cannot be written; it is then unchanged.
+    """
     entries = {name: FileEntry(sha256=_digest(content), bytes=len(content)) for name, content in files.items()}
-    files[MANIFEST] = _json(ExportManifest(files=entries))
+    files = {**files, MANIFEST: _json(ExportManifest(files=entries))}
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}."))

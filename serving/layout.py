@@ -8,6 +8,7 @@ This module does not import torch. The files are:
     priors.safetensors       the tables of the score priors in use, and `counts`: events per item
     sums.safetensors         the sums that score priors are made of, for baselines and to add later events
     item_vectors.npy         float32 (num_items, d): their dot products with `Recommender.user_vectors` are bare scores
+    model.pt2, model.onnx    the model as a graph for other programs, if `virtualmle convert` has added it
     MODEL_CARD.md            for people
     manifest.json            ExportManifest: SHA-256 and size of every other file
 """
@@ -24,6 +25,8 @@ FORMAT_VERSION = 1
 CONFIG, MANIFEST, CARD = "config.json", "manifest.json", "MODEL_CARD.md"
 ITEMS, PRIORS, VECTORS = "items.parquet", "priors.safetensors", "item_vectors.npy"
 SUMS = "sums.safetensors"
+PT2, ONNX = "model.pt2", "model.onnx"
+GRAPHS = (PT2, ONNX)
 ORIGINAL_ID = "original_id"
 MAX_MEMBERS = 4
 TrainedOn = Literal["train", "all events"]  # "all events": also on the validation and the test event of every user

@@ -21,6 +21,7 @@ from .layout import (
     CARD,
     CONFIG,
     FORMAT_VERSION,
+    GRAPHS,
     ITEMS,
     MANIFEST,
     ORIGINAL_ID,
@@ -79,7 +80,7 @@ class ExportFiles:
 
 
 def read_export(directory: Path) -> ExportFiles:
-    """All files of an export except its card, checked against the manifest. Raises ExportError."""
+    """All files of an export except its card and its graphs, checked against the manifest. Raises ExportError."""
     for _ in range(ATTEMPTS):
         raw = _read(directory, MANIFEST)
         try:
@@ -103,7 +104,7 @@ def is_export(directory: Path) -> bool:
 def _read_all(directory: Path, raw_manifest: bytes) -> ExportFiles:
     _check_version(directory, MANIFEST, raw_manifest)
     manifest = _parse(directory, MANIFEST, raw_manifest, ExportManifest)
-    contents = {name: _read(directory, name) for name in manifest.files if name != CARD}
+    contents = {name: _read(directory, name) for name in manifest.files if name not in (CARD, *GRAPHS)}
     for name, content in contents.items():
         if hashlib.sha256(content).hexdigest() != manifest.files[name].sha256:
             raise _damaged(directory, f"the hash of {name} differs from the manifest")

@@ -6,8 +6,10 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import psutil
 import pytest
@@ -17,11 +19,13 @@ from tests.quick_home import quick_home
 from virtualmle.cli.app import main
 from virtualmle.data.demo import generate_demo
 from virtualmle.data.errors import SealError
-from virtualmle.data.prepared import PreparedDataset
+from virtualmle.data.prepare import prepare
+from virtualmle.data.prepared import PreparedDataset, PrepareOptions
+from virtualmle.data.readers import Log
 from virtualmle.examiner import refit_request
 from virtualmle.examiner.ledger import Ledger
 from virtualmle.examiner.refit import all_events
-from virtualmle.examiner.refit_request import OpenSession, RefitRequest, refit
+from virtualmle.examiner.refit_request import MemberToRefit, OpenSession, RefitRequest, refit
 from virtualmle.examiner.request import looks
 from virtualmle.examiner.unseal import open_test
 from virtualmle.examiner.vault import Vault
@@ -109,51 +113,105 @@ def test_the_events_are_those_of_the_raw_log_with_each_users_last_two_events(hom
         assert events.timestamps[part].tolist() == mine["timestamp"].to_list()
 
 
-def test_weights_priors_and_counts_are_of_all_events_and_the_card_says_which_figures_are_whose(
-    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert export(SESSION, tmp_path / "model", "--refit", "--threads", "1", "--home", home, "--json") == 0
-    assert json.loads(capsys.readouterr().out)["trained_on"] == "all events"
-    found, events = Export.load(tmp_path / "model"), in_memory(home)
+@dataclass(frozen=True)
+class Refitted:
+    """A home after a refit, and the files of home and folder for temporary files before it."""
+
+    home: Path
+    before: dict[str, str]
+    temporary: Path
+
+    @property
+    def model(self) -> Path:
+        return self.home.parent / "model"
+
+
+@pytest.fixture(scope="module")
+def refitted(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Refitted:
+    folder = tmp_path_factory.mktemp("refitted")
+    shutil.copytree(finished, folder / "home")
+    (folder / "tmp").mkdir()
+    found = Refitted(folder / "home", files_below(folder / "home"), folder / "tmp")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(found.temporary))
+        assert export(SESSION, found.model, "--refit", "--threads", "1", "--home", found.home) == 0
+    return found
+
+
+def test_weights_priors_and_counts_are_of_all_events(refitted: Refitted) -> None:
+    found, events = Export.load(refitted.model), in_memory(refitted.home)
     assert found.config.trained_on == "all events"
     (member,) = found.members
-    trial = home / ".virtualmle" / "sessions" / SESSION / member.trial.split("/")[1]
+    trial = refitted.home / ".virtualmle" / "sessions" / SESSION / member.trial.split("/")[1]
     result = read_result(trial)
     assert result is not None
     torch.set_num_threads(1)
     expected = train_whole(member.config, events, read_spec(trial).seed, torch.device("cpu"), result.best_epoch)
     for name, weights in expected.named_parameters():
-        torch.testing.assert_close(dict(member.model.named_parameters())[name], weights, rtol=0, atol=0)
+        assert torch.equal(dict(member.model.named_parameters())[name], weights)
     priors = ScorePriors.from_dataset(events, member.config)
-    assert priors is not None and priors.transition is not None and found.priors is not None
-    assert found.priors.transition is not None
-    torch.testing.assert_close(found.priors.transition.values, priors.transition.values)
-    assert found.counts.sum() == len(events.items)
-    card = (tmp_path / "model" / "MODEL_CARD.md").read_text()
+    assert priors is not None and priors.transition is not None
+    assert found.priors is not None and found.priors.transition is not None
+    assert torch.equal(found.priors.transition.values, priors.transition.values)
+    assert found.counts.tolist() == np.bincount(events.items, minlength=events.num_items).tolist()
+
+
+def test_the_card_says_which_figures_are_whose(refitted: Refitted) -> None:
+    card = (refitted.model / "MODEL_CARD.md").read_text()
     assert "## Figures of the examined model, not of this one" in card
-    assert "has no figures" in card and "test events" in card
-    assert "Trained on the train part only" not in card
+    assert "**The model in this directory has no figures.**" in card
+    assert "Trained on all events" in card and "Trained on the train part only" not in card
+    assert f"virtualmle export {SESSION} DIR --trial t002 --refit" in card
 
 
-def test_nothing_is_written_but_the_export_and_the_entry_in_the_ledger(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    temporary = tmp_path / "tmp"
-    temporary.mkdir()
-    monkeypatch.setenv("TMPDIR", str(temporary))
-    before, looked = files_below(home), looks(home)
-    assert export(SESSION, tmp_path / "model", "--refit", "--threads", "1", "--home", home) == 0
-    after = files_below(home)
-    changed = {name for name in before | after if before.get(name) != after.get(name)}
+def test_nothing_is_written_but_the_export_and_the_entry_in_the_ledger(refitted: Refitted) -> None:
+    home, after = refitted.home, files_below(refitted.home)
+    changed = {name for name in refitted.before | after if refitted.before.get(name) != after.get(name)}
     assert changed <= {".virtualmle/vault/looks.db", "memory.db", "memory.db-wal", "memory.db-shm"}
-    assert not any(temporary.iterdir())
-    assert {path.name for path in tmp_path.iterdir()} == {"home", "tmp", "model"}
-    assert looks(home) == looked
+    assert not any(refitted.temporary.iterdir())
+    assert {path.name for path in home.parent.iterdir()} == {"home", "tmp", "model"}
+    (look,) = looks(home)
     (row,) = Ledger(Vault(home).directory).refits()
-    assert (row.session, row.fingerprint) == (SESSION, looked[0].fingerprint)
-    assert export(SESSION, tmp_path / "again", "--refit", "--threads", "1", "--home", home) == 0
-    assert files_below(tmp_path / "again") == files_below(tmp_path / "model")
-    assert len(Ledger(Vault(home).directory).refits()) == 2
+    assert (row.session, row.fingerprint) == (SESSION, look.fingerprint)
+
+
+def test_a_second_refit_gives_the_same_bytes_and_is_recorded(
+    refitted: Refitted, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export(SESSION, tmp_path / "again", "--refit", "--threads", "1", "--home", home, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["trained_on"] == "all events"
+    assert files_below(tmp_path / "again") == files_below(refitted.model)
+    assert len(Ledger(Vault(home).directory).refits()) == 1
+
+
+def test_every_member_of_an_ensemble_is_trained_again(home: Path, refitted: Refitted, tmp_path: Path) -> None:
+    request = request_of(home, tmp_path / "model")
+    sessions = home / ".virtualmle" / "sessions" / SESSION
+    members = [MemberToRefit(name=f"{SESSION}/{name}", directory=str(sessions / name)) for name in ("t001", "t002")]
+    seen = []
+    refit(request.model_copy(update={"members": members}), list, lambda done, total: seen.append((done, total)))
+    assert seen == [(0, 2), (1, 2), (2, 2)]
+    (expected,), found = Export.load(refitted.model).members, Export.load(tmp_path / "model").members
+    assert [member.trial for member in found] == [member.name for member in members]
+    for member in found:  # both trials share seed and training knobs
+        for name, weights in expected.model.named_parameters():
+            assert torch.equal(dict(member.model.named_parameters())[name], weights)
+
+
+def test_with_a_split_by_time_the_sealed_event_of_a_user_follows_all_visible_ones(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    frame = generate_demo()
+    log = Log(frame, {name: name for name in frame.columns}, frame.height)
+    options = PrepareOptions(split="time", holdout="10%")
+    prepare(log, "demo", dataset_of(home), options, Vault(home).public_key())
+    dataset, events = PreparedDataset.load(dataset_of(home)), in_memory(home)
+    targets = open_test(dataset_of(home), Vault(home).private_key(), dataset.dataset_id, dataset.num_users)
+    visible = dataset.visible_histories()
+    assert len(events.items) == len(visible.items) + len(targets.users) > len(visible.items)
+    for user in range(dataset.num_users):
+        expected = visible.items[visible.offsets[user] : visible.offsets[user + 1]].tolist()
+        expected += [targets.items[user]] if user in targets.users else []
+        assert events.items[events.offsets[user] : events.offsets[user + 1]].tolist() == expected
 
 
 def test_a_session_that_is_not_revealed_and_one_beside_an_open_session_are_refused(
@@ -194,6 +252,17 @@ def test_a_session_that_is_opened_during_the_training_keeps_the_export_from_bein
     with pytest.raises(SealError, match="demo-hstu-9 is open"):
         refit(request_of(home, tmp_path / "model"), lambda: next(answers))
     assert {path.name for path in tmp_path.iterdir()} == {"home"}
+
+
+def test_an_open_session_that_cannot_be_checked_forbids_the_refit(home: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(dataset_of(home), damaged)
+    (damaged / "test.sealed").chmod(0o600)
+    (damaged / "test.sealed").write_bytes(b"damaged")
+    sessions = [OpenSession(session="demo-hstu-9", dataset_dir=str(damaged))]
+    with pytest.raises(SealError, match="demo-hstu-9 is open, and whether"):
+        refit(request_of(home, tmp_path / "model"), lambda: sessions)
+    assert {path.name for path in tmp_path.iterdir()} == {"home", "damaged"}
 
 
 def test_an_interruption_ends_the_process_and_leaves_no_half_export(home: Path, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def test_an_export_has_these_files_and_equal_contents_give_equal_bytes(
     names = {path.name for path in written.iterdir()}
     assert names == {
         "config.json", "model.safetensors", "model-2.safetensors", "items.parquet", "priors.safetensors",
-        "item_vectors.npy", "MODEL_CARD.md", "manifest.json",
+        "item_vectors.npy", "sums.safetensors", "MODEL_CARD.md", "manifest.json",
     }  # fmt: skip
     write_export(tmp_path / "again", contents)
     for name in names:
