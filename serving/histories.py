@@ -38,7 +38,7 @@ def read_histories(histories: Iterable[Any], times: Iterable[Any] | None, index:
     lengths = np.array([len(row) for row in rows], dtype=np.int64)
     ids = [each for row in rows for each in row]
     if not all(isinstance(each, Hashable) for each in ids):
-        raise ExportError("an item id is a string or a number; a history is a list of ids, and a batch a list of histories")
+        raise ExportError("an item id is a string or a number; a history is a list of ids, a batch a list of histories")
     found, users = index.find(ids), np.repeat(np.arange(len(rows)), lengths)
     seconds = None if times is None else _seconds(times, rows, single)
     unknown: list[dict[Any, None]] = [{} for _ in rows]
