@@ -5,11 +5,14 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..data.errors import ExportError
+from ..data.errors import VirtualMLEError
 from .layout import MANIFEST, ExportManifest
 from .recommender import Recommender
 
 logger = logging.getLogger(__name__)
+
+LOADING_ERRORS = (VirtualMLEError, OSError, MemoryError, RuntimeError)
+"""What may go wrong while a new export loads beside the current one; torch raises RuntimeError if memory runs out."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class LiveExport:
         self._seen = found
         try:
             served = ServedExport.load(self._directory, self._device)
-        except ExportError as error:
+        except LOADING_ERRORS as error:
             self.num_failures += 1
             logger.error("the export in use stays, because the new one cannot be loaded: %s", error)
             return
