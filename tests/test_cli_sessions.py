@@ -63,7 +63,9 @@ def test_progress_goes_to_stderr_as_plain_lines_without_a_terminal(
 ) -> None:
     lines = tuned[2].splitlines()
     assert lines[0].startswith("registered demo: ") and lines[1].startswith("  5-core: ")
-    assert lines[3].startswith("opened demo-sasrec-1: sasrec on demo")
+    assert lines[3].startswith("  split: leave-one-out")
+    assert lines[4].startswith("opened demo-sasrec-1: sasrec on demo")
+    assert lines[5].startswith("note: at its end, this run finalizes demo-sasrec-1")
     assert [line.split()[0] for line in lines if line.startswith("t0")] == ["t001/2", "t002/2"]
     assert all(" NDCG@10 0." in line for line in lines if line.startswith("t0"))
     assert lines[-1].startswith("finalized demo-sasrec-1") and "\x1b" not in tuned[2]
