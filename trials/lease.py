@@ -60,7 +60,10 @@ def read_lease(directory: Path) -> Lease | None:
 def adopt_child(directory: Path, child: "subprocess.Popen[bytes]") -> None:
     """Keep the handle of a worker started by this process, so that it can be reaped."""
     reap_children()
-    _children[str(directory.resolve())] = child
+    key = str(directory.resolve())
+    if (earlier := _children.get(key)) and earlier.returncode is None:  # was killed, and is not gone yet
+        _children[f"{key}:{earlier.pid}"] = earlier
+    _children[key] = child
 
 
 def share_child(pid: int, directory: Path) -> None:
