@@ -7,24 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..data.wording import counted
-from .evaluate import ExportDirectory, ServingDevice, ServingThreads, read_events
+from .evaluate import read_events
 from .export import epochs_bar
-from .log_options import (
-    DropBadTimes,
-    DropMissing,
-    FormatName,
-    Header,
-    ItemColumn,
-    NoQuotes,
-    Separator,
-    SkipBadRows,
-    TimeColumn,
-    TimeUnitName,
-    UserColumn,
-    make_cleaning,
-    make_reading,
-)
+from .log_options import LogReading, reads_a_log
 from .options import Json
+from .serving_options import ExportDirectory, ServingDevice, ServingThreads
 
 if TYPE_CHECKING:
     from ..serving.continuation import Continued
@@ -32,6 +19,7 @@ if TYPE_CHECKING:
 SHOWN = ("ndcg@10", "recall@10", "mrr@10")
 
 
+@reads_a_log
 def continue_training(  # noqa: PLR0913, PLR0917 - one parameter per option
     directory: ExportDirectory,
     new: Annotated[Path, typer.Argument(metavar="NEW", help="A log of events that the export was not trained on.")],
@@ -42,17 +30,8 @@ def continue_training(  # noqa: PLR0913, PLR0917 - one parameter per option
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DIR2 if it is an export.")] = False,
     device: ServingDevice = "auto",
     threads: ServingThreads = 0,
-    user_column: UserColumn = None,
-    item_column: ItemColumn = None,
-    timestamp_column: TimeColumn = None,
-    format: FormatName = None,
-    separator: Separator = None,
-    header: Header = None,
-    no_quotes: NoQuotes = False,
-    skip_bad_rows: SkipBadRows = False,
-    time_unit: TimeUnitName = "auto",
-    drop_bad_times: DropBadTimes = False,
-    drop_missing: DropMissing = False,
+    *,
+    rows: LogReading,
     as_json: Json = False,
 ) -> None:
     """Go on training an exported model with new events.
@@ -66,11 +45,8 @@ def continue_training(  # noqa: PLR0913, PLR0917 - one parameter per option
     from ..serving.continuing import continue_export
     from ..serving.recommender import device_of, use_threads  # imports torch
 
-    reading = make_reading(
-        user_column, item_column, timestamp_column, format, separator, header, no_quotes, skip_bad_rows
-    )
     use_threads(threads)
-    log = read_events(new, reading, make_cleaning(drop_missing, drop_bad_times, time_unit))
+    log = read_events(new, rows)
     with epochs_bar("continue") as progress:
         found = continue_export(
             directory, log, out, ContinueOptions(epochs, lr, seed), device_of(device), overwrite=overwrite,

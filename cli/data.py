@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..data.wording import counted
+from .log_options import LOG
 from .options import HERE, HoldoutLength, Home, Json, Split, split_options
 
 if TYPE_CHECKING:
@@ -17,10 +18,6 @@ if TYPE_CHECKING:
     from ..data.prepared import Manifest
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
-LOG = (
-    "A CSV, TSV, JSON or Parquet file, also compressed (.gz, .zip, .bz2, .xz, .zst); a directory of Parquet parts; "
-    "or - for standard input, with --format."
-)
 app = typer.Typer(
     help="Register, prepare and inspect datasets.\n\nExample: virtualmle data add office office.tsv.gz",
     no_args_is_help=True,

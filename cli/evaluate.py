@@ -1,7 +1,6 @@
 """`virtualmle evaluate`: an exported model on later data, beside baselines that need no model."""
 
 import json
-import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,39 +10,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..data.wording import counted
-from .log_options import (
-    DropBadTimes,
-    DropMissing,
-    FormatName,
-    Header,
-    ItemColumn,
-    NoQuotes,
-    Separator,
-    SkipBadRows,
-    TimeColumn,
-    TimeUnitName,
-    UserColumn,
-    make_cleaning,
-    make_reading,
-)
+from .log_options import LogReading, columns_by_these_options, reads_a_log
 from .options import Json
+from .serving_options import ExportDirectory, ServingDevice, ServingThreads
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from ..data.interactions import Cleaning
-    from ..data.reading import Reading
     from ..serving.evaluation_result import EvaluationResult
 
-ExportDirectory = Annotated[Path, typer.Argument(metavar="DIR", help="An export, as `virtualmle export` writes it.")]
-ServingDevice = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-ServingThreads = Annotated[
-    int, typer.Option("--threads", min=0, help="Threads that compute on the CPU.", show_default="all cores")
-]
 TITLES = {"popularity": "popularity", "transitions": "item transitions", "cooccurrence": "item co-occurrence"}
 SHOWN = ("ndcg@5", "ndcg@10", "ndcg@20", "recall@5", "recall@10", "recall@20", "mrr@5", "mrr@10", "mrr@20")
 
 
+@reads_a_log
 def evaluate(  # noqa: PLR0913, PLR0917 - one parameter per option
     directory: ExportDirectory,
     later: Annotated[
@@ -57,17 +37,8 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter per option
     ] = "all",
     device: ServingDevice = "auto",
     threads: ServingThreads = 0,
-    user_column: UserColumn = None,
-    item_column: ItemColumn = None,
-    timestamp_column: TimeColumn = None,
-    format: FormatName = None,
-    separator: Separator = None,
-    header: Header = None,
-    no_quotes: NoQuotes = False,
-    skip_bad_rows: SkipBadRows = False,
-    time_unit: TimeUnitName = "auto",
-    drop_bad_times: DropBadTimes = False,
-    drop_missing: DropMissing = False,
+    *,
+    rows: LogReading,
     as_json: Json = False,
 ) -> None:
     """Evaluate an exported model on later data.
@@ -85,13 +56,9 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter per option
     from ..serving.recommender import Recommender, use_threads  # imports torch
     from ..serving.sums import load_sums
 
-    reading = make_reading(
-        user_column, item_column, timestamp_column, format, separator, header, no_quotes, skip_bad_rows
-    )
-    cleaning = make_cleaning(drop_missing, drop_bad_times, time_unit)
     use_threads(threads)
     recommender = Recommender.load(directory, device)
-    logs = [read_events(file, reading, cleaning) if file else None for file in (later, history)]
+    logs = [read_events(file, rows) if file else None for file in (later, history)]
     assert logs[0] is not None
     events = later_events(logs[0], logs[1], recommender.index, targets)  # type: ignore[arg-type]  # checked there
     with targets_bar() as progress:
@@ -103,15 +70,12 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter per option
     print_result(result)
 
 
-def read_events(file: Path, reading: "Reading", cleaning: "Cleaning") -> "pl.DataFrame":
-    """The events of a log; its notes go to stderr. DataError names the columns' options as this command has them."""
-    from ..data.errors import DataError
+def read_events(file: Path, rows: LogReading) -> "pl.DataFrame":
+    """The events of a log; its notes go to stderr. Raises DataError as `read_log` does."""
     from ..data.readers import read_log
 
-    try:
-        log = read_log(file, **vars(reading), cleaning=cleaning)
-    except DataError as error:  # its advice names the options of `data add`
-        raise DataError(re.sub(r"--(user|item|timestamp)\b", r"--\1-column", str(error))) from None
+    with columns_by_these_options():
+        log = read_log(file, **vars(rows.reading), cleaning=rows.cleaning)
     for note in log.notes:
         print(f"note: {note}", file=sys.stderr)
     return log.frame

@@ -3,8 +3,6 @@
 The file `model.json` of a session holds addresses and the paths of key files, never a key.
 """
 
-import functools
-import inspect
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 import typer
 
 from ..data.wording import counted
+from .composed import with_options
 
 if TYPE_CHECKING:
     from ..agents.llm.client import HttpModel
@@ -149,28 +148,9 @@ NO_MODEL = ModelOptions()
 
 
 def asks_a_model(command: Callable[..., None]) -> Callable[..., None]:
-    """A command with the options of a language model in place of its parameter `asked`, which gets them as one value.
-
-    Typer reads options from the signature; this one is composed, so that the commands share one declaration of each.
-    """
-
-    @functools.wraps(command)
-    def with_options(**given: Any) -> None:
-        options = {name: given.pop(name) for name in _OPTIONS}
-        command(asked=ModelOptions.given(**options), **given)
-
-    own = inspect.signature(command)
-    added = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
-        for name, option in _OPTIONS.items()
-    ]
-    parameters: list[inspect.Parameter] = []
-    for parameter in own.parameters.values():
-        parameters += added if parameter.name == "asked" else [parameter.replace(kind=parameter.KEYWORD_ONLY)]
-    with_options.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
-    with_options.__annotations__ = {**command.__annotations__, **_OPTIONS}
-    del with_options.__annotations__["asked"]
-    return with_options
+    """A command with the options of a language model in place of its parameter `asked`, a ModelOptions."""
+    options = {name: (option, None) for name, option in _OPTIONS.items()}
+    return with_options(command, "asked", options, ModelOptions.given)
 
 
 def remembered(home: Path, session: str) -> ModelOptions:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,37 +11,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..data.wording import counted
-from .log_options import (
-    DropBadTimes,
-    DropMissing,
-    FormatName,
-    Header,
-    ItemColumn,
-    KeepDuplicates,
-    LogFile,
-    NoQuotes,
-    Separator,
-    SkipBadRows,
-    TimeColumn,
-    TimeUnitName,
-    UserColumn,
-    make_cleaning,
-    make_reading,
-)
+from .log_options import KeepDuplicates, LogFile, LogReading, columns_by_these_options, reads_a_log
 from .options import Json
+from .serving_options import ExportDirectory, ServingDevice, ServingThreads
 
 if TYPE_CHECKING:
     from ..serving.batch import BatchOptions
     from ..serving.log_histories import LogCounts
     from ..serving.recommender import Recommender
 
-ExportDirectory = Annotated[Path, typer.Argument(metavar="DIR", help="An export, as `virtualmle export` writes it.")]
-ServingDevice = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-ServingThreads = Annotated[
-    int, typer.Option("--threads", min=0, help="Threads that compute on the CPU.", show_default="all cores")
-]
 
 
+@reads_a_log
 def recommend(  # noqa: PLR0913, PLR0917 - one parameter per option
     directory: ExportDirectory,
     log: LogFile,
@@ -62,17 +42,8 @@ def recommend(  # noqa: PLR0913, PLR0917 - one parameter per option
     ] = None,
     device: ServingDevice = "auto",
     threads: ServingThreads = 0,
-    user_column: UserColumn = None,
-    item_column: ItemColumn = None,
-    timestamp_column: TimeColumn = None,
-    format: FormatName = None,
-    separator: Separator = None,
-    header: Header = None,
-    no_quotes: NoQuotes = False,
-    skip_bad_rows: SkipBadRows = False,
-    time_unit: TimeUnitName = "auto",
-    drop_bad_times: DropBadTimes = False,
-    drop_missing: DropMissing = False,
+    *,
+    rows: LogReading,
     keep_duplicates: KeepDuplicates = False,
     as_json: Json = False,
 ) -> None:
@@ -86,7 +57,7 @@ def recommend(  # noqa: PLR0913, PLR0917 - one parameter per option
     One user: virtualmle recommend model --log purchases.csv --user 4711
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported: spinning threads starve others
-    from ..data.errors import DataError, ExportError
+    from ..data.errors import ExportError
     from ..serving.batch import BatchOptions
     from ..serving.recommender import Recommender, use_threads  # imports torch
 
@@ -96,21 +67,17 @@ def recommend(  # noqa: PLR0913, PLR0917 - one parameter per option
         k=top,
         mask_seen=exclude_seen,
         candidates=None if candidates is None else _ids_in(candidates),
-        reading=make_reading(
-            user_column, item_column, timestamp_column, format, separator, header, no_quotes, skip_bad_rows
-        ),
-        cleaning=make_cleaning(drop_missing, drop_bad_times, time_unit),
+        reading=rows.reading,
+        cleaning=rows.cleaning,
         keep_duplicates=keep_duplicates,
     )
     use_threads(threads)
     recommender = Recommender.load(directory, device)
-    try:
+    with columns_by_these_options():
         if user is not None:
             _one_user(recommender, log, user, options, as_json)
         elif out is not None:
             _all_users(recommender, log, out, options, as_json)
-    except DataError as error:  # its advice names the options of `data add`
-        raise DataError(re.sub(r"--(user|item|timestamp)\b", r"--\1-column", str(error))) from None
 
 
 def _one_user(recommender: "Recommender", log: Path, user: str, options: "BatchOptions", as_json: bool) -> None:

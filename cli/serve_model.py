@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from .recommend import ExportDirectory, ServingDevice, ServingThreads
+from .serving_options import ExportDirectory, ServingDevice, ServingThreads
 
 
 def serve_model(  # noqa: PLR0913, PLR0917 - one parameter per option
