@@ -52,6 +52,14 @@ Home = Annotated[
         show_default="current directory",
     ),
 ]
+AllowedHosts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allowed-host",
+        metavar="NAME",
+        help="Name that a reverse proxy forwards in the Host header, e.g. recsys.example.org; may be repeated.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
 Trials = Annotated[
     int | None,

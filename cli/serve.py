@@ -9,6 +9,7 @@ from .options import (
     HERE,
     WARM_SECONDS,
     Address,
+    AllowedHosts,
     Device,
     Home,
     KeepWarm,
@@ -50,14 +51,7 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
             help="Bearer token for HTTP; required with --allowed-host, and for a host that is not loopback.",
         ),
     ] = None,
-    allowed_host: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--allowed-host",
-            metavar="NAME",
-            help="Name that a reverse proxy forwards in the Host header, e.g. recsys.example.org; may be repeated.",
-        ),
-    ] = None,
+    allowed_host: AllowedHosts = None,
     trials: Trials = None,
     seconds: Seconds = None,
     parallel: Parallel = None,

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from .options import AllowedHosts
 from .serving_options import ExportDirectory, ServingDevice, ServingThreads
 
 
@@ -26,14 +27,7 @@ def serve_model(  # noqa: PLR0913, PLR0917 - one parameter per option
             help="The bearer token itself; other users of the machine see options of commands.",
         ),
     ] = None,
-    allowed_host: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--allowed-host",
-            metavar="NAME",
-            help="Name that a reverse proxy forwards in the Host header, e.g. recsys.example.org; may be repeated.",
-        ),
-    ] = None,
+    allowed_host: AllowedHosts = None,
     max_batch: Annotated[int, typer.Option(min=1, help="Users that are scored together.")] = 64,
     window: Annotated[
         float, typer.Option(min=0, max=1000, help="Milliseconds that an incomplete batch waits for further requests.")
