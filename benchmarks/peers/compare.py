@@ -27,15 +27,19 @@ from virtualmle.data.readers import Log, read_log
 HERE = Path(__file__).parent
 ENGINES = {  # name: (script, loss); ours run between the peers, so that load changes affect all alike
     "ours softmax": ("our_engine.py", "softmax"),
+    "ours softmax bfloat16": ("our_engine.py", "softmax"),
     "ours sampled": ("our_engine.py", "sampled"),
     "rectools sampled": ("rectools_engine.py", "sampled"),
     "ours sampled again": ("our_engine.py", "sampled"),
     "ours shared negatives": ("our_engine.py", "shared"),
     "rectools softmax": ("rectools_engine.py", "softmax"),
+    "rectools softmax bfloat16": ("rectools_engine.py", "softmax"),
     "ours softmax again": ("our_engine.py", "softmax"),
+    "ours softmax bfloat16 again": ("our_engine.py", "softmax"),
     "recbole softmax": ("recbole_engine.py", "softmax"),
     "ours softmax at the end": ("our_engine.py", "softmax"),
 }
+BFLOAT16 = "bfloat16"  # in the name of an engine that multiplies in bfloat16; ratios compare like with like
 
 
 def first_users(log: Log, count: int | None) -> Log:
@@ -61,6 +65,7 @@ def run(engine: str, python: str, folder: Path, arguments: argparse.Namespace) -
     task = {
         "num_items": int(arrays["num_items"]),
         "loss": loss,
+        "bfloat16": BFLOAT16 in engine,
         "epochs": arguments.epochs,
         "threads": arguments.threads,
         "batch_size": 2048 if script.startswith("recbole") else arguments.batch_size,
@@ -81,6 +86,12 @@ def run(engine: str, python: str, folder: Path, arguments: argparse.Namespace) -
     return {**figures, "ndcg@10": ndcg(top, arrays["valid_items"]), "load_before": load_before}
 
 
+def is_our_counterpart(other: str, engine: str) -> bool:
+    """Whether `other` is our engine with the loss of `engine`, and multiplies in bfloat16 if `engine` does."""
+    same = ENGINES[other][1] == ENGINES[engine][1] and (BFLOAT16 in other) == (BFLOAT16 in engine)
+    return other.startswith("ours") and same
+
+
 def text_of(record: dict[str, Any]) -> str:
     """The record as one line and a Markdown table, with the ratios of the peers to our runs of the same loss."""
     about = "{dataset}, {hardware}, {cores} cores, {threads} threads, {date}, commit {commit}\n".format(**record)
@@ -93,8 +104,7 @@ def text_of(record: dict[str, Any]) -> str:
         if "error" in row:
             lines.append(f"| {engine} | failed | | | | | |")
             continue
-        loss = ENGINES[engine][1]
-        ours = [r for e, r in record["engines"].items() if e.startswith("ours") and ENGINES[e][1] == loss]
+        ours = [row for other, row in record["engines"].items() if is_our_counterpart(other, engine)]
         ratios = ["", ""]
         if ours and not engine.startswith("ours"):
             keys = ("epoch_seconds", "evaluate_seconds")

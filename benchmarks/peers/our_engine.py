@@ -8,6 +8,7 @@ from protocol import DEPTH, HEADS, LR, MAX_LEN, TOP, WIDTH, answer, read_task, t
 
 import virtualmle
 from virtualmle.data.prepared import PreparedDataset
+from virtualmle.kernels.losses.arguments import BFLOAT16
 from virtualmle.models.config import make_config
 from virtualmle.training.evaluate import encode_users, evaluate_validation, train_histories
 from virtualmle.training.trainer import Training
@@ -31,7 +32,7 @@ config = make_config(
 
 
 def fit() -> Training:
-    training = Training(config, dataset, 0, torch.device("cpu"))
+    training = Training(config, dataset, 0, torch.device("cpu"), BFLOAT16 if task.bfloat16 else "ieee")
     for _ in range(task.epochs):
         training.epoch()
     return training

@@ -24,6 +24,7 @@ class Task:
     valid_items: np.ndarray  # (num_users,)
     num_items: int
     loss: str  # softmax | sampled | shared (ours only)
+    bfloat16: bool  # ours: the products of the full softmax; RecTools: autocasting ("bf16-mixed")
     epochs: int
     threads: int
     batch_size: int

@@ -7,6 +7,7 @@ import pandas as pd
 import rectools
 import torch
 from protocol import DEPTH, HEADS, LR, MAX_LEN, TOP, WIDTH, answer, read_task, timed
+from pytorch_lightning import Trainer
 from rectools import Columns
 from rectools.dataset import Dataset
 from rectools.models import SASRecModel
@@ -19,6 +20,22 @@ frame = pd.DataFrame({Columns.User: task.users, Columns.Item: task.items, Column
 start = pd.Timestamp("2020-01-01")
 frame[Columns.Datetime] = start + pd.to_timedelta(np.arange(len(frame)), unit="s")  # the order of the log
 dataset = Dataset.construct(frame)
+
+
+def bfloat16_trainer() -> Trainer:
+    """RecTools' own trainer, with autocasting to bfloat16."""
+    return Trainer(
+        max_epochs=task.epochs,
+        min_epochs=task.epochs,
+        precision="bf16-mixed",
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        logger=False,
+        devices=1,
+    )
+
+
 model = SASRecModel(
     n_blocks=DEPTH,
     n_heads=HEADS,
@@ -29,6 +46,7 @@ model = SASRecModel(
     lr=LR,
     batch_size=task.batch_size,
     epochs=task.epochs,
+    get_trainer_func=bfloat16_trainer if task.bfloat16 else None,
 )
 fit_seconds, _ = timed(lambda: model.fit(dataset))
 users = np.arange(len(task.valid_items))
