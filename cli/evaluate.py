@@ -17,9 +17,10 @@ from .serving_options import ExportDirectory, ServingDevice, ServingThreads
 if TYPE_CHECKING:
     import polars as pl
 
-    from ..serving.evaluation_result import EvaluationResult
+    from ..serving.evaluation_result import EvaluationResult, Figure
 
 TITLES = {"popularity": "popularity", "transitions": "item transitions", "cooccurrence": "item co-occurrence"}
+HEADINGS = {"popularity": "popularity", "transitions": "transitions", "cooccurrence": "co-occurrence"}
 SHOWN = ("ndcg@5", "ndcg@10", "ndcg@20", "recall@5", "recall@10", "recall@20", "mrr@5", "mrr@10", "mrr@20")
 
 
@@ -101,27 +102,34 @@ def targets_bar() -> Iterator[Callable[[int, int], None]]:
 
 def print_result(result: "EvaluationResult") -> None:
     """Print the tables of an evaluation, and what was counted."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    scorers = {"model": result.model} | {TITLES[name]: found for name, found in result.baselines.items()}
-    table = Table(title="Later targets, ranked in the whole catalogue; 95 % intervals over users")
+    scorers = {"model": result.model} | {HEADINGS[name]: found for name, found in result.baselines.items()}
+    title = "Later targets, ranked in the whole catalogue; ± 95 % interval over users"
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
     for heading in ("figure", *scorers):
         table.add_column(heading, justify="left" if heading == "figure" else "right")
     for name in SHOWN:
-        table.add_row(name, *(str(found.metrics[name]) for found in scorers.values()))
-    table.add_row("coverage of top 10", *(f"{found.coverage:.1%}" for found in scorers.values()))
-    table.add_row("novelty of top 10, bits", *(f"{found.novelty:.2f}" for found in scorers.values()))
-    strata = Table(title="The model by kind of target")
+        table.add_row(name, *(_short(found.metrics[name]) for found in scorers.values()))
+    table.add_row("coverage@10", *(f"{found.coverage:.1%}" for found in scorers.values()))
+    table.add_row("novelty@10, bits", *(f"{found.novelty:.2f}" for found in scorers.values()))
+    strata = Table(title="The model by kind of target", box=SIMPLE_HEAD, pad_edge=False)
     for heading in ("targets are", "items", "targets", "users", "NDCG@10", "recall@10"):
         strata.add_column(heading, justify="left" if heading == "targets are" else "right")
     for stratum in result.strata:
         numbers = ["" if stratum.num_items is None else f"{stratum.num_items:,}", f"{stratum.num_targets:,}"]
-        shown = [str(stratum.metrics[name]) if name in stratum.metrics else "" for name in ("ndcg@10", "recall@10")]
+        shown = [_short(stratum.metrics[name]) if name in stratum.metrics else "" for name in ("ndcg@10", "recall@10")]
         strata.add_row(stratum.name, *numbers, f"{stratum.num_users:,}", *shown)
     console = Console()
     console.print(table, strata)
     print("\n".join([*_differences(result), *_counted(result)]))
+
+
+def _short(figure: "Figure") -> str:
+    """A figure and the half-width of its interval, for a table that fits in 80 columns."""
+    return f"{figure.value:.4f}" + ("" if figure.high is None else f" ±{figure.high - figure.value:.4f}")
 
 
 def _differences(result: "EvaluationResult") -> list[str]:

@@ -61,7 +61,7 @@ def export(
         manifest = ws.catalogue.manifest(plan.session.dataset)
         data = gather(home, plan.session.id)
         if refit:
-            card = model_card(data, plan.trial, manifest, plan.members, epochs_of(plan))
+            card = model_card(data, plan.trial, manifest, plan.members, epochs_of(plan), plan.measured_elsewhere(ws))
             request = refit_request(
                 ws, plan, card, str(absolute(directory)), overwrite=overwrite, device=device, threads=threads,
                 key_file=None if key_file is None else str(absolute(key_file)),
@@ -69,7 +69,7 @@ def export(
             with epochs_bar("refit") as progress:
                 run_refit(request, lambda: open_sessions(ws), progress)
         else:
-            card = model_card(data, plan.trial, manifest, plan.members)
+            card = model_card(data, plan.trial, manifest, plan.members, elsewhere=plan.measured_elsewhere(ws))
             contents = assemble(plan.models, plan.trial.configuration, plan.dataset_dir, card)
             write_export(directory, contents, overwrite=overwrite)
     _print_written(plan.name, directory, is_refit=refit, as_json=as_json)

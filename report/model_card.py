@@ -13,6 +13,7 @@ from ..data.prepared import Manifest
 from ..data.wording import counted, listed
 from ..memory.records import TrialRecord
 from ..sandbox.program import trials_measured
+from ..sandbox.statistics import selection_inflation
 from ..tools.cognition import best_first
 from . import formats
 from .gather import ReportData
@@ -31,11 +32,13 @@ def model_card(
     dataset: Manifest,
     members: Sequence[TrialRecord],
     refit_epochs: Sequence[int] | None = None,
+    elsewhere: int = 0,
 ) -> str:
     """The card of `trial`, a finished trial of the session in `data`, whose dataset has the manifest `dataset`.
 
     members: the trials whose models it scores: itself, or the members of an ensemble. refit_epochs: the epochs of every
-    member, if the exported models were trained again on all events.
+    member, if the exported models were trained again on all events. elsewhere: how many configurations the other
+    sessions of the members have measured, among which the members were chosen, too.
     """
     kind = "ensemble" if trial.is_ensemble else trial.config["backbone"]
     sections = [
@@ -43,7 +46,7 @@ def model_card(
         _section("Use", _use(members)),
         _section(
             "Figures of the examined model, not of this one" if refit_epochs else "Figures",
-            [*_refit_notice(data, trial, refit_epochs), *_figures(data, trial)],
+            [*_refit_notice(data, trial, refit_epochs), *_figures(data, trial, elsewhere)],
         ),
         _section("Model", _model(data, trial, members, TRAIN_ONLY if refit_epochs is None else _all_events(dataset))),
         _section("Data", _data(dataset)),
@@ -85,7 +88,7 @@ def _use(members: Sequence[TrialRecord]) -> list[str]:
     ]
 
 
-def _figures(data: ReportData, trial: TrialRecord) -> list[str]:
+def _figures(data: ReportData, trial: TrialRecord, elsewhere: int) -> list[str]:
     outcome = trial.outcome
     assert outcome is not None  # a finished trial has an outcome
     test = data.test if data.session.state == "revealed" and data.test and data.test.trial == trial.handle else None
@@ -98,14 +101,6 @@ def _figures(data: ReportData, trial: TrialRecord) -> list[str]:
             row.append(_interval(test.metrics.get(name), error))
         rows.append(row)
     heading = ["metric", "validation [95 % interval]", *(["test [95 % interval]"] if test else [])]
-    inflation = (
-        ""
-        if data.inflation is None
-        else (
-            f" The trial was chosen among {counted(trials_measured(data.trials), 'configuration')}; choosing the best "
-            f"may inflate its validation figures by up to {formats.metric(data.inflation)} (NDCG@10)."
-        )
-    )
     default = data.default.outcome if data.default else None
     references = {
         "the default configuration": default.metrics.get("ndcg@10") if default else None,
@@ -113,11 +108,24 @@ def _figures(data: ReportData, trial: TrialRecord) -> list[str]:
     }
     known = [f"{name} {formats.metric(value)}" for name, value in references.items() if value is not None]
     compared = f" For comparison, validation NDCG@10: {', '.join(known)}." if known else ""
+    inflation = _inflation(outcome.ndcg_se, trials_measured(data.trials), elsewhere)
     return [
         _table(heading, rows),
         f"Full ranking over the catalogue, one target per user. Intervals are over users.{inflation}{compared}",
         _state_of_test(data, trial),
     ]
+
+
+def _inflation(error: float | None, here: int, elsewhere: int) -> str:
+    """How much the choice among all measured configurations may inflate the figures, in a sentence."""
+    if error is None:
+        return ""
+    others = f", {elsewhere} of them in other sessions of its members" if elsewhere else ""
+    return (
+        f" The trial was chosen among {counted(here + elsewhere, 'configuration')}{others}; choosing the best may "
+        f"inflate its validation figures by up to {formats.metric(selection_inflation(error, here + elsewhere))} "
+        "(NDCG@10)."
+    )
 
 
 def _refit_notice(data: ReportData, trial: TrialRecord, refit_epochs: Sequence[int] | None) -> list[str]:

@@ -7,7 +7,6 @@ and renamed, or exchanged with the one that it replaces, so that a reader sees t
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -50,6 +49,7 @@ from .layout import (
 )
 from .reading import is_export, read_export
 from .sums import ExportSums
+from .temporary import make_temporary
 
 COUNTS, POPULARITY = "counts", "popularity"
 TABLES = ("transition", "cooccurrence")
@@ -134,7 +134,7 @@ def replace_files(directory: Path, files: dict[str, bytes]) -> None:
     files = {**files, MANIFEST: _json(ExportManifest(files=entries))}
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}."))
+        temporary, lock = make_temporary(directory)
     except OSError as error:
         raise _not_written(directory, error) from None
     try:
@@ -149,6 +149,7 @@ def replace_files(directory: Path, files: dict[str, bytes]) -> None:
         raise _not_written(directory, error) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        os.close(lock)
 
 
 def check_destination(directory: Path, *, overwrite: bool) -> None:

@@ -163,6 +163,8 @@ class Recommender:
         unknown: list[Any] = []
         if candidates is not None:
             numbers, unknown = self._known(candidates)
+            if not len(numbers) and not unknown:
+                raise ExportError("candidates is empty, so that nothing can be recommended; leave it out for all items")
             if not len(numbers):
                 raise ExportError("none of the candidates is an item of this model; leave candidates out for all items")
             allowed[numbers] = True

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..data.errors import ExportError, TrialError
 from ..data.hashing import sha256_of
 from ..memory.records import SessionRecord, TrialRecord
+from ..sandbox.program import trials_measured
 from ..serving.layout import TrainedModel
 from ..training.spec import CHECKPOINT
 from .cognition import best_first, select
@@ -31,6 +32,11 @@ class ExportPlan:
     def name(self) -> str:
         """SESSION/HANDLE of the trial."""
         return f"{self.session.id}/{self.trial.handle}"
+
+    def measured_elsewhere(self, ws: Workspace) -> int:
+        """How many configurations the other sessions of the members have measured."""
+        others = {member.session for member in self.members} - {self.session.id}
+        return sum(trials_measured(ws.memory.trials.all(session)) for session in others)
 
 
 def plan_export(ws: Workspace, session: str, handle: str | None = None) -> ExportPlan:
