@@ -3,10 +3,12 @@
 import errno
 import logging
 import math
+import signal
 import socket
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from types import FrameType
 
 import anyio
 import uvicorn
@@ -60,7 +62,13 @@ def serve_http(
             timeout_graceful_shutdown=int(SHUTDOWN_SECONDS),
         )
         logger.info("serving MCP at %s%s", base_url(host, listener.getsockname()[1]), PATH)
+        signal.signal(signal.SIGTERM, _exit)  # uvicorn calls it after its own shutdown
         anyio.run(partial(uvicorn.Server(config).serve, sockets=[listener]))
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    """End the process as at the end of its program, so that the log is written to its end."""
+    raise SystemExit(0)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from virtualmle.data.errors import ServerError
-from virtualmle.server.serve import serve
 from virtualmle.server.bearer import read_token
 from virtualmle.server.names import allowed_names, is_loopback
+from virtualmle.server.serve import serve
 from virtualmle.server.streamable_http import base_url, listen
 
 TOKEN = "a-token-of-twenty-four-c"
@@ -229,7 +229,9 @@ def test_a_token_file_is_read_if_only_its_owner_can_use_it(tmp_path: Path) -> No
         read_token(tmp_path / "nothing")
 
 
-@pytest.mark.parametrize("token", ["sixteen letters and spaces", "two-lines-of-a-file\nanother", "t\u00f6ken-of-twenty-four"])
+@pytest.mark.parametrize(
+    "token", ["sixteen letters and spaces", "two-lines-of-a-file\nanother", "t\u00f6ken-of-twenty-four"]
+)
 def test_a_token_that_no_header_can_carry_is_refused(tmp_path: Path, token: str) -> None:
     with pytest.raises(ServerError, match="no header can carry"):
         serve(tmp_path, transport="http", port=0, token=token)
