@@ -26,6 +26,7 @@ from .options import (
     WithoutReflection,
     make_settings,
 )
+from .token_options import Token, TokenFile, bearer_token
 
 
 class Transport(StrEnum):
@@ -44,13 +45,8 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port to listen on, for --transport http; 0 = any free port.")
     ] = 8000,
-    token: Annotated[
-        str | None,
-        typer.Option(
-            envvar="VIRTUALMLE_TOKEN",
-            help="Bearer token for HTTP; required with --allowed-host, and for a host that is not loopback.",
-        ),
-    ] = None,
+    token_file: TokenFile = None,
+    token: Token = None,
     allowed_host: AllowedHosts = None,
     trials: Trials = None,
     seconds: Seconds = None,
@@ -73,7 +69,7 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
 
     Example: virtualmle serve --home ~/recsys --trials 30
 
-    Behind a proxy: virtualmle serve --home ~/recsys --transport http --allowed-host recsys.example.org
+    Behind a proxy: virtualmle serve --transport http --token-file ~/token --allowed-host recsys.example.org
     """
     settings = make_settings(
         trials, seconds, seed, without_reflection, without_memory, device, threads, sandbox, keep_warm, memory_from,
@@ -81,4 +77,4 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
     )  # fmt: skip
     from ..server.serve import serve as run  # imports the MCP library, which takes most of a second
 
-    run(home, settings, transport.value, host, port, token, allowed_host or ())
+    run(home, settings, transport.value, host, port, bearer_token(token, token_file), allowed_host or ())

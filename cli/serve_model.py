@@ -1,32 +1,25 @@
 """`virtualmle serve-model`: answer recommendation requests over HTTP from an exported model."""
 
-import logging
 import os
-import sys
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from .options import AllowedHosts
 from .serving_options import ExportDirectory, ServingDevice, ServingThreads
+from .token_options import Token, TokenFile, bearer_token
+
+OPEN_PATHS = ("/health",)  # for load balancers, which have no token
+MAX_CONNECTIONS = 1024
 
 
 def serve_model(  # noqa: PLR0913, PLR0917 - one parameter per option
     directory: ExportDirectory,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 = any free port.")] = 8080,
     host: Annotated[str, typer.Option(help="Address to listen on; another than loopback needs a token.")] = "127.0.0.1",
-    token_file: Annotated[
-        Path | None, typer.Option("--token-file", help="File with the bearer token that clients must send.")
-    ] = None,
-    token: Annotated[
-        str | None,
-        typer.Option(
-            envvar="VIRTUALMLE_TOKEN",
-            help="The bearer token itself; other users of the machine see options of commands.",
-        ),
-    ] = None,
+    token_file: TokenFile = None,
+    token: Token = None,
     allowed_host: AllowedHosts = None,
     max_batch: Annotated[int, typer.Option(min=1, help="Users that are scored together.")] = 64,
     window: Annotated[
@@ -48,28 +41,23 @@ def serve_model(  # noqa: PLR0913, PLR0917 - one parameter per option
     Ask it: curl -d '{"history": ["item-7", "item-9"], "k": 5}' http://127.0.0.1:8080/recommend
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported: spinning threads starve others
-    from ..server.guard import Guard  # these import the MCP library and torch
-    from ..server.streamable_http import check_token, listen, transport_security
+    from ..server.bearer import check_token  # these import the MCP library and torch
+    from ..server.connections import HttpLimits, limited
+    from ..server.guard import Guard
+    from ..server.log import start_log
+    from ..server.names import allowed_names
+    from ..server.streamable_http import listen
     from ..serving.batching import BatchLimits
     from ..serving.endpoint import serve_endpoint
     from ..serving.recommender import use_threads
 
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(message)s")
-    logging.getLogger("virtualmle").setLevel(logging.INFO)
-    secret = token if token_file is None else _token_in(token_file)
+    start_log("%(levelname)s %(message)s")
+    secret = bearer_token(token, token_file)
     hosts = allowed_host or []
     check_token(host, secret, hosts)
-    guard = partial(Guard, security=transport_security(host, hosts), token=secret)
+    guard = partial(Guard, names=allowed_names(host, hosts), token=secret, open_paths=OPEN_PATHS)
     use_threads(threads)
     with listen(host, port) as listener:
         limits = BatchLimits(max_batch, window / 1000, max_waiting)
-        serve_endpoint(directory, device, listener, guard, limits)
-
-
-def _token_in(file: Path) -> str:
-    from ..data.errors import ServerError
-
-    try:
-        return file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ServerError(f"--token-file {str(file)!r} cannot be read ({error}); check its path") from None
+        protocol = limited(HttpLimits(max_connections=MAX_CONNECTIONS))
+        serve_endpoint(directory, device, listener, guard, protocol, limits)

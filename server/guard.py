@@ -1,40 +1,61 @@
-"""Access to an HTTP application other than MCP: the checks of `streamable_http.py` for Host, Origin and token."""
+"""Who may use an HTTP application: the checks of Host, Origin and token, before the application sees a request."""
 
-import hmac
+import logging
+from collections.abc import Sequence
 
-from mcp.server.transport_security import TransportSecurityMiddleware, TransportSecuritySettings
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-OPEN_PATHS = ("/health",)  # for load balancers, which have no token
+from .bearer import OPTIONS, is_bearer
+from .names import AllowedNames
+
+logger = logging.getLogger(__name__)
+
 SENTENCES = {
-    421: "this server does not answer to the name in the Host header; start it with --allowed-host NAME",
+    400: "a request has exactly one Host header, and at most one Origin and one Authorization header",
+    401: "this server needs its token in the header Authorization: Bearer TOKEN; the token is the one that the server "
+    f"was started with ({OPTIONS})",
     403: "requests of web pages of other origins are refused",
+    421: "this server does not answer to the name in the Host header; start it with --allowed-host NAME",
 }
 
 
 class Guard:
     """Forwards the requests that may use `app`, and answers the others itself."""
 
-    def __init__(self, app: ASGIApp, security: TransportSecuritySettings, token: str | None) -> None:
+    def __init__(self, app: ASGIApp, names: AllowedNames, token: str | None, open_paths: Sequence[str] = ()) -> None:
         self._app = app
-        self._names = TransportSecurityMiddleware(security)
-        self._expected = None if token is None else f"Bearer {token}".encode()
+        self._names = names
+        self._token = token
+        self._open_paths = open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection, as ASGI defines."""
-        refusal = await self._refusal(Request(scope)) if scope["type"] == "http" else None
-        await (refusal or self._app)(scope, receive, send)
+        status = self._refusal(scope) if scope["type"] == "http" else None
+        if status is None:
+            await self._app(scope, receive, send)
+            return
+        logger.warning("a request from %s was refused with %d: %s", _client(scope), status, SENTENCES[status])
+        headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
+        await JSONResponse({"error": SENTENCES[status]}, status, headers)(scope, receive, send)
 
-    async def _refusal(self, request: Request) -> Response | None:
-        refused = await self._names.validate_request(request)
-        if refused is not None:
-            return JSONResponse({"error": SENTENCES[refused.status_code]}, refused.status_code)
-        if self._expected is None or request.url.path in OPEN_PATHS:
+    def _refusal(self, scope: Scope) -> int | None:
+        """The status with which a request is refused, if it is."""
+        hosts, origins, tokens = (_values(scope, name) for name in (b"host", b"origin", b"authorization"))
+        if len(hosts) != 1 or len(origins) > 1 or len(tokens) > 1:
+            return 400
+        if not self._names.has_host(hosts[0]):
+            return 421
+        if origins and not self._names.has_origin(origins[0]):
+            return 403
+        if self._token is None or scope["path"] in self._open_paths:
             return None
-        given = request.headers.get("authorization", "").encode("latin-1")
-        if hmac.compare_digest(given, self._expected):  # in constant time, so that timing reveals nothing
-            return None
-        sentence = "this server needs its token in the header Authorization: Bearer TOKEN"
-        return JSONResponse({"error": sentence}, 401, {"WWW-Authenticate": "Bearer"})
+        return None if tokens and is_bearer(tokens[0], self._token) else 401
+
+
+def _values(scope: Scope, name: bytes) -> list[str]:
+    return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
+
+
+def _client(scope: Scope) -> str:
+    return scope["client"][0] if scope.get("client") else "an unknown address"

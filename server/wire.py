@@ -30,6 +30,7 @@ from .waits import wait_cap, wait_until_confirmed, wait_until_over
 PlainTool = Callable[..., BaseModel]
 
 CLIENT_NAME_LENGTH = 80
+MAX_NAMED = 8  # unknown arguments that a refusal names
 LLM_USD = "virtualmle/llm_usd"
 """Key in a request's `_meta`: dollars that the client's language model cost in this session; no model can set it."""
 REFLECTS = "virtualmle/reflects"
@@ -53,7 +54,7 @@ class WireTool(Tool):
         if unknown:
             reasons = " ".join(dict.fromkeys(UNAVAILABLE[name] for name in unknown if name in UNAVAILABLE))
             raise ToolError(
-                f"{self.name} has no argument {', '.join(map(repr, unknown))}; "
+                f"{self.name} has no argument {', '.join(f'{name!r:.60}' for name in unknown[:MAX_NAMED])}; "
                 f"its arguments are {', '.join(known) or 'none'}. {reasons}".rstrip()
             )
         return await super().run(arguments, context, convert_result)

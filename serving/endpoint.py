@@ -44,7 +44,6 @@ RETRY_SECONDS = 1
 WATCH_SECONDS = 1.0  # between two looks at the manifest
 SHUTDOWN_SECONDS = 10  # for requests in progress
 KEEP_ALIVE_SECONDS = 60
-MAX_CONNECTIONS = 1024
 
 PATHS = "this endpoint has POST /recommend, POST /similar, GET /health and GET /metrics"
 
@@ -204,24 +203,31 @@ def _content(answer: Recommendations | RecommendationBatch) -> dict[str, Any]:
     }
 
 
-def serve_endpoint(
-    directory: Path, device: str, listener: socket.socket, guard: Callable[[ASGIApp], ASGIApp], limits: BatchLimits
+def serve_endpoint(  # noqa: PLR0913, PLR0917 - the parts that the caller brings
+    directory: Path,
+    device: str,
+    listener: socket.socket,
+    guard: Callable[[ASGIApp], ASGIApp],
+    protocol: type[asyncio.Protocol],
+    limits: BatchLimits,
 ) -> None:
     """Serve the export in `directory` on a listening socket until SIGTERM or SIGINT; requests in progress are finished.
 
-    guard: the application around the endpoint that decides who may use it. Raises ExportError or MachineError before
-    anything is served.
+    guard: the application around the endpoint that decides who may use it. protocol: what handles a connection, a
+    subclass of uvicorn's, with its limits for slow clients and for the number of connections. Raises ExportError or
+    MachineError before anything is served.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _exit)  # also while the export is loaded; uvicorn calls it after its own shutdown
     live = LiveExport(directory, device)
     config = uvicorn.Config(
         guard(Endpoint(live, limits).app()),
+        http=protocol,
+        ws="none",
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        limit_concurrency=MAX_CONNECTIONS,
     )
     host, port = listener.getsockname()[:2]
     logger.info("answering from export %s", live.current.sha256)
