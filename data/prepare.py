@@ -43,6 +43,7 @@ from .prepared import (
 from .profile import train_profile
 from .readers import Log
 from .seal import NO_TARGET, as_bytes, pack_test, seal
+from .sketch import Sketch, log_sketch
 from .splits import Events, Split, split_by_time, split_events
 from .time_units import LATEST
 from .wording import counted
@@ -90,7 +91,10 @@ def prepare(log: Log, name: str, directory: Path, options: PrepareOptions, vault
         time_split=parts.time_split,
     )
     payload = pack_test(
-        items=split.test_items, timestamps=split.test_timestamps, fingerprint=as_bytes(parts.fingerprint)
+        items=split.test_items,
+        timestamps=split.test_timestamps,
+        fingerprint=as_bytes(parts.fingerprint),
+        sketch=parts.sketch.array,
     )
     sealed = seal(payload, vault_public_key, dataset_id)
     text = (manifest.model_dump_json(indent=1) + "\n").encode()
@@ -105,6 +109,7 @@ class _Parts:
     events: Events  # with a split by time, only those before the second cut
     split: Split
     fingerprint: str  # of the complete content
+    sketch: Sketch  # of the whole log, before the k-core filter
     rows_read: int
     num_identical: int
     time_split: TimeSplit | None = None
@@ -113,16 +118,15 @@ class _Parts:
 def _leave_one_out(log: Log, options: PrepareOptions) -> _Parts:
     frame, num_identical = _distinct(log.frame, options)
     events = order_events(frame, options)
-    return _Parts(
-        events, split_events(events, options.max_events), fingerprint_of(events), log.rows_read, num_identical
-    )
+    split = split_events(events, options.max_events)
+    return _Parts(events, split, fingerprint_of(events), log_sketch(frame), log.rows_read, num_identical)
 
 
 def _by_time(log: Log, options: PrepareOptions) -> _Parts:
-    """Split at two cuts in time. Except for the fingerprint and the test targets, only rows before the second count.
+    """Split at two cuts in time. Only rows before the second count, except for fingerprint, sketch and test targets.
 
-    The fingerprint is that of the whole log, as leave-one-out has it, so that the looks at all splits of a log are
-    counted together. Raises DataError if the log has no clock, or if too few users have a target.
+    Fingerprint and sketch are those of the whole log, as leave-one-out has them, so that the looks at all splits of a
+    log are counted together. Raises DataError if the log has no clock, or if too few users have a target.
     """
     if not log.has_clock:
         raise DataError(
@@ -136,7 +140,8 @@ def _by_time(log: Log, options: PrepareOptions) -> _Parts:
         raise DataError(_few_targets_message(frame, holdout, options, len(split.valid_items)))
     rows, kept = (int((part["timestamp"] < cuts.test_from).sum()) for part in (log.frame, frame))
     time_split = TimeSplit(valid_from=cuts.valid_from, test_from=cuts.test_from, num_ranked=len(split.valid_items))
-    return _Parts(events, split, fingerprint_of(order_events(frame, options)), rows, rows - kept, time_split)
+    fingerprint = fingerprint_of(order_events(frame, options))
+    return _Parts(events, split, fingerprint, log_sketch(frame), rows, rows - kept, time_split)
 
 
 def _cut(frame: pl.DataFrame, holdout: Holdout, options: PrepareOptions) -> tuple[Events, Split, Cuts]:

@@ -50,6 +50,11 @@ def unseal(sealed: bytes, private_key: bytes, bound_to: str) -> bytes:
         ) from None
 
 
+def public_key_of(private_key: bytes) -> bytes:
+    """The public half of a private key, 32 raw bytes."""
+    return X25519PrivateKey.from_private_bytes(private_key).public_key().public_bytes_raw()
+
+
 def open_test(directory: Path, private_key: bytes, dataset_id: str, num_users: int) -> Targets:
     """Decrypt the test targets of the prepared dataset in `directory`. Raises SealError."""
     try:
