@@ -43,7 +43,7 @@ from .prepared import (
 from .profile import train_profile
 from .readers import Log
 from .seal import NO_TARGET, as_bytes, pack_test, seal
-from .sketch import Sketch, log_sketch
+from .sketch import log_sketch
 from .splits import Events, Split, split_by_time, split_events
 from .time_units import LATEST
 from .wording import counted
@@ -94,7 +94,7 @@ def prepare(log: Log, name: str, directory: Path, options: PrepareOptions, vault
         items=split.test_items,
         timestamps=split.test_timestamps,
         fingerprint=as_bytes(parts.fingerprint),
-        sketch=parts.sketch.array,
+        sketch=log_sketch(log.frame).array,
     )
     sealed = seal(payload, vault_public_key, dataset_id)
     text = (manifest.model_dump_json(indent=1) + "\n").encode()
@@ -109,7 +109,6 @@ class _Parts:
     events: Events  # with a split by time, only those before the second cut
     split: Split
     fingerprint: str  # of the complete content
-    sketch: Sketch  # of the whole log, before the k-core filter
     rows_read: int
     num_identical: int
     time_split: TimeSplit | None = None
@@ -118,15 +117,16 @@ class _Parts:
 def _leave_one_out(log: Log, options: PrepareOptions) -> _Parts:
     frame, num_identical = _distinct(log.frame, options)
     events = order_events(frame, options)
-    split = split_events(events, options.max_events)
-    return _Parts(events, split, fingerprint_of(events), log_sketch(frame), log.rows_read, num_identical)
+    return _Parts(
+        events, split_events(events, options.max_events), fingerprint_of(events), log.rows_read, num_identical
+    )
 
 
 def _by_time(log: Log, options: PrepareOptions) -> _Parts:
-    """Split at two cuts in time. Only rows before the second count, except for fingerprint, sketch and test targets.
+    """Split at two cuts in time. Except for the fingerprint and the test targets, only rows before the second count.
 
-    Fingerprint and sketch are those of the whole log, as leave-one-out has them, so that the looks at all splits of a
-    log are counted together. Raises DataError if the log has no clock, or if too few users have a target.
+    The fingerprint is that of the whole log, as leave-one-out has it, so that the looks at all splits of a log are
+    counted together. Raises DataError if the log has no clock, or if too few users have a target.
     """
     if not log.has_clock:
         raise DataError(
@@ -140,8 +140,7 @@ def _by_time(log: Log, options: PrepareOptions) -> _Parts:
         raise DataError(_few_targets_message(frame, holdout, options, len(split.valid_items)))
     rows, kept = (int((part["timestamp"] < cuts.test_from).sum()) for part in (log.frame, frame))
     time_split = TimeSplit(valid_from=cuts.valid_from, test_from=cuts.test_from, num_ranked=len(split.valid_items))
-    fingerprint = fingerprint_of(order_events(frame, options))
-    return _Parts(events, split, fingerprint, log_sketch(frame), rows, rows - kept, time_split)
+    return _Parts(events, split, fingerprint_of(order_events(frame, options)), rows, rows - kept, time_split)
 
 
 def _cut(frame: pl.DataFrame, holdout: Holdout, options: PrepareOptions) -> tuple[Events, Split, Cuts]:

@@ -12,6 +12,7 @@ import polars as pl
 
 from .atomic import write_bytes
 from .catalogue import Catalogue
+from .errors import DataError
 from .prepared import ITEM_IDS, USER_IDS, PreparedDataset, read_manifest
 from .sketch import SAME_CONTENT, Sketch, hashed, similarity, sketch_of
 
@@ -21,17 +22,20 @@ CACHE = "visible.sketch"  # in the dataset's directory: the dataset_id, then the
 def similar_datasets(catalogue: Catalogue, dataset_id: str) -> list[tuple[str, float]]:
     """Name and similarity of the registered datasets like `dataset_id`, the most similar first.
 
-    Datasets of this id itself are left out; without any, the result is empty. With other names or times, a similarity
-    is a lower bound (`sketch.py`). Raises DataError if a dataset is damaged.
+    Datasets of this id itself are left out, and so are damaged ones, which no session can use. The result is empty if
+    none has this id. With other names, a similarity is a lower bound (`sketch.py`).
     """
-    directories = {name: catalogue.path(name) for name in catalogue.names()}
-    ids = {name: read_manifest(directory).dataset_id for name, directory in directories.items()}
-    same = [name for name in ids if ids[name] == dataset_id]
-    if not same:
+    ids: dict[str, str] = {}
+    sketches: dict[str, Sketch] = {}
+    for name in catalogue.names():
+        with contextlib.suppress(DataError):
+            ids[name] = catalogue.manifest(name).dataset_id
+            sketches[name] = visible_sketch(catalogue.path(name))
+    own = next((sketch for name, sketch in sketches.items() if ids[name] == dataset_id), None)
+    if not own:
         return []
-    sketch = visible_sketch(directories[same[0]])
-    found = [(name, similarity(sketch, visible_sketch(directories[name])).share) for name in ids if name not in same]
-    return sorted(((name, share) for name, share in found if share >= SAME_CONTENT), key=lambda each: -each[1])
+    shares = [(name, similarity(own, other).share) for name, other in sketches.items() if ids[name] != dataset_id]
+    return sorted(((name, share) for name, share in shares if share >= SAME_CONTENT), key=lambda each: -each[1])
 
 
 def visible_sketch(directory: Path) -> Sketch:
@@ -55,9 +59,10 @@ def _read(path: Path) -> bytes:
 
 
 def _computed(directory: Path) -> Sketch:
-    dataset = PreparedDataset.load(directory, verify=False)
+    dataset = PreparedDataset.load(directory)
     events = dataset.visible_histories()
     assert events.times is not None
     users = np.repeat(np.arange(dataset.num_users), np.diff(events.offsets))
-    names = [hashed(pl.read_parquet(directory / file)["original_id"]) for file in (USER_IDS, ITEM_IDS)]
+    ids = (pl.read_parquet(directory / file)["original_id"] for file in (USER_IDS, ITEM_IDS))
+    names = [hashed(each.fill_null("")) for each in ids]  # items without a visible event may have no name here
     return sketch_of(users, events.items.astype(np.int64), events.times, *names, every_event=True)

@@ -17,26 +17,30 @@ is a colouring of the items without Weisfeiler-Leman refinement: each round of r
 neighbours, so that after two rounds one dropped user changes the tokens of nearly all others.
 
 A token must identify its user. In the last four families, tokens that several users of a log have are left out, and so
-are those that carry too little information to be unique by more than chance: of `items`, `degrees` and `shares`, a
-token needs log2(number of users) + SPARE_BITS bits, counted as the sum over its items of -log2(share of the events
-whose item has the same label); of `times`, MIN_INTERVALS intervals that are not zero.
+are those with so little information that they are unique by chance: a token needs log2(number of users) + SPARE_BITS
+bits, as the sum over its parts of -log2(share of the log's events, or intervals, with the same part).
 
-A sketch keeps of each family the number of tokens and the KEPT smallest hashes (bottom-k MinHash: Broder 1997, Cohen
-and Kaplan 2007). Below the smaller of the two largest kept hashes, both sketches are complete, so the share of the
-smaller set that is also in the larger is estimated there, with a standard error of at most 0.5 / sqrt(n) for n hashes
-of the smaller set. The similarity of two logs is the largest of the five shares. With `names`, it estimates the share
-of test targets that are equal. With the other families it is a lower bound: a token is lost if one of up to eight items
-or intervals changes, but two different users hardly ever get the same one.
+Two logs whose users and items are numbered share names by chance. `names` is corrected for that, as Cohen's kappa is:
+a share s becomes (s - c) / (1 - c), where c = (tokens per user) * sum over items of (share of the tokens)^2.
 
-On real and synthetic logs (benchmarks/results/content-sketch.md), the similarity of different logs stays far below
-SAME_CONTENT, that of copies with up to 5 % of the users or rows missing above it. Not recognised: a part of a log that
-has fewer than MIN_TOKENS of the kept hashes (about 2 % of a log with many users), and a log whose names and times were
-all replaced and which was also filtered heavily (a 10-core without names and without times).
+A sketch keeps of each family the number of tokens, c, and the KEPT smallest hashes (bottom-k MinHash: Broder 1997,
+Cohen and Kaplan 2007). Below the smaller of the two largest kept hashes, both sketches are complete, so the share of
+the smaller set that is also in the larger is estimated there, with a standard error of at most 0.5 / sqrt(n) for n
+hashes of the smaller set. The similarity of two logs is the largest of the five shares. With `names`, it estimates the
+share of test targets that are equal. With the other families it is a lower bound: a token is lost if one of up to eight
+items or intervals changes, but two different users hardly ever get the same one.
+
+On real and synthetic logs (benchmarks/results/content-sketch.md), the similarity of different logs is at most 0.01.
+That of near-duplicates under their own names is at least 0.8, and of renamed ones, with up to 5 % of the users or rows
+missing and all times replaced, at least 0.25; SAME_CONTENT lies between. Not recognised: a log whose names and times
+were all replaced and which was also filtered heavily (a 10-core), and a part of a log with fewer than MIN_TOKENS of the
+kept hashes, that is, about 2 % of a large log.
 """
 
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -48,11 +52,12 @@ FAMILIES = ("names", "items", "times", "degrees", "shares")
 KEPT = 1024  # hashes of a family; 20 KiB for a sketch
 WINDOW, ITEM_WINDOW = 8, 6
 SPARE_BITS = 6.0
-MIN_INTERVALS = 3
 MIN_TOKENS = 20  # comparisons of fewer tokens say nothing
-SAME_CONTENT = 0.2  # similarity from which two logs count as the same content
+SAME_CONTENT = 0.15  # similarity from which two logs count as the same content
 
 _PADDING = np.uint32(2**32 - 1)  # fills a family with fewer than KEPT tokens; no token has this value
+_HEAD, _UNIT = 2, 2**31  # numbers before the hashes, and the unit of the second
+_MOST_BY_CHANCE = 0.9
 _LARGER = 1.25  # a log with more tokens than this multiple of another's contains the other, rather than equals it
 
 Hashes = npt.NDArray[np.uint64]
@@ -81,7 +86,7 @@ class Similarity:
 class Sketch:
     """What `similarity` needs to know of a log."""
 
-    array: npt.NDArray[np.uint32]  # (families, 1 + KEPT): number of tokens, then the smallest, ascending
+    array: npt.NDArray[np.uint32]  # (families, 2 + KEPT): number of tokens, c * 2^31, the smallest hashes, ascending
 
     def to_bytes(self) -> bytes:
         """The sketch as bytes; the size is the same for all logs."""
@@ -90,33 +95,41 @@ class Sketch:
     @classmethod
     def from_bytes(cls, content: bytes) -> "Sketch | None":
         """The inverse of `to_bytes`; None if the bytes are not a sketch of this version."""
-        if len(content) != len(FAMILIES) * (1 + KEPT) * 4:
+        if len(content) != len(FAMILIES) * (_HEAD + KEPT) * 4:
             return None
-        return cls(np.frombuffer(content, "<u4").astype(np.uint32).reshape(len(FAMILIES), 1 + KEPT))
+        return cls(np.frombuffer(content, "<u4").astype(np.uint32).reshape(len(FAMILIES), _HEAD + KEPT))
 
 
 def similarity(one: Sketch, other: Sketch) -> Similarity:
-    """The family with the largest share of the smaller log's tokens that the other log has as well."""
-    shares = [_shared(*rows, family) for *rows, family in zip(one.array, other.array, FAMILIES, strict=True)]
-    return max(shares, key=lambda found: found.share)
+    """That of the family with the largest share."""
+    return max(similarities(one, other), key=lambda found: found.share)
+
+
+def similarities(one: Sketch, other: Sketch) -> list[Similarity]:
+    """For each of FAMILIES, the share of the smaller log's tokens that the other log has as well."""
+    return [_shared(*rows, family) for *rows, family in zip(one.array, other.array, FAMILIES, strict=True)]
 
 
 def _shared(one: npt.NDArray[np.uint32], other: npt.NDArray[np.uint32], family: str) -> Similarity:
     limit = min(row[-1] for row in (one, other))  # the padding, unless a set has more tokens than are kept
-    first, second = (row[1:][(row[1:] <= limit) & (row[1:] != _PADDING)] for row in (one, other))
+    first, second = (hashes[(hashes <= limit) & (hashes != _PADDING)] for hashes in (one[_HEAD:], other[_HEAD:]))
     smaller, larger = sorted((len(first), len(second)))
     if smaller < MIN_TOKENS:
         return Similarity(0.0, family)
-    common = len(np.intersect1d(first, second, assume_unique=True))
-    return Similarity(common / smaller, family, contains=len(first) == larger > _LARGER * smaller)
+    share = len(np.intersect1d(first, second, assume_unique=True)) / smaller
+    chance = max(int(one[1]), int(other[1])) / _UNIT
+    return Similarity(
+        max((share - chance) / (1 - chance), 0.0), family, contains=len(first) == larger > _LARGER * smaller
+    )
 
 
 def log_sketch(frame: pl.DataFrame) -> Sketch:
     """The sketch of the complete content of a log with the columns user, item (String) and timestamp (Int64).
 
     Only users with MIN_EVENTS or more events count: others never have a test target. It does not depend on how the log
-    is filtered or split afterwards.
+    is filtered or split afterwards, nor on repeated rows.
     """
+    frame = frame.unique(["user", "item", "timestamp"])
     (users, user_names), (items, item_names) = (_numbered(frame[column]) for column in ("user", "item"))
     times = frame["timestamp"].to_numpy()
     kept = np.bincount(users)[users] >= MIN_EVENTS
@@ -148,7 +161,8 @@ def sketch_of(
         "times": _interval_tokens(tail),
         **{family: _label_tokens(tail, label, window, degrees) for family, (label, window) in labels.items()},
     }
-    return Sketch(np.stack([_smallest(tokens[family], family) for family in FAMILIES]))
+    chance = {"names": _agreement_by_chance(*named)}
+    return Sketch(np.stack([_row(tokens[family], family, chance.get(family, 0.0)) for family in FAMILIES]))
 
 
 def hashed(names: Iterable[str]) -> Hashes:
@@ -186,52 +200,46 @@ def _tail(users: Ints, items: Ints, times: Ints) -> _Tail:
 def _label_tokens(tail: _Tail, labels: Hashes, window: int, degrees: Ints) -> Hashes:
     """One token for each user whose last `window` labels identify the user; labels: (num_items,)."""
     order = np.lexsort((labels[tail.items], tail.times, tail.users))
-    owners, position, starts, chosen = _last(tail.users[order], window)
+    position, starts, chosen = _last(tail.users[order], window)
     found = tail.items[order][chosen]
-    tokens = _sums(_mixed(labels[found], position), starts)
-    bits = np.add.reduceat(_bits(labels, degrees)[found], starts) if len(starts) else np.empty(0)
-    num_users = len(owners)
-    return tokens[bits >= np.log2(max(num_users, 1)) + SPARE_BITS]
-
-
-def _bits(labels: Hashes, degrees: Ints) -> Floats:
-    """The information of each item's label: -log2 of the share of events whose item has the label; (num_items,)."""
-    _, inverse = np.unique(labels, return_inverse=True)
-    events = np.bincount(inverse, weights=degrees)[inverse]
-    return np.log2(max(degrees.sum(), 1)) - np.log2(np.maximum(events, 1))
+    return _identifying(labels[found], _bits(labels, degrees)[found], position, starts)
 
 
 def _interval_tokens(tail: _Tail) -> Hashes:
-    """One token for each user with enough intervals that are not zero."""
-    _, position, starts, chosen = _last(tail.users, WINDOW)
+    """One token for each user whose last intervals identify the user."""
+    position, starts, chosen = _last(tail.users, WINDOW)
     times = tail.times[chosen]
     intervals = np.diff(times, prepend=times[:1])
     intervals[starts] = 0  # before the first event of a user
+    divisors = np.gcd.reduceat(intervals, starts) if len(starts) else starts
+    quotients = intervals // np.repeat(np.maximum(divisors, 1), np.diff(np.append(starts, len(times))))
+    bits = _bits(quotients, np.ones(len(quotients), np.int64))
+    bits[starts] = 0.0
+    return _identifying(quotients.astype(np.uint64), bits, position, starts)
+
+
+def _bits(labels: npt.NDArray[Any], weights: Ints) -> Floats:
+    """The information of each label: -log2 of the share of all weight that equal labels have; the shape of `labels`."""
+    _, inverse = np.unique(labels, return_inverse=True)
+    equal = np.bincount(inverse, weights=weights)[inverse] if len(labels) else np.empty(0)
+    return np.log2(max(weights.sum(), 1)) - np.log2(np.maximum(equal, 1))
+
+
+def _identifying(labels: Hashes, bits: Floats, position: Hashes, starts: Ints) -> Hashes:
+    """A hash of the labels of each user with enough information; labels of a user are consecutive, from `starts` on."""
     if not len(starts):
         return np.empty(0, np.uint64)
-    divisors = np.gcd.reduceat(intervals, starts)
-    lengths = np.diff(np.append(starts, len(times)))
-    quotients = intervals // np.repeat(np.maximum(divisors, 1), lengths)
-    tokens = _sums(_mixed(quotients.astype(np.uint64), position), starts)
-    return tokens[np.add.reduceat((intervals > 0).astype(np.int64), starts) >= MIN_INTERVALS]
+    lengths = np.diff(np.append(starts, len(labels))).astype(np.uint64)
+    tokens = _mixed(np.add.reduceat(_mixed(labels, position), starts), lengths)
+    return tokens[np.add.reduceat(bits, starts) >= np.log2(len(starts)) + SPARE_BITS]
 
 
-def _last(users: Ints, window: int) -> tuple[Ints, Hashes, Ints, npt.NDArray[np.bool_]]:
-    """Of events sorted by user, the last `window` of each user: the users, positions from the end, starts, and a mask.
-
-    Positions (1 = last) are of the chosen events; the mask is of all.
-    """
+def _last(users: Ints, window: int) -> tuple[Hashes, Ints, npt.NDArray[np.bool_]]:
+    """Of events sorted by user, the last `window` of each user: positions (1 = last), starts of users, and the mask."""
     from_end = np.searchsorted(users, users, side="right") - np.arange(len(users))
     chosen = from_end <= window
-    owners, starts = np.unique(users[chosen], return_index=True)
-    return owners, from_end[chosen].astype(np.uint64), starts, chosen
-
-
-def _sums(hashes: Hashes, starts: Ints) -> Hashes:
-    """A hash of the hashes of each user, which are consecutive."""
-    sums: Hashes = np.add.reduceat(hashes, starts) if len(starts) else np.empty(0, np.uint64)
-    lengths = np.diff(np.append(starts, len(hashes))).astype(np.uint64)
-    return _mixed(sums, lengths)
+    _, starts = np.unique(users[chosen], return_index=True)
+    return from_end[chosen].astype(np.uint64), starts, chosen
 
 
 def _class(sizes: Floats) -> Hashes:
@@ -240,13 +248,20 @@ def _class(sizes: Floats) -> Hashes:
     return (exponents.astype(np.int64) + 2**20).astype(np.uint64)
 
 
-def _smallest(tokens: Hashes, family: str) -> npt.NDArray[np.uint32]:
+def _agreement_by_chance(users: Ints, items: Ints) -> float:
+    """The expected share of equal (user, item) pairs in a log of the same names with independently drawn items."""
+    per_user = len(users) / max(len(np.unique(users)), 1)
+    shares = np.bincount(items) / max(len(items), 1)
+    return min(per_user * float((shares**2).sum()), _MOST_BY_CHANCE)
+
+
+def _row(tokens: Hashes, family: str, chance: float) -> npt.NDArray[np.uint32]:
     """The row of a family in a sketch. A token of several users identifies none of them, except in `names`."""
     hashes, counts = np.unique((tokens >> np.uint64(32)).astype(np.uint32), return_counts=True)
     hashes = hashes[((counts == 1) | (family == "names")) & (hashes != _PADDING)]
-    row = np.full(1 + KEPT, _PADDING, np.uint32)
-    row[0] = len(hashes)
-    row[1 : 1 + min(KEPT, len(hashes))] = hashes[:KEPT]
+    row = np.full(_HEAD + KEPT, _PADDING, np.uint32)
+    row[:_HEAD] = len(hashes), int(chance * _UNIT)
+    row[_HEAD : _HEAD + min(KEPT, len(hashes))] = hashes[:KEPT]
     return row
 
 

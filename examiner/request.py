@@ -45,6 +45,11 @@ class TestResult(BaseModel):
     fingerprint_short: str  # first 12 hex digits of the content's fingerprint
     at: str  # UTC, ISO 8601
 
+    @property
+    def look_remark(self) -> str:
+        """The note on earlier looks as an addition to a sentence; empty without a note."""
+        return f" ({self.look_note})" if self.look_note else ""
+
 
 def examine(
     home: Path,
