@@ -106,11 +106,14 @@ def describe_closed(record: "SessionRecord", home: Path) -> str:
 
 def look_notice(record: "SessionRecord", home: Path) -> str:
     """What a run that will finalize the open session says when it starts."""
+    from ..data.catalogue import Catalogue
+    from ..data.similar import similar_datasets
+    from ..examiner.ledger import looks_at
     from ..examiner.request import looks
 
-    known = looks(home)
-    contents = {look.fingerprint for look in known if look.dataset_id == record.dataset_id}
-    before = sum(look.fingerprint in contents for look in known)
+    catalogue = Catalogue(home)
+    similar = [catalogue.manifest(name).dataset_id for name, _ in similar_datasets(catalogue, record.dataset_id)]
+    before = len(looks_at(looks(home), {record.dataset_id, *similar}))
     return (
         f"at its end, this run finalizes {record.id}, which uses the session's one look at the test set "
         f"({counted(before, 'look')} at this data so far); with --no-finalize the session stays open"

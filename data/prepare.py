@@ -42,7 +42,8 @@ from .prepared import (
 )
 from .profile import train_profile
 from .readers import Log
-from .seal import NO_TARGET, pack_test, seal
+from .seal import NO_TARGET, as_bytes, pack_test, seal
+from .sketch import log_sketch
 from .splits import Events, Split, split_by_time, split_events
 from .time_units import LATEST
 from .wording import counted
@@ -89,7 +90,13 @@ def prepare(log: Log, name: str, directory: Path, options: PrepareOptions, vault
         notes=(*log.notes, *_notes(events, parts.num_identical)),
         time_split=parts.time_split,
     )
-    sealed = seal(pack_test(split.test_items, split.test_timestamps, parts.fingerprint), vault_public_key, dataset_id)
+    payload = pack_test(
+        items=split.test_items,
+        timestamps=split.test_timestamps,
+        fingerprint=as_bytes(parts.fingerprint),
+        sketch=log_sketch(log.frame).array,
+    )
+    sealed = seal(payload, vault_public_key, dataset_id)
     text = (manifest.model_dump_json(indent=1) + "\n").encode()
     _write_directory(directory, {**visible, SEALED: sealed, MANIFEST: text})
     return manifest

@@ -9,6 +9,7 @@ Not covered: decryption, which is in `examiner/unseal.py`. Only the examiner imp
 
 import io
 import os
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,8 @@ from .errors import SealError
 
 MAGIC = b"VMLE-SEAL-1\n"
 KEY_BYTES, NONCE_BYTES = 32, 12
+PAYLOAD_VERSION = 2  # of the layout of the plaintext; version 1 had no field for it, and only the required arrays
+REQUIRED = {"items", "timestamps", "fingerprint"}
 NO_TARGET = -1  # in place of an item: the user has no test event
 
 
@@ -47,12 +50,26 @@ def derive_key(shared: bytes, sender: bytes, recipient: bytes) -> bytes:
     return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=sender + recipient, info=MAGIC).derive(shared)
 
 
-def pack_test(items: npt.NDArray[np.int32], timestamps: npt.NDArray[np.int64], fingerprint: str) -> bytes:
-    """The plaintext of `test.sealed`; its size depends only on the number of users, with and without a test event.
+def pack_test(**arrays: npt.NDArray[Any]) -> bytes:
+    """The plaintext of `test.sealed`: the named arrays, as .npz without pickles, with the version of their layout.
 
-    items int32 (num_users,), NO_TARGET for a user without a test event; timestamps int64 (num_users,); fingerprint of
-    the complete content in hexadecimal.
+    Always there: items int32 (num_users,), NO_TARGET for a user without a test event; timestamps int64 (num_users,);
+    fingerprint, the bytes of its hexadecimal digits (`as_bytes`). A reader passes over names that it does not know. The
+    size depends only on the names, shapes and dtypes of the arrays, so none of them may have a shape that tells
+    something about the test events. Equal arrays give equal bytes.
     """
+    missing = REQUIRED - set(arrays)
+    assert not missing, f"a test split needs {sorted(missing)}"
     buffer = io.BytesIO()
-    np.savez(buffer, items=items, timestamps=timestamps, fingerprint=np.frombuffer(fingerprint.encode(), np.uint8))
+    np.savez(buffer, version=np.int64(PAYLOAD_VERSION), **arrays)
     return buffer.getvalue()
+
+
+def as_bytes(text: str) -> npt.NDArray[np.uint8]:
+    """A text as an array of its UTF-8 bytes, (length,)."""
+    return np.frombuffer(text.encode(), np.uint8)
+
+
+def as_text(array: npt.NDArray[np.uint8]) -> str:
+    """The inverse of `as_bytes`."""
+    return array.tobytes().decode()

@@ -1,20 +1,28 @@
 """The look ledger: it records every evaluation on test targets before it starts, counted per dataset content.
 
+Two looks are at the same content if the fingerprints of their logs are equal, or if their sketches (`data/sketch.py`)
+are as similar as SAME_CONTENT: a log with shuffled rows, other units, other names or a few rows more or less is another
+file with the same test targets. Only the examiner can compare sketches, which lie sealed in the ledger.
+
 It also records every refit (`refit.py`), which opens the seal to train a model on test events; a refit is not a look.
 
 The ledger is an SQLite file. Each insert is one locked, synced transaction, so that concurrent examiners get different
 look numbers and a power cut leaves either the complete row or none. Triggers reject updates and deletes of rows.
 """
 
+import json
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 from ..data.errors import SealError
+from ..data.sketch import SAME_CONTENT, Similarity
+from ..data.wording import counted
 from .vault import file_exists, other_owner_error
 
 LEDGER = "looks.db"
@@ -44,6 +52,24 @@ CREATE TABLE IF NOT EXISTS refit (
 CREATE TRIGGER IF NOT EXISTS refit_keeps BEFORE UPDATE ON refit BEGIN SELECT RAISE(ABORT, 'refits only grow'); END;
 CREATE TRIGGER IF NOT EXISTS refit_stays BEFORE DELETE ON refit BEGIN SELECT RAISE(ABORT, 'refits only grow'); END;
 """
+# Columns that older ledgers lack: the sealed sketch, the sessions of earlier looks at the same content (JSON), and what
+# is said about near-duplicates among these
+_ADDED = {
+    "sketch": "BLOB NOT NULL DEFAULT x''",
+    "earlier": "TEXT NOT NULL DEFAULT '[]'",
+    "note": "TEXT NOT NULL DEFAULT ''",
+}
+NAMED = 3  # near-duplicates that a note names
+
+
+class ContentSketch(Protocol):
+    """The sketch of the content of a new row; `sketches.py` implements it."""
+
+    def sealed(self, fingerprint: str) -> bytes:
+        """The sketch as the ledger keeps it."""
+
+    def similarity(self, sealed: bytes, fingerprint: str) -> Similarity | None:
+        """The similarity to the content of an earlier row; None if that is unknown."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +82,8 @@ class Look:
     fingerprint: str  # hash of all events, 64 hex digits
     look: int  # 1 = first
     at: str  # UTC, ISO 8601
+    earlier: tuple[str, ...] = ()  # the sessions of the earlier looks at this content
+    note: str = ""  # which other logs with nearly the same content these looks were at
 
 
 @dataclass(frozen=True)
@@ -67,6 +95,8 @@ class Refit:
     dataset_id: str
     fingerprint: str  # hash of all events, 64 hex digits
     at: str  # UTC, ISO 8601
+    earlier: tuple[str, ...] = ()  # the sessions of the earlier looks at this content
+    note: str = ""
 
 
 class Ledger:
@@ -81,16 +111,21 @@ class Ledger:
             return []
         with self._connection() as connection:
             rows = connection.execute(
-                "SELECT session, dataset, dataset_id, fingerprint, look, at FROM look ORDER BY id"
+                "SELECT session, dataset, dataset_id, fingerprint, look, at, earlier, note FROM look ORDER BY id"
             ).fetchall()
-        return [Look(*row) for row in rows]
+        return [Look(*values, tuple(json.loads(earlier)), note) for *values, earlier, note in rows]
 
     def find(self, session: str) -> Look | None:
         """The row of a session, or None if it has not looked."""
         return next((look for look in self.looks() if look.session == session), None)
 
-    def record(self, session: str, dataset: str, dataset_id: str, fingerprint: str) -> Look:
-        """Add a row, synced to disk, and return it. Raises SealError if the session has looked before."""
+    def record(
+        self, session: str, dataset: str, dataset_id: str, fingerprint: str, sketch: ContentSketch | None = None
+    ) -> Look:
+        """Add a row, synced to disk, and return it. Raises SealError if the session has looked before.
+
+        Without `sketch`, only looks at exactly the same content are counted.
+        """
         self._create()
         now = datetime.now(UTC).isoformat(timespec="seconds")
         with self._connection() as connection:
@@ -98,11 +133,16 @@ class Ledger:
             if connection.execute("SELECT 1 FROM look WHERE session = ?", [session]).fetchone():
                 connection.execute("ROLLBACK")
                 raise SealError(second_look_message(session))
-            (count,) = connection.execute("SELECT count(*) FROM look WHERE fingerprint = ?", [fingerprint]).fetchone()
-            look = Look(session, dataset, dataset_id, fingerprint, count + 1, now)
+            found = _earlier_looks(connection, fingerprint, sketch)
+            # A row without a sketch may have been counted less than an earlier one with the same fingerprint
+            highest = max((row.look for row in found if row.fingerprint == fingerprint), default=0)
+            number = max(len(found), highest) + 1
+            sessions = tuple(row.session for row in found)
+            look = Look(session, dataset, dataset_id, fingerprint, number, now, sessions, _note(found))
             connection.execute(
-                "INSERT INTO look (session, dataset, dataset_id, fingerprint, look, at) VALUES (?, ?, ?, ?, ?, ?)",
-                [session, dataset, dataset_id, fingerprint, look.look, now],
+                "INSERT INTO look (session, dataset, dataset_id, fingerprint, look, at, earlier, note, sketch) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [session, dataset, dataset_id, fingerprint, number, now, *_further(look, sketch)],
             )
             connection.execute("COMMIT")
         return look
@@ -113,19 +153,27 @@ class Ledger:
             return []
         with self._connection() as connection:
             rows = connection.execute(
-                "SELECT session, dataset, dataset_id, fingerprint, at FROM refit ORDER BY id"
+                "SELECT session, dataset, dataset_id, fingerprint, at, earlier, note FROM refit ORDER BY id"
             ).fetchall()
-        return [Refit(*row) for row in rows]
+        return [Refit(*values, tuple(json.loads(earlier)), note) for *values, earlier, note in rows]
 
-    def record_refit(self, session: str, dataset: str, dataset_id: str, fingerprint: str) -> Refit:
+    def record_refit(
+        self, session: str, dataset: str, dataset_id: str, fingerprint: str, sketch: ContentSketch | None = None
+    ) -> Refit:
         """Add a refit, synced to disk, and return it; a session may be refitted several times."""
         self._create()
-        refit = Refit(session, dataset, dataset_id, fingerprint, datetime.now(UTC).isoformat(timespec="seconds"))
+        now = datetime.now(UTC).isoformat(timespec="seconds")
         with self._connection() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            found = _earlier_looks(connection, fingerprint, sketch)
+            sessions = tuple(row.session for row in found)
+            refit = Refit(session, dataset, dataset_id, fingerprint, now, sessions, _note(found))
             connection.execute(
-                "INSERT INTO refit (session, dataset, dataset_id, fingerprint, at) VALUES (?, ?, ?, ?, ?)",
-                [refit.session, refit.dataset, refit.dataset_id, refit.fingerprint, refit.at],
+                "INSERT INTO refit (session, dataset, dataset_id, fingerprint, at, earlier, note, sketch) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [session, dataset, dataset_id, fingerprint, now, *_further(refit, sketch)],
             )
+            connection.execute("COMMIT")
         return refit
 
     def _create(self) -> None:
@@ -146,11 +194,78 @@ class Ledger:
         try:
             connection.execute("PRAGMA synchronous = EXTRA")
             connection.executescript(_SCHEMA)
+            _add_columns(connection)
             yield connection
         except sqlite3.Error as error:
             raise SealError(f"the look ledger {str(self.path)!r} cannot be used ({error}); restore it") from None
         finally:
             connection.close()
+
+
+class _Earlier(NamedTuple):
+    """An earlier look at the same content as a new row."""
+
+    session: str
+    dataset: str
+    fingerprint: str
+    look: int
+    similarity: Similarity | None  # None: exactly the same content
+
+
+def _earlier_looks(
+    connection: sqlite3.Connection, fingerprint: str, sketch: ContentSketch | None
+) -> list[_Earlier]:
+    rows = connection.execute("SELECT session, dataset, fingerprint, look, sketch FROM look ORDER BY id").fetchall()
+    found = []
+    for *values, other, number, sealed in rows:
+        equal = other == fingerprint
+        similar = sketch.similarity(sealed, other) if sketch and not equal else None
+        if equal or (similar and similar.share >= SAME_CONTENT):
+            found.append(_Earlier(*values, other, number, similar))
+    return found
+
+
+def _note(found: Sequence[_Earlier]) -> str:
+    """What is said about the looks at near-duplicates of a content: the logs, the most similar first."""
+    near: dict[str, list[Similarity]] = {}
+    for row in found:
+        if row.similarity:
+            near.setdefault(row.dataset, []).append(row.similarity)
+    best = {name: max(each, key=lambda one: one.share) for name, each in near.items()}
+    names = sorted(near, key=lambda name: -best[name].share)
+    parts = [f"{best[name].in_words(name)}, {counted(len(near[name]), 'look')}" for name in names[:NAMED]]
+    rest = len(names) - NAMED
+    return "; ".join([*parts, f"and {counted(rest, 'more log')}"] if rest > 0 else parts)
+
+
+def _further(row: Look | Refit, sketch: ContentSketch | None) -> list[object]:
+    """The values of the columns earlier, note and sketch."""
+    return [json.dumps(row.earlier), row.note, sketch.sealed(row.fingerprint) if sketch else b""]
+
+
+def _add_columns(connection: sqlite3.Connection) -> None:
+    """Bring the tables of an older ledger up to date; existing rows get the defaults."""
+    if not any(_missing(connection)):
+        return
+    connection.execute("BEGIN IMMEDIATE")  # another process may be doing the same
+    for table, column in list(_missing(connection)):
+        connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} {_ADDED[column]}")
+    connection.execute("COMMIT")
+
+
+def _missing(connection: sqlite3.Connection) -> Iterator[tuple[str, str]]:
+    for table in ("look", "refit"):
+        present = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
+        yield from ((table, column) for column in _ADDED if column not in present)
+
+
+def looks_at(looks: Sequence[Look], dataset_ids: Collection[str]) -> list[Look]:
+    """The looks at the content of any of these datasets, and at contents that were counted together with it."""
+    sessions = {look.session for look in looks if look.dataset_id in dataset_ids}
+    contents = {look.fingerprint for look in looks if look.session in sessions}
+    sessions |= {look.session for look in looks if look.fingerprint in contents}
+    before = {session for look in looks if look.session in sessions for session in look.earlier}
+    return [look for look in looks if look.session in sessions | before or sessions & {*look.earlier}]
 
 
 def second_look_message(session: str) -> str:

@@ -32,6 +32,7 @@ from ..training.ranking import Ranks
 from ..training.spec import CHECKPOINT, TrialResult, read_result, read_spec
 from .ledger import Ledger, Look
 from .request import TestResult
+from .sketches import content_sketch
 from .unseal import Targets, open_test
 from .vault import OWNER_ONLY, OWNER_ONLY_DIRECTORY, Vault, read_key
 
@@ -64,8 +65,9 @@ def examine(
     candidates = [load_candidate(directory, dataset) for directory in models]
     private_key = read_key(key_file) if key_file else vault.private_key()
     targets = open_test(dataset_dir, private_key, dataset.dataset_id, dataset.num_users)
+    sketch = content_sketch(dataset_dir, dataset, targets, private_key)
     path = _check_result_path(vault, session)
-    look = Ledger(vault.directory).record(session, dataset.name, dataset.dataset_id, targets.fingerprint)
+    look = Ledger(vault.directory).record(session, dataset.name, dataset.dataset_id, targets.fingerprint, sketch)
     result = evaluate(trial, candidates, dataset, targets, look)
     write_json(path, result.model_dump(), OWNER_ONLY)
     return result
@@ -139,6 +141,7 @@ def evaluate(
         ties=sum(ties for _, ties in found),
         num_users=len(ndcg),
         look=look.look,
+        look_note=look.note,
         fingerprint_short=targets.fingerprint[:FINGERPRINT_DIGITS],
         at=look.at,
     )

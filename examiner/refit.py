@@ -32,6 +32,7 @@ from ..training.spec import CHECKPOINT, read_result, read_spec
 from ..training.whole import train_whole
 from .ledger import Ledger
 from .refit_request import MemberToRefit, OpenSession, Publish, RefitProgress, RefitRequest
+from .sketches import content_sketch
 from .unseal import Targets, open_test
 from .vault import Vault, read_key
 
@@ -67,7 +68,8 @@ def run(
     targets = open_test(dataset_dir, key, dataset.dataset_id, dataset.num_users)
     events = all_events(dataset, targets)
     check_open_sessions(open_sessions(), dataset_dir, events, key)
-    Ledger(vault.directory).record_refit(request.session, dataset.name, dataset.dataset_id, targets.fingerprint)
+    sketch = content_sketch(dataset_dir, dataset, targets, key)
+    Ledger(vault.directory).record_refit(request.session, dataset.name, dataset.dataset_id, targets.fingerprint, sketch)
     members = _train(recorded, events, request.device, device, report)
     scoring = TrialConfig(**request.scoring)
     contents = contents_of(members, scoring, dataset_dir, request.card, events, "all events")

@@ -41,8 +41,14 @@ class TestResult(BaseModel):
     ties: int  # users whose target tied with another candidate, over all models; ties are broken pessimistically
     num_users: int
     look: int  # number of this look at the content, over all dataset names and sessions of this home; 1 = first
+    look_note: str = ""  # which near-duplicates of the content the earlier looks were at; empty if there are none
     fingerprint_short: str  # first 12 hex digits of the content's fingerprint
     at: str  # UTC, ISO 8601
+
+    @property
+    def look_remark(self) -> str:
+        """The note on earlier looks as an addition to a sentence; empty without a note."""
+        return f" ({self.look_note})" if self.look_note else ""
 
 
 def examine(

@@ -1,8 +1,10 @@
 """Decryption of sealed test splits. Only the examiner's process imports this module."""
 
 import io
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +14,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from ..data.errors import SealError
 from ..data.prepared import SEALED
-from ..data.seal import KEY_BYTES, MAGIC, NO_TARGET, NONCE_BYTES, derive_key
+from ..data.seal import KEY_BYTES, MAGIC, NO_TARGET, NONCE_BYTES, PAYLOAD_VERSION, REQUIRED, as_text, derive_key
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class Targets:
     items: npt.NDArray[np.int32]  # (num_users,), NO_TARGET for users without a test event
     timestamps: npt.NDArray[np.int64]  # (num_users,)
     fingerprint: str
+    further: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)  # arrays that a newer layout has in addition
 
     @property
     def users(self) -> npt.NDArray[np.int64]:
@@ -47,16 +50,34 @@ def unseal(sealed: bytes, private_key: bytes, bound_to: str) -> bytes:
         ) from None
 
 
+def public_key_of(private_key: bytes) -> bytes:
+    """The public half of a private key, 32 raw bytes."""
+    return X25519PrivateKey.from_private_bytes(private_key).public_key().public_bytes_raw()
+
+
 def open_test(directory: Path, private_key: bytes, dataset_id: str, num_users: int) -> Targets:
     """Decrypt the test targets of the prepared dataset in `directory`. Raises SealError."""
     try:
         sealed = (directory / SEALED).read_bytes()
     except OSError as error:
         raise SealError(f"{str(directory / SEALED)!r} cannot be read ({error.strerror}); register it again") from None
-    with np.load(io.BytesIO(unseal(sealed, private_key, dataset_id)), allow_pickle=False) as arrays:
-        targets = Targets(arrays["items"], arrays["timestamps"], arrays["fingerprint"].tobytes().decode())
+    targets = _targets(unseal(sealed, private_key, dataset_id))
     if targets.items.shape != (num_users,):
         raise SealError(
             f"the sealed test split has {len(targets.items)} users, the dataset {num_users}; register it again"
         )
     return targets
+
+
+def _targets(payload: bytes) -> Targets:
+    """The content of a decrypted test split. Raises SealError for a layout of a newer version."""
+    with np.load(io.BytesIO(payload), allow_pickle=False) as found:
+        arrays = dict(found)
+    version = int(arrays.pop("version", 1))
+    if version > PAYLOAD_VERSION:
+        raise SealError(
+            f"the sealed test split has layout {version}, and this version of virtualmle reads {PAYLOAD_VERSION}; "
+            "update virtualmle"
+        )
+    further = {name: array for name, array in arrays.items() if name not in REQUIRED}
+    return Targets(arrays["items"], arrays["timestamps"], as_text(arrays["fingerprint"]), further)

@@ -15,9 +15,9 @@ STATES = {
 }
 REPLAY = "A replay looks its trials up in a table of measurements. It has no test targets."
 LOOK = (
-    "That is, in this home directory models have been evaluated {times} on these test targets, in all sessions "
-    "and under all names of the data. The more looks, the more a choice between sessions may be fitted to the "
-    "test set."
+    "That is, in this home directory models have been evaluated {times} on these test targets, in all sessions, under "
+    "all names of the data and with near-duplicates of it. The more looks, the more a choice between sessions may be "
+    "fitted to the test set."
 )
 METRICS = (
     "NDCG@10 and Recall@10: each user's held-out item is ranked among all items that the user has not had. "

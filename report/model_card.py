@@ -157,8 +157,9 @@ def _state_of_test(data: ReportData, trial: TrialRecord) -> str:
         else ""
     )
     return (
-        f"**Look number {test.look}** at the test set of this data, with {counted(test.num_users, 'user')}.{several} "
-        "A look after the first is optimistic if earlier ones have led to a choice."
+        f"**Look number {test.look}** at the test set of this data{test.look_remark}, with "
+        f"{counted(test.num_users, 'user')}.{several} A look after the first is optimistic if earlier "
+        "ones have led to a choice."
     )
 
 

@@ -154,7 +154,8 @@ def test_sentence(data: ReportData) -> str:
     if data.test:
         models = len(data.test.repetitions)
         means = f" Test figures are mean ± standard deviation of {models} models under fresh seeds." if models else ""
-        return f"Test set of this dataset's content: look number {data.test.look} in this home.{means}"
+        look = f"look number {data.test.look} in this home{data.test.look_remark}"
+        return f"Test set of this dataset's content: {look}.{means}"
     return {
         "open": "The test set is sealed; finalize looks at it once.",
         "frozen": "The session is frozen; the test set has not been looked at.",

@@ -157,7 +157,7 @@ class Story:
             )
         )  # fmt: skip
 
-    def end(self, look: int = 3) -> None:
+    def end(self, look: int = 3, look_note: str = "") -> None:
         """Freeze the session and reveal its test result, as finalize does."""
         selected = max(
             (t for t in self.memory.trials.all(self.session) if t.outcome and t.outcome.metrics),
@@ -183,7 +183,7 @@ class Story:
             metrics={"ndcg@10": 0.04321, "ndcg@5": 0.03456, "recall@10": 0.07891, "recall@5": 0.05432, "mrr": 0.03987},
             baselines={name: {**found, "ndcg@10": found["ndcg@10"] - 0.005} for name, found in BASELINES.items()},
             ndcg10_se=0.00234, ties=0, num_users=4905, look=look, fingerprint_short="0123456789ab",
-            at="2026-01-02T03:04:05+00:00",
+            look_note=look_note, at="2026-01-02T03:04:05+00:00",
         )  # fmt: skip
         path = Vault(self.home).revealed_path(self.session)
         path.parent.mkdir(parents=True)

@@ -1,5 +1,6 @@
 """Preparing writes test targets only as ciphertext: no visible file depends on them."""
 
+import io
 import json
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from virtualmle.data.errors import SealError
 from virtualmle.data.prepare import order_events, prepare, split_events
 from virtualmle.data.prepared import SEALED, PreparedDataset, PrepareOptions
 from virtualmle.data.readers import Log
-from virtualmle.data.seal import MAGIC, pack_test, seal
+from virtualmle.data.seal import MAGIC, PAYLOAD_VERSION, as_bytes, pack_test, seal
 from virtualmle.examiner.unseal import open_test, unseal
 from virtualmle.examiner.vault import Vault
 
@@ -29,6 +30,10 @@ def make_log(test_items: list[int], test_days: list[int]) -> Log:
         rows.append((f"user-{user}", f"item-{test_items[user]}", test_days[user]))
     frame = pl.DataFrame(rows, schema={"user": pl.String, "item": pl.String, "timestamp": pl.Int64}, orient="row")
     return Log(frame, {"user": "user", "item": "item", "timestamp": "timestamp"}, len(rows))
+
+
+def packed(items: np.ndarray, timestamps: np.ndarray, fingerprint: str, **further: np.ndarray) -> bytes:
+    return pack_test(items=items, timestamps=timestamps, fingerprint=as_bytes(fingerprint), **further)
 
 
 def targets(seed: int) -> tuple[list[int], list[int]]:
@@ -163,7 +168,7 @@ def test_an_invalid_public_key_is_refused(key: bytes) -> None:
 
 
 def test_a_split_with_another_number_of_users_is_refused(tmp_path: Path, vault: Vault) -> None:
-    payload = pack_test(np.zeros(3, np.int32), np.zeros(3, np.int64), "f" * 64)
+    payload = packed(np.zeros(3, np.int32), np.zeros(3, np.int64), "f" * 64)
     (tmp_path / SEALED).write_bytes(seal(payload, vault.public_key(), "d"))
     assert len(open_test(tmp_path, vault.private_key(), "d", 3).items) == 3
     with pytest.raises(SealError, match="3 users, the dataset 4"):
@@ -174,8 +179,31 @@ def test_a_split_with_another_number_of_users_is_refused(tmp_path: Path, vault: 
 
 def test_the_size_of_the_payload_does_not_depend_on_the_targets() -> None:
     sizes = {
-        len(pack_test(np.full(50, i, np.int32), np.full(50, t, np.int64), "0" * 64))
+        len(packed(np.full(50, i, np.int32), np.full(50, t, np.int64), "0" * 64))
         for i in (0, 9**6)
         for t in (0, 2**60)
     }
     assert len(sizes) == 1
+
+
+def test_a_seal_of_the_first_layout_still_opens(tmp_path: Path, vault: Vault) -> None:
+    buffer = io.BytesIO()
+    arrays = {"items": np.arange(3, dtype=np.int32), "timestamps": np.zeros(3, np.int64)}
+    np.savez(buffer, **arrays, fingerprint=as_bytes("f" * 64))
+    (tmp_path / SEALED).write_bytes(seal(buffer.getvalue(), vault.public_key(), "d"))
+    opened = open_test(tmp_path, vault.private_key(), "d", 3)
+    assert (opened.items.tolist(), opened.fingerprint, dict(opened.further)) == ([0, 1, 2], "f" * 64, {})
+
+
+def test_further_arrays_are_sealed_by_name_and_a_newer_layout_is_refused(tmp_path: Path, vault: Vault) -> None:
+    three = np.zeros(3, np.int32), np.zeros(3, np.int64), "f" * 64
+    payload = packed(*three, sketch=np.arange(4, dtype=np.uint32))
+    assert payload == packed(*three, sketch=np.arange(4, dtype=np.uint32))
+    (tmp_path / SEALED).write_bytes(seal(payload, vault.public_key(), "d"))
+    opened = open_test(tmp_path, vault.private_key(), "d", 3)
+    assert {name: array.tolist() for name, array in opened.further.items()} == {"sketch": [0, 1, 2, 3]}
+    buffer = io.BytesIO()
+    np.savez(buffer, version=np.int64(PAYLOAD_VERSION + 1))
+    (tmp_path / SEALED).write_bytes(seal(buffer.getvalue(), vault.public_key(), "d"))
+    with pytest.raises(SealError, match=f"layout {PAYLOAD_VERSION + 1}.*update virtualmle"):
+        open_test(tmp_path, vault.private_key(), "d", 3)

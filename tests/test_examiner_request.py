@@ -129,6 +129,19 @@ def test_a_session_has_one_look_and_looks_are_counted_across_dataset_names(scene
     assert lines == [("toy-sasrec-1", "toy", 1), ("other-sasrec-1", "other", 2)]
 
 
+def test_a_look_at_a_near_duplicate_is_counted_and_says_of_what(scene: Scene) -> None:
+    scene.examine()
+    frame = demo_log().frame.sample(fraction=1, shuffle=True, seed=2).with_columns(pl.col("timestamp") + 7)
+    log = Log(frame, {"user": "user", "item": "item", "timestamp": "timestamp"}, frame.height)
+    other = scene.dataset.with_name("copy")
+    prepare(log, "copy", other, PrepareOptions(), Vault(scene.home).public_key())
+    second = examine(scene.home, "copy-sasrec-1", "t001", [scene.trial], other, SECONDS)
+    assert (second.look, second.look_note) == (2, "100% the same test targets as toy, 1 look")
+    first = read_revealed(scene.home, "toy-sasrec-1")
+    assert first is not None and (first.look, first.look_note) == (1, "")
+    assert first.fingerprint_short != second.fingerprint_short
+
+
 def test_an_examiner_killed_during_evaluation_has_used_the_look(scene: Scene) -> None:
     code = (
         "import os, signal, sys\n"

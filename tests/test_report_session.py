@@ -125,6 +125,14 @@ def test_a_revealed_session_shows_test_metrics_and_the_number_of_the_look(reveal
     assert "t006, test" in page.text and "test (look 3)" in text
 
 
+def test_a_revealed_session_names_the_near_duplicates_of_earlier_looks(tmp_path: Path) -> None:
+    story, note = tell(tmp_path), "99% the same test targets as shop-a, 2 looks"
+    story.end(look_note=note)
+    text = " ".join(terminal(result_table(gather(tmp_path, story.session))).split())
+    for shown in (page_of(story).text, text):
+        assert f"look number 3 in this home ({note})." in shown
+
+
 def test_an_open_session_shows_no_test_metrics_and_says_why(tmp_path: Path) -> None:
     story = tell(tmp_path)
     story.start({"lr": 0.002})

@@ -39,8 +39,8 @@ LAZY = {"serving"}
 # Rooms of one level must not import each other, except for these modules, which only define values.
 BETWEEN_PEERS = {("sandbox", "virtualmle.memory.records")}
 ENGINE_NEEDS = {"numpy", "torch", "polars", "triton", "pydantic", "safetensors"}
-# The processes that open the seal; nothing imports them, except each other.
-EXAMINERS = {ROOT / "examiner" / "main.py", ROOT / "examiner" / "refit.py"}
+# The processes that open the seal, and what only they import.
+EXAMINERS = {ROOT / "examiner" / name for name in ("main.py", "refit.py", "sketches.py")}
 # tensorboardX loads torch where it is installed: only `virtualmle track --tensorboard`, a process of its own, imports
 # that module, and only when it runs.
 LOADING_TORCH = EXAMINERS | {ROOT / "tracking" / "event_files.py"}
@@ -221,7 +221,7 @@ def test_only_the_examiner_imports_the_code_that_opens_seals() -> None:
         for path in [*modules(), ROOT / "__main__.py"]
         if path not in EXAMINERS
         for node, target in imports(path)
-        if target.startswith(("virtualmle.examiner.unseal", "virtualmle.examiner.main", "virtualmle.examiner.refit."))
+        if target.startswith(tuple(f"virtualmle.examiner.{name}" for name in ("unseal", "main", "refit.", "sketches")))
         or target == "virtualmle.examiner.refit"
     ]
     report(wrong, "only the examiner's processes may import the code that opens seals:")

@@ -227,6 +227,7 @@ def final_result(ws: Workspace, session: SessionRecord, result: TestResult | Non
         test=result.metrics if result else None,
         test_sd=(result.metrics_sd or None) if result else None,
         look=result.look if result else None,
+        look_note=(result.look_note or None) if result else None,
         next=_advice(session, result),
     )
 

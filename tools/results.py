@@ -178,6 +178,7 @@ class FinalResult(Displayed):
     test: dict[str, float] | None = Field(default=None, description="with a confirmation: means over its repetitions")
     test_sd: dict[str, float] | None = Field(default=None, description="standard deviations over the repetitions")
     look: int | None = Field(default=None, description="which look at this dataset's test targets it was, in this home")
+    look_note: str | None = Field(default=None, description="which near-duplicates of the log earlier looks were at")
     next: str
 
 
