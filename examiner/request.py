@@ -88,6 +88,17 @@ def read_revealed(home: Path, session: str) -> TestResult | None:
         raise SealError(f"{str(path)!r} is damaged; restore it from a backup") from None
 
 
+def read_item_names(home: Path, session: str) -> dict[int, str]:
+    """The original ids of items without a visible event, by item, as the session's look has opened them.
+
+    Empty before the look, for a dataset without such items, and if the look was taken on another machine.
+    """
+    path = Vault(home).names_path(session)
+    if not file_exists(path):
+        return {}
+    return {int(item): str(name) for item, name in json.loads(path.read_bytes()).items()}
+
+
 def has_looked(home: Path, session: str) -> bool:
     """Whether a session has used its look, even if the look gave no result."""
     return Ledger(Vault(home).directory).find(session) is not None

@@ -5,6 +5,7 @@
       private_key            32 bytes, 0600; absent in operator mode, where a person keeps it elsewhere
       looks.db               the ledger (`ledger.py`)
       revealed/SESSION.json  test metrics of finished sessions, 0600
+      names/SESSION.json     original ids of the items without a visible event, of examined sessions, 0600
 
 In `auto` mode the key pair is created on first use. In `operator` mode only the public key is here, so this machine can
 encrypt but not decrypt. Trial workers, tools, memory and server read only the public key and revealed results.
@@ -76,9 +77,16 @@ class Vault:
 
     def revealed_path(self, session: str) -> Path:
         """The path of a session's revealed result. Raises SealError for an invalid session id."""
+        return self._of_session("revealed", session)
+
+    def names_path(self, session: str) -> Path:
+        """The path of the item names that a session's look has opened. Raises SealError for an invalid session id."""
+        return self._of_session("names", session)
+
+    def _of_session(self, folder: str, session: str) -> Path:
         if not session or "/" in session or "\\" in session or session.startswith("."):
             raise SealError(f"session id {session!r} is invalid; see list_sessions")
-        return self.directory / "revealed" / f"{session}.json"
+        return self.directory / folder / f"{session}.json"
 
     def _create_pair(self) -> None:
         """Write the private key first: only one process can create that file, and its key determines the public key."""

@@ -73,7 +73,7 @@ class Contents:
     scoring: TrialConfig  # of the exported trial; only its scoring knobs are used
     dataset: DatasetOfExport
     trained_on: TrainedOn
-    items: pl.Series  # original ids of items 0..num_items-1
+    items: pl.Series  # original ids of items 0..num_items-1; null where the id is sealed
     priors: ScorePriors | None
     counts: NDArray[np.int64]  # (num_items,) events per item in the data that the models were trained on
     sums: ExportSums
@@ -95,6 +95,12 @@ class Export:
     priors: ScorePriors | None
     counts: NDArray[np.int64]
     manifest: ExportManifest
+
+    @property
+    def nameless(self) -> NDArray[np.bool_] | None:
+        """The items without an id, bool (num_items,), which are never recommended; None if there are none."""
+        found: NDArray[np.bool_] = self.items.is_null().to_numpy()
+        return found if found.any() else None
 
     @classmethod
     def load(cls, directory: Path | str) -> "Export":

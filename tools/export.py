@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..data.errors import ExportError, TrialError
 from ..data.hashing import sha256_of
+from ..examiner.request import read_item_names
 from ..memory.records import SessionRecord, TrialRecord
 from ..serving.layout import TrainedModel
 from ..training.spec import CHECKPOINT
@@ -26,6 +27,7 @@ class ExportPlan:
     members: list[TrialRecord]  # the trial itself, or the members of an ensemble
     models: list[TrainedModel]  # their trained models, in the same order
     dataset_dir: Path
+    item_names: dict[int, str]  # item → original id, of items without a visible event, if it is no longer sealed
 
     @property
     def name(self) -> str:
@@ -51,7 +53,14 @@ def plan_export(ws: Workspace, session: str, handle: str | None = None) -> Expor
         directory = ws.trial_directory(member.session, member.handle)
         _check_checkpoint(member, directory)
         models.append(TrainedModel(f"{member.session}/{member.handle}", directory))
-    return ExportPlan(record, trial, members, models, ws.session_dataset(record))
+    return ExportPlan(record, trial, members, models, ws.session_dataset(record), _item_names(ws, record))
+
+
+def _item_names(ws: Workspace, session: SessionRecord) -> dict[int, str]:
+    """The names that the session's look has opened; none while another session on the data keeps them sealed."""
+    if session.state != "revealed" or ws.memory.sessions.all_open(session.dataset_id):
+        return {}
+    return read_item_names(ws.home, session.id)
 
 
 def _trial(ws: Workspace, session: SessionRecord, handle: str | None) -> TrialRecord:
