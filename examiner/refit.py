@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from ..data.errors import DataError, SealError, TrialError, VirtualMLEError
 from ..data.item_names import with_names
+from ..data.permissions import keep_private
 from ..data.prepared import ITEM_IDS, USER_IDS, PreparedDataset
 from ..models.config import TrialConfig
 from ..serving.artifact import Member, check_destination, write_export
@@ -188,6 +189,7 @@ def main() -> int:
     """Serve one request from standard input; errors that the caller can correct become a message."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))  # so that temporary files are deleted
     request = RefitRequest.model_validate_json(sys.stdin.readline())
+    keep_private(request.umask)
     try:
         run(request, _read_sessions, _report)
     except VirtualMLEError as error:

@@ -1,11 +1,11 @@
 """The vault of a home: the key pair for sealing, the look ledger, and revealed test results.
 
-    vault/                   0700
+    vault/                   0700, and all files 0600
       public_key             32 bytes; test splits are encrypted for it
-      private_key            32 bytes, 0600; absent in operator mode, where a person keeps it elsewhere
+      private_key            32 bytes; absent in operator mode, where a person keeps it elsewhere
       looks.db               the ledger (`ledger.py`)
-      revealed/SESSION.json  test metrics of finished sessions, 0600
-      names/SESSION.json     original ids of the items without a visible event, of examined sessions, 0600
+      revealed/SESSION.json  test metrics of finished sessions
+      names/SESSION.json     original ids of the items without a visible event, of examined sessions
 
 In `auto` mode the key pair is created on first use. In `operator` mode only the public key is here, so this machine can
 encrypt but not decrypt. Trial workers, tools, memory and server read only the public key and revealed results.
@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from ..data.atomic import write_bytes
 from ..data.errors import HomeError, SealError
+from ..data.permissions import make_private
 from ..data.seal import KEY_BYTES
 
 PUBLIC, PRIVATE = "public_key", "private_key"
@@ -58,13 +59,14 @@ class Vault:
         if len(public_key) != KEY_BYTES:
             raise SealError(f"an X25519 public key has {KEY_BYTES} bytes, this one has {len(public_key)}")
         self.create_directory()
-        if not _write_once(self.directory / PUBLIC, public_key, 0o644):
+        if not _write_once(self.directory / PUBLIC, public_key, OWNER_ONLY):
             raise SealError("this home has a key already, and its datasets are sealed for it; choose a new home")
 
     def create_directory(self) -> Path:
         """Create the vault's directory if it is missing, with access for its owner only. Raises HomeError."""
         try:
-            self.directory.mkdir(parents=True, exist_ok=True, mode=OWNER_ONLY_DIRECTORY)
+            make_private(self.directory.parent)
+            self.directory.mkdir(exist_ok=True, mode=OWNER_ONLY_DIRECTORY)
         except OSError as error:
             raise HomeError(
                 f"{str(self.directory)!r} cannot be created ({error.strerror}); choose another home with --home"
@@ -93,7 +95,7 @@ class Vault:
         self.create_directory()
         _write_once(self.directory / PRIVATE, X25519PrivateKey.generate().private_bytes_raw(), OWNER_ONLY)
         private = X25519PrivateKey.from_private_bytes(read_key(self.directory / PRIVATE))
-        _write_once(self.directory / PUBLIC, private.public_key().public_bytes_raw(), 0o644)
+        _write_once(self.directory / PUBLIC, private.public_key().public_bytes_raw(), OWNER_ONLY)
 
 
 def file_exists(path: Path) -> bool:

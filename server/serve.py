@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from ..data.permissions import keep_private
 from ..tools.workspace import Settings
 from .app import build_server
 from .streamable_http import serve_http
@@ -29,6 +30,7 @@ def serve(
     forwards HTTP requests to this server. Raises ServerError for a missing or weak token and for a port in use, and
     whatever `build_server` raises.
     """
+    keep_private()
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("virtualmle").setLevel(logging.INFO)
     if transport == "http":

@@ -6,8 +6,8 @@ and renamed, or exchanged with the one that it replaces, so that a reader sees t
 
 import hashlib
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -25,6 +25,7 @@ from torch import Tensor
 from .. import __version__
 from ..data.atomic import exchange, write_bytes
 from ..data.errors import ExportError
+from ..data.permissions import as_the_user_set
 from ..models.config import SCORING_KNOBS, TrialConfig
 from ..models.priors import ScorePriors, SparseRows
 from ..models.sequence_model import SequenceModel
@@ -138,15 +139,20 @@ def replace_files(directory: Path, files: dict[str, bytes]) -> None:
     """
     entries = {name: FileEntry(sha256=_digest(content), bytes=len(content)) for name, content in files.items()}
     files = {**files, MANIFEST: _json(ExportManifest(files=entries))}
+    with as_the_user_set():
+        _replace(directory, files)
+
+
+def _replace(directory: Path, files: dict[str, bytes]) -> None:
+    temporary = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}")
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}."))
+        temporary.mkdir()
     except OSError as error:
         raise _not_written(directory, error) from None
     try:
         for name, content in files.items():
             write_bytes(temporary / name, content)
-        temporary.chmod(0o755)
         if directory.exists():
             exchange(temporary, directory)  # the replaced export is deleted below
         else:

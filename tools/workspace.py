@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from ..data.catalogue import Catalogue
 from ..data.errors import ConfigError, DataError, HomeError, ReplayError, SessionError
+from ..data.permissions import make_private
 from ..data.prepared import Manifest, PreparedDataset
 from ..examiner.request import looks
 from ..examiner.vault import Vault
@@ -65,7 +66,7 @@ class Workspace:
         replay = open_replay(settings.replay) if settings.replay else None
         home = home.expanduser().resolve()
         try:
-            (home / ".virtualmle").mkdir(parents=True, exist_ok=True)
+            make_private(home / ".virtualmle")
         except OSError as error:
             raise HomeError(
                 f"home={str(home)!r} cannot be written ({error.strerror}); choose another with --home"
