@@ -24,6 +24,7 @@ from .prepare import prepare
 from .prepared import ALL, MANIFEST, Manifest, PreparedDataset, PrepareOptions, read_manifest
 from .readers import Log, read_log
 from .reading import ROLES, Reading
+from .safe_open import refuse_links
 
 DEMO = "demo"
 AMAZON = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
@@ -69,7 +70,8 @@ class Catalogue:
                 f"no dataset is named {name!r:.60}; registered: {names}; "
                 f"available on request: {', '.join(self.available())}; your own log: virtualmle data add NAME FILE"
             )
-        return self.root / name
+        home = self.root.parents[1]
+        return refuse_links(home, *self.root.relative_to(home).parts, name, error=DataError)
 
     def load(self, name: str, verify: bool = True) -> PreparedDataset:
         """Open the registered dataset `name`; `verify` checks its file hashes. Raises DataError."""

@@ -29,16 +29,16 @@ import hashlib
 from collections.abc import Container
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
-from .errors import DataError
-from .hashing import sha256_of
+from .errors import DataError, VirtualMLEError
 from .histories import Histories, joined
 from .holdout import parse_holdout
+from .safe_open import open_beneath, read_beneath, sha256_beneath, split_beneath
 from .time_units import are_seconds
 
 FORMAT_VERSION = 2  # version 1 had times in the unit of the log and kept identical rows
@@ -201,7 +201,7 @@ def read_manifest(directory: Path) -> Manifest:
     """The manifest in `directory`. Raises DataError if it is missing, damaged or of an unknown format version."""
     path = directory / MANIFEST
     try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
+        manifest = Manifest.model_validate_json(read_file(directory, MANIFEST))
     except OSError:
         raise DataError(f"{str(directory)!r} is not a prepared dataset: it has no readable {MANIFEST}") from None
     except ValidationError as error:
@@ -212,6 +212,12 @@ def read_manifest(directory: Path) -> Manifest:
     if manifest.format_version not in known:
         raise DataError(f"{str(path)!r} has format version {manifest.format_version}, not {known[-1]}; {_ADVICE}")
     return manifest
+
+
+def read_file(directory: Path, name: str, error: type[VirtualMLEError] = DataError) -> bytes:
+    """The content of a file of the dataset in `directory`. Raises `error` for a symbolic link, and OSError."""
+    root, parts = split_beneath(directory / name, 2)
+    return read_beneath(root, *parts, error=error)
 
 
 class PreparedDataset:
@@ -291,17 +297,26 @@ def _verify(directory: Path, manifest: Manifest) -> None:
 
 def _sha256(path: Path) -> str:
     try:
-        return sha256_of(path)
+        root, parts = split_beneath(path, 2)
+        return sha256_beneath(root, *parts, error=DataError)
     except OSError as error:
         raise DataError(f"{str(path)!r} cannot be read ({error.strerror}); {_ADVICE}") from None
 
 
 def _open_array(path: Path) -> npt.NDArray[Any]:
+    """Map a .npy file, whose header numpy checks; without pickles."""
+    root, parts = split_beneath(path, 2)
     try:
-        array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        with open_beneath(root, *parts, error=DataError) as file:
+            version = np.lib.format.read_magic(file)
+            read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+            shape, is_fortran, dtype = read_header[version](file)
+            if dtype.hasobject:
+                raise ValueError("it holds Python objects")
+            order: Literal["F", "C"] = "F" if is_fortran else "C"
+            return np.memmap(file, dtype, "r", file.tell(), shape, order)
+    except (OSError, ValueError, EOFError, KeyError) as error:
         raise DataError(f"{str(path)!r} is damaged ({error}); {_ADVICE}") from None
-    return array
 
 
 def _check_seconds(manifest: Manifest, arrays: dict[str, npt.NDArray[Any]]) -> None:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ..data.errors import SealError
+from ..data.safe_open import refuse_links, split_beneath
 from .vault import file_exists, other_owner_error
 
 LEDGER = "looks.db"
@@ -140,6 +141,8 @@ class Ledger:
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
+        root, parts = split_beneath(self.path, 3)
+        refuse_links(root, *parts, error=SealError)
         if not os.access(self.path, os.R_OK | os.W_OK):
             raise other_owner_error(self.path)
         connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)

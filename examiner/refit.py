@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from ..data.errors import DataError, SealError, TrialError, VirtualMLEError
 from ..data.item_names import with_names
 from ..data.permissions import keep_private
-from ..data.prepared import ITEM_IDS, USER_IDS, PreparedDataset
+from ..data.prepared import ITEM_IDS, USER_IDS, PreparedDataset, read_file
 from ..models.config import TrialConfig
 from ..serving.artifact import Member, check_destination, write_export
 from ..serving.assembly import contents_of
@@ -138,7 +138,7 @@ def _hidden(session: OpenSession, key: bytes) -> Targets:
 
 def _rows(directory: Path, names: Mapping[int, str], users: Ints, items: Ints, times: Ints) -> pl.DataFrame:
     """Events with original ids; names: those of the items that have none in the visible files."""
-    user_ids, item_ids = (pl.read_parquet(directory / file)[ORIGINAL_ID] for file in (USER_IDS, ITEM_IDS))
+    user_ids, item_ids = (pl.read_parquet(read_file(directory, file))[ORIGINAL_ID] for file in (USER_IDS, ITEM_IDS))
     item_ids = with_names(item_ids, names)
     return pl.DataFrame({"user": user_ids.gather(users), "item": item_ids.gather(items), "time": times})
 

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from ..data.errors import SealError
 from ..data.item_names import opened_names
-from ..data.prepared import SEALED
+from ..data.prepared import SEALED, read_file
 from ..data.seal import KEY_BYTES, MAGIC, NO_TARGET, NONCE_BYTES, PAYLOAD_VERSION, REQUIRED, as_text, derive_key
 
 
@@ -59,7 +59,7 @@ def unseal(sealed: bytes, private_key: bytes, bound_to: str) -> bytes:
 def open_test(directory: Path, private_key: bytes, dataset_id: str, num_users: int) -> Targets:
     """Decrypt the test targets of the prepared dataset in `directory`. Raises SealError."""
     try:
-        sealed = (directory / SEALED).read_bytes()
+        sealed = read_file(directory, SEALED, SealError)
     except OSError as error:
         raise SealError(f"{str(directory / SEALED)!r} cannot be read ({error.strerror}); register it again") from None
     targets = _targets(unseal(sealed, private_key, dataset_id))

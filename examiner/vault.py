@@ -13,13 +13,15 @@ encrypt but not decrypt. Trial workers, tools, memory and server read only the p
 
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from ..data.atomic import write_bytes
 from ..data.errors import HomeError, SealError
-from ..data.permissions import make_private
+from ..data.permissions import OTHERS, make_private
+from ..data.safe_open import read_beneath, refuse_links, split_beneath
 from ..data.seal import KEY_BYTES
 
 PUBLIC, PRIVATE = "public_key", "private_key"
@@ -40,19 +42,18 @@ class Vault:
 
     def public_key(self) -> bytes:
         """The encryption key, 32 raw bytes; the key pair is created on first use. Raises SealError, HomeError."""
-        path = self.directory / PUBLIC
-        if not file_exists(path):
+        if not file_exists(self.directory / PUBLIC):
             self._create_pair()
-        return read_key(path)
+        return self._key(PUBLIC)
 
     def private_key(self) -> bytes:
         """The decryption key, 32 raw bytes; only for the examiner. Raises SealError if it is not in this vault."""
         path = self.directory / PRIVATE
         if not file_exists(path):
             raise SealError("the private key is not on this machine; only its holder can decrypt the test split")
-        if os.name == "posix" and path.stat().st_mode & 0o077:
+        if os.name == "posix" and path.stat().st_mode & OTHERS:
             raise SealError(f"{str(path)!r} is readable by other users; run chmod 600 on it, or choose a new home")
-        return read_key(path)
+        return self._key(PRIVATE)
 
     def use_operator_key(self, public_key: bytes) -> None:
         """Use a public key whose private key is kept elsewhere. Raises SealError if this vault has a key already."""
@@ -62,8 +63,21 @@ class Vault:
         if not _write_once(self.directory / PUBLIC, public_key, OWNER_ONLY):
             raise SealError("this home has a key already, and its datasets are sealed for it; choose a new home")
 
+    def read(self, *parts: str) -> bytes | None:
+        """The content of a file of the vault, None if there is none. Raises SealError for a symbolic link, OSError."""
+        if not file_exists(self.directory.joinpath(*parts)):
+            return None
+        root, own = split_beneath(self.directory, 2)
+        return read_beneath(root, *own, *parts, error=SealError)
+
+    def _key(self, name: str) -> bytes:
+        root, parts = split_beneath(self.directory / name, 3)
+        return _checked_key(self.directory / name, lambda: read_beneath(root, *parts, error=SealError))
+
     def create_directory(self) -> Path:
         """Create the vault's directory if it is missing, with access for its owner only. Raises HomeError."""
+        root, parts = split_beneath(self.directory, 2)
+        refuse_links(root, *parts)
         try:
             make_private(self.directory.parent)
             self.directory.mkdir(exist_ok=True, mode=OWNER_ONLY_DIRECTORY)
@@ -94,7 +108,7 @@ class Vault:
         """Write the private key first: only one process can create that file, and its key determines the public key."""
         self.create_directory()
         _write_once(self.directory / PRIVATE, X25519PrivateKey.generate().private_bytes_raw(), OWNER_ONLY)
-        private = X25519PrivateKey.from_private_bytes(read_key(self.directory / PRIVATE))
+        private = X25519PrivateKey.from_private_bytes(self._key(PRIVATE))
         _write_once(self.directory / PUBLIC, private.public_key().public_bytes_raw(), OWNER_ONLY)
 
 
@@ -115,9 +129,13 @@ def other_owner_error(path: Path) -> HomeError:
 
 
 def read_key(path: Path) -> bytes:
-    """Read a raw key from a file. Raises SealError if the file is unreadable or has the wrong size."""
+    """Read a raw key from a file of a person. Raises SealError if the file is unreadable or has the wrong size."""
+    return _checked_key(path, path.read_bytes)
+
+
+def _checked_key(path: Path, read: Callable[[], bytes]) -> bytes:
     try:
-        key = path.read_bytes()
+        key = read()
     except OSError as error:
         raise SealError(f"{str(path)!r} cannot be read ({error.strerror}); check the path of the key") from None
     if len(key) != KEY_BYTES:

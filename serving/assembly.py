@@ -9,7 +9,7 @@ import polars as pl
 
 from ..data.errors import ExportError
 from ..data.item_names import with_names
-from ..data.prepared import ITEM_IDS, LEAVE_ONE_OUT, PreparedDataset
+from ..data.prepared import ITEM_IDS, LEAVE_ONE_OUT, PreparedDataset, read_file
 from ..models.config import TrialConfig
 from ..models.prior_sums import Events
 from ..models.priors import ScorePriors
@@ -68,7 +68,7 @@ def contents_of(
             median_gap_seconds=dataset.profile["median_gap_days"] * 86_400,
         ),
         trained_on=trained_on,
-        items=typed_ids(with_names(pl.read_parquet(dataset_dir / ITEM_IDS)[ORIGINAL_ID], names)),
+        items=typed_ids(with_names(pl.read_parquet(read_file(dataset_dir, ITEM_IDS))[ORIGINAL_ID], names)),
         priors=ScorePriors.from_dataset(events, scoring),
         counts=np.bincount(events.items, minlength=dataset.num_items),
         sums=ExportSums.of_events(Events(events.items, events.offsets, events.timestamps), dataset.num_items, scoring),

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.errors import ExportError, TrialError
-from ..data.hashing import sha256_of
 from ..examiner.request import read_item_names
 from ..memory.records import SessionRecord, TrialRecord
 from ..serving.layout import TrainedModel
-from ..training.spec import CHECKPOINT
+from ..training.spec import CHECKPOINT, trial_file_sha256
 from .cognition import best_first, select
 from .members import members_in
 from .sync import sync_session
@@ -91,7 +90,7 @@ def _check_checkpoint(trial: TrialRecord, directory: Path) -> None:
     recorded = (trial.outcome.details.get("files") or {}).get(CHECKPOINT) if trial.outcome else None
     advice = "restore it, or export another trial"
     try:
-        found = sha256_of(path)
+        found = trial_file_sha256(directory, CHECKPOINT)
     except OSError as error:
         raise TrialError(f"{str(path)!r} cannot be read ({error.strerror}); {advice}") from None
     if recorded and found != recorded:
