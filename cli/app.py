@@ -13,6 +13,7 @@ import typer
 
 from .. import __version__
 from ..data.errors import VirtualMLEError
+from ..data.permissions import keep_private
 from . import (
     bench,
     call,
@@ -105,6 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit the process with its exit code."""
     if arguments is None:
         _ensure_utf8()
+        keep_private()
     try:
         # typer exits with 0 on success and with 2 on wrong usage
         app(args=None if arguments is None else list(arguments), prog_name="virtualmle")

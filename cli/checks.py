@@ -23,6 +23,7 @@ from ..data.wording import counted
 from ..examiner.vault import PRIVATE, Vault
 from ..memory.store import Memory
 from ..sandbox.protocol import load_protocol
+from .permission_checks import permissions
 
 Status = Literal["ok", "warn", "fail"]
 PROBE_SECONDS = 120.0  # the first import of torch from a cold network file system takes a minute
@@ -56,7 +57,7 @@ class Finding:
 def run_checks(home: Path) -> list[Finding]:
     """Run all checks on this machine and on `home`, in the order in which problems are best fixed."""
     findings = [_python(), *_torch(), _home(home)]
-    for check in (_memory, _protocol, _environment, _vault, _plain_targets, _isolation):
+    for check in (_memory, _protocol, _environment, _vault, _permissions, _plain_targets, _isolation):
         findings.append(_guarded(check, home))
     return findings
 
@@ -159,6 +160,10 @@ def _vault(home: Path) -> Finding:
 
 def _others_may_read(path: Path) -> bool:
     return os.name == "posix" and bool(path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO))
+
+
+def _permissions(home: Path) -> Finding:
+    return Finding("permissions", *permissions(home))
 
 
 def _plain_targets(home: Path) -> Finding:

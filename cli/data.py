@@ -11,7 +11,7 @@ import typer
 
 from ..data.wording import counted
 from .log_options import LOG
-from .options import HERE, HoldoutLength, Home, Json, Split, split_options
+from .options import HERE, HoldoutLength, Home, Json, KCoreOn, Split, split_options
 
 if TYPE_CHECKING:
     from ..data.catalogue import Catalogue
@@ -41,6 +41,7 @@ def add(  # noqa: PLR0913, PLR0917 - one argument per option
     max_events: Annotated[int, typer.Option(help="Number of most recent events kept per user.")] = 50,
     split_by: Split = None,
     holdout: HoldoutLength = None,
+    k_core_on: KCoreOn = None,
     format: Annotated[
         str | None, typer.Option(help="csv, tsv, jsonl or parquet.", show_default="by file extension")
     ] = None,
@@ -86,7 +87,7 @@ def add(  # noqa: PLR0913, PLR0917 - one argument per option
     manifest = _catalogue(home).add(
         name, file, public_key=Vault(home).public_key(),
         options=replace_fields(
-            split_options(split_by, holdout) or PrepareOptions(),
+            split_options(split_by, holdout, k_core_on) or PrepareOptions(),
             k_core=k_core, max_events=max_events, keep_duplicates=keep_duplicates,
         ),
         cleaning=Cleaning(drop_missing, drop_bad_times, time_unit),  # type: ignore[arg-type]  # checked by Cleaning
@@ -101,6 +102,7 @@ def prepare(
     name: Annotated[str, typer.Argument(help="demo, or a public dataset, e.g. amazon-beauty.")],
     split_by: Split = None,
     holdout: HoldoutLength = None,
+    k_core_on: KCoreOn = None,
     home: Home = HERE,
     as_json: Json = False,
 ) -> None:
@@ -118,7 +120,8 @@ def prepare(
 
     catalogue = _catalogue(home)
     with download_bar(name) as progress:
-        registered = catalogue.resolve(name, Vault(home).public_key(), progress, split_options(split_by, holdout))
+        options = split_options(split_by, holdout, k_core_on)
+        registered = catalogue.resolve(name, Vault(home).public_key(), progress, options)
     _print_manifest(catalogue.manifest(registered), as_json)
 
 

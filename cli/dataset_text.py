@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from ..data.prepared import MIN_EVENTS, Manifest
+from ..data.prepared import ALL, MIN_EVENTS, Manifest
 
 
 def filter_lines(manifest: Manifest) -> list[str]:
@@ -30,7 +30,8 @@ def split_line(manifest: Manifest) -> str:
     """Which split the dataset has and, of a split by time, its cuts and who is ranked; nothing about the test part."""
     cuts = manifest.time_split
     if cuts is None:
-        return "split: leave-one-out (the last event of each user is test, the second last validation)"
+        split = "split: leave-one-out (the last event of each user is test, the second last validation)"
+        return split if manifest.options.k_core_on == ALL else f"{split}; the k-core and all counts are without test"
     return (
         f"split: time, hold-out {manifest.options.holdout}: validation from {_moment(cuts.valid_from)}, test (sealed) "
         f"from {_moment(cuts.test_from)}; {cuts.num_ranked:,} of {manifest.num_users:,} users are ranked in "
@@ -47,7 +48,7 @@ def profile_lines(manifest: Manifest) -> list[str]:
     heading = "train part only, without the last two events of each user (validation and test):"
     if manifest.time_split:
         heading = "train part only, without the events from the start of validation on:"
-    return [heading, *(f"  {name:<20} {value}" for name, value in manifest.profile.items())]
+    return [heading, *(f"  {name:<20} {value}" for name, value in manifest.stated_profile.items())]
 
 
 def _change(before: int, after: int, noun: str) -> str:

@@ -69,9 +69,14 @@ def export(
             with epochs_bar("refit") as progress:
                 run_refit(request, lambda: open_sessions(ws), progress)
         else:
-            card = model_card(data, plan.trial, manifest, plan.members, elsewhere=plan.measured_elsewhere(ws))
-            contents = assemble(plan.models, plan.trial.configuration, plan.dataset_dir, card)
-            write_export(directory, contents, overwrite=overwrite)
+            contents = assemble(
+                plan.models, plan.trial.configuration, plan.dataset_dir, card="", names=plan.item_names
+            )
+            card = model_card(
+                data, plan.trial, manifest, plan.members, elsewhere=plan.measured_elsewhere(ws),
+                num_nameless=contents.items.null_count(),
+            )  # fmt: skip
+            write_export(directory, contents.with_card(card), overwrite=overwrite)
     _print_written(plan.name, directory, is_refit=refit, as_json=as_json)
 
 

@@ -108,13 +108,15 @@ def export_cognition(
     """
     from ..data.atomic import write_bytes
     from ..data.errors import ConfigError
+    from ..data.permissions import as_the_user_set
     from ..data.wording import counted
     from ..memory.portable import collect
 
     with existing_memory(home) as memory:
         cognition = collect(memory)
     try:
-        write_bytes(file, (cognition.model_dump_json(indent=1) + "\n").encode(), replace=False)
+        with as_the_user_set():
+            write_bytes(file, (cognition.model_dump_json(indent=1) + "\n").encode(), replace=False)
     except OSError as error:
         raise ConfigError(f"{file} cannot be written ({error.strerror}); name a new file") from None
     print(f"{file}: {counted(len(cognition.rules), 'rule')}, {counted(len(cognition.summaries), 'summary')}")

@@ -172,6 +172,15 @@ HoldoutLength = Annotated[
     ),
 ]
 
+KCoreOn = Annotated[
+    str | None,
+    typer.Option(
+        "--k-core-on",
+        help="Events that the k-core counts: all, or train, so that nothing visible depends on test events.",
+        show_default="all",
+    ),
+]
+
 HERE = Path(".")
 WARM_SECONDS = 300.0  # agents plan for seconds, sometimes for minutes
 
@@ -263,16 +272,16 @@ def seeding_named(name: str) -> "Seeding":
     raise ConfigError(f"seeding={name!r} is not known; choose one of {', '.join(SEEDINGS)}")
 
 
-def split_options(split_by: str | None, holdout: str | None) -> "PrepareOptions | None":
-    """How a dataset is to be prepared that a command registers; None if neither option is given.
+def split_options(split_by: str | None, holdout: str | None, k_core_on: str | None) -> "PrepareOptions | None":
+    """How a dataset is to be prepared that a command registers; None if none of the options is given.
 
-    Raises DataError for an unknown split, and for a hold-out that does not fit to it.
+    Raises DataError for an unknown value, and for options that do not fit to the split.
     """
-    from ..data.prepared import LEAVE_ONE_OUT, PrepareOptions
+    from ..data.prepared import ALL, LEAVE_ONE_OUT, PrepareOptions
 
-    if split_by is None and holdout is None:
+    if split_by is None and holdout is None and k_core_on is None:
         return None
-    return PrepareOptions(split=split_by or LEAVE_ONE_OUT, holdout=holdout or "")
+    return PrepareOptions(split=split_by or LEAVE_ONE_OUT, holdout=holdout or "", k_core_on=k_core_on or ALL)
 
 
 def open_workspace(home: Path, settings: "Settings | None" = None) -> "Workspace":

@@ -16,6 +16,7 @@ from .options import (
     HoldoutLength,
     Home,
     Json,
+    KCoreOn,
     KeepWarm,
     LauncherName,
     MemoryFrom,
@@ -51,6 +52,7 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
     backbone: Annotated[str, typer.Option(help="sasrec or hstu.")] = "sasrec",
     split_by: Split = None,
     holdout: HoldoutLength = None,
+    k_core_on: KCoreOn = None,
     agent: AgentName = "engineer",
     trials: Trials = None,
     seconds: Seconds = None,
@@ -103,9 +105,9 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
         trials, seconds, seed, without_reflection, without_memory, device, threads, sandbox, keep_warm, memory_from,
         replay, parallel, launcher, address,
     )  # fmt: skip
-    options = split_options(split_by, holdout)
+    options = split_options(split_by, holdout, k_core_on)
     if replay and options:
-        raise ConfigError("--split and --holdout prepare a log, and --replay trains on none; leave one of them out")
+        raise ConfigError("--split, --holdout and --k-core-on prepare a log, which --replay does not; leave them out")
     where, name = _replayed(home, dataset, settings) if replay else _prepared(home, dataset, sandbox, options)
     plan = HeadlessRun(
         where, agent, seed, name, backbone, new=new, model=asked, seeding=start, finalize=not no_finalize,

@@ -56,9 +56,9 @@ def _copy_keys(source: Vault, target: Vault) -> None:
     if not file_exists(source.directory / PUBLIC):
         return
     target.create_directory()
-    for name, mode in ((PRIVATE, OWNER_ONLY), (PUBLIC, 0o644)):
+    for name in (PRIVATE, PUBLIC):
         if file_exists(source.directory / name) and not file_exists(target.directory / name):
-            write_bytes(target.directory / name, (source.directory / name).read_bytes(), mode)
+            write_bytes(target.directory / name, (source.directory / name).read_bytes(), OWNER_ONLY)
 
 
 def export_cognition(home: Path, file: Path) -> None:

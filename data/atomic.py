@@ -3,32 +3,33 @@
 import ctypes
 import json
 import os
-import tempfile
+import secrets
 from pathlib import Path
 from typing import Any
 
 
-def write_bytes(path: Path, content: bytes, mode: int = 0o644, *, replace: bool = True) -> None:
+def write_bytes(path: Path, content: bytes, mode: int = 0o666, *, replace: bool = True) -> None:
     """Replace the file `path` by `content`: write a temporary file beside it, sync it, and rename it over `path`.
 
-    With `replace=False`, raises FileExistsError if `path` exists.
+    mode: permissions of the file, of which the umask takes some. With `replace=False`, raises FileExistsError if `path`
+    exists.
     """
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _CLOSE_ON_EXEC, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, mode)
         if replace:
             os.replace(temporary, path)
         else:
             os.link(temporary, path)  # atomic as well, and fails if `path` exists
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: Any, mode: int = 0o644) -> None:
+def write_json(path: Path, value: Any, mode: int = 0o666) -> None:
     """Replace the file `path` by `value` as JSON. Raises ValueError for NaN and infinities."""
     write_bytes(path, (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode(), mode)
 
@@ -59,5 +60,6 @@ def _exchange_at_once(one: Path, other: Path) -> bool:
     return int(call(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)) == 0
 
 
+_CLOSE_ON_EXEC = getattr(os, "O_CLOEXEC", 0)
 _AT_FDCWD = -100  # relative paths start at the working directory
 _RENAME_EXCHANGE = 2

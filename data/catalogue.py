@@ -21,9 +21,10 @@ from .hashing import sha256_of
 from .interactions import STRICT, Cleaning
 from .names import check_name, name_from_file
 from .prepare import prepare
-from .prepared import MANIFEST, Manifest, PreparedDataset, PrepareOptions, read_manifest
+from .prepared import ALL, MANIFEST, Manifest, PreparedDataset, PrepareOptions, read_manifest
 from .readers import Log, read_log
 from .reading import ROLES, Reading
+from .safe_open import refuse_links
 
 DEMO = "demo"
 AMAZON = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
@@ -69,7 +70,8 @@ class Catalogue:
                 f"no dataset is named {name!r:.60}; registered: {names}; "
                 f"available on request: {', '.join(self.available())}; your own log: virtualmle data add NAME FILE"
             )
-        return self.root / name
+        home = self.root.parents[1]
+        return refuse_links(home, *self.root.relative_to(home).parts, name, error=DataError)
 
     def load(self, name: str, verify: bool = True) -> PreparedDataset:
         """Open the registered dataset `name`; `verify` checks its file hashes. Raises DataError."""
@@ -274,14 +276,18 @@ class Catalogue:
 def _check_split(manifest: Manifest, options: PrepareOptions | None) -> None:
     """Refuse a registered dataset whose split differs from the one that was asked for; None = any split."""
     registered = manifest.options
-    if options is None or (options.split, options.holdout) == (registered.split, registered.holdout):
+    if options is None or _split_named_by(options) == _split_named_by(registered):
         return
-    wanted, found = (f"{each.split} {each.holdout}".strip() for each in (options, registered))
     raise DataError(
-        f"dataset {manifest.name!r} is registered with the split {found}, not {wanted}; register its log again under "
-        f"another name: virtualmle data add NAME FILE --split {options.split}"
-        + (f" --holdout {options.holdout}" if options.holdout else "")
+        f"dataset {manifest.name!r} is registered with {_split_named_by(registered)}, not {_split_named_by(options)}; "
+        f"register its log again under another name: virtualmle data add NAME FILE {_split_named_by(options)}"
     )
+
+
+def _split_named_by(options: PrepareOptions) -> str:
+    """The options of the command line that give this split."""
+    holdout = f" --holdout {options.holdout}" if options.holdout else ""
+    return f"--split {options.split}{holdout}{'' if options.k_core_on == ALL else f' --k-core-on {options.k_core_on}'}"
 
 
 def _check_counts(name: str, log: Log, expected: tuple[int, int, int]) -> None:

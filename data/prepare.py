@@ -2,9 +2,10 @@
 
 Everything is vectorised: 20 million rows take about a minute. Test targets exist in memory here and are written only as
 ciphertext (`seal.py`); plaintext files are computed from the train and validation parts. With leave-one-out there is
-one unavoidable exception: the k-core filter counts all events, so the numbers of users, items and interactions include
-test events. With a split by time, the k-core and all counts use the events before the second cut only. With both, the
-counts of rows in the notes of the reader are those of the whole log.
+one exception unless `k_core_on` is "train": the k-core filter counts all events, so which users and items are kept, and
+the numbers of users, items and interactions, depend on test events; the names of items that have no other event are
+sealed (`item_names.py`). With `k_core_on` "train" and with a split by time, the k-core and all counts use visible
+events only. Always, the counts of rows in the notes of the reader are those of the whole log.
 """
 
 import hashlib
@@ -12,7 +13,7 @@ import io
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import polars as pl
 from .atomic import write_bytes
 from .errors import DataError, HomeError
 from .holdout import Cuts, Holdout, cuts_of, parse_holdout
+from .item_names import nameless_items, sealed_names, without_names
 from .names import check_name
 from .prepared import (
     FORMAT_VERSION,
@@ -30,8 +32,10 @@ from .prepared import (
     MANIFEST,
     MIN_EVENTS,
     SEALED,
+    SEALED_NAMES_FORMAT_VERSION,
     TIME,
     TIME_FORMAT_VERSION,
+    TRAIN,
     USER_IDS,
     Counts,
     Manifest,
@@ -44,11 +48,11 @@ from .profile import train_profile
 from .readers import Log
 from .seal import NO_TARGET, as_bytes, pack_test, seal
 from .sketch import log_sketch
-from .splits import Events, Split, split_by_time, split_events
+from .splits import Events, Split, last_of_each_user, split_before_last, split_by_time, split_events
 from .time_units import LATEST
 from .wording import counted
 
-READ_ONLY = 0o444
+READ_ONLY = 0o400
 # A user with more than this share of all events, and with this many times the events of the median user, is reported
 LARGE_SHARE, LARGE_FACTOR = 0.2, 100
 MIN_TARGETS = 50  # users with a target, in validation and in test; fewer make every difference uncertain
@@ -67,13 +71,13 @@ def prepare(log: Log, name: str, directory: Path, options: PrepareOptions, vault
     if directory.exists():
         raise DataError(f"dataset {name!r} exists already; choose another name or remove {str(directory)!r} first")
     _check_seconds(log.frame["timestamp"])
-    parts = _by_time(log, options) if options.split == TIME else _leave_one_out(log, options)
+    parts = _parts_of(log, options)
     events, split = parts.events, parts.split
-    visible = _visible_files(events, split)
+    visible = _visible_files(events, split, parts.nameless)
     hashes = {file: hashlib.sha256(content).hexdigest() for file, content in visible.items()}
     dataset_id = dataset_id_of(hashes, len(events.user_ids), len(events.item_ids))
     manifest = Manifest(
-        format_version=TIME_FORMAT_VERSION if parts.time_split else FORMAT_VERSION,
+        format_version=parts.format_version,
         name=name,
         dataset_id=dataset_id,
         num_users=len(events.user_ids),
@@ -95,6 +99,7 @@ def prepare(log: Log, name: str, directory: Path, options: PrepareOptions, vault
         timestamps=split.test_timestamps,
         fingerprint=as_bytes(parts.fingerprint),
         sketch=log_sketch(log.frame).array,
+        **sealed_names(events.item_ids, parts.nameless),
     )
     sealed = seal(payload, vault_public_key, dataset_id)
     text = (manifest.model_dump_json(indent=1) + "\n").encode()
@@ -112,14 +117,47 @@ class _Parts:
     rows_read: int
     num_identical: int
     time_split: TimeSplit | None = None
+    nameless: Ints = field(default_factory=lambda: np.empty(0, np.int64))  # items whose names are sealed, ascending
+
+    @property
+    def format_version(self) -> int:
+        """That of the manifest: versions that do not know of sealed names must not read such a dataset."""
+        if self.time_split:
+            return TIME_FORMAT_VERSION
+        return SEALED_NAMES_FORMAT_VERSION if len(self.nameless) else FORMAT_VERSION
+
+
+def _parts_of(log: Log, options: PrepareOptions) -> _Parts:
+    if options.split == TIME:
+        return _by_time(log, options)
+    return _core_on_train(log, options) if options.k_core_on == TRAIN else _leave_one_out(log, options)
 
 
 def _leave_one_out(log: Log, options: PrepareOptions) -> _Parts:
     frame, num_identical = _distinct(log.frame, options)
     events = order_events(frame, options)
-    return _Parts(
-        events, split_events(events, options.max_events), fingerprint_of(events), log.rows_read, num_identical
-    )
+    split = split_events(events, options.max_events)
+    nameless = nameless_items(len(events.item_ids), split.items, split.valid_items)
+    return _Parts(events, split, fingerprint_of(events), log.rows_read, num_identical, nameless=nameless)
+
+
+def _core_on_train(log: Log, options: PrepareOptions) -> _Parts:
+    """Leave-one-out whose k-core and counts are those of the log without the last event of every user.
+
+    An item needs `k_core` visible events. A user needs one less, because that there is a last event is no secret. A
+    last event whose item is not in this core is no test target. The fingerprint is that of the whole log with the
+    k-core of all events, so that the looks at both are counted together. Raises DataError if no user has a test target.
+    """
+    frame, _ = _distinct(log.frame, options)
+    is_last = last_of_each_user(frame)
+    visible, last = frame.filter(~is_last), frame.filter(is_last)
+    events = order_events(visible, options, num_sealed=1)
+    split = split_before_last(events, last, options.max_events)
+    if not (split.test_items != NO_TARGET).any():
+        raise DataError("no user's last event is of an item in the k-core of the earlier ones; lower --k-core")
+    copies = last if options.keep_duplicates else log.frame.join(last, on=last.columns, how="semi")
+    rows = log.frame.height - copies.height
+    return _Parts(events, split, fingerprint_of(order_events(frame, options)), rows, rows - visible.height)
 
 
 def _by_time(log: Log, options: PrepareOptions) -> _Parts:
@@ -197,13 +235,16 @@ def collapse_duplicates(frame: pl.DataFrame) -> tuple[pl.DataFrame, int]:
     return frame.filter(kept), frame.height - int(kept.sum())
 
 
-def order_events(frame: pl.DataFrame, options: PrepareOptions) -> Events:
-    """Filter, sort and re-index a raw log with the columns that `clean_interactions` gives it."""
+def order_events(frame: pl.DataFrame, options: PrepareOptions, num_sealed: int = 0) -> Events:
+    """Filter, sort and re-index a raw log with the columns that `clean_interactions` gives it.
+
+    num_sealed: how many further events every user has, which are not in `frame`.
+    """
     users, user_names = _codes(frame["user"])
     items, item_names = _codes(frame["item"])
-    kept = k_core(users, items, options.k_core)
+    kept = k_core(users, items, options.k_core, num_sealed)
     if not len(kept):
-        raise DataError(_empty_core_message(users, items, options.k_core))
+        raise DataError(_empty_core_message(users, items, options.k_core, num_sealed))
     users, user_ids = _reindex(users[kept], user_names, f"{options.id_key}:user")
     items, item_ids = _reindex(items[kept], item_names, f"{options.id_key}:item")
     times = frame["timestamp"].to_numpy()[kept]
@@ -214,17 +255,17 @@ def order_events(frame: pl.DataFrame, options: PrepareOptions) -> Events:
     return Events(items[order], times[order], offsets, user_ids, item_ids, before)
 
 
-def k_core(users: Ints, items: Ints, k: int) -> Ints:
+def k_core(users: Ints, items: Ints, k: int, num_sealed: int = 0) -> Ints:
     """Positions of the k-core events: users and items with fewer than k events are removed until all have k or more.
 
     users, items: integer codes (num_events,). Users need at least MIN_EVENTS events even if k is smaller, because
-    leave-one-out would otherwise leave no train part.
+    leave-one-out would otherwise leave no train part. `num_sealed` events of every user count without being given.
     """
     kept = np.arange(len(users))
     while True:
         by_user = np.bincount(users[kept])[users[kept]] if len(kept) else kept
         by_item = np.bincount(items[kept])[items[kept]] if len(kept) else kept
-        enough = (by_user >= max(k, MIN_EVENTS)) & (by_item >= k)
+        enough = (by_user >= max(k, MIN_EVENTS) - num_sealed) & (by_item >= k)
         if enough.all():
             return kept
         kept = kept[enough]
@@ -277,11 +318,11 @@ def _reindex(codes: Ints, names: pl.Series, key: str) -> tuple[Ints, pl.Series]:
     return new[codes], kept.gather(order)
 
 
-def _empty_core_message(users: Ints, items: Ints, k: int) -> str:
+def _empty_core_message(users: Ints, items: Ints, k: int, num_sealed: int) -> str:
     num_users, num_items = len(np.unique(users)), len(np.unique(items))
     counts = f"{counted(len(users), 'interaction')} of {counted(num_users, 'user')} with {counted(num_items, 'item')}"
     for smaller in range(k - 1, 0, -1):
-        remaining = len(k_core(users, items, smaller))
+        remaining = len(k_core(users, items, smaller, num_sealed))
         if remaining:
             return f"the {k}-core of {counts} is empty; --k-core {smaller} would leave {remaining} interactions"
     return f"no user among {counts} has the {MIN_EVENTS} events that the three splits need; use a longer log"
@@ -313,7 +354,7 @@ def _profile(split: Split, options: PrepareOptions) -> dict[str, Any]:
     return {**profile, "split": f"time, hold-out {options.holdout}"}
 
 
-def _visible_files(events: Events, split: Split) -> dict[str, bytes]:
+def _visible_files(events: Events, split: Split, nameless: Ints) -> dict[str, bytes]:
     """Name → content of every visible file except the manifest."""
     arrays: dict[str, npt.NDArray[Any]] = {
         "items": split.items,
@@ -324,7 +365,8 @@ def _visible_files(events: Events, split: Split) -> dict[str, bytes]:
         **(split.between.arrays() if split.between else {}),
     }
     files = {array_file(name): _npy(array) for name, array in arrays.items()}
-    return {**files, USER_IDS: _parquet(events.user_ids), ITEM_IDS: _parquet(events.item_ids)}
+    item_ids = without_names(events.item_ids, nameless)
+    return {**files, USER_IDS: _parquet(events.user_ids), ITEM_IDS: _parquet(item_ids)}
 
 
 def _npy(array: npt.NDArray[Any]) -> bytes:
@@ -349,7 +391,6 @@ def _write_directory(directory: Path, files: dict[str, bytes]) -> None:
     try:
         for file, content in files.items():
             write_bytes(temporary / file, content, READ_ONLY)
-        temporary.chmod(0o755)
         os.rename(temporary, directory)  # fails if another process has created `directory` meanwhile
     except OSError as error:
         if directory.exists():

@@ -7,7 +7,7 @@
     valid_items.npy          int32 (num_users,): the item after a user's train part
     valid_timestamps.npy     int64 (num_users,)
     user_ids.parquet         original ids of users 0..num_users-1, for serving
-    item_ids.parquet         original ids of items 0..num_items-1
+    item_ids.parquet         original ids of items 0..num_items-1; null for items without a visible event
     test.sealed              the test target of each user, as ciphertext; only the examiner can open it
 
 With a split by time, not every user has a validation target, and there may be several events between the cuts:
@@ -20,29 +20,32 @@ With a split by time, not every user has a validation target, and there may be s
     recent_offsets.npy       int64 (num_users + 1,)
 
 Not covered: writing (`prepare.py`) and the test split (`examiner/`). The manifest has no hash of `test.sealed`, whose
-encryption authenticates its content. In the manifest, only the counts before and after the k-core filter depend on test
-events; with a split by time, they do not.
+encryption authenticates its content; the ids that are null in item_ids.parquet are in it. In the manifest, only the
+counts before and after the k-core filter depend on test events; with a split by time or `k_core_on` "train", they do
+not.
 """
 
 import hashlib
 from collections.abc import Container
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
-from .errors import DataError
-from .hashing import sha256_of
+from .errors import DataError, VirtualMLEError
 from .histories import Histories, joined
 from .holdout import parse_holdout
+from .safe_open import open_beneath, read_beneath, sha256_beneath, split_beneath
 from .time_units import are_seconds
 
 FORMAT_VERSION = 2  # version 1 had times in the unit of the log and kept identical rows
 TIME_FORMAT_VERSION = 3  # of a dataset that is split by time, which has further arrays
+SEALED_NAMES_FORMAT_VERSION = 4  # as version 2, but the names of some items are sealed
 LEAVE_ONE_OUT, TIME = "leave-one-out", "time"
+ALL, TRAIN = "all", "train"  # which events the k-core counts: all, or all but the test events
 MIN_EVENTS = 3  # one each for train, validation and test
 MAX_KEY_BYTES = 48  # BLAKE2b accepts a key of 64 bytes, and `prepare` appends ":user" or ":item"
 MANIFEST, SEALED = "manifest.json", "test.sealed"
@@ -73,14 +76,21 @@ class PrepareOptions:
     keep_duplicates: bool = False  # keep rows with equal user, item and time, which leak targets into the train part
     split: str = LEAVE_ONE_OUT
     holdout: str = ""  # with the split "time": the length of the test part, e.g. 30d; validation is as long
+    k_core_on: str = ALL  # the events that the k-core of leave-one-out counts
 
     @property
     def suffix(self) -> str:
-        """What the name of a dataset ends with that is named after its log; empty for leave-one-out."""
-        return f"-{self.split}-{self.holdout.replace('%', 'pct')}" if self.split == TIME else ""
+        """What the name of a dataset ends with that is named after its log; empty for the default."""
+        if self.split == TIME:
+            return f"-{self.split}-{self.holdout.replace('%', 'pct')}"
+        return "" if self.k_core_on == ALL else f"-core-on-{self.k_core_on}"
 
     def __post_init__(self) -> None:
         self._check_split()
+        if self.k_core_on not in (ALL, TRAIN):
+            raise DataError(f"k_core_on={self.k_core_on!r:.60} is not known; use {ALL} or {TRAIN}")
+        if self.split == TIME and self.k_core_on != ALL:
+            raise DataError("the k-core of a split by time never counts test events; leave --k-core-on out")
         if self.k_core < 1:
             raise DataError(f"k_core={self.k_core} is not positive; 1 keeps every item, 5 is usual")
         if self.max_events < MIN_EVENTS:
@@ -134,10 +144,10 @@ class Manifest(BaseModel):
     dataset_id: str  # hash of the train and validation parts only
     num_users: int
     num_items: int
-    num_interactions: int  # all splits together, after truncation to max_events; by time: without the test part
+    num_interactions: int  # all splits that the k-core counts, after truncation to max_events; by time: without test
     num_interactions_before_cut: int
     before_core: Counts | None = None  # without collapsed rows, before the k-core filter; None in older manifests
-    rows_read: int  # rows of the raw log; with a split by time, its usable rows before the test part
+    rows_read: int  # rows of the raw log; with a split by time or k_core_on "train", its usable rows without test
     columns: dict[str, str]  # role (user, item, timestamp) → column of the raw log
     options: PrepareOptions
     profile: dict[str, Any]
@@ -151,14 +161,23 @@ class Manifest(BaseModel):
         """The number of users with a validation target."""
         return self.time_split.num_ranked if self.time_split else self.num_users
 
+    @property
+    def stated_profile(self) -> dict[str, Any]:
+        """The profile with the size of the catalogue, which the number of a model's parameters tells anyway."""
+        counts_test = self.time_split is None and self.options.k_core_on == ALL
+        which = "including those of test events only" if counts_test else "all with events before the test part"
+        return {**self.profile, "catalogue": f"{self.num_items:,} items, {which}"}
+
     @model_serializer(mode="wrap")
-    def _without_absent_split(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Manifests of leave-one-out are written as before there was another split, so that their bytes stay equal."""
+    def _without_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Manifests are written as before there were options for the split, if these are not used: bytes stay equal."""
         fields: dict[str, Any] = serialise(self)
         if self.time_split is None:
             fields.pop("time_split", None)
             for name in ("split", "holdout"):
                 fields.get("options", {}).pop(name, None)
+        if self.options.k_core_on == ALL:
+            fields.get("options", {}).pop("k_core_on", None)
         return fields
 
 
@@ -182,17 +201,23 @@ def read_manifest(directory: Path) -> Manifest:
     """The manifest in `directory`. Raises DataError if it is missing, damaged or of an unknown format version."""
     path = directory / MANIFEST
     try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
+        manifest = Manifest.model_validate_json(read_file(directory, MANIFEST))
     except OSError:
         raise DataError(f"{str(directory)!r} is not a prepared dataset: it has no readable {MANIFEST}") from None
     except ValidationError as error:
         raise DataError(f"{str(path)!r} is damaged ({error.error_count()} errors); {_ADVICE}") from None
     if manifest.format_version == 1:
         return manifest.model_copy(update={"options": replace(manifest.options, keep_duplicates=True)})
-    expected = TIME_FORMAT_VERSION if manifest.time_split else FORMAT_VERSION
-    if manifest.format_version != expected:
-        raise DataError(f"{str(path)!r} has format version {manifest.format_version}, not {expected}; {_ADVICE}")
+    known = (TIME_FORMAT_VERSION,) if manifest.time_split else (FORMAT_VERSION, SEALED_NAMES_FORMAT_VERSION)
+    if manifest.format_version not in known:
+        raise DataError(f"{str(path)!r} has format version {manifest.format_version}, not {known[-1]}; {_ADVICE}")
     return manifest
+
+
+def read_file(directory: Path, name: str, error: type[VirtualMLEError] = DataError) -> bytes:
+    """The content of a file of the dataset in `directory`. Raises `error` for a symbolic link, and OSError."""
+    root, parts = split_beneath(directory / name, 2)
+    return read_beneath(root, *parts, error=error)
 
 
 class PreparedDataset:
@@ -272,17 +297,26 @@ def _verify(directory: Path, manifest: Manifest) -> None:
 
 def _sha256(path: Path) -> str:
     try:
-        return sha256_of(path)
+        root, parts = split_beneath(path, 2)
+        return sha256_beneath(root, *parts, error=DataError)
     except OSError as error:
         raise DataError(f"{str(path)!r} cannot be read ({error.strerror}); {_ADVICE}") from None
 
 
 def _open_array(path: Path) -> npt.NDArray[Any]:
+    """Map a .npy file, whose header numpy checks; without pickles."""
+    root, parts = split_beneath(path, 2)
     try:
-        array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        with open_beneath(root, *parts, error=DataError) as file:
+            version = np.lib.format.read_magic(file)
+            read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+            shape, is_fortran, dtype = read_header[version](file)
+            if dtype.hasobject:
+                raise ValueError("it holds Python objects")
+            order: Literal["F", "C"] = "F" if is_fortran else "C"
+            return np.memmap(file, dtype, "r", file.tell(), shape, order)
+    except (OSError, ValueError, EOFError, KeyError) as error:
         raise DataError(f"{str(path)!r} is damaged ({error}); {_ADVICE}") from None
-    return array
 
 
 def _check_seconds(manifest: Manifest, arrays: dict[str, npt.NDArray[Any]]) -> None:

@@ -61,7 +61,8 @@ def pack_test(**arrays: npt.NDArray[Any]) -> bytes:
     missing = REQUIRED - set(arrays)
     assert not missing, f"a test split needs {sorted(missing)}"
     buffer = io.BytesIO()
-    np.savez(buffer, version=np.int64(PAYLOAD_VERSION), **arrays)
+    named: dict[str, Any] = {"version": np.int64(PAYLOAD_VERSION), **arrays}
+    np.savez(buffer, **named)
     return buffer.getvalue()
 
 

@@ -44,7 +44,7 @@ class Split:
     valid_timestamps: Ints
     test_items: Items  # (num_users,), NO_TARGET for users without a test target
     test_timestamps: Ints
-    num_interactions: int  # over all splits; with a split by time, over train and validation
+    num_interactions: int  # over all parts that the k-core counts: without test if it counts visible events only
     between: "Between | None" = None  # None: leave-one-out
 
 
@@ -76,6 +76,36 @@ def split_events(events: Events, max_events: int) -> Split:
         valid_timestamps=events.timestamps[ends - 2],
         test_items=events.items[ends - 1].astype(np.int32),
         test_timestamps=events.timestamps[ends - 1],
+        num_interactions=int(lengths.sum()),
+    )
+
+
+def last_of_each_user(frame: pl.DataFrame) -> pl.Series:
+    """Which rows of a log are the last event of a user, bool (num_rows,); of equal times, the later row is the last."""
+    order = ["timestamp", "nanosecond"] if "nanosecond" in frame.columns else ["timestamp"]
+    rows = frame.with_row_index("row").sort(order, maintain_order=True)
+    last = rows.unique("user", keep="last")["row"]
+    return pl.Series(np.isin(np.arange(frame.height), last.to_numpy()))
+
+
+def split_before_last(events: Events, last: pl.DataFrame, max_events: int) -> Split:
+    """As `split_events`, but `events` are without the last event of each user, whose rows are `last`.
+
+    A user whose last event is of an item that is not among `events` has no test target.
+    """
+    ends = events.offsets[1:]
+    lengths = np.minimum(np.diff(events.offsets), max_events - 1)
+    from_end = np.repeat(ends, np.diff(events.offsets)) - np.arange(len(events.items))  # 1 = the validation target
+    train = (from_end > 1) & (from_end < max_events)
+    test_items, test_timestamps = _first_of_each_user(events, last)
+    return Split(
+        items=events.items[train].astype(np.int32),
+        timestamps=events.timestamps[train],
+        offsets=np.concatenate([[0], np.cumsum(lengths - 1)]),
+        valid_items=events.items[ends - 1].astype(np.int32),
+        valid_timestamps=events.timestamps[ends - 1],
+        test_items=test_items,
+        test_timestamps=test_timestamps,
         num_interactions=int(lengths.sum()),
     )
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from ..data.errors import SealError
+from ..data.safe_open import refuse_links, split_beneath
 from ..data.sketch import SAME_CONTENT, Similarity
 from ..data.wording import counted
 from .vault import file_exists, other_owner_error
@@ -188,6 +189,8 @@ class Ledger:
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
+        root, parts = split_beneath(self.path, 3)
+        refuse_links(root, *parts, error=SealError)
         if not os.access(self.path, os.R_OK | os.W_OK):
             raise other_owner_error(self.path)
         connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)

@@ -67,6 +67,7 @@ def examine(
     targets = open_test(dataset_dir, private_key, dataset.dataset_id, dataset.num_users)
     sketch = content_sketch(dataset_dir, dataset, targets, private_key)
     path = _check_result_path(vault, session)
+    _keep_item_names(vault, session, targets)
     look = Ledger(vault.directory).record(session, dataset.name, dataset.dataset_id, targets.fingerprint, sketch)
     result = evaluate(trial, candidates, dataset, targets, look)
     write_json(path, result.model_dump(), OWNER_ONLY)
@@ -87,6 +88,18 @@ def _check_result_path(vault: Vault, session: str) -> Path:
             f"no result can be written to {str(path.parent)!r} ({error.strerror}); check its permissions and free space"
         ) from None
     return path
+
+
+def _keep_item_names(vault: Vault, session: str, targets: Targets) -> None:
+    """Write the names of the items without a visible event to the vault, for exports after the reveal."""
+    if not targets.item_names:
+        return
+    path = vault.names_path(session)
+    try:
+        path.parent.mkdir(exist_ok=True, mode=OWNER_ONLY_DIRECTORY)
+        write_json(path, targets.item_names, OWNER_ONLY)
+    except OSError as error:
+        raise SealError(f"{str(path)!r} cannot be written ({error.strerror}); free some disk space") from None
 
 
 def load_candidate(directory: Path, dataset: PreparedDataset) -> Candidate:

@@ -11,8 +11,9 @@ for the sessions that have been opened since; the export.
 
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +22,9 @@ import torch
 from numpy.typing import NDArray
 
 from ..data.errors import DataError, SealError, TrialError, VirtualMLEError
-from ..data.prepared import ITEM_IDS, USER_IDS, PreparedDataset
+from ..data.item_names import with_names
+from ..data.permissions import keep_private
+from ..data.prepared import ITEM_IDS, USER_IDS, PreparedDataset, read_file
 from ..models.config import TrialConfig
 from ..serving.artifact import Member, check_destination, write_export
 from ..serving.assembly import contents_of
@@ -66,15 +69,15 @@ def run(
     vault = Vault(Path(request.home))
     key = read_key(Path(request.key_file)) if request.key_file else vault.private_key()
     targets = open_test(dataset_dir, key, dataset.dataset_id, dataset.num_users)
-    events = all_events(dataset, targets)
-    check_open_sessions(open_sessions(), dataset_dir, events, key)
+    events, names = all_events(dataset, targets), targets.item_names
+    check_open_sessions(open_sessions(), dataset_dir, events, key, names)
     sketch = content_sketch(dataset_dir, dataset, targets, key)
     Ledger(vault.directory).record_refit(request.session, dataset.name, dataset.dataset_id, targets.fingerprint, sketch)
     members = _train(recorded, events, request.device, device, report)
     scoring = TrialConfig(**request.scoring)
-    contents = contents_of(members, scoring, dataset_dir, request.card, events, "all events")
+    contents = contents_of(members, scoring, dataset_dir, request.card, events, "all events", names)
     report(RefitProgress(stage="trained"))
-    check_open_sessions(open_sessions(), dataset_dir, events, key)
+    check_open_sessions(open_sessions(), dataset_dir, events, key, names)
     write_export(destination, contents, overwrite=request.overwrite)
 
 
@@ -97,19 +100,24 @@ def all_events(dataset: PreparedDataset, targets: Targets) -> PreparedDataset:
 
 
 def check_open_sessions(
-    sessions: Sequence[OpenSession], dataset_dir: Path, events: PreparedDataset, key: bytes
+    sessions: Sequence[OpenSession],
+    dataset_dir: Path,
+    events: PreparedDataset,
+    key: bytes,
+    names: Mapping[int, str] = MappingProxyType({}),
 ) -> None:
     """Raise SealError if a test event of an open session is one of `events`: its agent could read it from the export.
 
     Events are compared by original ids and time, so that the same log under another name, with other options, or in an
-    earlier or later version is recognised.
+    earlier or later version is recognised. names: the sealed names of items of the dataset, by item.
     """
     users = np.repeat(np.arange(events.num_users), np.diff(events.offsets))
-    known = _rows(dataset_dir, users, events.items, events.timestamps)
+    known = _rows(dataset_dir, names, users, events.items, events.timestamps)
     for each in sessions:
         directory = Path(each.dataset_dir)
         hidden = _hidden(each, key)
-        rows = _rows(directory, hidden.users, hidden.items[hidden.users], hidden.timestamps[hidden.users])
+        found = hidden.items[hidden.users], hidden.timestamps[hidden.users]
+        rows = _rows(directory, hidden.item_names, hidden.users, *found)
         if known.join(rows, on=rows.columns, how="semi").height:
             raise SealError(
                 f"session {each.session} is open, and test events of it are among the events of this dataset: its "
@@ -130,9 +138,10 @@ def _hidden(session: OpenSession, key: bytes) -> Targets:
         ) from None
 
 
-def _rows(directory: Path, users: Ints, items: Ints, times: Ints) -> pl.DataFrame:
-    """Events with original ids."""
-    user_ids, item_ids = (pl.read_parquet(directory / file)[ORIGINAL_ID] for file in (USER_IDS, ITEM_IDS))
+def _rows(directory: Path, names: Mapping[int, str], users: Ints, items: Ints, times: Ints) -> pl.DataFrame:
+    """Events with original ids; names: those of the items that have none in the visible files."""
+    user_ids, item_ids = (pl.read_parquet(read_file(directory, file))[ORIGINAL_ID] for file in (USER_IDS, ITEM_IDS))
+    item_ids = with_names(item_ids, names)
     return pl.DataFrame({"user": user_ids.gather(users), "item": item_ids.gather(items), "time": times})
 
 
@@ -182,6 +191,7 @@ def main() -> int:
     """Serve one request from standard input; errors that the caller can correct become a message."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))  # so that temporary files are deleted
     request = RefitRequest.model_validate_json(sys.stdin.readline())
+    keep_private(request.umask)
     try:
         run(request, _read_sessions, _report)
     except VirtualMLEError as error:

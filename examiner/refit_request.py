@@ -55,6 +55,7 @@ class RefitRequest(_Message):
     device: str  # as in a trial's specification
     threads: int
     key_file: str | None = None  # with the private key, in operator mode
+    umask: int | None = None  # that of the user, for the export
 
 
 class Publish(_Message):

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..data.errors import SealError
 from .ledger import Ledger, Look, second_look_message
-from .vault import Vault, file_exists
+from .vault import Vault
 
 MODULE = "virtualmle.examiner.main"
 
@@ -89,9 +89,20 @@ def read_revealed(home: Path, session: str) -> TestResult | None:
     """The result of a session's look, or None if there is none. Raises SealError if the file is damaged."""
     path = Vault(home).revealed_path(session)
     try:
-        return TestResult.model_validate_json(path.read_bytes()) if file_exists(path) else None
+        content = Vault(home).read(path.parent.name, path.name)
+        return TestResult.model_validate_json(content) if content is not None else None
     except ValidationError:
         raise SealError(f"{str(path)!r} is damaged; restore it from a backup") from None
+
+
+def read_item_names(home: Path, session: str) -> dict[int, str]:
+    """The original ids of items without a visible event, by item, as the session's look has opened them.
+
+    Empty before the look, for a dataset without such items, and if the look was taken on another machine.
+    """
+    path = Vault(home).names_path(session)
+    content = Vault(home).read(path.parent.name, path.name)
+    return {int(item): str(name) for item, name in json.loads(content).items()} if content else {}
 
 
 def has_looked(home: Path, session: str) -> bool:

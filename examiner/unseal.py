@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from ..data.errors import SealError
-from ..data.prepared import SEALED
+from ..data.item_names import opened_names
+from ..data.prepared import SEALED, read_file
 from ..data.seal import KEY_BYTES, MAGIC, NO_TARGET, NONCE_BYTES, PAYLOAD_VERSION, REQUIRED, as_text, derive_key
 
 
@@ -30,6 +31,11 @@ class Targets:
     def users(self) -> npt.NDArray[np.int64]:
         """The users who have a test event, ascending; with leave-one-out, all users."""
         return np.flatnonzero(self.items != NO_TARGET)
+
+    @property
+    def item_names(self) -> dict[int, str]:
+        """The original ids of the items that have no visible event, by item."""
+        return opened_names(self.further)
 
 
 def unseal(sealed: bytes, private_key: bytes, bound_to: str) -> bytes:
@@ -58,7 +64,7 @@ def public_key_of(private_key: bytes) -> bytes:
 def open_test(directory: Path, private_key: bytes, dataset_id: str, num_users: int) -> Targets:
     """Decrypt the test targets of the prepared dataset in `directory`. Raises SealError."""
     try:
-        sealed = (directory / SEALED).read_bytes()
+        sealed = read_file(directory, SEALED, SealError)
     except OSError as error:
         raise SealError(f"{str(directory / SEALED)!r} cannot be read ({error.strerror}); register it again") from None
     targets = _targets(unseal(sealed, private_key, dataset_id))

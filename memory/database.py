@@ -8,10 +8,11 @@ public methods is marked `@reads` or `@writes` and is one transaction; nested ca
 """
 
 import functools
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -49,6 +50,8 @@ class MemoryDatabase:
         self._lock = threading.RLock()
         self._file: tuple[int, int] | None = None  # (device, inode) of the open file, known once it exists
         with self._translated_errors():
+            if path:
+                _create_private(path)
             connection = sqlite3.connect(
                 path or ":memory:", timeout=busy_seconds, check_same_thread=False, isolation_level=None
             )
@@ -143,6 +146,12 @@ class MemoryDatabase:
             if advice is None:
                 raise
             raise MemoryStoreError(f"{self.path or 'the memory database'}: {error}: {advice}") from error
+
+
+def _create_private(path: Path) -> None:
+    """Create the file for its owner only, as SQLite then creates -wal and -shm; if it fails, SQLite says why."""
+    with suppress(OSError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
 class Repository:

@@ -33,12 +33,14 @@ def model_card(
     members: Sequence[TrialRecord],
     refit_epochs: Sequence[int] | None = None,
     elsewhere: int = 0,
+    num_nameless: int = 0,
 ) -> str:
     """The card of `trial`, a finished trial of the session in `data`, whose dataset has the manifest `dataset`.
 
     members: the trials whose models it scores: itself, or the members of an ensemble. refit_epochs: the epochs of every
     member, if the exported models were trained again on all events. elsewhere: how many configurations the other
-    sessions of the members have measured, among which the members were chosen, too.
+    sessions of the members have measured, among which the members were chosen, too. num_nameless: the items whose ids
+    are sealed.
     """
     kind = "ensemble" if trial.is_ensemble else trial.config["backbone"]
     sections = [
@@ -49,7 +51,7 @@ def model_card(
             [*_refit_notice(data, trial, refit_epochs), *_figures(data, trial, elsewhere)],
         ),
         _section("Model", _model(data, trial, members, TRAIN_ONLY if refit_epochs is None else _all_events(dataset))),
-        _section("Data", _data(dataset)),
+        _section("Data", [*_data(dataset), *_nameless(num_nameless)]),
         _section("Protocol", _protocol(data)),
         _section("Trials", _trials(data)),
         _section("Limits", _limits(data, trial)),
@@ -224,13 +226,24 @@ def _scores_by(members: Sequence[TrialRecord]) -> str:
 
 
 def _data(dataset: Manifest) -> list[str]:
-    rows = [[f"`{name}`", formats.plain(value)] for name, value in dataset.profile.items()]
+    rows = [[f"`{name}`", formats.plain(value)] for name, value in dataset.stated_profile.items()]
     options = dataset.options
     return [
         f"Dataset `{dataset.name}`, content `{dataset.dataset_id}` (a hash of its train and validation events). "
         f"Prepared with a {options.k_core}-core filter and the last {options.max_events} events per user.",
         "Profile of the train part:",
         _table(["quantity", "value"], rows),
+    ]
+
+
+def _nameless(number: int) -> list[str]:
+    """What it means that the ids of some items are sealed, in a paragraph; nothing if there are none."""
+    if not number:
+        return []
+    return [
+        f"{counted(number, 'item')} of the catalogue {'has' if number == 1 else 'have'} no event outside the test set. "
+        "The ids are sealed, so they are null in `items.parquet`, and these items are never recommended. An export has "
+        "the ids once the session's look is over and no other session on the data is open."
     ]
 
 

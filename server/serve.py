@@ -7,6 +7,7 @@ from typing import Literal
 
 import anyio
 
+from ..data.permissions import keep_private
 from ..tools.workspace import Settings
 from .app import build_server
 from .connections import HttpLimits
@@ -34,6 +35,7 @@ def serve(
     forwards HTTP requests to this server. limits: what an HTTP connection may take. Raises ServerError for a missing or
     weak token and for a port in use, and whatever `build_server` raises.
     """
+    keep_private()
     start_log("%(levelname)s %(name)s: %(message)s")
     if transport == "http":
         serve_http(home, settings, host, port, token, allowed_hosts, limits)

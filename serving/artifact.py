@@ -24,6 +24,7 @@ from torch import Tensor
 from .. import __version__
 from ..data.atomic import exchange, write_bytes
 from ..data.errors import ExportError
+from ..data.permissions import as_the_user_set
 from ..models.config import SCORING_KNOBS, TrialConfig
 from ..models.priors import ScorePriors, SparseRows
 from ..models.sequence_model import SequenceModel
@@ -73,7 +74,7 @@ class Contents:
     scoring: TrialConfig  # of the exported trial; only its scoring knobs are used
     dataset: DatasetOfExport
     trained_on: TrainedOn
-    items: pl.Series  # original ids of items 0..num_items-1
+    items: pl.Series  # original ids of items 0..num_items-1; null where the id is sealed
     priors: ScorePriors | None
     counts: NDArray[np.int64]  # (num_items,) events per item in the data that the models were trained on
     sums: ExportSums
@@ -95,6 +96,12 @@ class Export:
     priors: ScorePriors | None
     counts: NDArray[np.int64]
     manifest: ExportManifest
+
+    @property
+    def nameless(self) -> NDArray[np.bool_] | None:
+        """The items without an id, bool (num_items,), which are never recommended; None if there are none."""
+        found: NDArray[np.bool_] = self.items.is_null().to_numpy()
+        return found if found.any() else None
 
     @classmethod
     def load(cls, directory: Path | str) -> "Export":
@@ -132,6 +139,11 @@ def replace_files(directory: Path, files: dict[str, bytes]) -> None:
     """
     entries = {name: FileEntry(sha256=_digest(content), bytes=len(content)) for name, content in files.items()}
     files = {**files, MANIFEST: _json(ExportManifest(files=entries))}
+    with as_the_user_set():
+        _replace(directory, files)
+
+
+def _replace(directory: Path, files: dict[str, bytes]) -> None:
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         temporary, lock = make_temporary(directory)
@@ -140,7 +152,6 @@ def replace_files(directory: Path, files: dict[str, bytes]) -> None:
     try:
         for name, content in files.items():
             write_bytes(temporary / name, content)
-        temporary.chmod(0o755)
         if directory.exists():
             exchange(temporary, directory)  # the replaced export is deleted below
         else:

@@ -1,13 +1,15 @@
 """Makes the contents of an export from the directories of finished trials and their dataset."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import polars as pl
 
 from ..data.errors import ExportError
-from ..data.prepared import ITEM_IDS, LEAVE_ONE_OUT, PreparedDataset
+from ..data.item_names import with_names
+from ..data.prepared import ITEM_IDS, LEAVE_ONE_OUT, PreparedDataset, read_file
 from ..models.config import TrialConfig
 from ..models.prior_sums import Events
 from ..models.priors import ScorePriors
@@ -26,14 +28,16 @@ def assemble(
     card: str,
     events: PreparedDataset | None = None,
     trained_on: TrainedOn = "train",
+    names: Mapping[int, str] = MappingProxyType({}),
 ) -> Contents:
     """The contents of an export of `models` with the scoring knobs of `scoring`.
 
     events: the data that the models were trained on and that score priors are counted in; None = the train part of the
-    dataset in `dataset_dir`. ExportError if a model was trained for another catalogue.
+    dataset in `dataset_dir`. names: original ids, by item, of items that have none in the visible files of the dataset;
+    those that are not given stay null. ExportError if a model was trained for another catalogue.
     """
     members = [Member(model.name, *load_checkpoint(model.directory / CHECKPOINT)) for model in models]
-    return contents_of(members, scoring, dataset_dir, card, events, trained_on)
+    return contents_of(members, scoring, dataset_dir, card, events, trained_on, names)
 
 
 def contents_of(
@@ -43,6 +47,7 @@ def contents_of(
     card: str,
     events: PreparedDataset | None = None,
     trained_on: TrainedOn = "train",
+    names: Mapping[int, str] = MappingProxyType({}),
 ) -> Contents:
     """`assemble` for models in memory."""
     dataset = PreparedDataset.load(dataset_dir)
@@ -63,7 +68,7 @@ def contents_of(
             median_gap_seconds=dataset.profile["median_gap_days"] * 86_400,
         ),
         trained_on=trained_on,
-        items=typed_ids(pl.read_parquet(dataset_dir / ITEM_IDS)[ORIGINAL_ID]),
+        items=typed_ids(with_names(pl.read_parquet(read_file(dataset_dir, ITEM_IDS))[ORIGINAL_ID], names)),
         priors=ScorePriors.from_dataset(events, scoring),
         counts=np.bincount(events.items, minlength=dataset.num_items),
         sums=ExportSums.of_events(Events(events.items, events.offsets, events.timestamps), dataset.num_items, scoring),

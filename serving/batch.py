@@ -24,6 +24,7 @@ from ..data.errors import DataError, ExportError
 from ..data.hashing import sha256_of
 from ..data.interactions import STRICT, Cleaning
 from ..data.locks import take_lock
+from ..data.permissions import as_the_user_set
 from ..data.reading import Reading
 from .engine import list_length
 from .log_histories import COUNTS, LogCounts, LogHistories, read_log_histories
@@ -232,7 +233,7 @@ def _read(recommender: Recommender, log: Path, options: BatchOptions) -> LogHist
 def _join(parts: list[Path], out: Path, work: Path) -> int:
     """Write all parts to `out`, and return the number of rows; memory does not grow with it."""
     rows = pl.scan_parquet(parts)
-    with _replacing(out, work) as temporary:
+    with _replacing(out, work) as temporary, as_the_user_set():
         if _is_csv(out):
             rows.sink_csv(temporary)
         else:

@@ -50,7 +50,8 @@ def convert_export(directory: Path, formats: Sequence[Format]) -> list[Converted
         _check_onnx()
     directory = directory.expanduser().resolve()
     files, export = read_export(directory), Export.load(directory)
-    model = PortableModel([member.model for member in export.members], torch.tensor(export.counts)).eval()
+    nameless = None if export.nameless is None else torch.tensor(export.nameless)
+    model = PortableModel([member.model for member in export.members], torch.tensor(export.counts), nameless).eval()
     program = _exported(model)
     graphs = {FILES[kind]: _pt2(program) if kind == "torch" else _onnx(program, model) for kind in formats}
     kept = {name: (directory / name).read_bytes() for name in (CARD, *GRAPHS) if name in files.manifest.files}

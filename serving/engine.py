@@ -59,6 +59,7 @@ class Engine:
             self.member_factors = [ItemFactors(model.items.catalogue()) for model, _ in self.members]
             self.factors = joint_factors(self.member_factors)
             self.counts = torch.tensor(export.counts, dtype=torch.float32, device=device)
+        self.nameless = None if export.nameless is None else torch.tensor(export.nameless, device=device)
 
     @torch.inference_mode()
     def user_vectors(self, histories: Histories) -> Tensor:
@@ -84,13 +85,13 @@ class Engine:
         """The k best items of every user: numbers int32 (num_users, k) and scores float32 (num_users, k).
 
         Best first; of equal scores, the item with the lower number first. allowed: bool (num_items,), the candidates;
-        None = all. With `mask_seen`, the items of a user's history are left out. Where there are fewer than k
-        candidates, the rest is -1 with a score of -inf. An empty history gets the items with most events, with their
-        numbers of events as scores.
+        None = all; items without an id are never candidates. With `mask_seen`, the items of a user's history are left
+        out. Where there are fewer than k candidates, the rest is -1 with a score of -inf. An empty history gets the
+        items with most events, with their numbers of events as scores.
         """
         _check_k(k)
         self._check(histories)
-        barred = None if allowed is None else torch.tensor(~allowed, device=self.device)
+        barred = self._barred(allowed)
 
         def best(chunk: _Chunk, first: int, last: int) -> Pair:
             (scores,) = chunk.blocks(first, last)
@@ -106,6 +107,13 @@ class Engine:
             raise ExportError("the model's scores are not finite; it cannot be used")
         found = numbers.numpy().astype(np.int32), scores.numpy()
         return found if filled.all() else _merged(filled, found, self._popular(k, barred))
+
+    def _barred(self, allowed: NDArray[np.bool_] | None) -> Tensor | None:
+        """What may not be recommended, bool (num_items,): items that are not allowed, and those without an id."""
+        if allowed is None:
+            return self.nameless
+        barred = torch.tensor(~allowed, device=self.device)
+        return barred if self.nameless is None else barred | self.nameless
 
     def _popular(self, k: int, barred: Tensor | None) -> Found:
         """The items with most events, (1, k)."""
@@ -151,7 +159,11 @@ class Engine:
         _check_k(k)
         cosines = torch.stack([_cosines(factors.vectors, item) for factors in self.member_factors]).mean(dim=0)
         cosines[item] = -torch.inf
-        numbers, scores = top_k(cosines[None], min(k, self.num_items - 1))
+        num_others = self.num_items - 1
+        if self.nameless is not None:
+            cosines.masked_fill_(self.nameless, -torch.inf)
+            num_others -= int(self.nameless.sum())
+        numbers, scores = top_k(cosines[None], min(k, num_others))
         return numbers[0].cpu().numpy().astype(np.int32), scores[0].cpu().numpy()
 
     def _in_blocks(self, histories: Histories, work: Work, width: int) -> Pair:

@@ -19,7 +19,10 @@ def typed_ids(text: pl.Series) -> pl.Series:
 
 
 class ItemIndex:
-    """The ids of a model's items; `ids[i]` is the original id of item i, a string or an integer."""
+    """The ids of a model's items; `ids[i]` is the original id of item i, a string or an integer.
+
+    It is null for an item whose id was sealed when the model was exported; no id finds such an item.
+    """
 
     def __init__(self, ids: pl.Series) -> None:
         self.ids = ids
@@ -37,7 +40,7 @@ class ItemIndex:
     @functools.cached_property
     def _numbers(self) -> dict[str | None, int]:
         """The number of each id."""
-        return {text: number for number, text in enumerate(as_text(self.ids))}
+        return {text: number for number, text in enumerate(as_text(self.ids)) if text is not None}
 
     def originals(self, numbers: Sequence[int] | NDArray[np.int32]) -> list[Any]:
         """The original ids of items."""

@@ -4,7 +4,8 @@ This module does not import torch. The files are:
 
     config.json              ExportConfig: members, scoring knobs, dataset, versions
     model.safetensors        weights of the first member; model-2.safetensors, … those of further ones
-    items.parquet            column original_id: the ids of items 0..num_items-1, Int64 if all are whole numbers
+    items.parquet            column original_id: the ids of items 0..num_items-1, Int64 if all are whole numbers; null
+                             for an item of test events only, if the test set was sealed when the export was written
     priors.safetensors       the tables of the score priors in use, and `counts`: events per item
     sums.safetensors         the sums that score priors are made of, for baselines and to add later events
     item_vectors.npy         float32 (num_items, d): their dot products with `Recommender.user_vectors` are bare scores

@@ -26,7 +26,7 @@ class ServedExport:
     def load(cls, directory: Path, device: str) -> "ServedExport":
         """Load an export and score one user with it, so that the first request finds everything prepared."""
         recommender = Recommender.load(directory, device)
-        recommender.recommend([recommender.index.ids[0]])
+        recommender.recommend(recommender.index.ids.drop_nulls().head(1))
         return cls(recommender, manifest_hash(recommender.export.manifest))
 
 

@@ -84,8 +84,10 @@ class PortableModel(nn.Module):
 
     item_vectors: Tensor
     counts: Tensor
+    nameless: Tensor | None
 
-    def __init__(self, models: Sequence[SequenceModel], counts: Tensor) -> None:
+    def __init__(self, models: Sequence[SequenceModel], counts: Tensor, nameless: Tensor | None = None) -> None:
+        """nameless: bool (num_items,), items without an id, which are never among the best."""
         super().__init__()
         encoders = [PortableEncoder(model) for model in models]
         factors = [ItemFactors(encoder.model.items.catalogue()) for encoder in encoders]
@@ -95,6 +97,7 @@ class PortableModel(nn.Module):
         self.encoders = nn.ModuleList(encoders)
         self.reads_times = any(model.config.time_bias for model in models)
         self.register_buffer("counts", counts.to(torch.float32))
+        self.register_buffer("nameless", nameless)
         for position, each in enumerate(factors if len(models) > 1 else []):
             self.register_buffer(f"covariance_{position}", each.centred.T @ each.centred / each.num_items)
 
@@ -114,6 +117,8 @@ class PortableModel(nn.Module):
         empty = (lengths == 0)[:, None]
         seen = torch.where(filled, histories, histories[:, :1]).masked_fill(empty, 0)
         scores = torch.where(empty, self.counts, scores.scatter(1, seen, -torch.inf))
+        if self.nameless is not None:
+            scores = scores.masked_fill(self.nameless, -torch.inf)
         number: Any = k.item()
         _promise(number >= 1)
         _promise(number <= self.counts.shape[0])

@@ -6,8 +6,8 @@ whose lock is free is therefore a leftover. On a file system without locks, noth
 
 import contextlib
 import os
+import secrets
 import shutil
-import tempfile
 from pathlib import Path
 
 from ..data.locks import take_lock
@@ -22,7 +22,8 @@ def make_temporary(directory: Path) -> tuple[Path, int]:
     for found in directory.parent.iterdir():
         if found.name.startswith(prefix):
             _remove_leftover(found)
-    temporary = Path(tempfile.mkdtemp(dir=directory.parent, prefix=prefix))
+    temporary = directory.with_name(prefix + secrets.token_hex(4))
+    temporary.mkdir()
     lock = os.open(temporary, os.O_RDONLY)
     with contextlib.suppress(OSError):  # a file system without locks
         take_lock(lock)

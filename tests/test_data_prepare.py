@@ -191,7 +191,7 @@ def test_the_dataset_id_does_not_depend_on_the_name(tmp_path: Path, key: bytes) 
 
 
 def test_every_file_is_read_only_and_no_temporary_file_remains(prepared: Path) -> None:
-    assert {stat.S_IMODE(path.stat().st_mode) for path in prepared.iterdir()} == {0o444}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in prepared.iterdir()} == {0o400}
     assert [path.name for path in prepared.parent.iterdir()] == ["toy"]
 
 

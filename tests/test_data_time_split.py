@@ -287,7 +287,7 @@ def test_a_time_split_of_an_available_dataset_has_a_name_of_its_own(tmp_path: Pa
     assert catalogue.resolve("demo", key) == "demo"
     assert catalogue.siblings("demo") == ["demo-time-20pct", "demo-time-90d"]
     assert catalogue.resolve("demo-time-90d", key) == catalogue.resolve("demo-time-90d", key, options=BY_TIME)
-    with pytest.raises(DataError, match="registered with the split time 90d, not leave-one-out"):
+    with pytest.raises(DataError, match="registered with --split time --holdout 90d, not --split leave-one-out"):
         catalogue.resolve("demo-time-90d", key, options=PrepareOptions())
 
 

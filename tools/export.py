@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.errors import ExportError, TrialError
-from ..data.hashing import sha256_of
+from ..examiner.request import read_item_names
 from ..memory.records import SessionRecord, TrialRecord
 from ..sandbox.program import trials_measured
 from ..serving.layout import TrainedModel
-from ..training.spec import CHECKPOINT
+from ..training.spec import CHECKPOINT, trial_file_sha256
 from .cognition import best_first, select
 from .members import members_in
 from .sync import sync_session
@@ -27,6 +27,7 @@ class ExportPlan:
     members: list[TrialRecord]  # the trial itself, or the members of an ensemble
     models: list[TrainedModel]  # their trained models, in the same order
     dataset_dir: Path
+    item_names: dict[int, str]  # item → original id, of items without a visible event, if it is no longer sealed
 
     @property
     def name(self) -> str:
@@ -57,7 +58,14 @@ def plan_export(ws: Workspace, session: str, handle: str | None = None) -> Expor
         directory = ws.trial_directory(member.session, member.handle)
         _check_checkpoint(member, directory)
         models.append(TrainedModel(f"{member.session}/{member.handle}", directory))
-    return ExportPlan(record, trial, members, models, ws.session_dataset(record))
+    return ExportPlan(record, trial, members, models, ws.session_dataset(record), _item_names(ws, record))
+
+
+def _item_names(ws: Workspace, session: SessionRecord) -> dict[int, str]:
+    """The names that the session's look has opened; none while another session on the data keeps them sealed."""
+    if session.state != "revealed" or ws.memory.sessions.all_open(session.dataset_id):
+        return {}
+    return read_item_names(ws.home, session.id)
 
 
 def _trial(ws: Workspace, session: SessionRecord, handle: str | None) -> TrialRecord:
@@ -88,7 +96,7 @@ def _check_checkpoint(trial: TrialRecord, directory: Path) -> None:
     recorded = (trial.outcome.details.get("files") or {}).get(CHECKPOINT) if trial.outcome else None
     advice = "restore it, or export another trial"
     try:
-        found = sha256_of(path)
+        found = trial_file_sha256(directory, CHECKPOINT)
     except OSError as error:
         raise TrialError(f"{str(path)!r} cannot be read ({error.strerror}); {advice}") from None
     if recorded and found != recorded:

@@ -76,7 +76,7 @@ def _new_session(ws: Workspace, data: Manifest, backbone: str) -> SessionRecord:
         with_memory=settings.with_memory,
         memory_from=list(settings.memory_from),
         max_llm_usd=protocol.max_llm_usd,
-        profile=data.profile,
+        profile=data.stated_profile,
         client=settings.client,
         replay=replay_source(ws, backbone),
     )

@@ -4,6 +4,7 @@ The test events are read by the examiner's process alone; here are the rules tha
 """
 
 from ..data.errors import DataError, SessionError
+from ..data.permissions import users_umask
 from ..examiner.refit_request import MemberToRefit, OpenSession, RefitRequest
 from ..training.spec import read_result, read_spec
 from .export import ExportPlan, plan_export
@@ -70,4 +71,5 @@ def refit_request(
         device=device or read_spec(plan.models[0].directory).device,
         threads=threads,
         key_file=key_file,
+        umask=users_umask(),
     )

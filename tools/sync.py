@@ -6,6 +6,7 @@ a server calls `adopt_all` when it starts; nothing else is needed to re-adopt a 
 
 import logging
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from ..sandbox.program import TrialSize, judge
 from ..sandbox.statistics import Comparison, compare, metric_errors, standard_error
 from ..sandbox.sweeping import chosen, setting_figures
 from ..training.metrics import best_setting, clip_ranks
-from ..training.spec import RANKS, SWEPT_RANKS, TrialResult, TrialSpec, read_spec
+from ..training.spec import RANKS, SWEPT_RANKS, TrialResult, TrialSpec, read_spec, read_trial_file
 from ..trials.launcher import TrialState, ended_at
 from ..trials.launching import launcher_of
 from .places import started_at
@@ -267,7 +268,7 @@ def load_ranks(directory: Path) -> Ranks:
 
 def _load_ranks(path: Path) -> npt.NDArray[Any]:
     try:
-        ranks: npt.NDArray[Any] = np.load(path)
+        ranks: npt.NDArray[Any] = np.load(BytesIO(read_trial_file(path.parent, path.name)))
     except (OSError, ValueError, EOFError) as error:
         raise TrialError(
             f"{path} cannot be read ({error}), but trials are compared user by user; "

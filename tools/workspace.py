@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..data.catalogue import Catalogue
-from ..data.errors import ConfigError, DataError, HomeError, ReplayError, SessionError
+from ..data.errors import ConfigError, DataError, HomeError, ReplayError, SessionError, TrialError
+from ..data.permissions import make_private
 from ..data.prepared import Manifest, PreparedDataset
+from ..data.safe_open import refuse_links
 from ..examiner.request import looks
 from ..examiner.vault import Vault
 from ..memory.records import SessionRecord, TrialRecord
@@ -64,8 +66,9 @@ class Workspace:
         settings = settings or Settings()
         replay = open_replay(settings.replay) if settings.replay else None
         home = home.expanduser().resolve()
+        refuse_links(home, ".virtualmle")
         try:
-            (home / ".virtualmle").mkdir(parents=True, exist_ok=True)
+            make_private(home / ".virtualmle")
         except OSError as error:
             raise HomeError(
                 f"home={str(home)!r} cannot be written ({error.strerror}); choose another with --home"
@@ -137,7 +140,8 @@ class Workspace:
 
     def inbox(self, session: str, place: int = 0) -> Path:
         """The directory in which the warm worker of a place of the session looks for its next trial."""
-        return self.home / ".virtualmle" / "sessions" / session / (f"worker-{place}" if place else "worker")
+        name = f"worker-{place}" if place else "worker"
+        return refuse_links(self.home, ".virtualmle", "sessions", session, name, error=TrialError)
 
     def inboxes(self, session: SessionRecord) -> list[Path]:
         """The inboxes of all places that the session has, or had before it was given fewer."""
@@ -171,8 +175,8 @@ class Workspace:
 
 
 def trial_directory(home: Path, session: str, handle: str) -> Path:
-    """The directory of a trial's files in `home`."""
-    return home / ".virtualmle" / "sessions" / session / handle
+    """The directory of a trial's files in `home`. Raises TrialError if it or one above it is a symbolic link."""
+    return refuse_links(home, ".virtualmle", "sessions", session, handle, error=TrialError)
 
 
 @functools.lru_cache(maxsize=32)

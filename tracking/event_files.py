@@ -17,6 +17,7 @@ from tensorboardX.record_writer import masked_crc32c
 from tensorboardX.summary import hparams, scalar
 
 from ..data.errors import TrackingError
+from ..data.permissions import as_the_user_set
 from .snapshot import Snapshot, TrackedTrial
 from .tracker import Tracker
 
@@ -77,8 +78,10 @@ def _event(summary: Summary, step: int, moment: float) -> Event:
 
 def _append(path: Path, events: list[Event]) -> None:
     """Append the events of tags and steps that the file does not contain."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as file:
+    with as_the_user_set():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+b")
+    with file:
         file.seek(0)
         content = file.read()
         known, length = _records(content)

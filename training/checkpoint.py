@@ -9,6 +9,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..data.atomic import write_bytes
+from ..data.safe_open import refuse_links, split_beneath
 from ..models.build import build_model
 from ..models.config import TrialConfig
 from ..models.sequence_model import SequenceModel
@@ -43,6 +44,8 @@ def save_checkpoint(path: Path, model: SequenceModel, config: TrialConfig, num_i
 
 def load_checkpoint(path: Path) -> tuple[SequenceModel, TrialConfig]:
     """The model, on the CPU in evaluation mode, and its configuration. TrainingError if `path` is not a checkpoint."""
+    root, parts = split_beneath(path, 3)
+    refuse_links(root, *parts, error=TrainingError)
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get(METADATA, "null"))

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from ..data.atomic import write_bytes
 from .metrics import clip_ranks
 from .racing import RaceContext, StopCause, decide
-from .spec import INCUMBENT_RANKS, RACE, RANKS, EpochRecord, write_model
+from .spec import INCUMBENT_RANKS, RACE, RANKS, EpochRecord, read_trial_file, write_model
 
 Rows = Sequence[NDArray[np.uint8]]
 """Clipped ranks (num_users,), one array per evaluated epoch."""
@@ -40,7 +40,7 @@ def write_epoch_ranks(path: Path, rows: Rows) -> None:
 def read_epoch_ranks(path: Path) -> EpochRanks | None:
     """The epoch ranks in a file; None if it does not exist or is damaged."""
     try:
-        ranks = np.load(path)
+        ranks = np.load(BytesIO(read_trial_file(path.parent, path.name)))
     except (OSError, ValueError, EOFError):
         return None
     return ranks if ranks.ndim == 2 and ranks.dtype == np.uint8 else None
@@ -49,7 +49,7 @@ def read_epoch_ranks(path: Path) -> EpochRanks | None:
 def read_ranks(directory: Path) -> NDArray[np.uint8] | None:
     """The final ranks of the trial in `directory`, clipped (num_users,); None if they do not exist or are damaged."""
     try:
-        return clip_ranks(np.load(directory / RANKS))
+        return clip_ranks(np.load(BytesIO(read_trial_file(directory, RANKS))))
     except (OSError, ValueError, EOFError):
         return None
 

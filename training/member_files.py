@@ -6,9 +6,8 @@ The worker, the examiner and `finalize` check it, so that the model that is look
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..data.hashing import sha256_of
 from .errors import TrainingError
-from .spec import CHECKPOINT, EnsembleMember
+from .spec import CHECKPOINT, EnsembleMember, trial_file_sha256
 
 
 def beside(directory: Path, members: Sequence[EnsembleMember]) -> list[EnsembleMember]:
@@ -23,7 +22,7 @@ def check_checkpoint(member: EnsembleMember) -> Path:
     path = Path(member.directory) / CHECKPOINT
     if not path.exists():
         raise TrainingError(f"{path} of the ensemble's member {member.name} is missing; restore it, or leave it out")
-    if sha256_of(path) != member.files.get(CHECKPOINT):
+    if trial_file_sha256(path.parent, CHECKPOINT) != member.files.get(CHECKPOINT):
         raise TrainingError(
             f"{path} of the ensemble's member {member.name} is not the checkpoint that the trial wrote; restore it, or "
             "leave the member out"

@@ -31,6 +31,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from .. import __version__
 from ..data.atomic import write_bytes
 from ..data.errors import TrialError
+from ..data.safe_open import read_beneath, sha256_beneath, split_beneath
 from .racing import StopCause
 
 SPEC, PROGRESS, RESULT = "spec.json", "progress.json", "result.json"
@@ -139,21 +140,35 @@ def write_model(path: Path, model: BaseModel) -> None:
     write_bytes(path, (model.model_dump_json(indent=1) + "\n").encode())
 
 
+def read_trial_file(directory: Path, name: str) -> bytes:
+    """The content of a file of a trial. Raises TrialError if it or its directories are symbolic links, and OSError."""
+    root, parts = split_beneath(directory / name, 3)
+    return read_beneath(root, *parts, error=TrialError)
+
+
+def trial_file_sha256(directory: Path, name: str) -> str:
+    """The SHA-256 of a file of a trial in hexadecimal; raises as `read_trial_file`."""
+    root, parts = split_beneath(directory / name, 3)
+    return sha256_beneath(root, *parts, error=TrialError)
+
+
 def read_spec(directory: Path) -> TrialSpec:
     """The spec in a trial's directory; TrialError if it is missing or damaged."""
     try:
-        return TrialSpec.model_validate_json((directory / SPEC).read_bytes())
+        return TrialSpec.model_validate_json(read_trial_file(directory, SPEC))
     except (OSError, ValidationError) as error:
         raise TrialError(f"{directory / SPEC} cannot be read ({type(error).__name__}); start a new trial") from None
 
 
 def read_progress(directory: Path) -> TrialProgress:
     """The last progress written, or the initial progress if there is none yet."""
-    path = directory / PROGRESS
-    return TrialProgress.model_validate_json(path.read_bytes()) if path.exists() else TrialProgress()
+    if not (directory / PROGRESS).exists():
+        return TrialProgress()
+    return TrialProgress.model_validate_json(read_trial_file(directory, PROGRESS))
 
 
 def read_result(directory: Path) -> TrialResult | None:
     """The result, or None while the trial is not over."""
-    path = directory / RESULT
-    return TrialResult.model_validate_json(path.read_bytes()) if path.exists() else None
+    if not (directory / RESULT).exists():
+        return None
+    return TrialResult.model_validate_json(read_trial_file(directory, RESULT))

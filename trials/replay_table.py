@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..data.atomic import write_bytes
 from ..data.errors import ReplayError
+from ..data.permissions import as_the_user_set
 from ..data.prepared import Manifest
 from ..training.cells import METRICS, SCHEMA, Cell, cells_of, encoded, frame_of, read_frame
 from ..training.metrics import metrics_from_ranks
@@ -74,7 +75,8 @@ class ReplayTable:
         frame = frame_of(self.cells)
         pages = _pages_digest(encoded(frame, {}))
         footer = self.footer.model_copy(update={"digest": _digest(frame), "pages": pages})
-        write_bytes(self.path, encoded(frame, {KEY: footer.model_dump_json()}))
+        with as_the_user_set():
+            write_bytes(self.path, encoded(frame, {KEY: footer.model_dump_json()}))
 
     def backbones(self) -> list[str]:
         """The backbones of the cells, in their order."""

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..data.errors import TrialError
-from ..data.hashing import sha256_of
 from ..training.products import BFLOAT16_CPU, trains_in_bfloat16
 from ..training.spec import (
     CHECKPOINT,
@@ -24,6 +23,7 @@ from ..training.spec import (
     TrialResult,
     TrialSpec,
     read_spec,
+    trial_file_sha256,
     write_model,
 )
 
@@ -37,7 +37,7 @@ def holds(source: Path, spec: TrialSpec, device: str, files: Mapping[str, str]) 
     """
     try:
         ran = read_spec(source)
-        intact = set(files) == set(FILES) and all(sha256_of(source / name) == files[name] for name in FILES)
+        intact = set(files) == set(FILES) and all(trial_file_sha256(source, name) == files[name] for name in FILES)
     except (OSError, TrialError):
         return False
     same_device = _kind(spec.device) in (_kind(ran.device), _kind(device)) and _same_products(spec, device)
