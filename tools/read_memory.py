@@ -40,6 +40,7 @@ from .views import (
     knob_rows,
     setting_rows,
 )
+from .withholding import shown_result, shown_state
 from .workspace import Workspace
 
 QUERY_LENGTH = 400
@@ -93,7 +94,7 @@ def _state(ws: Workspace, session: SessionRecord) -> StateView:
         dataset=session.dataset,
         dataset_id=session.dataset_id,
         backbone=session.backbone,
-        state=session.state,
+        state=shown_state(ws.home, ws.memory, session),
         seed=session.seed,
         with_reflection=session.with_reflection,
         with_memory=session.with_memory,
@@ -108,7 +109,20 @@ def _state(ws: Workspace, session: SessionRecord) -> StateView:
         stop=stop_of(ws, session, trials),
         next=next_step(ws, session, trials),
         **_places(ws, session, trials, running),
+        **_result(ws, session),
     )
+
+
+class _Result(TypedDict, total=False):
+    """The fields of the state view of a session whose test result is shown."""
+
+    test: dict[str, float]
+    look: int
+
+
+def _result(ws: Workspace, session: SessionRecord) -> _Result:
+    found = shown_result(ws.home, ws.memory, session) if session.state == "revealed" else None
+    return {"test": found.metrics, "look": found.look} if found else {}
 
 
 class _Places(TypedDict, total=False):
