@@ -17,6 +17,7 @@ from ..memory.records import Confirmation, SessionRecord, SummaryRecord, TrialRe
 from ..sandbox.program import trials_measured
 from ..sandbox.statistics import selection_inflation
 from ..trials.warm import retire
+from .after_reveal import add_rule, summary_text
 from .cognition import complete_curves, computed_summary, good_configurations, select, session_effects
 from .confirming import Standing, confirm_until, confirmation_of, repetition_directories
 from .help_text import described
@@ -119,17 +120,17 @@ def freeze(ws: Workspace, session: SessionRecord, text: str, rules: list[RuleInp
             check_model(selected, directory)
     summary = required_text(text, SUMMARY_LENGTH, "cognition_summary")
     for rule in rules:  # one after another: a later one must not contradict an earlier one
-        ws.memory.rules.add(prepare_rule(ws, session, rule, trials)[0])
+        add_rule(ws, session, prepare_rule(ws, session, rule, trials)[0], trials)
     count_rules(ws, session, {knob for trial in trials for knob in trial.changed})
+    computed = computed_summary(ws, session, trials, selected)
     ws.memory.summaries.add(
         SummaryRecord(
             session=session.id,
             dataset=session.dataset,
             dataset_id=session.dataset_id,
             backbone=session.backbone,
-            text=summary,
-            computed=computed_summary(ws, session, trials, selected)
-            | ({"confirmation": confirmation.model_dump()} if confirmation else {}),
+            text=summary_text(ws, session, summary, computed),
+            computed=computed | ({"confirmation": confirmation.model_dump()} if confirmation else {}),
             profile=session.profile,
         )
     )

@@ -167,8 +167,8 @@ class FinalResult(Displayed):
 
     session: str
     state: str = Field(
-        description="'confirming': the best trials are repeated, the rest is not known yet; 'withheld': the test result "
-        "is shown once the last open session on this data has ended"
+        description="'confirming': the best trials are repeated, the rest is not known yet; 'withheld': the test "
+        "result is shown once the last open session on this data has ended"
     )
     selected: str
     config: dict[str, Any] = Field(description="knobs that differ from the backbone's default")
