@@ -17,6 +17,7 @@ from .database import MemoryDatabase, Repository, reads
 from .figures import is_borne_out, mask_unverified, one_digit
 
 INTERVAL_Z = 1.96
+MOST_KNOWN = 256  # sessions whose figures are kept, each about 50 KB
 UNREAD = frozenset({"user_covariances", "files", "engine", "curve", "peak_bytes"})
 """Parts of a trial's details that no text states."""
 _HANDLE = re.compile(r"\bt\d{3,}\b")
@@ -64,6 +65,8 @@ class Figures(Repository):
             known = Recorded(frozenset(values), ndcg)
             if row is not None and row[0] in ("revealed", "void"):  # it does not change any more
                 self._closed[session] = known
+            if len(self._closed) > MOST_KNOWN:
+                self._closed.pop(next(iter(self._closed)))
         return known
 
     def mask(self, text: str, session: str) -> str:

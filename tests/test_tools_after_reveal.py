@@ -39,10 +39,11 @@ TRIALS = [a_trial(1, dropout=0.2), a_trial(2, dropout=0.3, position="absolute"),
     ],
 )
 def test_a_condition_is_passed_on_with_values_that_were_tried(stated: str, passed: str | None) -> None:
-    condition = on_tried_values(parse_condition(stated), TRIALS)
+    given = parse_condition(stated)
+    condition = on_tried_values(given, TRIALS)
     assert (str(condition) if condition else None) == passed
     if condition:
-        assert [condition.matches(t.config) for t in TRIALS] == [parse_condition(stated).matches(t.config) for t in TRIALS]
+        assert [condition.matches(t.config) for t in TRIALS] == [given.matches(t.config) for t in TRIALS]
 
 
 def test_a_supported_rule_is_passed_on_in_the_words_of_the_server() -> None:
