@@ -28,6 +28,7 @@ from virtualmle.memory.text import content_key
 from virtualmle.models.config import TrialConfig, fingerprint, train_hash
 from virtualmle.sandbox.action_space import ActionSpace, Knob
 from virtualmle.sandbox.proposals import value_at
+from virtualmle.sandbox.protocol import MOST_SESSIONS
 from virtualmle.tools.open_session import open_session
 from virtualmle.tools.read_memory import read_memory
 from virtualmle.tools.workspace import Settings, Workspace
@@ -48,7 +49,7 @@ def main() -> None:
     parser.add_argument("--home", type=Path, help="keep the files in this folder")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        ws = Workspace.open(arguments.home or Path(scratch), settings=Settings(threads=1))
+        ws = Workspace.open(arguments.home or Path(scratch), settings=Settings(threads=1, max_sessions=MOST_SESSIONS))
         ws.dataset("demo")
         fill(ws, arguments.trials, arguments.rules)
         rows = {name: measure(call, arguments.repetitions) for name, call in calls(ws, arguments.repetitions)}

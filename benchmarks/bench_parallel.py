@@ -25,7 +25,7 @@ from record import environment, parser_of
 
 from virtualmle.data.atomic import write_bytes
 from virtualmle.examiner.vault import Vault
-from virtualmle.sandbox.protocol import load_protocol
+from virtualmle.sandbox.protocol import MOST_SESSIONS, load_protocol
 from virtualmle.tools.open_session import open_session
 from virtualmle.tools.run_trial import run_trial
 from virtualmle.tools.sync import sync_session
@@ -78,7 +78,7 @@ def prepared_home(folder: Path, logs: list[Path]) -> tuple[Path, list[str]]:
 def measure(home: Path, dataset: str, arm: Arm, arguments: argparse.Namespace) -> tuple[float, list[float]]:
     """Seconds from the start of the first trial to the end of the last one, and NDCG@10 of every trial."""
     settings = Settings(device="cpu", threads=arm.threads, parallel=arm.places, max_trials=1000, max_train_seconds=1e7,
-                        keep_warm=WARM_SECONDS)  # fmt: skip
+                        max_sessions=MOST_SESSIONS, keep_warm=WARM_SECONDS)  # fmt: skip
     ws = Workspace.open(home, settings=settings)
     session = open_session(ws, dataset, arguments.backbone, new=True).session
     epochs = {"epochs": arguments.epochs, "patience": arguments.epochs}

@@ -9,7 +9,19 @@ from typing import Annotated, Any
 
 import typer
 
-from .options import HERE, WARM_SECONDS, Device, Home, KeepWarm, Seed, Threads, Trials, make_settings, open_workspace
+from .options import (
+    HERE,
+    WARM_SECONDS,
+    Device,
+    Home,
+    KeepWarm,
+    MaxSessions,
+    Seed,
+    Threads,
+    Trials,
+    make_settings,
+    open_workspace,
+)
 
 TOOLS = (
     "open_session", "run_trial", "sweep", "wait_trial", "cancel_trial",
@@ -24,6 +36,7 @@ def call(
     ] = "{}",
     home: Home = HERE,
     trials: Trials = None,
+    max_sessions: MaxSessions = None,
     seed: Seed = 0,
     device: Device = "auto",
     threads: Threads = 0,
@@ -38,7 +51,10 @@ def call(
     if tool not in TOOLS:
         raise typer.BadParameter(f"{tool!r} is not a tool; choose one of {', '.join(TOOLS)}", param_hint="TOOL")
     given = _parse(sys.stdin.read() if arguments == "-" else arguments)
-    ws = open_workspace(home, make_settings(trials, None, seed, device=device, threads=threads, keep_warm=keep_warm))
+    settings = make_settings(
+        trials, None, seed, device=device, threads=threads, keep_warm=keep_warm, max_sessions=max_sessions
+    )
+    ws = open_workspace(home, settings)
     with ws.memory:
         print(_invoke(_function(tool), ws, given).model_dump_json(indent=1))
 

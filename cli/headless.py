@@ -170,6 +170,7 @@ def settings_options(settings: "Settings") -> list[str]:
     valued = {
         "--trials": settings.max_trials,
         "--seconds": settings.max_train_seconds,
+        "--max-sessions": settings.max_sessions,
         "--parallel": settings.parallel,
         "--seed": settings.seed,
         "--device": settings.device,

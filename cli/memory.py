@@ -86,7 +86,7 @@ def show(
 ) -> None:
     """Show a rule or a session as JSON.
 
-    For a session, shows its Cognition Summary and its reflections.
+    For a session, shows its Cognition Summary, its reflections, and the texts that are kept with it only.
 
     Example: virtualmle memory show demo-sasrec-1
     """
@@ -157,6 +157,7 @@ def _session(memory: "Memory", session: str) -> dict[str, Any]:
         "session": record.model_dump(include={"id", "dataset", "backbone", "state"}),
         "summary": summary.model_dump(include={"text", "computed"}) if summary else None,
         "reflections": [r.model_dump(exclude={"session"}) for r in memory.reflections.all(session)],
+        "kept_texts": [text.model_dump(exclude={"session"}) for text in memory.kept_texts.all(session)],
     }
 
 

@@ -99,6 +99,19 @@ MemoryFrom = Annotated[
         "--memory-from", help="Use only the knowledge of these datasets, e.g. beauty,tools.", show_default="all"
     ),
 ]
+MaxSessions = Annotated[
+    int | None,
+    typer.Option(
+        "--max-sessions",
+        min=1,
+        help="Sessions that may be opened on the same data, counting all that ever were.",
+        show_default="from SANDBOX.md",
+    ),
+]
+Reveal = Annotated[
+    bool,
+    typer.Option("--reveal", help="Show the test result although another session on the same data is open."),
+]
 Parallel = Annotated[
     str | None,
     typer.Option(
@@ -200,6 +213,7 @@ def make_settings(  # noqa: PLR0913, PLR0917 - one parameter per option
     parallel: str | None = None,
     launcher: str = "local",
     address: str | None = None,
+    max_sessions: int | None = None,
 ) -> "Settings":
     """The settings for the tools from the options of a command.
 
@@ -218,6 +232,7 @@ def make_settings(  # noqa: PLR0913, PLR0917 - one parameter per option
     return Settings(
         max_trials=trials,
         max_train_seconds=seconds,
+        max_sessions=max_sessions,
         parallel=parallel_of(parallel),
         seed=seed,
         with_reflection=not without_reflection,

@@ -14,6 +14,7 @@ from .options import (
     Home,
     KeepWarm,
     LauncherName,
+    MaxSessions,
     MemoryFrom,
     Parallel,
     Replay,
@@ -50,6 +51,7 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
     allowed_host: AllowedHosts = None,
     trials: Trials = None,
     seconds: Seconds = None,
+    max_sessions: MaxSessions = None,
     parallel: Parallel = None,
     seed: Seed = 0,
     without_reflection: WithoutReflection = False,
@@ -73,7 +75,7 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
     """
     settings = make_settings(
         trials, seconds, seed, without_reflection, without_memory, device, threads, sandbox, keep_warm, memory_from,
-        replay, parallel, launcher, address,
+        replay, parallel, launcher, address, max_sessions,
     )  # fmt: skip
     from ..server.serve import serve as run  # imports the MCP library, which takes most of a second
 

@@ -22,6 +22,7 @@ from .options import (
     LauncherName,
     NoFinalize,
     ResumedParallel,
+    Reveal,
     Threads,
     Track,
     make_settings,
@@ -71,19 +72,23 @@ def list_all(home: Home = HERE, as_json: Json = False) -> None:
 
 
 @app.command()
-def show(session: Session, home: Home = HERE, as_json: Json = False) -> None:
+def show(session: Session, reveal: Reveal = False, home: Home = HERE, as_json: Json = False) -> None:
     """Show the trials and result of a session.
+
+    While another session on the same data is open, the test result is shown with --reveal only.
 
     Example: virtualmle sessions show demo-sasrec-1
     """
     from ..report.gather import gather
 
-    data = gather(home, session)
+    data = gather(home, session, reveal=reveal)
     if as_json:
         content = {
             "session": data.session.model_dump(exclude={"protocol_text"}),
             "trials": [trial.model_dump() for trial in data.trials],
             "reflections": [reflection.model_dump() for reflection in data.reflections],
+            "test": data.test.model_dump() if data.test else None,
+            "withheld_by": list(data.withheld_by),
         }
         print(json.dumps(content, indent=1))
         return

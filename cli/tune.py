@@ -91,6 +91,7 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
     """
     from ..agents.registry import ASKING, check_agent  # imports the tools, which takes half a second
     from ..data.errors import ConfigError
+    from ..sandbox.protocol import MOST_SESSIONS
     from ..tracking.targets import parse_targets
     from .headless import HeadlessRun, run_headless
 
@@ -103,7 +104,7 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
         asked.check(home)
     settings = make_settings(
         trials, seconds, seed, without_reflection, without_memory, device, threads, sandbox, keep_warm, memory_from,
-        replay, parallel, launcher, address,
+        replay, parallel, launcher, address, MOST_SESSIONS,
     )  # fmt: skip
     options = split_options(split_by, holdout, k_core_on)
     if replay and options:

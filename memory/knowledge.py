@@ -6,7 +6,8 @@ views and temporary tables are unsuitable: threads with different scopes share o
 to write first. Without datasets, the condition is the constant TRUE, which SQLite removes, so that the queries use
 their indexes.
 
-All figures are validation figures, like everything in memory.db. Text by agents is returned quoted and bounded.
+All figures are validation figures, like everything in memory.db. Text by agents is returned quoted and bounded, with
+the numbers masked that no recorded figure of its session bears out. A query cannot search for numbers either.
 """
 
 import re
@@ -19,6 +20,7 @@ from .database import MemoryDatabase, Repository, reads
 from .measurements import CONFIGURATION_COLUMNS, CURVE_COLUMNS
 from .pooling import Sums, pooled_effect
 from .portfolio import Run, choose
+from .recorded import Figures
 from .records import ConfigurationRecord, CurveRecord, RuleKind, RuleRecord, SummaryRecord
 from .rows import Row, from_row, to_json
 from .rules import RULE_COLUMNS, Rules, confidence, rule_record, with_counts
@@ -27,6 +29,7 @@ from .summaries import SUMMARY_COLUMNS, summary_record
 from .text import quote
 
 QUOTE_LIMIT = 400
+FIGURE_DIGITS = 3
 MAX_QUERY_WORDS = 32  # additional words would only slow the search down
 ALL_KINDS: tuple[RuleKind, ...] = get_args(RuleKind)
 BACKBONE_MATCH = {"same": 1.0, "both": 0.9, "other": 0.5}
@@ -65,7 +68,7 @@ SEARCH = """
     UNION ALL
     SELECT 'reflection', reflections.id, reflections.session, trial, dataset, backbone, NULL, NULL,
            "check", reflections.lesson, reflection_hits.rank
-      FROM reflection_hits JOIN reflections ON reflections.id = reflection_hits.rowid
+      FROM reflection_hits JOIN reflections ON reflections.id = reflection_hits.rowid AND NOT after_reveal
       JOIN sessions ON sessions.id = reflections.session
     UNION ALL
     SELECT 'summary', summaries.id, session, NULL, dataset, backbone, NULL, NULL, NULL, summaries.text,
@@ -118,9 +121,10 @@ class AvoidRule(NamedTuple):
 class Knowledge(Repository):
     """The knowledge from sessions on `datasets`, or from all sessions if `datasets` is empty."""
 
-    def __init__(self, database: MemoryDatabase, rules: Rules, datasets: Iterable[str]) -> None:
+    def __init__(self, database: MemoryDatabase, rules: Rules, figures: Figures, datasets: Iterable[str]) -> None:
         super().__init__(database)
         self._rules = rules
+        self._figures = figures
         self._datasets = {f"dataset{number}": name for number, name in enumerate(datasets)}
         parameters = ", ".join(f":{name}" for name in self._datasets)
         self._scope = f"dataset IN ({parameters})" if self._datasets else "TRUE"
@@ -140,7 +144,7 @@ class Knowledge(Repository):
 
         A query that names a knob, in whatever words, finds the rules on this knob and its other names in the texts.
         """
-        words = re.findall(r"\w+", query)[:MAX_QUERY_WORDS]
+        words = [word for word in re.findall(r"\w+", query) if not _is_figure(word)][:MAX_QUERY_WORDS]
         if not words or limit < 1:
             return []
         knobs = knobs_named(" ".join(words))
@@ -149,7 +153,7 @@ class Knowledge(Repository):
         rows = self._rows(
             SEARCH, words=match, knobs=to_json(knobs), named=NAMED_RANK, limit=limit, matches=MAX_MATCHES
         )
-        return [_search_entry(row) for row in rows]
+        return [self._search_entry(row) for row in rows]
 
     @reads
     def prior(
@@ -176,7 +180,7 @@ class Knowledge(Repository):
             limit=max(limit, 0),
         )
         return [
-            _prior_entry(with_counts(self._rules.get(rule), support, against), similarity)
+            self._prior_entry(with_counts(self._rules.get(rule), support, against), similarity)
             for rule, support, against, similarity in rows
         ]
 
@@ -292,6 +296,21 @@ class Knowledge(Repository):
                 break
         return found
 
+    def _prior_entry(self, rule: RuleRecord, similarity: float) -> dict[str, Any]:
+        fields = rule.model_dump(include={"id", "kind", "condition", "backbone", "dataset", "check", "session"})
+        return {
+            **fields,
+            "statement": quote(self._figures.mask(rule.statement, rule.session), QUOTE_LIMIT),
+            "support": rule.support,
+            "contradiction": rule.contradiction,
+            "confidence": round(confidence(rule.support, rule.contradiction), 4),
+            "similarity": round(similarity, 4),
+        }
+
+    def _search_entry(self, row: Row) -> dict[str, Any]:
+        fields = {name: value for name, value in row.items() if value is not None and name != "score"}
+        return {**fields, "text": quote(self._figures.mask(row["text"], row["session"]), QUOTE_LIMIT)}
+
     def _configuration(self, run: Run) -> ConfigurationRecord:
         query = f"SELECT {CONFIGURATION_COLUMNS} FROM configurations WHERE session = ? AND trial = ?"
         (row,) = self.db.query(query, [run.session, run.trial])
@@ -306,18 +325,6 @@ def _portfolio_entry(record: ConfigurationRecord, similar: Mapping[str, float]) 
     }
 
 
-def _prior_entry(rule: RuleRecord, similarity: float) -> dict[str, Any]:
-    fields = rule.model_dump(include={"id", "kind", "condition", "backbone", "dataset", "check", "session"})
-    return {
-        **fields,
-        "statement": quote(rule.statement, QUOTE_LIMIT),
-        "support": rule.support,
-        "contradiction": rule.contradiction,
-        "confidence": round(confidence(rule.support, rule.contradiction), 4),
-        "similarity": round(similarity, 4),
-    }
-
-
-def _search_entry(row: Row) -> dict[str, Any]:
-    fields = {name: value for name, value in row.items() if value is not None and name != "score"}
-    return {**fields, "text": quote(row["text"], QUOTE_LIMIT)}
+def _is_figure(word: str) -> bool:
+    """Whether a word of a query is a number of three or more digits, for which texts are not searched."""
+    return len(word) >= FIGURE_DIGITS and all(character.isnumeric() or character == "_" for character in word)

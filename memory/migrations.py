@@ -343,3 +343,19 @@ def m019_people_may_extend_a_budget(db: Database) -> None:
         CREATE TRIGGER extensions_are_kept BEFORE DELETE ON extensions
         BEGIN SELECT RAISE(ABORT, 'extensions stay on record'); END;
     """)
+
+
+@MIGRATIONS()
+def m020_texts_after_a_reveal_stay_with_their_session(db: Database) -> None:
+    """Reflections know whether a look at the test set came before them, and texts may stay with their session."""
+    db.executescript("""
+        ALTER TABLE reflections ADD COLUMN after_reveal INTEGER NOT NULL DEFAULT 0 CHECK (after_reveal IN (0, 1));
+        CREATE TABLE kept_texts (
+            id INTEGER PRIMARY KEY,
+            session TEXT NOT NULL REFERENCES sessions (id),
+            kind TEXT NOT NULL CHECK (kind IN ('rule', 'summary')),
+            text TEXT NOT NULL,
+            created_at TEXT NOT NULL
+        );
+        CREATE INDEX kept_texts_by_session ON kept_texts (session);
+    """)

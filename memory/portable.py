@@ -1,9 +1,9 @@
 """Export and import of cognition: rules, summaries, effects, configurations and curves of a memory, as one file.
 
 A file contains only knowledge derived from training and validation data: no interactions, items or users, no trials of
-open sessions, nothing about test targets. Merging only adds: existing entries are not changed, and a second import of
-the same file has no effect. Sessions of another home are named ORIGIN:SESSION, because ids such as "demo-hstu-1" exist
-in both homes.
+open sessions, nothing about test targets; numbers in texts that no recorded figure bears out are masked. Merging only
+adds: existing entries are not changed, and a second import of the same file has no effect. Sessions of another home are
+named ORIGIN:SESSION, because ids such as "demo-hstu-1" exist in both homes.
 """
 
 import json
@@ -176,9 +176,9 @@ def collect(memory: Memory) -> Cognition:
         return Cognition(
             origin=origin,
             datasets={key: json.loads(profile) for key, profile in db.execute("SELECT * FROM datasets").fetchall()},
-            rules=[_rule(db, row, name) for row in list(db.query(f"SELECT {RULE_COLUMNS} FROM rules"))],
+            rules=[_rule(memory, row, name) for row in list(db.query(f"SELECT {RULE_COLUMNS} FROM rules"))],
             summaries=[
-                Summary(**from_row(row, ["computed", "profile"]) | {"session": name(row["session"])})
+                Summary(**from_row(row, ["computed", "profile"]) | _outside(memory, row, "text", name))
                 for row in db.query(f"SELECT {SUMMARY_COLUMNS} FROM summaries ORDER BY id")
             ],
             effects=[
@@ -227,15 +227,20 @@ def _origin(db: Database) -> str:
     return str(db.execute("SELECT id FROM origin").fetchone()[0])
 
 
-def _rule(db: Database, row: dict[str, Any], name: Callable[[str], str]) -> Rule:
-    fields = {key: row[key] for key in Rule.model_fields if key not in ("counts", "profile", "session")}
-    counts = db.query(
+def _outside(memory: Memory, row: dict[str, Any], text: str, name: Callable[[str], str]) -> dict[str, Any]:
+    """What of a row is written otherwise in a file: the name of its session, and its text with numbers masked."""
+    return {"session": name(row["session"]), text: memory.figures.mask(row[text], row["session"])}
+
+
+def _rule(memory: Memory, row: dict[str, Any], name: Callable[[str], str]) -> Rule:
+    fields = {key: row[key] for key in Rule.model_fields if key not in ("counts", "profile", "session", "statement")}
+    counts = memory.database.db.query(
         "SELECT session, dataset, dataset_id, support, contradiction, evidence FROM rule_counts "
         "WHERE rule = ? ORDER BY rowid", [row["id"]],
     )  # fmt: skip
     return Rule(
         **fields,
-        session=name(row["session"]),
+        **_outside(memory, row, "statement", name),
         profile=json.loads(row["profile"]),
         counts=[Counts(**from_row(c, ["evidence"]) | {"session": name(c["session"])}) for c in counts],
     )

@@ -232,6 +232,7 @@ class ReflectionRecord(_Record):
     check_note: str = ""
     merged_into: str | None = None  # the trial with an earlier reflection of nearly the same content
     times_said: int = 1
+    after_reveal: bool = False  # written after a look at the test set of its data: later sessions do not find it
     amended_from: EarlierReflection | None = None  # the first version, if the reflection was amended
     id: int = 0
     created_at: str = ""
@@ -318,6 +319,15 @@ class SummaryRecord(_Record):
     text: str
     computed: dict[str, Any] = {}  # effects per knob, best configuration, counts; validation only
     profile: dict[str, Any] = {}
+    created_at: str = ""
+
+
+class KeptText(_Record):
+    """A text that an agent wrote for later sessions after a look at the test set of its data; it stays where it is."""
+
+    session: str
+    kind: Literal["rule", "summary"]
+    text: str
     created_at: str = ""
 
 

@@ -65,7 +65,8 @@ class Reflections(Repository):
         insert(self.db, "earlier_reflections", {**key, **replaced, "version": version})
         changed = to_row(_cleaned(record, session))
         assignments = ", ".join(f'"{name}" = :{name}' for name in AMENDED)
-        new = {name: changed[name] for name in AMENDED}
+        assignments += ", after_reveal = max(after_reveal, :after_reveal)"
+        new = {name: changed[name] for name in [*AMENDED, "after_reveal"]}
         self.db.execute(f"UPDATE reflections SET {assignments} WHERE session = :session AND trial = :trial", key | new)
         self._count_again(session)
         return next(reflection for reflection in self.all(session) if reflection.trial == record.trial)

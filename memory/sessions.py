@@ -21,6 +21,7 @@ NEXT_STATES: dict[SessionState, tuple[SessionState, ...]] = {
     "void": (),
 }
 COLUMNS = columns_of(SessionRecord)
+SELECT = f"SELECT {COLUMNS} FROM sessions"
 
 
 class Sessions(Repository):
@@ -77,6 +78,17 @@ class Sessions(Repository):
         where = "WHERE dataset_id = ? AND backbone = coalesce(?, backbone) AND state = 'open'"
         query = f"SELECT {COLUMNS} FROM sessions {where} ORDER BY serial"
         return [_record(row) for row in self.db.query(query, [dataset_id, backbone])]
+
+    @reads
+    def in_state(self, state: SessionState) -> list[SessionRecord]:
+        """The sessions in this state, oldest first."""
+        return [_record(row) for row in self.db.query(f"{SELECT} WHERE state = ? ORDER BY serial", [state])]
+
+    @reads
+    def on_datasets(self, dataset_ids: Collection[str]) -> list[SessionRecord]:
+        """The sessions on any of these datasets, in every state, oldest first."""
+        query = f"{SELECT} WHERE dataset_id IN (SELECT value FROM json_each(?)) ORDER BY serial"
+        return [_record(row) for row in self.db.query(query, [to_json(sorted(dataset_ids))])]
 
     @reads
     def overview(self) -> list[Row]:

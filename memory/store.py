@@ -10,9 +10,11 @@ from pathlib import Path
 from types import TracebackType
 
 from .database import MemoryDatabase
+from .kept_texts import KeptTexts
 from .knowledge import Knowledge
 from .ledger import Ledger
 from .measurements import Measurements
+from .recorded import Figures
 from .reflections import Reflections
 from .rules import Rules
 from .sessions import Sessions
@@ -34,6 +36,8 @@ class Memory:
         self.summaries = Summaries(self.database, self.sessions)
         self.rules = Rules(self.database, self.sessions)
         self.measurements = Measurements(self.database)
+        self.figures = Figures(self.database)
+        self.kept_texts = KeptTexts(self.database)
         self.ledger = Ledger(self.database, self.sessions)
         self._knowledge: dict[tuple[str, ...], Knowledge] = {}
 
@@ -53,5 +57,5 @@ class Memory:
         """The knowledge of earlier sessions; if `datasets` are given, only from sessions on these datasets."""
         scope = tuple(datasets)
         if scope not in self._knowledge:  # cached, because a Knowledge caches its pooled effects
-            self._knowledge[scope] = Knowledge(self.database, self.rules, scope)
+            self._knowledge[scope] = Knowledge(self.database, self.rules, self.figures, scope)
         return self._knowledge[scope]

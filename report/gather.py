@@ -1,6 +1,7 @@
 """Everything that a report shows about one session, as one value; read from memory.db and the vault's revealed results.
 
-Test metrics come only from `examiner.request.read_revealed`, because memory.db has no column for them.
+Test metrics come only from `examiner.request.read_revealed`, because memory.db has no column for them. While another
+session on the same content is open, they are left out unless a person asks for them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,7 @@ from ..sandbox.protocol import parse_protocol
 from ..sandbox.statistics import selection_inflation
 from ..sandbox.steps import KnobStep, knob_steps
 from ..tools.cognition import select
+from ..tools.withholding import open_beside
 from .baselines import measured_baselines
 from .dataset import DatasetView, dataset_view
 from .split_agreement import Agreement, agreements
@@ -47,6 +49,7 @@ class ReportData:
     dataset: DatasetView | None
     extensions: Sequence[Extension] = ()
     agreements: Sequence[Agreement] = ()  # with other splits of the same log
+    withheld_by: Sequence[str] = ()  # the open sessions because of which `test` is None
 
     @property
     def finished(self) -> list[TrialRecord]:
@@ -105,8 +108,11 @@ class ReportData:
         return {knob: chosen for knob, chosen in trial.config.items() if chosen != default.get(knob)}
 
 
-def gather(home: Path, session: str) -> ReportData:
-    """Read one session of `home`. Raises HomeError if there is no memory.db, SessionError for an unknown id."""
+def gather(home: Path, session: str, *, reveal: bool = False) -> ReportData:
+    """Read one session of `home`; `reveal`: with its test result even if that is withheld from agents.
+
+    Raises HomeError if there is no memory.db, SessionError for an unknown id.
+    """
     database = home / "memory.db"
     if not database.exists():
         raise HomeError(f"home={str(home)!r} has no memory.db; give the directory of the session with --home")
@@ -118,6 +124,8 @@ def gather(home: Path, session: str) -> ReportData:
         rules = [rule for rule in memory.rules.all() if _bears_on(rule, record.id)]
         found = agreements(home, memory, record)
         summaries = [summary for summary in memory.summaries.all() if summary.session == record.id]
+        test = read_revealed(home, record.id)
+        withheld_by = open_beside(home, memory, record) if test and not reveal else []
     space = parse_protocol(record.protocol_text, source=f"SANDBOX.md of session {record.id}").space
     default = space.default(record.backbone)
     return ReportData(
@@ -126,13 +134,14 @@ def gather(home: Path, session: str) -> ReportData:
         reflections=reflections,
         rules=rules,
         summary=summaries[0] if summaries else None,
-        test=read_revealed(home, record.id),
+        test=None if withheld_by else test,
         default_config=default.model_dump(),
         dimensions={knob.name: knob.dimension for knob in space.knobs(record.backbone)},
         steps=knob_steps(trials, default),
         dataset=dataset_view(home, record),
         extensions=extensions,
         agreements=found,
+        withheld_by=withheld_by,
     )
 
 

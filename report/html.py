@@ -41,12 +41,14 @@ r.recommend(["item-7"], k=10)"""
 """The use of an export; `item-7` stands for the ids of the reader's own log."""
 
 
-def write_report(home: Path, session: str) -> Path:
+def write_report(home: Path, session: str, *, reveal: bool = False) -> Path:
     """Write `home/.virtualmle/reports/SESSION.html` and return its path; works in every state of a session.
+
+    reveal: also show a test result that is withheld because another session on the same content is open.
 
     Raises HomeError if `home` has no memory.db or cannot be written, SessionError for an unknown session.
     """
-    data = gather(home, session)
+    data = gather(home, session, reveal=reveal)
     folder = home / ".virtualmle" / "reports"
     path = folder / f"{data.session.id}.html"
     try:
@@ -111,7 +113,7 @@ def _cards(data: ReportData) -> list[dict[str, str]]:
             "title": "Test NDCG@10",
             "figure": formats.metric(data.test.metrics.get("ndcg@10") if data.test else None),
             "note": _test_note(data.test) if data.test
-            else "a replay has none" if data.session.replay else "not revealed",
+            else "a replay has none" if data.session.replay else "withheld" if data.withheld_by else "not revealed",
         },
         {
             "title": "Trials",

@@ -15,6 +15,7 @@ from ..memory.records import TrialRecord
 from ..sandbox.program import trials_measured
 from ..sandbox.statistics import selection_inflation
 from ..tools.cognition import best_first
+from ..tools.withholding import withheld_sentence
 from . import formats
 from .gather import ReportData
 from .split_agreement import targets_of
@@ -148,6 +149,8 @@ def _state_of_test(data: ReportData, trial: TrialRecord) -> str:
     session, test = data.session, data.test
     if session.state == "open":
         return "**Not examined.** The session is open, and its test set is sealed: there are no test figures."
+    if data.withheld_by:
+        return f"**Examined, not shown.** {withheld_sentence(session.id, data.withheld_by)}"
     if session.state != "revealed" or test is None:
         return "**Not examined.** There is no test result of this session."
     if test.trial != trial.handle:

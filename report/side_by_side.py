@@ -100,11 +100,13 @@ class SideBySide:
         return compare(ranks[0], ranks[1])
 
 
-def side_by_side(home: Path, sessions: Sequence[str]) -> SideBySide:
-    """Read 2 to `MOST` sessions of `home`. Raises HomeError without a memory.db, SessionError for an unknown id."""
+def side_by_side(home: Path, sessions: Sequence[str], *, reveal: bool = False) -> SideBySide:
+    """Read 2 to `MOST` sessions of `home`; `reveal`: with test results that are withheld from agents.
+
+    Raises HomeError without a memory.db, SessionError for an unknown id."""
     if not 2 <= len(sessions) <= MOST:
         raise SessionError(f"2 to {MOST} sessions stand side by side, not {len(sessions)}; give their ids")
-    return SideBySide(home, [gather(home, session) for session in sessions])
+    return SideBySide(home, [gather(home, session, reveal=reveal) for session in sessions])
 
 
 def side_table(compared: SideBySide) -> list[Table | Text]:
@@ -150,7 +152,7 @@ def _validation(data: ReportData, metric: str) -> str:
 
 def _test(data: ReportData) -> str:
     if data.test is None:
-        return formats.MISSING
+        return "withheld" if data.withheld_by else formats.MISSING
     return f"{formats.with_error(data.test.metrics['ndcg@10'], data.test.ndcg10_se)} (look {data.test.look})"
 
 

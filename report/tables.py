@@ -11,6 +11,7 @@ from rich.text import Text
 from ..data.wording import counted
 from ..memory.records import Confirmation, Extension, TrialRecord
 from ..sandbox.program import trials_measured
+from ..tools.withholding import withheld_sentence
 from . import formats
 from .gather import ReportData
 from .split_agreement import split_of
@@ -156,6 +157,8 @@ def test_sentence(data: ReportData) -> str:
         means = f" Test figures are mean ± standard deviation of {models} models under fresh seeds." if models else ""
         look = f"look number {data.test.look} in this home{data.test.look_remark}"
         return f"Test set of this dataset's content: {look}.{means}"
+    if data.withheld_by:
+        return withheld_sentence(data.session.id, data.withheld_by)
     return {
         "open": "The test set is sealed; finalize looks at it once.",
         "frozen": "The session is frozen; the test set has not been looked at.",

@@ -25,6 +25,10 @@ MAX_PARALLEL = 64
 """Trials of one session at a time, at most."""
 
 
+MOST_SESSIONS = 100_000
+"""Sessions on the same content, at most."""
+
+
 class Protocol(BaseModel):
     """The rules of one session. A session stores the text and the hash of the protocol under which it was opened."""
 
@@ -42,6 +46,7 @@ class Protocol(BaseModel):
     parallel: Annotated[int, Field(ge=1, le=MAX_PARALLEL)] | Literal["auto"] = 1  # trials of a session at a time
     racing: bool = False  # stop trials that would not be kept; a page without the row is of an earlier version
     reuse_trials: bool = True  # a trial that an earlier session has measured is not run again
+    max_sessions: int = Field(3, ge=1, le=MOST_SESSIONS)  # opened on the same content by agents
     confirm_top: int = Field(0, ge=0, le=20)  # best trials that are trained again before the selection; 0 = none
     confirm_repetitions: int = Field(0, ge=0, le=10)  # under so many fresh seeds each
     max_llm_usd: float | None = Field(None, gt=0, le=1e6)  # cost limit of the session's language model

@@ -4,6 +4,7 @@ The states go one way: open → frozen → attempted → revealed | void. If the
 continues from the recorded state. The look itself is never repeated: once an examiner has started, the look is used.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from ..memory.records import Confirmation, SessionRecord, SummaryRecord, TrialRe
 from ..sandbox.program import trials_measured
 from ..sandbox.statistics import selection_inflation
 from ..trials.warm import retire
+from .after_reveal import add_rule, summary_text
 from .cognition import complete_curves, computed_summary, good_configurations, select, session_effects
 from .confirming import Standing, confirm_until, confirmation_of, repetition_directories
 from .help_text import described
@@ -24,6 +26,7 @@ from .results import ConfirmationProgress, FinalResult
 from .rule_counts import count_rules
 from .states import delete_states
 from .sync import sync_session
+from .withholding import LATER, open_beside, shown_result, shown_state, withheld_sentence
 from .workspace import Workspace
 from .write_reflection import RuleInput, prepare_rule, required_text
 
@@ -52,7 +55,8 @@ def finalize(
     The selected trial is the finished one with the best validation NDCG@10. If the protocol has `confirm_top`, the best
     trials are first trained again under fresh seeds, and the best mean is selected; a wait that is up returns state
     'confirming': call finalize again. The session cannot be reopened, and its test result is measured only once;
-    `confirm` guards against calling this by accident.
+    `confirm` guards against calling this by accident. While another session on this data is open, the state is
+    'withheld': the result is shown once the last of them has ended, in read_memory(view='state').
     """
     record = ws.memory.sessions.get(session)
     running = sync_session(ws, session)
@@ -116,17 +120,17 @@ def freeze(ws: Workspace, session: SessionRecord, text: str, rules: list[RuleInp
             check_model(selected, directory)
     summary = required_text(text, SUMMARY_LENGTH, "cognition_summary")
     for rule in rules:  # one after another: a later one must not contradict an earlier one
-        ws.memory.rules.add(prepare_rule(ws, session, rule, trials)[0])
+        add_rule(ws, session, prepare_rule(ws, session, rule, trials)[0], trials)
     count_rules(ws, session, {knob for trial in trials for knob in trial.changed})
+    computed = computed_summary(ws, session, trials, selected)
     ws.memory.summaries.add(
         SummaryRecord(
             session=session.id,
             dataset=session.dataset,
             dataset_id=session.dataset_id,
             backbone=session.backbone,
-            text=summary,
-            computed=computed_summary(ws, session, trials, selected)
-            | ({"confirmation": confirmation.model_dump()} if confirmation else {}),
+            text=summary_text(ws, session, summary, computed),
+            computed=computed | ({"confirmation": confirmation.model_dump()} if confirmation else {}),
             profile=session.profile,
         )
     )
@@ -180,13 +184,14 @@ def _still_examining(session: SessionRecord) -> SessionError:
 def _already_finalized(ws: Workspace, session: SessionRecord) -> str:
     """The refusal of a second finalize. It repeats the test result, because a client may have lost the first answer.
 
-    While another session on the same data is open, the result is left out: its agent must not see test figures.
+    While another session on the same content is open, the result is withheld.
     """
-    others = ws.memory.sessions.all_open(session.dataset_id)
-    result = None if others else read_revealed(ws.home, session.id)
+    state = shown_state(ws.home, ws.memory, session)
+    result = shown_result(ws.home, ws.memory, session)
     found = f" with test NDCG@10 {result.metrics['ndcg@10']:.4f} (look {result.look})" if result else ""
+    later = f"; its test result is {LATER}" if state == "withheld" else ""
     return (
-        f"session {session.id} is {session.state}: it has been finalized, {session.selected} was selected{found}; "
+        f"session {session.id} is {state}: it has been finalized, {session.selected} was selected{found}{later}; "
         "open_session(new=true) opens another session"
     )
 
@@ -212,23 +217,28 @@ def _examine(ws: Workspace, session: SessionRecord) -> TestResult:
 
 
 def final_result(ws: Workspace, session: SessionRecord, result: TestResult | None) -> FinalResult:
-    """The final result of a session; its test figures come from the examiner's vault, never from memory.db."""
+    """The final result of a session; its test figures come from the examiner's vault, never from memory.db.
+
+    They are withheld while another session on the same content is open.
+    """
+    others = open_beside(ws.home, ws.memory, session) if result else []
+    shown = None if others else result
     trials = ws.memory.trials.all(session.id)
     selected = ws.memory.trials.get(session.id, session.selected or "")
     assert selected.outcome is not None  # only finished trials are selected
     return FinalResult(
         session=session.id,
-        state=session.state,
+        state="withheld" if others else session.state,
         selected=selected.handle,
         config=ws.settings_of(session, selected),
         validation=selected.outcome.metrics,
         selection_inflation=selection_inflation(selected.outcome.ndcg_se or 0.0, trials_measured(trials)),
         confirmation=_stored_confirmation(ws, session),
-        test=result.metrics if result else None,
-        test_sd=(result.metrics_sd or None) if result else None,
+        test=shown.metrics if shown else None,
+        test_sd=(shown.metrics_sd or None) if shown else None,
         look=result.look if result else None,
-        look_note=(result.look_note or None) if result else None,
-        next=_advice(session, result),
+        look_note=(shown.look_note or None) if shown else None,
+        next=_withheld(session, others) if others else _advice(session, result),
     )
 
 
@@ -236,6 +246,10 @@ def _stored_confirmation(ws: Workspace, session: SessionRecord) -> Confirmation 
     """The confirmation as the freeze has stored it; None for a session without one."""
     stored = [summary.computed for summary in ws.memory.summaries.all() if summary.session == session.id]
     return next((Confirmation(**computed["confirmation"]) for computed in stored if "confirmation" in computed), None)
+
+
+def _withheld(session: SessionRecord, others: Sequence[str]) -> str:
+    return f"The session is over. {withheld_sentence(session.id, others)} End these sessions first."
 
 
 def _advice(session: SessionRecord, result: TestResult | None) -> str:

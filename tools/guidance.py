@@ -10,6 +10,7 @@ from ..sandbox.reflection import needs_reflection
 from .places import free_places
 from .results import Budget
 from .stopping import stopped_trial
+from .withholding import LATER, shown_state
 from .workspace import Workspace
 
 
@@ -73,7 +74,9 @@ def _first_trial(trials: list[TrialRecord]) -> str:
 def _takes_no_trials(ws: Workspace, session: SessionRecord) -> str:
     """The advice for a session that is closed or being confirmed; empty for another."""
     if session.state != "open":
-        return f"The session is {session.state} and takes no more trials. open_session(new=true) opens another session."
+        state = shown_state(ws.home, ws.memory, session)
+        later = f" Its test result is {LATER}." if state == "withheld" else ""
+        return f"The session is {state} and takes no more trials.{later} open_session(new=true) opens another session."
     if ws.memory.trials.repetitions(session.id):
         return "The session confirms its best trials and takes no more: call finalize again to continue."
     return ""

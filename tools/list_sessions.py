@@ -2,6 +2,7 @@
 
 from .help_text import described
 from .results import SessionList, SessionSummary
+from .withholding import shown_state
 from .workspace import Workspace
 
 
@@ -9,6 +10,9 @@ from .workspace import Workspace
 def list_sessions(ws: Workspace) -> SessionList:
     """List all sessions of this home with dataset, backbone, state, number of trials and best validation NDCG@10.
 
-    open_session resumes an open session.
+    open_session resumes an open session. State 'withheld': the test result is shown once the last open session on the
+    same data has ended.
     """
-    return SessionList(sessions=[SessionSummary(**row) for row in ws.memory.sessions.overview()])
+    rows = [SessionSummary(**row) for row in ws.memory.sessions.overview()]
+    states = {record.id: shown_state(ws.home, ws.memory, record) for record in ws.memory.sessions.in_state("revealed")}
+    return SessionList(sessions=[row.model_copy(update={"state": states.get(row.session, row.state)}) for row in rows])

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from ..memory.records import SessionRecord, TrialOutcome, TrialRecord
+from ..memory.figures import mask_unverified, one_digit
+from ..memory.records import Hypothesis, SessionRecord, TrialOutcome, TrialRecord
 from ..sandbox.effects import base_config, changed_knobs
 from ..sandbox.hypothesis import outcome_of
 from ..sandbox.rule_evidence import bound_delta
@@ -84,7 +85,19 @@ def _hypothesis(
     changed = changed_knobs(trial, base_config(trial, trials, space.default(session.backbone)))
     dimensions = {space.dimension(knob) for knob in changed}
     limit = bound_delta(trial, trials)
-    return HypothesisOutcome(**outcome_of(trial.hypothesis, trial.outcome, dimensions, limit))
+    found = outcome_of(trial.hypothesis, trial.outcome, dimensions, limit)
+    return HypothesisOutcome(**found | _claims(trial.hypothesis))
+
+
+def _claims(hypothesis: Hypothesis) -> dict[str, Any]:
+    shown = without_figures(hypothesis)
+    return {"dimension": shown.dimension, "size_predicted": shown.size}
+
+
+def without_figures(hypothesis: Hypothesis) -> Hypothesis:
+    """The hypothesis as it is returned: its dimension without figures, and its size to one significant digit."""
+    shown = {"dimension": mask_unverified(hypothesis.dimension, ()), "size": one_digit(hypothesis.size)}
+    return hypothesis.model_copy(update=shown)
 
 
 def _difference(delta: float | None, se: float | None) -> dict[str, float] | None:

@@ -1,15 +1,17 @@
 """The tool open_session: open a session for one backbone on one dataset, or resume an open one."""
 
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from ..data.errors import ConfigError, ReplayError, SessionError
 from ..data.prepared import Manifest
-from ..data.wording import counted
+from ..data.wording import counted, listed
 from ..memory.records import SessionRecord
 from ..sandbox.protocol import Protocol
 from ..trials.places import most_places
+from .contents import same_content
 from .guidance import budget_of, next_step
 from .help_text import described
 from .results import OpenedSession
@@ -80,7 +82,25 @@ def _new_session(ws: Workspace, data: Manifest, backbone: str) -> SessionRecord:
         client=settings.client,
         replay=replay_source(ws, backbone),
     )
-    return ws.memory.sessions.open(record, taken=ws.session_names_on_disk())
+    same, taken = same_content(ws, data.dataset_id), ws.session_names_on_disk()
+    with ws.memory.database.writing():  # so that no other process opens one between the count and the insert
+        _refuse_too_many(ws, record, same)
+        return ws.memory.sessions.open(record, taken=taken)
+
+
+def _refuse_too_many(ws: Workspace, record: SessionRecord, same: Collection[str]) -> None:
+    """Raise SessionError if the content has as many sessions as may be opened, in whatever state; replays are free."""
+    most = ws.settings.max_sessions or ws.protocol.max_sessions
+    known = [other for other in ws.memory.sessions.on_datasets(same) if not other.replay]
+    if record.replay or len(known) < most:
+        return
+    still_open = [other.id for other in known if other.state == "open"]
+    resume = f"go on with {listed(still_open)}, or let" if still_open else "let"
+    raise SessionError(
+        f"the data of {record.dataset!r} has had {counted(len(known), 'session')}, and max_sessions={most}; "
+        f"{resume} a person raise it: `virtualmle serve --max-sessions {len(known) + 1}`, or the rule max_sessions in "
+        "SANDBOX.md; `virtualmle tune` opens further ones"
+    )
 
 
 def _refuse_unknown_sources(ws: Workspace) -> None:

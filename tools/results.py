@@ -166,7 +166,10 @@ class FinalResult(Displayed):
     """The final result of a session: the selected trial and the one look at the test set."""
 
     session: str
-    state: str = Field(description="'confirming': the best trials are repeated, the rest is not known yet")
+    state: str = Field(
+        description="'confirming': the best trials are repeated, the rest is not known yet; 'withheld': the test "
+        "result is shown once the last open session on this data has ended"
+    )
     selected: str
     config: dict[str, Any] = Field(description="knobs that differ from the backbone's default")
     validation: dict[str, float]

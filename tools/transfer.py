@@ -25,6 +25,7 @@ MAX_RULES, MAX_HEURISTICS, MAX_CONFIGURATIONS = 8, 4, 5
 STATEMENT_LENGTH = 140  # in the prior; read_memory(view='long_term') returns the full statement
 HEURISTIC_SIMILARITY = 0.5
 """Minimum similarity between the session's dataset and the dataset that a discard heuristic comes from."""
+SUMMARY_LENGTH = 4000
 HISTORY_VALUES = 4  # values per knob, those with the most trials first
 
 
@@ -85,13 +86,13 @@ def _heuristics(
     """Discard heuristics on any of `knobs`, or on all knobs for None; without statements unless `quoted`."""
     if not session.with_memory:
         return []
-    knowledge = _knowledge(ws, session)
+    knowledge, figures = _knowledge(ws, session), ws.memory.figures
     rules = knowledge.avoid_rules(session.backbone, knobs, session=session.id)
     similar = knowledge.similarities(session.profile, session.dataset_id)
     found = []
     for rule in rules:
         if similar.get(rule.dataset_id, UNKNOWN) >= HEURISTIC_SIMILARITY:
-            statement = quote(rule.statement, STATEMENT_LENGTH) if quoted else ""
+            statement = quote(figures.mask(rule.statement, rule.session), STATEMENT_LENGTH) if quoted else ""
             found.append(Heuristic(rule.id, statement, rule.condition))
     return found
 
@@ -105,13 +106,22 @@ def long_term_of(ws: Workspace, session: SessionRecord, query: str, limit: int) 
         found = _knowledge(ws, session).search(words)
         return LongTermView(query=words, found=[FoundRow.model_validate(row) for row in found])
     knowledge = _knowledge(ws, session)
-    rules = knowledge.latest_rules(session.backbone)
+
+    def masked(text: str, written_in: str, length: int) -> str:
+        return quote(ws.memory.figures.mask(text, written_in), length)
+
     return LongTermView(
         rules=[
-            RuleRow(**r.model_dump(include=_RULE_FIELDS), statement=quote(r.statement, limit)) for r in rules
+            RuleRow(**r.model_dump(include=_RULE_FIELDS), statement=masked(r.statement, r.session, limit))
+            for r in knowledge.latest_rules(session.backbone)
         ],
         summaries=[
-            SummaryRow(session=s.session, dataset=s.dataset, text=quote(s.text, 4000), computed=_short(s.computed))
+            SummaryRow(
+                session=s.session,
+                dataset=s.dataset,
+                text=masked(s.text, s.session, SUMMARY_LENGTH),
+                computed=_short(s.computed),
+            )
             for s in knowledge.latest_summaries()
         ],
         prior=prior_of(ws, session),

@@ -8,11 +8,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..memory.records import Check, ReflectionCheck, RuleKind, SessionState, TrialRecord, TrialStatus, Verdict
+from ..memory.records import Check, ReflectionCheck, RuleKind, TrialRecord, TrialStatus, Verdict
 from ..models.knobs.declaration import Dimension, KnobType, Value
 from ..sandbox.action_space import ActionSpace, Knob
 from ..sandbox.program import Stop
 from .results import Budget, StoppedTrial, TrialObservation
+from .withholding import ShownState
 
 KnobValues = dict[str, Any]
 """Knob name -> value: a partial configuration, such as the changes of a trial."""
@@ -188,7 +189,7 @@ class StateView(View):
     dataset: str
     dataset_id: str
     backbone: str
-    state: SessionState
+    state: ShownState
     seed: int
     with_reflection: bool
     with_memory: bool
@@ -210,6 +211,8 @@ class StateView(View):
     next: str
     running_trials: list[str] = []  # this and the next field are set only if several trials may run at a time
     free_places: int = 0  # how many more trials may start now
+    test: dict[str, float] = {}  # this and the next field are set only once the session's test result is shown
+    look: int | None = None
 
 
 class SettingRow(View):

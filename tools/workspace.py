@@ -29,6 +29,7 @@ class Settings:
 
     max_trials: int | None = None  # None = from SANDBOX.md
     max_train_seconds: float | None = None
+    max_sessions: int | None = None  # on the same content, opened by the tool
     parallel: int | Literal["auto"] | None = None  # trials of a session at a time
     seed: int = 0
     with_reflection: bool = True

@@ -12,10 +12,12 @@ from ..sandbox.reconciling import OPPOSITE, Claimed, reconciled
 from ..sandbox.reflection import Claim, check_evidence, check_reflection, dimensions_of
 from ..sandbox.rule_evidence import Move, check_rule, moves_of
 from . import guidance
+from .after_reveal import KEPT_NOTE, add_rule
 from .help_text import described
 from .results import ReflectionReceipt
 from .rule_counts import parsed
 from .sync import sync_session
+from .withholding import is_looked_at
 from .workspace import Workspace
 
 LESSON_LENGTH = 1000
@@ -101,9 +103,10 @@ def write_reflection(  # noqa: PLR0913, PLR0917 - one parameter per claim that i
             next_step=clean_text(next_step, LESSON_LENGTH),
             check=check,
             check_note=note,
+            after_reveal=is_looked_at(ws.home, record.dataset_id),
         )
     )
-    saved = ws.memory.rules.add(stored_rule) if stored_rule else None
+    saved = add_rule(ws, record, stored_rule, trials) if stored_rule else None
     return ReflectionReceipt(
         session=session,
         trial=trial,
@@ -113,8 +116,8 @@ def write_reflection(  # noqa: PLR0913, PLR0917 - one parameter per claim that i
         times_said=stored.times_said,
         amended_from=stored.amended_from.check if stored.amended_from else None,
         rule_id=saved.id if saved else None,
-        rule_check=saved.check if saved else None,
-        rule_note=_merge_note(stored_rule, saved) + rule_note,
+        rule_check=saved.check if saved else stored_rule.check if stored_rule else None,
+        rule_note=_merge_note(stored_rule, saved) + rule_note + (KEPT_NOTE if stored_rule and not saved else ""),
         next=guidance.next_step(ws, record, ws.memory.trials.all(session)),
     )
 

@@ -1,6 +1,7 @@
 """A session as a tracker sees it: runs with parameters, series of epochs and final figures, read from the home.
 
-Everything is read and nothing is written. There are no test figures before the examiner has revealed them.
+Everything is read and nothing is written. There are no test figures before the examiner has revealed them, nor
+while another session on the same content is open.
 """
 
 import hashlib
@@ -12,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from ..data.hashing import sha256_of
-from ..examiner.request import read_revealed
 from ..memory.records import SessionRecord, TrialRecord, TrialStatus
 from ..memory.store import Memory
 from ..models.knobs.declaration import Value
 from ..sandbox.action_space import Knob
 from ..sandbox.protocol import parse_protocol
 from ..tools.cognition import select
+from ..tools.withholding import shown_result
 from ..training.spec import STATE, read_progress
 from ..training.state_outline import read_curve
 
@@ -85,7 +86,7 @@ def read_snapshot(home: Path, memory: Memory, session: str, export: Path | None 
     page = parse_protocol(record.protocol_text, source=f"SANDBOX.md of session {record.id}")
     knobs = page.space.knobs(record.backbone)
     tracked = [_trial(home, trial, [knob.name for knob in knobs]) for trial in trials]
-    test = read_revealed(home, record.id)
+    test = shown_result(home, memory, record)
     tested = _metrics("test", test.metrics) if test else {}
     return Snapshot(
         session=record,

@@ -1,0 +1,50 @@
+"""Which datasets hold the same content, so that a figure of the test set of one tells about that of the other.
+
+Content is what the test set is about: looks, open sessions and what memory passes on after a reveal are counted per
+content. Not covered: logs that were edited before they were registered, so that their hash is another one.
+"""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from ..data.catalogue import Catalogue
+from ..data.errors import DataError
+from ..examiner.request import looks
+from .workspace import Workspace
+
+
+def same_content(ws: Workspace, dataset_id: str) -> frozenset[str]:
+    """The ids of all datasets with the content of this one, itself included."""
+    return content_in(ws.home, dataset_id)
+
+
+def content_in(home: Path, dataset_id: str) -> frozenset[str]:
+    """Like `same_content`, for callers that read a home without a workspace.
+
+    Two datasets have the same content if they have the same id, come from the same log, or have the same fingerprint in
+    the look ledger; and so have two that share it with a third one.
+    """
+    groups = [*_of_one_log(Catalogue(home)), *_of_one_fingerprint(home)]
+    found = {dataset_id}
+    while more := [group for group in groups if group & found and not group <= found]:
+        found = found.union(*more)
+    return frozenset(found)
+
+
+def _of_one_log(catalogue: Catalogue) -> Iterator[set[str]]:
+    """For each registered dataset, the ids of those that were made from its log; unreadable ones are left out."""
+    ids = {}
+    for name in catalogue.names():
+        with suppress(DataError):
+            ids[name] = catalogue.manifest(name).dataset_id
+    for name in ids:
+        yield {ids[other] for other in (name, *catalogue.siblings(name)) if other in ids}
+
+
+def _of_one_fingerprint(home: Path) -> Iterator[set[str]]:
+    """For each content that was looked at, the ids of the datasets that held it."""
+    ids: dict[str, set[str]] = {}
+    for look in looks(home):
+        ids.setdefault(look.fingerprint, set()).add(look.dataset_id)
+    yield from ids.values()
