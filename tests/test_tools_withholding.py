@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import polars as pl
 import pytest
 from click.testing import Result
 from typer.testing import CliRunner
@@ -178,6 +179,20 @@ def test_content_is_known_by_id_by_log_and_by_the_fingerprint_of_a_look(tmp_path
     (tmp_path / ".virtualmle" / "data" / "again" / "manifest.json").write_text("{")
     assert same_content(ws, ids[0]) == {ids[0]}, "a damaged dataset does not block the others"
     assert same_content(ws, ids[1]) == {ids[1], "gone"}
+    ws.close()
+
+
+def test_an_edited_copy_of_a_log_is_the_same_content_and_another_log_is_not(tmp_path: Path) -> None:
+    ws = Workspace.open(tmp_path / "home", settings=SETTINGS)
+    key, frame = Vault(ws.home).public_key(), generate_demo(num_users=300, num_items=120)
+    shuffled = frame.sample(fraction=1.0, shuffle=True, seed=0)[3:].with_columns(timestamp=pl.col("timestamp") + 3600)
+    logs = {"shop": frame, "edited": shuffled, "other": generate_demo(num_users=300, num_items=120, seed=9)}
+    ids = {}
+    for name, log in logs.items():
+        log.write_csv(tmp_path / f"{name}.csv")
+        ids[name] = ws.catalogue.add(name, tmp_path / f"{name}.csv", public_key=key).dataset_id
+    assert same_content(ws, ids["shop"]) == {ids["shop"], ids["edited"]}
+    assert same_content(ws, ids["other"]) == {ids["other"]}
     ws.close()
 
 

@@ -1,7 +1,7 @@
 """Which datasets hold the same content, so that a figure of the test set of one tells about that of the other.
 
 Content is what the test set is about: looks, open sessions and what memory passes on after a reveal are counted per
-content. Not covered: logs that were edited before they were registered, so that their hash is another one.
+content. A log that was edited before it was registered again is recognised by its sketch (`data/sketch.py`).
 """
 
 from collections.abc import Iterator
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..data.catalogue import Catalogue
 from ..data.errors import DataError
+from ..data.similar import similar_datasets
 from ..examiner.request import looks
 from .workspace import Workspace
 
@@ -22,10 +23,11 @@ def same_content(ws: Workspace, dataset_id: str) -> frozenset[str]:
 def content_in(home: Path, dataset_id: str) -> frozenset[str]:
     """Like `same_content`, for callers that read a home without a workspace.
 
-    Two datasets have the same content if they have the same id, come from the same log, or have the same fingerprint in
-    the look ledger; and so have two that share it with a third one.
+    Two datasets have the same content if they have the same id, come from the same log, have the same fingerprint in
+    the look ledger, or are near-duplicates by their visible parts; and so have two that share it with a third one.
     """
-    groups = [*_of_one_log(Catalogue(home)), *_of_one_fingerprint(home)]
+    catalogue = Catalogue(home)
+    groups = [*_of_one_log(catalogue), *_of_one_fingerprint(home), _near_duplicates(catalogue, dataset_id)]
     found = {dataset_id}
     while more := [group for group in groups if group & found and not group <= found]:
         found = found.union(*more)
@@ -40,6 +42,12 @@ def _of_one_log(catalogue: Catalogue) -> Iterator[set[str]]:
             ids[name] = catalogue.manifest(name).dataset_id
     for name in ids:
         yield {ids[other] for other in (name, *catalogue.siblings(name)) if other in ids}
+
+
+def _near_duplicates(catalogue: Catalogue, dataset_id: str) -> set[str]:
+    """The ids of the dataset and of those whose visible parts are nearly the same."""
+    names = [name for name, _ in similar_datasets(catalogue, dataset_id)]
+    return {dataset_id, *(catalogue.manifest(name).dataset_id for name in names)}
 
 
 def _of_one_fingerprint(home: Path) -> Iterator[set[str]]:
