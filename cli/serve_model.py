@@ -12,6 +12,7 @@ from .token_options import Token, TokenFile, bearer_token
 
 OPEN_PATHS = ("/health",)  # for load balancers, which have no token
 MAX_CONNECTIONS = 1024
+KEEP_ALIVE_SECONDS = 60.0  # proxies keep their connections for about as long
 
 
 def serve_model(  # noqa: PLR0913, PLR0917 - one parameter per option
@@ -59,5 +60,5 @@ def serve_model(  # noqa: PLR0913, PLR0917 - one parameter per option
     use_threads(threads)
     with listen(host, port) as listener:
         limits = BatchLimits(max_batch, window / 1000, max_waiting)
-        protocol = limited(HttpLimits(max_connections=MAX_CONNECTIONS))
+        protocol = limited(HttpLimits(keep_alive_seconds=KEEP_ALIVE_SECONDS, max_connections=MAX_CONNECTIONS))
         serve_endpoint(directory, device, listener, guard, protocol, limits)

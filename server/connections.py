@@ -43,6 +43,7 @@ class _LimitedProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.timeout_keep_alive = self.limits.keep_alive_seconds
         self._since = self.loop.time()
         self._watch()
         if len(self.connections) > self.limits.max_connections:

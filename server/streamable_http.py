@@ -2,7 +2,6 @@
 
 import errno
 import logging
-import math
 import signal
 import socket
 from collections.abc import Sequence
@@ -58,7 +57,6 @@ def serve_http(
             http=limited(limits),
             ws="none",
             log_config=None,
-            timeout_keep_alive=math.ceil(limits.keep_alive_seconds),
             timeout_graceful_shutdown=int(SHUTDOWN_SECONDS),
         )
         logger.info("serving MCP at %s%s", base_url(host, listener.getsockname()[1]), PATH)

@@ -14,7 +14,7 @@ from typing import Any
 
 import anyio.to_thread
 from mcp.server.mcpserver import Context
-from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
 from mcp.server.mcpserver.tools import Tool
 from mcp.types import ToolAnnotations
 from pydantic import BaseModel
@@ -31,6 +31,7 @@ PlainTool = Callable[..., BaseModel]
 
 CLIENT_NAME_LENGTH = 80
 MAX_NAMED = 8  # unknown arguments that a refusal names
+MAX_REFUSAL = 4000  # characters
 LLM_USD = "virtualmle/llm_usd"
 """Key in a request's `_meta`: dollars that the client's language model cost in this session; no model can set it."""
 REFLECTS = "virtualmle/reflects"
@@ -57,7 +58,13 @@ class WireTool(Tool):
                 f"{self.name} has no argument {', '.join(f'{name!r:.60}' for name in unknown[:MAX_NAMED])}; "
                 f"its arguments are {', '.join(known) or 'none'}. {reasons}".rstrip()
             )
-        return await super().run(arguments, context, convert_result)
+        try:
+            return await super().run(arguments, context, convert_result)
+        except UnexpectedToolError:
+            raise
+        except ToolError as error:  # it may quote names of any length
+            text = str(error)
+            raise ToolError(text if len(text) <= MAX_REFUSAL else f"{text[:MAX_REFUSAL]}…") from error
 
 
 def wire_tool(ws: Workspace, tool: PlainTool, annotations: ToolAnnotations, override: float | None) -> Tool:

@@ -43,7 +43,6 @@ BODY_SECONDS = 10.0  # in which a body must arrive
 RETRY_SECONDS = 1
 WATCH_SECONDS = 1.0  # between two looks at the manifest
 SHUTDOWN_SECONDS = 10  # for requests in progress
-KEEP_ALIVE_SECONDS = 60
 
 PATHS = "this endpoint has POST /recommend, POST /similar, GET /health and GET /metrics"
 
@@ -227,7 +226,6 @@ def serve_endpoint(  # noqa: PLR0913, PLR0917 - the parts that the caller brings
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
     host, port = listener.getsockname()[:2]
     logger.info("answering from export %s", live.current.sha256)

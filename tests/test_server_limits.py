@@ -88,7 +88,7 @@ def is_closed(connection: socket.socket) -> bool:
 def impatient(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """The address and the log of a server that waits half a second for a request, and one between two requests."""
     folder = tmp_path_factory.mktemp("impatient")
-    limits = '{"header_seconds": 0.5, "body_seconds": 0.5, "keep_alive_seconds": 1}'
+    limits = '{"header_seconds": 0.5, "body_seconds": 0.5, "keep_alive_seconds": 1, "write_seconds": 0.5}'
     with running(SERVE, folder / "log", str(folder), request.param, limits) as address:
         yield address, folder / "log"
 
@@ -138,6 +138,20 @@ def test_an_idle_connection_is_closed(impatient: tuple[str, Path]) -> None:
         connection.sendall(GET + b"\r\n")
         answers = rest_of(connection)
     assert answers.count(b"HTTP/1.1 40") == 2 and b"408" not in answers
+
+
+def test_a_client_that_does_not_read_its_answers_is_disconnected(impatient: tuple[str, Path]) -> None:
+    address, log = impatient
+    session = greet(f"http://{address}/mcp", **KNOWN).headers["mcp-session-id"]
+    body = b'{"jsonrpc": "2.0", "id": 2, "method": "tools/list"}'  # its answer has some 20 kB
+    accept = f"Authorization: Bearer {TOKEN}\r\nAccept: application/json, text/event-stream\r\n"
+    head = POST + f"{accept}mcp-session-id: {session}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    with socket.socket() as connection, suppress(ConnectionError):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        host, port = address.split(":")
+        connection.connect((host, int(port)))
+        connection.sendall((head + body) * 500)
+        until(lambda: "does not read its answer" in log.read_text())
 
 
 def test_half_sent_requests_do_not_keep_others_out(crowded: str) -> None:

@@ -115,6 +115,15 @@ def test_the_longest_line_is_served(peer: Peer) -> None:
     assert peer.ask(line.replace(b'""', b'"' + b"x" * (MAX_LINE - len(line)) + b'"'))["id"] == 9
 
 
+def test_a_refusal_is_short_whatever_it_refuses(peer: Peer) -> None:
+    long = "y " * 50_000
+    rule = {"kind": "avoid", "statement": "x", long: 1}
+    claims = {"session": "s", "trial": "t001", "helped": "no", "dimension": "capacity", "lesson": "x"}
+    for name, arguments in (("write_reflection", {**claims, "rule": rule}), ("list_sessions", {long: 1})):
+        answer = peer.ask(request(1, "tools/call", name=name, arguments=arguments))
+        assert answer["result"]["isError"] and len(json.dumps(answer)) < 5000
+
+
 def test_many_lines_at_once_are_all_answered_in_one_piece(peer: Peer) -> None:
     lines = [b"no %d" % number if number % 3 else request(number) for number in range(300)]
     writer = threading.Thread(target=peer.say, args=lines)

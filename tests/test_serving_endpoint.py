@@ -200,6 +200,7 @@ def test_no_request_is_lost_while_the_export_is_replaced(
 def test_a_token_a_full_queue_and_a_graceful_end(tiny_dataset_dir, folder, histories):
     export = toy_export(tiny_dataset_dir, folder / "guarded")
     (folder / "token").write_text(TOKEN + "\n")
+    (folder / "token").chmod(0o600)
     options = ("--token-file", str(folder / "token"), "--max-waiting", "1", "--max-batch", "1")
     with serving(export, folder / "guarded.txt", *options) as endpoint:
         url, bearer = endpoint.url, {"Authorization": f"Bearer {TOKEN}"}
