@@ -1,6 +1,7 @@
 """What other users of the machine may read in a home: `virtualmle doctor` finds it, and `doctor --mend` ends it.
 
-Only what VirtualMLE writes is looked at: `memory.db` and `.virtualmle/`. The home itself may hold files of the user.
+Only what VirtualMLE writes is looked at: `memory.db`, `.virtualmle/`, and the sessions of comparisons. The home itself
+may hold files of the user.
 """
 
 import os
@@ -13,6 +14,7 @@ from ..data.permissions import OTHERS
 from ..data.wording import counted
 
 SHOWN = 3
+FOLDERS = (".virtualmle", "compare", "exhibits")
 
 
 def permissions(home: Path) -> tuple[Literal["ok", "warn", "fail"], str]:
@@ -48,11 +50,11 @@ def open_to_others(home: Path) -> list[Path]:
 
 
 def _written(home: Path) -> Iterator[Path]:
-    state = home / ".virtualmle"
     yield from (path for path in sorted(home.glob("memory.db*")) if path.is_file() and not path.is_symlink())
-    if not state.is_dir() or state.is_symlink():
-        return
-    yield state
-    for folder, directories, files in os.walk(state):
-        entries = (Path(folder) / name for name in sorted((*directories, *files)))
-        yield from (path for path in entries if not path.is_symlink() and path.exists())
+    for name in FOLDERS:
+        if not (home / name).is_dir() or (home / name).is_symlink():
+            continue
+        yield home / name
+        for folder, directories, files in os.walk(home / name):
+            entries = (Path(folder) / each for each in sorted((*directories, *files)))
+            yield from (path for path in entries if not path.is_symlink() and path.exists())

@@ -10,7 +10,6 @@ from markupsafe import Markup
 
 from ..data.atomic import write_bytes
 from ..data.errors import HomeError
-from ..data.permissions import as_the_user_set
 from ..data.wording import counted
 from ..report.templates import page_template
 from .caveats import Setting
@@ -76,10 +75,9 @@ def write_document(
     images = {f"{name}-{picture.name}.png": picture.png for picture in document.pictures}
     contents = {**{file: text.encode() for file, text in files.items()}, **images}
     try:
-        with as_the_user_set():
-            folder.mkdir(parents=True, exist_ok=True)
-            for file, content in contents.items():
-                write_bytes(folder / file, content)
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, content in contents.items():
+            write_bytes(folder / file, content)
     except OSError as error:
         raise HomeError(f"{folder} cannot be written ({error.strerror}); choose another directory with --out") from None
     return [folder / file for file in contents]
