@@ -64,5 +64,5 @@ def _computed(directory: Path) -> Sketch:
     assert events.times is not None
     users = np.repeat(np.arange(dataset.num_users), np.diff(events.offsets))
     ids = (pl.read_parquet(directory / file)["original_id"] for file in (USER_IDS, ITEM_IDS))
-    names = [hashed(each.fill_null("")) for each in ids]  # items without a visible event may have no name here
-    return sketch_of(users, events.items.astype(np.int64), events.times, *names, every_event=True)
+    user_names, item_names = (hashed(each.fill_null("")) for each in ids)  # unseen items may have no name here
+    return sketch_of(users, events.items.astype(np.int64), events.times, user_names, item_names, every_event=True)

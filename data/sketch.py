@@ -107,7 +107,7 @@ def similarity(one: Sketch, other: Sketch) -> Similarity:
 
 def similarities(one: Sketch, other: Sketch) -> list[Similarity]:
     """For each of FAMILIES, the share of the smaller log's tokens that the other log has as well."""
-    return [_shared(*rows, family) for *rows, family in zip(one.array, other.array, FAMILIES, strict=True)]
+    return [_shared(*rows) for rows in zip(one.array, other.array, FAMILIES, strict=True)]
 
 
 def _shared(one: npt.NDArray[np.uint32], other: npt.NDArray[np.uint32], family: str) -> Similarity:
@@ -222,7 +222,8 @@ def _bits(labels: npt.NDArray[Any], weights: Ints) -> Floats:
     """The information of each label: -log2 of the share of all weight that equal labels have; the shape of `labels`."""
     _, inverse = np.unique(labels, return_inverse=True)
     equal = np.bincount(inverse, weights=weights)[inverse] if len(labels) else np.empty(0)
-    return np.log2(max(weights.sum(), 1)) - np.log2(np.maximum(equal, 1))
+    bits: Floats = np.log2(max(weights.sum(), 1)) - np.log2(np.maximum(equal, 1))
+    return bits
 
 
 def _identifying(labels: Hashes, bits: Floats, position: Hashes, starts: Ints) -> Hashes:
@@ -231,7 +232,8 @@ def _identifying(labels: Hashes, bits: Floats, position: Hashes, starts: Ints) -
         return np.empty(0, np.uint64)
     lengths = np.diff(np.append(starts, len(labels))).astype(np.uint64)
     tokens = _mixed(np.add.reduceat(_mixed(labels, position), starts), lengths)
-    return tokens[np.add.reduceat(bits, starts) >= np.log2(len(starts)) + SPARE_BITS]
+    identify: npt.NDArray[np.bool_] = np.add.reduceat(bits, starts) >= np.log2(len(starts)) + SPARE_BITS
+    return tokens[identify]
 
 
 def _last(users: Ints, window: int) -> tuple[Hashes, Ints, npt.NDArray[np.bool_]]:

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ..data.errors import SealError
 from ..data.safe_open import refuse_links, split_beneath
@@ -114,7 +114,7 @@ class Ledger:
             rows = connection.execute(
                 "SELECT session, dataset, dataset_id, fingerprint, look, at, earlier, note FROM look ORDER BY id"
             ).fetchall()
-        return [Look(*values, tuple(json.loads(earlier)), note) for *values, earlier, note in rows]
+        return [Look(*_fields(row)) for row in rows]
 
     def find(self, session: str) -> Look | None:
         """The row of a session, or None if it has not looked."""
@@ -156,7 +156,7 @@ class Ledger:
             rows = connection.execute(
                 "SELECT session, dataset, dataset_id, fingerprint, at, earlier, note FROM refit ORDER BY id"
             ).fetchall()
-        return [Refit(*values, tuple(json.loads(earlier)), note) for *values, earlier, note in rows]
+        return [Refit(*_fields(row)) for row in rows]
 
     def record_refit(
         self, session: str, dataset: str, dataset_id: str, fingerprint: str, sketch: ContentSketch | None = None
@@ -220,11 +220,11 @@ def _earlier_looks(
 ) -> list[_Earlier]:
     rows = connection.execute("SELECT session, dataset, fingerprint, look, sketch FROM look ORDER BY id").fetchall()
     found = []
-    for *values, other, number, sealed in rows:
+    for session, dataset, other, number, sealed in rows:
         equal = other == fingerprint
         similar = sketch.similarity(sealed, other) if sketch and not equal else None
         if equal or (similar and similar.share >= SAME_CONTENT):
-            found.append(_Earlier(*values, other, number, similar))
+            found.append(_Earlier(session, dataset, other, number, similar))
     return found
 
 
@@ -239,6 +239,12 @@ def _note(found: Sequence[_Earlier]) -> str:
     parts = [f"{best[name].in_words(name)}, {counted(len(near[name]), 'look')}" for name in names[:NAMED]]
     rest = len(names) - NAMED
     return "; ".join([*parts, f"and {counted(rest, 'more log')}"] if rest > 0 else parts)
+
+
+def _fields(row: Sequence[Any]) -> list[Any]:
+    """The fields of a row that ends with the columns earlier and note."""
+    *first, earlier, note = row
+    return [*first, tuple(json.loads(earlier)), note]
 
 
 def _further(row: Look | Refit, sketch: ContentSketch | None) -> list[object]:

@@ -51,12 +51,15 @@ def _from_events(directory: Path, dataset: PreparedDataset, targets: Targets) ->
     before, tested = dataset.visible_histories(), targets.users
     assert before.times is not None
     users = np.repeat(np.arange(dataset.num_users), np.diff(before.offsets))
-    names = [hashed(pl.read_parquet(directory / file)[ORIGINAL_ID].fill_null("")) for file in (USER_IDS, ITEM_IDS)]
+    user_names, item_names = (
+        hashed(pl.read_parquet(directory / file)[ORIGINAL_ID].fill_null("")) for file in (USER_IDS, ITEM_IDS)
+    )
     return sketch_of(
         np.concatenate([users, tested]),
         np.concatenate([before.items, targets.items[tested]]).astype(np.int64),
         np.concatenate([before.times, targets.timestamps[tested]]),
-        *names,
+        user_names,
+        item_names,
     )
 
 
