@@ -125,7 +125,7 @@ def _runs(shadow: str, numbers: Sequence[_Number]) -> Iterator[list[_Number]]:
 
 def _in_name(shadow: str, number: _Number) -> bool:
     before = shadow[number.start - 1 : number.start]
-    return before.isalpha() or before in ("@", "_") and bool(before)
+    return before.isalpha() or before in ("@", "_")
 
 
 def _unverified(
