@@ -12,7 +12,7 @@ from .memory import existing_memory
 from .options import HERE, Home, Json, Reveal, absolute, open_workspace
 
 
-def export(
+def export(  # noqa: PLR0913, PLR0917 - one parameter per option
     session: Annotated[str, typer.Argument(help="The id of a session, e.g. demo-sasrec-1.")],
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="The directory to write; it must not exist yet.")],
     trial: Annotated[
