@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from .memory import existing_memory
-from .options import HERE, Home, Json, absolute, open_workspace
+from .options import HERE, Home, Json, Reveal, absolute, open_workspace
 
 
-def export(
+def export(  # noqa: PLR0913, PLR0917 - one parameter per option
     session: Annotated[str, typer.Argument(help="The id of a session, e.g. demo-sasrec-1.")],
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="The directory to write; it must not exist yet.")],
     trial: Annotated[
@@ -30,6 +30,7 @@ def export(
         Path | None,
         typer.Option(help="Of a refit in operator mode: the file with the private key.", show_default="the vault's"),
     ] = None,
+    reveal: Reveal = False,
     home: Home = HERE,
     as_json: Json = False,
 ) -> None:
@@ -59,7 +60,7 @@ def export(
     with ws.memory:
         plan = plan_refit(ws, session, trial) if refit else plan_export(ws, session, trial)
         manifest = ws.catalogue.manifest(plan.session.dataset)
-        data = gather(home, plan.session.id)
+        data = gather(home, plan.session.id, reveal=reveal)
         if refit:
             card = model_card(data, plan.trial, manifest, plan.members, epochs_of(plan), plan.measured_elsewhere(ws))
             request = refit_request(

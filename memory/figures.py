@@ -125,7 +125,7 @@ def _runs(shadow: str, numbers: Sequence[_Number]) -> Iterator[list[_Number]]:
 
 def _in_name(shadow: str, number: _Number) -> bool:
     before = shadow[number.start - 1 : number.start]
-    return before.isalpha() or before in ("@", "_") and bool(before)
+    return before.isalpha() or before in ("@", "_")
 
 
 def _unverified(
@@ -160,9 +160,8 @@ def _says_little(number: _Number, reading: _Reading) -> bool:
 
 
 def _significant(digits: str) -> int:
-    """The number of significant digits; the zeros at the end of a whole number do not count."""
-    bare = re.sub("[.,'_]", "", digits)
-    return len((bare.rstrip("0") if digits.isdigit() else bare).lstrip("0"))
+    """The number of digits without the zeros at both ends."""
+    return len(re.sub("[.,'_]", "", digits).strip("0"))
 
 
 def _readings(number: _Number) -> list[_Reading]:

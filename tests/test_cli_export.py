@@ -75,7 +75,7 @@ def export(*arguments: str | Path) -> int:
 def test_the_selected_trial_is_exported_with_the_examiners_ranks_and_test_figures(
     sessions: Sessions, tmp_path: Path, capsys
 ):
-    assert export(REVEALED, tmp_path / "model", "--home", sessions.home, "--json") == 0
+    assert export(REVEALED, tmp_path / "model", "--home", sessions.home, "--reveal", "--json") == 0
     said = json.loads(capsys.readouterr().out)
     assert said["trial"] == f"{REVEALED}/t002" and said["trained_on"] == "train"
     recommender, dataset = Recommender.load(tmp_path / "model", "cpu"), sessions.dataset
@@ -93,6 +93,13 @@ def test_the_selected_trial_is_exported_with_the_examiners_ranks_and_test_figure
     card = (tmp_path / "model" / "MODEL_CARD.md").read_text()
     assert f"| {revealed.metrics['ndcg@10']:.4f} [" in card and "**Look number 1**" in card
     assert "2 trials: 2 keep" in card and "validation [95 % interval] | test [95 % interval]" in card
+
+
+def test_without_reveal_the_card_withholds_test_figures_while_another_session_is_open(sessions: Sessions, tmp_path):
+    assert export(REVEALED, tmp_path / "model", "--home", sessions.home) == 0
+    card = (tmp_path / "model" / "MODEL_CARD.md").read_text()
+    assert "**Examined, not shown.** The test result is revealed when the last open session" in card and OPEN in card
+    assert "Look number" not in card and "test [" not in card
 
 
 def test_an_open_session_exports_its_best_trial_and_no_test_figure(sessions: Sessions, tmp_path: Path):

@@ -264,10 +264,11 @@ def test_the_table_of_trials_is_replaced_without_losing_a_row_a_guard_or_a_refer
         finished = memory.trials.get("demo-hstu-2", "t001")
         assert (finished.status, finished.repetition, finished.repeats) == ("finished", 0, None)
         assert memory.sessions.get("demo-hstu-1").parallel == 1
+        assert [r.after_reveal for r in memory.reflections.all("demo-hstu-2")] == [False]
         for refused in (
             "DELETE FROM trials WHERE session = 'demo-hstu-2'",
             "INSERT INTO reflections SELECT NULL, session, 't009', what_changed, verdict, helped, dimension, effect, "
-            "evidence, cause, lesson, next_step, \"check\", check_note, NULL, 1, created_at FROM reflections",
+            "evidence, cause, lesson, next_step, \"check\", check_note, NULL, 1, created_at, 0 FROM reflections",
             "UPDATE trials SET reason = 'better' WHERE session = 'demo-hstu-2'",
             "INSERT INTO trials SELECT session, 't002', 2, base, " + ", ".join(list(before["trials"][0])[4:])
             + ", 0, NULL, 0, NULL, NULL FROM trials WHERE session = 'demo-hstu-2'",

@@ -34,6 +34,7 @@ def test_a_figure_that_nothing_bears_out_is_masked_in_every_notation(secret: str
         "hidden_dim 256, batch_size=4096, seq 16, 32, 64",
         "lr 0.0003 and lr=3e-4, dropout 0.25, 5 % of a 0.1",
         "a 95 % interval, the 90 % one, recall@5 and recall@10",
+        "a change of -0.0300 is 1 digit, however it is written",
         "t001 and t012 of office-hstu-2; python 3.11.2",
         "no number at all, but one or two words",
     ],

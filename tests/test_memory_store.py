@@ -246,7 +246,7 @@ def test_a_session_that_is_not_open_refuses_writes(memory: Memory) -> None:
         "INSERT INTO trials SELECT * FROM trials",
         "UPDATE trials SET reason = 'other'",
         "INSERT INTO reflections VALUES (1, 'demo-hstu-1', 't001', '', 'keep', 'yes', '', NULL, '[]', '', '', '', "
-        "'unsupported', '', NULL, 1, '')",
+        "'unsupported', '', NULL, 1, '', 0)",
     ):
         with pytest.raises(sqlite3.IntegrityError), memory.database.writing() as db:
             db.execute(statement)

@@ -15,6 +15,7 @@ import pytest
 from tests.waiting import until
 from virtualmle.data.errors import ConfigError, SessionError, SweepError
 from virtualmle.examiner.main import load_candidate
+from virtualmle.examiner.request import read_revealed
 from virtualmle.memory.records import TrialRecord
 from virtualmle.models.config import train_hash
 from virtualmle.sandbox.effects import knob_effects
@@ -39,7 +40,8 @@ ENSEMBLE = "demo-hstu-1/t001+t002"
 
 
 def opened(home: Path, **settings: Any) -> Workspace:
-    return Workspace.open(home, settings=Settings(threads=1, with_reflection=False, keep_warm=60, **settings))
+    fixed: dict[str, Any] = {"threads": 1, "with_reflection": False, "keep_warm": 60, "max_sessions": 9}
+    return Workspace.open(home, settings=Settings(**fixed, **settings))
 
 
 def closed(ws: Workspace) -> None:
@@ -206,8 +208,9 @@ def test_finalize_needs_every_member_and_the_examiner_ranks_as_the_worker_does(w
     assert ws.memory.sessions.get(SESSION).state == "open"
     checkpoint.write_bytes(content)
     final = finalize(ws, SESSION, "an ensemble", confirm=True)
-    assert (final.state, final.selected, final.look) == ("revealed", best, 1)
-    assert final.test and 0 < final.test["ndcg@10"] < 1
+    assert (final.state, final.selected, final.look) == ("withheld", best, 1), f"{OTHER} is open"
+    test = read_revealed(ws.home, SESSION)
+    assert test is not None and 0 < test.metrics["ndcg@10"] < 1
     with contextlib.closing(sqlite3.connect(ws.home / "memory.db")) as db:
         kept = db.execute("SELECT trial, config FROM configurations WHERE session = ?", [SESSION]).fetchall()
         assert {trial for trial, _ in kept} == {"t001", "t002", "t003"} and "ensemble" not in str(kept)

@@ -90,7 +90,7 @@ def add_trial(ws: Workspace, session: str, changes: dict[str, Any], outcome: Tri
 def ws(request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workspace]:
     """A session with a trial of every status. The running trial has no process, so `sync_session` is disabled."""
     monkeypatch.setattr("virtualmle.tools.read_memory.sync_session", lambda *_: [])
-    workspace = Workspace.open(home, settings=Settings(**request.param))
+    workspace = Workspace.open(home, settings=Settings(max_sessions=100, **request.param))
     session = open_session(workspace, "demo", "sasrec", new=True).session
     curve = [{"epoch": 1, "loss": 3.5, "ndcg": 0.05}]
     details = {"best_epoch": 1, "train_ndcg10": 0.2, "model_ndcg10": 0.05, "metrics_se": {"ndcg@10": 0.001}}
