@@ -21,6 +21,7 @@ import numpy.typing as npt
 import polars as pl
 
 from .atomic import write_bytes
+from .commitment import commitment_of, new_nonce, targets_digest, with_commitment
 from .errors import DataError, HomeError
 from .holdout import Cuts, Holdout, cuts_of, parse_holdout
 from .names import check_name
@@ -65,12 +66,9 @@ def prepare(log: Log, name: str, directory: Path, options: PrepareOptions, vault
     check_name(name)
     if directory.exists():
         raise DataError(f"dataset {name!r} exists already; choose another name or remove {str(directory)!r} first")
-    _check_seconds(log.frame["timestamp"])
-    parts = _by_time(log, options) if options.split == TIME else _leave_one_out(log, options)
+    parts = _parts_of(log, options)
     events, split = parts.events, parts.split
-    visible = _visible_files(events, split)
-    hashes = {file: hashlib.sha256(content).hexdigest() for file, content in visible.items()}
-    dataset_id = dataset_id_of(hashes, len(events.user_ids), len(events.item_ids))
+    visible, hashes, dataset_id = _identified(parts)
     manifest = Manifest(
         format_version=TIME_FORMAT_VERSION if parts.time_split else FORMAT_VERSION,
         name=name,
@@ -89,13 +87,26 @@ def prepare(log: Log, name: str, directory: Path, options: PrepareOptions, vault
         notes=(*log.notes, *_notes(events, parts.num_identical)),
         time_split=parts.time_split,
     )
+    nonce = new_nonce()
+    commitment = commitment_of(nonce, targets_digest(dataset_id, split.test_items, split.test_timestamps))
     payload = pack_test(
-        items=split.test_items, timestamps=split.test_timestamps, fingerprint=as_bytes(parts.fingerprint)
-    )
-    sealed = seal(payload, vault_public_key, dataset_id)
+        items=split.test_items, timestamps=split.test_timestamps, fingerprint=as_bytes(parts.fingerprint),
+        nonce=np.frombuffer(nonce, np.uint8),
+    )  # fmt: skip
+    sealed = with_commitment(seal(payload, vault_public_key, dataset_id), commitment)
     text = (manifest.model_dump_json(indent=1) + "\n").encode()
     _write_directory(directory, {**visible, SEALED: sealed, MANIFEST: text})
     return manifest
+
+
+def committed_targets(log: Log, options: PrepareOptions) -> tuple[str, str]:
+    """The dataset id and the digest of the test events (`commitment.py`) that preparing `log` would give.
+
+    For the owner of the log, who compares them with a receipt. Raises DataError as `prepare` does.
+    """
+    parts = _parts_of(log, options)
+    dataset_id = _identified(parts)[2]
+    return dataset_id, targets_digest(dataset_id, parts.split.test_items, parts.split.test_timestamps)
 
 
 @dataclass(frozen=True)
@@ -108,6 +119,18 @@ class _Parts:
     rows_read: int
     num_identical: int
     time_split: TimeSplit | None = None
+
+
+def _parts_of(log: Log, options: PrepareOptions) -> _Parts:
+    _check_seconds(log.frame["timestamp"])
+    return _by_time(log, options) if options.split == TIME else _leave_one_out(log, options)
+
+
+def _identified(parts: _Parts) -> tuple[dict[str, bytes], dict[str, str], str]:
+    """The visible files, their hashes, and the dataset id."""
+    visible = _visible_files(parts.events, parts.split)
+    hashes = {file: hashlib.sha256(content).hexdigest() for file, content in visible.items()}
+    return visible, hashes, dataset_id_of(hashes, len(parts.events.user_ids), len(parts.events.item_ids))
 
 
 def _leave_one_out(log: Log, options: PrepareOptions) -> _Parts:

@@ -31,6 +31,7 @@ from ..training.pipeline import loss_precision, set_up_device
 from ..training.spec import CHECKPOINT, read_result, read_spec
 from ..training.whole import train_whole
 from .ledger import Ledger
+from .looking import log_refit
 from .refit_request import MemberToRefit, OpenSession, Publish, RefitProgress, RefitRequest
 from .unseal import Targets, open_test
 from .vault import Vault, read_key
@@ -67,6 +68,7 @@ def run(
     targets = open_test(dataset_dir, key, dataset.dataset_id, dataset.num_users)
     events = all_events(dataset, targets)
     check_open_sessions(open_sessions(), dataset_dir, events, key)
+    log_refit(vault.directory, request.session, dataset)
     Ledger(vault.directory).record_refit(request.session, dataset.name, dataset.dataset_id, targets.fingerprint)
     members = _train(recorded, events, request.device, device, report)
     scoring = TrialConfig(**request.scoring)

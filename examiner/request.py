@@ -23,6 +23,15 @@ from .vault import Vault, file_exists
 MODULE = "virtualmle.examiner.main"
 
 
+class Opening(BaseModel):
+    """The opening of the commitment to the test targets (data/commitment.py), in hexadecimal; it names no target."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    nonce: str
+    targets_digest: str
+
+
 class TestResult(BaseModel):
     """The result of one look at the test set."""
 
@@ -43,6 +52,7 @@ class TestResult(BaseModel):
     look: int  # number of this look at the content, over all dataset names and sessions of this home; 1 = first
     fingerprint_short: str  # first 12 hex digits of the content's fingerprint
     at: str  # UTC, ISO 8601
+    opening: Opening | None = None  # None for a dataset that was prepared by an earlier version
 
 
 def examine(

@@ -12,6 +12,7 @@ from ..sandbox.protocol import Protocol
 from ..trials.places import most_places
 from .guidance import budget_of, next_step
 from .help_text import described
+from .recording import open_recorded
 from .results import OpenedSession
 from .sync import sync_session
 from .transfer import prior_of
@@ -80,7 +81,7 @@ def _new_session(ws: Workspace, data: Manifest, backbone: str) -> SessionRecord:
         client=settings.client,
         replay=replay_source(ws, backbone),
     )
-    return ws.memory.sessions.open(record, taken=ws.session_names_on_disk())
+    return open_recorded(ws, record, ws.session_names_on_disk())
 
 
 def _refuse_unknown_sources(ws: Workspace) -> None:
