@@ -1,9 +1,9 @@
 """A commitment to the test targets of a dataset, made when it is prepared and opened after the look.
 
 The commitment is SHA-256(DOMAIN, nonce, digest), where the nonce is 32 random bytes and the digest is SHA-256 over the
-dataset's id and the test events. It is hiding: without the nonce, not even a guess of all targets can be checked against
-it. It is binding: two openings of one commitment would be a collision of SHA-256. (This is the commitment from a hash
-function of Boneh and Shoup, A Graduate Course in Applied Cryptography, section 8.12.)
+dataset's id and the test events. It is hiding: without the nonce, not even a guess of all targets can be checked
+against it. It is binding: two openings of one commitment would be a collision of SHA-256. (Boneh and Shoup, A Graduate
+Course in Applied Cryptography, chapter 8, "commitments and auctions".)
 
 The nonce lies inside the seal, and the commitment stands in front of the ciphertext in `test.sealed`, so that it is
 stored, copied and replaced together with it. An opening states nonce and digest, never a target: who has the raw log
@@ -58,7 +58,7 @@ def with_commitment(sealed: bytes, commitment: str) -> bytes:
 
 
 def parted(file: bytes) -> tuple[str | None, bytes]:
-    """The commitment and the ciphertext of a `test.sealed`; of one that was prepared by an earlier version, no first."""
+    """The commitment and the ciphertext of a `test.sealed`; the first is None in those of earlier versions."""
     if not file.startswith(HEADER):
         return None, file
     end = len(HEADER) + HASH_BYTES

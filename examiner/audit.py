@@ -6,9 +6,9 @@
 
 An append holds the lock of the log, writes its lines with one call, syncs them, and then replaces the anchor. A process
 that is killed in between leaves an incomplete last line, which the next append removes, or an anchor that is behind the
-log, which is no damage because each line has a MAC. The anchor is one sector, overwritten in place: after a power cut it
-is the old or the new one, and it need not be synced. If the log is shorter than its anchor, or something else does not
-fit, the append goes on from the anchor and first records an entry of the kind `damaged`: the gap stays visible.
+log, which is no damage because each line has a MAC. The anchor is one sector, overwritten in place: after a power cut
+it is the old or the new one, so it need not be synced. If the log is shorter than its anchor, or something else does
+not fit, the append goes on from the anchor and first records an entry of the kind `damaged`: the gap stays visible.
 
 Covered: entries that were changed, removed, added, reordered or cut off by anyone who does not have the key. Not
 covered: a process of the vault's owner, which can read the key and write another log. The head in a receipt that was

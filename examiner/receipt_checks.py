@@ -34,8 +34,9 @@ def check_receipt(receipt: Receipt, key: str | None = None) -> list[Check]:
 def check_targets(receipt: Receipt, dataset_id: str, digest: str) -> Check:
     """Compare the receipt with the owner's raw log; `dataset_id` and `digest` are what preparing it again gave."""
     if receipt.dataset.get("dataset_id") != dataset_id:
-        return Check("log", False, f"the log gives dataset id {dataset_id}, the receipt has "
-                     f"{receipt.dataset.get('dataset_id')}: it is another log, or it was prepared with other options")  # fmt: skip
+        expected = receipt.dataset.get("dataset_id")
+        return Check("log", False, f"the log gives dataset id {dataset_id}, not {expected}: it is another log, or it "
+                     "was read with other options")  # fmt: skip
     opening = receipt.result.opening if receipt.result else None
     if opening is None:
         return Check("log", True, "the log gives the dataset id of the receipt; its test targets can be compared once "
@@ -59,7 +60,8 @@ def _chain(log: Excerpt) -> Check:
         problem = _broken(log)
     except ValueError:  # a hash that is not hexadecimal
         problem = "a hash of the audit log is damaged"
-    detail = f"{len(log.items)} entries up to entry {log.length}, {sum(isinstance(i, Entry) for i in log.items)} in full"
+    shown = sum(isinstance(item, Entry) for item in log.items)
+    detail = f"{len(log.items)} entries of the audit log up to entry {log.length}, {shown} of them in full"
     return Check("chain", not problem, problem or detail)
 
 
@@ -84,8 +86,8 @@ def _dataset(receipt: Receipt, entries: Sequence[Entry]) -> Check:
     if not opened or opened[-1].body.get("facts", {}).get("dataset_id") != receipt.dataset.get("dataset_id"):
         return Check("test set", False, "the session was opened on another dataset")
     if not receipt.dataset.get("commitment"):
-        return Check("test set", True, "without a commitment: it was prepared by an earlier version; its sealed file is "
-                     f"recorded in entry {recorded[0].seq}")  # fmt: skip
+        return Check("test set", True, "without a commitment, because an earlier version prepared it; the hash of its "
+                     f"sealed file is in entry {recorded[0].seq}")  # fmt: skip
     return Check("test set", True, f"committed to in entry {recorded[0].seq}, {recorded[0].at}")
 
 
@@ -103,12 +105,12 @@ def _choice(receipt: Receipt, own: Sequence[Entry]) -> Check:
 
 def _order(receipt: Receipt, own: Sequence[Entry]) -> Check:
     problem = next(_disorder(receipt, own), "")
-    return Check("order", not problem, problem or "test set, choice, look: in this order, and no trial after the choice")
+    return Check("order", not problem, problem or "test set, choice and look, and no trial after the choice")
 
 
 def _disorder(receipt: Receipt, own: Sequence[Entry]) -> Iterator[str]:
-    places = {entry.kind: entry.seq for entry in own}
-    wanted = {"frozen": ORDER[:2], "revealed": ORDER, "void": ORDER[:2]}[receipt.stage]
+    places: dict[str, int] = {entry.kind: entry.seq for entry in own}
+    wanted: Sequence[str] = {"frozen": ORDER[:2], "revealed": ORDER, "void": ORDER[:2]}[receipt.stage]
     if "adopted" in places:
         places.setdefault("opened", places["adopted"])
     if receipt.stage == "revealed" and not all(entry.body.get("is_here", True) for entry in own):

@@ -24,7 +24,6 @@ from .request import TestResult
 from .vault import Vault
 from .vault_keys import RECEIPT_KEY, new_key, store_once, stored_key
 
-FORMAT = "virtualmle receipt 1"
 DOMAIN = b"VMLE-RECEIPT-1\n"
 
 Stage = Literal["frozen", "revealed", "void"]
@@ -47,7 +46,7 @@ class Excerpt(_Part):
 class Receipt(_Part):
     """The receipt of one session."""
 
-    format: Literal["virtualmle receipt 1"] = FORMAT
+    format: Literal["virtualmle receipt 1"] = "virtualmle receipt 1"
     virtualmle: str  # version that wrote it
     session: str
     stage: Stage

@@ -158,32 +158,50 @@ def _budget(session: RecordedSession, first: Entry, extended: Sequence[Entry]) -
 
 def _state(session: RecordedSession, first: Entry, entries: Sequence[Entry]) -> Iterator[Finding]:
     last = {entry.kind: entry for entry in entries}
-    frozen, ended = last.get("frozen"), last.get("revealed") or last.get("void")
-    was = first.body.get("state", "open")  # of an adopted session
+    frozen = last.get("frozen") or (first if first.body.get("state", "open") != "open" else None)
+    ended = last.get("revealed") or last.get("void") or (frozen if _ended_before(first) else None)
     if session.state == "open":
-        if ended or was != "open":
-            yield _fail(f"session {session.id} is open, but entry {(ended or first).seq} says {was if not ended else ended.kind}: "
-                        "it was opened again")  # fmt: skip
-        elif frozen and "look" in last:
-            yield _fail(f"session {session.id} is open, but entry {last['look'].seq} is its look: it was opened again")
-        elif frozen:
-            yield _unfinished(frozen, f"the freeze of session {session.id}")
+        yield from _reopened(session.id, frozen, last.get("look"), ended)
         return
-    choice = frozen.body if frozen else first.body
-    if frozen is None and was == "open":
+    if frozen is None:
         yield _fail(f"session {session.id} is {session.state}, but the audit log has no freeze of it")
-    elif choice.get("selected") != session.selected:
-        yield _fail(f"session {session.id}: {session.selected} is selected, but entry {(frozen or first).seq} "
-                    f"says {choice.get('selected')}")  # fmt: skip
-    if ended and session.state != ended.kind:
-        if session.state != "attempted":
-            yield _fail(f"session {session.id} is {session.state}, but entry {ended.seq} says {ended.kind}")
-        else:
-            yield _unfinished(ended, f"the end of session {session.id}")
-    if session.state in ("revealed", "void") and not ended and was != session.state:
-        yield _fail(f"session {session.id} is {session.state}, but the audit log does not say so")
-    if frozen:
+        return
+    if frozen.body.get("selected") != session.selected:
+        yield _fail(
+            f"session {session.id}: trial {session.selected} is selected, but entry {frozen.seq} says "
+            f"{frozen.body.get('selected')}"
+        )
+    yield from _end(session, ended)
+    if frozen is not first:
         yield from _after_freeze(session.id, frozen, entries)
+
+
+def _ended_before(first: Entry) -> bool:
+    """Whether a session had ended when it was adopted."""
+    return first.body.get("state") in ("revealed", "void")
+
+
+def _reopened(name: str, frozen: Entry | None, look: Entry | None, ended: Entry | None) -> Iterator[Finding]:
+    """A session that is open, compared with the entries that say it is not."""
+    proof = ended or look or (frozen if frozen and frozen.kind == "adopted" else None)
+    if proof:
+        yield _fail(f"session {name} is open, but entry {proof.seq} shows that it was closed: it was opened again")
+    elif frozen:
+        yield _unfinished(frozen, f"the freeze of session {name}")
+
+
+def _end(session: RecordedSession, ended: Entry | None) -> Iterator[Finding]:
+    """The end of a session that is not open."""
+    is_over = session.state in ("revealed", "void")
+    if ended is None:
+        if is_over:
+            yield _fail(f"session {session.id} is {session.state}, but the audit log does not say so")
+        return
+    says = ended.body["state"] if ended.kind == "adopted" else ended.kind
+    if is_over and session.state != says:
+        yield _fail(f"session {session.id} is {session.state}, but entry {ended.seq} says {says}")
+    elif not is_over:
+        yield _unfinished(ended, f"the end of session {session.id}")
 
 
 def _after_freeze(name: str, frozen: Entry, entries: Iterable[Entry]) -> Iterator[Finding]:

@@ -115,9 +115,9 @@ def end_recorded(ws: Workspace, session: str, result: TestResult | None) -> None
     with ws.memory.database.writing():
         if not ws.memory.sessions.set_state(session, "attempted", "revealed" if result else "void"):
             return
-        body = {"look": result.look if result else look.look if look else None, "is_here": look is not None}
-        if result:
-            body["result"] = digest_of(result.model_dump())
+        number = result.look if result else look.look if look else None
+        digest = {"result": digest_of(result.model_dump())} if result else {}
+        body = {"look": number, "is_here": look is not None, **digest}
         log.append(Draft(kind="revealed" if result else "void", session=session, body=body))
     _issue(ws, session)
 
