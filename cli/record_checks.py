@@ -1,5 +1,6 @@
 """The check of `virtualmle doctor` that walks the audit log and compares it with everything else that is recorded."""
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +19,8 @@ def check_records(home: Path) -> tuple[Status, str]:
     vault = Vault(home)
     if not vault.directory.exists():
         return "ok", "none yet; the audit log begins with the first dataset"
+    if not os.access(vault.directory, os.R_OK | os.W_OK | os.X_OK):
+        return "warn", "the vault belongs to another user; run the doctor as that user to compare its records"
     found = walk_home(home)
     failures = [finding.text for finding in found if finding.level == "fail"]
     if failures:

@@ -90,12 +90,18 @@ class AuditLog:
         with self._locked() as descriptor:
             return self._write(descriptor, [draft])[-1]
 
-    def snapshot(self) -> tuple[list[Line], Anchor | None]:
-        """All lines and the anchor of one moment. Raises SealError, HomeError if the log cannot be read."""
+    @contextmanager
+    def snapshot(self) -> Iterator[tuple[list[Line], Anchor | None]]:
+        """All lines and the anchor, while nothing is appended. Raises SealError, HomeError if they cannot be read.
+
+        What the block reads elsewhere belongs to the same moment, except for the row of the last entry, whose
+        transaction may not be over yet.
+        """
         if not file_exists(self.path):
-            return [], self._anchor()
+            yield [], self._anchor()
+            return
         with self._locked():
-            return self.lines(), self._anchor()
+            yield self.lines(), self._anchor()
 
     def lines(self) -> list[Line]:
         """All lines, without an incomplete last one. Raises HomeError if the log cannot be read."""

@@ -5,6 +5,8 @@
       private_key            32 bytes, 0600; absent in operator mode, where a person keeps it elsewhere
       looks.db               the ledger (`ledger.py`)
       revealed/SESSION.json  test metrics of finished sessions, 0600
+      audit.jsonl            the audit log (`audit.py`), with audit_head and audit_key
+      receipts/SESSION.json  receipts (`receipts.py`), signed with receipt_key
 
 In `auto` mode the key pair is created on first use. In `operator` mode only the public key is here, so this machine can
 encrypt but not decrypt. Trial workers, tools, memory and server read only the public key and revealed results.

@@ -35,7 +35,7 @@ class RecordedTrial:
     ndcg10: float | None  # on validation
     config_hash: str
     digest: str  # of everything that its verdict recorded; empty while it runs
-    files: Mapping[str, str]  # SHA-256 by name, of the files that its verdict names and that still exist
+    files: Mapping[str, str] = field(default_factory=dict)  # SHA-256 by name, of the files that still exist
 
 
 @dataclass(frozen=True)

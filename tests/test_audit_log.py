@@ -35,7 +35,8 @@ def appending(vault: Path, name: str, count: int) -> subprocess.Popen[str]:
 
 
 def failures(vault: Path) -> list[str]:
-    return [finding.text for finding in walk(*AuditLog(vault).snapshot(), Records())]
+    with AuditLog(vault).snapshot() as (lines, anchor):
+        return [finding.text for finding in walk(lines, anchor, Records())]
 
 
 @pytest.fixture

@@ -229,6 +229,39 @@ def test_datasets_are_recorded_once_and_again_when_they_change(world: RecordedHo
     assert world.notes() == []
 
 
+BUSY = """
+import sys
+from pathlib import Path
+from tests.recorded_home import open_home, request_of
+from virtualmle.memory.records import TrialOutcome
+from virtualmle.tools.recording import finish_recorded, start_recorded
+ws = open_home(Path(sys.argv[1]))
+print("ready", flush=True)
+while True:
+    trial = start_recorded(ws, request_of("shop-sasrec-1", 64))
+    finish_recorded(ws, "shop-sasrec-1", trial.handle, TrialOutcome(status="cancelled"))
+"""
+
+
+def child(program: str, *arguments: str) -> subprocess.Popen[str]:
+    root = str(Path(__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, *sys.path])}
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", program, *arguments], env=environment, stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_the_walk_raises_no_alarm_beside_a_process_that_runs_trials(tmp_path: Path) -> None:
+    world = build(tmp_path, until="trials")
+    with child(BUSY, str(world.home)) as busy:
+        assert busy.stdout is not None and busy.stdout.readline() == "ready\n"
+        try:
+            assert [world.failures() for _ in range(12)] == [[]] * 12
+        finally:
+            busy.kill()
+    assert len(world.lines()) > 12
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -258,10 +291,8 @@ recording.finish_recorded(ws, "shop-sasrec-1", trial.handle, TrialOutcome(status
 )
 def test_a_kill_between_entry_and_row_is_a_note_and_the_session_goes_on(tmp_path: Path, kind: str, says: str) -> None:
     world = build(tmp_path, until="trials")
-    root = str(Path(__file__).parents[1])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, *sys.path])}
-    done = subprocess.run([sys.executable, "-P", "-c", KILLED, str(world.home), kind], env=environment, check=False)
-    assert done.returncode == -signal.SIGKILL
+    with child(KILLED, str(world.home), kind) as killed:
+        assert killed.wait(timeout=120) == -signal.SIGKILL
     assert world.failures() == []
     (note,) = world.notes()
     assert note.startswith(says) and "a process was killed before it was stored" in note

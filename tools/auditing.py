@@ -1,12 +1,14 @@
 """The audit log of a home compared with everything else that the home has recorded."""
 
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..data.catalogue import Catalogue
 from ..data.errors import DataError, SealError
 from ..examiner.audit import AuditLog
-from ..examiner.entries import digest_of
+from ..examiner.entries import Anchor, Line, digest_of
 from ..examiner.ledger import Ledger
 from ..examiner.receipts import is_signed, known_public_key
 from ..examiner.request import read_revealed
@@ -21,32 +23,27 @@ from .workspace import trial_directory
 
 def walk_home(home: Path) -> list[Finding]:
     """Everything in a home that does not fit to its audit log. Raises HomeError, MemoryStoreError."""
-    vault, found = Vault(home), list[Finding]()
-    log = AuditLog(vault.directory)
-    sessions = _sessions(home)  # before the log: an entry precedes its row, so that no row is without its entry
-    looks = Ledger(vault.directory).looks()
-    results = {session.id: _result_of(home, session.id) for session in sessions}
-    lines, anchor = log.snapshot()
-    records = Records(
-        sessions=sessions,
-        looks=looks,
-        results={session: digest for session, digest in results.items() if digest},
-        receipts=_receipts(home, found),
-        datasets=_datasets(home, found),
-        keys=_keys(vault),
-    )
+    found: list[Finding] = []
+    lines, anchor, records = _moment(home, found)
+    sessions = [_with_files(home, session) for session in records.sessions]  # hashing takes long, so without the lock
+    records = replace(records, sessions=sessions, datasets=_datasets(home, found), keys=_keys(Vault(home)))
     return [*walk(lines, anchor, records), *found]
 
 
-def _sessions(home: Path) -> list[RecordedSession]:
-    path = home / "memory.db"
-    if not path.exists():
-        return []
-    with Memory(path) as memory:
-        return [_session(home, memory, session) for session in memory.sessions.all()]
+def _moment(home: Path, found: list[Finding]) -> tuple[list[Line], Anchor | None, Records]:
+    """Log, memory.db, look ledger, results and receipts as they are at one moment."""
+    directory, path = Vault(home).directory, home / "memory.db"
+    with ExitStack() as opened:
+        # Opened before the log is locked, because opening may wait for a writer, which may wait for the log
+        memory = opened.enter_context(Memory(path)) if path.exists() else None
+        lines, anchor = opened.enter_context(AuditLog(directory).snapshot())
+        sessions = [_session(memory, session) for session in memory.sessions.all()] if memory else []
+        results = {session.id: digest for session in sessions if (digest := _result_of(home, session.id))}
+        looks = Ledger(directory).looks()
+        return lines, anchor, Records(sessions, looks, results, _receipts(home, found))
 
 
-def _session(home: Path, memory: Memory, session: SessionRecord) -> RecordedSession:
+def _session(memory: Memory, session: SessionRecord) -> RecordedSession:
     trials = [*memory.trials.all(session.id), *memory.trials.repetitions(session.id)]
     return RecordedSession(
         id=session.id,
@@ -54,12 +51,11 @@ def _session(home: Path, memory: Memory, session: SessionRecord) -> RecordedSess
         selected=session.selected,
         facts=session_facts(session),
         budget=budget_of(session),
-        trials=[_trial(home, trial) for trial in trials],
+        trials=[_trial(trial) for trial in trials],
     )
 
 
-def _trial(home: Path, trial: TrialRecord) -> RecordedTrial:
-    is_over = trial.status == "finished"
+def _trial(trial: TrialRecord) -> RecordedTrial:
     return RecordedTrial(
         handle=trial.handle,
         status=trial.status,
@@ -67,8 +63,17 @@ def _trial(home: Path, trial: TrialRecord) -> RecordedTrial:
         ndcg10=ndcg10_of(trial),
         config_hash=trial.config_hash,
         digest=trial_digest(trial),
-        files=file_hashes(trial_directory(home, trial.session, trial.handle)) if is_over else {},
     )
+
+
+def _with_files(home: Path, session: RecordedSession) -> RecordedSession:
+    """The session with the hashes of the files of its finished trials."""
+    trials = [
+        replace(trial, files=file_hashes(trial_directory(home, session.id, trial.handle)))
+        if trial.status == "finished" else trial
+        for trial in session.trials
+    ]  # fmt: skip
+    return replace(session, trials=trials)
 
 
 def _result_of(home: Path, session: str) -> str:
