@@ -256,7 +256,7 @@ def test_the_walk_raises_no_alarm_beside_a_process_that_runs_trials(tmp_path: Pa
     with child(BUSY, str(world.home)) as busy:
         assert busy.stdout is not None and busy.stdout.readline() == "ready\n"
         try:
-            assert [world.failures() for _ in range(12)] == [[]] * 12
+            assert [world.failures() for _ in range(6)] == [[]] * 6
         finally:
             busy.kill()
     assert len(world.lines()) > 12
