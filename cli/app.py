@@ -28,6 +28,7 @@ from . import (
     exhibit,
     export,
     memory,
+    receipt,
     recommend,
     replay,
     report,
@@ -36,6 +37,7 @@ from . import (
     sessions,
     track,
     tune,
+    verify,
 )
 
 USER_ERROR, INTERNAL_ERROR = 1, 3
@@ -53,6 +55,7 @@ app.command("call")(call.call)
 app.add_typer(data.app, name="data")
 sessions.app.command("finalize")(closing.finalize)
 sessions.app.command("extend")(closing.extend)
+sessions.app.command("receipt")(receipt.receipt)
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(memory.app, name="memory")
 app.add_typer(costs.app, name="costs")
@@ -68,6 +71,7 @@ app.command("compare")(compare.compare)
 app.command("exhibit")(exhibit.exhibit)
 app.add_typer(bench.app, name="bench")
 app.add_typer(replay.app, name="replay")
+app.command("verify")(verify.verify)
 app.command("doctor")(doctor.doctor)
 
 

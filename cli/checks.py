@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from ..data.catalogue import Catalogue
 from ..data.errors import VirtualMLEError
@@ -24,8 +23,8 @@ from ..examiner.vault import PRIVATE, Vault
 from ..memory.store import Memory
 from ..sandbox.protocol import load_protocol
 from .permission_checks import permissions
+from .record_checks import Status, check_records
 
-Status = Literal["ok", "warn", "fail"]
 PROBE_SECONDS = 120.0  # the first import of torch from a cold network file system takes a minute
 TRAINING_ENVIRONMENT = (
     "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "VIRTUALMLE_WAIT_SECONDS", "PYTHONPATH",
@@ -57,7 +56,8 @@ class Finding:
 def run_checks(home: Path) -> list[Finding]:
     """Run all checks on this machine and on `home`, in the order in which problems are best fixed."""
     findings = [_python(), *_torch(), _home(home)]
-    for check in (_memory, _protocol, _environment, _vault, _permissions, _plain_targets, _isolation):
+    checks = (_memory, _protocol, _environment, _vault, _permissions, _plain_targets, _isolation, _records)
+    for check in checks:
         findings.append(_guarded(check, home))
     return findings
 
@@ -156,6 +156,10 @@ def _vault(home: Path) -> Finding:
         names = " and ".join(open_to_others)
         return Finding("vault", "fail", f"other users can read {names}; run chmod -R go= {vault.directory}")
     return Finding("vault", "ok", f"{vault.mode} mode; not readable by other users")
+
+
+def _records(home: Path) -> Finding:
+    return Finding("records", *check_records(home))
 
 
 def _others_may_read(path: Path) -> bool:

@@ -75,13 +75,14 @@ def extend(
     """
     from ..data.errors import SessionError
     from ..data.wording import counted
+    from ..tools.recording import extend_recorded  # imports polars
     from .advice import SessionCommands, describe_closed
 
     with existing_memory(home) as memory:
         record = memory.sessions.get(session)
         if record.state != "open":
             raise SessionError(describe_closed(record, home))
-        extended = memory.sessions.extend(session, trials, seconds)
+        extended = extend_recorded(home, memory, session, trials, seconds)
         count = len(memory.sessions.extensions(session))
     if as_json:
         budget = extended.model_dump(include={"id", "max_trials", "max_train_seconds"})

@@ -80,6 +80,7 @@ def add(  # noqa: PLR0913, PLR0917 - one argument per option
     from ..data.prepared import PrepareOptions
     from ..data.reading import Reading
     from ..examiner.vault import Vault
+    from ..tools.recording import record_dataset
 
     if format not in (None, "csv", "tsv", "jsonl", "parquet"):
         raise DataError(f"format={format!r} is not known; use csv, tsv, jsonl or parquet")
@@ -94,6 +95,7 @@ def add(  # noqa: PLR0913, PLR0917 - one argument per option
         reading=Reading(user, item, timestamp, format, separator, header, quotes, skip_bad_rows),  # type: ignore[arg-type]
         replace=replace,
     )  # fmt: skip
+    record_dataset(home, name)
     _print_manifest(manifest, as_json)
 
 
@@ -116,12 +118,14 @@ def prepare(
     With a split by time: virtualmle data prepare demo --split time --holdout 90d
     """
     from ..examiner.vault import Vault
+    from ..tools.recording import record_dataset
     from .live import download_bar
 
     catalogue = _catalogue(home)
     with download_bar(name) as progress:
         options = split_options(split_by, holdout, k_core_on)
         registered = catalogue.resolve(name, Vault(home).public_key(), progress, options)
+    record_dataset(home, registered)
     _print_manifest(catalogue.manifest(registered), as_json)
 
 
@@ -179,6 +183,7 @@ def rm(
     Example: virtualmle data rm office
     """
     from ..data.errors import DataError
+    from ..tools.recording import record_removal
     from .dataset_users import finishing, sessions_on, unfinished
 
     catalogue = _catalogue(home)
@@ -193,6 +198,7 @@ def rm(
             f"dataset {name!r} is used by {busy}; before you remove it, finish with {finishing(home, sessions)}"
         )
     _confirm(f"Remove the dataset {name!r}, with {counted(len(sessions), 'ended session')} on it?", yes)
+    record_removal(home, name)
     catalogue.remove(name)
     print(f"removed {name}; sessions, memory and the look ledger stay as they are")
 

@@ -127,6 +127,7 @@ def _replayed(home: Path, dataset: str, settings: "Settings") -> tuple[Path, str
 def _prepared(home: Path, dataset: str, sandbox: Path | None, options: "PrepareOptions | None") -> tuple[Path, str]:
     """Check the home and register the dataset if necessary; returns both. Guessed columns are printed to stderr."""
     from ..examiner.vault import Vault
+    from ..tools.recording import record_dataset
     from .dataset_text import filter_lines, split_line
     from .live import download_bar
 
@@ -136,6 +137,7 @@ def _prepared(home: Path, dataset: str, sandbox: Path | None, options: "PrepareO
         before = ws.catalogue.names()
         with download_bar(dataset) as progress:
             name = ws.catalogue.resolve(dataset, Vault(ws.home).public_key(), progress, options)
+        record_dataset(ws.home, name, ws.memory)
         manifest = ws.catalogue.manifest(name)
     if name not in before:
         columns = ", ".join(f"{role} from {column!r}" for role, column in manifest.columns.items())

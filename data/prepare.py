@@ -22,6 +22,7 @@ import numpy.typing as npt
 import polars as pl
 
 from .atomic import write_bytes
+from .commitment import commitment_of, new_nonce, targets_digest, with_commitment
 from .errors import DataError, HomeError
 from .holdout import Cuts, Holdout, cuts_of, parse_holdout
 from .item_names import nameless_items, sealed_names, without_names
@@ -70,12 +71,9 @@ def prepare(log: Log, name: str, directory: Path, options: PrepareOptions, vault
     check_name(name)
     if directory.exists():
         raise DataError(f"dataset {name!r} exists already; choose another name or remove {str(directory)!r} first")
-    _check_seconds(log.frame["timestamp"])
     parts = _parts_of(log, options)
     events, split = parts.events, parts.split
-    visible = _visible_files(events, split, parts.nameless)
-    hashes = {file: hashlib.sha256(content).hexdigest() for file, content in visible.items()}
-    dataset_id = dataset_id_of(hashes, len(events.user_ids), len(events.item_ids))
+    visible, hashes, dataset_id = _identified(parts)
     manifest = Manifest(
         format_version=parts.format_version,
         name=name,
@@ -94,17 +92,30 @@ def prepare(log: Log, name: str, directory: Path, options: PrepareOptions, vault
         notes=(*log.notes, *_notes(events, parts.num_identical)),
         time_split=parts.time_split,
     )
+    nonce = new_nonce()
+    commitment = commitment_of(nonce, targets_digest(dataset_id, split.test_items, split.test_timestamps))
     payload = pack_test(
         items=split.test_items,
         timestamps=split.test_timestamps,
         fingerprint=as_bytes(parts.fingerprint),
         sketch=log_sketch(log.frame).array,
+        nonce=np.frombuffer(nonce, np.uint8),
         **sealed_names(events.item_ids, parts.nameless),
     )
-    sealed = seal(payload, vault_public_key, dataset_id)
+    sealed = with_commitment(seal(payload, vault_public_key, dataset_id), commitment)
     text = (manifest.model_dump_json(indent=1) + "\n").encode()
     _write_directory(directory, {**visible, SEALED: sealed, MANIFEST: text})
     return manifest
+
+
+def committed_targets(log: Log, options: PrepareOptions) -> tuple[str, str]:
+    """The dataset id and the digest of the test events (`commitment.py`) that preparing `log` would give.
+
+    For the owner of the log, who compares them with a receipt. Raises DataError as `prepare` does.
+    """
+    parts = _parts_of(log, options)
+    dataset_id = _identified(parts)[2]
+    return dataset_id, targets_digest(dataset_id, parts.split.test_items, parts.split.test_timestamps)
 
 
 @dataclass(frozen=True)
@@ -128,9 +139,17 @@ class _Parts:
 
 
 def _parts_of(log: Log, options: PrepareOptions) -> _Parts:
+    _check_seconds(log.frame["timestamp"])
     if options.split == TIME:
         return _by_time(log, options)
     return _core_on_train(log, options) if options.k_core_on == TRAIN else _leave_one_out(log, options)
+
+
+def _identified(parts: _Parts) -> tuple[dict[str, bytes], dict[str, str], str]:
+    """The visible files, their hashes, and the dataset id."""
+    visible = _visible_files(parts.events, parts.split, parts.nameless)
+    hashes = {file: hashlib.sha256(content).hexdigest() for file, content in visible.items()}
+    return visible, hashes, dataset_id_of(hashes, len(parts.events.user_ids), len(parts.events.item_ids))
 
 
 def _leave_one_out(log: Log, options: PrepareOptions) -> _Parts:

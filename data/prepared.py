@@ -8,7 +8,8 @@
     valid_timestamps.npy     int64 (num_users,)
     user_ids.parquet         original ids of users 0..num_users-1, for serving
     item_ids.parquet         original ids of items 0..num_items-1; null for items without a visible event
-    test.sealed              the test target of each user, as ciphertext; only the examiner can open it
+    test.sealed              a commitment to the test targets, and the target of each user as ciphertext, which only the
+                             examiner can open
 
 With a split by time, not every user has a validation target, and there may be several events between the cuts:
 

@@ -1,8 +1,9 @@
 """The examiner's process: `python -P -m virtualmle.examiner.main --home … --session … --trial … --model … --dataset …`.
 
 Only `request.examine` starts this process. The order of the steps matters: first everything that can fail without the
-test targets, then decryption, then the entry in the look ledger, and only then the ranking of the targets. The exit
-code is 0 if the result is in the vault, and 1 with {"error": …} on standard output if the caller can correct the error.
+test targets, then decryption, then the entries in the audit log and the look ledger, and only then the ranking of the
+targets. The exit code is 0 if the result is in the vault, and 1 with {"error": …} on standard output if the caller can
+correct the error.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..data.atomic import write_bytes, write_json
+from ..data.commitment import targets_digest
 from ..data.errors import SealError, TrialError, VirtualMLEError
 from ..data.histories import Histories
 from ..data.prepared import PreparedDataset
@@ -31,7 +33,8 @@ from ..training.metrics import metrics_from_ranks, ndcg_per_user
 from ..training.ranking import Ranks
 from ..training.spec import CHECKPOINT, TrialResult, read_result, read_spec
 from .ledger import Ledger, Look
-from .request import TestResult
+from .looking import log_look
+from .request import Opening, TestResult
 from .sketches import content_sketch
 from .unseal import Targets, open_test
 from .vault import OWNER_ONLY, OWNER_ONLY_DIRECTORY, Vault, read_key
@@ -68,6 +71,7 @@ def examine(
     sketch = content_sketch(dataset_dir, dataset, targets, private_key)
     path = _check_result_path(vault, session)
     _keep_item_names(vault, session, targets)
+    log_look(vault.directory, session, trial, dataset)
     look = Ledger(vault.directory).record(session, dataset.name, dataset.dataset_id, targets.fingerprint, sketch)
     result = evaluate(trial, candidates, dataset, targets, look)
     write_json(path, result.model_dump(), OWNER_ONLY)
@@ -157,7 +161,16 @@ def evaluate(
         look_note=look.note,
         fingerprint_short=targets.fingerprint[:FINGERPRINT_DIGITS],
         at=look.at,
+        opening=opening_of(targets, dataset.dataset_id),
     )
+
+
+def opening_of(targets: Targets, dataset_id: str) -> Opening | None:
+    """The opening of the commitment to the test targets, which `open_test` has checked."""
+    if not targets.nonce:
+        return None
+    digest = targets_digest(dataset_id, targets.items, targets.timestamps)
+    return Opening(nonce=targets.nonce.hex(), targets_digest=digest)
 
 
 def histories_before_test(dataset: PreparedDataset) -> Histories:

@@ -34,6 +34,7 @@ from ..training.pipeline import loss_precision, set_up_device
 from ..training.spec import CHECKPOINT, read_result, read_spec
 from ..training.whole import train_whole
 from .ledger import Ledger
+from .looking import log_refit
 from .refit_request import MemberToRefit, OpenSession, Publish, RefitProgress, RefitRequest
 from .sketches import content_sketch
 from .unseal import Targets, open_test
@@ -72,6 +73,7 @@ def run(
     events, names = all_events(dataset, targets), targets.item_names
     check_open_sessions(open_sessions(), dataset_dir, events, key, names)
     sketch = content_sketch(dataset_dir, dataset, targets, key)
+    log_refit(vault.directory, request.session, dataset)
     Ledger(vault.directory).record_refit(request.session, dataset.name, dataset.dataset_id, targets.fingerprint, sketch)
     members = _train(recorded, events, request.device, device, report)
     scoring = TrialConfig(**request.scoring)

@@ -23,6 +23,15 @@ from .vault import Vault
 MODULE = "virtualmle.examiner.main"
 
 
+class Opening(BaseModel):
+    """The opening of the commitment to the test targets (data/commitment.py), in hexadecimal; it names no target."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    nonce: str
+    targets_digest: str
+
+
 class TestResult(BaseModel):
     """The result of one look at the test set."""
 
@@ -44,6 +53,7 @@ class TestResult(BaseModel):
     look_note: str = ""  # which near-duplicates of the content the earlier looks were at; empty if there are none
     fingerprint_short: str  # first 12 hex digits of the content's fingerprint
     at: str  # UTC, ISO 8601
+    opening: Opening | None = None  # None for a dataset that was prepared by an earlier version
 
     @property
     def look_remark(self) -> str:

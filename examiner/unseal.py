@@ -12,6 +12,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
+from ..data.commitment import check_opening, parted, targets_digest
 from ..data.errors import SealError
 from ..data.item_names import opened_names
 from ..data.prepared import SEALED, read_file
@@ -26,6 +27,11 @@ class Targets:
     timestamps: npt.NDArray[np.int64]  # (num_users,)
     fingerprint: str
     further: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)  # arrays that a newer layout has in addition
+
+    @property
+    def nonce(self) -> bytes:
+        """The nonce of the commitment; empty if the dataset was prepared by an earlier version."""
+        return self.further["nonce"].tobytes() if "nonce" in self.further else b""
 
     @property
     def users(self) -> npt.NDArray[np.int64]:
@@ -62,16 +68,19 @@ def public_key_of(private_key: bytes) -> bytes:
 
 
 def open_test(directory: Path, private_key: bytes, dataset_id: str, num_users: int) -> Targets:
-    """Decrypt the test targets of the prepared dataset in `directory`. Raises SealError."""
+    """Decrypt the test targets of the prepared dataset in `directory`, and check its commitment. Raises SealError."""
     try:
         sealed = read_file(directory, SEALED, SealError)
     except OSError as error:
         raise SealError(f"{str(directory / SEALED)!r} cannot be read ({error.strerror}); register it again") from None
-    targets = _targets(unseal(sealed, private_key, dataset_id))
+    commitment, ciphertext = parted(sealed)
+    targets = _targets(unseal(ciphertext, private_key, dataset_id))
     if targets.items.shape != (num_users,):
         raise SealError(
             f"the sealed test split has {len(targets.items)} users, the dataset {num_users}; register it again"
         )
+    if commitment is not None or targets.nonce:
+        check_opening(commitment or "", targets.nonce, targets_digest(dataset_id, targets.items, targets.timestamps))
     return targets
 
 

@@ -6,6 +6,8 @@
       looks.db               the ledger (`ledger.py`)
       revealed/SESSION.json  test metrics of finished sessions
       names/SESSION.json     original ids of the items without a visible event, of examined sessions
+      audit.jsonl            the audit log (`audit.py`), with audit_head and audit_key
+      receipts/SESSION.json  receipts (`receipts.py`), signed with receipt_key
 
 In `auto` mode the key pair is created on first use. In `operator` mode only the public key is here, so this machine can
 encrypt but not decrypt. Trial workers, tools, memory and server read only the public key and revealed results.

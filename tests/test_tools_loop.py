@@ -8,15 +8,18 @@ import pytest
 
 from virtualmle.data.errors import AdmissionError, ConfigError, DataError, SessionError
 from virtualmle.examiner.ledger import Ledger
+from virtualmle.examiner.receipt_checks import check_receipt
 from virtualmle.examiner.request import read_revealed
 from virtualmle.examiner.vault import Vault
 from virtualmle.memory.records import Hypothesis, TrialRecord
 from virtualmle.models.config import fingerprint, make_config, train_hash
+from virtualmle.tools.auditing import walk_home
 from virtualmle.tools.cancel_trial import cancel_trial
 from virtualmle.tools.finalize import finalize
 from virtualmle.tools.list_sessions import list_sessions
 from virtualmle.tools.open_session import open_session
 from virtualmle.tools.read_memory import read_memory
+from virtualmle.tools.receipts import receipt_of
 from virtualmle.tools.run_trial import run_trial
 from virtualmle.tools.sync import sync_session
 from virtualmle.tools.wait_trial import wait_trial
@@ -77,6 +80,9 @@ def test_a_session_goes_from_brief_to_one_look_at_the_test_set(ws: Workspace) ->
     with pytest.raises(AdmissionError, match="revealed"):
         run_trial(ws, brief.session, {"lr": 0.01})
     assert_no_test_figures_in_memory(ws, final.test)
+    assert walk_home(ws.home) == []
+    receipt = receipt_of(ws.home, ws.memory.sessions.get(brief.session))
+    assert receipt.stage == "revealed" and all(check.holds for check in check_receipt(receipt))
 
     transferred = open_session(ws, "demo", "sasrec")
     assert transferred.session != brief.session

@@ -21,6 +21,7 @@ from ..trials.launcher import TrialState
 from ..trials.launching import launcher_of
 from .cognition import best_first
 from .places import places_of, share_of, started_at
+from .recording import finish_recorded, start_recorded
 from .sync import MEASURED_DETAILS, load_ranks
 from .workspace import Workspace, trial_seed
 
@@ -154,13 +155,13 @@ def _start(
     ws: Workspace, session: SessionRecord, trial: TrialRecord, repetition: int, known: Sequence[TrialRecord]
 ) -> None:
     row = {"repetition": repetition, "repeats": trial.handle, "sweep": None, "proposal": None, "hypothesis": None}
-    started = ws.memory.trials.start(trial.model_copy(update={**row, "created_at": ""}))
+    started = start_recorded(ws, trial.model_copy(update={**row, "created_at": ""}))
     directory = ws.trial_directory(session.id, started.handle)
     spec = _spec(ws, session, started, known)
     try:
         ws.launcher(started).submit(spec, directory)
     except TrialError as error:
-        ws.memory.trials.finish(session.id, started.handle, _crash(str(error), isinstance(error, MachineError)))
+        finish_recorded(ws, session.id, started.handle, _crash(str(error), isinstance(error, MachineError)))
         raise
 
 
@@ -197,7 +198,7 @@ def _record_ended(ws: Workspace, session: SessionRecord) -> None:
         if state.status == "running":
             continue
         outcome = _outcome(ws, record, state)
-        stored = ws.memory.trials.finish(session.id, record.handle, outcome)
+        stored = finish_recorded(ws, session.id, record.handle, outcome)
         if stored and outcome.details.get("machine_fault"):
             raise MachineError(f"{record.handle} could not run: {outcome.cause}; repair this and call finalize again")
 

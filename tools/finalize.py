@@ -22,6 +22,7 @@ from .cognition import complete_curves, computed_summary, good_configurations, s
 from .confirming import Standing, confirm_until, confirmation_of, repetition_directories
 from .help_text import described
 from .members import check_model
+from .recording import end_recorded, freeze_recorded
 from .results import ConfirmationProgress, FinalResult
 from .rule_counts import count_rules
 from .states import delete_states
@@ -134,7 +135,8 @@ def freeze(ws: Workspace, session: SessionRecord, text: str, rules: list[RuleInp
             profile=session.profile,
         )
     )
-    if not ws.memory.sessions.set_state(session.id, "open", "frozen", selected=selected.handle):
+    models = [] if session.replay else _examined(ws, session, selected.handle)
+    if not freeze_recorded(ws, session, selected, models):
         raise SessionError(f"session {session.id} is being finalized by another process; see list_sessions")
     for inbox in ws.inboxes(session):
         retire(inbox)
@@ -173,7 +175,7 @@ def _look(ws: Workspace, session: SessionRecord) -> FinalResult:
         raise _still_examining(session)
     if result is None and not has_looked(ws.home, session.id):
         result = _examine(ws, session)
-    ws.memory.sessions.set_state(session.id, "attempted", "revealed" if result else "void")
+    end_recorded(ws, session.id, result)
     return final_result(ws, ws.memory.sessions.get(session.id), result)
 
 
@@ -212,7 +214,7 @@ def _examine(ws: Workspace, session: SessionRecord) -> TestResult:
             return result
         if examining:
             raise _still_examining(session) from None
-        ws.memory.sessions.set_state(session.id, "attempted", "void")
+        end_recorded(ws, session.id, None)
         raise SessionError(f"the look at the test set was used but gave no result: {error}") from None
 
 

@@ -14,6 +14,7 @@ from ..trials.places import most_places
 from .contents import same_content
 from .guidance import budget_of, next_step
 from .help_text import described
+from .recording import open_recorded
 from .results import OpenedSession
 from .sync import sync_session
 from .transfer import prior_of
@@ -83,9 +84,7 @@ def _new_session(ws: Workspace, data: Manifest, backbone: str) -> SessionRecord:
         replay=replay_source(ws, backbone),
     )
     same, taken = same_content(ws, data.dataset_id), ws.session_names_on_disk()
-    with ws.memory.database.writing():  # so that no other process opens one between the count and the insert
-        _refuse_too_many(ws, record, same)
-        return ws.memory.sessions.open(record, taken=taken)
+    return open_recorded(ws, record, taken, lambda: _refuse_too_many(ws, record, same))
 
 
 def _refuse_too_many(ws: Workspace, record: SessionRecord, same: Collection[str]) -> None:

@@ -21,6 +21,7 @@ from .observation import observe
 from .places import occupation, share_of
 from .proposing import followed_proposal
 from .racing import prepare_race
+from .recording import finish_recorded, start_recorded
 from .results import TrialObservation
 from .reuse import copy_equal_trial
 from .states import state_to_continue
@@ -114,7 +115,7 @@ def start_trial(
     replay = ws.replay_of(session)
     cells = replay.cells_of(request) if replay else []
     members = [] if replay else members_for(ws, session, request.configuration)
-    started = ws.memory.trials.start(request, seen=seen)
+    started = start_recorded(ws, request, seen=seen)
     directory = ws.trial_directory(session.id, started.handle)
     spec = _spec(ws, session, started, dataset_dir, members)
     try:
@@ -127,7 +128,7 @@ def start_trial(
         machine_fault = isinstance(error, MachineError)
         details = {"machine_fault": True} if machine_fault else {}
         crash = TrialOutcome(status="crashed", verdict="crash", reason=str(error), cause=str(error), details=details)
-        ws.memory.trials.finish(session.id, started.handle, crash)
+        finish_recorded(ws, session.id, started.handle, crash)
         if not machine_fault:
             raise
     return started.handle

@@ -25,6 +25,7 @@ from ..training.spec import RANKS, SWEPT_RANKS, TrialResult, TrialSpec, read_spe
 from ..trials.launcher import TrialState, ended_at
 from ..trials.launching import launcher_of
 from .places import started_at
+from .recording import finish_recorded
 from .rule_counts import count_rules
 from .states import prune_states
 from .stopping import stopped_outcome
@@ -103,7 +104,7 @@ def _record(ws: Workspace, session: SessionRecord, record: TrialRecord, state: T
         best = outcome.details.get("best_setting")
         choice = None if best is None else chosen(record, _base_config(ws, session, record), best)
         judged = outcome.status == "finished"
-        if ws.memory.trials.finish(session.id, record.handle, outcome, choice, judged=judged):
+        if finish_recorded(ws, session.id, record.handle, outcome, choice, judged=judged):
             count_rules(ws, session, record.changed)
 
 

@@ -1,0 +1,114 @@
+"""The audit log of a home compared with everything else that the home has recorded."""
+
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..data.catalogue import Catalogue
+from ..data.errors import DataError, SealError
+from ..examiner.audit import AuditLog
+from ..examiner.entries import Anchor, Line, digest_of
+from ..examiner.ledger import Ledger
+from ..examiner.receipts import is_signed, known_public_key
+from ..examiner.request import read_revealed
+from ..examiner.vault import PUBLIC, Vault, file_exists, read_key
+from ..examiner.walk import Finding, RecordedSession, RecordedTrial, Records, walk
+from ..memory.records import SessionRecord, TrialRecord
+from ..memory.store import Memory
+from .receipts import stored_receipts
+from .recorded_facts import budget_of, dataset_facts, file_hashes, ndcg10_of, session_facts, trial_digest
+from .workspace import trial_directory
+
+
+def walk_home(home: Path) -> list[Finding]:
+    """Everything in a home that does not fit to its audit log. Raises HomeError, MemoryStoreError."""
+    found: list[Finding] = []
+    lines, anchor, records = _moment(home, found)
+    sessions = [_with_files(home, session) for session in records.sessions]  # hashing takes long, so without the lock
+    records = replace(records, sessions=sessions, datasets=_datasets(home, found), keys=_keys(Vault(home)))
+    return [*walk(lines, anchor, records), *found]
+
+
+def _moment(home: Path, found: list[Finding]) -> tuple[list[Line], Anchor | None, Records]:
+    """Log, memory.db, look ledger, results and receipts as they are at one moment."""
+    directory, path = Vault(home).directory, home / "memory.db"
+    with ExitStack() as opened:
+        # Opened before the log is locked, because opening may wait for a writer, which may wait for the log
+        memory = opened.enter_context(Memory(path)) if path.exists() else None
+        lines, anchor = opened.enter_context(AuditLog(directory).snapshot())
+        sessions = [_session(memory, session) for session in memory.sessions.all()] if memory else []
+        results = {session.id: digest for session in sessions if (digest := _result_of(home, session.id))}
+        looks = Ledger(directory).looks()
+        return lines, anchor, Records(sessions, looks, results, _receipts(home, found))
+
+
+def _session(memory: Memory, session: SessionRecord) -> RecordedSession:
+    trials = [*memory.trials.all(session.id), *memory.trials.repetitions(session.id)]
+    return RecordedSession(
+        id=session.id,
+        state=session.state,
+        selected=session.selected,
+        facts=session_facts(session),
+        budget=budget_of(session),
+        trials=[_trial(trial) for trial in trials],
+    )
+
+
+def _trial(trial: TrialRecord) -> RecordedTrial:
+    return RecordedTrial(
+        handle=trial.handle,
+        status=trial.status,
+        verdict=trial.outcome.verdict if trial.outcome else None,
+        ndcg10=ndcg10_of(trial),
+        config_hash=trial.config_hash,
+        digest=trial_digest(trial),
+    )
+
+
+def _with_files(home: Path, session: RecordedSession) -> RecordedSession:
+    """The session with the hashes of the files of its finished trials."""
+    trials = [
+        replace(trial, files=file_hashes(trial_directory(home, session.id, trial.handle)))
+        if trial.status == "finished" else trial
+        for trial in session.trials
+    ]  # fmt: skip
+    return replace(session, trials=trials)
+
+
+def _result_of(home: Path, session: str) -> str:
+    try:
+        result = read_revealed(home, session)
+    except SealError:
+        return "damaged"
+    return digest_of(result.model_dump()) if result else ""
+
+
+def _receipts(home: Path, found: list[Finding]) -> dict[str, tuple[int, str]]:
+    try:
+        receipts = stored_receipts(home)
+    except SealError as error:
+        found.append(Finding("fail", f"a receipt in the vault is damaged: {error}"))
+        return {}
+    key = known_public_key(Vault(home))
+    for session, receipt in receipts.items():
+        if receipt.public_key != key or not is_signed(receipt):
+            found.append(Finding("fail", f"the receipt of session {session} was not signed by this vault"))
+    return {session: (receipt.log.length, receipt.log.head) for session, receipt in receipts.items()}
+
+
+def _datasets(home: Path, found: list[Finding]) -> dict[str, dict[str, Any]]:
+    catalogue, datasets = Catalogue(home), {}
+    for name in catalogue.names():
+        try:
+            datasets[name] = dataset_facts(catalogue.path(name))
+        except DataError as error:
+            found.append(Finding("fail", f"dataset {name}: {error}"))
+    return datasets
+
+
+def _keys(vault: Vault) -> dict[str, str]:
+    keys = {"receipts": known_public_key(vault)}
+    if file_exists(vault.directory / PUBLIC):
+        keys["seal"] = read_key(vault.directory / PUBLIC).hex()
+    return {name: key for name, key in keys.items() if key}
