@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..tools.workspace import Settings
+from ..training.private_process import forbid_core_dumps, forbid_inspection
 from .app import build_server
 from .streamable_http import serve_http
 
@@ -29,6 +30,8 @@ def serve(
     forwards HTTP requests to this server. Raises ServerError for a missing or weak token and for a port in use, and
     whatever `build_server` raises.
     """
+    forbid_core_dumps()
+    forbid_inspection()  # the token and the keys of language models are in this process
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("virtualmle").setLevel(logging.INFO)
     if transport == "http":
