@@ -25,7 +25,7 @@ def last_line(script: str, home: Path) -> str:
 
 def test_a_worker_gets_what_it_needs_and_no_secret() -> None:
     needed = {
-        "PATH": "/bin", "HOME": "/home/a", "LC_ALL": "C", "CUDA_VISIBLE_DEVICES": "1", "OMP_NUM_THREADS": "2",
+        "PATH": "/bin", "HOME": "/somebody", "LC_ALL": "C", "CUDA_VISIBLE_DEVICES": "1", "OMP_NUM_THREADS": "2",
         "PYTORCH_CUDA_ALLOC_CONF": "x", "TRITON_CACHE_DIR": "/c", "NVIDIA_VISIBLE_DEVICES": "all", "TMPDIR": "/t",
         "LD_LIBRARY_PATH": "/lib", "VIRTUALMLE_CONFINE": "off",
     }  # fmt: skip
