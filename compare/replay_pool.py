@@ -12,6 +12,7 @@ from typing import IO
 
 from ..data.errors import ReplayError
 from ..training.cells import CellsJob, JobDone
+from ..training.environment import worker_environment
 
 COMMAND = [sys.executable, "-P", "-m", "virtualmle.training.cell_worker"]
 LAST_CHARACTERS = 600
@@ -54,7 +55,7 @@ class _Worker:
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `end`
         self._process = subprocess.Popen(
             COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True, encoding="utf-8",
-            env={**os.environ, "PYTHONUTF8": "1"}, start_new_session=True,
+            env=worker_environment(os.environ), start_new_session=True,
         )  # fmt: skip
 
     def run(self, job: CellsJob) -> float:

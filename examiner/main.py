@@ -21,6 +21,7 @@ from ..data.atomic import write_bytes, write_json
 from ..data.commitment import targets_digest
 from ..data.errors import SealError, TrialError, VirtualMLEError
 from ..data.histories import Histories
+from ..data.locks import keep_passed_lock
 from ..data.prepared import PreparedDataset
 from ..models.config import TrialConfig
 from ..models.priors import PriorTables, ScorePriors
@@ -30,6 +31,7 @@ from ..training.ensembles import LoadedMember, load_members, rank_ensemble
 from ..training.evaluate import evaluate_targets
 from ..training.member_files import beside
 from ..training.metrics import metrics_from_ranks, ndcg_per_user
+from ..training.private_process import forbid_inspection, start_privately
 from ..training.ranking import Ranks
 from ..training.spec import CHECKPOINT, TrialResult, read_result, read_spec
 from .ledger import Ledger, Look
@@ -188,6 +190,9 @@ def main() -> int:
     parser.add_argument("--model", type=Path, nargs="+", required=True)
     parser.add_argument("--key-file", type=Path)
     arguments = parser.parse_args()
+    keep_passed_lock()
+    start_privately()
+    forbid_inspection()
     try:
         examine(
             arguments.home, arguments.session, arguments.trial, arguments.model, arguments.dataset, arguments.key_file

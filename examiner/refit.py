@@ -31,6 +31,7 @@ from ..serving.assembly import contents_of
 from ..serving.layout import ORIGINAL_ID
 from ..training.checkpoint import load_checkpoint
 from ..training.pipeline import loss_precision, set_up_device
+from ..training.private_process import forbid_core_dumps, forbid_inspection
 from ..training.spec import CHECKPOINT, read_result, read_spec
 from ..training.whole import train_whole
 from .ledger import Ledger
@@ -192,6 +193,8 @@ def _report(message: RefitProgress) -> None:
 def main() -> int:
     """Serve one request from standard input; errors that the caller can correct become a message."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))  # so that temporary files are deleted
+    forbid_core_dumps()
+    forbid_inspection()
     request = RefitRequest.model_validate_json(sys.stdin.readline())
     keep_private(request.umask)
     try:

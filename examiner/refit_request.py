@@ -18,6 +18,7 @@ from typing import IO, Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from ..data.errors import SealError
+from ..training.environment import worker_environment
 
 MODULE = "virtualmle.examiner.refit"
 END_SECONDS = 20.0  # that an interrupted process has to delete its temporary files
@@ -91,7 +92,7 @@ def refit(
         stderr=subprocess.PIPE,
         text=True,
         cwd=request.home,
-        env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ},  # as in trial workers: spinning threads starve each other
+        env=worker_environment(os.environ),
         start_new_session=os.name == "posix",
     )
     errors: deque[str] = deque(maxlen=1)  # in memory, because a message could hold an event

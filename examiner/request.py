@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..data.errors import SealError
+from .examining import lock_to_pass
 from .ledger import Ledger, Look, second_look_message
 from .vault import Vault
 
@@ -88,7 +88,7 @@ def examine(
     command += ["--model", *(str(directory.resolve()) for directory in models)]
     if key_file:
         command += ["--key-file", str(key_file.resolve())]
-    _run(command, session, timeout, home.resolve())
+    _run(command, vault, session, timeout)
     result = read_revealed(home, session)
     if result is None:
         raise SealError(f"the examiner of session {session} ended without a result; the session's look is used")
@@ -120,29 +120,24 @@ def has_looked(home: Path, session: str) -> bool:
     return Ledger(Vault(home).directory).find(session) is not None
 
 
-def in_progress(home: Path, session: str) -> bool:
-    """Whether an examiner of this session is running on this machine, even if its server has died."""
-    command = [MODULE, "--home", str(home.resolve()), "--session", session]
-    lines = (process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"]))
-    return any(line[line.index(MODULE) :][: len(command)] == command for line in lines if MODULE in line)
-
-
 def looks(home: Path) -> list[Look]:
     """Every look in this home, oldest first."""
     return Ledger(Vault(home).directory).looks()
 
 
-def _run(command: list[str], session: str, timeout: float, cwd: Path) -> None:
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=cwd,  # this process's own may have been deleted
-        env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ},  # as in trial workers: spinning threads starve each other
-        start_new_session=os.name == "posix",
-    )
+def _run(command: list[str], vault: Vault, session: str, timeout: float) -> None:
+    with lock_to_pass(vault, session) as (environment, descriptors):
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=vault.directory.resolve(),  # this process's own may have been deleted
+            env=environment,
+            pass_fds=descriptors,
+            start_new_session=os.name == "posix",
+        )
     try:
         stdout, stderr = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:

@@ -9,6 +9,7 @@ import anyio
 
 from ..data.permissions import keep_private
 from ..tools.workspace import Settings
+from ..training.private_process import forbid_core_dumps, forbid_inspection
 from .app import build_server
 from .connections import HttpLimits
 from .log import start_log
@@ -36,6 +37,8 @@ def serve(
     weak token and for a port in use, and whatever `build_server` raises.
     """
     keep_private()
+    forbid_core_dumps()
+    forbid_inspection()  # the token and the keys of language models are in this process
     start_log("%(levelname)s %(name)s: %(message)s")
     if transport == "http":
         serve_http(home, settings, host, port, token, allowed_hosts, limits)

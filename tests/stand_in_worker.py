@@ -15,10 +15,12 @@ from virtualmle.training.spec import (
     read_spec,
     write_model,
 )
+from virtualmle.training.trial_lock import OWN_LOCK
 
 
 def main(directory: Path) -> None:
     """Simulate one trial in `directory`."""
+    OWN_LOCK.keep()
     spec = read_spec(directory)
     action = spec.config["do"]
     if action == "ignore SIGTERM":

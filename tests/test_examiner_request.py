@@ -18,9 +18,10 @@ from virtualmle.data.histories import Histories
 from virtualmle.data.prepare import prepare
 from virtualmle.data.prepared import SEALED, PreparedDataset, PrepareOptions
 from virtualmle.data.readers import Log
+from virtualmle.examiner.examining import in_progress, lock_to_pass
 from virtualmle.examiner.main import examine as examine_in_process
 from virtualmle.examiner.main import histories_before_test, load_candidate
-from virtualmle.examiner.request import MODULE, TestResult, examine, in_progress, looks, read_revealed
+from virtualmle.examiner.request import MODULE, TestResult, examine, looks, read_revealed
 from virtualmle.examiner.vault import Vault
 from virtualmle.models.config import make_config
 from virtualmle.models.priors import ScorePriors
@@ -209,18 +210,49 @@ def test_an_examiner_that_exceeds_its_time_limit_is_stopped(scene: Scene) -> Non
     assert read_revealed(scene.home, "toy-sasrec-1") is None
 
 
-def test_a_running_examiner_is_visible_to_any_process(tmp_path: Path) -> None:
-    tail = [MODULE, "--home", str(tmp_path.resolve()), "--session", "toy-sasrec-1", "--trial", "t"]
+HOLD = "from virtualmle.data.locks import keep_passed_lock\nkeep_passed_lock(); print(flush=True); input()"
+
+
+def examining(home: Path, session: str) -> "subprocess.Popen[str]":
+    """A process that holds the lock of an examiner, which it inherited from this process."""
+    with lock_to_pass(Vault(home), session) as (environment, descriptors):
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env=environment, pass_fds=descriptors,
+        )  # fmt: skip
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
+
+
+def test_a_running_examiner_is_visible_to_any_process_until_it_is_killed(tmp_path: Path) -> None:
     assert not in_progress(tmp_path, "toy-sasrec-1")
+    with examining(tmp_path, "toy-sasrec-1") as process:
+        assert in_progress(tmp_path, "toy-sasrec-1")
+        assert not in_progress(tmp_path, "toy-sasrec-10")
+        assert not in_progress(tmp_path / "other", "toy-sasrec-1")
+        process.kill()
+        process.communicate()
+        assert not in_progress(tmp_path, "toy-sasrec-1")
+
+
+def test_a_second_examiner_of_a_session_waits_for_the_first_and_uses_no_look(scene: Scene) -> None:
+    with examining(scene.home, "toy-sasrec-1") as process:
+        with pytest.raises(SealError, match="another process examines session toy-sasrec-1"):
+            scene.examine()
+        process.communicate("\n")
+    assert looks(scene.home) == []
+
+
+def test_a_process_with_the_words_of_an_examiner_keeps_nobody_waiting(scene: Scene) -> None:
+    tail = [MODULE, "--home", str(scene.home.resolve()), "--session", "toy-sasrec-1", "--trial", "t"]
     command = [sys.executable, "-c", "print(flush=True); input()", *tail]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        assert in_progress(tmp_path, "toy-sasrec-1")
-        assert not in_progress(tmp_path, "toy-sasrec-10")
-        assert not in_progress(tmp_path / "other", "toy-sasrec-1")
+        assert not in_progress(scene.home, "toy-sasrec-1")
+        assert scene.examine().look == 1
         process.communicate("\n")
-    assert not in_progress(tmp_path, "toy-sasrec-1")
 
 
 def test_a_trial_that_is_unfinished_or_of_another_dataset_is_refused(scene: Scene) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from virtualmle.models.config import make_config
 from virtualmle.training import pipeline
+from virtualmle.training.confinement import confinement_here
 from virtualmle.training.metrics import best_setting, clip_ranks, metrics_from_ranks
 from virtualmle.training.spec import (
     CHECKPOINT,
@@ -72,6 +73,7 @@ def test_equal_specs_give_equal_bits_and_a_complete_result(backbone, make_trial)
     process, result = start(first), read_result(first)
     assert (process.returncode, process.stderr) == (0, "")
     assert result.status == "finished" and result.cause is None and result.device == "cpu"
+    assert result.confined == confinement_here()
     assert [record.epoch for record in result.curve] == [1, 2]
     assert result.model_ndcg10 == result.curve[result.best_epoch - 1].ndcg10
     assert 0 < result.train_ndcg10 <= 1 and result.parameters > 0

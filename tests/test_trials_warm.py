@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from functools import partial
@@ -28,6 +29,7 @@ from virtualmle.training.spec import (
 )
 from virtualmle.training.trainer import fit
 from virtualmle.training.trial import Trial
+from virtualmle.training.trial_lock import holder, is_worked_on
 from virtualmle.trials import lease as leases
 from virtualmle.trials import warm
 from virtualmle.trials.launcher import TrialState, cancel, launch, poll
@@ -99,6 +101,31 @@ def test_a_warm_trial_is_timed_from_its_own_start(session: Session) -> None:
     assert lease.created < first_end <= lease.started, "the idle time between trials counts for neither"
     assert state.seconds == pytest.approx(last_change - lease.started)
     assert lease.deadline == pytest.approx(lease.started + spec.wall_seconds + WALL_SLACK_SECONDS)
+
+
+def test_a_warm_worker_holds_the_lock_of_the_trial_that_it_runs(session: Session) -> None:
+    session.run(session.spec("t001"))
+    launch(session.spec("t002", epochs=1000, patience=1000), session.home / "t002", inbox=session.inbox)
+    first, second = session.home / "t001", session.home / "t002"
+    assert is_worked_on(second) and holder(second) == session.pid("t002") == session.pid("t001")
+    assert is_worked_on(first) is False
+    os.kill(session.pid("t002"), signal.SIGKILL)
+    until(lambda: is_worked_on(second) is False)
+
+
+def test_a_warm_worker_refuses_a_dataset_that_was_overwritten_in_mid_session(session: Session, tmp_path: Path) -> None:
+    shutil.copytree(session.dataset, tmp_path / "dataset")
+    session.dataset = tmp_path / "dataset"
+    assert session.run(session.spec("t001")).status == "finished"
+    path = session.dataset / "valid_items.npy"
+    before, content = path.stat(), path.read_bytes()
+    path.chmod(0o600)
+    with path.open("r+b") as file:
+        file.write(content[:-4] + content[-8:-4])  # another validation target for the last user
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    state = session.run(session.spec("t002"))
+    assert session.pid("t002") == session.pid("t001") and state.status == "crashed"
+    assert "valid_items.npy' is damaged: its hash differs from the manifest" in (state.cause or "")
 
 
 def test_a_failed_trial_ends_its_worker_and_the_next_trial_starts_a_new_one(session: Session) -> None:

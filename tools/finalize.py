@@ -12,7 +12,8 @@ from pydantic import Field
 
 from ..data.errors import SealError, SessionError
 from ..data.wording import listed
-from ..examiner.request import TestResult, examine, has_looked, in_progress, read_revealed
+from ..examiner.examining import in_progress
+from ..examiner.request import TestResult, examine, has_looked, read_revealed
 from ..memory.records import Confirmation, SessionRecord, SummaryRecord, TrialRecord
 from ..sandbox.program import trials_measured
 from ..sandbox.statistics import selection_inflation

@@ -11,6 +11,8 @@ import threading
 import time
 from pathlib import Path
 
+from .worker_start import start
+
 PARENT = "VIRTUALMLE_PARENT"  # process id of the parent, in the environment: it may be gone before this module is read
 POLL_SECONDS = 0.2
 
@@ -23,6 +25,7 @@ def end_with(parent: int) -> None:
 
 
 if __name__ == "__main__":
+    start(sys.argv[1:], tcp=True)  # first, because it restricts this thread and those that are started later
     threading.Thread(target=end_with, args=(int(os.environ[PARENT]),), daemon=True).start()
     from .worker import main  # imports torch, which takes seconds: the parent is watched from the start
 

@@ -29,8 +29,9 @@ from ..models.priors import ScorePriors
 from .cells import Cell, CellsJob, CellTask, JobDone, clipped, encoded, frame_of
 from .errors import TrainingError
 from .evaluate import encode_users, evaluate_targets, train_histories, train_sample_ndcg
+from .inputs import load_dataset
 from .metrics import metrics_from_ranks
-from .pipeline import load_dataset, loss_precision, set_up_device
+from .pipeline import loss_precision, set_up_device
 from .spec import EpochRecord
 from .trainer import FitResult, fit
 

@@ -26,10 +26,12 @@ from ..models.knobs.ensemble import members_of
 from ..models.priors import PriorTables
 from .baselines import baseline_metrics
 from .checkpoint import save_checkpoint
+from .confinement import Confinement
 from .ensembles import load_members, rank_ensemble, stored_states, total_parameters
 from .epoch_ranks import race_in, write_epoch_ranks
 from .errors import StateError, TrainingError
 from .evaluate import encode_users, evaluate_variants, train_histories, train_sample_ndcg
+from .inputs import load_dataset
 from .judging import Judging
 from .metrics import best_setting, clip_ranks, metrics_from_ranks
 from .popularity import popularity_ndcg10
@@ -52,7 +54,7 @@ def run(trial: Trial, spec: TrialSpec) -> None:
     device = set_up_device(spec.device, spec.threads)
     config = TrialConfig(**spec.config)
     precision = "ieee" if spec.members else loss_precision(spec.device, device, config)
-    trial.record(device=_device_name(device, precision))
+    trial.record(device=_device_name(device, precision), confined=Confinement.state)
     trial.report(stage="loading", epochs=0 if spec.members else config.epochs)
     dataset = load_dataset(Path(spec.dataset_dir))
     if config.ensemble:
@@ -224,19 +226,6 @@ def _device_name(device: torch.device, precision: str) -> str:
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)})"
     return BFLOAT16_CPU if precision == BFLOAT16 else "cpu"
-
-
-_loaded: dict[tuple[str, int], PreparedDataset] = {}
-
-
-def load_dataset(directory: Path) -> PreparedDataset:
-    """The dataset, loaded and verified once per process, and again if its manifest has changed."""
-    manifest = directory / "manifest.json"
-    identity = (str(directory), manifest.stat().st_mtime_ns if manifest.exists() else 0)
-    if identity not in _loaded:
-        _loaded.clear()
-        _loaded[identity] = PreparedDataset.load(directory)
-    return _loaded[identity]
 
 
 def _write_array(path: Path, array: NDArray[Any]) -> None:

@@ -126,6 +126,7 @@ class TrialResult(BaseModel):
     files: dict[str, str] = {}  # SHA-256 of ranks, states and checkpoint by file name
     peak_bytes: int = 0  # largest resident memory of the process during the trial
     device: str = ""
+    confined: str = ""  # how the process was kept from all other files: "landlock ABI 7", or why it was not
     torch_version: str = ""
     engine: str = ""  # as `engine_version` returns it
 

@@ -6,6 +6,8 @@ the process immediately, without a result.
 
 With an inbox the process waits for up to SECONDS after a finished trial, with torch and the dataset loaded, and runs
 the next trial that is offered in the inbox (`inbox.py`). It exits after a failed trial, and if the inbox is deleted.
+
+Where the kernel allows it, the process can open little else than these files (`confinement.py`).
 """
 
 import gc
@@ -15,9 +17,15 @@ import os
 # on a machine whose other core is busy; threads that sleep have no measurable cost on an idle machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import sys
+
+if __name__ == "__main__":
+    from .worker_start import start
+
+    start(sys.argv[1:])  # before torch is imported, see there
+
 import errno
 import signal
-import sys
 import threading
 import traceback
 from pathlib import Path
@@ -26,6 +34,7 @@ import torch
 
 from ..data.errors import MachineError, VirtualMLEError
 from .inbox import take_order
+from .inputs import check_unchanged
 from .pipeline import run
 from .spec import LOG, RESULT, read_spec
 from .trial import Trial
@@ -57,6 +66,7 @@ def _run_one(directory: Path) -> bool:
         spec = read_spec(directory)
         trial.limit(spec.wall_seconds)
         run(trial, spec)
+        check_unchanged(Path(spec.dataset_dir))
     except VirtualMLEError as error:
         cause, machine_fault = str(error), isinstance(error, MachineError)
     except Exception as error:  # outermost handler: the log gets the traceback, the agent one sentence

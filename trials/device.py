@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 from ..data.errors import MachineError
+from ..training.environment import worker_environment
 
 PROBE = """
 import sys, torch
@@ -23,11 +24,10 @@ def check_device(device: str) -> None:
     if not device.startswith("cuda"):
         return
     command = [sys.executable, "-P", "-c", PROBE, device]
-    environment = {**os.environ, "PYTHONUTF8": "1"}
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, encoding="utf-8", errors="replace", timeout=PROBE_SECONDS,
-            env=environment, check=False,
+            env=worker_environment(os.environ), check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return  # a slow disk says nothing about the device; the first trial checks it again

@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +24,8 @@ import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..data.errors import MachineError, TrialError
+from ..data.locks import PASSED
+from ..training.environment import worker_environment
 from ..training.spec import (
     INCUMBENT_RANKS,
     LOG,
@@ -38,6 +41,7 @@ from ..training.spec import (
     read_spec,
     write_model,
 )
+from ..training.trial_lock import take
 from .lease import (
     LEASE,
     TERM_SECONDS,
@@ -48,7 +52,7 @@ from .lease import (
     end_group,
     exit_code,
     find_worker,
-    is_held,
+    is_working,
     lease_of,
     read_lease,
 )
@@ -137,7 +141,8 @@ def poll(directory: Path, *, asked_at: float | None = None) -> TrialState:
     missing or damaged files: the trial then counts as crashed, with a cause.
     """
     lease = _lease(directory)
-    alive = lease is not None and is_held(lease)  # checked before the result: a worker writes its result, then exits
+    # Checked before the result: a worker writes its result, then exits
+    alive = lease is not None and is_working(directory, lease)
     try:
         result = result_of(directory)
     except ValueError:
@@ -187,13 +192,14 @@ def _start(
     if inbox is not None and keep_warm > 0:
         clear(inbox)
         warm_arguments = [str(inbox.resolve()), f"{keep_warm:g}"]
-    with (directory / LOG).open("ab") as log:
+    with (directory / LOG).open("ab") as log, lock_to_pass(directory) as (environment, descriptors):
         child = subprocess.Popen(
             [sys.executable, *WORKER_OPTIONS, module, str(directory), *warm_arguments],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=worker_environment(),
+            env=environment,
+            pass_fds=descriptors,
             cwd=cwd,
             start_new_session=True,  # the worker survives a closed terminal and a killed server
         )
@@ -206,13 +212,18 @@ def _start(
         end_group(lease)
 
 
-def worker_environment() -> dict[str, str]:
-    """The environment of a worker: that of this process, with absolute import paths and file names in UTF-8."""
-    given = os.environ.get("PYTHONPATH", "")
-    with contextlib.suppress(FileNotFoundError):  # the working directory was deleted, so relative entries are useless
-        given = os.pathsep.join(os.path.abspath(entry) for entry in given.split(os.pathsep) if entry)
-    path = {"PYTHONPATH": given} if given else {}
-    return {**os.environ, **path, "PYTHONSAFEPATH": "1", "PYTHONUTF8": "1"}
+@contextlib.contextmanager
+def lock_to_pass(directory: Path) -> Iterator[tuple[dict[str, str], tuple[int, ...]]]:
+    """The environment of a worker and the descriptor of its lock, which it inherits if it is started in this block."""
+    environment = worker_environment(os.environ)
+    descriptor = take(directory)
+    if descriptor is None:
+        yield environment, ()
+        return
+    try:
+        yield {**environment, PASSED: str(descriptor)}, (descriptor,)
+    finally:
+        os.close(descriptor)
 
 
 def _lease(directory: Path) -> Lease | None:

@@ -1,7 +1,8 @@
 """The lease on a trial: which process runs it, whether that process is alive, and how to end it.
 
-A process is identified by its pid *and* its start time, because the system reuses pids. A zombie counts as dead. Any
-process can read a lease, so a restarted server finds the workers of its predecessor.
+The process that holds the lock of a trial is its worker (training/trial_lock.py). The lease says which process that is,
+so that it can be sent a signal: by its pid *and* its start time, because the system reuses pids. A zombie counts as
+dead. Any process can read a lease, so a restarted server finds the workers of its predecessor.
 """
 
 import contextlib
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import psutil
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..training.trial_lock import holder, is_worked_on
 
 LEASE = "lease.json"
 
@@ -96,13 +99,24 @@ def is_held(lease: Lease) -> bool:
         return False
 
 
+def is_working(directory: Path, lease: Lease) -> bool:
+    """Whether the worker of the trial in `directory` is running: whether a process holds the trial's lock.
+
+    A trial without a lock (of an earlier version, or on a file system without locks) is worked on by the process that
+    its lease names.
+    """
+    reap_children()
+    locked = is_worked_on(directory)
+    return is_held(lease) if locked is None else locked
+
+
 def find_worker(directory: Path) -> psutil.Process | None:
-    """The worker that was started for this directory, in case its launcher died before it wrote the lease."""
-    for process in psutil.process_iter(["cmdline"]):
-        command = process.info["cmdline"] or []
-        if command[1:3] == WORKER_OPTIONS and command[4:5] == [str(directory.resolve())]:
-            return process
-    return None
+    """The process that holds the lock of this trial, in case its launcher died before it wrote the lease."""
+    pid = holder(directory) if is_worked_on(directory) else None
+    try:
+        return psutil.Process(pid) if pid else None
+    except psutil.NoSuchProcess:
+        return None
 
 
 def end_group(lease: Lease) -> bool:

@@ -15,10 +15,12 @@ import contextlib
 import hashlib
 import importlib.util
 import math
+import os
 import secrets
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..data.errors import ConfigError, MachineError, TrialError
 from ..data.locks import take_lock
+from ..training.environment import holds_secret, worker_environment
 from ..training.spec import SPEC, TrialSpec, write_model
 from .launcher import (
     TrialState,
@@ -33,7 +36,6 @@ from .launcher import (
     progress_of,
     read_stop,
     result_of,
-    worker_environment,
     write_stop,
 )
 from .lease import WORKER_OPTIONS, adopt_child
@@ -208,12 +210,18 @@ def _ensure_bridge(directory: Path, address: str) -> None:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=worker_environment(),
+                env=bridge_environment(os.environ),
                 cwd=folder,
                 pass_fds=(lock.fileno(),),
                 start_new_session=True,  # the bridge survives a closed terminal and a killed server
             )
     adopt_child(folder, child)
+
+
+def bridge_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a bridge: Ray's own variables, and all others except tokens, keys and passwords."""
+    passed = {name: value for name, value in environ.items() if name.startswith("RAY_") or not holds_secret(name)}
+    return {**passed, **worker_environment(environ)}
 
 
 def _age(path: Path) -> float:

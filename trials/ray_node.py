@@ -26,11 +26,12 @@ from ..data.atomic import write_bytes
 from ..data.errors import MachineError
 from ..training.bound_worker import PARENT
 from ..training.spec import LOG, SPEC, STATE, TrialSpec, engine_version, write_model
+from ..training.trial_lock import LOCK
 from .launcher import INPUTS, STOP, TrialState, cancel, launch, poll
 from .lease import LEASE, Lease, is_held, lease_of
 
 WORKER = "virtualmle.training.bound_worker"
-KEPT_HERE = {SPEC, LEASE, STOP, LOG, *INPUTS}
+KEPT_HERE = {SPEC, LEASE, LOCK, STOP, LOG, *INPUTS}
 """What does not return as a file: this machine's own files, what came from the head, and the log, sent in pieces."""
 
 UNUSED_SECONDS = 14 * 24 * 3600.0  # since the last trial of a node, after which its datasets are deleted

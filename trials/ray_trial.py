@@ -8,6 +8,7 @@ from typing import Any
 from ..data.atomic import write_bytes
 from ..data.errors import VirtualMLEError
 from ..training.spec import LOG, PROGRESS, RESULT, STATE, engine_version, read_spec, write_model
+from ..training.trial_lock import LOCK
 from .launcher import INPUTS, STOP, write_stop
 from .lease import LEASE
 from .ray_data import Datasets, dataset_id_in, sizes_to_send
@@ -21,7 +22,7 @@ DEATH_SECONDS = 20.0  # from the death of an actor until the cluster knows wheth
 STOP_SECONDS = 15.0  # for a node to end a worker and delete its files, before its actor is killed
 MESSAGE_CHARACTERS = 300  # of what Ray says
 RETRY_SECONDS = 1.0  # after a call to a node that does not answer for a moment
-NOT_SENT = {LEASE, STOP, LOG, PROGRESS, RAY, PLACED, *INPUTS}  # files of an earlier trial that no worker reads
+NOT_SENT = {LEASE, LOCK, STOP, LOG, PROGRESS, RAY, PLACED, *INPUTS}  # files of an earlier trial that no worker reads
 
 
 class Crash(Exception):
