@@ -21,6 +21,7 @@ import numpy.typing as npt
 import polars as pl
 
 from .atomic import write_bytes
+from .dataset_signature import DATASET_MAC, signature_file
 from .errors import DataError, HomeError
 from .holdout import Cuts, Holdout, cuts_of, parse_holdout
 from .names import check_name
@@ -56,9 +57,12 @@ LONGER = (2, 3, 4, 6, 8, 12)  # multiples of a hold-out that is too short, which
 Ints = npt.NDArray[np.int64]
 
 
-def prepare(log: Log, name: str, directory: Path, options: PrepareOptions, vault_public_key: bytes) -> Manifest:
+def prepare(
+    log: Log, name: str, directory: Path, options: PrepareOptions, vault_public_key: bytes, mac_key: bytes | None = None
+) -> Manifest:
     """Prepare `log` as the dataset `name` in the new directory `directory`, which appears complete or not at all.
 
+    mac_key: of the home's vault, which signs the dataset; without one, no home will open it.
     Raises DataError if the name is invalid or taken or the k-core filter leaves no interactions, SealError if the key
     is unusable, HomeError if the directory cannot be written.
     """
@@ -91,7 +95,8 @@ def prepare(log: Log, name: str, directory: Path, options: PrepareOptions, vault
     )
     sealed = seal(pack_test(split.test_items, split.test_timestamps, parts.fingerprint), vault_public_key, dataset_id)
     text = (manifest.model_dump_json(indent=1) + "\n").encode()
-    _write_directory(directory, {**visible, SEALED: sealed, MANIFEST: text})
+    signed = {DATASET_MAC: signature_file(mac_key, text, sealed)} if mac_key else {}
+    _write_directory(directory, {**visible, SEALED: sealed, MANIFEST: text, **signed})
     return manifest
 
 

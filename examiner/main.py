@@ -30,6 +30,7 @@ from ..training.member_files import beside
 from ..training.metrics import metrics_from_ranks, ndcg_per_user
 from ..training.ranking import Ranks
 from ..training.spec import CHECKPOINT, TrialResult, read_result, read_spec
+from .authenticity import check_signatures
 from .ledger import Ledger, Look
 from .request import TestResult
 from .unseal import Targets, open_test
@@ -62,6 +63,7 @@ def examine(
     vault = Vault(home)
     dataset = PreparedDataset.load(dataset_dir)
     candidates = [load_candidate(directory, dataset) for directory in models]
+    check_signatures(vault, dataset_dir, dataset.dataset_id, session, models)
     private_key = read_key(key_file) if key_file else vault.private_key()
     targets = open_test(dataset_dir, private_key, dataset.dataset_id, dataset.num_users)
     path = _check_result_path(vault, session)

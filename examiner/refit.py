@@ -20,6 +20,7 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
+from ..data.dataset_signature import check_dataset
 from ..data.errors import DataError, SealError, TrialError, VirtualMLEError
 from ..data.prepared import ITEM_IDS, USER_IDS, PreparedDataset
 from ..models.config import TrialConfig
@@ -30,6 +31,7 @@ from ..training.checkpoint import load_checkpoint
 from ..training.pipeline import loss_precision, set_up_device
 from ..training.spec import CHECKPOINT, read_result, read_spec
 from ..training.whole import train_whole
+from .authenticity import check_signatures
 from .ledger import Ledger
 from .refit_request import MemberToRefit, OpenSession, Publish, RefitProgress, RefitRequest
 from .unseal import Targets, open_test
@@ -63,16 +65,19 @@ def run(
     recorded = [_trained(member) for member in request.members]
     device = set_up_device(request.device, request.threads)
     vault = Vault(Path(request.home))
+    for member in request.members:
+        session, directory = member.name.partition("/")[0], Path(member.directory)
+        check_signatures(vault, dataset_dir, dataset.dataset_id, session, [directory])
     key = read_key(Path(request.key_file)) if request.key_file else vault.private_key()
     targets = open_test(dataset_dir, key, dataset.dataset_id, dataset.num_users)
     events = all_events(dataset, targets)
-    check_open_sessions(open_sessions(), dataset_dir, events, key)
+    check_open_sessions(open_sessions(), dataset_dir, events, key, vault)
     Ledger(vault.directory).record_refit(request.session, dataset.name, dataset.dataset_id, targets.fingerprint)
     members = _train(recorded, events, request.device, device, report)
     scoring = TrialConfig(**request.scoring)
     contents = contents_of(members, scoring, dataset_dir, request.card, events, "all events")
     report(RefitProgress(stage="trained"))
-    check_open_sessions(open_sessions(), dataset_dir, events, key)
+    check_open_sessions(open_sessions(), dataset_dir, events, key, vault)
     write_export(destination, contents, overwrite=request.overwrite)
 
 
@@ -95,7 +100,7 @@ def all_events(dataset: PreparedDataset, targets: Targets) -> PreparedDataset:
 
 
 def check_open_sessions(
-    sessions: Sequence[OpenSession], dataset_dir: Path, events: PreparedDataset, key: bytes
+    sessions: Sequence[OpenSession], dataset_dir: Path, events: PreparedDataset, key: bytes, vault: Vault
 ) -> None:
     """Raise SealError if a test event of an open session is one of `events`: its agent could read it from the export.
 
@@ -106,7 +111,7 @@ def check_open_sessions(
     known = _rows(dataset_dir, users, events.items, events.timestamps)
     for each in sessions:
         directory = Path(each.dataset_dir)
-        hidden = _hidden(each, key)
+        hidden = _hidden(each, key, vault)
         rows = _rows(directory, hidden.users, hidden.items[hidden.users], hidden.timestamps[hidden.users])
         if known.join(rows, on=rows.columns, how="semi").height:
             raise SealError(
@@ -115,10 +120,11 @@ def check_open_sessions(
             )
 
 
-def _hidden(session: OpenSession, key: bytes) -> Targets:
+def _hidden(session: OpenSession, key: bytes, vault: Vault) -> Targets:
     """The test events of an open session."""
     directory = Path(session.dataset_dir)
     try:
+        check_dataset(directory, vault.mac_key())
         dataset = PreparedDataset.load(directory)
         return open_test(directory, key, dataset.dataset_id, dataset.num_users)
     except (DataError, SealError) as error:
