@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.catalogue import Catalogue
+from ..data.dataset_signature import DATASET_MAC
 from ..data.errors import VirtualMLEError
 from ..data.prepared import ARRAYS, ITEM_IDS, MANIFEST, SEALED, TIME_ARRAYS, USER_IDS, array_file
 from ..data.wording import counted
-from ..examiner.vault import PRIVATE, Vault
+from ..examiner.vault import MAC_KEY, PRIVATE, Vault
 from ..memory.store import Memory
 from ..sandbox.protocol import load_protocol
 from .permission_checks import permissions
@@ -40,7 +41,7 @@ cuda = torch.cuda.is_available()
 print(json.dumps({"torch": torch.__version__, "triton": triton_version, "threads": torch.get_num_threads(),
                   "cuda": torch.version.cuda, "device": torch.cuda.get_device_name(0) if cuda else None}))
 """
-VISIBLE_FILES = {MANIFEST, SEALED, USER_IDS, ITEM_IDS, *map(array_file, ARRAYS | TIME_ARRAYS)}
+VISIBLE_FILES = {MANIFEST, SEALED, DATASET_MAC, USER_IDS, ITEM_IDS, *map(array_file, ARRAYS | TIME_ARRAYS)}
 """All files that belong in the directory of a prepared dataset; only the sealed one contains test targets."""
 
 
@@ -150,7 +151,9 @@ def _vault(home: Path) -> Finding:
     if not vault.directory.exists():
         return Finding("vault", "ok", "none yet; it will be created with the first dataset")
     open_to_others = [
-        path.name for path in (vault.directory, vault.directory / PRIVATE) if path.exists() and _others_may_read(path)
+        path.name
+        for path in (vault.directory, vault.directory / PRIVATE, vault.directory / MAC_KEY)
+        if path.exists() and _others_may_read(path)
     ]
     if open_to_others:
         names = " and ".join(open_to_others)

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..data.atomic import write_bytes
 from ..data.catalogue import Catalogue
 from ..data.errors import HomeError
-from ..examiner.vault import OWNER_ONLY, PRIVATE, PUBLIC, Vault, file_exists
+from ..examiner.vault import MAC_KEY, OWNER_ONLY, PRIVATE, PUBLIC, Vault, file_exists
 from ..memory.portable import collect
 from ..memory.store import Memory
 
@@ -56,7 +56,8 @@ def _copy_keys(source: Vault, target: Vault) -> None:
     if not file_exists(source.directory / PUBLIC):
         return
     target.create_directory()
-    for name in (PRIVATE, PUBLIC):
+    signing = (MAC_KEY,) if not file_exists(target.directory / PUBLIC) else ()  # an older one adopts
+    for name in (*signing, PRIVATE, PUBLIC):
         if file_exists(source.directory / name) and not file_exists(target.directory / name):
             write_bytes(target.directory / name, (source.directory / name).read_bytes(), OWNER_ONLY)
 

@@ -104,7 +104,7 @@ class Catalogue:
         options = options or PrepareOptions()
         log = read_log(file, **asdict(reading or Reading()), cleaning=cleaning)
         with self._destination(name, replace) as directory:
-            manifest = prepare(log, name, directory, options, public_key)
+            manifest = prepare(log, name, directory, options, public_key, self._mac_key())
         self._save_source(
             name,
             {
@@ -141,7 +141,8 @@ class Catalogue:
         if name not in self.names():
             frame = generate_demo()
             log = Log(frame, {role: role for role in ROLES}, frame.height)
-            self._register_once(name, lambda: prepare(log, name, self.root / name, options, public_key))
+            keys = public_key, self._mac_key()
+            self._register_once(name, lambda: prepare(log, name, self.root / name, options, *keys))
             self._save_origin(name, DEMO)
         return self.root / name
 
@@ -163,7 +164,7 @@ class Catalogue:
         download(source.url, file, progress)
         log = read_log(file)
         _check_counts(name, log, source.expected)
-        manifest = prepare(log, registered, self.root / registered, options, public_key)
+        manifest = prepare(log, registered, self.root / registered, options, public_key, self._mac_key())
         self._save_origin(registered, name)
         file.unlink()
         return manifest
@@ -246,6 +247,11 @@ class Catalogue:
                 f"{str(self._vault_directory)!r} cannot be created ({error.strerror}); choose another home with --home"
             ) from None
         return self._vault_directory
+
+    def _mac_key(self) -> bytes | None:
+        """The vault's key for signing; None if it has none yet, and then signs what exists when it gets one."""
+        path = self._vault_directory / "mac_key"
+        return path.read_bytes() if path.exists() else None
 
     def _source_path(self, name: str) -> Path:
         return self._vault_directory / "sources" / f"{name}.json"

@@ -23,6 +23,7 @@ import polars as pl
 
 from .atomic import write_bytes
 from .commitment import commitment_of, new_nonce, targets_digest, with_commitment
+from .dataset_signature import DATASET_MAC, signature_file
 from .errors import DataError, HomeError
 from .holdout import Cuts, Holdout, cuts_of, parse_holdout
 from .item_names import nameless_items, sealed_names, without_names
@@ -62,9 +63,12 @@ LONGER = (2, 3, 4, 6, 8, 12)  # multiples of a hold-out that is too short, which
 Ints = npt.NDArray[np.int64]
 
 
-def prepare(log: Log, name: str, directory: Path, options: PrepareOptions, vault_public_key: bytes) -> Manifest:
+def prepare(
+    log: Log, name: str, directory: Path, options: PrepareOptions, vault_public_key: bytes, mac_key: bytes | None = None
+) -> Manifest:
     """Prepare `log` as the dataset `name` in the new directory `directory`, which appears complete or not at all.
 
+    mac_key: of the home's vault, which signs the dataset; without one, no home will open it.
     Raises DataError if the name is invalid or taken or the k-core filter leaves no interactions, SealError if the key
     is unusable, HomeError if the directory cannot be written.
     """
@@ -104,7 +108,8 @@ def prepare(log: Log, name: str, directory: Path, options: PrepareOptions, vault
     )
     sealed = with_commitment(seal(payload, vault_public_key, dataset_id), commitment)
     text = (manifest.model_dump_json(indent=1) + "\n").encode()
-    _write_directory(directory, {**visible, SEALED: sealed, MANIFEST: text})
+    signed = {DATASET_MAC: signature_file(mac_key, text, sealed)} if mac_key else {}
+    _write_directory(directory, {**visible, SEALED: sealed, MANIFEST: text, **signed})
     return manifest
 
 

@@ -34,6 +34,7 @@ from ..training.metrics import metrics_from_ranks, ndcg_per_user
 from ..training.private_process import forbid_inspection, start_privately
 from ..training.ranking import Ranks
 from ..training.spec import CHECKPOINT, TrialResult, read_result, read_spec
+from .authenticity import check_signatures
 from .ledger import Ledger, Look
 from .looking import log_look
 from .request import Opening, TestResult
@@ -68,6 +69,7 @@ def examine(
     vault = Vault(home)
     dataset = PreparedDataset.load(dataset_dir)
     candidates = [load_candidate(directory, dataset) for directory in models]
+    check_signatures(vault, dataset_dir, dataset.dataset_id, session, models)
     private_key = read_key(key_file) if key_file else vault.private_key()
     targets = open_test(dataset_dir, private_key, dataset.dataset_id, dataset.num_users)
     sketch = content_sketch(dataset_dir, dataset, targets, private_key)

@@ -21,6 +21,7 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
+from ..data.dataset_signature import check_dataset
 from ..data.errors import DataError, SealError, TrialError, VirtualMLEError
 from ..data.item_names import with_names
 from ..data.permissions import keep_private
@@ -34,6 +35,7 @@ from ..training.pipeline import loss_precision, set_up_device
 from ..training.private_process import forbid_core_dumps, forbid_inspection
 from ..training.spec import CHECKPOINT, read_result, read_spec
 from ..training.whole import train_whole
+from .authenticity import check_signatures
 from .ledger import Ledger
 from .looking import log_refit
 from .refit_request import MemberToRefit, OpenSession, Publish, RefitProgress, RefitRequest
@@ -69,10 +71,13 @@ def run(
     recorded = [_trained(member) for member in request.members]
     device = set_up_device(request.device, request.threads)
     vault = Vault(Path(request.home))
+    for member in request.members:
+        session, directory = member.name.partition("/")[0], Path(member.directory)
+        check_signatures(vault, dataset_dir, dataset.dataset_id, session, [directory])
     key = read_key(Path(request.key_file)) if request.key_file else vault.private_key()
     targets = open_test(dataset_dir, key, dataset.dataset_id, dataset.num_users)
     events, names = all_events(dataset, targets), targets.item_names
-    check_open_sessions(open_sessions(), dataset_dir, events, key, names)
+    check_open_sessions(open_sessions(), dataset_dir, events, key, vault, names)
     sketch = content_sketch(dataset_dir, dataset, targets, key)
     log_refit(vault.directory, request.session, dataset)
     Ledger(vault.directory).record_refit(request.session, dataset.name, dataset.dataset_id, targets.fingerprint, sketch)
@@ -80,7 +85,7 @@ def run(
     scoring = TrialConfig(**request.scoring)
     contents = contents_of(members, scoring, dataset_dir, request.card, events, "all events", names)
     report(RefitProgress(stage="trained"))
-    check_open_sessions(open_sessions(), dataset_dir, events, key, names)
+    check_open_sessions(open_sessions(), dataset_dir, events, key, vault, names)
     write_export(destination, contents, overwrite=request.overwrite)
 
 
@@ -107,6 +112,7 @@ def check_open_sessions(
     dataset_dir: Path,
     events: PreparedDataset,
     key: bytes,
+    vault: Vault,
     names: Mapping[int, str] = MappingProxyType({}),
 ) -> None:
     """Raise SealError if a test event of an open session is one of `events`: its agent could read it from the export.
@@ -118,7 +124,7 @@ def check_open_sessions(
     known = _rows(dataset_dir, names, users, events.items, events.timestamps)
     for each in sessions:
         directory = Path(each.dataset_dir)
-        hidden = _hidden(each, key)
+        hidden = _hidden(each, key, vault)
         found = hidden.items[hidden.users], hidden.timestamps[hidden.users]
         rows = _rows(directory, hidden.item_names, hidden.users, *found)
         if known.join(rows, on=rows.columns, how="semi").height:
@@ -128,10 +134,11 @@ def check_open_sessions(
             )
 
 
-def _hidden(session: OpenSession, key: bytes) -> Targets:
+def _hidden(session: OpenSession, key: bytes, vault: Vault) -> Targets:
     """The test events of an open session."""
     directory = Path(session.dataset_dir)
     try:
+        check_dataset(directory, vault.mac_key())
         dataset = PreparedDataset.load(directory)
         return open_test(directory, key, dataset.dataset_id, dataset.num_users)
     except (DataError, SealError) as error:

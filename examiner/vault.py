@@ -3,30 +3,40 @@
     vault/                   0700, and all files 0600
       public_key             32 bytes; test splits are encrypted for it
       private_key            32 bytes; absent in operator mode, where a person keeps it elsewhere
+      mac_key                32 bytes: signs datasets; a session's key, which signs its trials, derives from it
+      adopted.json           only if the home is older than its mac_key: when its files were signed, unchecked
       looks.db               the ledger (`ledger.py`)
       revealed/SESSION.json  test metrics of finished sessions
       names/SESSION.json     original ids of the items without a visible event, of examined sessions
       audit.jsonl            the audit log (`audit.py`), with audit_head and audit_key
       receipts/SESSION.json  receipts (`receipts.py`), signed with receipt_key
 
-In `auto` mode the key pair is created on first use. In `operator` mode only the public key is here, so this machine can
-encrypt but not decrypt. Trial workers, tools, memory and server read only the public key and revealed results.
+The keys are created on first use, mac_key first. In `operator` mode only the public key and mac_key are here, so this
+machine can encrypt but not decrypt. Tools and server read public_key, mac_key and revealed results; a trial worker is
+given the key of its session and reads nothing here.
 """
 
 import os
 import secrets
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from pydantic import ValidationError
 
-from ..data.atomic import write_bytes
+from ..data.atomic import write_bytes, write_json
 from ..data.errors import HomeError, SealError
+from ..data.locks import take_lock
+from ..data.mac import derive
 from ..data.permissions import OTHERS, make_private
 from ..data.safe_open import read_beneath, refuse_links, split_beneath
 from ..data.seal import KEY_BYTES
+from .adoption import Adoption, adopt_home
 
-PUBLIC, PRIVATE = "public_key", "private_key"
+PUBLIC, PRIVATE, MAC_KEY, ADOPTED = "public_key", "private_key", "mac_key", "adopted.json"
+LOCK_POLL_SECONDS = 0.02
 OWNER_ONLY, OWNER_ONLY_DIRECTORY = 0o600, 0o700
 
 
@@ -34,7 +44,8 @@ class Vault:
     """The vault below `home`; the constructor creates no file."""
 
     def __init__(self, home: Path) -> None:
-        self.directory = home / ".virtualmle" / "vault"
+        self._state = home / ".virtualmle"
+        self.directory = self._state / "vault"
 
     @property
     def mode(self) -> str:
@@ -44,9 +55,67 @@ class Vault:
 
     def public_key(self) -> bytes:
         """The encryption key, 32 raw bytes; the key pair is created on first use. Raises SealError, HomeError."""
+        self.mac_key()
         if not file_exists(self.directory / PUBLIC):
             self._create_pair()
         return self._key(PUBLIC)
+
+    def mac_key(self) -> bytes:
+        """The key that signs the datasets of this home, 32 bytes, created on first use. Raises SealError, HomeError.
+
+        In a home that is older than the key, everything that exists is signed as it is at that moment (`adoption.py`).
+        The key is written last: a process that is killed before leaves a home without a key, and the next one signs
+        everything again.
+        """
+        path = self.directory / MAC_KEY
+        if not file_exists(path):
+            self.create_directory()
+            with self._locked():
+                if not file_exists(path):
+                    self._adopt_and_write(path)
+        return self._key(MAC_KEY)
+
+    def session_key(self, session: str) -> bytes:
+        """The key that signs the trials of a session, 32 bytes; the vault's key cannot be computed from it."""
+        return derive(self.mac_key(), "session", session)
+
+    def adoption(self) -> Adoption | None:
+        """What was signed without having been checked, because it is older than the key; None if nothing was."""
+        path = self.directory / ADOPTED
+        try:
+            return Adoption.model_validate_json(path.read_bytes()) if file_exists(path) else None
+        except ValidationError:
+            raise SealError(f"{str(path)!r} is damaged; restore it from a backup") from None
+
+    @property
+    def adopted_at(self) -> str | None:
+        """When the files of this home were signed without having been checked, UTC, ISO 8601; None if none were."""
+        adoption = self.adoption()
+        return adoption.at if adoption else None
+
+    def _adopt_and_write(self, path: Path) -> None:
+        key = secrets.token_bytes(KEY_BYTES)
+        try:
+            adoption = adopt_home(self._state, key)
+        except OSError as error:
+            raise HomeError(
+                f"{str(error.filename)!r} cannot be signed ({error.strerror}); make it writable, or choose another home"
+            ) from None
+        if adoption is not None:
+            write_json(self.directory / ADOPTED, adoption.model_dump(), OWNER_ONLY)
+        _write_once(path, key, OWNER_ONLY)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the lock on the vault's directory, waiting for another process that has it."""
+        descriptor = os.open(self.directory, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # a file system without locks
+                while not take_lock(descriptor):
+                    time.sleep(LOCK_POLL_SECONDS)
+            yield
+        finally:
+            os.close(descriptor)
 
     def private_key(self) -> bytes:
         """The decryption key, 32 raw bytes; only for the examiner. Raises SealError if it is not in this vault."""

@@ -15,7 +15,7 @@ from rich.text import Text
 from ..data.errors import SessionError, TrialError
 from ..sandbox.program import trials_used
 from ..sandbox.statistics import Comparison, compare
-from ..tools.sync import load_ranks
+from ..tools.signatures import recorded_ranks
 from ..tools.workspace import trial_directory
 from . import formats
 from .baselines import strongest
@@ -91,11 +91,11 @@ class SideBySide:
             return None
         try:
             ranks = [
-                load_ranks(trial_directory(self.home, data.session.id, data.selected.handle))
+                recorded_ranks(trial_directory(self.home, data.session.id, data.selected.handle), data.selected)
                 for data in (one, other)
                 if data.selected
             ]
-        except TrialError:  # the files of a trial were deleted or moved
+        except TrialError:  # the files of a trial were deleted, moved or changed
             return None
         return compare(ranks[0], ranks[1])
 

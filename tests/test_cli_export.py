@@ -209,10 +209,10 @@ def test_a_checkpoint_that_was_changed_or_lost_is_refused(copied: Sessions, tmp_
     content[-1] ^= 1
     path.write_bytes(content)
     assert export(OPEN, tmp_path / "model", "--home", copied.home) == 1
-    assert "has changed since trial t002 ended" in " ".join(capsys.readouterr().err.split())
+    assert "files of t002 were changed after the worker wrote them" in " ".join(capsys.readouterr().err.split())
     path.unlink()
     assert export(OPEN, tmp_path / "model", "--home", copied.home) == 1
-    assert "cannot be read (No such file or directory); restore it" in " ".join(capsys.readouterr().err.split())
+    assert "cannot be read (No such file or directory); restore" in " ".join(capsys.readouterr().err.split())
 
 
 def test_an_existing_directory_is_replaced_only_if_it_is_an_export_and_on_request(sessions: Sessions, tmp_path, capsys):

@@ -5,6 +5,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +17,14 @@ from virtualmle.data.demo import generate_demo
 from virtualmle.data.errors import SealError, TrialError
 from virtualmle.data.histories import Histories
 from virtualmle.data.prepare import prepare
-from virtualmle.data.prepared import SEALED, PreparedDataset, PrepareOptions
+from virtualmle.data.prepared import MANIFEST, SEALED, PreparedDataset, PrepareOptions
 from virtualmle.data.readers import Log
+from virtualmle.data.seal import pack_test, seal
 from virtualmle.examiner.examining import in_progress, lock_to_pass
 from virtualmle.examiner.main import examine as examine_in_process
 from virtualmle.examiner.main import histories_before_test, load_candidate
 from virtualmle.examiner.request import MODULE, TestResult, examine, looks, read_revealed
+from virtualmle.examiner.unseal import open_test
 from virtualmle.examiner.vault import Vault
 from virtualmle.models.config import make_config
 from virtualmle.models.priors import ScorePriors
@@ -29,7 +32,8 @@ from virtualmle.training.checkpoint import load_checkpoint
 from virtualmle.training.evaluate import evaluate_targets
 from virtualmle.training.metrics import metrics_from_ranks, ndcg_per_user
 from virtualmle.training.popularity import popularity_ranks
-from virtualmle.training.spec import CHECKPOINT, TrialSpec, write_model
+from virtualmle.training.signature import sign_as_it_is, sign_spec
+from virtualmle.training.spec import CHECKPOINT, TrialSpec, read_spec, write_model
 
 SECONDS = 250.0
 
@@ -55,12 +59,17 @@ def demo_log() -> Log:
     return Log(frame, {"user": "user", "item": "item", "timestamp": "timestamp"}, frame.height)
 
 
+def keys_of(home: Path) -> tuple[bytes, bytes]:
+    """The keys with which a dataset of the home is prepared."""
+    return Vault(home).public_key(), Vault(home).mac_key()
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     """A trial run by the real worker; each test works on a copy."""
     home = tmp_path_factory.mktemp("finished") / "home"
     dataset = home / ".virtualmle" / "data" / "toy"
-    prepare(demo_log(), "toy", dataset, PrepareOptions(), Vault(home).public_key())
+    prepare(demo_log(), "toy", dataset, PrepareOptions(), *keys_of(home))
     trial = home / ".virtualmle" / "sessions" / "toy-sasrec-1" / "t001"
     trial.mkdir(parents=True)
     config = make_config("sasrec", hidden_dim=16, epochs=2, lr=3e-3, transition_weight=2.0)
@@ -69,7 +78,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Scene:
         device="cpu", threads=1,
     )  # fmt: skip
     write_model(trial / "spec.json", spec)
-    subprocess.run([sys.executable, "-P", "-m", "virtualmle.training.worker", str(trial)], check=True)
+    key = Vault(home).session_key("toy-sasrec-1")
+    sign_spec(trial, key, spec)
+    subprocess.run([sys.executable, "-P", "-m", "virtualmle.training.worker", str(trial)], input=key, check=True)
     return Scene(home, dataset, trial)
 
 
@@ -121,8 +132,14 @@ def test_a_session_has_one_look_and_looks_are_counted_across_dataset_names(scene
     with pytest.raises(SealError, match="has used its one look"):
         scene.examine()
     other = scene.dataset.with_name("other")
-    prepare(demo_log(), "other", other, PrepareOptions(max_events=20), Vault(scene.home).public_key())
-    second = scene.examine_here("other-sasrec-1", dataset=other)
+    prepare(demo_log(), "other", other, PrepareOptions(max_events=20), *keys_of(scene.home))
+    trial = scene.home / ".virtualmle" / "sessions" / "other-sasrec-1" / "t001"
+    shutil.copytree(scene.trial, trial)
+    spec = read_spec(trial).model_copy(update={"session": "other-sasrec-1", "dataset_dir": str(other)})
+    write_model(trial / "spec.json", spec)
+    key = Vault(scene.home).session_key("other-sasrec-1")
+    sign_as_it_is(trial, key, spec, dataset_id=PreparedDataset.load(other).dataset_id, by="server")
+    second = Scene(scene.home, other, trial).examine_here("other-sasrec-1")
     assert (first.look, second.look) == (1, 2)
     assert first.fingerprint_short == second.fingerprint_short
     assert first.dataset_id != second.dataset_id
@@ -171,6 +188,64 @@ def test_an_error_before_the_targets_are_needed_uses_no_look(scene: Scene) -> No
     assert scene.examine_here().look == 1
 
 
+def edit(path: Path, **changes: object) -> None:
+    path.chmod(0o644)
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def forge_seal(scene: Scene) -> None:
+    """Replace the test targets by the validation items, for which the public key is enough."""
+    data = PreparedDataset.load(scene.dataset)
+    payload = pack_test(np.array(data.valid_items), np.array(data.valid_timestamps), "f" * 64)
+    (scene.dataset / SEALED).unlink()
+    (scene.dataset / SEALED).write_bytes(seal(payload, Vault(scene.home).public_key(), data.dataset_id))
+    targets = open_test(scene.dataset, Vault(scene.home).private_key(), data.dataset_id, data.num_users)
+    assert (targets.items == data.valid_items).all(), "the private key opens it"
+
+
+def take_from_another_trial(scene: Scene) -> None:
+    """All files of a trial of the same session, its signature included."""
+    other = scene.trial.with_name("t002")
+    shutil.copytree(scene.trial, other)
+    spec = read_spec(other).model_copy(update={"trial": "t002"})
+    write_model(other / "spec.json", spec)
+    key = Vault(scene.home).session_key("toy-sasrec-1")
+    sign_as_it_is(other, key, spec, dataset_id="", by="worker")
+    for path in other.iterdir():
+        shutil.copy(path, scene.trial / path.name)
+
+
+ATTACKS: dict[str, Callable[[Scene], object]] = {
+    "a forged seal": forge_seal,
+    "an edited profile": lambda scene: edit(scene.dataset / MANIFEST, profile={}),
+    "an edited result": lambda scene: edit(scene.trial / "result.json", best_epoch=1),
+    "an edited spec": lambda scene: edit(scene.trial / "spec.json", seed=2),
+    "another checkpoint": lambda scene: (scene.trial / CHECKPOINT).write_bytes(b"weights"),
+    "another trial": take_from_another_trial,
+    "no signature": lambda scene: (scene.trial / "signature.json").unlink(),
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
+def test_what_was_changed_since_it_was_signed_is_refused_and_no_look_is_used(
+    scene: Scene, attack: Callable[[Scene], object]
+) -> None:
+    attack(scene)
+    with pytest.raises(SealError, match="the test set stays sealed"):
+        scene.examine_here()
+    assert looks(scene.home) == []
+
+
+def test_a_trial_of_another_session_or_dataset_is_refused(scene: Scene) -> None:
+    with pytest.raises(SealError, match="not that of t001 of session toy-sasrec-2"):
+        scene.examine_here("toy-sasrec-2")
+    key = Vault(scene.home).session_key("toy-sasrec-1")
+    sign_as_it_is(scene.trial, key, read_spec(scene.trial), dataset_id="0" * 32, by="worker")
+    with pytest.raises(SealError, match="another dataset"):
+        scene.examine_here()
+    assert looks(scene.home) == []
+
+
 def test_a_vault_that_cannot_store_the_result_uses_no_look(scene: Scene) -> None:
     obstacle = Vault(scene.home).revealed_path("toy-sasrec-1").parent
     obstacle.write_bytes(b"")
@@ -183,7 +258,7 @@ def test_a_vault_that_cannot_store_the_result_uses_no_look(scene: Scene) -> None
 
 def test_a_sealed_file_moved_to_another_dataset_does_not_open(scene: Scene) -> None:
     other = scene.dataset.with_name("other")
-    prepare(demo_log(), "other", other, PrepareOptions(max_events=8), Vault(scene.home).public_key())
+    prepare(demo_log(), "other", other, PrepareOptions(max_events=8), *keys_of(scene.home))
     (other / SEALED).unlink()
     shutil.copy(scene.dataset / SEALED, other / SEALED)
     with pytest.raises(SealError, match="belongs to another dataset"):

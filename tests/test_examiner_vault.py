@@ -27,6 +27,9 @@ def test_the_key_pair_is_created_on_first_use_and_kept(tmp_path: Path) -> None:
     assert (vault.public_key(), vault.mode) == (public, "auto")
     assert Vault(tmp_path).public_key() == public
     assert unseal(seal(b"secret", public, "d"), Vault(tmp_path).private_key(), "d") == b"secret"
+    assert vault.mac_key() == Vault(tmp_path).mac_key() not in (public, vault.private_key())
+    assert vault.session_key("a") == Vault(tmp_path).session_key("a") != vault.session_key("b")
+    assert vault.adopted_at is None, "there was nothing to sign"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file modes")
@@ -34,7 +37,7 @@ def test_only_the_owner_can_access_the_vault_and_its_key(tmp_path: Path) -> None
     vault = Vault(tmp_path)
     vault.public_key()
     assert mode(vault.directory) == 0o700
-    assert mode(vault.directory / "private_key") == 0o600
+    assert mode(vault.directory / "private_key") == mode(vault.directory / "mac_key") == 0o600
     (vault.directory / "private_key").chmod(0o640)
     with pytest.raises(SealError, match="chmod 600"):
         vault.private_key()
@@ -45,7 +48,7 @@ def test_concurrent_callers_agree_on_one_key_pair(tmp_path: Path) -> None:
         keys = set(pool.map(lambda _: Vault(tmp_path).public_key(), range(16)))
     assert len(keys) == 1
     assert unseal(seal(b"x", keys.pop(), "d"), Vault(tmp_path).private_key(), "d") == b"x"
-    assert {path.name for path in Vault(tmp_path).directory.iterdir()} == {"private_key", "public_key"}
+    assert {path.name for path in Vault(tmp_path).directory.iterdir()} == {"mac_key", "private_key", "public_key"}
 
 
 def test_a_lost_public_key_is_derived_again_from_the_private_key(tmp_path: Path) -> None:
@@ -58,6 +61,7 @@ def test_in_operator_mode_the_vault_has_no_private_key(tmp_path: Path) -> None:
     operator, vault = Vault(tmp_path / "operator"), Vault(tmp_path / "home")
     vault.use_operator_key(operator.public_key())
     assert (vault.mode, vault.public_key()) == ("operator", operator.public_key())
+    assert vault.mac_key() != operator.mac_key(), "each home signs with a key of its own"
     with pytest.raises(SealError, match="not on this machine"):
         vault.private_key()
     with pytest.raises(SealError, match="has a key already"):

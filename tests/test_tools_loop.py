@@ -10,7 +10,7 @@ from virtualmle.data.errors import AdmissionError, ConfigError, DataError, Sessi
 from virtualmle.examiner.ledger import Ledger
 from virtualmle.examiner.receipt_checks import check_receipt
 from virtualmle.examiner.request import read_revealed
-from virtualmle.examiner.vault import Vault
+from virtualmle.examiner.vault import MAC_KEY, PRIVATE, Vault
 from virtualmle.memory.records import Hypothesis, TrialRecord
 from virtualmle.models.config import fingerprint, make_config, train_hash
 from virtualmle.tools.auditing import walk_home
@@ -25,7 +25,7 @@ from virtualmle.tools.sync import sync_session
 from virtualmle.tools.wait_trial import wait_trial
 from virtualmle.tools.workspace import Settings, Workspace, trial_seed
 from virtualmle.tools.write_reflection import RuleInput, write_reflection
-from virtualmle.training.spec import CHECKPOINT, SPEC, read_spec, write_model
+from virtualmle.training.spec import SPEC, read_spec, write_model
 
 TINY = {"epochs": 1, "hidden_dim": 16, "batch_size": 512}
 
@@ -219,13 +219,12 @@ def test_a_used_look_without_a_result_voids_the_session(ws: Workspace) -> None:
 
 def test_an_examination_that_cannot_start_uses_no_look_and_can_be_repeated(ws: Workspace) -> None:
     session = open_session(ws, "demo", "sasrec").session
-    trial = run_trial(ws, session, TINY)
-    checkpoint = ws.trial_directory(session, trial.trial) / CHECKPOINT
-    content = checkpoint.read_bytes()
-    checkpoint.write_bytes(content[:100])
+    run_trial(ws, session, TINY)
+    private = ws.vault.directory / PRIVATE
+    private.chmod(0o644)
     with pytest.raises(SessionError, match="no look at the test set was used"):
-        finalize(ws, session, "the checkpoint is damaged", confirm=True)
-    checkpoint.write_bytes(content)
+        finalize(ws, session, "the key is readable by others", confirm=True)
+    private.chmod(0o600)
     final = finalize(ws, session, "and restored", confirm=True)
     assert (final.state, final.look) == ("revealed", 1)
 
@@ -236,6 +235,7 @@ def test_a_model_of_an_earlier_version_is_re_scored_with_the_seed_that_it_was_tr
     reflect(ws, session, trained.trial)
     directory = ws.trial_directory(session, trained.trial)
     write_model(directory / SPEC, read_spec(directory).model_copy(update={"seed": 5}))
+    (ws.vault.directory / MAC_KEY).unlink()  # of an earlier version: nothing was signed
     again = run_trial(ws, session, {"transition_weight": 8.0})
     assert (again.status, again.rescored) == ("finished", True)
 

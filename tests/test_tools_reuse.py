@@ -14,7 +14,7 @@ from virtualmle.tools.run_trial import run_trial
 from virtualmle.tools.workspace import Settings, Workspace
 from virtualmle.training import spec as spec_module
 from virtualmle.training.products import has_bfloat16_instructions
-from virtualmle.training.spec import CHECKPOINT, RANKS, RESULT, USERS
+from virtualmle.training.spec import CHECKPOINT, RANKS, USERS
 from virtualmle.trials.warm import retire
 
 TINY = {"epochs": 1, "hidden_dim": 16, "batch_size": 512}
@@ -169,14 +169,12 @@ def test_a_process_killed_while_it_copies_leaves_a_trial_that_can_be_repeated(
     class Killed(BaseException):
         """Ends the call as a kill would, before the result is written."""
 
-    def killed(path: Path, model: object) -> None:
-        if path.name == RESULT:
-            raise Killed
-        spec_module.write_model(path, model)  # type: ignore[arg-type]
+    def killed(*_: object, **__: object) -> None:
+        raise Killed
 
     session = second_session(ws)
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr("virtualmle.trials.reuse.write_model", killed)
+        patch.setattr("virtualmle.trials.reuse.write_signed_result", killed)
         run_trial(ws, session, TINY)
     monkeypatch.setattr("virtualmle.trials.launcher.START_GRACE_SECONDS", 0.0)
     again = run_trial(ws, session, TINY)

@@ -5,7 +5,6 @@ from typing import Annotated
 from pydantic import Field
 
 from ..data.errors import SessionError
-from ..trials.launching import launcher_of
 from .help_text import described
 from .observation import observe
 from .results import TrialObservation
@@ -32,6 +31,6 @@ def cancel_trial(
     running = sync_session(ws, session)
     if any(record.handle == trial for record in running):
         directory = ws.trial_directory(session, trial)
-        launcher_of(directory).cancel(directory)
+        ws.launcher_of(session, directory).cancel(directory)
         sync_session(ws, session)
     return observe(ws, record, trial)

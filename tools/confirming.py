@@ -15,14 +15,13 @@ from ..data.errors import MachineError, SessionError, TrialError
 from ..memory.records import Confirmation, SessionRecord, TrialOutcome, TrialRecord
 from ..sandbox.confirmation import confirmed_trials, reason_of
 from ..sandbox.statistics import metric_errors, standard_error
-from ..training.metrics import metrics_from_ranks
 from ..training.spec import STATE, TrialProgress, TrialSpec, read_progress, read_spec
 from ..trials.launcher import TrialState
-from ..trials.launching import launcher_of
 from .cognition import best_first
 from .places import places_of, share_of, started_at
 from .recording import finish_recorded, start_recorded
-from .sync import MEASURED_DETAILS, load_ranks
+from .signatures import load_ranks, measured, signature_of_end, signed_ranks, signed_result
+from .sync import MEASURED_DETAILS
 from .workspace import Workspace, trial_seed
 
 ATTEMPTS = 3
@@ -74,7 +73,7 @@ def confirmation_of(ws: Workspace, session: SessionRecord) -> Confirmation | Non
     for handle in before:
         finished = [r for r in repetitions if r.repeats == handle and r.status == "finished"]
         if len(finished) == wanted:
-            measured[handle] = [load_ranks(ws.trial_directory(session.id, r.handle)) for r in finished]
+            measured[handle] = [load_ranks(ws, r) for r in finished]
         else:
             causes = [r.outcome.cause for r in repetitions if r.repeats == handle and r.outcome and r.outcome.cause]
             failures[handle] = (causes or ["it was not repeated"])[-1].rstrip(".")
@@ -194,23 +193,27 @@ def _record_ended(ws: Workspace, session: SessionRecord) -> None:
         if record.status != "running":
             continue
         directory = ws.trial_directory(session.id, record.handle)
-        state = launcher_of(directory).look(directory, asked_at=started_at(record))
+        state = ws.launcher_of(session.id, directory).look(directory, asked_at=started_at(record))
         if state.status == "running":
             continue
-        outcome = _outcome(ws, record, state)
+        outcome = _outcome(ws, session, record, state)
         stored = finish_recorded(ws, session.id, record.handle, outcome)
         if stored and outcome.details.get("machine_fault"):
             raise MachineError(f"{record.handle} could not run: {outcome.cause}; repair this and call finalize again")
 
 
-def _outcome(ws: Workspace, record: TrialRecord, state: TrialState) -> TrialOutcome:
-    result, directory = state.result, ws.trial_directory(record.session, record.handle)
-    if state.status != "finished" or result is None:
-        cause = state.cause or "the worker ended without a result"
-        failed = result is not None and not state.machine_fault
-        return _crash(cause, state.machine_fault, failed=failed, seconds=state.seconds)
+def _outcome(ws: Workspace, session: SessionRecord, record: TrialRecord, state: TrialState) -> TrialOutcome:
+    directory = ws.trial_directory(record.session, record.handle)
+    if state.result is None:
+        return _crash(state.cause or "the worker ended without a result", state.machine_fault, seconds=state.seconds)
     try:
-        ranks, spec = load_ranks(directory), read_spec(directory)
+        signature = signature_of_end(ws, session, record)
+        result = signed_result(directory, signature)
+        if result.status != "finished":
+            failed, cause = not result.machine_fault, result.cause or "the worker gave no cause"
+            return _crash(cause, result.machine_fault, failed=failed, seconds=state.seconds)
+        ranks, spec = signed_ranks(directory, signature), read_spec(directory)
+        metrics = measured(session, ranks, result)
         if spec.config != record.config or spec.trial != record.handle:
             raise TrialError(f"{directory} holds a trial other than {record.handle}")
     except TrialError as error:
@@ -218,11 +221,12 @@ def _outcome(ws: Workspace, record: TrialRecord, state: TrialState) -> TrialOutc
     return TrialOutcome(
         status="finished",
         reason=f"repetition {record.repetition} of {record.repeats}",
-        metrics=metrics_from_ranks(ranks),
+        metrics=metrics,
         ndcg_se=standard_error(ranks),
         curve=[epoch.model_dump() for epoch in result.curve],
         details={
             **result.model_dump(include=MEASURED_DETAILS),
+            "signature": signature.mac,
             "metrics_se": metric_errors(ranks),
             "rescored": spec.rescore_from is not None,
         },

@@ -6,14 +6,15 @@ Nothing here reads a test figure. `serving/assembly.py` makes the export from th
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..data.errors import ExportError, TrialError
+from ..data.errors import ExportError
 from ..examiner.request import read_item_names
 from ..memory.records import SessionRecord, TrialRecord
 from ..sandbox.program import trials_measured
 from ..serving.layout import TrainedModel
-from ..training.spec import CHECKPOINT, trial_file_sha256
+from ..training.spec import CHECKPOINT
 from .cognition import best_first, select
 from .members import members_in
+from .signatures import check_files
 from .sync import sync_session
 from .workspace import Workspace
 
@@ -56,7 +57,7 @@ def plan_export(ws: Workspace, session: str, handle: str | None = None) -> Expor
     models = []
     for member in members:
         directory = ws.trial_directory(member.session, member.handle)
-        _check_checkpoint(member, directory)
+        check_files(ws, member, CHECKPOINT)
         models.append(TrainedModel(f"{member.session}/{member.handle}", directory))
     return ExportPlan(record, trial, members, models, ws.session_dataset(record), _item_names(ws, record))
 
@@ -88,16 +89,3 @@ def _why(trial: TrialRecord) -> str:
 def _instead(trials: list[TrialRecord]) -> str:
     best = best_first(trials)
     return f", or export the best finished trial, {best[0].handle}" if best else ""
-
-
-def _check_checkpoint(trial: TrialRecord, directory: Path) -> None:
-    """Raise TrialError unless the checkpoint is the one that was recorded when the trial ended."""
-    path = directory / CHECKPOINT
-    recorded = (trial.outcome.details.get("files") or {}).get(CHECKPOINT) if trial.outcome else None
-    advice = "restore it, or export another trial"
-    try:
-        found = trial_file_sha256(directory, CHECKPOINT)
-    except OSError as error:
-        raise TrialError(f"{str(path)!r} cannot be read ({error.strerror}); {advice}") from None
-    if recorded and found != recorded:
-        raise TrialError(f"{str(path)!r} has changed since trial {trial.handle} ended; {advice}")

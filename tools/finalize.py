@@ -119,7 +119,7 @@ def freeze(ws: Workspace, session: SessionRecord, text: str, rules: list[RuleInp
     selected = _selected(trials, confirmation)
     if not session.replay:
         for directory in _examined(ws, session, selected.handle):
-            check_model(selected, directory)
+            check_model(ws, selected, directory)
     summary = required_text(text, SUMMARY_LENGTH, "cognition_summary")
     for rule in rules:  # one after another: a later one must not contradict an earlier one
         add_rule(ws, session, prepare_rule(ws, session, rule, trials)[0], trials)

@@ -14,8 +14,10 @@ from ..memory.records import SessionRecord, TrialRecord
 from ..models.config import TrialConfig
 from ..models.knobs.ensemble import ENSEMBLE, members_of
 from ..training.member_files import beside, check_checkpoint
-from ..training.spec import CHECKPOINT, USERS, EnsembleMember, read_spec
+from ..training.signature import check_trial
+from ..training.spec import CHECKPOINT, RESULT, USERS, EnsembleMember, read_spec
 from .cognition import best_first
+from .signatures import check_files
 from .workspace import Workspace
 
 NUM_NAMED = 8
@@ -63,18 +65,19 @@ def members_in(ws: Workspace, ensemble: TrialRecord) -> list[TrialRecord]:
     return found
 
 
-def check_model(selected: TrialRecord, directory: Path) -> None:
-    """Raise SessionError if the examiner could not load the model of the selected trial, which is in `directory`.
+def check_model(ws: Workspace, selected: TrialRecord, directory: Path) -> None:
+    """Raise SessionError if the examiner would refuse the model of the selected trial, which is in `directory`.
 
-    Of an ensemble, these are the models of its members, as they were when the ensemble was scored.
+    It must be as its worker has signed it; of an ensemble, these are the models of its members, as they were when the
+    ensemble was scored.
     """
-    if not selected.is_ensemble:
-        if not (directory / CHECKPOINT).exists():
-            raise SessionError(
-                f"{directory / CHECKPOINT} is missing, and {selected.handle} cannot be evaluated without it; restore it"
-            )
-        return
+    if not selected.is_ensemble and not (directory / CHECKPOINT).exists():
+        raise SessionError(
+            f"{directory / CHECKPOINT} is missing, and {selected.handle} cannot be evaluated without it; restore it"
+        )
     try:
+        key = ws.session_key(selected.session)
+        check_trial(directory, key, selected.session, directory.name, names=(RESULT, CHECKPOINT))
         for member in beside(directory, read_spec(directory).members):
             check_checkpoint(member)
     except TrialError as error:
@@ -114,7 +117,11 @@ def _unfit(owner: SessionRecord, trial: TrialRecord) -> str:
 def _lost(ws: Workspace, trial: TrialRecord) -> str:
     if not (ws.trial_directory(trial.session, trial.handle) / CHECKPOINT).exists():
         return "has lost its checkpoint"
-    return "" if _files(trial) else "was recorded by an earlier version, without the hash of its checkpoint"
+    try:
+        check_files(ws, trial, CHECKPOINT, USERS)
+    except TrialError as error:
+        return f"cannot be scored ({error})"
+    return ""
 
 
 def _may_look_elsewhere(session: SessionRecord) -> bool:
@@ -123,13 +130,9 @@ def _may_look_elsewhere(session: SessionRecord) -> bool:
 
 def _member(ws: Workspace, name: str, trial: TrialRecord) -> EnsembleMember:
     directory = ws.trial_directory(trial.session, trial.handle).resolve()
-    return EnsembleMember(name=name, directory=str(directory), files=_files(trial))
-
-
-def _files(trial: TrialRecord) -> dict[str, str]:
-    """The hashes of the member's files, as memory.db recorded them when it ended; {} if it has none of a checkpoint."""
-    recorded = (trial.outcome.details.get("files") if trial.outcome else None) or {}
-    return {name: recorded[name] for name in (CHECKPOINT, USERS) if name in recorded} if CHECKPOINT in recorded else {}
+    signed = check_files(ws, trial, CHECKPOINT, USERS).files
+    files = {name: signed[name] for name in (CHECKPOINT, USERS) if name in signed}
+    return EnsembleMember(name=name, directory=str(directory), files=files)
 
 
 def _model(ws: Workspace, trial: TrialRecord) -> tuple[str, int]:

@@ -4,21 +4,25 @@ Not raced, and so run to their end: trials that are not trained, repetitions, th
 trials for which `training/families.py` knows too little. docs/racing.md explains the rule.
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from pydantic import ValidationError
 
-from ..data.errors import MachineError
+from ..data.errors import MachineError, TrialError
 from ..memory.records import CurveRecord, SessionRecord, TrialRecord
 from ..memory.similarity import UNKNOWN
 from ..models.config import TrialConfig, has_priors, scoring_part
 from ..training.epoch_ranks import EpochRanks, read_epoch_ranks, read_ranks, write_race
 from ..training.families import Run, race_of
-from ..training.spec import EPOCH_RANKS, JUDGED_RANKS, TrialSpec
+from ..training.spec import EPOCH_RANKS, JUDGED_RANKS, RANKS, TrialSpec
 from ..training.stopping import judged_epochs
+from .signatures import check_files
 from .workspace import Workspace
+
+logger = logging.getLogger(__name__)
 
 
 def prepare_race(ws: Workspace, session: SessionRecord, trial: TrialRecord, spec: TrialSpec, directory: Path) -> None:
@@ -34,6 +38,11 @@ def prepare_race(ws: Workspace, session: SessionRecord, trial: TrialRecord, spec
     same_scores = _have_same_scores(folder, known.config, trial.configuration)
     judged = same_scores and has_priors(known.config)
     epochs = judged_epochs(known.epochs) if judged else list(known.epochs)
+    try:
+        check_files(ws, incumbent, RANKS, EPOCH_RANKS, JUDGED_RANKS)
+    except TrialError as error:
+        logger.warning("%s is not raced: %s", trial.handle, error)
+        return
     ranks = _incumbent_ranks(folder, len(epochs), judged=judged)
     if ranks is None:
         return  # the incumbent was trained by an earlier version, or its files are lost

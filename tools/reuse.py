@@ -1,12 +1,17 @@
 """Answer a trial from another session of this home that has measured the same configuration, without training."""
 
+import logging
 from pathlib import Path
 
+from ..data.errors import TrialError
 from ..memory.records import SessionRecord, TrialOutcome, TrialRecord
 from ..training.spec import EpochRecord, TrialResult, TrialSpec, engine_version
-from ..trials.reuse import adopt, holds
+from ..trials.reuse import COPIED, adopt, holds
+from .signatures import check_files
 from .sync import MEASURED_DETAILS
 from .workspace import Workspace
+
+logger = logging.getLogger(__name__)
 
 
 def copy_equal_trial(
@@ -26,8 +31,15 @@ def copy_equal_trial(
         if outcome is None or outcome.details.get("engine") != engine_version():
             continue
         if holds(source, spec, str(outcome.details.get("device")), outcome.details.get("files") or {}):
+            try:
+                signed = check_files(ws, other, *COPIED)
+            except TrialError as error:
+                logger.warning("%s/%s is not reused: %s", other.session, other.handle, error)
+                continue
             origin = {"reused_from": f"{other.session}/{other.handle}", "saved_seconds": _cost(outcome)}
-            if adopt(source, directory, spec.model_copy(update=origin), _result(outcome)):
+            if adopt(
+                source, directory, spec.model_copy(update=origin), _result(outcome), signed, ws.session_key(session.id)
+            ):
                 return True
     return False
 

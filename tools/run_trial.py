@@ -120,7 +120,7 @@ def start_trial(
     spec = _spec(ws, session, started, dataset_dir, members)
     try:
         if cells:
-            serve(cells, spec, directory)
+            serve(cells, spec, directory, ws.session_key(session.id), session.dataset_id)
         elif not copy_equal_trial(ws, session, started, spec, directory):
             prepare_race(ws, session, started, spec, directory)
             ws.launcher(started).submit(spec, directory)

@@ -15,6 +15,7 @@ from ..training.spec import STATE, read_spec
 from ..training.state_outline import read_curve
 from ..training.stopping import epochs_saved
 from .places import Share
+from .signatures import has_signed_state
 from .workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ def state_to_continue(ws: Workspace, trial: TrialRecord, share: Share) -> Path |
     """The directory of the session's trial whose state saves the new `trial` most epochs; None if none saves any.
 
     Of equally useful states, that of the latest trial. Trials that ran on another kind of device or with another number
-    of threads are left out: they would not give the same bits.
+    of threads are left out: they would not give the same bits. So are states that no worker of the session has signed.
     """
     config, wanted = trial.configuration, continuation_hash(trial.configuration)
     best, most = None, 0
@@ -34,6 +35,8 @@ def state_to_continue(ws: Workspace, trial: TrialRecord, share: Share) -> Path |
         directory = ws.trial_directory(trial.session, other.handle)
         alike = continuation_hash(other.configuration) == wanted and other.repetition == trial.repetition
         if other.handle == trial.handle or not alike or not _ran_on(share, directory):
+            continue
+        if not has_signed_state(ws, other.session, other.handle):
             continue
         saved = epochs_saved(read_curve(directory / STATE), config.epochs, config.patience)
         if saved > most:

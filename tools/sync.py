@@ -6,12 +6,8 @@ a server calls `adopt_all` when it starts; nothing else is needed to re-adopt a 
 
 import logging
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import numpy as np
-import numpy.typing as npt
 
 from ..data.errors import TrialError, VirtualMLEError
 from ..memory.records import SessionRecord, TrialOutcome, TrialRecord
@@ -21,19 +17,19 @@ from ..sandbox.program import TrialSize, judge
 from ..sandbox.statistics import Comparison, compare, metric_errors, standard_error
 from ..sandbox.sweeping import chosen, setting_figures
 from ..training.metrics import best_setting, clip_ranks
-from ..training.spec import RANKS, SWEPT_RANKS, TrialResult, TrialSpec, read_spec, read_trial_file
+from ..training.signature import TrialSignature
+from ..training.spec import SWEPT_RANKS, TrialResult, TrialSpec, read_spec
 from ..trials.launcher import TrialState, ended_at
-from ..trials.launching import launcher_of
 from .places import started_at
 from .recording import finish_recorded
 from .rule_counts import count_rules
+from .signatures import Ranks, load_ranks, measured, signature_of_end, signed_ranks, signed_result
 from .states import prune_states
 from .stopping import stopped_outcome
 from .workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-Ranks = npt.NDArray[np.int32]
 MEASURED_DETAILS = {
     "model_ndcg10", "train_ndcg10", "popularity_ndcg10", "baselines", "ties", "best_epoch", "device", "engine", "files",
     "peak_bytes",
@@ -90,7 +86,7 @@ def _ended(ws: Workspace, running: Sequence[TrialRecord]) -> list[tuple[TrialRec
 def _poll(ws: Workspace, record: TrialRecord) -> TrialState:
     directory = ws.trial_directory(record.session, record.handle)
     asked_at = started_at(record)  # the trial's directory may not exist yet
-    return launcher_of(directory).look(directory, asked_at=asked_at)
+    return ws.launcher_of(record.session, directory).look(directory, asked_at=asked_at)
 
 
 def _record(ws: Workspace, session: SessionRecord, record: TrialRecord, state: TrialState) -> None:
@@ -114,12 +110,20 @@ def outcome_of(ws: Workspace, session: SessionRecord, record: TrialRecord, state
         return TrialOutcome(
             status="cancelled", reason="cancelled; the budget that it used is not refunded", train_seconds=state.seconds
         )
-    result = state.result
-    if state.status == "crashed" or result is None:
+    if state.result is None:
         return _crash(state.cause or "the worker ended without a result", state)
+    try:
+        signature = signature_of_end(ws, session, record)
+        result = signed_result(ws.trial_directory(session.id, record.handle), signature)
+    except TrialError as error:  # what the result says is not known to be true
+        unknown = {"result": None, "machine_fault": False, "lost": False}
+        return _crash(str(error), state.model_copy(update=unknown))
+    if result.status == "failed":
+        known = {"result": result, "machine_fault": result.machine_fault}
+        return _crash(result.cause or "the worker gave no cause", state.model_copy(update=known))
     if result.status == "stopped":
         return stopped_outcome(record, result, ws.memory.trials.all(session.id), state.seconds)
-    return _judged(ws, session, record, result, state.seconds)
+    return _judged(ws, session, record, result, signature, state.seconds)
 
 
 def _crash(cause: str, state: TrialState) -> TrialOutcome:
@@ -136,18 +140,24 @@ def _crash(cause: str, state: TrialState) -> TrialOutcome:
 
 
 def _judged(
-    ws: Workspace, session: SessionRecord, record: TrialRecord, result: TrialResult, wall_seconds: float
+    ws: Workspace,
+    session: SessionRecord,
+    record: TrialRecord,
+    result: TrialResult,
+    signature: TrialSignature,
+    wall_seconds: float,
 ) -> TrialOutcome:
     directory = ws.trial_directory(session.id, record.handle)
     spec = read_spec(directory)
     if spec.config != record.config:
         raise TrialError(f"{directory} holds a trial other than {record.handle}: memory.db was restored or replaced")
-    ranks = load_ranks(directory)
+    ranks: Ranks = signed_ranks(directory, signature)
+    metrics = measured(session, ranks, result)
     incumbent = ws.memory.trials.incumbent(session.id)
-    against_incumbent = _compare_to(ws, session, incumbent, ranks)
+    against_incumbent = _compare_to(ws, incumbent, ranks)
     against_start = _compare_to_start(ws, session, record, incumbent, ranks)
     base = _base_trial(ws, session, record)
-    against_base = _compare_to(ws, session, base, ranks)
+    against_base = _compare_to(ws, base, ranks)
     judgement = judge(
         TrialSize(record.handle, result.parameters),
         _size_of(incumbent),
@@ -160,7 +170,7 @@ def _judged(
         status="finished",
         verdict=judgement.verdict,
         reason=judgement.reason + (against_start.words if against_start else ""),
-        metrics=result.metrics,
+        metrics=metrics,
         ndcg_se=standard_error(ranks),
         incumbent_before=incumbent.handle if incumbent else None,
         delta=against_incumbent.delta if against_incumbent else None,
@@ -173,10 +183,11 @@ def _judged(
             **result.model_dump(include=MEASURED_DETAILS),
             "rescored": bool(spec.rescore_from or spec.members) and spec.reused_from is None,
             **_continued(spec, result),
+            "signature": signature.mac,
             "metrics_se": metric_errors(ranks),
             **({"incumbent_at_start": against_start.figures} if against_start else {}),
             COVARIANCES: user_covariances(record.handle, ranks, _ranks_of_others(ws, session, ranks)),
-            **(_swept(ws, session, record, base, ranks, result) if record.sweep else {}),
+            **(_swept(ws, record, base, ranks, result, signature) if record.sweep else {}),
             **(spec.model_dump(include={"reused_from", "saved_seconds"}) if spec.reused_from else {}),
         },
         parameters=result.parameters,
@@ -209,7 +220,7 @@ def _compare_to_start(
     handle = record.incumbent_at_start
     if handle is None or incumbent is None or incumbent.handle == handle:
         return None
-    found = _compare_to(ws, session, ws.memory.trials.get(session.id, handle), ranks)
+    found = _compare_to(ws, ws.memory.trials.get(session.id, handle), ranks)
     if found is None:
         return None
     figures = {"trial": handle, "delta": found.delta, "se": found.se, "z": found.z}
@@ -219,21 +230,21 @@ def _compare_to_start(
 
 def _swept(
     ws: Workspace,
-    session: SessionRecord,
     record: TrialRecord,
     base: TrialRecord | None,
     ranks: Ranks,
     result: TrialResult,
+    signature: TrialSignature,
 ) -> dict[str, Any]:
     """The figures of every setting of a sweep, and which one it has chosen, from the ranks that the worker wrote."""
-    directory = ws.trial_directory(session.id, record.handle)
-    swept = _load_ranks(directory / SWEPT_RANKS)
+    directory = ws.trial_directory(record.session, record.handle)
+    swept = signed_ranks(directory, signature, SWEPT_RANKS)
     complete = swept.shape == (len(record.settings), len(ranks))
     if base is None or not complete or result.best_setting != best_setting(swept) or (
         swept[result.best_setting] != clip_ranks(ranks)
     ).any():
         raise TrialError(f"the files in {directory} do not belong to one sweep; sweep the same settings again")
-    base_ranks = load_ranks(ws.trial_directory(session.id, base.handle))
+    base_ranks = load_ranks(ws, base)
     return {
         "best_setting": result.best_setting,
         "base_values": {knob: base.config[knob] for knob in record.settings[0]},
@@ -261,27 +272,10 @@ def default_trial(
     return next((trial for trial in finished if trial.configuration == default), None)
 
 
-def load_ranks(directory: Path) -> Ranks:
-    """The ranks that a finished trial wrote, int32 (num_users,); raises TrialError if they are missing or damaged."""
-    ranks: Ranks = _load_ranks(directory / RANKS)
-    return ranks
-
-
-def _load_ranks(path: Path) -> npt.NDArray[Any]:
-    try:
-        ranks: npt.NDArray[Any] = np.load(BytesIO(read_trial_file(path.parent, path.name)))
-    except (OSError, ValueError, EOFError) as error:
-        raise TrialError(
-            f"{path} cannot be read ({error}), but trials are compared user by user; "
-            "restore the directory or open a new session"
-        ) from None
-    return ranks
-
-
-def _compare_to(ws: Workspace, session: SessionRecord, other: TrialRecord | None, ranks: Ranks) -> Comparison | None:
+def _compare_to(ws: Workspace, other: TrialRecord | None, ranks: Ranks) -> Comparison | None:
     if other is None or other.status != "finished":
         return None
-    return compare(load_ranks(ws.trial_directory(session.id, other.handle)), ranks)
+    return compare(load_ranks(ws, other), ranks)
 
 
 def _ranks_of_others(ws: Workspace, session: SessionRecord, ranks: Ranks) -> dict[str, Ranks]:
@@ -291,7 +285,7 @@ def _ranks_of_others(ws: Workspace, session: SessionRecord, ranks: Ranks) -> dic
         if other.status != "finished":
             continue
         try:
-            theirs = load_ranks(ws.trial_directory(session.id, other.handle))
+            theirs = load_ranks(ws, other)
         except TrialError as error:
             logger.warning("%s: the joint estimate falls back to paired errors: %s", other.handle, error)
             continue
@@ -308,7 +302,7 @@ def _best_kept(
     best = max(kept, key=lambda t: (t.outcome.metrics["ndcg@10"] if t.outcome else 0.0, t.number), default=None)
     if best is None or incumbent is None or best.handle == incumbent.handle:
         return None
-    comparison = _compare_to(ws, session, best, ranks)
+    comparison = _compare_to(ws, best, ranks)
     return (best.handle, comparison) if comparison else None
 
 

@@ -2,11 +2,13 @@
 
 import functools
 import hashlib
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from ..data.catalogue import Catalogue
+from ..data.dataset_signature import check_dataset
 from ..data.errors import ConfigError, DataError, HomeError, ReplayError, SessionError, TrialError
 from ..data.permissions import make_private
 from ..data.prepared import Manifest, PreparedDataset
@@ -16,11 +18,14 @@ from ..examiner.vault import Vault
 from ..memory.records import SessionRecord, TrialRecord
 from ..memory.store import Memory
 from ..sandbox.protocol import Protocol, load_protocol, parse_protocol
-from ..training.spec import CHECKPOINT
-from ..trials.launching import Launcher, LocalLauncher
+from ..training.signature import MEASURED, check_trial
+from ..training.spec import CHECKPOINT, RESULT
+from ..trials.launching import Launcher, LocalLauncher, launcher_of
 from ..trials.ray_launcher import RayLauncher
 from ..trials.replay import REPLAYED
 from .replaying import Replay, open_replay
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,7 @@ class Workspace:
         self.protocol = protocol
         self.settings = settings
         self.catalogue = Catalogue(home)
+        self.vault = Vault(home)
 
     @classmethod
     def open(cls, home: Path, *, settings: Settings | None = None) -> "Workspace":
@@ -80,9 +86,13 @@ class Workspace:
         return cls(home, Memory(home / "memory.db"), protocol, settings, replay)
 
     def dataset(self, name: str) -> PreparedDataset:
-        """The prepared dataset `name`; the bundled demo is generated on first use. Raises DataError."""
+        """The prepared dataset `name`; the bundled demo is generated on first use.
+
+        DataError if there is none, or if it is not the one that was prepared.
+        """
         if name == "demo":
-            self.catalogue.ensure_demo(Vault(self.home).public_key())
+            self.catalogue.ensure_demo(self.vault.public_key())
+        check_dataset(self.catalogue.path(name), self.vault.mac_key())
         return self.catalogue.load(name)
 
     def manifest(self, name: str) -> Manifest:
@@ -110,8 +120,8 @@ class Workspace:
     def session_dataset(self, session: SessionRecord) -> Path:
         """The directory of a session's dataset, or the file of its replay table.
 
-        DataError or ReplayError if it was replaced after the session was opened, SessionError if a server that replays
-        is asked for a session that is trained.
+        DataError or ReplayError if it was replaced after the session was opened, DataError as well if it was changed,
+        and SessionError if a server that replays is asked for a session that is trained.
         """
         if replay := self.replay_of(session):
             return replay.table.path
@@ -123,7 +133,12 @@ class Workspace:
                 f"dataset {session.dataset!r} was replaced since session {session.id} was opened; "
                 "restore it, or open a new session"
             )
+        check_dataset(path, self.vault.mac_key())
         return path
+
+    def session_key(self, session: str) -> bytes:
+        """The key with which the trials of a session are signed."""
+        return self.vault.session_key(session)
 
     def session_protocol(self, session: SessionRecord) -> Protocol:
         """The protocol that a session was opened under, even if SANDBOX.md has changed since."""
@@ -150,10 +165,15 @@ class Workspace:
         return sorted(current | set(self.inbox(session.id).parent.glob("worker*")))
 
     def launcher(self, trial: TrialRecord) -> Launcher:
-        """The launcher of a new trial; `launcher_of` finds that of an earlier one."""
+        """The launcher of a new trial; `launcher_of` returns that of an earlier one."""
         if self.settings.ray_address is not None:
-            return RayLauncher(self.settings.ray_address)
-        return LocalLauncher(self.inbox(trial.session, trial.place), self.settings.keep_warm, self.home)
+            return RayLauncher(self.settings.ray_address, key=self.session_key(trial.session))
+        inbox, key = self.inbox(trial.session, trial.place), self.session_key(trial.session)
+        return LocalLauncher(inbox, self.settings.keep_warm, self.home, key)
+
+    def launcher_of(self, session: str, directory: Path) -> Launcher:
+        """The launcher of an earlier trial of a session, from the trial's files."""
+        return launcher_of(directory, self.session_key(session))
 
     def session_names_on_disk(self) -> set[str]:
         """Ids of sessions with files here, even if memory.db was deleted since; new sessions must not reuse them."""
@@ -166,13 +186,24 @@ class Workspace:
         self.memory.close()
 
     def checkpoint_directory(self, session: str, train_hash: str) -> Path | None:
-        """The directory of a finished trial with this training hash whose checkpoint still exists, if any."""
+        """The directory of a finished trial with this training hash whose checkpoint still exists unchanged, if any."""
         for record in self.memory.trials.all(session):
-            directory = self.trial_directory(session, record.handle)
-            known = (directory / CHECKPOINT).exists() or (directory / REPLAYED).exists()
-            if record.status == "finished" and record.train_hash == train_hash and known:
-                return directory
+            wanted = record.status == "finished" and record.train_hash == train_hash
+            if wanted and self._has_model(session, record.handle):
+                return self.trial_directory(session, record.handle)
         return None
+
+    def _has_model(self, session: str, handle: str) -> bool:
+        """Whether a finished trial has its model and the files beside it, as they were signed; a replay needs none."""
+        directory = self.trial_directory(session, handle)
+        if (directory / REPLAYED).exists() or not (directory / CHECKPOINT).exists():
+            return (directory / REPLAYED).exists()
+        try:
+            check_trial(directory, self.session_key(session), session, handle, names=(RESULT, *MEASURED))
+        except TrialError as error:
+            logger.warning("the model of %s/%s is not used: %s", session, handle, error)
+            return False
+        return True
 
 
 def trial_directory(home: Path, session: str, handle: str) -> Path:

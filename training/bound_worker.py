@@ -27,6 +27,6 @@ def end_with(parent: int) -> None:
 if __name__ == "__main__":
     start(sys.argv[1:], tcp=True)  # first, because it restricts this thread and those that are started later
     threading.Thread(target=end_with, args=(int(os.environ[PARENT]),), daemon=True).start()
-    from .worker import main  # imports torch, which takes seconds: the parent is watched from the start
+    from .worker import key_from_launcher, main  # imports torch, which takes seconds: the parent is watched before
 
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), key=key_from_launcher()))

@@ -8,7 +8,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..data.atomic import write_bytes
+from ..data.hashing import write_hashed
 from ..data.safe_open import refuse_links, split_beneath
 from ..models.build import build_model
 from ..models.config import TrialConfig
@@ -37,9 +37,9 @@ def checkpoint_bytes(model: SequenceModel, config: TrialConfig, num_items: int) 
     return save(weights, metadata=header)
 
 
-def save_checkpoint(path: Path, model: SequenceModel, config: TrialConfig, num_items: int) -> None:
-    """Write the model to `path` atomically."""
-    write_bytes(path, checkpoint_bytes(model, config, num_items))
+def save_checkpoint(path: Path, model: SequenceModel, config: TrialConfig, num_items: int) -> str:
+    """Write the model to `path` atomically; returns the SHA-256 of the file."""
+    return write_hashed(path, checkpoint_bytes(model, config, num_items))
 
 
 def load_checkpoint(path: Path) -> tuple[SequenceModel, TrialConfig]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from ..data.atomic import write_bytes
+from ..data.hashing import write_hashed
 from .metrics import clip_ranks
 from .racing import RaceContext, StopCause, decide
 from .spec import INCUMBENT_RANKS, RACE, RANKS, EpochRecord, read_trial_file, write_model
@@ -30,11 +31,11 @@ EpochRanks = NDArray[np.uint8]
 """Ranks (num_epochs_evaluated, num_users), those above 255 as 255."""
 
 
-def write_epoch_ranks(path: Path, rows: Rows) -> None:
-    """Write `rows`, one array (num_users,) per evaluated epoch, to a file."""
+def write_epoch_ranks(path: Path, rows: Rows) -> str:
+    """Write `rows`, one array (num_users,) per evaluated epoch, to a file; returns its SHA-256."""
     buffer = BytesIO()
     np.save(buffer, np.stack(rows))
-    write_bytes(path, buffer.getvalue())
+    return write_hashed(path, buffer.getvalue())
 
 
 def read_epoch_ranks(path: Path) -> EpochRanks | None:

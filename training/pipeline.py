@@ -14,9 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..data.atomic import write_bytes
 from ..data.errors import MachineError
-from ..data.hashing import sha256_of
+from ..data.hashing import write_hashed
 from ..data.prepared import PreparedDataset
 from ..kernels.losses.arguments import BFLOAT16
 from ..kernels.losses.linear_cross_entropy_bfloat16 import is_available
@@ -57,6 +56,7 @@ def run(trial: Trial, spec: TrialSpec) -> None:
     trial.record(device=_device_name(device, precision), confined=Confinement.state)
     trial.report(stage="loading", epochs=0 if spec.members else config.epochs)
     dataset = load_dataset(Path(spec.dataset_dir))
+    trial.dataset_id = dataset.dataset_id
     if config.ensemble:
         _score_ensemble(trial, spec, config, dataset, device)
         return
@@ -68,7 +68,7 @@ def run(trial: Trial, spec: TrialSpec) -> None:
         fitted = _train(trial, spec, config, dataset, device, tables if spec.judge_epochs else None)
     for name, rows in ((EPOCH_RANKS, fitted.epoch_ranks), (JUDGED_RANKS, fitted.judged_ranks)):
         if rows:
-            write_epoch_ranks(trial.directory / name, rows)
+            trial.wrote(name, write_epoch_ranks(trial.directory / name, rows))
     if fitted.stopped:
         return  # the training state stays, so that a later trial can continue
     trial.report(stage="scoring")
@@ -87,9 +87,10 @@ def run(trial: Trial, spec: TrialSpec) -> None:
     best = _record_best(trial, spec, found, num_parameters(fitted.model), started)
     if spec.baselines:  # after the clock: their seconds are not the trial's
         trial.record(baselines=baseline_metrics(dataset, train_histories(dataset), dataset.valid_items, tables))
-    save_checkpoint(trial.directory / CHECKPOINT, fitted.model, configs[best], dataset.num_items)
-    _write_array(trial.directory / USERS, states.cpu().numpy())
-    trial.record(files={name: sha256_of(trial.directory / name) for name in (RANKS, USERS, CHECKPOINT)})
+    digest = save_checkpoint(trial.directory / CHECKPOINT, fitted.model, configs[best], dataset.num_items)
+    trial.wrote(CHECKPOINT, digest)
+    _write_array(trial, USERS, states.cpu().numpy())
+    trial.record(files={name: trial.written[name] for name in (RANKS, USERS, CHECKPOINT)})
 
 
 def _score_ensemble(
@@ -111,7 +112,7 @@ def _score_ensemble(
     _record_best(trial, spec, found, total_parameters(members), started)
     if spec.baselines:
         trial.record(baselines=baseline_metrics(dataset, histories, dataset.valid_items, tables))
-    trial.record(files={RANKS: sha256_of(trial.directory / RANKS)})
+    trial.record(files={RANKS: trial.written[RANKS]})
 
 
 def _record_best(trial: Trial, spec: TrialSpec, found: Sequence[Ranks], parameters: int, started: float) -> int:
@@ -126,9 +127,9 @@ def _record_best(trial: Trial, spec: TrialSpec, found: Sequence[Ranks], paramete
         parameters=parameters,
         evaluate_seconds=trial.result.evaluate_seconds + time.perf_counter() - started,
     )
-    _write_array(trial.directory / RANKS, ranks)
+    _write_array(trial, RANKS, ranks)
     if spec.settings:
-        _write_array(trial.directory / SWEPT_RANKS, swept)
+        _write_array(trial, SWEPT_RANKS, swept)
     return best
 
 
@@ -146,11 +147,12 @@ def _train(
 
     def train(state: Path | None) -> FitResult:
         return fit(
-            config, dataset, spec.seed, device, trial.add_epoch, trial.directory / STATE, state,
+            config, dataset, spec.seed, device, trial.add_epoch, trial.state_file(), state,
             judging=judging, precision=precision,
         )  # fmt: skip
 
     try:
+        trial.check_state(resume_from)
         fitted = train(resume_from)
     except StateError as error:
         print(f"training from scratch: {error}", flush=True)
@@ -173,6 +175,7 @@ def _train(
 
 def _reuse(trial: Trial, spec: TrialSpec, config: TrialConfig, device: torch.device) -> FitResult:
     """The model of the trial `rescore_from`, without training seconds; records its training curve and device."""
+    trial.check_source(Path(spec.rescore_from or ""))
     fitted, source_result = load_trained(Path(spec.rescore_from or ""), config, spec.seed, device)
     fields = ("best_epoch", "model_ndcg10", "train_ndcg10", "popularity_ndcg10", "device")
     trial.record(curve=fitted.curve, **{name: getattr(source_result, name) for name in fields})
@@ -228,7 +231,7 @@ def _device_name(device: torch.device, precision: str) -> str:
     return BFLOAT16_CPU if precision == BFLOAT16 else "cpu"
 
 
-def _write_array(path: Path, array: NDArray[Any]) -> None:
+def _write_array(trial: Trial, name: str, array: NDArray[Any]) -> None:
     buffer = BytesIO()
     np.save(buffer, array)
-    write_bytes(path, buffer.getvalue())
+    trial.wrote(name, write_hashed(trial.directory / name, buffer.getvalue()))

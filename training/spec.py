@@ -19,6 +19,7 @@ This module does not import torch, because the launcher imports it as well as th
     race.json                if the trial is raced: the RaceContext (racing.py), written before the process starts
     incumbent_ranks.npy      if the trial is raced: the epoch_ranks.npy or judged_ranks.npy of the incumbent, and its
                              final ranks as the last row
+    signature.json           and spec_signature.json, state_signature.json: `signature.py` describes them
     log.txt                  standard output and standard error of the process
 """
 
@@ -136,9 +137,14 @@ def engine_version() -> str:
     return f"virtualmle {__version__}, torch {metadata.version('torch')}"
 
 
+def encoded(model: BaseModel) -> bytes:
+    """A model of this module as the content of its file."""
+    return (model.model_dump_json(indent=1) + "\n").encode()
+
+
 def write_model(path: Path, model: BaseModel) -> None:
     """Write a model of this module atomically as JSON."""
-    write_bytes(path, (model.model_dump_json(indent=1) + "\n").encode())
+    write_bytes(path, encoded(model))
 
 
 def read_trial_file(directory: Path, name: str) -> bytes:

@@ -5,6 +5,7 @@ limits, seed and versions); `read_state` refuses it for any other.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,15 @@ class TrainingState:
         return self.curve[-1].epoch if self.curve else 0
 
 
-def write_state(path: Path, state: TrainingState) -> None:
+@dataclass(frozen=True)
+class SignedFile:
+    """The file of a training state, and what gets the content of each state to sign it before it is written."""
+
+    path: Path
+    sign: Callable[[bytes], None]
+
+
+def write_state(file: Path | SignedFile, state: TrainingState) -> None:
     """Write `state` atomically."""
     tensors = {name: value for name, value in state.training.items() if isinstance(value, Tensor)}
     header = {name: value for name, value in state.training.items() if name not in tensors}
@@ -63,7 +72,10 @@ def write_state(path: Path, state: TrainingState) -> None:
         {name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
         metadata={METADATA: json.dumps(header, sort_keys=True)},
     )
-    write_bytes(path, content)
+    if isinstance(file, SignedFile):
+        file.sign(content)
+        file = file.path
+    write_bytes(file, content)
 
 
 def read_state(path: Path, identity: str) -> TrainingState:

@@ -33,7 +33,7 @@ from .optimizer import FusedAdam
 from .racing import StopCause
 from .schedule import lr_factor
 from .spec import EpochRecord, engine_version
-from .state import TrainingState, read_state, write_state
+from .state import SignedFile, TrainingState, read_state, write_state
 from .stopping import best_epoch, common_part, has_ended, judged_epochs, on_grid, points
 
 OnEpoch = Callable[[EpochRecord], None]
@@ -67,7 +67,7 @@ def fit(
     seed: int,
     device: torch.device,
     on_epoch: OnEpoch = lambda record: None,
-    save_to: Path | None = None,
+    save_to: Path | SignedFile | None = None,
     resume_from: Path | None = None,
     save_every: float = SAVE_EVERY_SECONDS,
     judging: Judging = NOT_JUDGED,
@@ -141,10 +141,10 @@ def _start(training: "Training", resume_from: Path | None) -> tuple[TrainingStat
     return replace(state, curve=curve, epoch_ranks=ranks, judged_ranks=judged, training={}), part.ended
 
 
-def _save(path: Path, state: TrainingState, *, required: bool) -> None:
+def _save(file: Path | SignedFile, state: TrainingState, *, required: bool) -> None:
     """Write the state; a full disk is an error only if it is `required`, and not merely useful to a longer training."""
     try:
-        write_state(path, state)
+        write_state(file, state)
     except OSError as error:
         if required or error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -7,15 +7,34 @@ from pathlib import Path
 
 import torch
 
+from .errors import StateError
 from .peak import peak_bytes, reset_peak
-from .spec import PROGRESS, RESULT, EpochRecord, TrialProgress, TrialResult, engine_version, write_model
+from .signature import MEASURED, StateSigner, check_spec, check_trial, state_is_signed, write_signed_result
+from .spec import (
+    PROGRESS,
+    RESULT,
+    STATE,
+    EpochRecord,
+    TrialProgress,
+    TrialResult,
+    TrialSpec,
+    engine_version,
+    read_spec,
+    write_model,
+)
+from .state import SignedFile
 
 
 class Trial:
     """The progress and the result so far of the trial in `directory`."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, key: bytes | None = None) -> None:
+        """key: of the session, with which the files are signed and those of earlier trials checked; None = neither."""
         self.directory = directory
+        self.spec: TrialSpec | None = None
+        self.dataset_id = ""
+        self.written: dict[str, str] = {}  # SHA-256 by file name
+        self._key = key
         reset_peak()
         self.started = time.perf_counter()
         self.result = TrialResult(status="failed", torch_version=torch.__version__, engine=engine_version())
@@ -49,6 +68,35 @@ class Trial:
             flush=True,
         )
 
+    def begin(self, spec: TrialSpec) -> None:
+        """Take `spec`. TrialError if it is not the one that the server has signed."""
+        if self._key is not None:
+            check_spec(self.directory, self._key, spec)
+        self.spec = spec
+
+    def wrote(self, name: str, digest: str) -> None:
+        """Record the SHA-256 of a file of the trial, taken from the content and not from the disk."""
+        self.written[name] = digest
+
+    def check_source(self, source: Path) -> None:
+        """TrialError unless the trial in `source` is as a worker of the same session has signed it."""
+        if self._key is not None and self.spec is not None:
+            check_trial(source, self._key, self.spec.session, read_spec(source).trial, names=(*MEASURED, RESULT))
+
+    def check_state(self, path: Path | None) -> None:
+        """StateError unless the training state at `path` is as a worker of the same session has signed it."""
+        if path is None or self._key is None or self.spec is None:
+            return
+        if not state_is_signed(path, self._key, self.spec.session):
+            raise StateError(f"{str(path)!r} is not a training state that a worker of this session wrote")
+
+    def state_file(self) -> Path | SignedFile:
+        """Where the training states go, and what signs them."""
+        path = self.directory / STATE
+        if self._key is None or self.spec is None:
+            return path
+        return SignedFile(path, StateSigner(self.directory, self._key, self.spec.session))
+
     def record(self, **changes: object) -> None:
         """Set fields of the result that `finish` will write."""
         self.result = self.result.model_copy(update=changes)
@@ -66,10 +114,18 @@ class Trial:
         ending = {"status": status, "cause": cause, "machine_fault": machine_fault, "wall_seconds": self.seconds()}
         ending |= {"peak_bytes": peak_bytes()}
         final = self.result.model_copy(update=ending)
-        write_model(self.directory / RESULT, final)
+        self._write(final)
         why = cause or (final.stopped.sentence if final.stopped else "")
         print(f"{status}{f': {why}' if why else ''}", flush=True)
         return True
+
+    def _write(self, result: TrialResult) -> None:
+        if self._key is None or self.spec is None:
+            write_model(self.directory / RESULT, result)
+            return
+        write_signed_result(
+            self.directory, self._key, self.spec, result, self.written, dataset_id=self.dataset_id, by="worker"
+        )
 
     def limit(self, wall_seconds: float) -> None:
         """Start a watchdog that ends the process with a failed result if the trial exceeds `wall_seconds`."""

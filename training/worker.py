@@ -4,6 +4,8 @@
 one result.json per trial, unless it is killed: finished, or failed with a sentence that gives the cause. SIGTERM ends
 the process immediately, without a result.
 
+The launcher writes the key of the session to standard input, with which the process signs its files (`signature.py`).
+
 With an inbox the process waits for up to SECONDS after a finished trial, with torch and the dataset loaded, and runs
 the next trial that is offered in the inbox (`inbox.py`). It exits after a failed trial, and if the inbox is deleted.
 
@@ -33,6 +35,7 @@ from pathlib import Path
 import torch
 
 from ..data.errors import MachineError, VirtualMLEError
+from ..data.mac import KEY_BYTES
 from .inbox import take_order
 from .inputs import check_unchanged
 from .pipeline import run
@@ -43,12 +46,15 @@ MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFI
 """System errors that would hit any trial here: no disk space, a read-only or failing disk, too many open files."""
 
 
-def main(directory: Path, inbox: Path | None = None, seconds: float = 0.0) -> int:
-    """Run the trial in `directory`, then the trials from `inbox`; returns the exit code, 0 if the last one finished."""
+def main(directory: Path, inbox: Path | None = None, seconds: float = 0.0, key: bytes | None = None) -> int:
+    """Run the trial in `directory`, then the trials from `inbox`; returns the exit code, 0 if the last one finished.
+
+    key: of the session, with which all these trials are signed; None = they are not signed.
+    """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a parent may have changed it, and cancelling must end the process
     if (directory / RESULT).exists():
         sys.exit(f"{str(directory)!r} already contains {RESULT}; start a new trial")
-    while _run_one(directory):
+    while _run_one(directory, key):
         gc.collect()
         next_directory = take_order(inbox, seconds) if inbox else None
         if next_directory is None:
@@ -58,12 +64,13 @@ def main(directory: Path, inbox: Path | None = None, seconds: float = 0.0) -> in
     return 1
 
 
-def _run_one(directory: Path) -> bool:
+def _run_one(directory: Path, key: bytes | None) -> bool:
     """Run the trial in `directory`; returns whether it finished."""
-    trial = Trial(directory)
+    trial = Trial(directory, key)
     cause, machine_fault = None, False
     try:
         spec = read_spec(directory)
+        trial.begin(spec)
         trial.limit(spec.wall_seconds)
         run(trial, spec)
         check_unchanged(Path(spec.dataset_dir))
@@ -77,6 +84,12 @@ def _run_one(directory: Path) -> bool:
     if not trial.finish(cause, machine_fault=machine_fault):
         threading.Event().wait(60)  # the watchdog writes the result and then ends the process
     return cause is None
+
+
+def key_from_launcher() -> bytes | None:
+    """The session's key, which the launcher has written to standard input; None if it gave none."""
+    given = b"" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.read(KEY_BYTES)
+    return given if len(given) == KEY_BYTES else None
 
 
 def _memory_cause(error: Exception) -> str | None:
@@ -97,4 +110,5 @@ def _log_to(path: Path) -> None:
 
 if __name__ == "__main__":
     arguments = sys.argv[1:]
-    sys.exit(main(Path(arguments[0]), *((Path(arguments[1]), float(arguments[2])) if len(arguments) > 1 else ())))
+    waiting = (Path(arguments[1]), float(arguments[2])) if len(arguments) > 1 else (None, 0.0)
+    sys.exit(main(Path(arguments[0]), *waiting, key_from_launcher()))

@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ..data.errors import MachineError, TrialError
 from ..data.locks import PASSED
 from ..training.environment import worker_environment
+from ..training.signature import sign_spec
 from ..training.spec import (
     INCUMBENT_RANKS,
     LOG,
@@ -42,6 +43,7 @@ from ..training.spec import (
     write_model,
 )
 from ..training.trial_lock import take
+from .key_pipe import key_pipe
 from .lease import (
     LEASE,
     TERM_SECONDS,
@@ -102,20 +104,24 @@ def launch(
     inbox: Path | None = None,
     keep_warm: float = 0.0,
     cwd: Path | None = None,
+    key: bytes | None = None,
 ) -> None:
     """Run `spec` in `directory`, in the warm worker of `inbox` or in a new process; returns immediately.
 
     With an inbox, a new process waits for up to `keep_warm` seconds after its trial for the next one (`warm.py`).
     `cwd`: the working directory of a new process, by default that of the trial, because this process's own may have
-    been deleted. TrialError if the directory already holds a trial, MachineError if it cannot be written or no process
-    can be started.
+    been deleted. key: of the session, with which spec and results are signed (training/signature.py); None = neither.
+    TrialError if the directory already holds a trial, MachineError if it cannot be written or no process can be
+    started.
     """
     check_unused(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         write_model(directory / SPEC, spec)
+        if key is not None:
+            sign_spec(directory, key, spec)
         if inbox is None or not hand_over(spec, directory.resolve(), inbox):
-            _start(spec, directory.resolve(), module, inbox, keep_warm, cwd or directory.resolve())
+            _start(spec, directory.resolve(), module, inbox, keep_warm, cwd or directory.resolve(), key)
         elif (directory / STOP).exists():  # cancelled while the worker claimed the trial
             cancel(directory)
     except OSError as error:
@@ -186,16 +192,26 @@ def cancel(directory: Path) -> TrialState:
 
 
 def _start(
-    spec: TrialSpec, directory: Path, module: str, inbox: Path | None, keep_warm: float, cwd: Path
+    spec: TrialSpec,
+    directory: Path,
+    module: str,
+    inbox: Path | None,
+    keep_warm: float,
+    cwd: Path,
+    key: bytes | None,
 ) -> None:
     warm_arguments: list[str] = []
     if inbox is not None and keep_warm > 0:
         clear(inbox)
         warm_arguments = [str(inbox.resolve()), f"{keep_warm:g}"]
-    with (directory / LOG).open("ab") as log, lock_to_pass(directory) as (environment, descriptors):
+    with (
+        (directory / LOG).open("ab") as log,
+        lock_to_pass(directory) as (environment, descriptors),
+        key_pipe(key) as given,
+    ):
         child = subprocess.Popen(
             [sys.executable, *WORKER_OPTIONS, module, str(directory), *warm_arguments],
-            stdin=subprocess.DEVNULL,
+            stdin=given,
             stdout=log,
             stderr=subprocess.STDOUT,
             env=environment,

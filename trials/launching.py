@@ -7,7 +7,7 @@ a restarted server asks the directory which launcher it belongs to, and goes on.
     ray_launcher.py   tasks of a Ray cluster
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -39,10 +39,11 @@ class LocalLauncher:
     inbox: Path | None = None
     keep_warm: float = 0.0
     cwd: Path | None = None
+    key: bytes | None = field(default=None, repr=False)
 
     def submit(self, spec: TrialSpec, directory: Path) -> None:
         """Start the trial in a process."""
-        launch(spec, directory, inbox=self.inbox, keep_warm=self.keep_warm, cwd=self.cwd)
+        launch(spec, directory, inbox=self.inbox, keep_warm=self.keep_warm, cwd=self.cwd, key=self.key)
 
     def look(self, directory: Path, *, asked_at: float | None = None) -> TrialState:
         """The state of the trial, from its files and the process table."""
@@ -53,6 +54,6 @@ class LocalLauncher:
         return cancel(directory)
 
 
-def launcher_of(directory: Path) -> Launcher:
-    """The launcher of the trial in `directory`, from its files."""
-    return RayLauncher() if is_on_ray(directory) else LocalLauncher()
+def launcher_of(directory: Path, key: bytes | None = None) -> Launcher:
+    """The launcher of the trial in `directory`, from its files; key: of its session, for a bridge that must start."""
+    return RayLauncher(key=key) if is_on_ray(directory) else LocalLauncher(key=key)

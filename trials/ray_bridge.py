@@ -22,6 +22,7 @@ from typing import Any
 from ..data.atomic import write_bytes
 from ..data.errors import TrialError, VirtualMLEError
 from ..data.locks import take_lock
+from ..data.mac import KEY_BYTES
 from ..training.spec import RESULT
 from .launcher import STOP, write_stop
 from .ray_data import Datasets
@@ -39,9 +40,10 @@ ANSWER_SECONDS = 5.0
 class Bridge:
     """Attends to the trials of a session on the cluster at `address`."""
 
-    def __init__(self, session: Path, address: str) -> None:
+    def __init__(self, session: Path, address: str, key: bytes | None) -> None:
         self._session = session
         self._address = address
+        self._key = key
         self._attended: dict[Path, threading.Thread] = {}
 
     def run(self) -> None:
@@ -89,7 +91,7 @@ class Bridge:
 
     def _attend(self, ray: Any, directory: Path, datasets: Datasets) -> None:
         try:
-            Attendant(ray, directory, datasets).attend()
+            Attendant(ray, directory, datasets, self._key).attend()
         except (OSError, VirtualMLEError) as error:  # spec.json or ray.json is damaged
             _end(directory, str(error), lost=False)
         except Exception as error:  # outermost handler of the thread
@@ -130,14 +132,15 @@ def _check_answer(address: str) -> None:
             return
 
 
-def main(folder: Path, address: str, lock: int) -> None:
+def main(folder: Path, address: str, lock: int, key: bytes | None) -> None:
     """Hold the lock, write the process id beside it, and run the bridge."""
     os.set_inheritable(lock, False)
     if not take_lock(lock):  # on file systems where the lock did not pass to this process, and another has it now
         return
     write_bytes(folder / PID, f"{os.getpid()}\n".encode())
-    Bridge(folder.parent.parent, address).run()
+    Bridge(folder.parent.parent, address, key).run()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    given = sys.stdin.buffer.read(KEY_BYTES)  # of the session, from the launcher
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), given if len(given) == KEY_BYTES else None)

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -29,7 +29,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ..data.errors import ConfigError, MachineError, TrialError
 from ..data.locks import take_lock
 from ..training.environment import holds_secret, worker_environment
+from ..training.signature import sign_spec
 from ..training.spec import SPEC, TrialSpec, write_model
+from .key_pipe import key_pipe
 from .launcher import (
     TrialState,
     check_unused,
@@ -110,11 +112,13 @@ class RayLauncher:
     """Runs trials as tasks of the Ray cluster at `address`, which only `submit` needs.
 
     shared_files: whether nodes with the same file system read datasets and earlier trials in place; without, and on
-    all other nodes, they are sent.
+    all other nodes, they are sent. key: of the session, as `launch` takes it; it travels through pipes and in the
+    calls of the cluster, and no node writes it to its disk.
     """
 
     address: str = "auto"
     shared_files: bool = True
+    key: bytes | None = field(default=None, repr=False)
 
     def submit(self, spec: TrialSpec, directory: Path) -> None:
         """Hand the trial to the bridge. One thread is used if the spec leaves their number open."""
@@ -131,8 +135,10 @@ class RayLauncher:
         try:
             directory.mkdir(parents=True, exist_ok=True)
             write_model(directory / SPEC, spec)
+            if self.key is not None:
+                sign_spec(directory, self.key, spec)
             write_model(directory / RAY, submission)
-            _ensure_bridge(directory, submission.address)
+            _ensure_bridge(directory, submission.address, self.key)
         except OSError as error:
             cause = f"the trial could not be handed to Ray ({error.strerror})"
             with contextlib.suppress(OSError):
@@ -144,7 +150,7 @@ class RayLauncher:
         state = _state(directory)
         if state.status == "running":
             try:
-                _ensure_bridge(directory, read_submission(directory).address)
+                _ensure_bridge(directory, read_submission(directory).address, self.key)
             except TrialError as error:
                 return TrialState(status="crashed", cause=str(error), seconds=state.seconds)
         return state
@@ -197,17 +203,17 @@ def _released(directory: Path) -> bool:
     return placement is not None and placement.released
 
 
-def _ensure_bridge(directory: Path, address: str) -> None:
+def _ensure_bridge(directory: Path, address: str, key: bytes | None) -> None:
     """Start a bridge for the session of `directory` unless one runs; it inherits the lock from this process."""
     folder = bridge_directory(directory.resolve().parent, address)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / BRIDGE_LOCK).open("a+") as lock:
         if not take_lock(lock.fileno()) or _age(folder / BRIDGE_LOG) < RESTART_SECONDS:
             return
-        with (folder / BRIDGE_LOG).open("wb") as log:
+        with (folder / BRIDGE_LOG).open("wb") as log, key_pipe(key) as given:
             child = subprocess.Popen(
                 [sys.executable, *WORKER_OPTIONS, BRIDGE, str(folder), address, str(lock.fileno())],
-                stdin=subprocess.DEVNULL,
+                stdin=given,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=bridge_environment(os.environ),

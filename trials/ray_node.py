@@ -25,14 +25,17 @@ import psutil
 from ..data.atomic import write_bytes
 from ..data.errors import MachineError
 from ..training.bound_worker import PARENT
+from ..training.signature import SPEC_SIGNATURE, STATE_SIGNATURE
 from ..training.spec import LOG, SPEC, STATE, TrialSpec, engine_version, write_model
 from ..training.trial_lock import LOCK
 from .launcher import INPUTS, STOP, TrialState, cancel, launch, poll
 from .lease import LEASE, Lease, is_held, lease_of
 
 WORKER = "virtualmle.training.bound_worker"
-KEPT_HERE = {SPEC, LEASE, LOCK, STOP, LOG, *INPUTS}
+KEPT_HERE = {SPEC, SPEC_SIGNATURE, LEASE, LOCK, STOP, LOG, *INPUTS}
 """What does not return as a file: this machine's own files, what came from the head, and the log, sent in pieces."""
+
+WITH_STATE = {STATE, STATE_SIGNATURE}  # a signature that is one state newer still covers the state
 
 UNUSED_SECONDS = 14 * 24 * 3600.0  # since the last trial of a node, after which its datasets are deleted
 
@@ -100,12 +103,14 @@ class TrialOnNode:
         dataset: Mapping[str, npt.NDArray[Any]] | None,
         source: Files | None,
         members: Sequence[Files] = (),
+        key: bytes | None = None,
     ) -> None:
         """Start the trial, unless it was started already.
 
         dataset_id: empty if the trial reads the head's files in place. dataset: the bytes of the dataset's files, None
         if this node has them. source: the files of the trial that `spec` re-scores or resumes.
-        members: those of each member of an ensemble.
+        members: those of each member of an ensemble. key: of the session; it stays in the memory of this process and of
+        the worker's.
         """
         if (self._trial / SPEC).exists():
             return
@@ -118,7 +123,7 @@ class TrialOnNode:
             _store(self._member(number), files)
         _store(self._trial, inputs)
         write_model(self._own / LEASE, lease_of(psutil.Process(), spec.wall_seconds))
-        launch(self._localised(spec, dataset_id), self._trial, module=WORKER)
+        launch(self._localised(spec, dataset_id), self._trial, module=WORKER, key=key)
 
     def look(self, known: Mapping[str, Mark], log_offset: int, with_state: bool) -> Look:
         """The state of the trial, the files that differ from `known`, and the log from `log_offset` on.
@@ -130,7 +135,8 @@ class TrialOnNode:
         log = (_read(self._trial / LOG) or b"")[log_offset:]
         marks = {path.name: _mark(path) for path in _files(self._trial) if path.name not in KEPT_HERE}
         over = state.status != "running"
-        wanted = [name for name in marks if marks[name] != known.get(name) and (over or with_state or name != STATE)]
+        changed = [name for name in marks if marks[name] != known.get(name)]
+        wanted = [name for name in changed if over or with_state or name not in WITH_STATE]
         wanted.sort(key=lambda name: name != STATE)  # first, so that the files written before it are not older
         found = {name: _read(self._trial / name) for name in wanted}
         return Look(state, log, marks, {name: content for name, content in found.items() if content is not None})

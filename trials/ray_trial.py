@@ -7,6 +7,7 @@ from typing import Any
 
 from ..data.atomic import write_bytes
 from ..data.errors import VirtualMLEError
+from ..training.signature import SPEC_SIGNATURE, check_spec
 from ..training.spec import LOG, PROGRESS, RESULT, STATE, engine_version, read_spec, write_model
 from ..training.trial_lock import LOCK
 from .launcher import INPUTS, STOP, write_stop
@@ -22,7 +23,8 @@ DEATH_SECONDS = 20.0  # from the death of an actor until the cluster knows wheth
 STOP_SECONDS = 15.0  # for a node to end a worker and delete its files, before its actor is killed
 MESSAGE_CHARACTERS = 300  # of what Ray says
 RETRY_SECONDS = 1.0  # after a call to a node that does not answer for a moment
-NOT_SENT = {LEASE, LOCK, STOP, LOG, PROGRESS, RAY, PLACED, *INPUTS}  # files of an earlier trial that no worker reads
+NOT_SENT = {LEASE, LOCK, STOP, LOG, PROGRESS, RAY, PLACED, SPEC_SIGNATURE, *INPUTS}
+"""Files of an earlier trial that no worker reads."""
 
 
 class Crash(Exception):
@@ -41,8 +43,9 @@ class Cancelled(Exception):
 class Attendant:
     """Attends to the trial in `directory`, whose actor an earlier bridge may have started."""
 
-    def __init__(self, ray: Any, directory: Path, datasets: Datasets) -> None:
+    def __init__(self, ray: Any, directory: Path, datasets: Datasets, key: bytes | None = None) -> None:
         self._ray = ray
+        self._key = key
         self._directory = directory
         self._datasets = datasets
         self._spec = read_spec(directory)
@@ -122,9 +125,11 @@ class Attendant:
         sent = self._datasets.reference(self._dataset, dataset_id) if lacking else None
         source = None if place.in_place else self._source()
         members = [] if place.in_place else self._members()
+        if self._key is not None:
+            check_spec(self._directory, self._key, self._spec)
         inputs = {path.name: path.read_bytes() for path in self._directory.iterdir() if path.name in INPUTS}
         self._write_placement()
-        self._ask(lambda: self._actor.start.remote(self._spec, inputs, dataset_id, sent, source, members))
+        self._ask(lambda: self._actor.start.remote(self._spec, inputs, dataset_id, sent, source, members, self._key))
         self._write_placement(started=time.time())
 
     def _source(self) -> dict[str, bytes] | None:

@@ -12,18 +12,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..data.atomic import write_bytes, write_json
+from ..data.atomic import write_json
 from ..data.errors import MachineError, TrialError
+from ..data.hashing import write_hashed
 from ..training.cells import Cell
 from ..training.metrics import best_setting
-from ..training.spec import RANKS, RESULT, SPEC, SWEPT_RANKS, TrialResult, TrialSpec, write_model
+from ..training.signature import write_signed_result
+from ..training.spec import RANKS, SPEC, SWEPT_RANKS, TrialResult, TrialSpec, write_model
 
 REPLAYED = "replayed.json"
 
 
-def serve(cells: Sequence[Cell], spec: TrialSpec, directory: Path) -> None:
+def serve(cells: Sequence[Cell], spec: TrialSpec, directory: Path, key: bytes, dataset_id: str) -> None:
     """Write the result of `spec` as its cell has it, or of a sweep, as the cells of its settings have it.
 
+    key: of the session, with which the files are signed; dataset_id: of the table's dataset.
     A re-scored trial is charged the seconds of scoring only, a sweep those of all of its settings.
     TrialError if the directory already holds a trial, MachineError if it cannot be written.
     """
@@ -33,26 +36,28 @@ def serve(cells: Sequence[Cell], spec: TrialSpec, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         write_model(directory / SPEC, spec)
         write_json(directory / REPLAYED, [cell.settings for cell in cells])
-        write_model(directory / RESULT, _result(cells, spec, directory))
+        files: dict[str, str] = {}
+        result = _result(cells, spec, directory, files)
+        write_signed_result(directory, key, spec, result, files, dataset_id=dataset_id, by="server")
     except OSError as error:
         raise MachineError(
             f"trial {spec.trial} could not be written to {directory} ({error.strerror}); free disk space and retry"
         ) from None
 
 
-def _result(cells: Sequence[Cell], spec: TrialSpec, directory: Path) -> TrialResult:
-    """The result of the trial; its ranks are written to `directory`."""
+def _result(cells: Sequence[Cell], spec: TrialSpec, directory: Path, files: dict[str, str]) -> TrialResult:
+    """The result of the trial; its ranks are written to `directory`, and their SHA-256 to `files`."""
     rescored = spec.rescore_from is not None
     failed = next((cell for cell in cells if cell.cause), None)
     if failed:
         return result_of(failed, rescored=rescored)
     if not spec.settings:
-        _write_ranks(directory / RANKS, _ranks(cells[0]).astype(np.int32))
+        files[RANKS] = _write_ranks(directory / RANKS, _ranks(cells[0]).astype(np.int32))
         return result_of(cells[0], rescored=rescored)
     swept = np.stack([_ranks(cell) for cell in cells])
     best = best_setting(swept)
-    _write_ranks(directory / RANKS, swept[best].astype(np.int32))
-    _write_ranks(directory / SWEPT_RANKS, swept)
+    files[RANKS] = _write_ranks(directory / RANKS, swept[best].astype(np.int32))
+    files[SWEPT_RANKS] = _write_ranks(directory / SWEPT_RANKS, swept)
     seconds = sum(cell.score_seconds for cell in cells)
     changes = {"best_setting": best, "evaluate_seconds": seconds, "wall_seconds": seconds}
     return result_of(cells[best], rescored=rescored).model_copy(update=changes)
@@ -63,10 +68,10 @@ def _ranks(cell: Cell) -> npt.NDArray[np.uint8]:
     return cell.ranks
 
 
-def _write_ranks(path: Path, ranks: npt.NDArray[Any]) -> None:
+def _write_ranks(path: Path, ranks: npt.NDArray[Any]) -> str:
     buffer = BytesIO()
     np.save(buffer, ranks)
-    write_bytes(path, buffer.getvalue())
+    return write_hashed(path, buffer.getvalue())
 
 
 def result_of(cell: Cell, *, rescored: bool) -> TrialResult:

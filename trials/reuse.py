@@ -12,12 +12,12 @@ from pathlib import Path
 
 from ..data.errors import TrialError
 from ..training.products import BFLOAT16_CPU, trains_in_bfloat16
+from ..training.signature import TrialSignature, write_signed_result
 from ..training.spec import (
     CHECKPOINT,
     EPOCH_RANKS,
     JUDGED_RANKS,
     RANKS,
-    RESULT,
     SPEC,
     USERS,
     TrialResult,
@@ -28,6 +28,7 @@ from ..training.spec import (
 )
 
 FILES = (RANKS, USERS, CHECKPOINT)
+COPIED = {*FILES, EPOCH_RANKS, JUDGED_RANKS}
 
 
 def holds(source: Path, spec: TrialSpec, device: str, files: Mapping[str, str]) -> bool:
@@ -44,20 +45,24 @@ def holds(source: Path, spec: TrialSpec, device: str, files: Mapping[str, str]) 
     return intact and same_device and (ran.seed, ran.threads) == (spec.seed, spec.threads)
 
 
-def adopt(source: Path, directory: Path, spec: TrialSpec, result: TrialResult) -> bool:
+def adopt(
+    source: Path, directory: Path, spec: TrialSpec, result: TrialResult, signed: TrialSignature, key: bytes
+) -> bool:
     """Make `directory` a finished trial with the files of `source`; False, with no directory left, if that fails.
 
-    The result is written last: a process that is killed before leaves a trial that was never started. Raises TrialError
-    if the directory already holds a trial.
+    signed: the signature of `source`, which is checked; its files are signed anew with `key`, that of the session of
+    `spec`. The result is written last: a process that is killed before leaves a trial that was never started. Raises
+    TrialError if the directory already holds a trial.
     """
     if directory.is_dir() and any(directory.iterdir()):
         raise TrialError(f"{directory} already holds a trial; a handle is never reused: start a new trial")
     try:
         directory.mkdir(parents=True, exist_ok=True)
         write_model(directory / SPEC, spec)
-        for name in (*FILES, *(name for name in (EPOCH_RANKS, JUDGED_RANKS) if (source / name).exists())):
+        copied = {name: digest for name, digest in signed.files.items() if name in COPIED}
+        for name in copied:
             _copy(source / name, directory / name)
-        write_model(directory / RESULT, result)
+        write_signed_result(directory, key, spec, result, copied, dataset_id=signed.dataset_id, by="server")
     except OSError:  # the source has just been deleted, or the disk is full: the trial runs, or reports the full disk
         shutil.rmtree(directory, ignore_errors=True)
         return False
