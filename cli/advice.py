@@ -107,7 +107,13 @@ def describe_closed(record: "SessionRecord", home: Path) -> str:
 def look_notice(record: "SessionRecord", home: Path) -> str:
     """What a run that will finalize the open session says when it starts."""
     from ..examiner.request import looks
+    from ..examiner.vault import Vault
 
+    if Vault(home).mode == "operator":
+        return (
+            f"at its end, this run freezes {record.id} and leaves a sealed choice: the key of the test set is kept "
+            "elsewhere; with --no-finalize the session stays open"
+        )
     known = looks(home)
     contents = {look.fingerprint for look in known if look.dataset_id == record.dataset_id}
     before = sum(look.fingerprint in contents for look in known)

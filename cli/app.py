@@ -26,10 +26,12 @@ from . import (
     evaluate,
     exhibit,
     export,
+    keys,
     memory,
     recommend,
     replay,
     report,
+    revealing,
     serve,
     serve_model,
     sessions,
@@ -46,16 +48,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.command("init")(keys.init)
+app.command("keygen")(keys.keygen)
 app.command("tune")(tune.tune)
 app.command("serve")(serve.serve)
 app.command("call")(call.call)
 app.add_typer(data.app, name="data")
 sessions.app.command("finalize")(closing.finalize)
 sessions.app.command("extend")(closing.extend)
+sessions.app.command("seal-choice")(revealing.seal_choice)
+sessions.app.command("bring-back")(revealing.bring_back)
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(memory.app, name="memory")
 app.add_typer(costs.app, name="costs")
 app.command("track")(track.track)
+app.command("reveal")(revealing.reveal)
 app.command("report")(report.report)
 app.command("export")(export.export)
 app.command("convert")(convert.convert)

@@ -93,6 +93,13 @@ def has_looked(home: Path, session: str) -> bool:
     return Ledger(Vault(home).directory).find(session) is not None
 
 
+def awaits_holder(home: Path, session: str) -> bool:
+    """Whether the session's look needs a key that is kept elsewhere, and has neither begun nor been answered."""
+    if Vault(home).mode != "operator" or in_progress(home, session):  # asked before the result, which may come after it
+        return False
+    return read_revealed(home, session) is None and not has_looked(home, session)
+
+
 def in_progress(home: Path, session: str) -> bool:
     """Whether an examiner of this session is running on this machine, even if its server has died."""
     command = [MODULE, "--home", str(home.resolve()), "--session", session]

@@ -3,6 +3,7 @@
     vault/                   0700
       public_key             32 bytes; test splits are encrypted for it
       private_key            32 bytes, 0600; absent in operator mode, where a person keeps it elsewhere
+      verify_key             32 bytes, in operator mode: verifies what the holder of the private key answers
       looks.db               the ledger (`ledger.py`)
       revealed/SESSION.json  test metrics of finished sessions, 0600
 
@@ -20,7 +21,7 @@ from ..data.atomic import write_bytes
 from ..data.errors import HomeError, SealError
 from ..data.seal import KEY_BYTES
 
-PUBLIC, PRIVATE = "public_key", "private_key"
+PUBLIC, PRIVATE, VERIFY = "public_key", "private_key", "verify_key"
 OWNER_ONLY, OWNER_ONLY_DIRECTORY = 0o600, 0o700
 
 
@@ -52,13 +53,29 @@ class Vault:
             raise SealError(f"{str(path)!r} is readable by other users; run chmod 600 on it, or choose a new home")
         return read_key(path)
 
-    def use_operator_key(self, public_key: bytes) -> None:
-        """Use a public key whose private key is kept elsewhere. Raises SealError if this vault has a key already."""
+    def use_operator_key(self, public_key: bytes, verify_key: bytes | None = None) -> None:
+        """Use a public key whose private key is kept elsewhere; a second call with the same keys has no effect.
+
+        verify_key: the Ed25519 key of the same holder (`operator_keys.py`). Raises SealError if this vault has another
+        key already.
+        """
         if len(public_key) != KEY_BYTES:
             raise SealError(f"an X25519 public key has {KEY_BYTES} bytes, this one has {len(public_key)}")
         self.create_directory()
-        if not _write_once(self.directory / PUBLIC, public_key, 0o644):
+        if file_exists(self.directory / PRIVATE) or not self._is_or_becomes(PUBLIC, public_key):
             raise SealError("this home has a key already, and its datasets are sealed for it; choose a new home")
+        if verify_key is not None and not self._is_or_becomes(VERIFY, verify_key):
+            raise SealError("this home verifies the answers of another key; choose a new home")
+
+    def _is_or_becomes(self, name: str, key: bytes) -> bool:
+        """Whether the file `name` has this key; it is written if it is missing."""
+        path = self.directory / name
+        return _write_once(path, key, 0o644) or read_key(path) == key
+
+    def verify_key(self) -> bytes | None:
+        """The key that verifies the answers of the private key's holder; None if this home has none."""
+        path = self.directory / VERIFY
+        return read_key(path) if file_exists(path) else None
 
     def create_directory(self) -> Path:
         """Create the vault's directory if it is missing, with access for its owner only. Raises HomeError."""
