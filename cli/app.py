@@ -29,6 +29,7 @@ from . import (
     keys,
     memory,
     recommend,
+    redteam,
     replay,
     report,
     revealing,
@@ -75,6 +76,7 @@ app.command("exhibit")(exhibit.exhibit)
 app.add_typer(bench.app, name="bench")
 app.add_typer(replay.app, name="replay")
 app.command("doctor")(doctor.doctor)
+app.command("redteam")(redteam.redteam)
 
 
 def _show_version(wanted: bool) -> None:

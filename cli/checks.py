@@ -23,6 +23,7 @@ from ..data.wording import counted
 from ..examiner.vault import PRIVATE, Vault
 from ..memory.store import Memory
 from ..sandbox.protocol import load_protocol
+from .isolation import isolation_of
 
 Status = Literal["ok", "warn", "fail"]
 PROBE_SECONDS = 120.0  # the first import of torch from a cold network file system takes a minute
@@ -53,12 +54,25 @@ class Finding:
     detail: str
 
 
-def run_checks(home: Path) -> list[Finding]:
-    """Run all checks on this machine and on `home`, in the order in which problems are best fixed."""
-    findings = [_python(), *_torch(), _home(home)]
-    for check in (_memory, _protocol, _environment, _vault, _plain_targets, _isolation):
-        findings.append(_guarded(check, home))
-    return findings
+def run_checks(home: Path, agent_user: str | None = None) -> list[Finding]:
+    """Run all checks on this machine and on `home`, in the order in which problems are best fixed.
+
+    agent_user: the unix user of agents, for the isolation level. Raises HomeError if there is none of this name.
+    """
+    findings = [_python(), *_torch(), _guarded(_environment, home), *home_checks(home)]
+    exposed = any(finding.check == "plain targets" and finding.status == "fail" for finding in findings)
+    level, detail = isolation_of(home, agent_user, has_plain_targets=exposed)
+    return [*findings, Finding("isolation", "fail" if level == "L0" else "ok", f"{level}: {detail}")]
+
+
+def home_checks(home: Path) -> list[Finding]:
+    """The checks of a home alone."""
+    return [_home(home), *(_guarded(check, home) for check in (_memory, _protocol, _vault, _plain_targets))]
+
+
+def failures(home: Path) -> dict[str, str]:
+    """The details of the failed checks of a home, by check."""
+    return {finding.check: finding.detail for finding in home_checks(home) if finding.status == "fail"}
 
 
 def _guarded(check: Callable[[Path], Finding], home: Path) -> Finding:
@@ -184,18 +198,3 @@ def _looks_sealed(path: Path) -> bool:
     if content.startswith((b"\x93NUMPY", b"PK", b"{", b"[", b"PAR1")):
         return False
     return sum(byte == 0 for byte in content) < len(content) / 16 + 16
-
-
-def _isolation(home: Path) -> Finding:
-    """The isolation level of the test targets; docs/protocol-and-safety.md defines the levels."""
-    vault = Vault(home)
-    if not vault.directory.exists():
-        return Finding("isolation", "ok", "no dataset yet; test targets will be sealed (L1)")
-    if not os.access(vault.directory, os.R_OK):
-        return Finding("isolation", "ok", "L2: the vault belongs to another user")
-    if vault.mode == "operator":
-        return Finding("isolation", "ok", "L3 for the key: the private key is not on this machine")
-    return Finding(
-        "isolation", "ok",
-        "L1: sealed, but a process of the same user could read the key; for L2, serve over HTTP as another user",
-    )  # fmt: skip

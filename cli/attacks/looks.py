@@ -102,7 +102,7 @@ def keep_finalize_waiting(scene: Scene) -> Verdict:
     home = scene.copy()
     with impostor(home, scene.session):
         message = refused(lambda: finalized(home, scene.session))
-    return fell(f"finalize was refused: {short(message)}") if message else held("the process was not taken for one of ours")
+    return fell(f"finalize was refused: {short(message)}") if message else held("finalize did not wait for it")
 
 
 def fill_the_sessions(scene: Scene) -> Verdict:

@@ -25,6 +25,7 @@ from .scene import (
     held_if_refused,
     outcome_of,
     overwrite,
+    refused,
     trial_directory,
     workspace,
 )
@@ -74,7 +75,7 @@ def edit_a_result(scene: Scene) -> Verdict:
         content = json.loads(path.read_bytes())
         content["metrics"]["ndcg@10"] = CLAIMED
         overwrite(path, json.dumps(content).encode())
-        wait_trial(ws, scene.session, running.trial)
+        refused(lambda: wait_trial(ws, scene.session, running.trial))
     outcome = outcome_of(home, scene.session, running.trial)
     if outcome is None or outcome.metrics.get("ndcg@10") != CLAIMED:
         return held("the edited figure was not recorded")

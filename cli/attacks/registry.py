@@ -2,18 +2,19 @@
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
-from ...data.errors import VirtualMLEError
+from ...data.errors import ConfigError, VirtualMLEError
 from . import files, looks, records, tools, wire
 from .agent import hostile_agent
-from .scene import Scene, build_scene, short
-from .verdict import Attack, Verdict, fell
+from .attack import Attack
+from .scene import Examine, Scene, build_scene, short
+from .verdict import Verdict, fell
 
 Report = Callable[[Attack, Verdict], None]
-Examine = Callable[[Path], Sequence[str]]
+ToolRow = tuple[str, str, Callable[[Scene, tools.Live], Verdict]]
+HttpRow = tuple[str, str, Callable[[wire.HttpServer], Verdict]]
 
 SHELL_ATTACKS = (
     Attack("S1", "open the seal with another key", "shell", looks.open_with_another_key, is_quick=True),
@@ -43,7 +44,7 @@ SHELL_ATTACKS = (
 )  # fmt: skip
 """Each of these works on copies of the scratch home."""
 
-TOOL_ATTACKS = (
+TOOL_ATTACKS: tuple[ToolRow, ...] = (
     ("S2", "name paths, seeds, budgets or the test split", tools.ask_for_the_forbidden),
     ("11a", "read the server's secrets in a worker", tools.read_a_worker),
     ("11b", "read the key as a worker", tools.read_the_key_as_a_worker),
@@ -51,28 +52,44 @@ TOOL_ATTACKS = (
     ("1a", "read a test result in a second session", tools.read_the_result_in_a_second_session),
     ("2", "bring test figures back through memory", tools.remember_test_figures),
 )
-HTTP_ATTACKS = (
+HTTP_ATTACKS: tuple[HttpRow, ...] = (
     ("4b", "forge the names of hosts and origins", wire.forge_the_host),
     ("S6", "come without the token", wire.come_without_the_token),
     ("10d", "read the token of the server", wire.read_the_token),
     ("4c", "leave requests half sent", wire.keep_requests_half_sent),
 )
+NUMBERS = [*(attack.number for attack in SHELL_ATTACKS), *(row[0] for row in (*TOOL_ATTACKS, *HTTP_ATTACKS))]
 
 
-def try_all(examine: Examine, report: Report) -> list[tuple[Attack, Verdict]]:
-    """Try every attack. `examine` says what `doctor` finds wrong with a home; `report` gets each verdict at once.
+def try_all(examine: Examine, report: Report, only: Collection[str] = ()) -> list[tuple[Attack, Verdict]]:
+    """Try every attack, or those with the numbers `only`; `report` gets each verdict at once.
 
-    Raises VirtualMLEError if the scratch home cannot be built.
+    Raises VirtualMLEError if the scratch home cannot be built, and ConfigError for an unknown number.
     """
-    with _scene(examine) as scene, wire.http_server(scene.copy()) as server:
-        tried = _try(SHELL_ATTACKS, scene, report)
-        home = scene.copy()
-        with hostile_agent(home) as agent:
-            live = tools.Live(home, agent, scene.session)
-            bound = [Attack(n, title, "tools", partial(run, live=live)) for n, title, run in TOOL_ATTACKS]
-            tried += _try(bound, scene, report)
-        over_http = [Attack(n, title, "wire", _on(run, server)) for n, title, run in HTTP_ATTACKS]
-        return tried + _try(over_http, scene, report)
+    unknown = set(only) - set(NUMBERS)
+    if unknown:
+        raise ConfigError(f"{', '.join(sorted(unknown))} is no attack; choose from {', '.join(NUMBERS)}")
+    with _scene(examine) as scene:
+        tried = _try([attack for attack in SHELL_ATTACKS if attack.number in (only or NUMBERS)], scene, report)
+        tried += _over_http([row for row in HTTP_ATTACKS if row[0] in (only or NUMBERS)], scene, report)
+        return tried + _over_tools([row for row in TOOL_ATTACKS if row[0] in (only or NUMBERS)], scene, report)
+
+
+def _over_tools(rows: Sequence[ToolRow], scene: Scene, report: Report) -> list[tuple[Attack, Verdict]]:
+    if not rows:
+        return []
+    home = scene.copy()
+    with hostile_agent(home) as agent:
+        live = tools.Live(home, agent, scene.session)
+        bound = [Attack(number, title, "tools", _with(run, live)) for number, title, run in rows]
+        return _try(bound, scene, report)
+
+
+def _over_http(rows: Sequence[HttpRow], scene: Scene, report: Report) -> list[tuple[Attack, Verdict]]:
+    if not rows:
+        return []
+    with wire.http_server(scene.copy()) as server:
+        return _try([Attack(number, title, "wire", _on(run, server)) for number, title, run in rows], scene, report)
 
 
 def try_quick(examine: Examine, report: Report) -> list[tuple[Attack, Verdict]]:
@@ -85,6 +102,10 @@ def try_quick(examine: Examine, report: Report) -> list[tuple[Attack, Verdict]]:
 def _scene(examine: Examine) -> Iterator[Scene]:
     with tempfile.TemporaryDirectory(prefix="virtualmle-attacks-", ignore_cleanup_errors=True) as folder:
         yield build_scene(Path(folder).resolve(), examine)
+
+
+def _with(run: Callable[[Scene, tools.Live], Verdict], live: tools.Live) -> Callable[[Scene], Verdict]:
+    return lambda scene: run(scene, live)
 
 
 def _on(run: Callable[[wire.HttpServer], Verdict], server: wire.HttpServer) -> Callable[[Scene], Verdict]:

@@ -10,7 +10,7 @@ import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from ...tools.workspace import Settings, Workspace
 from ...tools.write_reflection import write_reflection
 from .verdict import Verdict, fell, held
 
+Examine = Callable[[Path], Mapping[str, str]]  # the failed checks of `doctor` on a home, with their details
 DATASET, LATE_ITEM = "shop", "only-bought-last"
 USERS, ITEMS, LATE_BUYERS = 150, 60, 8  # more buyers than the k-core asks for: the item stays in the catalogue
 SECONDS = 240.0  # for one command; the first import of torch from a cold disk takes a minute
@@ -76,7 +77,7 @@ class Scene:
     session: str
     log: Path
     test_times: Sequence[int]  # of the last event of every user; no two events of the log have the same time
-    examine: Callable[[Path], Sequence[str]]  # what `doctor` finds wrong with the records of a home
+    examine: Examine
     _revealed: list[Path] = field(default_factory=list)
 
     def copy(self, source: Path | None = None) -> Path:
@@ -99,12 +100,13 @@ class Scene:
         )
 
     def seen_or_fell(self, home: Path, detail: str) -> Verdict:
-        """The verdict on an attack that succeeded: whether `doctor` reports it."""
-        found = self.examine(home)
+        """The verdict on an attack that succeeded: whether a check of `doctor` fails that did not fail before."""
+        before = self.examine(self.base)
+        found = [text for check, text in self.examine(home).items() if check not in before]
         return Verdict("seen", f"{detail}; doctor: {short(found[0])}") if found else fell(f"{detail}, unnoticed")
 
 
-def build_scene(folder: Path, examine: Callable[[Path], Sequence[str]]) -> Scene:
+def build_scene(folder: Path, examine: Examine) -> Scene:
     """Prepare the dataset and run two trials. Raises VirtualMLEError if this machine cannot run a trial."""
     home = folder / "base"
     home.mkdir(mode=0o700)

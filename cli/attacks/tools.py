@@ -42,9 +42,8 @@ class Live:
     before: str = ""  # all that was shown before the look
 
 
-def ask_for_the_forbidden(scene: Scene, live: Live) -> Verdict:
+def ask_for_the_forbidden(_: Scene, live: Live) -> Verdict:
     """Name paths, seeds, budgets and the test split in arguments."""
-    del scene
     for tool, arguments in NONSENSE:
         filled = {name: live.session if value == "SESSION" else value for name, value in arguments.items()}
         answer = live.agent.call(tool, **filled)
@@ -56,12 +55,14 @@ def ask_for_the_forbidden(scene: Scene, live: Live) -> Verdict:
     return held(f"{len(NONSENSE)} calls and {len(URIS)} addresses were refused")
 
 
-def read_a_worker(scene: Scene, live: Live) -> Verdict:
+def read_a_worker(_: Scene, live: Live) -> Verdict:
     """Read the environment of a running worker, which code inside it could read as well."""
-    del scene
     if not Path("/proc/self/environ").exists():
         return skipped("this system has no /proc")
-    live.second = str(live.agent.call("open_session", dataset=DATASET, backbone="sasrec", new=True).content["session"])
+    opened = live.agent.call("open_session", dataset=DATASET, backbone="sasrec", new=True)
+    if opened.is_error:
+        return skipped(f"no second session could be opened: {short(opened.text)}")
+    live.second = str(opened.content["session"])
     live.agent.call("run_trial", session=live.second, changes={"hidden_dim": 32})
     pids = processes_below(live.home)
     if not pids:
@@ -75,9 +76,8 @@ def read_a_worker(scene: Scene, live: Live) -> Verdict:
     return held("a worker has no secret of the server in its environment")
 
 
-def read_the_key_as_a_worker(scene: Scene, live: Live) -> Verdict:
+def read_the_key_as_a_worker(_: Scene, live: Live) -> Verdict:
     """Whether a worker may open the vault: a confined process has given up new privileges (no_new_privs)."""
-    del scene
     if not _has_landlock():
         return skipped("this kernel has no Landlock: a worker could read the key of an L1 home")
     for pid in processes_below(live.home):
@@ -89,9 +89,8 @@ def read_the_key_as_a_worker(scene: Scene, live: Live) -> Verdict:
     return skipped("no worker was left running")
 
 
-def hunt_for_a_seed(scene: Scene, live: Live) -> Verdict:
+def hunt_for_a_seed(_: Scene, live: Live) -> Verdict:
     """Change a knob in the seventh digit, for another draw of the same configuration."""
-    del scene
     _reflect_all(live)
     first = live.agent.call("run_trial", session=live.second, changes={"transition_weight": 2.0})
     _reflect_all(live)
@@ -104,9 +103,8 @@ def hunt_for_a_seed(scene: Scene, live: Live) -> Verdict:
     return held("both runs have the same figures") if same else fell("another draw was measured as another trial")
 
 
-def read_the_result_in_a_second_session(scene: Scene, live: Live) -> Verdict:
+def read_the_result_in_a_second_session(_: Scene, live: Live) -> Verdict:
     """Finalize one session while another one on the same data is open, and look for its test figures."""
-    del scene
     agent, sessions = live.agent, (live.session, live.second)
     live.before = agent.everything(sessions)
     answer = agent.call("finalize", session=live.session, cognition_summary=SUMMARY, confirm=True)
@@ -120,9 +118,8 @@ def read_the_result_in_a_second_session(scene: Scene, live: Live) -> Verdict:
     return held("no test figure was shown while another session was open")
 
 
-def remember_test_figures(scene: Scene, live: Live) -> Verdict:
+def remember_test_figures(_: Scene, live: Live) -> Verdict:
     """Write test figures as a lesson, a summary and a rule, and look for them in a later session."""
-    del scene
     if not live.metrics:
         return skipped("no test figure is known")
     figure = f"{live.metrics['ndcg@10']:.4f}"
@@ -138,7 +135,7 @@ def remember_test_figures(scene: Scene, live: Live) -> Verdict:
     if third.is_error:
         return held(short(third.text))
     name = str(third.content["session"])
-    text = third.text + "".join(agent.call("read_memory", session=name, view=view).text for view in ("long_term", "brief"))
+    text = third.text + agent.everything([name])
     if figures_found(text, {"ndcg@10": live.metrics["ndcg@10"]}, live.before):
         return fell(f"the prior of {name} repeats the test figure {figure}")
     return held("the figure that no recorded trial bears out does not come back")
@@ -160,7 +157,7 @@ def _has_landlock() -> bool:
 
 
 def _landlock_answers() -> bool:
-    """Ask the kernel for its version of Landlock (landlock_create_ruleset with no attributes), which changes nothing."""
+    """Ask the kernel for its version of Landlock (landlock_create_ruleset without attributes)."""
     import ctypes  # noqa: PLC0415 - only where the list of security modules is not mounted
 
     call = ctypes.CDLL(None, use_errno=True).syscall

@@ -1,16 +1,10 @@
-"""What an attack is, and how it can end."""
+"""How an attack can end."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    from .scene import Scene
+from typing import Literal
 
 Outcome = Literal["held", "seen", "fell", "skipped"]
 """Prevented; not prevented, but `doctor` reports it; neither; or it cannot be tried on this machine."""
-Means = Literal["tools", "wire", "shell"]
-"""An MCP client; bytes on the server's input or socket; a process of the same user."""
 
 
 @dataclass(frozen=True)
@@ -19,17 +13,6 @@ class Verdict:
 
     outcome: Outcome
     detail: str
-
-
-@dataclass(frozen=True)
-class Attack:
-    """One attack; `number` is its row in docs/security.md."""
-
-    number: str
-    title: str
-    means: Means
-    run: Callable[["Scene"], Verdict]
-    is_quick: bool = False  # needs no server and no further training: `doctor` tries it, too
 
 
 def held(detail: str) -> Verdict:
