@@ -61,8 +61,8 @@ def run_checks(home: Path, agent_user: str | None = None) -> list[Finding]:
     """
     findings = [_python(), *_torch(), _guarded(_environment, home), *home_checks(home)]
     exposed = any(finding.check == "plain targets" and finding.status == "fail" for finding in findings)
-    level, detail = isolation_of(home, agent_user, has_plain_targets=exposed)
-    return [*findings, Finding("isolation", "fail" if level == "L0" else "ok", f"{level}: {detail}")]
+    isolation = isolation_of(home, agent_user, has_plain_targets=exposed)
+    return [*findings, Finding("isolation", isolation.status, f"{isolation.level}: {isolation.detail}")]
 
 
 def home_checks(home: Path) -> list[Finding]:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from ..data.errors import HomeError
+from ..data.seal import KEY_BYTES
+from ..examiner.operator_keys import public_key_of
 from ..examiner.vault import PRIVATE, Vault
 
 Level = Literal["L0", "L1", "L2", "L3"]
@@ -22,6 +24,7 @@ class Isolation(NamedTuple):
 
     level: Level
     detail: str
+    status: Literal["ok", "warn", "fail"] = "ok"
 
 
 def isolation_of(home: Path, agent_user: str | None = None, *, has_plain_targets: bool = False) -> Isolation:
@@ -31,13 +34,13 @@ def isolation_of(home: Path, agent_user: str | None = None, *, has_plain_targets
     """
     directory = Vault(home).directory
     if has_plain_targets:
-        return Isolation("L0", "test targets lie in the clear; remove the files named under `plain targets`")
+        return Isolation("L0", "test targets lie in the clear; remove the files named under `plain targets`", "fail")
     if not _is_reachable(directory):
         return Isolation("L2", "the vault belongs to another user")
     if not directory.exists():
         return Isolation("L1", "no dataset yet; test targets will be sealed")
     if Vault(home).mode == "operator":
-        return Isolation("L3", "for the key: the private key is not on this machine; records are as on L1")
+        return _operator_mode(home)
     user = os.geteuid() if agent_user is None and os.name == "posix" else _uid(agent_user)
     if user is None or user in (0, (directory / PRIVATE).stat().st_uid) or _is_open(directory):
         return Isolation(
@@ -45,6 +48,23 @@ def isolation_of(home: Path, agent_user: str | None = None, *, has_plain_targets
             "sealed, but a process of the same user could read the key; for L2, serve over HTTP as another user",
         )
     return Isolation("L2", f"the vault is closed to {agent_user}, who reaches the tools over HTTP only")
+
+
+def _operator_mode(home: Path) -> Isolation:
+    """Whether the private key is really elsewhere, and whether its holder's answers can be verified."""
+    vault = Vault(home)
+    files = (path for path in home.rglob("*") if path.is_file() and path.stat().st_size == KEY_BYTES)
+    for path in files:
+        if public_key_of(path.read_bytes()) == vault.public_key():
+            return Isolation("L1", f"operator mode, but the private key lies in {path}; move it away", "fail")
+    if vault.verify_key() is None:
+        return Isolation(
+            "L3",
+            "for the key: only a public key is here, and nothing verifies its holder's answers; if nobody holds the "
+            "private key, restore it, or else no test set of this home can be opened",
+            "warn",
+        )
+    return Isolation("L3", "for the key: operator mode, the private key is not in this home; records are as on L1")
 
 
 def _is_reachable(directory: Path) -> bool:

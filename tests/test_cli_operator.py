@@ -1,6 +1,7 @@
 """Operator mode on the command line: the private key is elsewhere, and only its holder takes the look."""
 
 import json
+import os
 import shutil
 import stat
 import subprocess
@@ -140,6 +141,15 @@ def test_the_holder_reveals_on_the_same_file_system(
     assert json.loads(again[1])["test"] == result["test"] and len(looks(home)) == 1
     code, _, error = outcome(capsys, "sessions", "seal-choice", SESSION, "--out", tmp_path / "c.tar", "--home", home)
     assert code == 1 and "has used its look" in error
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can give a home to another user")
+def test_a_home_of_another_user_is_not_revealed_in_place(
+    home: Path, key: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.chown(home, 65534, -1)
+    code, _, error = outcome(capsys, "reveal", SESSION, "--key-file", key, "--home", home)
+    assert code == 1 and "run as that user" in error and looks(home) == []
 
 
 def test_a_choice_is_revealed_on_another_machine_and_its_answer_brought_back(

@@ -17,6 +17,7 @@ import pytest
 import virtualmle
 from virtualmle.cli.isolation import isolation_of
 from virtualmle.data.errors import HomeError
+from virtualmle.examiner.operator_keys import create_keys, read_public_keys
 from virtualmle.examiner.vault import Vault
 
 DOCS = Path(virtualmle.__file__).parent / "docs" / "isolation"
@@ -132,12 +133,17 @@ def test_the_level_depends_on_key_and_user(tmp_path: Path) -> None:
     assert isolation_of(tmp_path / "new").level == "L1"
     Vault(tmp_path / "own").public_key()
     assert isolation_of(tmp_path / "own").level == "L1"
-    assert isolation_of(tmp_path / "own", has_plain_targets=True).level == "L0"
-    Vault(tmp_path / "operator").use_operator_key(bytes(range(32)))
-    assert isolation_of(tmp_path / "operator").level == "L3"
+    assert isolation_of(tmp_path / "own", has_plain_targets=True)[::2] == ("L0", "fail")
     if os.name == "posix":
         with pytest.raises(HomeError, match="no-such-user"):
             isolation_of(tmp_path / "own", "no-such-user")
+    private, public = create_keys(tmp_path / "keys")
+    Vault(tmp_path / "operator").use_operator_key(*read_public_keys(public))
+    assert isolation_of(tmp_path / "operator")[::2] == ("L3", "ok")
+    shutil.copy(private, tmp_path / "operator" / "forgotten")
+    assert isolation_of(tmp_path / "operator")[::2] == ("L1", "fail")
+    (tmp_path / "own" / ".virtualmle" / "vault" / "private_key").unlink()  # lost, or operator mode that was forced on
+    assert isolation_of(tmp_path / "own")[::2] == ("L3", "warn")
 
 
 def test_the_unit_is_one_that_systemd_accepts(tmp_path: Path) -> None:

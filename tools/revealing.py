@@ -9,10 +9,11 @@ no tool of an agent imports this module.
 """
 
 import hashlib
+import os
 from pathlib import Path
 
 from ..data.atomic import write_json
-from ..data.errors import SealError, SessionError
+from ..data.errors import HomeError, SealError, SessionError
 from ..data.prepared import MANIFEST, SEALED, read_manifest
 from ..examiner.answers import Answer, read_answer
 from ..examiner.choice import Choice, hashes_of, pack
@@ -88,6 +89,13 @@ def _count(ws: Workspace, record: SessionRecord, answer: Answer) -> None:
 
 
 def _frozen(ws: Workspace, session: str) -> SessionRecord:
+    """A session that was finalized. Raises SessionError for another, HomeError for a home of another user."""
+    owner = ws.home.stat().st_uid
+    if os.name == "posix" and owner != os.geteuid():  # its owner could not read what this process writes to the vault
+        raise HomeError(
+            f"{str(ws.home)!r} belongs to the user with the number {owner}; run as that user, or let that user run "
+            "`virtualmle sessions seal-choice` and `bring-back`"
+        )
     record = ws.memory.sessions.get(session)
     if record.replay:
         raise SessionError(f"session {session} is a replay, which has no test set")
