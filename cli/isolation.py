@@ -60,11 +60,11 @@ def _operator_mode(home: Path) -> Isolation:
     if vault.verify_key() is None:
         return Isolation(
             "L3",
-            "for the key: only a public key is here, and nothing verifies its holder's answers; if nobody holds the "
-            "private key, restore it, or else no test set of this home can be opened",
+            "only a public key is here, and nothing verifies its holder's answers; if nobody holds the private key, "
+            "restore it, or else no test set of this home can be opened",
             "warn",
         )
-    return Isolation("L3", "for the key: operator mode, the private key is not in this home; records are as on L1")
+    return Isolation("L3", "operator mode: the private key is not in this home; records are protected as on L1")
 
 
 def _is_reachable(directory: Path) -> bool:

@@ -41,13 +41,10 @@ HOSTS = ("127.0.0.1:{port}@evil.example", "localhost:80.evil.example", "evil.exa
 
 @dataclass(frozen=True)
 class HttpServer:
-    """A server over HTTP with a token, and the half-sent requests that were opened when it started."""
+    """A server over HTTP, and its token."""
 
     port: int
     token: str
-    process: subprocess.Popen[str]
-    half_sent: list[socket.socket]
-    since: float
 
 
 def send_unreadable_lines(scene: Scene) -> Verdict:
@@ -84,6 +81,8 @@ def _answer(process: subprocess.Popen[bytes], line: bytes, seconds: float) -> by
 
 def forge_the_host(server: HttpServer) -> Verdict:
     """Send names of other hosts in Host and Origin, as a web page of another origin makes a browser do."""
+    if _status(server, {}) != 200:
+        return fell("the server did not answer an ordinary request, so that a refusal would say nothing")
     for pattern in HOSTS:
         name = pattern.format(port=server.port)
         for headers in ({"Host": name}, {"Origin": f"http://{name}"}):
@@ -112,11 +111,16 @@ def read_the_token(server: HttpServer) -> Verdict:
 
 def keep_requests_half_sent(server: HttpServer) -> Verdict:
     """Leave many requests half sent, without a token, and see whether the server gets rid of them."""
-    left = list(server.half_sent)
-    while left and time.monotonic() < server.since + HALF_SENT_SECONDS:
-        ready, _, _ = select.select(left, [], [], 1.0)
-        left = [each for each in left if each not in ready]  # readable: an answer, or the end of the connection
-    seconds = time.monotonic() - server.since
+    with contextlib.ExitStack() as stack:
+        left, since = [], time.monotonic()
+        for _ in range(HALF_SENT):
+            left.append(stack.enter_context(socket.create_connection(("127.0.0.1", server.port))))
+            with contextlib.suppress(OSError):  # the server may close a connection at once
+                left[-1].sendall(b"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n")
+        while left and time.monotonic() < since + HALF_SENT_SECONDS:
+            ready, _, _ = select.select(left, [], [], 1.0)
+            left = [each for each in left if each not in ready]  # readable: an answer, or the end of the connection
+    seconds = time.monotonic() - since
     if left:
         return fell(f"{len(left)} of {HALF_SENT} half-sent requests were open after {seconds:.0f} s")
     return held(f"{HALF_SENT} half-sent requests were closed within {seconds:.0f} s")
@@ -140,7 +144,7 @@ def _status(server: HttpServer, headers: dict[str, str]) -> int:
 
 @contextlib.contextmanager
 def http_server(home: Path) -> Iterator[HttpServer]:
-    """Serve a home over HTTP as docs/security.md recommends, and open half-sent requests at once."""
+    """Serve a home over HTTP as docs/security.md recommends."""
     token = secrets.token_urlsafe(24)
     file = home / "token"
     file.write_text(token, encoding="utf-8")
@@ -152,16 +156,9 @@ def http_server(home: Path) -> Iterator[HttpServer]:
         env=dict(os.environ),
     )  # fmt: skip
     assert process.stderr is not None
-    sockets: list[socket.socket] = []
     try:
-        port = _port_of(process)
-        for _ in range(HALF_SENT):
-            sockets.append(socket.create_connection(("127.0.0.1", port)))
-            sockets[-1].sendall(b"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n")
-        yield HttpServer(port, token, process, sockets, time.monotonic())
+        yield HttpServer(_port_of(process), token)
     finally:
-        for each in sockets:
-            each.close()
         process.kill()
         process.wait()
         process.stderr.close()
