@@ -110,7 +110,13 @@ def look_notice(record: "SessionRecord", home: Path) -> str:
     from ..data.similar import similar_datasets
     from ..examiner.ledger import looks_at
     from ..examiner.request import looks
+    from ..examiner.vault import Vault
 
+    if Vault(home).mode == "operator":
+        return (
+            f"at its end, this run freezes {record.id} and leaves a sealed choice: the key of the test set is kept "
+            "elsewhere; with --no-finalize the session stays open"
+        )
     catalogue = Catalogue(home)
     similar = [catalogue.manifest(name).dataset_id for name, _ in similar_datasets(catalogue, record.dataset_id)]
     before = len(looks_at(looks(home), {record.dataset_id, *similar}))

@@ -27,11 +27,14 @@ from . import (
     evaluate,
     exhibit,
     export,
+    keys,
     memory,
     receipt,
     recommend,
+    redteam,
     replay,
     report,
+    revealing,
     serve,
     serve_model,
     sessions,
@@ -49,6 +52,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.command("init")(keys.init)
+app.command("keygen")(keys.keygen)
 app.command("tune")(tune.tune)
 app.command("serve")(serve.serve)
 app.command("call")(call.call)
@@ -56,10 +61,13 @@ app.add_typer(data.app, name="data")
 sessions.app.command("finalize")(closing.finalize)
 sessions.app.command("extend")(closing.extend)
 sessions.app.command("receipt")(receipt.receipt)
+sessions.app.command("seal-choice")(revealing.seal_choice)
+sessions.app.command("bring-back")(revealing.bring_back)
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(memory.app, name="memory")
 app.add_typer(costs.app, name="costs")
 app.command("track")(track.track)
+app.command("reveal")(revealing.reveal)
 app.command("report")(report.report)
 app.command("export")(export.export)
 app.command("convert")(convert.convert)
@@ -73,6 +81,7 @@ app.add_typer(bench.app, name="bench")
 app.add_typer(replay.app, name="replay")
 app.command("verify")(verify.verify)
 app.command("doctor")(doctor.doctor)
+app.command("redteam")(redteam.redteam)
 
 
 def _show_version(wanted: bool) -> None:

@@ -23,6 +23,7 @@ from ..data.wording import counted
 from ..examiner.vault import MAC_KEY, PRIVATE, Vault
 from ..memory.store import Memory
 from ..sandbox.protocol import load_protocol
+from .isolation import isolation_of
 from .permission_checks import permissions
 from .record_checks import Status, check_records
 
@@ -54,13 +55,26 @@ class Finding:
     detail: str
 
 
-def run_checks(home: Path) -> list[Finding]:
-    """Run all checks on this machine and on `home`, in the order in which problems are best fixed."""
-    findings = [_python(), *_torch(), _home(home)]
-    checks = (_memory, _protocol, _environment, _vault, _permissions, _plain_targets, _isolation, _records)
-    for check in checks:
-        findings.append(_guarded(check, home))
-    return findings
+def run_checks(home: Path, agent_user: str | None = None) -> list[Finding]:
+    """Run all checks on this machine and on `home`, in the order in which problems are best fixed.
+
+    agent_user: the unix user of agents, for the isolation level. Raises HomeError if there is none of this name.
+    """
+    findings = [_python(), *_torch(), _guarded(_environment, home), *home_checks(home)]
+    exposed = any(finding.check == "plain targets" and finding.status == "fail" for finding in findings)
+    isolation = isolation_of(home, agent_user, has_plain_targets=exposed)
+    return [*findings, Finding("isolation", isolation.status, f"{isolation.level}: {isolation.detail}")]
+
+
+def home_checks(home: Path) -> list[Finding]:
+    """The checks of a home alone."""
+    checks = (_memory, _protocol, _vault, _permissions, _plain_targets, _records)
+    return [_home(home), *(_guarded(check, home) for check in checks)]
+
+
+def failures(home: Path) -> dict[str, str]:
+    """The details of the failed checks of a home, by check."""
+    return {finding.check: finding.detail for finding in home_checks(home) if finding.status == "fail"}
 
 
 def _guarded(check: Callable[[Path], Finding], home: Path) -> Finding:
@@ -196,18 +210,3 @@ def _looks_sealed(path: Path) -> bool:
     if content.startswith((b"\x93NUMPY", b"PK", b"{", b"[", b"PAR1")):
         return False
     return sum(byte == 0 for byte in content) < len(content) / 16 + 16
-
-
-def _isolation(home: Path) -> Finding:
-    """The isolation level of the test targets; docs/protocol-and-safety.md defines the levels."""
-    vault = Vault(home)
-    if not vault.directory.exists():
-        return Finding("isolation", "ok", "no dataset yet; test targets will be sealed (L1)")
-    if not os.access(vault.directory, os.R_OK):
-        return Finding("isolation", "ok", "L2: the vault belongs to another user")
-    if vault.mode == "operator":
-        return Finding("isolation", "ok", "L3 for the key: the private key is not on this machine")
-    return Finding(
-        "isolation", "ok",
-        "L1: sealed, but a process of the same user could read the key; for L2, serve over HTTP as another user",
-    )  # fmt: skip

@@ -107,9 +107,12 @@ def _ask(ws: "Workspace", record: "SessionRecord") -> None:
     """Ask on standard error whether to finalize; raises SessionError if nobody can answer, or the answer is no."""
     from ..data.errors import SessionError
     from ..data.wording import counted
+    from ..examiner.vault import Vault
 
     number = counted(len(ws.memory.trials.all(record.id)), "trial")
     look = "a replay has no test set" if record.replay else "this uses its one look at the test set"
+    if not record.replay and Vault(ws.home).mode == "operator":
+        look = "the holder of the key then takes its one look at the test set"
     try:
         agreed = typer.confirm(f"Finalize {record.id} after {number}? It takes no more trials; {look}.", err=True)
     except typer.Abort:

@@ -210,6 +210,8 @@ def show_result(home: Path, result: FinalResult, as_json: bool) -> None:
     console.print(result_table(data))
     if costs:
         print(f"language model: {cost_text(costs)}")
+    if result.state in ("frozen", "attempted") and not data.session.replay:
+        print(result.next)
     print(f"report: {path}")
 
 

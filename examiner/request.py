@@ -16,7 +16,7 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..data.errors import SealError
-from .examining import lock_to_pass
+from .examining import in_progress, lock_to_pass
 from .ledger import Ledger, Look, second_look_message
 from .vault import Vault
 
@@ -118,6 +118,13 @@ def read_item_names(home: Path, session: str) -> dict[int, str]:
 def has_looked(home: Path, session: str) -> bool:
     """Whether a session has used its look, even if the look gave no result."""
     return Ledger(Vault(home).directory).find(session) is not None
+
+
+def awaits_holder(home: Path, session: str) -> bool:
+    """Whether the session's look needs a key that is kept elsewhere, and has neither begun nor been answered."""
+    if Vault(home).mode != "operator" or in_progress(home, session):  # asked before the result, which may come after it
+        return False
+    return read_revealed(home, session) is None and not has_looked(home, session)
 
 
 def looks(home: Path) -> list[Look]:

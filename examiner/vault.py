@@ -3,6 +3,7 @@
     vault/                   0700, and all files 0600
       public_key             32 bytes; test splits are encrypted for it
       private_key            32 bytes; absent in operator mode, where a person keeps it elsewhere
+      verify_key             32 bytes, in operator mode: verifies what the holder of the private key answers
       mac_key                32 bytes: signs datasets; a session's key, which signs its trials, derives from it
       adopted.json           only if the home is older than its mac_key: when its files were signed, unchecked
       looks.db               the ledger (`ledger.py`)
@@ -35,7 +36,8 @@ from ..data.safe_open import read_beneath, refuse_links, split_beneath
 from ..data.seal import KEY_BYTES
 from .adoption import Adoption, adopt_home
 
-PUBLIC, PRIVATE, MAC_KEY, ADOPTED = "public_key", "private_key", "mac_key", "adopted.json"
+PUBLIC, PRIVATE, VERIFY = "public_key", "private_key", "verify_key"
+MAC_KEY, ADOPTED = "mac_key", "adopted.json"
 LOCK_POLL_SECONDS = 0.02
 OWNER_ONLY, OWNER_ONLY_DIRECTORY = 0o600, 0o700
 
@@ -126,13 +128,27 @@ class Vault:
             raise SealError(f"{str(path)!r} is readable by other users; run chmod 600 on it, or choose a new home")
         return self._key(PRIVATE)
 
-    def use_operator_key(self, public_key: bytes) -> None:
-        """Use a public key whose private key is kept elsewhere. Raises SealError if this vault has a key already."""
+    def use_operator_key(self, public_key: bytes, verify_key: bytes | None = None) -> None:
+        """Use a public key whose private key is kept elsewhere; a second call with the same keys has no effect.
+
+        verify_key: the Ed25519 key of the same holder (`operator_keys.py`). Raises SealError if this vault has another
+        key already.
+        """
         if len(public_key) != KEY_BYTES:
             raise SealError(f"an X25519 public key has {KEY_BYTES} bytes, this one has {len(public_key)}")
         self.create_directory()
-        if not _write_once(self.directory / PUBLIC, public_key, OWNER_ONLY):
+        if file_exists(self.directory / PRIVATE) or not self._is_or_becomes(PUBLIC, public_key):
             raise SealError("this home has a key already, and its datasets are sealed for it; choose a new home")
+        if verify_key is not None and not self._is_or_becomes(VERIFY, verify_key):
+            raise SealError("this home verifies the answers of another key; choose a new home")
+
+    def _is_or_becomes(self, name: str, key: bytes) -> bool:
+        """Whether the file `name` has this key; it is written if it is missing."""
+        return _write_once(self.directory / name, key, OWNER_ONLY) or self._key(name) == key
+
+    def verify_key(self) -> bytes | None:
+        """The key that verifies the answers of the private key's holder; None if this home has none."""
+        return self._key(VERIFY) if file_exists(self.directory / VERIFY) else None
 
     def read(self, *parts: str) -> bytes | None:
         """The content of a file of the vault, None if there is none. Raises SealError for a symbolic link, OSError."""

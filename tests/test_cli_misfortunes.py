@@ -44,7 +44,7 @@ def test_every_command_works_under_the_c_locale_in_a_home_with_a_non_ascii_name(
         ("report", "demo-sasrec-1"),
         ("memory", "list"),
         ("call", "list_sessions"),
-        ("doctor",),
+        ("doctor", "--quick"),
     ):
         done = virtualmle(home, *words, **plain)
         assert done.returncode == 0, (words, done.stderr)
@@ -53,7 +53,8 @@ def test_every_command_works_under_the_c_locale_in_a_home_with_a_non_ascii_name(
 
 
 def test_a_home_with_a_name_that_is_not_utf8_is_refused_with_advice(tmp_path: Path) -> None:
-    done = virtualmle(Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")), "doctor", PYTHONIOENCODING="utf-8")
+    home = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    done = virtualmle(home, "doctor", "--quick", PYTHONIOENCODING="utf-8")
     assert done.returncode == 1 and "is not UTF-8; rename the directory" in done.stderr, done.stderr
 
 

@@ -107,11 +107,13 @@ def test_the_report_is_written_again_on_demand(output_of: OutputOf, tuned: tuple
 
 
 def test_the_doctor_accepts_a_home_with_a_finalized_session(output_of: OutputOf) -> None:
-    findings = {finding["check"]: finding for finding in json.loads(output_of("doctor", "--json"))}
+    found = json.loads(output_of("doctor", "--quick", "--json"))
+    findings = {finding["check"]: finding for finding in found["findings"]}
     assert {finding["status"] for finding in findings.values()} <= {"ok", "warn"}
     assert {"python", "torch", "cuda", "threads", "home", "memory", "protocol", "environment", "vault", "plain targets",
             "isolation"} <= set(findings)  # fmt: skip
     assert findings["memory"]["detail"].startswith("1 session,") and "L1" in findings["isolation"]["detail"]
+    assert (found["level"], found["attacks"]) == ("L1", [])
 
 
 def test_an_interrupted_tune_prints_how_to_resume_and_resuming_completes_it(tmp_path: Path) -> None:

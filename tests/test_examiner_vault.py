@@ -64,8 +64,11 @@ def test_in_operator_mode_the_vault_has_no_private_key(tmp_path: Path) -> None:
     assert vault.mac_key() != operator.mac_key(), "each home signs with a key of its own"
     with pytest.raises(SealError, match="not on this machine"):
         vault.private_key()
+    vault.use_operator_key(operator.public_key())  # the same key again, e.g. after a kill
     with pytest.raises(SealError, match="has a key already"):
-        vault.use_operator_key(operator.public_key())
+        vault.use_operator_key(bytes(range(32)))
+    with pytest.raises(SealError, match="has a key already"):
+        operator.use_operator_key(operator.public_key())  # its private key is here
     with pytest.raises(SealError, match="32 bytes"):
         Vault(tmp_path / "third").use_operator_key(b"short")
 

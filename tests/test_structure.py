@@ -28,6 +28,7 @@ ROOMS = sorted(LEVEL)
 # Rooms with drawers (libraries inside a room), and for each drawer the drawers of its room that it may import.
 DRAWERS: dict[str, dict[str, tuple[str, ...]]] = {
     "agents": {"llm": ()},
+    "cli": {"attacks": ()},
     "kernels": {"jagged": (), "hstu": ("jagged",), "losses": ("jagged",)},
     "models": {"knobs": ()},
 }
@@ -238,6 +239,17 @@ def test_no_tool_of_an_agent_can_ask_for_a_refit() -> None:
         if "refit" in target
     ]
     report(wrong, "a refit is a person's command, so that no tool may import it:")
+
+
+def test_no_tool_of_an_agent_can_reveal_a_sealed_choice() -> None:
+    wrong = [
+        where(path, node)
+        for path in modules("tools", "server", "agents", "compare")
+        for node, target in imports(path)
+        if target.startswith(("virtualmle.tools.revealing", "virtualmle.examiner.answers"))
+        and path != ROOT / "tools" / "revealing.py"
+    ]
+    report(wrong, "only a person's command may take the look with a key that is kept elsewhere:")
 
 
 def test_no_function_has_a_split_parameter() -> None:

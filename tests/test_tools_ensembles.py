@@ -14,8 +14,10 @@ import pytest
 
 from tests.waiting import until
 from virtualmle.data.errors import ConfigError, SessionError, SweepError
+from virtualmle.examiner.answers import reveal_choice
 from virtualmle.examiner.main import load_candidate
 from virtualmle.examiner.request import read_revealed
+from virtualmle.examiner.vault import PRIVATE, Vault
 from virtualmle.memory.records import TrialRecord
 from virtualmle.models.config import train_hash
 from virtualmle.sandbox.effects import knob_effects
@@ -24,6 +26,7 @@ from virtualmle.sandbox.statistics import compare
 from virtualmle.tools.finalize import finalize
 from virtualmle.tools.open_session import open_session
 from virtualmle.tools.read_memory import read_memory
+from virtualmle.tools.revealing import pack_choice, reveal
 from virtualmle.tools.run_trial import run_trial
 from virtualmle.tools.sweep import sweep
 from virtualmle.tools.views import StateView, TrajectoryView, TrialView
@@ -215,6 +218,15 @@ def test_finalize_needs_every_member_and_the_examiner_ranks_as_the_worker_does(w
         kept = db.execute("SELECT trial, config FROM configurations WHERE session = ?", [SESSION]).fetchall()
         assert {trial for trial, _ in kept} == {"t001", "t002", "t003"} and "ensemble" not in str(kept)
         assert db.execute("SELECT count(*) FROM effects WHERE knob = 'ensemble'").fetchone() == (0,)
+
+
+def test_the_sealed_choice_of_an_ensemble_takes_its_members_along(ws: Workspace, tmp_path: Path) -> None:
+    key = (Vault(ws.home).directory / PRIVATE).rename(tmp_path / "key")
+    assert finalize(ws, SESSION, "an ensemble", confirm=True).state == "frozen"
+    choice = pack_choice(ws, SESSION, tmp_path / "choice.tar")
+    assert f"sessions/{OTHER}/t001/{CHECKPOINT}" in choice.files
+    _, answer = reveal_choice(tmp_path / "holder", tmp_path / "choice.tar", key, 250.0)
+    assert answer.answer().result.metrics == reveal(ws, SESSION, key).test
 
 
 def test_a_confirmation_leaves_ensembles_out(ws: Workspace, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 The states go one way: open → frozen → attempted → revealed | void. If the process is killed in between, the next call
 continues from the recorded state. The look itself is never repeated: once an examiner has started, the look is used.
+
+In operator mode the private key is elsewhere: the session stays frozen, and `revealing.py` goes on.
 """
 
 from collections.abc import Sequence
@@ -13,7 +15,7 @@ from pydantic import Field
 from ..data.errors import SealError, SessionError
 from ..data.wording import listed
 from ..examiner.examining import in_progress
-from ..examiner.request import TestResult, examine, has_looked, read_revealed
+from ..examiner.request import TestResult, awaits_holder, examine, has_looked, read_revealed
 from ..memory.records import Confirmation, SessionRecord, SummaryRecord, TrialRecord
 from ..sandbox.program import trials_measured
 from ..sandbox.statistics import selection_inflation
@@ -34,6 +36,10 @@ from .write_reflection import RuleInput, prepare_rule, required_text
 
 SUMMARY_LENGTH = 4000
 EXAMINER_SECONDS = 3600.0
+SEALED_CHOICE = (
+    "The choice is sealed: the key of the test set is kept elsewhere, and its holder runs "
+    "`virtualmle reveal {session}`. Nothing is left to do here."
+)
 
 
 @described
@@ -80,7 +86,7 @@ def finalize(
     delete_states(ws, session)
     if record.replay:  # a table has no test targets
         return final_result(ws, ws.memory.sessions.get(session), None)
-    return _look(ws, ws.memory.sessions.get(session))
+    return look_at_test(ws, ws.memory.sessions.get(session))
 
 
 def _check_texts(ws: Workspace, session: SessionRecord, text: str, rules: list[RuleInput]) -> None:
@@ -118,7 +124,7 @@ def freeze(ws: Workspace, session: SessionRecord, text: str, rules: list[RuleInp
     confirmation = confirmation_of(ws, session)
     selected = _selected(trials, confirmation)
     if not session.replay:
-        for directory in _examined(ws, session, selected.handle):
+        for directory in examined_directories(ws, session, selected.handle):
             check_model(ws, selected, directory)
     summary = required_text(text, SUMMARY_LENGTH, "cognition_summary")
     for rule in rules:  # one after another: a later one must not contradict an earlier one
@@ -136,7 +142,7 @@ def freeze(ws: Workspace, session: SessionRecord, text: str, rules: list[RuleInp
             profile=session.profile,
         )
     )
-    models = [] if session.replay else _examined(ws, session, selected.handle)
+    models = [] if session.replay else examined_directories(ws, session, selected.handle)
     if not freeze_recorded(ws, session, selected, models):
         raise SessionError(f"session {session.id} is being finalized by another process; see list_sessions")
     for inbox in ws.inboxes(session):
@@ -150,7 +156,7 @@ def _selected(trials: list[TrialRecord], confirmation: Confirmation | None) -> T
     return next(trial for trial in trials if trial.handle == confirmed) if confirmed else select(trials)
 
 
-def _examined(ws: Workspace, session: SessionRecord, selected: str) -> list[Path]:
+def examined_directories(ws: Workspace, session: SessionRecord, selected: str) -> list[Path]:
     """The directories of the models that the examiner evaluates: the repetitions of a confirmed trial, or the trial."""
     return repetition_directories(ws, session, selected) or [ws.trial_directory(session.id, selected)]
 
@@ -165,9 +171,14 @@ def _store_measurements(ws: Workspace, session: SessionRecord) -> None:
     )
 
 
-def _look(ws: Workspace, session: SessionRecord) -> FinalResult:
-    """Take the session from frozen to revealed, or to void if the look ledger records a look without a result."""
+def look_at_test(ws: Workspace, session: SessionRecord, key_file: Path | None = None) -> FinalResult:
+    """Take the session from frozen to revealed, or to void if the look ledger records a look without a result.
+
+    key_file: the private key in operator mode; without it, the session stays frozen there.
+    """
     _store_measurements(ws, session)  # the process may have been killed between the freeze and this step
+    if key_file is None and awaits_holder(ws.home, session.id):
+        return final_result(ws, session, None)
     ws.memory.sessions.set_state(session.id, "frozen", "attempted")
     # Checked before the result is read: the examiner may finish between the two calls
     examining = in_progress(ws.home, session.id)
@@ -175,7 +186,7 @@ def _look(ws: Workspace, session: SessionRecord) -> FinalResult:
     if result is None and examining:
         raise _still_examining(session)
     if result is None and not has_looked(ws.home, session.id):
-        result = _examine(ws, session)
+        result = _examine(ws, session, key_file)
     end_recorded(ws, session.id, result)
     return final_result(ws, ws.memory.sessions.get(session.id), result)
 
@@ -199,13 +210,13 @@ def _already_finalized(ws: Workspace, session: SessionRecord) -> str:
     )
 
 
-def _examine(ws: Workspace, session: SessionRecord) -> TestResult:
+def _examine(ws: Workspace, session: SessionRecord, key_file: Path | None) -> TestResult:
     """Run the examiner. If it fails before its look, the session keeps its state, and finalize can be repeated."""
     assert session.selected is not None  # set together with the state `frozen`
-    models = _examined(ws, session, session.selected)
+    models = examined_directories(ws, session, session.selected)
     try:
         dataset = ws.session_dataset(session)
-        return examine(ws.home, session.id, session.selected, models, dataset, EXAMINER_SECONDS)
+        return examine(ws.home, session.id, session.selected, models, dataset, EXAMINER_SECONDS, key_file)
     except SealError as error:
         if not has_looked(ws.home, session.id):
             raise SessionError(f"no look at the test set was used: {error}; fix this and call finalize again") from None
@@ -260,4 +271,6 @@ def _advice(session: SessionRecord, result: TestResult | None) -> str:
         return "The session is over. `virtualmle report` writes its full report."
     if session.replay:
         return "The session is over. A replay has no test set: train the selected configuration to look at it."
+    if session.state != "void":
+        return SEALED_CHOICE.format(session=session.id)
     return "The look at the test set was used but gave no result; the session is void. Open a new one to continue."

@@ -1,0 +1,113 @@
+"""The holder's side of a sealed choice: examine it, and answer with the signed result.
+
+The holder's own home counts the looks: its ledger has the choices of all homes that seal for this key. A session is
+named there SESSION~ORIGIN (`Choice.name`) and has one look; the digest of the choice is kept beside the result, so that
+the same bundle gets the same answer again and another choice of that session gets none.
+
+    vault/choices/SESSION~ORIGIN     the digest of the choice that was or is to be examined, 0600
+    vault/revealed/SESSION~ORIGIN.json
+"""
+
+import json
+import tempfile
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ..data.atomic import write_bytes, write_json
+from ..data.errors import SealError
+from .choice import Choice, unpack
+from .ledger import Ledger
+from .operator_keys import is_signed, sign
+from .request import TestResult, examine, has_looked, read_revealed
+from .vault import OWNER_ONLY, OWNER_ONLY_DIRECTORY, Vault, file_exists, read_key
+
+MAX_ANSWER_BYTES = 1 << 20
+
+
+class Answer(BaseModel):
+    """What the holder answers to a choice."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")  # a later version may say more
+
+    choice: str  # digest of the choice
+    fingerprint: str  # of the complete content, 64 hex digits: what the looks are counted by
+    result: TestResult
+
+
+class SignedAnswer(BaseModel):
+    """The file that goes back: the answer as JSON text, and the signature over this text."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    signed: str
+    signature: str  # hexadecimal
+
+    def answer(self) -> Answer:
+        """The answer, without a check of the signature."""
+        return Answer.model_validate_json(self.signed)
+
+
+def reveal_choice(home: Path, bundle: Path, key_file: Path, timeout: float) -> tuple[Choice, SignedAnswer]:
+    """Examine the choice in `bundle` with the private key in `key_file`, counting the look in the holder's `home`.
+
+    A second call with the same bundle returns the same answer. Raises SealError if the bundle is damaged, the key does
+    not fit, or the session has used its look for another choice; and whatever `examine` raises.
+    """
+    vault = Vault(home)
+    private_key = read_key(key_file)
+    with tempfile.TemporaryDirectory(dir=vault.create_directory(), prefix=".choice.") as folder:
+        choice = unpack(bundle, Path(folder))
+        _bind(vault, choice, has_looked(home, choice.name))
+        result = read_revealed(home, choice.name)
+        if result is None:
+            models = [Path(folder) / each for each in choice.models]
+            dataset = Path(folder) / choice.dataset
+            result = examine(home, choice.name, choice.trial, models, dataset, timeout, key_file)
+    look = Ledger(vault.directory).find(choice.name)
+    if look is None:
+        raise SealError(f"the ledger of {str(home)!r} lacks the look of {choice.name}; restore it")
+    answer = Answer(choice=choice.digest, fingerprint=look.fingerprint, result=result)
+    text = json.dumps(answer.model_dump(), sort_keys=True)
+    return choice, SignedAnswer(signed=text, signature=sign(private_key, text.encode()).hex())
+
+
+def _bind(vault: Vault, choice: Choice, is_used: bool) -> None:
+    """Record which choice of a session is examined; after its look, refuse every other one."""
+    path = vault.directory / "choices" / choice.name
+    path.parent.mkdir(exist_ok=True, mode=OWNER_ONLY_DIRECTORY)
+    if not is_used:
+        write_bytes(path, choice.digest.encode(), OWNER_ONLY)
+    elif not file_exists(path) or path.read_bytes() != choice.digest.encode():
+        raise SealError(
+            f"session {choice.name} has used its one look for another choice; a session is frozen once, so this bundle "
+            "was changed or packed from a changed home"
+        )
+
+
+def write_answer(path: Path, answer: SignedAnswer) -> None:
+    """Write the answer atomically. Raises SealError."""
+    try:
+        write_json(path, answer.model_dump(), OWNER_ONLY)
+    except OSError as error:
+        raise SealError(f"{str(path)!r} cannot be written ({error.strerror}); choose another path with --out") from None
+
+
+def read_answer(path: Path, verifying: bytes | None) -> Answer:
+    """Read an answer and check its signature; without a verifying key, the signature is not checked.
+
+    Raises SealError if the file is damaged or the holder of the key has not signed it.
+    """
+    try:
+        with path.open("rb") as file:
+            found = SignedAnswer.model_validate_json(file.read(MAX_ANSWER_BYTES))
+        answer, signature = found.answer(), bytes.fromhex(found.signature)
+    except OSError as error:
+        raise SealError(f"{str(path)!r} cannot be read ({error.strerror}); check the path") from None
+    except (ValidationError, ValueError):
+        raise SealError(f"{str(path)!r} is not an answer of `virtualmle reveal`; ask its holder again") from None
+    if verifying is not None and not is_signed(verifying, signature, found.signed.encode()):
+        raise SealError(
+            f"{str(path)!r} is not signed by the holder of this home's key, or was changed; ask its holder again"
+        )
+    return answer

@@ -1,0 +1,133 @@
+"""The look of a session in operator mode: on this file system, or on another machine through a bundle.
+
+`finalize` leaves a frozen session whose choice is sealed. Three functions go on from there, all for people's commands;
+no tool of an agent imports this module.
+
+    reveal         the holder of the key has access to this home: the examiner runs here, with the key's file
+    pack_choice    the holder is elsewhere: everything that the examiner needs, as one file
+    bring_back     the holder's answer becomes the result of the session
+"""
+
+import hashlib
+import os
+from pathlib import Path
+
+from ..data.atomic import write_json
+from ..data.errors import HomeError, SealError, SessionError
+from ..data.prepared import MANIFEST, SEALED, read_manifest
+from ..examiner.answers import Answer, read_answer
+from ..examiner.choice import Choice, hashes_of, pack
+from ..examiner.ledger import Ledger
+from ..examiner.operator_keys import public_key_of
+from ..examiner.request import has_looked, read_revealed
+from ..examiner.vault import OWNER_ONLY, OWNER_ONLY_DIRECTORY, Vault, read_key
+from ..memory.records import SessionRecord
+from ..training.member_files import beside
+from ..training.spec import CHECKPOINT, RESULT, SPEC, read_spec
+from .finalize import examined_directories, final_result, look_at_test
+from .results import FinalResult
+from .workspace import Workspace
+
+EXAMINED_FILES = (SPEC, RESULT, CHECKPOINT)
+
+
+def reveal(ws: Workspace, session: str, key_file: Path) -> FinalResult:
+    """Take the look of a frozen session with the private key in `key_file`; a revealed session's result is repeated.
+
+    Raises SessionError for a session that was not finalized, or whose look failed; SealError for a wrong key file.
+    """
+    record = _frozen(ws, session)
+    if record.state in ("revealed", "void"):
+        return final_result(ws, record, read_revealed(ws.home, session))
+    if public_key_of(read_key(key_file)) != Vault(ws.home).public_key():
+        raise SealError(f"{str(key_file)!r} is not the key that this home seals for; check the path of the key")
+    ws.session_dataset(record)  # refuses a replaced dataset before the look
+    return look_at_test(ws, record, key_file)
+
+
+def pack_choice(ws: Workspace, session: str, out: Path) -> Choice:
+    """Write the sealed choice of a frozen session to `out`. Raises SessionError, SealError."""
+    record = _frozen(ws, session)
+    if has_looked(ws.home, session):
+        raise SessionError(f"session {session} has used its look here; see its result with `virtualmle sessions show`")
+    choice, sources = _choice_of(ws, record)
+    pack(out, choice, sources)
+    return choice
+
+
+def bring_back(ws: Workspace, session: str, file: Path) -> FinalResult:
+    """Make the holder's answer the result of a frozen session, and count its look in this home's ledger too.
+
+    The order is result, ledger, state: a call after a kill completes what is missing. Raises SessionError for a session
+    that was not finalized, and SealError for an answer that is not signed or belongs to another choice.
+    """
+    record = _frozen(ws, session)
+    vault = Vault(ws.home)
+    answer = read_answer(file, vault.verify_key())
+    choice, _ = _choice_of(ws, record)
+    if answer.choice != choice.digest:
+        raise SealError(f"{str(file)!r} answers another choice than that of session {session}; ask its holder again")
+    result = answer.result.model_copy(update={"session": session})
+    known = read_revealed(ws.home, session)
+    if known is not None and known != result:
+        raise SealError(f"session {session} has another result already; see it with `virtualmle sessions show`")
+    if known is None and has_looked(ws.home, session):
+        raise SealError(f"session {session} has used its look on this machine, without a result; it is void")
+    path = vault.revealed_path(session)
+    path.parent.mkdir(exist_ok=True, mode=OWNER_ONLY_DIRECTORY)
+    write_json(path, result.model_dump(), OWNER_ONLY)
+    _count(ws, record, answer)
+    ws.memory.sessions.set_state(session, "frozen", "attempted")
+    ws.memory.sessions.set_state(session, "attempted", "revealed")
+    return final_result(ws, ws.memory.sessions.get(session), result)
+
+
+def _count(ws: Workspace, record: SessionRecord, answer: Answer) -> None:
+    """Add the look that was taken elsewhere to this home's ledger, unless a call before has done so."""
+    if not has_looked(ws.home, record.id):
+        Ledger(Vault(ws.home).directory).record(record.id, record.dataset, record.dataset_id, answer.fingerprint)
+
+
+def _frozen(ws: Workspace, session: str) -> SessionRecord:
+    """A session that was finalized. Raises SessionError for another, HomeError for a home of another user."""
+    owner = ws.home.stat().st_uid
+    if os.name == "posix" and owner != os.geteuid():  # its owner could not read what this process writes to the vault
+        raise HomeError(
+            f"{str(ws.home)!r} belongs to the user with the number {owner}; run as that user, or let that user run "
+            "`virtualmle sessions seal-choice` and `bring-back`"
+        )
+    record = ws.memory.sessions.get(session)
+    if record.replay:
+        raise SessionError(f"session {session} is a replay, which has no test set")
+    if record.state == "open":
+        raise SessionError(f"session {session} is open; finalize it first: virtualmle sessions finalize {session}")
+    return record
+
+
+def _choice_of(ws: Workspace, record: SessionRecord) -> tuple[Choice, dict[str, Path]]:
+    """The choice of a frozen session, and its files by their paths in a bundle."""
+    assert record.selected is not None  # set together with the state `frozen`
+    models = examined_directories(ws, record, record.selected)
+    dataset = ws.session_dataset(record)
+    files = [MANIFEST, SEALED, *read_manifest(dataset).files]
+    sources = {f"data/{dataset.name}/{name}": dataset / name for name in files}
+    sessions = ws.home / ".virtualmle" / "sessions"
+    for directory in {*models, *(member for model in models for member in _members(model))}:
+        placed = f"sessions/{directory.relative_to(sessions).as_posix()}"
+        sources |= {f"{placed}/{name}": directory / name for name in EXAMINED_FILES if (directory / name).exists()}
+    identity = "\n".join((record.id, record.opened_at, record.dataset_id, record.protocol_hash))
+    choice = Choice(
+        session=record.id,
+        origin=hashlib.sha256(identity.encode()).hexdigest()[:8],
+        trial=record.selected,
+        models=[f"sessions/{each.relative_to(sessions).as_posix()}" for each in models],
+        dataset=f"data/{dataset.name}",
+        dataset_id=record.dataset_id,
+        files=hashes_of(sources),
+    )
+    return choice, sources
+
+
+def _members(directory: Path) -> list[Path]:
+    """The directories of an ensemble's members; none for a trained model."""
+    return [Path(member.directory) for member in beside(directory, read_spec(directory).members)]
