@@ -68,8 +68,8 @@ def examine(
     """Take the one look of `session`. Raises DataError, TrialError, SealError; the look is used once it is recorded."""
     vault = Vault(home)
     dataset = PreparedDataset.load(dataset_dir)
-    candidates = [load_candidate(directory, dataset) for directory in models]
     check_signatures(vault, dataset_dir, dataset.dataset_id, session, models)
+    candidates = [load_candidate(directory, dataset) for directory in models]
     private_key = read_key(key_file) if key_file else vault.private_key()
     targets = open_test(dataset_dir, private_key, dataset.dataset_id, dataset.num_users)
     sketch = content_sketch(dataset_dir, dataset, targets, private_key)

@@ -68,12 +68,12 @@ def run(
     destination, dataset_dir = Path(request.destination), Path(request.dataset_dir)
     check_destination(destination, overwrite=request.overwrite)
     dataset = PreparedDataset.load(dataset_dir)
-    recorded = [_trained(member) for member in request.members]
-    device = set_up_device(request.device, request.threads)
     vault = Vault(Path(request.home))
     for member in request.members:
         session, directory = member.name.partition("/")[0], Path(member.directory)
         check_signatures(vault, dataset_dir, dataset.dataset_id, session, [directory])
+    recorded = [_trained(member) for member in request.members]
+    device = set_up_device(request.device, request.threads)
     key = read_key(Path(request.key_file)) if request.key_file else vault.private_key()
     targets = open_test(dataset_dir, key, dataset.dataset_id, dataset.num_users)
     events, names = all_events(dataset, targets), targets.item_names

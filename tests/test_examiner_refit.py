@@ -265,6 +265,33 @@ def test_an_open_session_that_cannot_be_checked_forbids_the_refit(home: Path, tm
     assert {path.name for path in tmp_path.iterdir()} == {"home", "damaged"}
 
 
+def test_a_dataset_of_an_open_session_that_was_changed_forbids_the_refit(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generate_demo(num_users=200).write_csv(tmp_path / "log.csv")
+    with pytest.raises(SystemExit):
+        main(["data", "add", "other", str(tmp_path / "log.csv"), "--home", str(home)])
+    ws = Workspace.open(home)
+    session = open_session(ws, "other", "sasrec").session
+    ws.close()
+    manifest = dataset_of(home).with_name("other") / "manifest.json"
+    manifest.chmod(0o600)
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"profile": {}}))
+    assert export(SESSION, tmp_path / "model", "--refit", "--home", home) == 1
+    assert f"{session} is open, and whether" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("name", ["result.json", "test.sealed"])
+def test_a_changed_model_or_seal_is_refused_before_the_seal_is_opened(home: Path, tmp_path: Path, name: str) -> None:
+    request = request_of(home, tmp_path / "model")
+    folder = dataset_of(home) if name == "test.sealed" else Path(request.members[0].directory)
+    (folder / name).chmod(0o600)
+    (folder / name).write_bytes((folder / name).read_bytes() + b"\n")
+    with pytest.raises(SealError, match="the test set stays sealed"):
+        refit(request, list)
+    assert Ledger(Vault(home).directory).refits() == []
+
+
 def test_an_interruption_ends_the_process_and_leaves_no_half_export(home: Path, tmp_path: Path) -> None:
     def interrupt(done: int, total: int) -> None:
         raise KeyboardInterrupt

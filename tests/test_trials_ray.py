@@ -24,6 +24,7 @@ from virtualmle.server.app import build_server
 from virtualmle.tools.workspace import Settings
 from virtualmle.training.epoch_ranks import write_race
 from virtualmle.training.racing import KnownCurve, RaceContext
+from virtualmle.training.signature import check_trial, state_is_signed
 from virtualmle.training.spec import (
     CHECKPOINT,
     LOG,
@@ -44,6 +45,7 @@ from .ray_cluster import add_node, bridges, kill_node, node_id, two_nodes
 
 pytest.importorskip("ray", reason="needs Ray: pip install 'virtualmle[ray]'")
 
+KEY = bytes(range(32))  # of the session
 RESULTS = (RANKS, USERS, CHECKPOINT)
 LONG = 1000  # epochs: minutes, so that a trial never ends by itself
 SLOW = {"batch_size": 8, "hidden_dim": 64, "num_blocks": 3}  # a tenth of a second per epoch
@@ -80,7 +82,7 @@ class World:
         self.cluster = cluster
         self.dataset = dataset
         self.node_files = root / "node-files"
-        self.ray = RayLauncher(cluster.address, shared_files=False)
+        self.ray = RayLauncher(cluster.address, shared_files=False, key=KEY)
         self.submitted: list[Path] = []
         self._number = 0
 
@@ -116,14 +118,14 @@ class World:
     def run_locally(self, epochs: int, **changes: Any) -> Path:
         """Run a trial to its end in a process of this machine."""
         directory = self.directory()
-        LocalLauncher().submit(self.spec(directory, epochs, **changes), directory)
+        LocalLauncher(key=KEY).submit(self.spec(directory, epochs, **changes), directory)
         until(lambda: poll(directory).status != "running")
         return directory
 
 
 def look(directory: Path) -> TrialState:
     """What a restarted server would see."""
-    return launcher_of(directory).look(directory)
+    return launcher_of(directory, KEY).look(directory)
 
 
 def settle(directory: Path) -> TrialState:
@@ -175,12 +177,15 @@ def test_trials_on_two_nodes_equal_local_ones_and_see_nothing_but_train_and_vali
         if path.exists() and not path.name.startswith("."):
             content = path.read_bytes()
             assert secret not in content and str(world.dataset).encode() not in content, path
+            assert KEY not in content and KEY.hex().encode() not in content, path
 
     states = [settle(directory) for directory in trials]
     assert [state.status for state in states] == ["finished", "finished"]
     assert all(0 < state.seconds < 600 for state in states)
     for directory in trials:
         assert same_results(directory, trained)
+        check_trial(directory, KEY, "tiny-sasrec-1", directory.name, names=(CHECKPOINT, RANKS))
+        assert state_is_signed(directory / STATE, KEY, "tiny-sasrec-1")
         assert (directory / LOG).read_text().startswith("epoch 1/12") and "finished" in (directory / LOG).read_text()
         assert (directory / STATE).exists() == (trained / STATE).exists()
     until(lambda: all(place is not None and place.released for place in map(read_placement, trials)))
@@ -197,7 +202,7 @@ def test_a_trial_outlives_its_bridge_and_is_cancelled_with_all_its_processes(wor
     until(lambda: has_trained(directory, epoch + 5))
     assert workers(directory) == [worker]
     assert bridges(world.root / "sessions") != [bridge]
-    assert launcher_of(directory).cancel(directory).status == "cancelled"
+    assert launcher_of(directory, KEY).cancel(directory).status == "cancelled"
     assert look(directory).status == "cancelled" and look(directory).seconds > 0
     assert not workers(directory)
     log = (directory / LOG).read_text().splitlines()
@@ -233,7 +238,7 @@ def test_a_trial_is_scored_again_on_a_node_that_is_sent_its_files_or_that_shares
 ) -> None:
     changes = {"rescore_from": str(trained), "knobs": {"transition_weight": 4.0}}
     sent, shared = world.submit(12, **changes), world.directory()
-    RayLauncher(world.cluster.address).submit(world.spec(shared, 12, **changes), shared)
+    RayLauncher(world.cluster.address, key=KEY).submit(world.spec(shared, 12, **changes), shared)
     local = world.run_locally(12, **changes)
     for directory, in_place in ((sent, False), (shared, True)):
         assert settle(directory).status == "finished", look(directory).cause
@@ -265,7 +270,7 @@ def test_a_trial_whose_node_is_killed_is_a_lost_one_and_continues_bit_for_bit_on
     assert "was lost while it ran the trial" in (state.cause or "")
     until(lambda: not workers(victim))
     assert look(survivor).status == "running"
-    assert launcher_of(survivor).cancel(survivor).status == "cancelled"
+    assert launcher_of(survivor, KEY).cancel(survivor).status == "cancelled"
     epochs = read_curve(victim / STATE)[-1][0] + 4
     repeated = world.submit(epochs, resume_from=str(victim))
     assert settle(repeated).status == "finished", look(repeated).cause
@@ -284,7 +289,7 @@ def test_a_restarted_server_is_told_that_a_trial_is_gone(world: World) -> None:
     state = settle(victim)
     assert (state.status, state.machine_fault, state.lost) == ("crashed", True, True)
     assert look(survivor).status == "running"
-    assert launcher_of(survivor).cancel(survivor).status == "cancelled"
+    assert launcher_of(survivor, KEY).cancel(survivor).status == "cancelled"
 
 
 @pytest.mark.anyio

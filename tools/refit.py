@@ -35,14 +35,15 @@ def plan_refit(ws: Workspace, session: str, handle: str | None = None) -> Export
 def open_sessions(ws: Workspace) -> list[OpenSession]:
     """All sessions of this home whose test set must stay unknown, whatever their dataset is.
 
-    Replays have none, and neither has a session whose dataset was replaced: it can no longer be finalized.
+    Replays have none, and neither has a session whose dataset was replaced: it can no longer be finalized. A dataset
+    that was changed is not left out; the process of the refit refuses it.
     """
     found = []
     for record in ws.memory.sessions.all():
         if record.state != "open" or record.replay:
             continue
         try:
-            found.append(OpenSession(session=record.id, dataset_dir=str(ws.session_dataset(record))))
+            found.append(OpenSession(session=record.id, dataset_dir=str(ws.dataset_path(record))))
         except DataError:
             continue
     return found

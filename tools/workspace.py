@@ -18,8 +18,8 @@ from ..examiner.vault import Vault
 from ..memory.records import SessionRecord, TrialRecord
 from ..memory.store import Memory
 from ..sandbox.protocol import Protocol, load_protocol, parse_protocol
-from ..training.signature import MEASURED, check_trial
-from ..training.spec import CHECKPOINT, RESULT
+from ..training.signature import RESCORED, check_trial
+from ..training.spec import CHECKPOINT
 from ..trials.launching import Launcher, LocalLauncher, launcher_of
 from ..trials.ray_launcher import RayLauncher
 from ..trials.replay import REPLAYED
@@ -127,13 +127,18 @@ class Workspace:
             return replay.table.path
         if self.replay:
             raise SessionError(f"session {session.id} is not a replay; continue it without --replay")
+        path = self.dataset_path(session)
+        check_dataset(path, self.vault.mac_key())
+        return path
+
+    def dataset_path(self, session: SessionRecord) -> Path:
+        """The directory of a trained session's dataset, unchecked. DataError if it was replaced since it was opened."""
         path = self.catalogue.path(session.dataset)
         if self.catalogue.manifest(session.dataset).dataset_id != session.dataset_id:
             raise DataError(
                 f"dataset {session.dataset!r} was replaced since session {session.id} was opened; "
                 "restore it, or open a new session"
             )
-        check_dataset(path, self.vault.mac_key())
         return path
 
     def session_key(self, session: str) -> bytes:
@@ -199,7 +204,7 @@ class Workspace:
         if (directory / REPLAYED).exists() or not (directory / CHECKPOINT).exists():
             return (directory / REPLAYED).exists()
         try:
-            check_trial(directory, self.session_key(session), session, handle, names=(RESULT, *MEASURED))
+            check_trial(directory, self.session_key(session), session, handle, names=RESCORED)
         except TrialError as error:
             logger.warning("the model of %s/%s is not used: %s", session, handle, error)
             return False

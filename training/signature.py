@@ -47,6 +47,7 @@ from .spec import (
 )
 
 SIGNATURE, SPEC_SIGNATURE, STATE_SIGNATURE = "signature.json", "spec_signature.json", "state_signature.json"
+RESCORED = (RESULT, CHECKPOINT, USERS, EPOCH_RANKS)  # what a worker reads of the trial that it re-scores
 MEASURED = (RANKS, SWEPT_RANKS, EPOCH_RANKS, JUDGED_RANKS, USERS, CHECKPOINT)  # what a worker writes before its result
 
 Signer = Literal["worker", "server", "adoption"]

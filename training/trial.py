@@ -9,7 +9,7 @@ import torch
 
 from .errors import StateError
 from .peak import peak_bytes, reset_peak
-from .signature import MEASURED, StateSigner, check_spec, check_trial, state_is_signed, write_signed_result
+from .signature import RESCORED, StateSigner, check_spec, check_trial, state_is_signed, write_signed_result
 from .spec import (
     PROGRESS,
     RESULT,
@@ -81,7 +81,7 @@ class Trial:
     def check_source(self, source: Path) -> None:
         """TrialError unless the trial in `source` is as a worker of the same session has signed it."""
         if self._key is not None and self.spec is not None:
-            check_trial(source, self._key, self.spec.session, read_spec(source).trial, names=(*MEASURED, RESULT))
+            check_trial(source, self._key, self.spec.session, read_spec(source).trial, names=RESCORED)
 
     def check_state(self, path: Path | None) -> None:
         """StateError unless the training state at `path` is as a worker of the same session has signed it."""

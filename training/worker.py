@@ -110,5 +110,5 @@ def _log_to(path: Path) -> None:
 
 if __name__ == "__main__":
     arguments = sys.argv[1:]
-    waiting = (Path(arguments[1]), float(arguments[2])) if len(arguments) > 1 else (None, 0.0)
-    sys.exit(main(Path(arguments[0]), *waiting, key_from_launcher()))
+    inbox, seconds = (Path(arguments[1]), float(arguments[2])) if len(arguments) > 1 else (None, 0.0)
+    sys.exit(main(Path(arguments[0]), inbox, seconds, key_from_launcher()))
