@@ -36,13 +36,18 @@ SYSTEM = (
     "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc", "/opt", "/nix", "/gnu", "/proc", "/sys",
     "/run/opengl-driver", "/run/current-system", "/run/nvidia-persistenced",
 )  # fmt: skip
-DEVICES = ("null", "zero", "full", "random", "urandom", "shm", "nvidia*", "dri", "kfd", "dxg")  # beneath /dev
+DEVICES = ("null", "zero", "full", "random", "urandom", "nvidia*", "dri", "kfd", "dxg")  # beneath /dev
 ACCELERATORS = ("nvidiactl", "kfd", "dxg")  # beneath /dev: that there is a GPU, whose compilers need a cache
 LIBRARY_VARIABLES = ("LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH", "CONDA_PREFIX")
-CACHES = (  # the variable that names the directory, and the directory without it
+CACHES = (  # a variable that names the directory, and the directory without it
     ("CUDA_CACHE_PATH", "~/.nv/ComputeCache"),
-    ("TRITON_CACHE_DIR", "~/.triton"),
+    ("TRITON_CACHE_DIR", "~/.triton/cache"),
     ("PYTORCH_KERNEL_CACHE_PATH", "~/.cache/torch/kernels"),
+)
+
+CUDA_EXCHANGE = (  # with the driver's other processes; not created by us
+    ("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps"),
+    ("", "/dev/shm"),
 )
 
 Grants = list[tuple[Path, Right]]
@@ -178,13 +183,17 @@ def _code() -> Iterator[str]:
 
 
 def _caches() -> list[Path]:
-    """The directories in which CUDA, Triton and torch keep what they compile; they are created if there is a GPU."""
-    found = [Path(os.environ.get(name) or os.path.expanduser(default)) for name, default in CACHES]
+    """The directories in which CUDA, Triton and torch keep what they compile, which are created if there is a GPU."""
+    found = [*(_chosen(name, default) for name, default in CACHES), _chosen("TRITON_HOME", "~") / ".triton"]
     if any(Path("/dev", name).exists() for name in ACCELERATORS):
         for path in found:
             with contextlib.suppress(OSError):
                 path.mkdir(parents=True, exist_ok=True)
-    return found
+    return [*found, *(_chosen(name, default) for name, default in CUDA_EXCHANGE)]
+
+
+def _chosen(variable: str, default: str) -> Path:
+    return Path(os.environ.get(variable) or os.path.expanduser(default))
 
 
 def _missing_devices() -> str:
