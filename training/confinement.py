@@ -12,9 +12,9 @@ A worker confines itself, before it imports numpy or torch: these start threads,
 that asks and those that it starts later. Before, it reads only what names its inputs: the directories in spec.json,
 which the launcher has written, and the files in the manifest of its dataset.
 
-Not covered: metadata (a file's size and times can be read), UDP, a kernel without Landlock, and file systems where it
-fails, for which VIRTUALMLE_CONFINE=off switches it off. A worker that cannot be confined runs all the same; its result
-says so in `confined`. The examiner is not confined, because it needs the vault.
+Not covered: metadata (the names of datasets and trials, the size and times of any file), UDP, a kernel without Landlock,
+and file systems where it fails, for which VIRTUALMLE_CONFINE=off switches it off. A worker that cannot be confined runs
+all the same; its result says so in `confined`. The examiner is not confined, because it needs the vault.
 """
 
 import contextlib
@@ -104,11 +104,15 @@ def grants_of(directory: Path, inbox: Path | None) -> Grants:
     shared = [(Path(path), RUN) for path in (*SYSTEM, *_code())]
     shared += [(path, DEVICE) for pattern in DEVICES for path in Path("/dev").glob(pattern)]
     shared += [(Path("/proc/self"), DEVICE), *((path, WRITE) for path in _caches())]
+    inputs = inputs_of(directory)
+    # Files of a home are opened from one or two directories above (data/safe_open.py), which takes a right to list them
+    above = {path.parent.parent for path in (directory, *inputs)}
     own = [directory, *([directory.parent, inbox.parent] if inbox else [])]
     return [
         *(grant for path, rights in shared for grant in around(path, rights, kept_out)),
         (home / STATE_FOLDER / "sessions" if home else directory.parent, READ),
-        *((path, READ) for path in inputs_of(directory)),
+        *((path, Right.READ_DIR) for path in above),
+        *((path, READ) for path in inputs),
         *((path, WRITE) for path in own),
     ]
 
