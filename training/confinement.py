@@ -12,9 +12,9 @@ A worker confines itself, before it imports numpy or torch: these start threads,
 that asks and those that it starts later. Before, it reads only what names its inputs: the directories in spec.json,
 which the launcher has written, and the files in the manifest of its dataset.
 
-Not covered: metadata (the names of datasets and trials, the size and times of any file), UDP, a kernel without Landlock,
-and file systems where it fails, for which VIRTUALMLE_CONFINE=off switches it off. A worker that cannot be confined runs
-all the same; its result says so in `confined`. The examiner is not confined, because it needs the vault.
+Not covered: metadata (the names of datasets and trials, the size and times of any file), UDP, a kernel without
+Landlock, and file systems where it fails, for which VIRTUALMLE_CONFINE=off switches it off. A worker that cannot be
+confined runs all the same; its result says so in `confined`. The examiner is not confined, because it needs the vault.
 """
 
 import contextlib
