@@ -1,6 +1,7 @@
 """The worker in real trial directories, as a separate process only where the test needs one."""
 
 import hashlib
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ from virtualmle.training.spec import (
     read_spec,
     write_model,
 )
+from virtualmle.training.trial import Trial
 from virtualmle.training.worker import main
 
 
@@ -143,6 +145,19 @@ def test_a_missing_dataset_fails_the_trial_with_a_one_line_cause(make_trial, tmp
     result = run(make_trial("no-dataset", dataset_dir=str(tmp_path / "absent")))
     assert result.status == "failed" and "is not a prepared dataset" in result.cause
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_dataset_that_changes_while_a_trial_trains_fails_it(make_trial, tiny_dataset_dir, tmp_path, monkeypatch):
+    dataset = tmp_path / "dataset"
+    shutil.copytree(tiny_dataset_dir, dataset)
+    (dataset / "valid_items.npy").chmod(0o600)
+
+    def overwrite(*_):
+        np.load(dataset / "valid_items.npy", mmap_mode="r+")[:] = 0
+
+    monkeypatch.setattr(Trial, "add_epoch", overwrite)
+    result = run(make_trial("overwritten", dataset_dir=str(dataset)))
+    assert result.status == "failed" and "valid_items.npy' was changed while the trial used it" in result.cause
 
 
 def test_the_result_of_a_failed_trial_contains_its_epochs(make_trial, monkeypatch):

@@ -12,9 +12,9 @@ A worker confines itself, before it imports numpy or torch: these start threads,
 that asks and those that it starts later. Before, it reads only what names its inputs: the directories in spec.json,
 which the launcher has written, and the files in the manifest of its dataset.
 
-Not covered: metadata (a file's size and times can be read), UDP, a kernel without Landlock, and file systems where it
-fails, for which VIRTUALMLE_CONFINE=off switches it off. A worker that cannot be confined runs all the same; its result
-says so in `confined`. The examiner is not confined, because it needs the vault.
+Not covered: metadata (the names of datasets and trials, the size and times of any file), UDP, a kernel without
+Landlock, and file systems where it fails, for which VIRTUALMLE_CONFINE=off switches it off. A worker that cannot be
+confined runs all the same; its result says so in `confined`. The examiner is not confined, because it needs the vault.
 """
 
 import contextlib
@@ -36,13 +36,18 @@ SYSTEM = (
     "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc", "/opt", "/nix", "/gnu", "/proc", "/sys",
     "/run/opengl-driver", "/run/current-system", "/run/nvidia-persistenced",
 )  # fmt: skip
-DEVICES = ("null", "zero", "full", "random", "urandom", "shm", "nvidia*", "dri", "kfd", "dxg")  # beneath /dev
+DEVICES = ("null", "zero", "full", "random", "urandom", "nvidia*", "dri", "kfd", "dxg")  # beneath /dev
 ACCELERATORS = ("nvidiactl", "kfd", "dxg")  # beneath /dev: that there is a GPU, whose compilers need a cache
 LIBRARY_VARIABLES = ("LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH", "CONDA_PREFIX")
-CACHES = (  # the variable that names the directory, and the directory without it
+CACHES = (  # a variable that names the directory, and the directory without it
     ("CUDA_CACHE_PATH", "~/.nv/ComputeCache"),
-    ("TRITON_CACHE_DIR", "~/.triton"),
+    ("TRITON_CACHE_DIR", "~/.triton/cache"),
     ("PYTORCH_KERNEL_CACHE_PATH", "~/.cache/torch/kernels"),
+)
+
+CUDA_EXCHANGE = (  # with the driver's other processes; not created by us
+    ("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps"),
+    ("", "/dev/shm"),
 )
 
 Grants = list[tuple[Path, Right]]
@@ -99,11 +104,15 @@ def grants_of(directory: Path, inbox: Path | None) -> Grants:
     shared = [(Path(path), RUN) for path in (*SYSTEM, *_code())]
     shared += [(path, DEVICE) for pattern in DEVICES for path in Path("/dev").glob(pattern)]
     shared += [(Path("/proc/self"), DEVICE), *((path, WRITE) for path in _caches())]
+    inputs = inputs_of(directory)
+    # Files of a home are opened from one or two directories above (data/safe_open.py), which takes a right to list them
+    above = {path.parent.parent for path in (directory, *inputs)}
     own = [directory, *([directory.parent, inbox.parent] if inbox else [])]
     return [
         *(grant for path, rights in shared for grant in around(path, rights, kept_out)),
         (home / STATE_FOLDER / "sessions" if home else directory.parent, READ),
-        *((path, READ) for path in inputs_of(directory)),
+        *((path, Right.READ_DIR) for path in above),
+        *((path, READ) for path in inputs),
         *((path, WRITE) for path in own),
     ]
 
@@ -178,13 +187,17 @@ def _code() -> Iterator[str]:
 
 
 def _caches() -> list[Path]:
-    """The directories in which CUDA, Triton and torch keep what they compile; they are created if there is a GPU."""
-    found = [Path(os.environ.get(name) or os.path.expanduser(default)) for name, default in CACHES]
+    """The directories in which CUDA, Triton and torch keep what they compile, which are created if there is a GPU."""
+    found = [*(_chosen(name, default) for name, default in CACHES), _chosen("TRITON_HOME", "~") / ".triton"]
     if any(Path("/dev", name).exists() for name in ACCELERATORS):
         for path in found:
             with contextlib.suppress(OSError):
                 path.mkdir(parents=True, exist_ok=True)
-    return found
+    return [*found, *(_chosen(name, default) for name, default in CUDA_EXCHANGE)]
+
+
+def _chosen(variable: str, default: str) -> Path:
+    return Path(os.environ.get(variable) or os.path.expanduser(default))
 
 
 def _missing_devices() -> str:

@@ -83,9 +83,14 @@ def reap_children() -> None:
 
 
 def exit_code(directory: Path) -> int | None:
-    """The exit code of an ended worker (-9 = SIGKILL); None if another process started it."""
+    """The exit code of an ended worker (-9 = SIGKILL); None if another process started it, or if it ends too slowly.
+
+    A process that ends releases its lock before the memory of its GPU, which may take seconds.
+    """
     child = _children.get(str(directory.resolve()))
-    return child.wait(timeout=KILL_SECONDS) if child else None  # poll() may give None if another thread polls
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return child.wait(timeout=KILL_SECONDS) if child else None  # poll() may give None if another thread polls
+    return None
 
 
 def is_held(lease: Lease) -> bool:
