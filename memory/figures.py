@@ -44,11 +44,15 @@ _SPELLED = re.compile(rf"\b(?:{_WORD})(?:[\s\-]+(?:and\s+)?(?:{_WORD})\b){{2,}}"
 _CLAUSE_END = re.compile(r"[;!?\n]|\.(?=\s|$)")
 
 
-class _Reading(NamedTuple):
+class Reading(NamedTuple):
     """One way to read a number: its absolute value and the unit of its last digit."""
 
     value: float
     quantum: float
+
+
+BorneOut = Callable[[Reading], bool]
+"""Tells whether a recorded figure rounds to a reading."""
 
 
 class _Number(NamedTuple):
@@ -68,10 +72,14 @@ def mask_unverified(text: str, known: Collection[float]) -> str:
     powers of two up to 4096, numbers of one significant digit, those of two if their clause names a knob before them,
     and the levels of intervals (90, 95, 99 %). Masked are also runs of three or more single digits or number words.
     """
+    return mask_unless(text, comparison(known))
+
+
+def mask_unless(text: str, borne_out: BorneOut) -> str:
+    """Like `mask_unverified`, with known figures that were prepared by `comparison`."""
     shadow = "".join(map(_plain, text))
     if not any(character.isdigit() for character in shadow) and not _SPELLED.search(shadow):
         return text
-    borne_out = _comparison(known)
     spans = [match.span() for match in _SPELLED.finditer(shadow)]
     spans += [match.span() for match in _SINGLES.finditer(shadow)]
     for run in _runs(shadow, list(_numbers(shadow))):
@@ -84,10 +92,22 @@ def one_digit(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.0e}")
 
 
-def is_borne_out(value: float, known: Collection[float]) -> bool:
+def is_borne_out(value: float, borne_out: BorneOut) -> bool:
     """Whether a known figure rounds to `value`, as many digits as it has."""
     exponent = Decimal(repr(value)).normalize().as_tuple().exponent  # a letter for NaN and infinities
-    return isinstance(exponent, int) and _comparison(known)(_Reading(abs(value), 10.0 ** min(exponent, 0)))
+    return isinstance(exponent, int) and borne_out(Reading(abs(value), 10.0 ** min(exponent, 0)))
+
+
+def comparison(known: Collection[float]) -> BorneOut:
+    """A function that tells whether the absolute value of a known figure rounds to a reading."""
+    recorded = sorted({abs(value) for value in known if math.isfinite(value)})
+
+    def borne_out(reading: Reading) -> bool:
+        half = 0.5 * reading.quantum * (1 + 1e-6)
+        first = bisect.bisect_left(recorded, reading.value - half)
+        return first < len(recorded) and recorded[first] <= reading.value + half
+
+    return borne_out
 
 
 def _plain(character: str) -> str:
@@ -129,7 +149,7 @@ def _in_name(shadow: str, number: _Number) -> bool:
 
 
 def _unverified(
-    shadow: str, run: Sequence[_Number], borne_out: Callable[[_Reading], bool]
+    shadow: str, run: Sequence[_Number], borne_out: BorneOut
 ) -> list[tuple[int, int]]:
     """The spans to mask of a run: of a single number its own, of several the whole run unless it is one number."""
     if len(run) == 1:
@@ -141,7 +161,7 @@ def _unverified(
     return [(joined.start, joined.end)]
 
 
-def _passes(shadow: str, number: _Number, borne_out: Callable[[_Reading], bool]) -> bool:
+def _passes(shadow: str, number: _Number, borne_out: BorneOut) -> bool:
     parts = re.split("[.,]", number.digits)
     if len(parts) > 2 and len(max(parts[1:], key=len)) != 3:  # a list or a version, not thousands
         return all(_passes(shadow, number._replace(digits=part), borne_out) for part in parts)
@@ -151,7 +171,7 @@ def _passes(shadow: str, number: _Number, borne_out: Callable[[_Reading], bool])
     return _significant(number.digits) <= 2 and _names_a_knob(shadow, number.start)
 
 
-def _says_little(number: _Number, reading: _Reading) -> bool:
+def _says_little(number: _Number, reading: Reading) -> bool:
     value = reading.value
     if number.plain and number.digits.isdigit():
         is_power = value <= MOST_POWER and math.log2(value or 1).is_integer()
@@ -164,7 +184,7 @@ def _significant(digits: str) -> int:
     return len(re.sub("[.,'_]", "", digits).strip("0"))
 
 
-def _readings(number: _Number) -> list[_Reading]:
+def _readings(number: _Number) -> list[Reading]:
     """The ways to read the digits: a single point or comma may separate decimals, or thousands before three digits."""
     if len(number.digits) > MOST_DIGITS:
         return []
@@ -176,19 +196,7 @@ def _readings(number: _Number) -> list[_Reading]:
         found.append(("".join(groups), 0))
     if marks and (len(marks) == 1 or marks[-1] not in marks[:-1]):
         found.append(("".join(groups), len(groups[-1])))
-    return [_Reading(int(whole) * number.scale / 10**places, number.scale / 10**places) for whole, places in found]
-
-
-def _comparison(known: Collection[float]) -> Callable[[_Reading], bool]:
-    """A function that tells whether a known figure rounds to a reading."""
-    recorded = sorted({abs(value) for value in known if math.isfinite(value)})
-
-    def borne_out(reading: _Reading) -> bool:
-        half = 0.5 * reading.quantum * (1 + 1e-6)
-        first = bisect.bisect_left(recorded, reading.value - half)
-        return first < len(recorded) and recorded[first] <= reading.value + half
-
-    return borne_out
+    return [Reading(int(whole) * number.scale / 10**places, number.scale / 10**places) for whole, places in found]
 
 
 def _names_a_knob(shadow: str, position: int) -> bool:

@@ -6,6 +6,7 @@ session left in long-term memory, which is all that is known of a session of ano
 with hundreds of values in a narrow range, some would bear out any figure.
 """
 
+import functools
 import json
 import math
 import re
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .database import MemoryDatabase, Repository, reads
-from .figures import is_borne_out, mask_unverified, one_digit
+from .figures import BorneOut, comparison, is_borne_out, mask_unless, one_digit
 
 INTERVAL_Z = 1.96
 MOST_KNOWN = 256  # sessions whose figures are kept, each about 50 KB
@@ -39,11 +40,16 @@ class Recorded:
         """The text with the numbers masked that no figure bears out, nor a difference of trials that it names."""
         named = [self.ndcg[handle] for handle in dict.fromkeys(_HANDLE.findall(text)) if handle in self.ndcg]
         between = {figure for a in named for b in named if a != b for figure in (a - b, a / b - 1 if b else 0.0)}
-        return mask_unverified(text, self.values | between)
+        of_pairs = comparison(between)
+        return mask_unless(text, lambda reading: self._borne_out(reading) or of_pairs(reading))
 
     def claimed(self, value: float | None) -> float | None:
         """A number that an agent stated: as it is if a figure bears it out, else to one significant digit."""
-        return value if value is None or is_borne_out(value, self.values) else one_digit(value)
+        return value if value is None or is_borne_out(value, self._borne_out) else one_digit(value)
+
+    @functools.cached_property
+    def _borne_out(self) -> BorneOut:
+        return comparison(self.values)
 
 
 class Figures(Repository):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from virtualmle.memory.figures import UNVERIFIED, is_borne_out, mask_unverified, one_digit
+from virtualmle.memory.figures import UNVERIFIED, comparison, is_borne_out, mask_unverified, one_digit
 
 KNOWN = (0.31234567, 0.0123456, -0.0045678, 1440, 0.1234, 4.51, 12)
 
@@ -52,8 +52,9 @@ def test_a_value_of_a_knob_may_have_two_digits_and_no_more() -> None:
 def test_a_number_is_borne_out_only_if_a_recorded_one_rounds_to_it() -> None:
     assert mask_unverified("0.312 0.3123", KNOWN) == "0.312 0.3123"
     assert mask_unverified("0.313, 0.3124", KNOWN) == f"{UNVERIFIED}, {UNVERIFIED}"
-    assert is_borne_out(0.0123, KNOWN) and is_borne_out(-0.0123, KNOWN) and is_borne_out(0.31234567, KNOWN)
-    assert not any(is_borne_out(value, KNOWN) for value in (0.0124, 0.4242, float("nan"), float("inf")))
+    known = comparison(KNOWN)
+    assert all(is_borne_out(value, known) for value in (0.0123, -0.0123, 0.31234567))
+    assert not any(is_borne_out(value, known) for value in (0.0124, 0.4242, float("nan"), float("inf")))
 
 
 def test_a_claimed_size_keeps_one_digit() -> None:
