@@ -12,7 +12,7 @@ from .token_options import Token, TokenFile, bearer_token
 
 OPEN_PATHS = ("/health",)  # for load balancers, which have no token
 MAX_CONNECTIONS = 1024
-KEEP_ALIVE_SECONDS = 60.0  # proxies keep their connections for about as long
+KEEP_ALIVE_SECONDS = 60  # proxies keep their connections for about as long
 
 
 def serve_model(  # noqa: PLR0913, PLR0917 - one parameter per option

@@ -24,7 +24,7 @@ class HttpLimits:
     header_seconds: float = 10.0  # until the headers of a request are complete, from the start of the connection
     body_seconds: float = 30.0  # until its body is complete
     write_seconds: float = 60.0  # in which a client must read something of what was sent to it
-    keep_alive_seconds: float = 30.0  # between two requests
+    keep_alive_seconds: int = 30  # between two requests
     max_connections: int = 256  # an agent has a handful open
 
 
