@@ -191,10 +191,17 @@ class _Tail:
 def _tail(users: Ints, items: Ints, times: Ints) -> _Tail:
     order = np.lexsort((times, users))
     users, items, times = users[order], items[order], times[order]
-    ends = np.searchsorted(users, users, side="right")
-    begins = np.maximum(np.searchsorted(users, users), ends - WINDOW)
-    kept = times >= times[begins]
-    return _Tail(users[kept], items[kept], times[kept], (times == times[ends - 1])[kept])
+    starts, lengths = _runs(users)
+    ends = starts + lengths
+    kept = times >= np.repeat(times[ends - np.minimum(lengths, WINDOW)], lengths)
+    is_last = times == np.repeat(times[ends - 1], lengths)
+    return _Tail(users[kept], items[kept], times[kept], is_last[kept])
+
+
+def _runs(users: Ints) -> tuple[Ints, Ints]:
+    """The start and the number of events of each user in sorted `users`."""
+    starts = np.flatnonzero(np.diff(users, prepend=-1))
+    return starts, np.diff(np.append(starts, len(users)))
 
 
 def _label_tokens(tail: _Tail, labels: Hashes, window: int, degrees: Ints) -> Hashes:
@@ -238,10 +245,11 @@ def _identifying(labels: Hashes, bits: Floats, position: Hashes, starts: Ints) -
 
 def _last(users: Ints, window: int) -> tuple[Hashes, Ints, npt.NDArray[np.bool_]]:
     """Of events sorted by user, the last `window` of each user: positions (1 = last), starts of users, and the mask."""
-    from_end = np.searchsorted(users, users, side="right") - np.arange(len(users))
+    starts, lengths = _runs(users)
+    from_end = np.repeat(starts + lengths, lengths) - np.arange(len(users))
     chosen = from_end <= window
-    _, starts = np.unique(users[chosen], return_index=True)
-    return from_end[chosen].astype(np.uint64), starts, chosen
+    kept = np.minimum(lengths, window)
+    return from_end[chosen].astype(np.uint64), np.cumsum(kept) - kept, chosen
 
 
 def _class(sizes: Floats) -> Hashes:

@@ -143,6 +143,20 @@ def test_numbered_names_in_a_small_catalogue_agree_by_chance_only() -> None:
     assert share(log(1), shuffled(log(1))) == 1.0
 
 
+def test_short_patterns_of_times_and_degrees_that_many_logs_have_identify_nobody() -> None:
+    def log(seed: int) -> pl.DataFrame:
+        """Times are places in an order, of which some are left out; all items are about equally popular."""
+        rng = np.random.default_rng(seed)
+        kept = rng.random((300, 9)) < 0.6
+        users, places = np.nonzero(kept)
+        items = rng.integers(40, size=len(users))
+        names = {"user": [f"{seed} {user}" for user in users], "item": [f"{seed} {item}" for item in items]}
+        return pl.DataFrame({**names, "timestamp": places})
+
+    assert share(log(1), log(2)) < SAME_CONTENT / 3
+    assert share(log(1), shuffled(log(1))) == 1.0
+
+
 def test_users_without_a_test_target_do_not_count(demo: pl.DataFrame) -> None:
     short = demo.with_columns(user="short-" + pl.col("user")).group_by("user", maintain_order=True).head(2)
     assert log_sketch(pl.concat([demo, short])).to_bytes() == log_sketch(demo).to_bytes()

@@ -4,6 +4,7 @@ import json
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import polars as pl
 import pytest
@@ -127,13 +128,20 @@ def test_a_ledger_from_before_sketches_is_continued(vault: Vault, demo: pl.DataF
     connection.close()
 
 
-def test_processes_that_update_an_old_ledger_at_once_do_not_disturb_each_other(vault: Vault) -> None:
-    connection = sqlite3.connect(vault.directory / LEDGER)
-    connection.executescript(OLD_SCHEMA)
-    connection.close()
-    with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda _: Ledger(vault.directory).looks(), range(16)))
-    assert all(rows == found[0] for rows in found) and len(found[0]) == 1
+def test_examiners_that_update_an_old_ledger_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
+    for number in range(20):
+        folder, start = tmp_path / str(number), Barrier(8)
+        folder.mkdir()
+        connection = sqlite3.connect(folder / LEDGER)
+        connection.executescript(OLD_SCHEMA)
+        connection.close()
+
+        def read(_: int, folder: Path = folder, start: Barrier = start) -> list[Look]:
+            start.wait()
+            return Ledger(folder).looks()
+
+        with ThreadPoolExecutor(8) as pool:
+            assert [len(rows) for rows in pool.map(read, range(8))] == [1] * 8
 
 
 def test_a_refit_says_which_looks_were_at_its_content(vault: Vault, demo: pl.DataFrame) -> None:
