@@ -103,6 +103,10 @@ def session_record(ws: Workspace, name: str = "shop") -> SessionRecord:
     )  # fmt: skip
 
 
+def open_session(ws: Workspace) -> str:
+    return open_recorded(ws, session_record(ws), set(), lambda: None).id
+
+
 def request_of(session: str, hidden_dim: int) -> TrialRecord:
     config = make_config("sasrec", hidden_dim=hidden_dim)
     return TrialRecord(
@@ -167,7 +171,7 @@ def build(folder: Path, *, until: str = "revealed") -> RecordedHome:
     with ws.memory:
         log = raw_log(folder / "shop.csv")
         register(home, log)
-        session = open_recorded(ws, session_record(ws), set()).id
+        session = open_session(ws)
         run_trial(ws, session, 16, 0.04)
         selected = run_trial(ws, session, 32, 0.05)
         if until != "trials":

@@ -17,12 +17,12 @@ from tests.recorded_home import (
     build,
     freeze,
     open_home,
+    open_session,
     raw_log,
     register,
     request_of,
     reveal,
     run_trial,
-    session_record,
 )
 from virtualmle.cli.record_checks import check_records
 from virtualmle.examiner.audit import AuditLog
@@ -30,7 +30,6 @@ from virtualmle.memory.records import TrialOutcome
 from virtualmle.tools.recording import (
     extend_recorded,
     finish_recorded,
-    open_recorded,
     record_dataset,
     record_removal,
     start_recorded,
@@ -110,8 +109,8 @@ EDITS: dict[str, tuple[Callable[[RecordedHome], None], str]] = {
         lambda w: w.sql("UPDATE look SET look = 2", file="looks.db"), "has the number 2 in the look ledger, but 1",
     ),
     "an added look": (
-        lambda w: w.sql("INSERT INTO look SELECT 9, 'other', dataset, dataset_id, fingerprint, 2, at FROM look",
-                        file="looks.db"),
+        lambda w: w.sql("INSERT INTO look (session, dataset, dataset_id, fingerprint, look, at) "
+                        "SELECT 'other', dataset, dataset_id, fingerprint, 2, at FROM look", file="looks.db"),
         "look 2 of session other is in the look ledger, but not in the audit log",
     ),
     "no memory": (lambda w: (w.home / "memory.db").unlink(), "in the audit log .*, but not in memory.db"),
@@ -181,7 +180,7 @@ def test_a_home_from_before_the_log_is_adopted_and_checked_from_then_on(world: R
     assert world.failures() == [] and "not recorded yet" in check_records(world.home)[1]
     ws = open_home(world.home)
     with ws.memory:
-        second = open_recorded(ws, session_record(ws), set()).id
+        second = open_session(ws)
         run_trial(ws, second, 16, 0.04)
     entries = AuditLog(world.vault).entries()
     assert [e.kind for e in entries[:3]] == ["adopted", "registered", "adopted"] and entries[0].body["sessions"] == 1

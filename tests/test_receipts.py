@@ -14,11 +14,11 @@ from tests.recorded_home import (
     build,
     freeze,
     open_home,
+    open_session,
     raw_log,
     register,
     reveal,
     run_trial,
-    session_record,
 )
 from virtualmle.cli.app import main
 from virtualmle.data.commitment import HEADER, commitment_of, parted, with_commitment
@@ -29,7 +29,7 @@ from virtualmle.examiner.receipts import Receipt, issue, parse, to_bytes
 from virtualmle.examiner.unseal import open_test
 from virtualmle.examiner.vault import Vault
 from virtualmle.tools.receipts import issue_receipt, receipt_of, receipt_path
-from virtualmle.tools.recording import end_recorded, open_recorded
+from virtualmle.tools.recording import end_recorded
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,7 @@ def test_entries_of_other_sessions_appear_as_digests_only(tmp_path: Path) -> Non
     world = build(tmp_path, until="trials")
     ws = open_home(world.home)
     with ws.memory:
-        second = open_recorded(ws, session_record(ws), set()).id
+        second = open_session(ws)
         run_trial(ws, second, 16, 0.0777)
         freeze(ws, world.session, "t002")
         reveal(ws, world.session, "t002")
