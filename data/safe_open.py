@@ -10,8 +10,8 @@ import errno
 import os
 import stat
 from hashlib import file_digest
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from .errors import HomeError, VirtualMLEError
 
@@ -20,7 +20,7 @@ _DIRECTORY = getattr(os, "O_DIRECTORY", 0)
 _FROM_DIRECTORY = os.open in os.supports_dir_fd and bool(_NOFOLLOW)
 
 
-def open_beneath(root: Path, *parts: str, error: type[VirtualMLEError] = HomeError) -> BinaryIO:
+def open_beneath(root: Path, *parts: str, error: type[VirtualMLEError] = HomeError) -> BufferedReader:
     """Open root/part/…/part to read; its `name` is that path.
 
     Raises `error` if one of the parts is a symbolic link, or not a single name, and OSError if the file cannot be
