@@ -7,20 +7,17 @@ deleted.
 
 from pathlib import Path
 
-from ..data.prepared import PreparedDataset
 from .audit import AuditLog
 from .entries import Draft
 
 
-def log_look(vault_directory: Path, session: str, trial: str, dataset: PreparedDataset) -> None:
-    """Record that the look of `session` starts. Raises SealError, HomeError."""
-    AuditLog(vault_directory).append(Draft(kind="look", session=session, body={"trial": trial, **_named(dataset)}))
+def log_look(vault_directory: Path, session: str, trial: str, dataset: str, dataset_id: str) -> None:
+    """Record that the look of `session` starts, or that it was taken elsewhere. Raises SealError, HomeError."""
+    body = {"trial": trial, "dataset": dataset, "dataset_id": dataset_id}
+    AuditLog(vault_directory).append(Draft(kind="look", session=session, body=body))
 
 
-def log_refit(vault_directory: Path, session: str, dataset: PreparedDataset) -> None:
+def log_refit(vault_directory: Path, session: str, dataset: str, dataset_id: str) -> None:
     """Record that a model of `session` is trained on all events. Raises SealError, HomeError."""
-    AuditLog(vault_directory).append(Draft(kind="refit", session=session, body=_named(dataset)))
-
-
-def _named(dataset: PreparedDataset) -> dict[str, str]:
-    return {"dataset": dataset.name, "dataset_id": dataset.dataset_id}
+    body = {"dataset": dataset, "dataset_id": dataset_id}
+    AuditLog(vault_directory).append(Draft(kind="refit", session=session, body=body))

@@ -75,7 +75,7 @@ def examine(
     sketch = content_sketch(dataset_dir, dataset, targets, private_key)
     path = _check_result_path(vault, session)
     _keep_item_names(vault, session, targets)
-    log_look(vault.directory, session, trial, dataset)
+    log_look(vault.directory, session, trial, dataset.name, dataset.dataset_id)
     look = Ledger(vault.directory).record(session, dataset.name, dataset.dataset_id, targets.fingerprint, sketch)
     result = evaluate(trial, candidates, dataset, targets, look)
     write_json(path, result.model_dump(), OWNER_ONLY)

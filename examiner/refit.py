@@ -79,7 +79,7 @@ def run(
     events, names = all_events(dataset, targets), targets.item_names
     check_open_sessions(open_sessions(), dataset_dir, events, key, vault, names)
     sketch = content_sketch(dataset_dir, dataset, targets, key)
-    log_refit(vault.directory, request.session, dataset)
+    log_refit(vault.directory, request.session, dataset.name, dataset.dataset_id)
     Ledger(vault.directory).record_refit(request.session, dataset.name, dataset.dataset_id, targets.fingerprint, sketch)
     members = _train(recorded, events, request.device, device, report)
     scoring = TrialConfig(**request.scoring)

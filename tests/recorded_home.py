@@ -139,7 +139,7 @@ def examine(ws: Workspace, session: str, trial: str) -> TestResult:
     vault, directory = Vault(ws.home), ws.catalogue.path("shop")
     dataset = PreparedDataset.load(directory)
     targets = open_test(directory, vault.private_key(), dataset.dataset_id, dataset.num_users)
-    log_look(vault.directory, session, trial, dataset)
+    log_look(vault.directory, session, trial, dataset.name, dataset.dataset_id)
     look = Ledger(vault.directory).record(session, "shop", dataset.dataset_id, targets.fingerprint)
     result = TestResult(
         session=session, trial=trial, dataset="shop", dataset_id=dataset.dataset_id,

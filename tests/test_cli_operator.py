@@ -17,10 +17,13 @@ from virtualmle.cli.app import main
 from virtualmle.data.errors import SealError
 from virtualmle.examiner.answers import read_answer
 from virtualmle.examiner.choice import CHOICE, Choice, unpack
+from virtualmle.examiner.receipt_checks import check_receipt
 from virtualmle.examiner.request import looks, read_revealed
 from virtualmle.examiner.vault import Vault
 from virtualmle.memory.store import Memory
+from virtualmle.tools.auditing import walk_home
 from virtualmle.tools.open_session import open_session
+from virtualmle.tools.receipts import receipt_of
 from virtualmle.tools.workspace import Settings, Workspace
 
 SESSION = "demo-sasrec-1"
@@ -85,6 +88,14 @@ def state_of(home: Path) -> str:
         return memory.sessions.get(SESSION).state
 
 
+def check_records(home: Path) -> None:
+    """The audit log fits to everything else, and the receipt, of which the choice was sealed first, holds."""
+    assert walk_home(home) == []
+    with Memory(home / "memory.db") as memory:
+        receipt = receipt_of(home, memory.sessions.get(SESSION))
+    assert receipt.stage == "revealed" and [check for check in check_receipt(receipt) if not check.holds] == []
+
+
 def test_keygen_writes_a_private_file_and_never_overwrites_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -139,6 +150,7 @@ def test_the_holder_reveals_on_the_same_file_system(
     assert (result["state"], result["look"]) == ("revealed", 1) and result["test"]["ndcg@10"] > 0
     again = outcome(capsys, "reveal", SESSION, "--key-file", key, "--home", home, "--json")
     assert json.loads(again[1])["test"] == result["test"] and len(looks(home)) == 1
+    check_records(home)
     code, _, error = outcome(capsys, "sessions", "seal-choice", SESSION, "--out", tmp_path / "c.tar", "--home", home)
     assert code == 1 and "has used its look" in error
 
@@ -172,6 +184,7 @@ def test_a_choice_is_revealed_on_another_machine_and_its_answer_brought_back(
     assert [look.session for look in looks(home)] == [SESSION] and state_of(home) == "revealed"
     assert outcome(capsys, "sessions", "bring-back", SESSION, answer, "--home", home)[0] == 0  # completes after a kill
     assert len(looks(home)) == 1
+    check_records(home)
 
     same = answered(capsys, bundle, key, answer)
     assert same["result"] == found["result"] and len(looks(tmp_path / "holder")) == 1

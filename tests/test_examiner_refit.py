@@ -23,6 +23,7 @@ from virtualmle.data.prepare import prepare
 from virtualmle.data.prepared import PreparedDataset, PrepareOptions
 from virtualmle.data.readers import Log
 from virtualmle.examiner import refit_request
+from virtualmle.examiner.audit import AuditLog
 from virtualmle.examiner.ledger import Ledger
 from virtualmle.examiner.refit import all_events
 from virtualmle.examiner.refit_request import MemberToRefit, OpenSession, RefitRequest, refit
@@ -31,6 +32,7 @@ from virtualmle.examiner.unseal import open_test
 from virtualmle.examiner.vault import Vault
 from virtualmle.models.priors import ScorePriors
 from virtualmle.serving.artifact import Export
+from virtualmle.tools.auditing import walk_home
 from virtualmle.tools.finalize import finalize
 from virtualmle.tools.open_session import open_session
 from virtualmle.tools.refit import open_sessions, plan_refit
@@ -164,10 +166,13 @@ def test_the_card_says_which_figures_are_whose(refitted: Refitted) -> None:
     assert f"virtualmle export {SESSION} DIR --trial t002 --refit" in card
 
 
-def test_nothing_is_written_but_the_export_and_the_entry_in_the_ledger(refitted: Refitted) -> None:
+def test_nothing_is_written_but_the_export_and_the_entries_in_ledger_and_audit_log(refitted: Refitted) -> None:
     home, after = refitted.home, files_below(refitted.home)
     changed = {name for name in refitted.before | after if refitted.before.get(name) != after.get(name)}
-    assert changed <= {".virtualmle/vault/looks.db", "memory.db", "memory.db-wal", "memory.db-shm"}
+    records = {f".virtualmle/vault/{name}" for name in ("looks.db", "audit.jsonl", "audit_head")}
+    assert changed <= records | {"memory.db", "memory.db-wal", "memory.db-shm"}
+    last = AuditLog(Vault(home).directory).entries()[-1]
+    assert (last.kind, last.session) == ("refit", SESSION) and walk_home(home) == []
     assert not any(refitted.temporary.iterdir())
     assert {path.name for path in home.parent.iterdir()} == {"home", "tmp", "model"}
     (look,) = looks(home)

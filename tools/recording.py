@@ -121,7 +121,7 @@ def end_recorded(ws: Workspace, session: str, result: TestResult | None) -> None
     with ws.memory.database.writing():
         if not ws.memory.sessions.set_state(session, "attempted", "revealed" if result else "void"):
             return
-        number = result.look if result else look.look if look else None
+        number = look.look if look else result.look if result else None  # this home's number, if it counts the look
         digest = {"result": digest_of(result.model_dump())} if result else {}
         body = {"look": number, "is_here": look is not None, **digest}
         log.append(Draft(kind="revealed" if result else "void", session=session, body=body))

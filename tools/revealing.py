@@ -18,6 +18,7 @@ from ..data.prepared import MANIFEST, SEALED, read_manifest
 from ..examiner.answers import Answer, read_answer
 from ..examiner.choice import Choice, hashes_of, pack
 from ..examiner.ledger import Ledger
+from ..examiner.looking import log_look
 from ..examiner.operator_keys import public_key_of
 from ..examiner.request import has_looked, read_revealed
 from ..examiner.vault import OWNER_ONLY, OWNER_ONLY_DIRECTORY, Vault, read_key
@@ -25,6 +26,7 @@ from ..memory.records import SessionRecord
 from ..training.member_files import beside
 from ..training.spec import CHECKPOINT, RESULT, SPEC, read_spec
 from .finalize import examined_directories, final_result, look_at_test
+from .recording import end_recorded
 from .results import FinalResult
 from .workspace import Workspace
 
@@ -78,14 +80,16 @@ def bring_back(ws: Workspace, session: str, file: Path) -> FinalResult:
     write_json(path, result.model_dump(), OWNER_ONLY)
     _count(ws, record, answer)
     ws.memory.sessions.set_state(session, "frozen", "attempted")
-    ws.memory.sessions.set_state(session, "attempted", "revealed")
+    end_recorded(ws, session, result)
     return final_result(ws, ws.memory.sessions.get(session), result)
 
 
 def _count(ws: Workspace, record: SessionRecord, answer: Answer) -> None:
     """Add the look that was taken elsewhere to this home's ledger, unless a call before has done so."""
+    directory = Vault(ws.home).directory
     if not has_looked(ws.home, record.id):
-        Ledger(Vault(ws.home).directory).record(record.id, record.dataset, record.dataset_id, answer.fingerprint)
+        log_look(directory, record.id, answer.result.trial, record.dataset, record.dataset_id)
+        Ledger(directory).record(record.id, record.dataset, record.dataset_id, answer.fingerprint)
 
 
 def _frozen(ws: Workspace, session: str) -> SessionRecord:
