@@ -85,12 +85,12 @@ class _FilesSignature(_Frozen):
 
 
 def spec_hash(spec: TrialSpec) -> str:
-    """The SHA-256 of a spec without the paths in it."""
-    fields = spec.model_dump()
+    """The SHA-256 of a spec without the paths in it, and without defaults, so that a later version may add fields."""
+    fields = spec.model_dump(exclude_defaults=True)
     fields["dataset_dir"] = ""
-    for name in ("rescore_from", "resume_from"):
-        fields[name] = fields[name] is not None
-    fields["members"] = [{**member, "directory": ""} for member in fields["members"]]
+    for name in {"rescore_from", "resume_from"} & set(fields):
+        fields[name] = True
+    fields["members"] = [{**member, "directory": ""} for member in fields.get("members", [])]
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
