@@ -119,6 +119,9 @@ def test_a_refusal_is_short_whatever_it_refuses(peer: Peer) -> None:
     long = "y " * 50_000
     rule = {"kind": "avoid", "statement": "x", long: 1}
     claims = {"session": "s", "trial": "t001", "helped": "no", "dimension": "capacity", "lesson": "x"}
+    client = {"name": "test", "version": "1"}
+    peer.ask(request(0, "initialize", protocolVersion="2025-06-18", capabilities={}, clientInfo=client))
+    peer.say(b'{"jsonrpc": "2.0", "method": "notifications/initialized"}')
     for name, arguments in (("write_reflection", {**claims, "rule": rule}), ("list_sessions", {long: 1})):
         answer = peer.ask(request(1, "tools/call", name=name, arguments=arguments))
         assert answer["result"]["isError"] and len(json.dumps(answer)) < 5000
