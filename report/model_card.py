@@ -149,12 +149,13 @@ def _state_of_test(data: ReportData, trial: TrialRecord) -> str:
     session, test = data.session, data.test
     if session.state == "open":
         return "**Not examined.** The session is open, and its test set is sealed: there are no test figures."
-    if data.withheld_by:
-        return f"**Examined, not shown.** {withheld_sentence(session.id, data.withheld_by)}"
-    if session.state != "revealed" or test is None:
+    if not data.withheld_by and (session.state != "revealed" or test is None):
         return "**Not examined.** There is no test result of this session."
-    if test.trial != trial.handle:
-        return f"**Not examined.** The session's one look at the test set was for {test.trial}, not for this trial."
+    if session.selected != trial.handle:
+        selected = session.selected
+        return f"**Not examined.** The session's one look at the test set was for {selected}, not for this trial."
+    if test is None:
+        return f"**Examined, not shown.** {withheld_sentence(session.id, data.withheld_by)}"
     several = (
         f" The test figures are means of {len(test.repetitions)} models of this configuration under fresh seeds; the "
         "exported model has the seed of the session and was not examined itself."

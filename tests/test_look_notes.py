@@ -24,7 +24,10 @@ def test_the_notice_before_a_run_counts_the_looks_at_near_duplicates(tmp_path: P
     demo = ws.dataset("demo")
     frame = generate_demo().filter(pl.col("user") != "u0003").sample(fraction=1, shuffle=True, seed=1)
     log = Log(frame, {name: name for name in frame.columns}, frame.height)
-    prepare(log, "copy", ws.catalogue.root / "copy", PrepareOptions(), Vault(ws.home).public_key())
+    vault = ws.vault
+    prepare(
+        log, "copy", ws.catalogue.root / "copy", PrepareOptions(), vault.public_key(), mac_key=vault.mac_key()
+    )  # fmt: skip
     record = ws.memory.sessions.get(open_session(ws, "copy", "sasrec").session)
     assert "(0 looks at this data so far)" in look_notice(record, ws.home)
     Ledger(Vault(ws.home).directory).record("demo-sasrec-1", "demo", demo.dataset_id, "fingerprint")
