@@ -15,7 +15,8 @@ from virtualmle.examiner.ledger import Ledger
 from virtualmle.examiner.request import read_revealed
 from virtualmle.examiner.unseal import open_test
 from virtualmle.examiner.vault import PRIVATE, PUBLIC, Vault
-from virtualmle.tools.sync import load_ranks
+from virtualmle.memory.records import TrialRecord
+from virtualmle.tools.signatures import recorded_ranks
 from virtualmle.tools.workspace import Workspace, trial_directory
 from virtualmle.training.checkpoint import load_checkpoint
 from virtualmle.training.errors import TrainingError
@@ -148,12 +149,13 @@ def test_linked_files_of_the_vault_and_a_linked_seal_are_refused(home: Path, tmp
 def test_linked_trials_sessions_and_files_of_trials_are_refused(home: Path, tmp_path: Path) -> None:
     session = home / ".virtualmle" / "sessions" / "s-1"
     trial = trial_directory(home, "s-1", "t001")
-    assert load_ranks(trial).tolist() == [1, 2, 3]
+    record = TrialRecord.model_construct(handle="t001", outcome=None)
+    assert recorded_ranks(trial, record).tolist() == [1, 2, 3]
     for name in (RANKS, RESULT):
         shutil.move(trial / name, tmp_path / name)
     for name in (RANKS, RESULT, SPEC, CHECKPOINT):
         (trial / name).symlink_to(tmp_path / name)
-    for read in (lambda: load_ranks(trial), lambda: read_result(trial), lambda: read_spec(trial)):
+    for read in (lambda: recorded_ranks(trial, record), lambda: read_result(trial), lambda: read_spec(trial)):
         with pytest.raises(TrialError, match=LINK):
             read()
     with pytest.raises(TrainingError, match=LINK):
@@ -162,7 +164,7 @@ def test_linked_trials_sessions_and_files_of_trials_are_refused(home: Path, tmp_
     with pytest.raises(TrialError, match=LINK):
         trial_directory(home, "s-1", "t001")
     with pytest.raises(TrialError, match=LINK):
-        load_ranks(trial)
+        recorded_ranks(trial, record)
     trial.unlink()
     replace_by_link(session, tmp_path / "elsewhere" / "s-1")
     with pytest.raises(TrialError, match=LINK):
