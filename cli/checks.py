@@ -19,6 +19,7 @@ from ..data.catalogue import Catalogue
 from ..data.dataset_signature import DATASET_MAC
 from ..data.errors import VirtualMLEError
 from ..data.prepared import ARRAYS, ITEM_IDS, MANIFEST, SEALED, TIME_ARRAYS, USER_IDS, array_file
+from ..data.similar import CACHE
 from ..data.wording import counted
 from ..examiner.vault import MAC_KEY, PRIVATE, Vault
 from ..memory.store import Memory
@@ -42,7 +43,7 @@ cuda = torch.cuda.is_available()
 print(json.dumps({"torch": torch.__version__, "triton": triton_version, "threads": torch.get_num_threads(),
                   "cuda": torch.version.cuda, "device": torch.cuda.get_device_name(0) if cuda else None}))
 """
-VISIBLE_FILES = {MANIFEST, SEALED, DATASET_MAC, USER_IDS, ITEM_IDS, *map(array_file, ARRAYS | TIME_ARRAYS)}
+VISIBLE_FILES = {MANIFEST, SEALED, DATASET_MAC, USER_IDS, ITEM_IDS, CACHE, *map(array_file, ARRAYS | TIME_ARRAYS)}
 """All files that belong in the directory of a prepared dataset; only the sealed one contains test targets."""
 
 
