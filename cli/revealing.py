@@ -120,6 +120,9 @@ def _reveal_bundle(home: Path, bundle: Path, key_file: Path, out: Path, as_json:
 
 def _print_answer(choice: "Choice", answer: "Answer") -> None:
     result = answer.result
+    if result is None:
+        print(f"{choice.session}: the look was used but gave no result; bring the answer back to close the session")
+        return
     print(f"{choice.session}: {choice.trial} on {result.dataset}, {result.num_users} users, look {result.look}")
     for name, value in result.metrics.items():
         print(f"  {name:<10} {value:.4f}")

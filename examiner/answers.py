@@ -2,7 +2,8 @@
 
 The holder's own home counts the looks: its ledger has the choices of all homes that seal for this key. A session is
 named there SESSION~ORIGIN (`Choice.name`) and has one look; the digest of the choice is kept beside the result, so that
-the same bundle gets the same answer again and another choice of that session gets none.
+the same bundle gets the same answer again and another choice of that session gets none. If an examiner dies after it
+has counted the look, the answer is that there is no result, and the session is void in the home that was tuned.
 
     vault/choices/SESSION~ORIGIN     the digest of the choice that was or is to be examined, 0600
     vault/revealed/SESSION~ORIGIN.json
@@ -10,19 +11,24 @@ the same bundle gets the same answer again and another choice of that session ge
 
 import json
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..data.atomic import write_bytes, write_json
 from ..data.errors import SealError
+from ..data.sketch import Similarity
+from .audit import AuditLog
 from .choice import Choice, unpack
-from .ledger import Ledger
+from .entries import Draft, digest_of
+from .examining import in_progress
+from .ledger import Ledger, Look
 from .operator_keys import is_signed, sign
-from .request import TestResult, examine, has_looked, read_revealed
+from .request import TestResult, examine, has_looked, read_item_names, read_revealed
 from .vault import OWNER_ONLY, OWNER_ONLY_DIRECTORY, Vault, file_exists, read_key
 
-MAX_ANSWER_BYTES = 1 << 20
+MAX_ANSWER_BYTES = 64 << 20  # the names of items are most of it
 
 
 class Answer(BaseModel):
@@ -32,7 +38,26 @@ class Answer(BaseModel):
 
     choice: str  # digest of the choice
     fingerprint: str  # of the complete content, 64 hex digits: what the looks are counted by
-    result: TestResult
+    result: TestResult | None  # None: the look was used and gave no result
+    sketch: str = ""  # of the content, sealed for the holder, in hexadecimal; empty in answers of earlier versions
+    item_names: dict[int, str] = {}  # original ids of the items without a visible event, by item
+
+
+@dataclass(frozen=True)
+class SealedSketch:
+    """The sketch of an answer, for the ledger of a home that cannot open it and so compares it with no other."""
+
+    content: bytes
+
+    def sealed(self, fingerprint: str) -> bytes:
+        """The sketch as the ledger keeps it; the holder's examiner has bound it to the fingerprint."""
+        del fingerprint
+        return self.content
+
+    def similarity(self, sealed: bytes, fingerprint: str) -> Similarity | None:
+        """Unknown without the private key; the holder's ledger compares it, and the result has its note."""
+        del sealed, fingerprint
+        return None
 
 
 class SignedAnswer(BaseModel):
@@ -51,25 +76,51 @@ class SignedAnswer(BaseModel):
 def reveal_choice(home: Path, bundle: Path, key_file: Path, timeout: float) -> tuple[Choice, SignedAnswer]:
     """Examine the choice in `bundle` with the private key in `key_file`, counting the look in the holder's `home`.
 
-    A second call with the same bundle returns the same answer. Raises SealError if the bundle is damaged, the key does
-    not fit, or the session has used its look for another choice; and whatever `examine` raises.
+    A second call with the same bundle returns the same answer; after a look that gave no result, an answer without one.
+    Raises SealError if the bundle is damaged, the key does not fit, an examiner is running, or the session has used its
+    look for another choice; and whatever `examine` raises.
     """
     vault = Vault(home)
     private_key = read_key(key_file)
     with tempfile.TemporaryDirectory(dir=vault.create_directory(), prefix=".choice.") as folder:
         choice = unpack(bundle, Path(folder))
         _bind(vault, choice, has_looked(home, choice.name))
-        result = read_revealed(home, choice.name)
-        if result is None:
-            models = [Path(folder) / each for each in choice.models]
-            dataset = Path(folder) / choice.dataset
-            result = examine(home, choice.name, choice.trial, models, dataset, timeout, key_file)
+        result = _result(home, choice, Path(folder), timeout, key_file)
     look = Ledger(vault.directory).find(choice.name)
     if look is None:
         raise SealError(f"the ledger of {str(home)!r} lacks the look of {choice.name}; restore it")
-    answer = Answer(choice=choice.digest, fingerprint=look.fingerprint, result=result)
+    _log_end(vault, look, result)
+    answer = Answer(
+        choice=choice.digest,
+        fingerprint=look.fingerprint,
+        result=result,
+        sketch=Ledger(vault.directory).sealed_sketch(choice.name).hex(),
+        item_names=read_item_names(home, choice.name),
+    )
     text = json.dumps(answer.model_dump(), sort_keys=True)
     return choice, SignedAnswer(signed=text, signature=sign(private_key, text.encode()).hex())
+
+
+def _result(home: Path, choice: Choice, folder: Path, timeout: float, key_file: Path) -> TestResult | None:
+    """The result of the look, which is taken now unless it was used before; None if it was used without a result."""
+    if in_progress(home, choice.name):  # asked before the result, which may come after it
+        raise SealError(f"the examiner of {choice.name} is still running; call reveal again in a minute")
+    result = read_revealed(home, choice.name)
+    if result is not None or has_looked(home, choice.name):
+        return result
+    models = [folder / each for each in choice.models]
+    return examine(
+        home, choice.name, choice.trial, models, folder / choice.dataset, timeout, key_file, is_packed=True
+    )
+
+
+def _log_end(vault: Vault, look: Look, result: TestResult | None) -> None:
+    """Record the number of a look and its result in the holder's audit log, once."""
+    log = AuditLog(vault.directory)
+    if not any(entry.session == look.session and entry.kind in ("revealed", "void") for entry in log.entries()):
+        digest = {"result": digest_of(result.model_dump())} if result else {}
+        body = {"look": look.look, "is_here": True, **digest}
+        log.append(Draft(kind="revealed" if result else "void", session=look.session, body=body))
 
 
 def _bind(vault: Vault, choice: Choice, is_used: bool) -> None:

@@ -14,7 +14,8 @@ def check_signatures(vault: Vault, dataset_dir: Path, dataset_id: str, session: 
     """SealError unless manifest, sealed test split and what is read of the models are as they were signed.
 
     models: directories of finished trials of `session` on the dataset with this id. The members of an ensemble have
-    their hashes in its spec, which is signed.
+    their hashes in its spec, which is signed. Only the home that was tuned has the key: a choice for a holder elsewhere
+    is checked before it is packed.
     """
     try:
         check_dataset(dataset_dir, vault.mac_key())

@@ -120,6 +120,14 @@ class Ledger:
         """The row of a session, or None if it has not looked."""
         return next((look for look in self.looks() if look.session == session), None)
 
+    def sealed_sketch(self, session: str) -> bytes:
+        """The sketch in the row of a session, as ciphertext; empty if the row has none, or if there is no row."""
+        if not file_exists(self.path):
+            return b""
+        with self._connection() as connection:
+            row = connection.execute("SELECT sketch FROM look WHERE session = ?", [session]).fetchone()
+        return bytes(row[0]) if row else b""
+
     def record(
         self, session: str, dataset: str, dataset_id: str, fingerprint: str, sketch: ContentSketch | None = None
     ) -> Look:

@@ -63,12 +63,17 @@ class Candidate:
 
 
 def examine(
-    home: Path, session: str, trial: str, models: Sequence[Path], dataset_dir: Path, key_file: Path | None
-) -> TestResult:
-    """Take the one look of `session`. Raises DataError, TrialError, SealError; the look is used once it is recorded."""
+    home: Path, session: str, trial: str, models: Sequence[Path], dataset_dir: Path, key_file: Path | None, *,
+    is_packed: bool = False,
+) -> TestResult:  # fmt: skip
+    """Take the one look of `session`. Raises DataError, TrialError, SealError; the look is used once it is recorded.
+
+    is_packed: the files are from a bundle of another home (`choice.py`), whose signatures only that home can check.
+    """
     vault = Vault(home)
     dataset = PreparedDataset.load(dataset_dir)
-    check_signatures(vault, dataset_dir, dataset.dataset_id, session, models)
+    if not is_packed:
+        check_signatures(vault, dataset_dir, dataset.dataset_id, session, models)
     candidates = [load_candidate(directory, dataset) for directory in models]
     private_key = read_key(key_file) if key_file else vault.private_key()
     targets = open_test(dataset_dir, private_key, dataset.dataset_id, dataset.num_users)
@@ -191,14 +196,16 @@ def main() -> int:
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--model", type=Path, nargs="+", required=True)
     parser.add_argument("--key-file", type=Path)
+    parser.add_argument("--packed", action="store_true")
     arguments = parser.parse_args()
     keep_passed_lock()
     start_privately()
     forbid_inspection()
     try:
         examine(
-            arguments.home, arguments.session, arguments.trial, arguments.model, arguments.dataset, arguments.key_file
-        )
+            arguments.home, arguments.session, arguments.trial, arguments.model, arguments.dataset, arguments.key_file,
+            is_packed=arguments.packed,
+        )  # fmt: skip
     except VirtualMLEError as error:
         print(json.dumps({"error": str(error)}))
         return 1

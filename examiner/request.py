@@ -69,12 +69,15 @@ def examine(
     dataset_dir: Path,
     timeout: float,
     key_file: Path | None = None,
+    *,
+    is_packed: bool = False,
 ) -> TestResult:
     """Evaluate `trial` on the test targets, once; returns the result, which is also in the vault.
 
     models: the directories of the finished trials whose models are evaluated: that of `trial`, or of its repetitions
     under several seeds. All of them are one look.
-    `key_file` contains the private key (32 bytes) in operator mode. Raises SealError if the session has looked before,
+    `key_file` contains the private key (32 bytes) in operator mode. is_packed: dataset and models are from a bundle of
+    another home, and signed with its key. Raises SealError if the session has looked before,
     if decryption fails, or if the examiner fails or runs longer than `timeout` seconds. The look is used as soon as the
     ledger has an entry for it, even if the examiner fails afterwards. Ctrl-C here does not interrupt the examiner.
     """
@@ -88,6 +91,8 @@ def examine(
     command += ["--model", *(str(directory.resolve()) for directory in models)]
     if key_file:
         command += ["--key-file", str(key_file.resolve())]
+    if is_packed:
+        command += ["--packed"]
     _run(command, vault, session, timeout)
     result = read_revealed(home, session)
     if result is None:

@@ -14,11 +14,16 @@ import pytest
 
 from tests.quick_home import environment, quick_home
 from virtualmle.cli.app import main
+from virtualmle.cli.attacks.scene import LATE_ITEM, hostile_log
+from virtualmle.cli.checks import failures
 from virtualmle.data.errors import SealError
 from virtualmle.examiner.answers import read_answer
-from virtualmle.examiner.choice import CHOICE, Choice, unpack
+from virtualmle.examiner.audit import AuditLog
+from virtualmle.examiner.choice import CHOICE, Choice, hashes_of, pack, unpack
+from virtualmle.examiner.entries import Draft
+from virtualmle.examiner.ledger import Ledger
 from virtualmle.examiner.receipt_checks import check_receipt
-from virtualmle.examiner.request import looks, read_revealed
+from virtualmle.examiner.request import looks, read_item_names, read_revealed
 from virtualmle.examiner.vault import Vault
 from virtualmle.memory.store import Memory
 from virtualmle.tools.auditing import walk_home
@@ -47,10 +52,12 @@ def outcome(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """keys/, and home/ in operator mode with a session that `tune` has finalized."""
     folder = tmp_path_factory.mktemp("operator")
-    home = quick_home(folder / "home")
+    home, log = quick_home(folder / "home"), folder / "demo.csv"
+    hostile_log().write_csv(log)
     for words in (
         ("keygen", "--out", folder / "keys"),
         ("init", "--public-key", folder / "keys" / "public_key", "--home", home),
+        ("data", "add", "demo", log, "--home", home),
         ("tune", "demo", "--agent", "random", "--trials", "1", "--threads", "1", "--home", home, "--json"),
     ):
         done = virtualmle(*words)
@@ -185,6 +192,17 @@ def test_a_choice_is_revealed_on_another_machine_and_its_answer_brought_back(
     assert outcome(capsys, "sessions", "bring-back", SESSION, answer, "--home", home)[0] == 0  # completes after a kill
     assert len(looks(home)) == 1
     check_records(home)
+    kinds = [entry.kind for entry in AuditLog(Vault(home).directory).entries() if entry.session == SESSION]
+    assert kinds[-3:] == ["frozen", "look", "revealed"]
+    assert LATE_ITEM in read_item_names(home, SESSION).values()
+    receipt = Vault(home).directory / "receipts" / f"{SESSION}.json"
+    code, printed, _ = outcome(capsys, "verify", receipt, "--json")
+    checks = {check["name"]: check["holds"] for check in json.loads(printed)["checks"]}
+    assert code == 0 and checks["opening"] and checks["result"] and checks["order"]
+    ledgers = [Ledger(Vault(each).directory) for each in (home, tmp_path / "holder")]
+    sketch, holders = (ledger.sealed_sketch(ledger.looks()[0].session) for ledger in ledgers)
+    assert sketch == holders and len(sketch) > 1000
+    assert failures(home) == {} and failures(tmp_path / "holder") == {}
 
     same = answered(capsys, bundle, key, answer)
     assert same["result"] == found["result"] and len(looks(tmp_path / "holder")) == 1
@@ -205,7 +223,8 @@ def test_a_changed_answer_and_the_answer_of_another_key_are_refused(
         answer.write_text(json.dumps(changed))
         code, _, error = outcome(capsys, "sessions", "bring-back", SESSION, answer, "--home", home)
         assert code == 1 and "not signed" in error
-    assert read_answer(answer, None).result.metrics["ndcg@10"] == metric  # without a key nothing is checked
+    unchecked = read_answer(answer, None).result  # without a key nothing is checked
+    assert unchecked is not None and unchecked.metrics["ndcg@10"] == metric
     assert state_of(home) == "frozen" and read_revealed(home, SESSION) is None and looks(home) == []
 
 
@@ -217,12 +236,45 @@ def test_another_choice_of_a_session_that_was_revealed_gets_no_answer(
     answered(capsys, first, key, tmp_path / "answer.json")
     spec = home / ".virtualmle" / "sessions" / SESSION / "t001" / "spec.json"
     spec.write_text(spec.read_text().replace('"seed": ', '"seed": 1'))
-    packed(capsys, home, second)
+    code, _, error = outcome(capsys, "sessions", "seal-choice", SESSION, "--out", second, "--home", home)
+    assert code == 1 and "the test set stays sealed" in error and not second.exists()
+    pack_with(spec, first, second)
     arguments = ("reveal", second, "--key-file", key, "--home", tmp_path / "holder")
     code, _, error = outcome(capsys, *arguments)
     assert code == 1 and "another choice" in error
     code, _, error = outcome(capsys, "sessions", "bring-back", SESSION, tmp_path / "answer.json", "--home", home)
     assert code == 1 and "another choice" in error
+
+
+def pack_with(spec: Path, bundle: Path, out: Path) -> None:
+    """Pack a bundle again with another specification, as a program without the checks of `seal-choice` could."""
+    folder = out.with_suffix("")
+    choice = unpack(bundle, folder)
+    place = f"sessions/{SESSION}/t001/spec.json"
+    shutil.copyfile(spec, folder / place)
+    sources = {path: folder / path for path in choice.files}
+    pack(out, choice.model_copy(update={"files": hashes_of(sources)}), sources)
+
+
+def test_a_look_that_gave_the_holder_no_result_makes_the_session_void(
+    home: Path, key: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle, answer = tmp_path / "choice.tar", tmp_path / "answer.json"
+    packed(capsys, home, bundle)
+    choice = unpack(bundle, tmp_path / "unpacked")
+    vault = Vault(tmp_path / "holder")  # as an examiner leaves it that dies after it has counted the look
+    (vault.create_directory() / "choices").mkdir()
+    (vault.directory / "choices" / choice.name).write_text(choice.digest)
+    AuditLog(vault.directory).append(Draft(kind="look", session=choice.name, body={"trial": "t001"}))
+    Ledger(vault.directory).record(choice.name, "demo", choice.dataset_id, "f" * 64)
+    found = answered(capsys, bundle, key, answer)
+    assert found["result"] is None and len(looks(tmp_path / "holder")) == 1
+    code, printed, error = outcome(capsys, "sessions", "bring-back", SESSION, answer, "--home", home, "--json")
+    assert code == 0, error
+    assert (json.loads(printed)["state"], json.loads(printed)["test"]) == ("void", None)
+    assert state_of(home) == "void" and [look.session for look in looks(home)] == [SESSION]
+    assert outcome(capsys, "sessions", "bring-back", SESSION, answer, "--home", home)[0] == 0
+    assert failures(home) == {} and failures(tmp_path / "holder") == {}
 
 
 def rewritten(bundle: Path, change: str) -> Path:

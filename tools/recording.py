@@ -15,11 +15,12 @@ from pathlib import Path
 from .. import __version__
 from ..data.catalogue import Catalogue
 from ..data.errors import DataError, VirtualMLEError
+from ..examiner.answers import Answer, SealedSketch
 from ..examiner.audit import AuditLog
 from ..examiner.entries import Draft, Entry, digest_of
 from ..examiner.ledger import Ledger
 from ..examiner.receipts import public_key
-from ..examiner.request import TestResult, read_revealed
+from ..examiner.request import TestResult, has_looked, read_revealed
 from ..examiner.vault import Vault
 from ..examiner.walk import SHORT_DIGITS
 from ..memory.records import Choice, SessionRecord, TrialOutcome, TrialRecord
@@ -126,6 +127,18 @@ def end_recorded(ws: Workspace, session: str, result: TestResult | None) -> None
         body = {"look": number, "is_here": look is not None, **digest}
         log.append(Draft(kind="revealed" if result else "void", session=session, body=body))
     _issue(ws, session)
+
+
+def bring_back_recorded(ws: Workspace, session: SessionRecord, answer: Answer) -> None:
+    """Add the look that was taken elsewhere to this home's audit log and ledger, unless a call before has done so."""
+    if has_looked(ws.home, session.id):
+        return
+    body = {"trial": session.selected, "dataset": session.dataset, "dataset_id": session.dataset_id, "by": "holder"}
+    log_of(ws.home, ws.memory).append(Draft(kind="look", session=session.id, body=body))
+    sketch = SealedSketch(bytes.fromhex(answer.sketch))
+    Ledger(Vault(ws.home).directory).record(
+        session.id, session.dataset, session.dataset_id, answer.fingerprint, sketch
+    )
 
 
 def record_dataset(home: Path, name: str, memory: Memory | None = None) -> None:

@@ -16,17 +16,16 @@ from ..data.atomic import write_json
 from ..data.errors import HomeError, SealError, SessionError
 from ..data.prepared import MANIFEST, SEALED, read_manifest
 from ..examiner.answers import Answer, read_answer
+from ..examiner.authenticity import check_signatures
 from ..examiner.choice import Choice, hashes_of, pack
-from ..examiner.ledger import Ledger
-from ..examiner.looking import log_look
 from ..examiner.operator_keys import public_key_of
-from ..examiner.request import has_looked, read_revealed
+from ..examiner.request import TestResult, has_looked, read_revealed
 from ..examiner.vault import OWNER_ONLY, OWNER_ONLY_DIRECTORY, Vault, read_key
 from ..memory.records import SessionRecord
 from ..training.member_files import beside
 from ..training.spec import CHECKPOINT, RESULT, SPEC, read_spec
 from .finalize import examined_directories, final_result, look_at_test
-from .recording import end_recorded
+from .recording import bring_back_recorded, end_recorded
 from .results import FinalResult
 from .workspace import Workspace
 
@@ -48,11 +47,15 @@ def reveal(ws: Workspace, session: str, key_file: Path) -> FinalResult:
 
 
 def pack_choice(ws: Workspace, session: str, out: Path) -> Choice:
-    """Write the sealed choice of a frozen session to `out`. Raises SessionError, SealError."""
+    """Write the sealed choice of a frozen session to `out`.
+
+    Its holder cannot check this home's signatures, so they are checked here. Raises SessionError, SealError.
+    """
     record = _frozen(ws, session)
     if has_looked(ws.home, session):
         raise SessionError(f"session {session} has used its look here; see its result with `virtualmle sessions show`")
     choice, sources = _choice_of(ws, record)
+    _check_signatures(ws, record)
     pack(out, choice, sources)
     return choice
 
@@ -60,36 +63,46 @@ def pack_choice(ws: Workspace, session: str, out: Path) -> Choice:
 def bring_back(ws: Workspace, session: str, file: Path) -> FinalResult:
     """Make the holder's answer the result of a frozen session, and count its look in this home's ledger too.
 
-    The order is result, ledger, state: a call after a kill completes what is missing. Raises SessionError for a session
-    that was not finalized, and SealError for an answer that is not signed or belongs to another choice.
+    The order is names and result, audit log, ledger, state: a call after a kill completes what is missing. An answer
+    without a result makes the session void. Raises SessionError for a session that was not finalized, and SealError for
+    an answer that is not signed or belongs to another choice.
     """
     record = _frozen(ws, session)
-    vault = Vault(ws.home)
-    answer = read_answer(file, vault.verify_key())
+    answer = read_answer(file, Vault(ws.home).verify_key())
     choice, _ = _choice_of(ws, record)
     if answer.choice != choice.digest:
         raise SealError(f"{str(file)!r} answers another choice than that of session {session}; ask its holder again")
-    result = answer.result.model_copy(update={"session": session})
+    result = answer.result.model_copy(update={"session": session}) if answer.result else None
     known = read_revealed(ws.home, session)
     if known is not None and known != result:
         raise SealError(f"session {session} has another result already; see it with `virtualmle sessions show`")
-    if known is None and has_looked(ws.home, session):
-        raise SealError(f"session {session} has used its look on this machine, without a result; it is void")
-    path = vault.revealed_path(session)
-    path.parent.mkdir(exist_ok=True, mode=OWNER_ONLY_DIRECTORY)
-    write_json(path, result.model_dump(), OWNER_ONLY)
-    _count(ws, record, answer)
+    if result is not None:
+        if known is None and has_looked(ws.home, session):
+            raise SealError(f"session {session} has used its look on this machine, without a result; it is void")
+        _store(ws, answer, result)
+    bring_back_recorded(ws, record, answer)
     ws.memory.sessions.set_state(session, "frozen", "attempted")
     end_recorded(ws, session, result)
     return final_result(ws, ws.memory.sessions.get(session), result)
 
 
-def _count(ws: Workspace, record: SessionRecord, answer: Answer) -> None:
-    """Add the look that was taken elsewhere to this home's ledger, unless a call before has done so."""
-    directory = Vault(ws.home).directory
-    if not has_looked(ws.home, record.id):
-        log_look(directory, record.id, answer.result.trial, record.dataset, record.dataset_id)
-        Ledger(directory).record(record.id, record.dataset, record.dataset_id, answer.fingerprint)
+def _store(ws: Workspace, answer: Answer, result: TestResult) -> None:
+    """Write what the look has opened to the vault, as the examiner does: the names of items, and then the result."""
+    vault = Vault(ws.home)
+    contents = {vault.revealed_path(result.session): result.model_dump()}
+    if answer.item_names:
+        names = {str(item): name for item, name in answer.item_names.items()}
+        contents = {vault.names_path(result.session): names, **contents}
+    for path, content in contents.items():
+        path.parent.mkdir(exist_ok=True, mode=OWNER_ONLY_DIRECTORY)
+        write_json(path, content, OWNER_ONLY)
+
+
+def _check_signatures(ws: Workspace, record: SessionRecord) -> None:
+    """SealError unless dataset and models of a frozen session are as this home has signed them."""
+    assert record.selected is not None  # set together with the state `frozen`
+    models = examined_directories(ws, record, record.selected)
+    check_signatures(Vault(ws.home), ws.session_dataset(record), record.dataset_id, record.id, models)
 
 
 def _frozen(ws: Workspace, session: str) -> SessionRecord:
