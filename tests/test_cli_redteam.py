@@ -18,10 +18,11 @@ from virtualmle.cli.attacks.scene import Scene, build_scene, dataset_directory, 
 from virtualmle.cli.attacks.verdict import Verdict
 from virtualmle.cli.checks import failures
 from virtualmle.data.errors import SealError
+from virtualmle.data.similar import visible_sketch
 
 PAGE = Path(virtualmle.__file__).parent / "docs" / "security.md"
-HELD = {"S1", "S2", "S3", "S5", "S6", "3", "12"}  # whatever else this version withstands
-OUTCOMES = {"held", "seen", "fell", "skipped"}
+SEEN = {"7e", "7f", "7g", "7h", "7i"}  # a process of the same user can do this; `doctor` says so
+MAY_BE_SKIPPED = {"11a", "11b"}  # a system without /proc, a kernel without Landlock
 
 
 def virtualmle_json(*arguments: str, timeout: float = 1200) -> tuple[int, dict[str, list[dict[str, str]]]]:
@@ -29,6 +30,14 @@ def virtualmle_json(*arguments: str, timeout: float = 1200) -> tuple[int, dict[s
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=timeout, check=False)
     assert done.returncode in (0, 1), done.stderr
     return done.returncode, json.loads(done.stdout)
+
+
+def unexpected(attacks: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The attacks that ended in another way than docs/security.md says."""
+    expected = {number: {"seen" if number in SEEN else "held"} for number in registry.NUMBERS}
+    for number in MAY_BE_SKIPPED:
+        expected[number].add("skipped")
+    return [attack for attack in attacks if attack["outcome"] not in expected[attack["number"]]]
 
 
 def ignore(attack: Attack, verdict: Verdict) -> None:
@@ -100,6 +109,7 @@ def test_an_attack_on_a_copy_leaves_the_scratch_home_as_it_was_and_says_why_it_h
     assert verdicts["S1"].outcome == "held" and "cannot be decrypted" in verdicts["S1"].detail
     assert verdicts["12"].outcome == "held" and "sealed choice" in verdicts["12"].detail
     assert {path: path.read_bytes() for path in scene.base.rglob("*") if path.is_file()} == before
+    visible_sketch(dataset_directory(scene.base))  # is kept beside the arrays, and belongs there
     assert failures(scene.base) == {}
     (dataset_directory(scene.base) / "test_items.npy").write_bytes(b"\x93NUMPY")
     assert "plain targets" in failures(scene.base)
@@ -110,10 +120,7 @@ def test_the_red_team_tries_every_attack_and_its_exit_code_says_whether_one_fell
     code, found = virtualmle_json("redteam")
     outcomes = {attack["number"]: attack["outcome"] for attack in found["attacks"]}
     assert list(outcomes) != [] and set(outcomes) == set(registry.NUMBERS)
-    assert set(outcomes.values()) <= OUTCOMES and code == int("fell" in outcomes.values())
-    assert {number for number in HELD if outcomes[number] != "held"} == set(), found
-    untried = [attack for attack in found["attacks"] if "could not be tried" in attack["detail"]]
-    assert not untried
+    assert unexpected(found["attacks"]) == [] and code == 0
 
 
 @pytest.mark.slow
@@ -121,6 +128,6 @@ def test_the_doctor_tries_the_quick_attacks_and_its_exit_code_says_whether_one_f
     code, found = virtualmle_json("doctor", "--home", str(tmp_path))
     outcomes = {attack["number"]: attack["outcome"] for attack in found["attacks"]}
     quick = {attack.number for attack in registry.SHELL_ATTACKS if attack.is_quick}
-    assert set(outcomes) == quick and code == int("fell" in outcomes.values())
-    assert {number for number in HELD & quick if outcomes[number] != "held"} == set(), found
+    assert set(outcomes) == quick and unexpected(found["attacks"]) == []
+    assert code == 0 and [each for each in found["findings"] if each["status"] == "fail"] == []
     assert list(tmp_path.iterdir()) == []  # the home that was asked about is only read

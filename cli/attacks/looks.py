@@ -9,9 +9,9 @@ from pathlib import Path
 
 import polars as pl
 
-from ...examiner.operator_keys import create_keys, read_public_keys
+from ...examiner.operator_keys import create_keys, read_public_keys, sign
 from ...examiner.request import MODULE, examine, looks
-from ...examiner.vault import PRIVATE, VERIFY, Vault
+from ...examiner.vault import PRIVATE, VERIFY, Vault, read_key
 from ...tools.finalize import finalize
 from ...tools.open_session import open_session
 from ...tools.revealing import bring_back
@@ -71,7 +71,7 @@ def look_at_a_near_duplicate(scene: Scene) -> Verdict:
     for words in (("data", "add", "other", str(file)), ("tune", "other", *options)):
         done = scene.command(*words, home=home)
         if done.returncode:
-            return held(short(done.stderr.strip().splitlines()[-1]))
+            return fell(f"could not be tried: {short(done.stderr.strip().splitlines()[-1])}")
     last_look = looks(home)[-1]
     if last_look.look == 1:
         return fell("the same test targets under other names gave look 1 again")
@@ -82,6 +82,7 @@ def finalize_without_the_key(scene: Scene) -> Verdict:
     """Finalize in operator mode, and bring back an answer that the attacker has signed with a key of his own."""
     home = scene.copy()
     _, public = create_keys(home / "keys")
+    attackers, _ = create_keys(home / "attacker")
     vault = Vault(home).directory
     (vault / PRIVATE).rename(home / "keys" / "kept-elsewhere")
     verifying = read_public_keys(public).verifying
@@ -89,8 +90,8 @@ def finalize_without_the_key(scene: Scene) -> Verdict:
     (vault / VERIFY).write_bytes(verifying)
     with workspace(home) as ws:
         state = finalize(ws, scene.session, SUMMARY, confirm=True).state
-        forged = home / "answer.json"
-        forged.write_text(json.dumps({"signed": json.dumps(_forged(scene)), "signature": "00" * 64}))
+        forged, text = home / "answer.json", json.dumps(_forged(scene))
+        forged.write_text(json.dumps({"signed": text, "signature": sign(read_key(attackers), text.encode()).hex()}))
         message = refused(lambda: bring_back(ws, scene.session, forged))
     if state == "frozen" and message and not looks(home):
         return held(f"finalize left a sealed choice; {short(message)}")

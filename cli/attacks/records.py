@@ -26,6 +26,7 @@ from .scene import (
     outcome_of,
     overwrite,
     refused,
+    short,
     trial_directory,
     workspace,
 )
@@ -75,10 +76,10 @@ def edit_a_result(scene: Scene) -> Verdict:
         content = json.loads(path.read_bytes())
         content["metrics"]["ndcg@10"] = CLAIMED
         overwrite(path, json.dumps(content).encode())
-        refused(lambda: wait_trial(ws, scene.session, running.trial))
+        message = refused(lambda: wait_trial(ws, scene.session, running.trial))
     outcome = outcome_of(home, scene.session, running.trial)
     if outcome is None or outcome.metrics.get("ndcg@10") != CLAIMED:
-        return held("the edited figure was not recorded")
+        return held(f"the edited figure was not recorded: {short(message or (outcome.reason if outcome else ''))}")
     return scene.seen_or_fell(home, f"an edited result was recorded as NDCG@10 {CLAIMED}")
 
 
@@ -149,13 +150,17 @@ def edit_a_receipt(scene: Scene) -> Verdict:
     if not receipts:
         return fell("sessions leave no receipt that an outsider could verify")
     original = receipts[0].read_text(encoding="utf-8")
+    if scene.command("verify", str(receipts[0])).returncode:
+        return fell("an unchanged receipt is refused, so that a refusal says nothing")
     shown = json.loads(Vault(home).revealed_path(scene.session).read_bytes())["metrics"]["ndcg@10"]
     forged = original.replace(repr(shown), repr(CLAIMED))
     if forged == original:
         forged = original.replace("t001", "t002")
     overwrite(receipts[0], forged.encode())
-    verified = scene.command("verify", str(receipts[0]), home=home)
-    return fell("an edited receipt was verified") if verified.returncode == 0 else held("an edited receipt is refused")
+    verified = scene.command("verify", str(receipts[0]))
+    if verified.returncode != 1 or "FAIL" not in verified.stdout:
+        return fell("an edited receipt was verified")
+    return held(short(next(line for line in verified.stdout.splitlines() if line.startswith("FAIL"))))
 
 
 def rewrite(database: Path, statements: Sequence[str]) -> bool:

@@ -92,11 +92,11 @@ class Scene:
             self._revealed.append(home)
         return self.copy(self._revealed[0])
 
-    def command(self, *words: str, home: Path, timeout: float = SECONDS) -> subprocess.CompletedProcess[str]:
-        """Run one command of `virtualmle` on a home, as a person or a shell would."""
-        command = [sys.executable, "-P", "-m", "virtualmle", *words, "--home", str(home)]
+    def command(self, *words: str, home: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """Run one command of `virtualmle`, on a home if it takes one, as a person or a shell would."""
+        command = [sys.executable, "-P", "-m", "virtualmle", *words, *(["--home", str(home)] if home else [])]
         return subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS, check=False
         )
 
     def seen_or_fell(self, home: Path, detail: str) -> Verdict:
