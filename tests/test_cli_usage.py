@@ -234,7 +234,7 @@ def test_invalid_arguments_of_a_tool_are_refused(run: Run) -> None:
 
 
 def test_an_internal_error_exits_with_3_and_a_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> Path:
+    def broken(*_: object, **__: object) -> Path:
         raise RuntimeError("a bug")
 
     monkeypatch.setattr("virtualmle.report.html.write_report", broken)

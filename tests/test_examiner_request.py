@@ -19,7 +19,7 @@ from virtualmle.data.histories import Histories
 from virtualmle.data.prepare import prepare
 from virtualmle.data.prepared import MANIFEST, SEALED, PreparedDataset, PrepareOptions
 from virtualmle.data.readers import Log
-from virtualmle.data.seal import pack_test, seal
+from virtualmle.data.seal import as_bytes, pack_test, seal
 from virtualmle.examiner.examining import in_progress, lock_to_pass
 from virtualmle.examiner.main import examine as examine_in_process
 from virtualmle.examiner.main import histories_before_test, load_candidate
@@ -152,7 +152,8 @@ def test_a_look_at_a_near_duplicate_is_counted_and_says_of_what(scene: Scene) ->
     frame = demo_log().frame.sample(fraction=1, shuffle=True, seed=2).with_columns(pl.col("timestamp") + 7)
     log = Log(frame, {"user": "user", "item": "item", "timestamp": "timestamp"}, frame.height)
     other = scene.dataset.with_name("copy")
-    prepare(log, "copy", other, PrepareOptions(), Vault(scene.home).public_key())
+    vault = Vault(scene.home)
+    prepare(log, "copy", other, PrepareOptions(), vault.public_key(), mac_key=vault.mac_key())
     second = examine(scene.home, "copy-sasrec-1", "t001", [scene.trial], other, SECONDS)
     assert (second.look, second.look_note) == (2, "100% the same test targets as toy, 1 look")
     first = read_revealed(scene.home, "toy-sasrec-1")
@@ -196,7 +197,9 @@ def edit(path: Path, **changes: object) -> None:
 def forge_seal(scene: Scene) -> None:
     """Replace the test targets by the validation items, for which the public key is enough."""
     data = PreparedDataset.load(scene.dataset)
-    payload = pack_test(np.array(data.valid_items), np.array(data.valid_timestamps), "f" * 64)
+    payload = pack_test(
+        items=np.array(data.valid_items), timestamps=np.array(data.valid_timestamps), fingerprint=as_bytes("f" * 64)
+    )
     (scene.dataset / SEALED).unlink()
     (scene.dataset / SEALED).write_bytes(seal(payload, Vault(scene.home).public_key(), data.dataset_id))
     targets = open_test(scene.dataset, Vault(scene.home).private_key(), data.dataset_id, data.num_users)
