@@ -15,7 +15,7 @@ from tests.quick_home import quick_home
 from virtualmle.data.dataset_signature import DATASET_MAC
 from virtualmle.data.errors import ConfigError, DataError, SessionError, TrialError
 from virtualmle.data.prepared import MANIFEST, SEALED, PreparedDataset
-from virtualmle.data.seal import pack_test, seal
+from virtualmle.data.seal import as_bytes, pack_test, seal
 from virtualmle.examiner.vault import ADOPTED, MAC_KEY, Vault
 from virtualmle.memory.records import TrialRecord
 from virtualmle.tools.export import plan_export
@@ -268,7 +268,9 @@ def test_a_state_that_no_worker_has_signed_is_not_continued(ws: Workspace) -> No
 def forged_seal(ws: Workspace) -> bytes:
     """A test split that the private key opens, with the validation items as targets."""
     data = PreparedDataset.load(ws.catalogue.path("demo"))
-    payload = pack_test(np.array(data.valid_items), np.array(data.valid_timestamps), "f" * 64)
+    payload = pack_test(
+        items=np.array(data.valid_items), timestamps=np.array(data.valid_timestamps), fingerprint=as_bytes("f" * 64)
+    )
     return seal(payload, ws.vault.public_key(), data.dataset_id)
 
 

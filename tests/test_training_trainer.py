@@ -47,8 +47,11 @@ def test_training_beats_the_untrained_model_by_far(backbone, loss, dataset):
 
 def test_the_weights_of_the_best_epoch_are_restored(dataset):
     config = small(epochs=8, lr=0.1, patience=8)
-    fitted = fit(config, dataset, 0, CPU)
-    values = [record.ndcg10 for record in fitted.curve]
+    for seed in range(8):  # rounding differs between processors, and with it the epoch that is best
+        fitted = fit(config, dataset, seed, CPU)
+        values = [record.ndcg10 for record in fitted.curve]
+        if values[-1] < max(values):
+            break
     assert len(values) == 8 and values[-1] < max(values), "this test needs a last epoch that is not the best"
     assert fitted.best_epoch == 1 + values.index(max(values))
     ranks, _ = evaluate_validation(fitted.model, dataset, config, None)
