@@ -52,6 +52,7 @@ from .lease import (
     Lease,
     adopt_child,
     end_group,
+    end_worker,
     exit_code,
     find_worker,
     is_working,
@@ -187,7 +188,7 @@ def cancel(directory: Path) -> TrialState:
     write_stop(directory, "cancelled", "cancelled on request")
     lease = _lease(directory)
     if lease is not None:
-        end_group(lease)
+        end_worker(directory, lease)
     return poll(directory)
 
 
@@ -264,7 +265,7 @@ def _check_running(directory: Path, lease: Lease, stop: Stop | None) -> TrialSta
         limit = lease.deadline - lease.since
         write_stop(directory, "crashed", f"killed: still running {limit:.0f} s after its start; use fewer epochs")
     incomplete = stop is not None and now > stop.at + 2 * TERM_SECONDS  # the process that stopped the trial died first
-    if (overdue or incomplete) and end_group(lease):
+    if (overdue or incomplete) and end_worker(directory, lease):
         return poll(directory)
     return TrialState(status="running", progress=progress_of(directory), seconds=now - lease.since)
 

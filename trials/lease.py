@@ -138,6 +138,21 @@ def end_group(lease: Lease) -> bool:
     return _wait_until_gone(lease, KILL_SECONDS)
 
 
+def end_worker(directory: Path, lease: Lease) -> bool:
+    """End the worker of the trial in `directory` as `end_group` does, and wait until the trial's lock is free.
+
+    A process counts as ended when its main thread has ended; its other threads may hold the lock a moment longer.
+    """
+    if not end_group(lease):
+        return False
+    end = time.monotonic() + KILL_SECONDS
+    while is_worked_on(directory):
+        if time.monotonic() > end:
+            return False
+        time.sleep(POLL_SECONDS)
+    return True
+
+
 def _wait_until_gone(lease: Lease, seconds: float) -> bool:
     end = time.monotonic() + seconds
     while is_held(lease):
