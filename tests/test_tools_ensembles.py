@@ -226,8 +226,9 @@ def test_the_sealed_choice_of_an_ensemble_takes_its_members_along(ws: Workspace,
     choice = pack_choice(ws, SESSION, tmp_path / "choice.tar")
     assert f"sessions/{OTHER}/t001/{CHECKPOINT}" in choice.files
     _, answer = reveal_choice(tmp_path / "holder", tmp_path / "choice.tar", key, 250.0)
-    result = answer.answer().result
-    assert result is not None and result.metrics == reveal(ws, SESSION, key).test
+    assert reveal(ws, SESSION, key).state == "withheld", f"{OTHER} is open"
+    here, there = read_revealed(ws.home, SESSION), answer.answer().result
+    assert here is not None and there is not None and here.metrics == there.metrics
 
 
 def test_a_confirmation_leaves_ensembles_out(ws: Workspace, tmp_path: Path) -> None:

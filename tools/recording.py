@@ -15,10 +15,9 @@ from pathlib import Path
 from .. import __version__
 from ..data.catalogue import Catalogue
 from ..data.errors import DataError, VirtualMLEError
-from ..examiner.answers import Answer, SealedSketch
 from ..examiner.audit import AuditLog
 from ..examiner.entries import Draft, Entry, digest_of
-from ..examiner.ledger import Ledger
+from ..examiner.ledger import ContentSketch, Ledger
 from ..examiner.receipts import public_key
 from ..examiner.request import TestResult, has_looked, read_revealed
 from ..examiner.vault import Vault
@@ -129,16 +128,16 @@ def end_recorded(ws: Workspace, session: str, result: TestResult | None) -> None
     _issue(ws, session)
 
 
-def bring_back_recorded(ws: Workspace, session: SessionRecord, answer: Answer) -> None:
-    """Add the look that was taken elsewhere to this home's audit log and ledger, unless a call before has done so."""
+def bring_back_recorded(ws: Workspace, session: SessionRecord, fingerprint: str, sketch: ContentSketch) -> None:
+    """Add a look that was taken elsewhere to this home's audit log and ledger, unless a call before has done so.
+
+    fingerprint: of the complete content, 64 hex digits, as the holder's examiner has found it.
+    """
     if has_looked(ws.home, session.id):
         return
     body = {"trial": session.selected, "dataset": session.dataset, "dataset_id": session.dataset_id, "by": "holder"}
     log_of(ws.home, ws.memory).append(Draft(kind="look", session=session.id, body=body))
-    sketch = SealedSketch(bytes.fromhex(answer.sketch))
-    Ledger(Vault(ws.home).directory).record(
-        session.id, session.dataset, session.dataset_id, answer.fingerprint, sketch
-    )
+    Ledger(Vault(ws.home).directory).record(session.id, session.dataset, session.dataset_id, fingerprint, sketch)
 
 
 def record_dataset(home: Path, name: str, memory: Memory | None = None) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from ..data.atomic import write_json
 from ..data.errors import HomeError, SealError, SessionError
 from ..data.prepared import MANIFEST, SEALED, read_manifest
-from ..examiner.answers import Answer, read_answer
+from ..examiner.answers import Answer, SealedSketch, read_answer
 from ..examiner.authenticity import check_signatures
 from ..examiner.choice import Choice, hashes_of, pack
 from ..examiner.operator_keys import public_key_of
@@ -80,7 +80,7 @@ def bring_back(ws: Workspace, session: str, file: Path) -> FinalResult:
         if known is None and has_looked(ws.home, session):
             raise SealError(f"session {session} has used its look on this machine, without a result; it is void")
         _store(ws, answer, result)
-    bring_back_recorded(ws, record, answer)
+    bring_back_recorded(ws, record, answer.fingerprint, SealedSketch(bytes.fromhex(answer.sketch)))
     ws.memory.sessions.set_state(session, "frozen", "attempted")
     end_recorded(ws, session, result)
     return final_result(ws, ws.memory.sessions.get(session), result)
