@@ -14,7 +14,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..data.atomic import write_bytes, write_json
 from ..data.errors import SealError
@@ -39,7 +39,8 @@ class Answer(BaseModel):
     choice: str  # digest of the choice
     fingerprint: str  # of the complete content, 64 hex digits: what the looks are counted by
     result: TestResult | None  # None: the look was used and gave no result
-    sketch: str = ""  # of the content, sealed for the holder, in hexadecimal; empty in answers of earlier versions
+    # of the content, sealed for the holder, in hexadecimal; empty in answers of earlier versions
+    sketch: str = Field(default="", pattern=r"^([0-9a-f]{2})*$")
     item_names: dict[int, str] = {}  # original ids of the items without a visible event, by item
 
 
