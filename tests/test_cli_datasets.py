@@ -64,6 +64,7 @@ def test_a_manifest_of_an_older_version_is_shown_without_the_counts_that_it_lack
     assert "-core" not in shown and "last 50 events per user" in shown
 
 
+@pytest.mark.slow
 def test_a_dataset_whose_sessions_ended_can_be_removed_and_its_looks_stay_counted(run: Run, tmp_path: Path) -> None:
     home = tmp_path / "home"
     write_log(tmp_path / "shop.csv")

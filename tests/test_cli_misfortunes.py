@@ -98,6 +98,7 @@ def test_a_second_run_on_a_session_names_the_process_of_the_first_which_continue
     assert "finalized demo-sasrec-1" in messages
 
 
+@pytest.mark.slow
 def test_a_run_that_resumes_a_session_names_the_options_that_it_cannot_apply(home: Path) -> None:
     assert virtualmle(home, *OPEN).returncode == 0
     assert virtualmle(home, "call", "run_trial", DEFAULT, "--threads", "1").returncode == 0

@@ -81,6 +81,7 @@ def test_a_comparison_runs_each_session_once_with_one_look_and_writes_its_report
     assert [row["arm"] for row in summary["rows"]] == ["engineer", "random"]
 
 
+@pytest.mark.slow
 def test_kills_at_random_moments_change_nothing_and_nothing_runs_twice(compared: Path, home: Path) -> None:
     moments, kills = random.Random(13), 0
     for _ in range(30):
@@ -108,6 +109,7 @@ def test_kills_at_random_moments_change_nothing_and_nothing_runs_twice(compared:
         assert len(list((folder / ".virtualmle" / "sessions" / result.session).glob("t0*"))) == 2
 
 
+@pytest.mark.slow
 def test_kills_of_a_comparison_with_a_language_model_pay_for_no_reply_twice(home: Path) -> None:
     moments = random.Random(5)
     with ScriptedEndpoint(lambda received: engineer_answer(received.prompt)) as endpoint:
@@ -239,6 +241,7 @@ def exhibit(
 NO_CAP = ("--set", "transition_weight.high=20")  # the quick protocol is capped already
 
 
+@pytest.mark.slow
 def test_table_1_shows_the_plain_default_the_arms_and_what_others_published(home: Path) -> None:
     text, _ = exhibit(home, "table1", "--agents", "engineer", *NO_CAP)
     for row in ("| demo sasrec | plain default | 1 |", "| demo sasrec | engineer | 1 |", "| Beauty | TIGER | [2] |"):

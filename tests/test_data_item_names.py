@@ -28,6 +28,7 @@ from virtualmle.serving.artifact import write_export
 from virtualmle.serving.assembly import assemble
 from virtualmle.serving.layout import TrainedModel
 from virtualmle.training.checkpoint import save_checkpoint
+from virtualmle.training.signature import sign_as_it_is
 from virtualmle.training.spec import CHECKPOINT, TrialResult, TrialSpec, write_model
 
 NUM_USERS, NUM_ITEMS, LENGTH = 120, 40, 7
@@ -58,7 +59,8 @@ def vault(tmp_path: Path) -> Vault:
 
 @pytest.fixture
 def secret(tmp_path: Path, vault: Vault) -> Path:
-    prepare(make_log(secret_labels()), "toy", tmp_path / "toy", LOOSE, vault.public_key())
+    log = make_log(secret_labels())
+    prepare(log, "toy", tmp_path / "toy", LOOSE, vault.public_key(), mac_key=vault.mac_key())
     return tmp_path / "toy"
 
 
@@ -177,23 +179,25 @@ def test_options_that_exclude_each_other_and_a_log_without_a_target_are_refused(
         prepare(log, "toy", tmp_path / "toy", PrepareOptions(k_core=5, k_core_on=TRAIN), vault.public_key())
 
 
-def trained(directory: Path, dataset_dir: Path) -> TrialConfig:
-    """The files of a finished trial, of an untrained model."""
+def trained(directory: Path, dataset_dir: Path, vault: Vault) -> TrialConfig:
+    """The files of a finished trial, of an untrained model, signed."""
     config = make_config("sasrec", hidden_dim=16, max_len=6, **PRIORS)
-    num_items = PreparedDataset.load(dataset_dir).num_items
+    dataset = PreparedDataset.load(dataset_dir)
     directory.mkdir(parents=True)
-    save_checkpoint(directory / CHECKPOINT, build_model(config, num_items, seed=0), config, num_items)
+    model = build_model(config, dataset.num_items, seed=0)
+    save_checkpoint(directory / CHECKPOINT, model, config, dataset.num_items)
     spec = TrialSpec(session="toy-1", trial="t001", dataset_dir=str(dataset_dir), config=config.model_dump(), seed=1,
                      device="cpu", threads=1)  # fmt: skip
     write_model(directory / "spec.json", spec)
     write_model(directory / "result.json", TrialResult(status="finished", device="cpu"))
+    sign_as_it_is(directory, vault.session_key("toy-1"), spec, dataset_id=dataset.dataset_id, by="adoption")
     return config
 
 
 def test_an_export_recommends_no_sealed_item_and_names_it_after_the_look(
     tmp_path: Path, secret: Path, vault: Vault
 ) -> None:
-    config = trained(tmp_path / "t001", secret)
+    config = trained(tmp_path / "t001", secret, vault)
     models = [TrainedModel("toy-1/t001", tmp_path / "t001")]
     write_export(tmp_path / "before", assemble(models, config, secret, "# Card\n"))
     before = Recommender.load(tmp_path / "before", "cpu")

@@ -57,6 +57,7 @@ def test_every_section_about_a_command_is_linked_from_the_table_of_its_page():
             command = command if word.startswith("--") else command.commands[word]
 
 
+@pytest.mark.slow
 def test_the_tutorial_runs_word_by_word(tmp_path, monkeypatch, capsys):
     home = quick_home(tmp_path / "home")
     monkeypatch.chdir(home)

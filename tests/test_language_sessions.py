@@ -178,6 +178,7 @@ def fast_page() -> str:
     return re.sub(r"(\| `epochs` \|.*?\| 1 … 100 \|) 20 \| 20", r"\1 1 | 1", PACKAGED.read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_fourteen_trials_cost_less_than_80000_input_tokens(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()

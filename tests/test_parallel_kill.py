@@ -203,6 +203,7 @@ def run(folder: Path, rounds: int, trials: int, seed: int) -> int:
         home.close()
 
 
+@pytest.mark.slow
 def test_two_sessions_of_two_trials_survive_kills_at_random_moments(tmp_path: Path) -> None:
     run(tmp_path, rounds=3, trials=6, seed=0)
 

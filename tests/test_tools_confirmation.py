@@ -210,6 +210,7 @@ def test_a_short_wait_returns_confirming_and_another_process_continues(tmp_path:
 
 
 @pytest.mark.usefixtures("workers_import_the_package")
+@pytest.mark.slow
 def test_server_and_worker_killed_in_the_middle_continue_bit_for_bit(tmp_path: Path) -> None:
     home = home_with(tmp_path / "home", top=1, repetitions=1, epochs=60)
     ws = opened(home)

@@ -293,6 +293,7 @@ def test_a_restarted_server_is_told_that_a_trial_is_gone(world: World) -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.slow
 async def test_a_session_on_ray_runs_a_lost_trial_again_and_ends_with_a_look_at_the_test_set(
     world: World, tmp_path: Path
 ) -> None:
