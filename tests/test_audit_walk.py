@@ -128,6 +128,13 @@ EDITS: dict[str, tuple[Callable[[RecordedHome], None], str]] = {
     "another manifest": (
         lambda w: edit_json(w.home / ".virtualmle/data/shop/manifest.json", "profile"), "the manifest of dataset shop",
     ),
+    "other validation targets": (
+        lambda w: replace(w.home / ".virtualmle/data/shop/valid_items.npy"), "shop: .*valid_items.npy.* damaged",
+    ),
+    "another model": (
+        lambda w: replace(w.home / ".virtualmle/sessions/shop-sasrec-1/t002/checkpoint.safetensors"),
+        "trial t002 of shop-sasrec-1: .*checkpoint.safetensors is not the one that was signed",
+    ),
     "another key of receipts": (
         lambda w: (w.vault / "receipt_key").write_bytes(bytes(32)), "the key 'receipts' of the vault",
     ),
