@@ -14,6 +14,7 @@ from ..examiner.ledger import Ledger
 from ..examiner.receipts import is_signed, known_public_key
 from ..examiner.request import read_revealed
 from ..examiner.vault import MAC_KEY, PUBLIC, Vault, file_exists, read_key
+from ..examiner.vault_keys import AUDIT_KEY
 from ..examiner.walk import Finding, RecordedSession, RecordedTrial, Records, walk
 from ..memory.records import SessionRecord, TrialRecord
 from ..memory.store import Memory
@@ -43,8 +44,11 @@ def _moment(home: Path, found: list[Finding]) -> tuple[list[Line], Anchor | None
         lines, anchor = opened.enter_context(AuditLog(directory).snapshot())
         sessions = [_session(memory, session) for session in memory.sessions.all()] if memory else []
         results = {session.id: digest for session in sessions if (digest := _result_of(home, session.id))}
-        looks = Ledger(directory).looks()
-        return lines, anchor, Records(sessions, looks, results, _receipts(home, found))
+        ledger = Ledger(directory)
+        return lines, anchor, Records(
+            sessions, ledger.looks(), results, _receipts(home, found), rows=ledger.row_digests(),
+            has_log_key=file_exists(directory / AUDIT_KEY),
+        )  # fmt: skip
 
 
 def _session(memory: Memory, session: SessionRecord) -> RecordedSession:
@@ -88,7 +92,8 @@ def _check_signed(home: Path, sessions: Sequence[RecordedSession], found: list[F
     vault = Vault(home)
     if not file_exists(vault.directory / MAC_KEY):
         return
-    ended = [(session.id, trial.handle) for session in sessions for trial in session.trials if trial.status == "finished"]
+    trials = [(session.id, trial) for session in sessions for trial in session.trials]
+    ended = [(session_id, trial.handle) for session_id, trial in trials if trial.status == "finished"]
     for session_id, handle in ended:
         directory = trial_directory(home, session_id, handle)
         present = [name for name in MEASURED if (directory / name).exists()]
