@@ -11,6 +11,7 @@ import stat
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from ..data.catalogue import Catalogue
 from ..data.errors import HomeError
 from ..data.seal import KEY_BYTES
 from ..examiner.operator_keys import public_key_of
@@ -37,10 +38,10 @@ def isolation_of(home: Path, agent_user: str | None = None, *, has_plain_targets
         return Isolation("L0", "test targets lie in the clear; remove the files named under `plain targets`", "fail")
     if not _is_reachable(directory):
         return Isolation("L2", "the vault belongs to another user")
-    if not directory.exists():
-        return Isolation("L1", "no dataset yet; test targets will be sealed")
     if Vault(home).mode == "operator":
         return _operator_mode(home)
+    if not (directory / PRIVATE).exists():
+        return _without_keys(home)
     user = os.geteuid() if agent_user is None and os.name == "posix" else _uid(agent_user)
     if user is None or user in (0, (directory / PRIVATE).stat().st_uid) or _is_open(directory):
         return Isolation(
@@ -48,6 +49,12 @@ def isolation_of(home: Path, agent_user: str | None = None, *, has_plain_targets
             "sealed, but a process of the same user could read the key; for L2, serve over HTTP as another user",
         )
     return Isolation("L2", f"the vault is closed to {agent_user}, who reaches the tools over HTTP only")
+
+
+def _without_keys(home: Path) -> Isolation:
+    if Catalogue(home).names():
+        return Isolation("L1", "the keys of the test sets are gone; restore private_key and public_key", "fail")
+    return Isolation("L1", "no dataset yet; test targets will be sealed")
 
 
 def _operator_mode(home: Path) -> Isolation:

@@ -24,6 +24,7 @@ from ..data.errors import SealError
 from ..data.safe_open import refuse_links, split_beneath
 from ..data.sketch import SAME_CONTENT, Similarity
 from ..data.wording import counted
+from .entries import digest_of
 from .vault import file_exists, other_owner_error
 
 LEDGER = "looks.db"
@@ -119,6 +120,16 @@ class Ledger:
     def find(self, session: str) -> Look | None:
         """The row of a session, or None if it has not looked."""
         return next((look for look in self.looks() if look.session == session), None)
+
+    def row_digests(self) -> dict[str, str]:
+        """SHA-256 of every row with its sealed sketch, 64 hex digits, by session: what the audit log records of it."""
+        if not file_exists(self.path):
+            return {}
+        with self._connection() as connection:
+            rows = connection.execute(
+                "SELECT session, dataset, dataset_id, fingerprint, look, at, earlier, note, sketch FROM look"
+            ).fetchall()
+        return {row[0]: digest_of([*row[:-1], bytes(row[-1]).hex()]) for row in rows}
 
     def sealed_sketch(self, session: str) -> bytes:
         """The sketch in the row of a session, as ciphertext; empty if the row has none, or if there is no row."""

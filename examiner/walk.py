@@ -60,12 +60,14 @@ class Records:
     receipts: Mapping[str, tuple[int, str]] = field(default_factory=dict)  # length and head of the log by session
     datasets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # what `registered` records, by name
     keys: Mapping[str, str] = field(default_factory=dict)  # public keys of the vault
+    rows: Mapping[str, str] = field(default_factory=dict)  # digest of the row in the look ledger by session
+    has_log_key: bool = False  # whether the vault has the key of an audit log
 
 
 def walk(lines: Sequence[Line], anchor: Anchor | None, records: Records) -> list[Finding]:
     """Everything that does not fit; empty for a home in order."""
     if not lines and anchor is None:
-        return []
+        return [*_removed_log(records), *_receipts([], records.receipts)]
     entries = [line.entry for line in lines if line.entry]
     by_session: dict[str, list[Entry]] = {}
     for entry in entries:
@@ -75,12 +77,18 @@ def walk(lines: Sequence[Line], anchor: Anchor | None, records: Records) -> list
         found += _session(session, by_session.get(session.id, []), records)
     known = {session.id for session in records.sessions}
     found += [f for name, theirs in by_session.items() if name and name not in known for f in _absent(name, theirs)]
-    found += [f for look in records.looks for f in _look(look, by_session.get(look.session, []))]
+    found += [f for look in records.looks for f in _look(look, by_session.get(look.session, []), records)]
     return [*found, *_deleted_looks(entries, records.looks), *_receipts(entries, records.receipts)]
 
 
 def _fail(text: str) -> Finding:
     return Finding("fail", text)
+
+
+def _removed_log(records: Records) -> Iterator[Finding]:
+    """A log whose key is left; the key is written after the anchor, so that no kill leaves it alone."""
+    if records.has_log_key:
+        yield _fail("the audit log and its anchor were removed: the vault has their key, but no entry")
 
 
 def _chain(lines: Sequence[Line], anchor: Anchor | None) -> Iterator[Finding]:
@@ -280,12 +288,15 @@ def _absent(name: str, entries: Sequence[Entry]) -> Iterator[Finding]:
                     "deleted, or memory.db was restored from a copy")  # fmt: skip
 
 
-def _look(look: Look, entries: Sequence[Entry]) -> Iterator[Finding]:
+def _look(look: Look, entries: Sequence[Entry], records: Records) -> Iterator[Finding]:
     """A row of the look ledger, compared with the entries of its session."""
     for entry in entries:
         if entry.body.get("look") not in (None, look.look) and entry.kind in ("revealed", "void", "adopted"):
             yield _fail(f"the look of session {look.session} has the number {look.look} in the look ledger, "
                         f"but {entry.body['look']} in entry {entry.seq}")  # fmt: skip
+        elif entry.body.get("row") not in (None, records.rows.get(look.session)):
+            yield _fail(f"the look of session {look.session}: its row in the look ledger, which tells the content, "
+                        f"is not the one of entry {entry.seq}")  # fmt: skip
     if not any(entry.kind == "look" or entry.body.get("look") for entry in entries):
         yield _fail(f"look {look.look} of session {look.session} is in the look ledger, but not in the audit log")
 

@@ -25,6 +25,8 @@ from virtualmle.models.config import fingerprint, make_config, train_hash
 from virtualmle.tools.auditing import walk_home
 from virtualmle.tools.recording import end_recorded, finish_recorded, freeze_recorded, open_recorded, start_recorded
 from virtualmle.tools.workspace import Settings, Workspace
+from virtualmle.training.signature import sign_as_it_is
+from virtualmle.training.spec import read_spec
 
 LOG_ROWS = [(f"u{u}", f"i{(u * 7 + e * e) % 23}", 1_600_000_000 + 1000 * e + u) for u in range(60) for e in range(9)]
 
@@ -126,6 +128,8 @@ def run_trial(ws: Workspace, session: str, hidden_dim: int, ndcg: float) -> str:
     write_json(directory / "spec.json", {
         "session": session, "trial": started.handle, "dataset_dir": "", "config": started.config, "seed": 0,
     })  # fmt: skip
+    key = ws.session_key(session)
+    sign_as_it_is(directory, key, read_spec(directory), dataset_id=ws.manifest("shop").dataset_id, by="worker")
     outcome = TrialOutcome(
         status="finished", verdict="keep", reason="best so far", metrics={"ndcg@10": ndcg}, ndcg_se=0.01,
         incumbent_before=None, parameters=hidden_dim, train_seconds=1.5,

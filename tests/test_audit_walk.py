@@ -108,6 +108,18 @@ EDITS: dict[str, tuple[Callable[[RecordedHome], None], str]] = {
     "another number of looks": (
         lambda w: w.sql("UPDATE look SET look = 2", file="looks.db"), "has the number 2 in the look ledger, but 1",
     ),
+    "a look at another content": (
+        lambda w: w.sql("UPDATE look SET fingerprint = 'ab'", file="looks.db"), "its row in the look ledger",
+    ),
+    "a look without its sketch": (
+        lambda w: w.sql("UPDATE look SET sketch = x'00'", file="looks.db"), "its row in the look ledger",
+    ),
+    "no log and no anchor": (
+        lambda w: remove(w, "audit.jsonl", "audit_head"), "the audit log and its anchor were removed",
+    ),
+    "no log, anchor and key of the log": (
+        lambda w: remove(w, "audit.jsonl", "audit_head", "audit_key"), "receipt of session .* the log was replaced",
+    ),
     "an added look": (
         lambda w: w.sql("INSERT INTO look (session, dataset, dataset_id, fingerprint, look, at) "
                         "SELECT 'other', dataset, dataset_id, fingerprint, 2, at FROM look", file="looks.db"),
@@ -127,6 +139,13 @@ EDITS: dict[str, tuple[Callable[[RecordedHome], None], str]] = {
     ),
     "another manifest": (
         lambda w: edit_json(w.home / ".virtualmle/data/shop/manifest.json", "profile"), "the manifest of dataset shop",
+    ),
+    "other validation targets": (
+        lambda w: replace(w.home / ".virtualmle/data/shop/valid_items.npy"), "shop: .*valid_items.npy.* damaged",
+    ),
+    "another model": (
+        lambda w: replace(w.home / ".virtualmle/sessions/shop-sasrec-1/t002/checkpoint.safetensors"),
+        "trial t002 of shop-sasrec-1: .*checkpoint.safetensors is not the one that was signed",
     ),
     "another key of receipts": (
         lambda w: (w.vault / "receipt_key").write_bytes(bytes(32)), "the key 'receipts' of the vault",
@@ -148,6 +167,11 @@ def edit_json(path: Path, name: str) -> None:
 def replace(path: Path) -> None:
     path.chmod(0o600)
     path.write_bytes(path.read_bytes()[:-1] + b"x")
+
+
+def remove(world: RecordedHome, *names: str) -> None:
+    for name in names:
+        (world.vault / name).unlink()
 
 
 @pytest.mark.parametrize("name", EDITS)

@@ -101,6 +101,13 @@ def test_an_operator_key_gives_isolation_level_3(tmp_path: Path) -> None:
     assert found(tmp_path, "isolation").detail.startswith("L3")
 
 
+def test_a_home_whose_keys_are_gone_fails_the_check_and_not_the_doctor(home: Path) -> None:
+    for name in ("private_key", "public_key"):
+        (home / ".virtualmle" / "vault" / name).unlink()
+    finding = found(home, "isolation")
+    assert finding.status == "fail" and "restore private_key and public_key" in finding.detail
+
+
 def test_the_command_prints_a_table_and_exits_with_1_if_a_check_fails(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

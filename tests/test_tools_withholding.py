@@ -182,6 +182,20 @@ def test_content_is_known_by_id_by_log_and_by_the_fingerprint_of_a_look(tmp_path
     ws.close()
 
 
+def test_two_logs_that_are_parts_of_a_third_one_are_the_same_content(tmp_path: Path) -> None:
+    ws = Workspace.open(tmp_path, settings=SETTINGS)
+    ids: dict[str, str] = {}
+    left, right = (generate_demo(num_users=150, num_items=60, seed=seed) for seed in (1, 9))
+    right = right.with_columns(pl.format("other {}", "user").alias("user"), pl.format("other {}", "item").alias("item"))
+    key = Vault(tmp_path).public_key()
+    for name, frame in {"left": left, "right": right, "both": pl.concat([left, right])}.items():
+        assert len(same_content(ws, ids.get("left", ""))) == 1, "the two parts alone have nothing in common"
+        frame.write_csv(tmp_path / f"{name}.csv")
+        ids[name] = ws.catalogue.add(name, tmp_path / f"{name}.csv", public_key=key).dataset_id
+    assert all(same_content(ws, each) == {*ids.values()} for each in ids.values())
+    ws.close()
+
+
 def test_an_edited_copy_of_a_log_is_the_same_content_and_another_log_is_not(tmp_path: Path) -> None:
     ws = Workspace.open(tmp_path / "home", settings=SETTINGS)
     key, frame = Vault(ws.home).public_key(), generate_demo(num_users=300, num_items=120)

@@ -27,10 +27,12 @@ def content_in(home: Path, dataset_id: str) -> frozenset[str]:
     the look ledger, or are near-duplicates by their visible parts; and so have two that share it with a third one.
     """
     catalogue = Catalogue(home)
-    groups = [*_of_one_log(catalogue), *_of_one_fingerprint(home), _near_duplicates(catalogue, dataset_id)]
-    found = {dataset_id}
-    while more := [group for group in groups if group & found and not group <= found]:
-        found = found.union(*more)
+    groups = [*_of_one_log(catalogue), *_of_one_fingerprint(home)]
+    found, followed = {dataset_id}, set[str]()
+    while rest := found - followed:
+        one = rest.pop()
+        found = found.union(_near_duplicates(catalogue, one), *(group for group in groups if one in group))
+        followed.add(one)
     return frozenset(found)
 
 

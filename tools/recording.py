@@ -117,13 +117,14 @@ def freeze_recorded(
 
 def end_recorded(ws: Workspace, session: str, result: TestResult | None) -> None:
     """Take an attempted session to its end: revealed, or void without a result. Issues the receipt of it."""
-    log, look = log_of(ws.home, ws.memory), Ledger(Vault(ws.home).directory).find(session)
+    log, ledger = log_of(ws.home, ws.memory), Ledger(Vault(ws.home).directory)
+    look, row = ledger.find(session), ledger.row_digests().get(session)
     with ws.memory.database.writing():
         if not ws.memory.sessions.set_state(session, "attempted", "revealed" if result else "void"):
             return
         number = look.look if look else result.look if result else None  # this home's number, if it counts the look
         digest = {"result": digest_of(result.model_dump())} if result else {}
-        body = {"look": number, "is_here": look is not None, **digest}
+        body = {"look": number, "is_here": look is not None, **({"row": row} if row else {}), **digest}
         log.append(Draft(kind="revealed" if result else "void", session=session, body=body))
     _issue(ws, session)
 
