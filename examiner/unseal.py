@@ -58,7 +58,7 @@ def unseal(sealed: bytes, private_key: bytes, bound_to: str) -> bytes:
     except (InvalidTag, ValueError):  # ValueError: a sender key of small order, or a private key of the wrong length
         raise SealError(
             "the sealed test split cannot be decrypted: it was sealed for another key, belongs to another dataset, or "
-            "was changed; register the dataset again in this home with `virtualmle data add`"
+            "was changed; check the key (--key-file), or register the dataset again with `virtualmle data add`"
         ) from None
 
 

@@ -37,8 +37,9 @@ from .write_reflection import RuleInput, prepare_rule, required_text
 SUMMARY_LENGTH = 4000
 EXAMINER_SECONDS = 3600.0
 SEALED_CHOICE = (
-    "The choice is sealed: the key of the test set is kept elsewhere, and its holder runs "
-    "`virtualmle reveal {session}`. Nothing is left to do here."
+    "The choice is sealed: the key of the test set is kept elsewhere. With access to this home, its holder runs "
+    "`virtualmle reveal {session} --key-file FILE`; otherwise a person sends the choice with `virtualmle sessions "
+    "seal-choice` and takes the answer with `bring-back`. An agent has nothing left to do here."
 )
 
 
