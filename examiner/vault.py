@@ -89,12 +89,6 @@ class Vault:
         except ValidationError:
             raise SealError(f"{str(path)!r} is damaged; restore it from a backup") from None
 
-    @property
-    def adopted_at(self) -> str | None:
-        """When the files of this home were signed without having been checked, UTC, ISO 8601; None if none were."""
-        adoption = self.adoption()
-        return adoption.at if adoption else None
-
     def _adopt_and_write(self, path: Path) -> None:
         key = secrets.token_bytes(KEY_BYTES)
         try:

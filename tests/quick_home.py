@@ -4,38 +4,9 @@ import os
 import sys
 from pathlib import Path
 
-QUICK_SANDBOX = """\
-# Quick
+from virtualmle.cli.attacks.page import PAGE
 
-| rule | value |
-|---|---|
-| `metric` | ndcg@10 |
-| `max_trials` | 2 |
-| `max_train_seconds` | 600 |
-| `trial_seconds` | 300 |
-| `patience` | 10 |
-| `keep_z` | 1.0 |
-| `require_reflection` | true |
-
-## optimisation
-
-| knob | range or choices | SASRec | HSTU |
-|---|---|---|---|
-| `batch_size` | 256 … 512 | 512 | 512 |
-| `epochs` | 1 … 1 | 1 | 1 |
-
-## capacity
-
-| knob | range or choices | SASRec | HSTU |
-|---|---|---|---|
-| `hidden_dim` | 8 … 32 | 16 | 16 |
-
-## scoring
-
-| knob | range or choices | SASRec | HSTU |
-|---|---|---|---|
-| `transition_weight` | 0 … 20 | 0 | 0 |
-"""
+QUICK_SANDBOX = PAGE.replace("# Scratch", "# Quick").replace("| `max_trials` | 8 |", "| `max_trials` | 2 |")
 
 
 def quick_home(home: Path) -> Path:

@@ -29,7 +29,7 @@ def test_the_key_pair_is_created_on_first_use_and_kept(tmp_path: Path) -> None:
     assert unseal(seal(b"secret", public, "d"), Vault(tmp_path).private_key(), "d") == b"secret"
     assert vault.mac_key() == Vault(tmp_path).mac_key() not in (public, vault.private_key())
     assert vault.session_key("a") == Vault(tmp_path).session_key("a") != vault.session_key("b")
-    assert vault.adopted_at is None, "there was nothing to sign"
+    assert vault.adoption() is None, "there was nothing to sign"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file modes")

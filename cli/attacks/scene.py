@@ -27,6 +27,7 @@ from ...tools.results import FinalResult
 from ...tools.run_trial import run_trial
 from ...tools.workspace import Settings, Workspace
 from ...tools.write_reflection import write_reflection
+from .page import PAGE
 from .verdict import Verdict, fell, held
 
 Examine = Callable[[Path], Mapping[str, str]]  # the failed checks of `doctor` on a home, with their details
@@ -34,38 +35,6 @@ DATASET, LATE_ITEM = "shop", "only-bought-last"
 USERS, ITEMS, LATE_BUYERS = 150, 60, 8  # more buyers than the k-core asks for: the item stays in the catalogue
 SECONDS = 240.0  # for one command; the first import of torch from a cold disk takes a minute
 SUMMARY = "A small model on a small log."
-PAGE = """\
-# Scratch
-
-| rule | value |
-|---|---|
-| `metric` | ndcg@10 |
-| `max_trials` | 8 |
-| `max_train_seconds` | 600 |
-| `trial_seconds` | 300 |
-| `patience` | 10 |
-| `keep_z` | 1.0 |
-| `require_reflection` | true |
-
-## optimisation
-
-| knob | range or choices | SASRec | HSTU |
-|---|---|---|---|
-| `batch_size` | 256 … 512 | 512 | 512 |
-| `epochs` | 1 … 1 | 1 | 1 |
-
-## capacity
-
-| knob | range or choices | SASRec | HSTU |
-|---|---|---|---|
-| `hidden_dim` | 8 … 32 | 16 | 16 |
-
-## scoring
-
-| knob | range or choices | SASRec | HSTU |
-|---|---|---|---|
-| `transition_weight` | 0 … 20 | 0 | 0 |
-"""
 
 
 @dataclass
