@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from virtualmle.data.locks import is_locked
 from virtualmle.training.spec import SPEC, TrialSpec, write_model
 from virtualmle.training.trial_lock import LOCK, holder, is_worked_on, take
 from virtualmle.trials.launcher import WORKER, launch, poll
-from virtualmle.trials.lease import LEASE, WORKER_OPTIONS, find_worker, is_held, read_lease
+from virtualmle.trials.lease import LEASE, WORKER_OPTIONS, Lease, end_worker, find_worker, is_held, read_lease
 
 SECRETS = {"OPENAI_API_KEY": "sk-planted", "VIRTUALMLE_TOKEN": "a planted token of thirty-two bytes"}
 
@@ -130,3 +131,14 @@ def test_a_running_worker_has_none_of_the_servers_secrets(directory: Path, monke
     environment = psutil.Process(pid).environ()
     assert environment["PYTHONSAFEPATH"] == "1"
     assert not set(SECRETS) & set(environment) and not set(SECRETS.values()) & set(environment.values())
+
+
+def test_a_worker_counts_as_ended_only_when_its_lock_is_free(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    descriptor = take(tmp_path)  # as a thread of the worker that outlives its main thread for a moment
+    assert descriptor is not None
+    timer = threading.Timer(0.3, os.close, [descriptor])
+    timer.start()
+    assert end_worker(tmp_path, Lease(pid=ended.pid, created=0.0, deadline=0.0)) and not is_worked_on(tmp_path)
+    timer.join()
