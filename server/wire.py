@@ -21,16 +21,16 @@ from pydantic import BaseModel
 
 from ..data.errors import VirtualMLEError
 from ..memory.text import clean_text
-from ..models.config import TrialConfig
 from ..tools.results import FinalResult, TrialObservation
 from ..tools.wait_trial import awaited
 from ..tools.workspace import Workspace
+from .answers import answer
+from .arguments import checked_arguments
 from .waits import wait_cap, wait_until_confirmed, wait_until_over
 
 PlainTool = Callable[..., BaseModel]
 
 CLIENT_NAME_LENGTH = 80
-MAX_NAMED = 8  # unknown arguments that a refusal names
 MAX_REFUSAL = 4000  # characters
 LLM_USD = "virtualmle/llm_usd"
 """Key in a request's `_meta`: dollars that the client's language model cost in this session; no model can set it."""
@@ -38,28 +38,15 @@ REFLECTS = "virtualmle/reflects"
 """Key in a request's `_meta`: false opens the session of an agent that does not reflect; no model can set it."""
 WAIT = "wait_seconds"
 
-UNAVAILABLE = {
-    "seed": "Seeds belong to the server: it uses one per configuration, so that nobody can pick a lucky seed.",
-    "split": "Trials are evaluated on validation; only finalize evaluates on the test set, once.",
-} | dict.fromkeys(TrialConfig.model_fields, "Knobs go inside `changes`.")
-"""Arguments that agents try, with the reason why they do not exist."""
-
-
 class WireTool(Tool):
     """A tool that refuses unknown arguments."""
 
     async def run(self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool = False) -> Any:
         """Run the tool; ToolError for unknown arguments and for every error that the caller can correct."""
-        known = list(self.parameters.get("properties", {}))
-        unknown = sorted(set(arguments) - set(known))
-        if unknown:
-            reasons = " ".join(dict.fromkeys(UNAVAILABLE[name] for name in unknown if name in UNAVAILABLE))
-            raise ToolError(
-                f"{self.name} has no argument {', '.join(f'{name!r:.60}' for name in unknown[:MAX_NAMED])}; "
-                f"its arguments are {', '.join(known) or 'none'}. {reasons}".rstrip()
-            )
+        arguments = checked_arguments(self.name, list(self.parameters.get("properties", {})), arguments)
         try:
-            return await super().run(arguments, context, convert_result)
+            result = await super().run(arguments, context)
+            return answer(result) if convert_result else result
         except UnexpectedToolError:
             raise
         except ToolError as error:  # it may quote names of any length

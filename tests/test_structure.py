@@ -31,6 +31,7 @@ DRAWERS: dict[str, dict[str, tuple[str, ...]]] = {
     "cli": {"attacks": ()},
     "kernels": {"jagged": (), "hstu": ("jagged",), "losses": ("jagged",)},
     "models": {"knobs": ()},
+    "server": {"texts": ()},
 }
 PACKAGES = sorted([*ROOMS, *(f"{room}/{drawer}" for room, drawers in DRAWERS.items() for drawer in drawers)])
 ENGINE = ("data", "kernels", "models", "training")
