@@ -1,0 +1,45 @@
+"""The action space as text: a line per knob, grouped by dimension; with a query, also what each knob does."""
+
+from collections.abc import Iterable
+from itertools import groupby
+
+from ...tools.views import ActionSpaceView, KnobRow
+from .figures import value
+
+LEGEND = "knob: range or choices = default (×: search by factors)"
+
+
+def knob_lines(rows: Iterable[KnobRow]) -> list[str]:
+    """The knobs by dimension: one short entry each, a line per dimension."""
+    return [
+        f"{dimension}: " + "; ".join(map(knob_entry, knobs))
+        for dimension, knobs in groupby(rows, key=lambda row: row.dimension)
+    ]
+
+
+def knob_entry(row: KnobRow) -> str:
+    """One knob: its name, its values, its default."""
+    return f"{row.knob} {_values(row)} = {value(row.default) or 'none'}"
+
+
+def action_space_text(view: ActionSpaceView) -> str:
+    """view='action_space'."""
+    if not any(row.does for row in view.knobs):
+        hint = "What a knob does: read_memory(view='action_space', query='lr dropout')."
+        return "\n".join([f"{len(view.knobs)} knobs of {view.backbone}. {LEGEND}.", *knob_lines(view.knobs), hint])
+    return "\n".join(_explained(row) for row in view.knobs)
+
+
+def _explained(row: KnobRow) -> str:
+    details = [f"{row.dimension}", *(part for part in (row.does, row.inert, row.helps, row.cost, row.note) if part)]
+    return f"{knob_entry(row)}\n  {'; '.join(details)}"
+
+
+def _values(row: KnobRow) -> str:
+    if row.levels:
+        return "|".join(map(value, row.levels))
+    if row.choices:
+        return "|".join(map(value, row.choices))
+    if row.low is None or row.high is None:
+        return "[trials]"
+    return f"{value(row.low)}..{value(row.high)}{'×' if row.scale == 'log' else ''}"

@@ -1,0 +1,126 @@
+"""What is known about one trial, as text."""
+
+from ...tools.results import HypothesisOutcome, StoppedTrial, SweptSettings, TrialObservation
+from .figures import budget, change, cut, ndcg, seconds, settings, signed
+
+SWEEP_LENGTH = 420  # characters of the table of a sweep
+CHANGES_LENGTH = 240
+NEXT_LENGTH = 260
+
+
+def observation_text(found: TrialObservation) -> str:
+    """A trial in a few lines: its result, its comparisons, its curve, and what to do next."""
+    if found.status == "running":
+        return running_text(found)
+    lines = [_heading(found), *_notes(found), *measured_lines(found)]
+    if found.sweep:
+        lines.append(_sweep(found.sweep))
+    lines += [budget(found.budget), cut(f"next: {found.next}", NEXT_LENGTH)]
+    return "\n".join(lines)
+
+
+def running_text(found: TrialObservation) -> str:
+    """A running trial in at most 200 bytes: the epoch, the score that will be judged, and how to go on waiting."""
+    progress = found.progress or {}
+    parts = [f"{found.trial} running"]
+    if progress.get("epochs"):
+        parts.append(f"epoch {progress['epoch']}/{progress['epochs']}")
+    elif progress.get("stage"):
+        parts.append(str(progress["stage"]))
+    if progress.get("best_judged") is not None:
+        parts.append(f"best NDCG@10 {ndcg(progress['best_judged'])}")
+    return f"{', '.join(parts)}. Nothing failed: wait_trial(session={found.session!r}, trial={found.trial!r})."
+
+
+def measured_lines(found: TrialObservation) -> list[str]:
+    """The figures of a trial that has ended."""
+    lines = []
+    if "ndcg@10" in found.metrics:
+        others = ", ".join(f"{name} {ndcg(figure)}" for name, figure in found.metrics.items() if name != "ndcg@10")
+        error = f" ± {ndcg(found.ndcg10_se)}" if found.ndcg10_se is not None else ""
+        lines.append(f"validation NDCG@10 {ndcg(found.metrics['ndcg@10'])}{error}; {others}")
+    if found.base_delta and found.base_delta != found.delta:
+        lines.append(f"against its base {found.base}: {change(**found.base_delta)}")
+    if found.reason:
+        lines.append(f"{found.verdict or found.status}: {found.reason}")
+    if found.stopped:
+        lines.append(_stopped(found.stopped))
+    if found.hypothesis:
+        lines.append(_hypothesis(found.hypothesis))
+    if curve := _curve(found):
+        lines.append(curve)
+    return lines
+
+
+def _heading(found: TrialObservation) -> str:
+    changed = cut(settings(found.changes), CHANGES_LENGTH) if found.changes else "nothing changed"
+    incumbent = f"; incumbent {found.incumbent}" if found.incumbent else ""
+    return f"{found.trial} {found.status}: {changed}, over {found.base}{incumbent}"
+
+
+def _notes(found: TrialObservation) -> list[str]:
+    notes = []
+    if found.duplicate:
+        notes.append("duplicate: tried before, nothing was spent")
+    if found.rounded:
+        notes.append(cut(f"rounded: {found.rounded}", CHANGES_LENGTH))
+    if found.machine_fault:
+        notes.append("the machine failed, not the configuration; no budget was used")
+    if found.lost:
+        notes.append("the node of the trial is gone; run the same trial again")
+    if found.reused_from:
+        notes.append(f"copied from {found.reused_from}, which measured this configuration; no seconds were used")
+    return notes
+
+
+def _stopped(stop: StoppedTrial) -> str:
+    bound = "" if stop.at_most is None else f", would have reached at most {ndcg(stop.at_most)}"
+    against = "" if stop.base_delta_at_most is None else f" ({signed(stop.base_delta_at_most)} against its base)"
+    return (
+        f"stopped after epoch {stop.epoch}/{stop.epochs} at {ndcg(stop.reached)} without score priors{bound}{against}; "
+        "a bound, not a value. Running the same configuration again continues it."
+    )
+
+
+def _hypothesis(outcome: HypothesisOutcome) -> str:
+    sizes = [
+        f"{name} {signed(size)}"
+        for name, size in (("predicted", outcome.size_predicted), ("measured", outcome.size_measured))
+        if size is not None
+    ]
+    missed = "" if outcome.dimension_changed else "; no knob of that dimension changed"
+    size = f" ({', '.join(sizes)})" if sizes else ""
+    return (
+        f"hypothesis on {outcome.dimension}: predicted {outcome.predicted}, happened {outcome.happened}{size}, "
+        f"held: {outcome.held}{missed}"
+    )
+
+
+def _curve(found: TrialObservation) -> str:
+    """How the training went, in one line; empty for a trial that trained nothing."""
+    if found.rescored:
+        return f"re-scored, nothing trained; {seconds(found.seconds)}"
+    curve = found.curve
+    if not curve:
+        return ""
+    still = ", still improving" if curve["still_improving"] else ""
+    gap = "" if curve["gap"] is None else f", train-validation gap {signed(curve['gap'])} without priors"
+    return (
+        f"{curve['epochs']} epochs, best {curve['best_epoch']}{still}; loss {curve['loss_first']:.4g} to "
+        f"{curve['loss_last']:.4g} ({curve['loss_slope']:+.1%} per epoch at the end){gap}; {found.parameters:,} "
+        f"parameters, {seconds(found.train_seconds)} of training"
+    )
+
+
+def _sweep(swept: SweptSettings) -> str:
+    lines = swept.table.splitlines()
+    shown, length = [], 0
+    for line in lines:
+        length += len(line.encode()) + 1
+        if length > SWEEP_LENGTH:
+            break
+        shown.append(line)
+    rest = len(lines) - len(shown)
+    more = "…: all in view='trial'" if rest else ""
+    left_out = f"; left out, measured by {', '.join(swept.left_out)}" if swept.left_out else ""
+    return "\n".join([f"{swept.settings} settings, best first{left_out}:", *shown, *([more] if more else [])])

@@ -1,0 +1,122 @@
+"""view='state' as text: where the session stands, what each knob did, and what the server proposes."""
+
+from collections.abc import Iterable, Mapping
+
+from ...tools.views import BestTrial, KnobEffect, PooledEffect, Proposal, StateView
+from .figures import budget, change, cut, ndcg, settings, value
+
+LENGTH = 3000  # bytes of the whole text
+BEST = 5
+SETTINGS_LENGTH = 330
+REASON_LENGTH = 160
+NEXT_LENGTH = 400
+
+
+def state_text(state: StateView) -> str:
+    """The state in at most LENGTH bytes: the sections in order of their weight, the effects as far as there is room."""
+    lines = [_heading(state), budget(state.budget)]
+    if state.test:
+        lines.append("test: " + ", ".join(f"{name} {ndcg(figure)}" for name, figure in state.test.items()))
+    lines += _best(state.best)
+    tail = [*_proposals(state.proposals), *_untried(state), cut(f"next: {state.next}", NEXT_LENGTH)]
+    room = LENGTH - len("\n".join([*lines, *tail]).encode()) - 1
+    effects = _fitting(_effects(state.effects), room, "effects per knob, in NDCG@10 over the value before ->:")
+    room -= sum(len(line.encode()) + 1 for line in effects)
+    pooled = _fitting(_pooled(state.history_effects), room, "effects in earlier sessions, relative:")
+    return "\n".join([*lines, *effects, *pooled, *tail])
+
+
+def _heading(state: StateView) -> str:
+    text = f"{state.session} ({state.backbone} on {state.dataset}) is {state.state}"
+    if state.incumbent and state.incumbent_ndcg10 is not None:
+        text += f"; incumbent {state.incumbent}, validation NDCG@10 {ndcg(state.incumbent_ndcg10)}"
+    running = state.running_trials or ([state.running] if state.running else [])
+    if running:
+        text += f"; running {', '.join(running)}"
+    if state.free_places:
+        text += f"; {state.free_places} more may start"
+    return f"{text}; reflection due for {state.pending_reflection}" if state.pending_reflection else text
+
+
+def _best(best: list[BestTrial]) -> list[str]:
+    """The best trial with all of its settings, the others by their difference to it."""
+    if not best:
+        return []
+    first = best[0]
+    lines = [f"best: {first.trial} {_figure(first)}: {settings(first.settings)}"]
+    lines[0] = cut(lines[0], 2 * SETTINGS_LENGTH)
+    for other in best[1:BEST]:
+        differs = {knob: found for knob, found in other.settings.items() if first.settings.get(knob) != found}
+        without = [knob for knob in first.settings if knob not in other.settings]
+        text = " ".join(filter(None, [settings(differs) if differs else "", *(f"-{knob}" for knob in without)]))
+        lines.append(cut(f"  {other.trial} {_figure(other)}: differs by {text or 'nothing'}", SETTINGS_LENGTH // 2))
+    return lines
+
+
+def _figure(trial: BestTrial) -> str:
+    error = "" if trial.se is None else f" ± {ndcg(trial.se)}"
+    return f"{ndcg(trial.ndcg)}{error} {trial.verdict or ''}".rstrip()
+
+
+def _effects(effects: Mapping[str, KnobEffect]) -> Iterable[str]:
+    """One line a knob, those first that are best known: by the largest |z| of a value."""
+    def weight(effect: KnobEffect) -> float:
+        return max((abs(one.delta) / one.se if one.se else 0.0 for one in effect.values), default=0.0)
+
+    for knob, effect in sorted(effects.items(), key=lambda pair: -weight(pair[1])):
+        values = ", ".join(
+            f"{value(one.value)} {change(one.delta, one.se)}{_marks(one.attributed, one.stopped)}"
+            for one in effect.values
+        )
+        yield f"  {knob} {value(effect.over)} -> {values}"
+
+
+def _marks(attributed: str, stopped: int) -> str:
+    return ("*" if attributed == "jointly" else "") + (f" ({stopped} stopped: a bound)" if stopped else "")
+
+
+def _pooled(effects: Mapping[str, PooledEffect]) -> Iterable[str]:
+    for knob, effect in effects.items():
+        values = ", ".join(
+            f"{value(one.value)} {one.mean_relative:+.1%} ± {one.se:.1%} (n {one.n})" for one in effect.values
+        )
+        yield f"  {knob} -> {values}"
+
+
+def _fitting(lines: Iterable[str], room: int, heading: str) -> list[str]:
+    """The heading with the lines that fit into `room` bytes; nothing if none does."""
+    found, used = [], len(heading.encode()) + 1
+    given = list(lines)
+    for line in given:
+        used += len(line.encode()) + 1
+        if used > room - 40:  # for the last line
+            break
+        found.append(line)
+    if not found:
+        return []
+    starred = " (* shared among knobs changed together)" if any("*" in line for line in found) else ""
+    heading = heading.replace(":", f"{starred}:") if used + len(starred) <= room else heading
+    rest = len(given) - len(found)
+    return [heading, *found, *([f"  … {rest} more knobs"] if rest else [])]
+
+
+def _proposals(proposals: list[Proposal]) -> list[str]:
+    if not proposals:
+        return []
+    return [
+        "proposals (expected change of NDCG@10 ± sd):",
+        *(
+            f"  {cut(settings(one.changes), SETTINGS_LENGTH)} over {one.base}: {change(one.expected_delta, one.sd)}"
+            f"{'' if one.cost_seconds is None else f', about {one.cost_seconds:.0f} s'}; "
+            f"{one.source}, evidence {one.evidence}"
+            for one in proposals
+        ),
+    ]
+
+
+def _untried(state: StateView) -> list[str]:
+    """How much of each dimension was tried; the names are in the action space."""
+    if not state.coverage:
+        return []
+    parts = [f"{dimension} {one.tried}/{one.knobs}" for dimension, one in state.coverage.items()]
+    return [f"knobs tried: {', '.join(parts)}"]
