@@ -15,13 +15,10 @@ from .workspace import Workspace
 @described
 def cancel_trial(
     ws: Workspace,
-    session: Annotated[str, Field(description="session id, as open_session returned it")],
-    trial: Annotated[str, Field(description="handle of the running trial, e.g. 't003'")],
+    session: Annotated[str, Field(description="session id")],
+    trial: Annotated[str, Field(description="the running trial, e.g. t003")],
 ) -> TrialObservation:
-    """Stop a running trial. The trials and training seconds that it has used are not refunded.
-
-    A trial that has already ended is returned unchanged.
-    """
+    """Stop a running trial. The budget that it has used is not refunded."""
     record = ws.memory.sessions.get(session)
     target = ws.memory.trials.get(session, trial)
     if target.repeats:
