@@ -17,7 +17,11 @@ POLL_SECONDS = 0.05
 
 WaitSeconds = Annotated[
     float | None,
-    Field(description="seconds to wait before returning with status 'running'; null = as long as allowed", ge=0),
+    Field(
+        description="seconds to wait before returning with status 'running'; null = as long as this client allows, "
+        "which also limits larger numbers",
+        ge=0,
+    ),
 ]
 
 
