@@ -1,14 +1,47 @@
-"""The answer of a tool on the wire: a text for models and the typed structure for programs."""
+"""The answer of a tool on the wire: a text for models and the typed structure for programs.
 
+Which of the two a client shows its model differs. Most show the text. Some show the structure as JSON instead and drop
+the text (Claude Code from 2.0.21, Visual Studio Code): they get the text alone, and a list of tools without output
+schemas, since a tool that has one must return a structure.
+"""
+
+from typing import Any
+
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.types import CallToolResult, TextContent
 from pydantic import BaseModel
 
+from ..tools.views import View
 from .texts.rendering import text_of
 
+SHOW_STRUCTURE_ONLY = ("claude-code", "visual studio code", "vscode")
+"""Clients, by prefix of their names, whose model would not see the text beside a structure."""
 
-def answer(result: BaseModel) -> CallToolResult:
-    """The result of a tool as the wire carries it."""
-    return CallToolResult(
-        content=[TextContent(type="text", text=text_of(result))],
-        structured_content=result.model_dump(mode="json", by_alias=True),
-    )
+
+def takes_text_only(client: str) -> bool:
+    """Whether the client of this name gets texts without structures."""
+    return client.casefold().startswith(SHOW_STRUCTURE_ONLY)
+
+
+def answer(result: BaseModel, client: str) -> CallToolResult:
+    """The result of a tool as the wire carries it to the client of this name."""
+    structure = None if takes_text_only(client) else structure_of(result)
+    return CallToolResult(content=[TextContent(type="text", text=text_of(result))], structured_content=structure)
+
+
+def structure_of(result: BaseModel) -> dict[str, Any]:
+    """The fields of the result that say something: what is left out has the default of its field."""
+    if isinstance(result, View):
+        return result.content()
+    return result.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+
+
+async def without_output_schemas(context: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+    """Middleware: the list of tools for a client that takes texts only."""
+    result = await call_next(context)
+    parameters = context.session.client_params
+    texts_only = parameters is not None and takes_text_only(parameters.client_info.name)
+    if context.method == "tools/list" and texts_only and isinstance(result, dict):
+        tools = [{key: part for key, part in tool.items() if key != "outputSchema"} for tool in result["tools"]]
+        return {**result, "tools": tools}
+    return result

@@ -31,6 +31,7 @@ from ..tools.sync import adopt_all
 from ..tools.wait_trial import wait_trial
 from ..tools.workspace import Settings, Workspace
 from ..tools.write_reflection import write_reflection
+from .answers import without_output_schemas
 from .updates import Updates
 from .waits import wait_override
 from .wire import PlainTool, wire_tool
@@ -90,6 +91,7 @@ def build_server(home: Path, settings: Settings | None = None) -> MCPServer[Work
         subscriptions=updates,
         log_level="WARNING",
     )
+    server.middleware.append(without_output_schemas)
     _add_resources(server, ws)
     updates.serve_earlier_clients(server)
     server.prompt(title="Tune a recommender")(tune)

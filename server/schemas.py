@@ -1,15 +1,17 @@
-"""The input schema of a tool as clients receive it: short, and without what converters of clients lose or refuse.
+"""The schemas of a tool as clients receive them: short, and without what converters of clients lose or refuse.
 
 Frameworks turn a schema into one of their own: strict function calling, a protobuf, a class. References, alternatives
 with null and open objects get lost on the way, so what pydantic generates is written out here: a reference is replaced
 by what it names, and alternatives by the first of them. `arguments.py` reads the others as well.
+
+A schema of an output names the fields of the result and their types only: what they mean is in the text of the result.
 """
 
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pydantic import create_model
+from pydantic import BaseModel, create_model
 
 Schema = dict[str, Any]
 
@@ -37,6 +39,18 @@ def published(schema: Any) -> Any:
     if not isinstance(schema, dict):
         return schema
     return {key: published(part) for key, part in schema.items() if key not in _FOR_US}
+
+
+def output_schema(result: type[BaseModel]) -> Schema:
+    """The schema of the structured content of a result: its fields without descriptions, nested ones as objects."""
+    schema = result.model_json_schema()
+    definitions = schema.get("$defs", {})
+    fields = {name: _shallow(_written_out(node, definitions)) for name, node in schema["properties"].items()}
+    return {"type": "object", "properties": fields, "required": schema.get("required", [])}
+
+
+def _shallow(node: Mapping[str, Any]) -> Schema:
+    return {"type": node["type"]} if "type" in node else {}
 
 
 def _plain(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> Schema:

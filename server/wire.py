@@ -27,7 +27,7 @@ from ..tools.wait_trial import awaited, wait_trial
 from ..tools.workspace import Workspace
 from .answers import answer
 from .arguments import read_arguments
-from .schemas import Schema, input_schema, published
+from .schemas import Schema, input_schema, output_schema, published
 from .waits import wait_cap, wait_until_confirmed, wait_until_over
 
 PlainTool = Callable[..., BaseModel]
@@ -56,7 +56,7 @@ class WireTool(Tool):
             raise ToolError(str(error)) from error
         try:
             result = await super().run(read, context)
-            return answer(result) if convert_result else result
+            return answer(result, client_name(context)) if convert_result else result
         except UnexpectedToolError:
             raise
         except ToolError as error:  # it may quote names of any length
@@ -71,6 +71,7 @@ def wire_tool(ws: Workspace, tool: PlainTool, annotations: ToolAnnotations, over
     title = tool.__name__.replace("_", " ").capitalize()
     wired = WireTool.from_function(_mcp_function(ws, function, override), title=title, annotations=annotations)
     schema = input_schema(function)
+    wired.fn_metadata.output_schema = output_schema(wired.fn_metadata.output_model)
     return wired.model_copy(update={"parameters": published(schema), "read_by": schema})
 
 

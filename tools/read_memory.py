@@ -14,7 +14,7 @@ from ..sandbox.joint import interaction_in_words, model_of, shares
 from .guidance import budget_of, next_step, pending_reflection, stop_of
 from .help_text import described
 from .observation import observe, without_figures
-from .open_session import brief_of
+from .open_session import brief_of, protocol_summary
 from .places import free_places
 from .proposing import proposals_of
 from .results import MemoryView
@@ -38,6 +38,7 @@ from .views import (
     TrialRow,
     TrialView,
     View,
+    explained_knobs,
     knob_rows,
     setting_rows,
 )
@@ -46,6 +47,7 @@ from .workspace import Workspace
 
 QUERY_LENGTH = 400
 TEXT_LENGTH = 1000
+WHOLE_PAGE = "full"  # the query with which view='protocol' has the whole text of SANDBOX.md
 
 ViewName = Literal["state", "trajectory", "trial", "long_term", "action_space", "protocol", "brief"]
 
@@ -59,10 +61,12 @@ def read_memory(
         Field(
             description="state: incumbent, effects, untried knobs, proposals, budget; trajectory: trials and "
             "reflections; trial: one in full; long_term: rules and summaries of earlier sessions; action_space: knobs "
-            "with ranges; protocol: SANDBOX.md"
+            "with ranges; protocol: the rules"
         ),
     ] = "state",
-    query: Annotated[str, Field(description="search terms for long_term")] = "",
+    query: Annotated[
+        str, Field(description="long_term: search terms; action_space: knobs to explain; protocol: full = SANDBOX.md")
+    ] = "",
     trial: Annotated[str, Field(description="for view trial, e.g. t003")] = "",
 ) -> MemoryView:
     """Read the session's state and trials, or what earlier sessions learnt. Costs no budget.
@@ -80,6 +84,10 @@ def read_memory(
         found: View = _trial(ws, record, trial)
     elif view == "long_term":
         found = long_term_of(ws, record, query, QUERY_LENGTH)
+    elif view == "action_space":
+        found = _action_space(ws, record, query)
+    elif view == "protocol":
+        found = _protocol(ws, record, query)
     else:
         found = _VIEWS[view](ws, record)
     return MemoryView(session=session, view=view, content=found.content())
@@ -290,13 +298,16 @@ def _request_row(trial: TrialRecord, recorded: Recorded) -> RequestRow:
     return RequestRow.model_validate(hypothesis | quoted)
 
 
-def _action_space(ws: Workspace, session: SessionRecord) -> ActionSpaceView:
+def _action_space(ws: Workspace, session: SessionRecord, query: str) -> ActionSpaceView:
     space = ws.session_protocol(session).space
-    return ActionSpaceView(backbone=session.backbone, knobs=knob_rows(space, session.backbone))
+    rows = explained_knobs(space, session.backbone, query) if query else knob_rows(space, session.backbone)
+    return ActionSpaceView(backbone=session.backbone, knobs=rows)
 
 
-def _protocol(_: Workspace, session: SessionRecord) -> ProtocolView:
-    return ProtocolView(sha256=session.protocol_hash, text=session.protocol_text)
+def _protocol(ws: Workspace, session: SessionRecord, query: str) -> ProtocolView:
+    rules = protocol_summary(ws.session_protocol(session), session)
+    text = session.protocol_text if query == WHOLE_PAGE else ""
+    return ProtocolView(sha256=session.protocol_hash, rules=rules, text=text)
 
 
 def _ndcg(trial: TrialRecord) -> float:
@@ -306,6 +317,4 @@ def _ndcg(trial: TrialRecord) -> float:
 _VIEWS: dict[str, Callable[[Workspace, SessionRecord], View]] = {
     "state": _state,
     "trajectory": _trajectory,
-    "action_space": _action_space,
-    "protocol": _protocol,
 }

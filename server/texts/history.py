@@ -10,6 +10,7 @@ CHANGES_LENGTH = 150
 LESSON_LENGTH = 220
 TRIAL_LENGTH = 1500
 POINTS = 10  # of a learning curve
+SWEPT = "settings, best first"
 
 
 def trajectory_text(view: TrajectoryView) -> str:
@@ -85,10 +86,11 @@ def _curve(epochs: list[dict[str, Any]]) -> str:
 
 def _swept(rows: list[SettingRow], room: int) -> list[str]:
     lines: list[str] = []
+    room -= len(SWEPT) + 6  # the counts
     for row in sorted(rows, key=lambda one: -one.ndcg):
         line = f"  {ndcg(row.ndcg)} {change(row.delta, row.se)} {settings(row.settings)}"
         room -= len(line.encode()) + 1
         if room < 0:
             break
         lines.append(line)
-    return [f"settings, best first ({len(lines)} of {len(rows)}):", *lines] if lines else []
+    return [f"{SWEPT} ({len(lines)} of {len(rows)}):", *lines] if lines else []

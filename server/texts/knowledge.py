@@ -1,4 +1,4 @@
-"""view='long_term' as text: rules, summaries and good configurations of earlier sessions, quoted, with their sources."""
+"""view='long_term' as text: rules, summaries and configurations of earlier sessions, quoted, with their sources."""
 
 from ...tools.views import FoundRow, LongTermView, RuleRow, SummaryRow
 from .brief import prior_line

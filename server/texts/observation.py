@@ -1,11 +1,13 @@
 """What is known about one trial, as text."""
 
+from ...tools.progress import RunningProgress
 from ...tools.results import HypothesisOutcome, StoppedTrial, SweptSettings, TrialObservation
 from .figures import budget, change, cut, ndcg, seconds, settings, signed
 
 SWEEP_LENGTH = 420  # characters of the table of a sweep
 CHANGES_LENGTH = 240
 NEXT_LENGTH = 260
+HOPELESS_LENGTH = 400
 
 
 def observation_text(found: TrialObservation) -> str:
@@ -20,16 +22,14 @@ def observation_text(found: TrialObservation) -> str:
 
 
 def running_text(found: TrialObservation) -> str:
-    """A running trial in at most 200 bytes: the epoch, the score that will be judged, and how to go on waiting."""
-    progress = found.progress or {}
-    parts = [f"{found.trial} running"]
-    if progress.get("epochs"):
-        parts.append(f"epoch {progress['epoch']}/{progress['epochs']}")
-    elif progress.get("stage"):
-        parts.append(str(progress["stage"]))
-    if progress.get("best_judged") is not None:
-        parts.append(f"best NDCG@10 {ndcg(progress['best_judged'])}")
-    return f"{', '.join(parts)}. Nothing failed: wait_trial(session={found.session!r}, trial={found.trial!r})."
+    """A running trial in at most RUNNING_LENGTH bytes: how far it is, the score that will be judged, how to wait on."""
+    progress = RunningProgress.model_validate(found.progress or {"stage": "loading"})
+    if progress.hopeless:
+        return cut(f"{found.trial}: {progress.line()}; {progress.hopeless} {found.next}", HOPELESS_LENGTH)
+    capped = progress.wait_limit_seconds
+    limit = f" This client waits at most {capped:.0f} s per call." if capped is not None else ""
+    call = f"wait_trial(session={found.session!r}, trial={found.trial!r})"
+    return f"{found.trial} runs: {progress.line()}. Nothing failed.{limit} {call}"
 
 
 def measured_lines(found: TrialObservation) -> list[str]:
