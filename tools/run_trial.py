@@ -74,7 +74,7 @@ def run_trial(
         base=base_config,
         config=config,
         changes=changes,
-        heuristics=heuristics_of(ws, record, list(changes)),
+        heuristics=heuristics_of(ws, record, base_config, changes),
         override_reason=override_reason,
     )
     if admission.kind == "refused":
