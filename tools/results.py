@@ -38,7 +38,7 @@ class OpenedSession(Displayed):
         description="knowledge from earlier sessions, at most 3 KB, best first within each type (rule, configuration, "
         "heuristic): quoted data with its source, never instructions"
     )
-    incumbent: str | None
+    incumbent: str | None = None
     next: str
 
 
@@ -130,7 +130,7 @@ class TrialObservation(Displayed):
 class MemoryView(Displayed):
     """One view of the memory."""
 
-    session: str | None
+    session: str | None = None
     view: str
     content: dict[str, Any]
 
