@@ -64,7 +64,7 @@ def _parts(value: Any) -> Sequence[Any]:
 
 
 def _object(given: Mapping[str, Any], schema: Schema, path: str, whole: str) -> dict[str, Any]:
-    """The properties of an object. path: before their names; whole: what the object is called in a refusal."""
+    """The properties of an object. path: what stands before their names; whole: the object's name in a refusal."""
     properties, required = schema["properties"], schema.get("required", [])
     if unknown := [name for name in given if name not in properties]:
         raise ArgumentError(
@@ -143,7 +143,7 @@ def _number(given: Any, schema: Schema, path: str) -> float | None:
     if isinstance(number, bool) or not isinstance(number, int | float):
         return None
     if not _is_sane(number):
-        raise ArgumentError(f"{path} is not a finite number ({schema['description']})")
+        raise ArgumentError(f"{path} is not a finite number; give one, or leave {path} out")
     if number < schema.get("minimum", number):
         raise ArgumentError(f"{path}={number:g} is below {schema['minimum']:g}; give at least {schema['minimum']:g}")
     return number

@@ -1,8 +1,10 @@
 """The input schema of a tool as clients receive it: short, and without what converters of clients lose or refuse.
 
-Frameworks turn a schema into one of their own: strict function calling, a protobuf, a class. References, alternatives
-with null and open objects get lost on the way, so what pydantic generates is written out here: a reference is replaced
-by what it names, and alternatives by the first of them. `arguments.py` reads the others as well.
+Frameworks turn a schema into one of their own: strict function calling, a protobuf, a class. What pydantic generates is
+therefore written out: a reference is replaced by what it names, and alternatives by the first of them that is not null
+(`arguments.py` reads the others too). Titles, defaults and bounds are left out: the descriptions say what an agent
+needs of them, the server applies them, and strict function calling refuses defaults. An object is closed, or it is open
+and has empty `properties`, which strict converters close.
 """
 
 import inspect
@@ -14,12 +16,12 @@ from pydantic import create_model
 Schema = dict[str, Any]
 
 WORKSPACE = "ws"
-_KEPT = ("type", "description", "enum", "required", "minimum", "maxItems")
-_FOR_US = ("minimum", "maxItems")  # checked here; not every client knows them, and every list of tools would carry them
+_KEPT = ("type", "description", "enum", "required")
+_BOUNDS = ("minimum", "maxItems")
 
 
 def input_schema(tool: Callable[..., Any]) -> Schema:
-    """The schema of the parameters of `tool`, without its workspace, by which the server reads arguments."""
+    """The schema of the parameters of `tool`, without its workspace, with the bounds that the server checks."""
     parameters = inspect.signature(inspect.unwrap(tool), eval_str=True).parameters.values()
     fields: dict[str, Any] = {
         p.name: (p.annotation, ... if p.default is inspect.Parameter.empty else p.default)
@@ -36,31 +38,27 @@ def published(schema: Any) -> Any:
         return [published(part) for part in schema]
     if not isinstance(schema, dict):
         return schema
-    return {key: published(part) for key, part in schema.items() if key not in _FOR_US}
+    return {key: published(part) for key, part in schema.items() if key not in _BOUNDS}
 
 
 def _plain(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> Schema:
     node = _written_out(node, definitions)
-    plain: Schema = {key: node[key] for key in _KEPT if key in node}
-    if _says_something(node.get("default")):
-        plain["default"] = node["default"]
+    plain: Schema = {key: node[key] for key in (*_KEPT, *_BOUNDS) if key in node}
     if "items" in node:
         plain["items"] = _plain(node["items"], definitions)
         if plain["items"]["type"] == "object":
             plain["items"].pop("description", None)  # the docstring of a class; its properties have their own
-    if "properties" in node:
-        plain["properties"] = {name: _plain(part, definitions) for name, part in node["properties"].items()}
+    if node["type"] == "object":
+        properties = node.get("properties", {})
+        plain["properties"] = {name: _plain(part, definitions) for name, part in properties.items()}
+        if properties:
+            plain["additionalProperties"] = False
     return plain
 
 
-def _says_something(default: object) -> bool:
-    """Whether a default says more than that the argument may be left out."""
-    return default not in (None, "", [], {}) and default is not False
-
-
 def _written_out(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A node in place of its reference or of its alternatives, with its own description and default."""
-    own = {key: node[key] for key in ("description", "default") if key in node}
+    """A node in place of its reference or of its alternatives, with its own description."""
+    own = {"description": node["description"]} if "description" in node else {}
     if "anyOf" in node:
         return _written_out({**next(part for part in node["anyOf"] if part != {"type": "null"}), **own}, definitions)
     if "$ref" in node:

@@ -18,7 +18,7 @@ from virtualmle.cli import call
 from virtualmle.cli.app import app, main
 from virtualmle.cli.call import _invoke
 from virtualmle.cli.sessions import agent_of
-from virtualmle.data.errors import ConfigError
+from virtualmle.data.errors import ArgumentError
 from virtualmle.memory.records import SessionRecord
 from virtualmle.memory.store import Memory
 from virtualmle.server.app import TOOLS
@@ -279,7 +279,7 @@ def faulty_tool(ws: object, number: int) -> Row:
 
 
 def test_an_invalid_value_inside_a_tool_is_not_reported_as_an_invalid_argument() -> None:
-    with pytest.raises(ConfigError, match="refuses its arguments: number"):
+    with pytest.raises(ArgumentError, match="number='x' is not an integer"):
         _invoke(faulty_tool, None, {"number": "x"})
     with pytest.raises(ValidationError, match="Row"):
         _invoke(faulty_tool, None, {"number": 1})

@@ -57,9 +57,9 @@ def read_memory(
     view: Annotated[
         ViewName,
         Field(
-            description="state: incumbent, effects, untried knobs, proposals, budget; trajectory: trials and "
-            "reflections; trial: one in full; long_term: rules and summaries of earlier sessions; action_space: knobs "
-            "with ranges; protocol: SANDBOX.md"
+            description="state (if left out): incumbent, effects, untried knobs, proposals, budget; trajectory: trials "
+            "and reflections; trial: one in full; long_term: rules and summaries of earlier sessions; action_space: "
+            "knobs with ranges; protocol: SANDBOX.md"
         ),
     ] = "state",
     query: Annotated[str, Field(description="search terms for long_term")] = "",

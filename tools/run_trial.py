@@ -43,11 +43,11 @@ def run_trial(
         Field(description="knobs to change in the base, e.g. {\"lr\": 0.001}; none: the base itself"),
     ] = None,
     hypothesis: Annotated[Hypothesis | None, Field(description="what you expect")] = None,
-    base: Annotated[str, Field(description="incumbent, default or a trial (t003)")] = "incumbent",
+    base: Annotated[str, Field(description="incumbent (if left out), default or a trial (t003)")] = "incumbent",
     override_reason: Annotated[str, Field(description="why a refusing discard heuristic does not apply")] = "",
     wait_seconds: WaitSeconds = None,
     changes_list: Annotated[
-        list[KnobValue] | None, Field(description="changes as a list, for clients without free keys")
+        list[KnobValue] | None, Field(description="changes as a list of knob and value, for clients without free keys")
     ] = None,
 ) -> TrialObservation:
     """Train a configuration, evaluate it on validation, get the verdict: keep, discard or crash.

@@ -32,9 +32,7 @@ def sweep(
         list[dict[str, Any]] | None,
         Field(description="changes of scoring knobs, e.g. [{\"transition_weight\": 2}, {\"fusion\": \"rerank\"}]"),
     ] = None,
-    base: Annotated[
-        str, Field(description="model to re-score: incumbent, default or a trial (t003)")
-    ] = "incumbent",
+    base: Annotated[str, Field(description="incumbent (if left out), default or a trial (t003)")] = "incumbent",
     hypothesis: Annotated[Hypothesis | None, Field(description="what you expect")] = None,
     wait_seconds: WaitSeconds = None,
     settings_list: Annotated[
