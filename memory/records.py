@@ -100,7 +100,7 @@ class TrialOutcome(_Record):
     # baselines: validation metrics without a model, of the one trial that was asked to measure them;
     # of a crash: machine_fault; of a sweep: sweep, a list with the figures of every setting; of a trial that an earlier
     # session measured: reused_from; of a stopped trial: stopped, the cause in numbers, and bounds of the NDCG@10 that
-    # it would have reached: floor and bound
+    # it would have reached: floor and bound; of a training that was ended on request: ended_after, its last epoch
     parameters: int = 0
     train_seconds: float = 0.0  # counted against the budget
     wall_seconds: float = 0.0
@@ -181,6 +181,11 @@ class TrialRecord(_Record):
     def concluded(self) -> bool:
         """Whether the trial finished, or racing stopped it: its configuration has been judged."""
         return self.status in ("finished", "stopped")
+
+    @property
+    def ended_after(self) -> int | None:
+        """Of a training that was ended on request before its end, its last epoch; None for any other trial."""
+        return self.outcome.details.get("ended_after") if self.outcome else None
 
     @property
     def bound(self) -> float | None:

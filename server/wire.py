@@ -23,7 +23,7 @@ from pydantic import BaseModel, ValidationError
 from ..data.errors import ArgumentError, VirtualMLEError
 from ..memory.text import clean_text
 from ..tools.results import FinalResult, TrialObservation
-from ..tools.wait_trial import awaited
+from ..tools.wait_trial import awaited, wait_trial
 from ..tools.workspace import Workspace
 from .answers import answer
 from .arguments import read_arguments
@@ -86,7 +86,7 @@ def _mcp_function(ws: Workspace, tool: PlainTool, override: float | None) -> Cal
     signature = inspect.signature(tool, eval_str=True)
     _, *parameters = signature.parameters.values()
     waits = WAIT in signature.parameters
-    names_trials = waits and "trial" in signature.parameters
+    names_trials = tool is inspect.unwrap(wait_trial)
 
     async def call(context: Context[Workspace], **arguments: Any) -> BaseModel:
         requested = arguments.pop(WAIT, None)
@@ -99,7 +99,7 @@ def _mcp_function(ws: Workspace, tool: PlainTool, override: float | None) -> Cal
                     awaited, ws, arguments["session"], arguments.get("trial")
                 )
             result = await anyio.to_thread.run_sync(partial(tool, workspace_for(ws, context), **arguments))
-            cap = wait_cap(client_name(context), override)
+            cap = wait_cap(client_name(context), override, sends_token=sends_progress_token(context))
             seconds = cap if requested is None else min(requested, cap)
             if isinstance(result, FinalResult):
                 again = partial(tool, workspace_for(ws, context), **arguments)
@@ -107,7 +107,7 @@ def _mcp_function(ws: Workspace, tool: PlainTool, override: float | None) -> Cal
             if not isinstance(result, TrialObservation) or not waits:
                 return result
             handles = arguments["trial"] if names_trials else [result.trial]
-            return await wait_until_over(ws, result, handles, context, seconds)
+            return await wait_until_over(ws, result, handles, context, seconds, cap)
         except VirtualMLEError as error:
             raise ToolError(str(error)) from error
 
@@ -121,6 +121,11 @@ def client_name(context: Context[Workspace]) -> str:
     """The name that the client reported, cleaned; empty if it reported none."""
     parameters = context.request_context.session.client_params
     return clean_text(parameters.client_info.name, CLIENT_NAME_LENGTH) if parameters else ""
+
+
+def sends_progress_token(context: Context[Workspace]) -> bool:
+    """Whether the client wants progress messages for this call."""
+    return (context.request_context.meta or {}).get("progress_token") is not None
 
 
 def record_cost(ws: Workspace, context: Context[Workspace], session: object) -> None:

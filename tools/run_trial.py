@@ -12,6 +12,7 @@ from ..memory.records import Hypothesis, SessionRecord, TrialOutcome, TrialRecor
 from ..memory.text import clean_text
 from ..models.config import TrialConfig, fingerprint, train_hash
 from ..sandbox.changes import KnobValue, merged_changes
+from ..sandbox.ended_early import trains_on
 from ..sandbox.program import admit
 from ..training.spec import EnsembleMember, TrialSpec, read_spec
 from ..trials.replay import serve
@@ -163,7 +164,8 @@ def _spec(
     members: Sequence[EnsembleMember] = (),
 ) -> TrialSpec:
     """The specification for the worker. What the session has trained already is not trained again."""
-    cached = None if members else ws.checkpoint_directory(session.id, trial.train_hash)
+    trains = not trial.sweep and trains_on(ws.memory.trials.all(session.id), trial.configuration)
+    cached = None if members or trains else ws.checkpoint_directory(session.id, trial.train_hash)
     share = share_of(ws, session, trial)
     begun = None if cached or members else state_to_continue(ws, trial, share)
     protocol = ws.session_protocol(session)
