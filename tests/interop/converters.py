@@ -1,9 +1,9 @@
-"""What agent frameworks make of the tools' schemas: each converter in its strict form, and a trial through its own call.
+"""What agent frameworks make of the tools' schemas: each converter in its strict form, and a trial by its own call.
 
-Runs in an environment with the frameworks (requirements.txt), which need another version of the MCP SDK than the server.
-Each framework starts the real server over stdio, lists the tools, and converts them for a model. Nothing may be lost:
-every property at every level with its description and its choices. Then the framework opens a session and runs a trial
-with `changes_list`, which the server's memory must have recorded. Prints a table; the exit status is 1 if a row fails.
+Runs in an environment with the frameworks (requirements.txt), which need an older MCP SDK than the server does. Each
+framework starts the real server over stdio, lists the tools, and converts them for a model. Nothing may be lost: every
+property at every level with its description and its choices. Then the framework opens a session and runs a trial with
+`changes_list`, which the server's memory must have recorded. Prints a table; the exit status is 1 if a row fails.
 
 usage: python converters.py [--server PYTHON] [--only NAME]
 """
@@ -109,10 +109,11 @@ async def client_session(server: Server) -> AsyncIterator[Any]:
 
 @asynccontextmanager
 async def openai_agents(server: Server) -> AsyncIterator[Shown]:
-    from agents import Agent
     from agents.mcp import MCPServerStdio, MCPUtil
     from agents.run_context import RunContextWrapper
     from agents.tool_context import ToolContext
+
+    from agents import Agent
 
     parameters = {"command": server.python, "args": server.args, "env": server.env}
     async with MCPServerStdio(params=parameters, client_session_timeout_seconds=SECONDS) as connected:
@@ -173,7 +174,8 @@ async def pydantic_ai(server: Server) -> AsyncIterator[Shown]:
                 seen[tool.name] = (tool.description or "", strict)
             answers = [part for part in messages[-1].parts if isinstance(part, ToolReturnPart)]
             if not name or len(messages) > 1:
-                return ModelResponse(parts=[TextPart(str([part.content for part in answers or messages[-1].parts]))])
+                said = answers or messages[-1].parts
+                return ModelResponse(parts=[TextPart(str([part.content for part in said]))])
             return ModelResponse(parts=[ToolCallPart(name, arguments)])
 
         return (await Agent(FunctionModel(model), toolsets=[toolset]).run("go")).output
