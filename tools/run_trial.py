@@ -48,7 +48,7 @@ def run_trial(
     override_reason: Annotated[str, Field(description="why a refusing discard heuristic does not apply")] = "",
     wait_seconds: WaitSeconds = None,
     changes_list: Annotated[
-        list[KnobValue] | None, Field(description="changes as a list of knob and value, for clients without free keys")
+        list[KnobValue] | None, Field(description="changes as a list, for clients without free keys")
     ] = None,
 ) -> TrialObservation:
     """Train a configuration, evaluate it on validation, get the verdict: keep, discard or crash.
@@ -74,7 +74,7 @@ def run_trial(
         base=base_config,
         config=config,
         changes=changes,
-        heuristics=heuristics_of(ws, record, list(changes)),
+        heuristics=heuristics_of(ws, record, base_config, changes),
         override_reason=override_reason,
     )
     if admission.kind == "refused":

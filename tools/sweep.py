@@ -17,7 +17,6 @@ from .places import occupation
 from .results import TrialObservation
 from .run_trial import cleaned, resolve_base, start_trial
 from .sync import default_trial, sync_session
-from .transfer import heuristics_of
 from .wait_trial import WaitSeconds, wait_trial
 from .workspace import Workspace
 
@@ -120,5 +119,4 @@ def _admit(
         base=base,
         config=config,
         changes=changes,
-        heuristics=heuristics_of(ws, session, list(changes)),
     )
