@@ -3,8 +3,9 @@
 Frameworks turn a schema into one of their own: strict function calling, a protobuf, a class. What pydantic generates is
 therefore written out: a reference is replaced by what it names, and alternatives by the first of them that is not null
 (`arguments.py` reads the others too). Titles, defaults and bounds are left out: the descriptions say what an agent
-needs of them, the server applies them, and strict function calling refuses defaults. An object is closed, or it is open
-and has empty `properties`, which strict converters close.
+needs of them, the server applies them, and strict function calling refuses defaults. `additionalProperties` is left
+out too: strict converters add it where they close an object, and the one of google-genai fails on it. An open object
+has empty `properties`, without which converters would not close it.
 """
 
 import inspect
@@ -29,7 +30,7 @@ def input_schema(tool: Callable[..., Any]) -> Schema:
         if p.name != WORKSPACE
     }
     schema = create_model("Arguments", **fields).model_json_schema()
-    return _plain(schema, schema.get("$defs", {})) | {"additionalProperties": False}
+    return _plain(schema, schema.get("$defs", {}))
 
 
 def published(schema: Any) -> Any:
@@ -51,8 +52,6 @@ def _plain(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> Schema:
     if node["type"] == "object":
         properties = node.get("properties", {})
         plain["properties"] = {name: _plain(part, definitions) for name, part in properties.items()}
-        if properties:
-            plain["additionalProperties"] = False
     return plain
 
 

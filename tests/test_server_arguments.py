@@ -15,7 +15,7 @@ from virtualmle.server.schemas import input_schema, published
 
 SCHEMAS = {tool.__name__: input_schema(tool) for tool, _ in TOOLS}
 SESSION = {"session": "demo-sasrec-1"}
-MOST_BYTES = 8700  # of all input schemas and descriptions: every client carries them in its context
+MOST_BYTES = 8400  # of all input schemas and descriptions: every client carries them in its context
 REFLECTION = {**SESSION, "trial": "t001", "helped": "yes", "dimension": "capacity", "lesson": "wider is better"}
 
 
@@ -43,16 +43,14 @@ def test_a_schema_has_nothing_that_a_converter_loses(tool: str) -> None:
     schema = published(SCHEMAS[tool])
     assert not re.search(r'"(anyOf|allOf|oneOf|\$ref|\$defs|title|default|minLength|maxLength)":', json.dumps(schema))
     for path, node in nodes(schema, tool):
-        assert set(node) <= {"type", "description", "enum", "items", "properties", "required", "additionalProperties"}
+        assert set(node) <= {"type", "description", "enum", "items", "properties", "required"}
         assert node["type"] in ("string", "number", "boolean", "array", "object"), path
         assert path.endswith("[]") or path == tool or node.get("description"), f"{path} has no description"
-        if node["type"] == "object" and (node["properties"] or path == tool):
-            assert node["additionalProperties"] is False, f"{path} is open"
 
 
 def test_only_changes_and_settings_are_open_and_each_has_a_closed_form_beside_it() -> None:
-    every = [found for tool, schema in SCHEMAS.items() for found in nodes(schema, tool)]
-    open_objects = [path for path, node in every if node["type"] == "object" and "additionalProperties" not in node]
+    every = [found for tool, schema in SCHEMAS.items() for found in nodes(schema, tool) if tool != "list_sessions"]
+    open_objects = [path for path, node in every if node["type"] == "object" and not node["properties"]]
     assert open_objects == ["run_trial.changes", "sweep.settings[]"]
     assert set(SCHEMAS["run_trial"]["properties"]["changes_list"]["items"]["properties"]) == {"knob", "value"}
     assert SCHEMAS["sweep"]["properties"]["settings_list"]["items"] == {"type": "string"}

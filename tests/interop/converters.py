@@ -128,6 +128,7 @@ async def openai_agents(server: Server) -> AsyncIterator[Shown]:
         yield Shown(
             {name: (tool.description, tool.params_json_schema) for name, tool in tools.items()}, call,
             {name for name, tool in tools.items() if tool.strict_json_schema},
+            "declares a schema as strict only if the server has closed every object",
         )  # fmt: skip
 
 
@@ -246,7 +247,8 @@ async def anthropic(server: Server) -> AsyncIterator[Shown]:
             return await tools[name].call(arguments)
 
         sent = {name: tool.to_dict() for name, tool in tools.items()}
-        yield Shown({name: (part["description"], part["input_schema"]) for name, part in sent.items()}, call)
+        note = "its strict option leaves the schema as it is"
+        yield Shown({name: (part["description"], part["input_schema"]) for name, part in sent.items()}, call, note=note)
 
 
 @asynccontextmanager
