@@ -18,7 +18,7 @@ Schema = dict[str, Any]
 
 WORKSPACE = "ws"
 _KEPT = ("type", "description", "enum", "required")
-_BOUNDS = ("minimum", "maxItems")
+_BOUNDS = ("minimum", "maxItems", "maxLength")
 
 
 def input_schema(tool: Callable[..., Any]) -> Schema:

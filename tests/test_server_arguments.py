@@ -106,6 +106,8 @@ def test_an_object_that_a_strict_client_had_to_send_is_left_out_if_it_says_nothi
                      {"changes_list": [{"knob": "lr", "value": "1"}]}, id="a list as JSON"),
         pytest.param("wait_trial", {"session": "s", "trial": ["t001", "t002"]}, {"trial": "t001, t002"}, id="trials"),
         pytest.param("open_session", {"dataset": "demo", "backbone": "hstu", "new": 1.0}, {"new": True}, id="1.0"),
+        pytest.param("sweep", {"session": "s", "settings_list": "a=4, b=x"}, {"settings_list": ["a=4, b=x"]},
+                     id="a list of one text"),
         pytest.param("finalize", {"session": "s", "cognition_summary": "x", "confirm": "True"}, {"confirm": True},
                      id="a boolean as text"),
     ],
@@ -129,6 +131,7 @@ def test_arguments_are_read_leniently(tool: str, given: dict[str, Any], expected
         ("run_trial", {**SESSION, "wait_seconds": float("nan")}, "wait_seconds is not a finite number"),
         ("run_trial", {**SESSION, "wait_seconds": float("inf")}, "wait_seconds is not a finite number"),
         ("run_trial", {**SESSION, "wait_seconds": 10**4000}, "wait_seconds is not a finite number"),
+        ("run_trial", {**SESSION, "wait_seconds": 1 - 2**999}, "is below 0"),
         ("run_trial", {**SESSION, "changes": "lr=3"}, "changes='lr=3' is not an object (knobs to change"),
         ("run_trial", {**SESSION, "hypothesis": "wider"}, "is not an object with dimension, direction, size, reason"),
         ("run_trial", {**SESSION, "hypothesis": {"dimension": "capacity", "direction": "up"}},
@@ -141,6 +144,8 @@ def test_arguments_are_read_leniently(tool: str, given: dict[str, Any], expected
         ("finalize", {**SESSION, "cognition_summary": "x", "confirm": "yes"}, "confirm='yes' is not true or false"),
         ("write_reflection", {**REFLECTION, "evidence": ["t001"] * 51}, "evidence has 51 entries; give at most 50"),
         ("write_reflection", {**REFLECTION, "lesson": "x" * (MAX_TEXT + 1)}, "lesson has a text of 50,001 characters"),
+        ("write_reflection", {**REFLECTION, "rule": {"kind": "avoid", "statement": "x" * 2001}},
+         "rule.statement has 2,001 characters; give at most 2,000"),
         ("write_reflection", {**REFLECTION, "lesson": {}}, "lesson={} is not a text (what the trial taught"),
         ("open_session", {"dataset": "demo", "backbone": "hstu", "seed": 7},
          "no argument 'seed'; its arguments are dataset, backbone, new; seeds belong to the server"),
@@ -156,6 +161,10 @@ def test_a_refusal_is_one_sentence_that_says_what_to_correct(tool: str, given: d
     text = refusal(tool, **given)
     assert said in text and len(text) < 500
     assert not re.search(r"pydantic|_type|https?:|\n|Input should", text)
+
+
+def test_names_in_one_text_are_a_list() -> None:
+    assert read("write_reflection", **REFLECTION, evidence=" t001, a-1/t002")["evidence"] == ["t001", "a-1/t002"]
 
 
 @pytest.mark.parametrize("as_text", [False, True], ids=["sent as it is", "sent as JSON text"])

@@ -128,7 +128,7 @@ async def openai_agents(server: Server) -> AsyncIterator[Shown]:
         yield Shown(
             {name: (tool.description, tool.params_json_schema) for name, tool in tools.items()}, call,
             {name for name, tool in tools.items() if tool.strict_json_schema},
-            "declares a schema as strict only if the server has closed every object",
+            "the others are sent as they are, because they have an object without properties",
         )  # fmt: skip
 
 
@@ -324,13 +324,17 @@ def nodes(schema: dict[str, Any], root: dict[str, Any], path: str = "") -> Itera
         yield from nodes(schema["items"], root, f"{path}[]")
 
 
+def compared(schema: dict[str, Any], flat: bool) -> dict[str, dict[str, Any]]:
+    """The schemas in a schema that a converter must keep: all of them, or of a flat one only those of the arguments."""
+    every = dict(nodes(schema, schema))
+    return {path: node for path, node in every.items() if not flat or (path.count(".") < 2 and "[]" not in path)}
+
+
 def lost(before: dict[str, Any], after: dict[str, Any], flat: bool) -> list[str]:
     """What the converted schema no longer says of a tool: properties, descriptions, choices and types."""
     found, missing = dict(nodes(after, after)), []
-    for path, node in nodes(before, before):
+    for path, node in compared(before, flat).items():
         kept = found.get(path)
-        if flat and (path.count(".") > 1 or path.endswith("[]")):
-            continue
         if kept is None:
             missing.append(path)
             continue
@@ -365,7 +369,7 @@ async def row_of(name: str, server: Server) -> dict[str, Any]:
         total = 0
         for tool in published.values():
             description, schema = shown.tools.get(tool.name, ("", {}))
-            total += sum(path != "" for path, _ in nodes(tool.inputSchema, tool.inputSchema))
+            total += sum(path[-1:].isalpha() for path in compared(tool.inputSchema, name in FLAT))  # not items of lists
             faults += [f"{tool.name}{what}" for what in lost(tool.inputSchema, schema, name in FLAT)]
             faults += [] if (tool.description or "") in description else [f"{tool.name}: description"]
             faults += [f"{tool.name}{why}" for why in (strict_faults(schema) if tool.name in shown.strict else [])]
