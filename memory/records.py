@@ -3,7 +3,7 @@
 import functools
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from ..models.config import TrialConfig
 from ..models.knobs.ensemble import ENSEMBLE
@@ -23,10 +23,10 @@ class _Record(BaseModel):
 class Hypothesis(_Record):
     """The prediction that the agent makes before a trial runs."""
 
-    dimension: str
-    direction: Literal["better", "worse", "same", "unknown"] = "unknown"
-    size: float | None = None  # expected change of validation NDCG@10
-    reason: str = ""
+    dimension: str = Field(description="what explains it, e.g. capacity")
+    direction: Literal["better", "worse", "same", "unknown"] = Field("unknown", description="compared with the base")
+    size: float | None = Field(None, description="of the change in NDCG@10; 0 = not predicted")
+    reason: str = Field("", description="why")
 
 
 class FollowedProposal(_Record):

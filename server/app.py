@@ -38,9 +38,10 @@ from .wire import PlainTool, wire_tool
 
 logger = logging.getLogger(__name__)
 
+# What a hint says by default is left out: every client carries the list of tools in its context.
 _READS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
-_ADDS = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=False)
-_ENDS = ToolAnnotations(read_only_hint=False, destructive_hint=True, open_world_hint=False)
+_ADDS = ToolAnnotations(destructive_hint=False, open_world_hint=False)
+_ENDS = ToolAnnotations(destructive_hint=True, idempotent_hint=True, open_world_hint=False)
 
 TOOLS: tuple[tuple[PlainTool, ToolAnnotations], ...] = (
     (open_session, _ADDS),

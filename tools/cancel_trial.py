@@ -17,19 +17,16 @@ from .workspace import Workspace
 @described
 def cancel_trial(
     ws: Workspace,
-    session: Annotated[str, Field(description="session id, as open_session returned it")],
-    trial: Annotated[str, Field(description="handle of the running trial, e.g. 't003'")],
+    session: Annotated[str, Field(description="session id")],
+    trial: Annotated[str, Field(description="the running trial, e.g. t003")],
     keep_best: Annotated[
-        bool, Field(description="true: finish it now, with its best checkpoint, instead of throwing it away")
+        bool, Field(description="true: finish it after its current epoch, with its best checkpoint, at its cost so far")
     ] = False,
     wait_seconds: WaitSeconds = None,
 ) -> TrialObservation:
-    """Stop a running trial. The trials and training seconds that it has used are not refunded.
+    """Stop a running trial. The budget that it has used is not refunded.
 
-    keep_best=true ends the training after its current epoch, with the weights of its best one: the trial is judged and
-    recorded like any finished trial, at its cost so far. Before the first epoch nothing is there to keep, so that one
-    is trained. The same configuration again continues the training. A trial that has already ended is returned
-    unchanged.
+    keep_best=true judges and records it like any finished trial. The same configuration again continues the training.
     """
     record = ws.memory.sessions.get(session)
     target = ws.memory.trials.get(session, trial)
