@@ -108,6 +108,7 @@ async def test_a_client_of_today_listens(tmp_path: Path) -> None:
             await hears_of_a_trial_and_its_reflection(client, heard)
 
 
+@pytest.mark.filterwarnings("ignore:resources/.*subscribe is removed:mcp.MCPDeprecationWarning")
 async def test_an_earlier_client_subscribes(tmp_path: Path) -> None:
     heard = Heard()
     server = build_server(tmp_path, Settings(threads=1))

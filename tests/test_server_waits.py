@@ -1,12 +1,22 @@
 """The limit of a wait, by client and by environment variable."""
 
 import math
+import os
+import sys
+from pathlib import Path
+from typing import Any
 
+import anyio
 import pytest
+from mcp import Client
+from mcp.types import Implementation
 
 from virtualmle.data.errors import ServerError
+from virtualmle.server.app import build_server
 from virtualmle.server.waits import OVERRIDE, UNKNOWN_CAP, still_running, wait_cap, wait_override
 from virtualmle.tools.results import Budget, TrialObservation
+from virtualmle.tools.workspace import Settings, trial_directory
+from virtualmle.training.spec import PROGRESS, read_progress, write_model
 
 
 @pytest.mark.parametrize(
@@ -73,3 +83,42 @@ def test_a_limit_that_is_not_a_number_of_seconds_is_refused(monkeypatch: pytest.
     monkeypatch.setenv(OVERRIDE, text)
     with pytest.raises(ServerError, match=OVERRIDE):
         wait_override()
+
+
+@pytest.mark.anyio
+async def test_a_wait_returns_when_it_turns_out_that_the_trial_will_not_be_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    changes = {"epochs": 100, "patience": 20, "hidden_dim": 256, "batch_size": 64}
+    server = build_server(tmp_path, Settings(threads=1))
+    async with Client(server, client_info=Implementation(name="virtualmle", version="1")) as client:
+        opened = (await client.call_tool("open_session", {"dataset": "demo", "backbone": "sasrec"})).structured_content
+        assert opened is not None
+        session = opened["session"]
+        await client.call_tool("run_trial", {"session": session, "changes": changes, "wait_seconds": 0})
+        directory = trial_directory(tmp_path, session, "t001")
+        answers: list[dict[str, Any]] = []
+
+        async def wait() -> None:
+            result = await client.call_tool("wait_trial", {"session": session, "trial": "t001"})
+            answers.append(result.structured_content or {"error": result.content})
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(wait)
+            with anyio.fail_after(240):
+                while not answers:  # the worker of a race writes this; here nothing races
+                    told = read_progress(directory).model_copy(update={"hopeless": "after epoch 1 of 100"})
+                    if told.stage == "training":
+                        write_model(directory / PROGRESS, told)
+                    await anyio.sleep(0.1)
+        assert "error" not in answers[0], answers[0]
+        assert answers[0]["status"] == "running" and "will not be kept: after epoch 1 of 100" in answers[0]["next"]
+        again = await client.call_tool("wait_trial", {"session": session, "trial": "t001", "wait_seconds": 1.0})
+        assert (again.structured_content or {})["status"] == "running", "old news ends no wait"
+        await client.call_tool("cancel_trial", {"session": session, "trial": "t001"})
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
