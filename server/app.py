@@ -31,6 +31,7 @@ from ..tools.sync import adopt_all
 from ..tools.wait_trial import wait_trial
 from ..tools.workspace import Settings, Workspace
 from ..tools.write_reflection import write_reflection
+from .tasks import TrialTasks
 from .updates import Updates
 from .waits import wait_override
 from .wire import PlainTool, wire_tool
@@ -88,6 +89,7 @@ def build_server(home: Path, settings: Settings | None = None) -> MCPServer[Work
         tools=[wire_tool(ws, tool, annotations, override) for tool, annotations in TOOLS],
         lifespan=_lifespan(ws, updates),
         subscriptions=updates,
+        extensions=[TrialTasks(ws)],
         log_level="WARNING",
     )
     _add_resources(server, ws)
