@@ -4,6 +4,7 @@ This module only assembles the commands and maps errors to exit codes; each comm
 """
 
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from .. import __version__
-from ..data.errors import VirtualMLEError
+from ..data.errors import ColumnsError, VirtualMLEError
 from ..data.permissions import keep_private
 from . import (
     bench,
@@ -125,6 +126,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         # typer exits with 0 on success and with 2 on wrong usage
         app(args=None if arguments is None else list(arguments), prog_name="virtualmle")
+    except ColumnsError as error:
+        words = ["virtualmle", *(sys.argv[1:] if arguments is None else arguments), *error.options]
+        print(f"virtualmle: {error.problem}; name them, for example: {shlex.join(words)}", file=sys.stderr)
+        sys.exit(USER_ERROR)
     except VirtualMLEError as error:
         print(f"virtualmle: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(USER_ERROR)

@@ -150,8 +150,9 @@ def test_ray_must_be_installed_to_be_chosen(run: Run, monkeypatch: pytest.Monkey
 
 def test_missing_columns_are_named(run: Run, tmp_path: Path) -> None:
     log = tmp_path / "log.csv"
-    log.write_text("who,what,when\n" + "a,b,1\n" * 30)
-    refused(run("data", "add", "mine", str(log)), "log.csv")
+    log.write_text("who,what,when\n" + "a,b,2024-05-31\n" * 30)
+    error = refused(run("data", "add", "mine", str(log)), "log.csv", "'who', 'what', 'when'")
+    assert error.endswith(f"virtualmle data add mine {log} --user who --item what --timestamp when\n")
     refused(run("data", "add", "mine", str(log), "--user", "nobody", "--item", "what", "--timestamp", "when"), "nobody")
 
 
