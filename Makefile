@@ -35,9 +35,15 @@ bench: .venv/installed
 check-tritons: .venv/installed
 	$(BIN)/python -P tests/check_tritons.py --save
 
+# PyPI's torch for Linux brings 2.5 GB of CUDA libraries. Without an NVIDIA driver, its light build is installed first; if
+# that index cannot be reached, the next line installs what pip finds.
+LIGHT_TORCH := $(if $(filter Linux,$(shell uname)),$(if $(shell which nvidia-smi 2>/dev/null),,yes))
+
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(if $(LIGHT_TORCH),-$(BIN)/python -m pip install --quiet --retries 1 torch --constraint constraints.txt \
+		--index-url https://download.pytorch.org/whl/cpu)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]' --constraint constraints.txt
 	touch $@
 
