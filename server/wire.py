@@ -16,16 +16,19 @@ import anyio.to_thread
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
 from mcp.server.mcpserver.tools import Tool
-from mcp.types import ToolAnnotations
+from mcp.types import InputRequiredResult, ToolAnnotations
 from pydantic import BaseModel
 
 from ..data.errors import VirtualMLEError
 from ..memory.text import clean_text
+from ..tools.finalize import finalize
 from ..tools.results import FinalResult, TrialObservation
 from ..tools.wait_trial import awaited
 from ..tools.workspace import Workspace
 from .answers import answer
 from .arguments import checked_arguments
+from .asking import ANSWER, answer_type, asks_person, check_answer
+from .trajectory_view import META, SHOWN_BY
 from .waits import wait_cap, wait_until_confirmed, wait_until_over
 
 PlainTool = Callable[..., BaseModel]
@@ -46,7 +49,8 @@ class WireTool(Tool):
         arguments = checked_arguments(self.name, list(self.parameters.get("properties", {})), arguments)
         try:
             result = await super().run(arguments, context)
-            return answer(result) if convert_result else result
+            is_question = isinstance(result, InputRequiredResult)  # to a person, whose answer the next call carries
+            return answer(result) if convert_result and not is_question else result
         except UnexpectedToolError:
             raise
         except ToolError as error:  # it may quote names of any length
@@ -57,7 +61,8 @@ class WireTool(Tool):
 def wire_tool(ws: Workspace, tool: PlainTool, annotations: ToolAnnotations, override: float | None) -> Tool:
     """The MCP tool of a function: description from its docstring, schema from its parameters without `ws`."""
     function = inspect.unwrap(tool)  # its signature has the descriptions and bounds of the arguments
-    wired = WireTool.from_function(_mcp_function(ws, function, override), annotations=annotations)
+    meta = META if function.__name__ == SHOWN_BY else None
+    wired = WireTool.from_function(_mcp_function(ws, function, override), annotations=annotations, meta=meta)
     wired.parameters["additionalProperties"] = False
     return wired
 
@@ -68,9 +73,12 @@ def _mcp_function(ws: Workspace, tool: PlainTool, override: float | None) -> Cal
     _, *parameters = signature.parameters.values()
     waits = WAIT in signature.parameters
     names_trials = waits and "trial" in signature.parameters
+    asks = inspect.unwrap(tool) is inspect.unwrap(finalize) and asks_person()
 
     async def call(context: Context[Workspace], **arguments: Any) -> BaseModel:
         requested = arguments.pop(WAIT, None)
+        if asks:
+            check_answer(arguments.pop(ANSWER), arguments["session"])
         if waits:
             arguments[WAIT] = 0
         try:
@@ -94,7 +102,11 @@ def _mcp_function(ws: Workspace, tool: PlainTool, override: float | None) -> Cal
 
     context_parameter = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=Context[Workspace])
     call.__name__, call.__doc__ = tool.__name__, inspect.getdoc(tool)
-    call.__signature__ = signature.replace(parameters=[*parameters, context_parameter])  # type: ignore[attr-defined]
+    added = [context_parameter]
+    if asks:
+        call.__annotations__[ANSWER] = answer_type(ws)  # where the SDK looks for what it asks a person
+        added.append(inspect.Parameter(ANSWER, inspect.Parameter.KEYWORD_ONLY, annotation=call.__annotations__[ANSWER]))
+    call.__signature__ = signature.replace(parameters=[*parameters, *added])  # type: ignore[attr-defined]
     return call
 
 
