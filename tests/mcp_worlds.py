@@ -17,6 +17,6 @@ ERAS = ("auto", "legacy")
 @asynccontextmanager
 async def connect(home: Path, mode: str = "auto", **options: Any) -> AsyncIterator[Client]:
     """A client of protocol era `mode` in this process; `options` go to the SDK's Client."""
-    info = Implementation(name="test", version="1")
+    info = Implementation(name="virtualmle", version="1")  # its waits have no limit
     async with Client(build_server(home, Settings(threads=1)), mode=mode, client_info=info, **options) as client:
         yield client

@@ -158,7 +158,7 @@ def test_a_real_server_logs_nothing_for_a_clients_mistakes(tmp_path: Path) -> No
         request(14, "tools/list", cursor="x"),
         request(15, "tools/list", cursor=7),
         request(16, "completion/complete", ref={"type": "ref/prompt", "name": "walk"}, argument={"name": "x"}),
-        request(17, "completion/complete", ref={"type": "ref/resource", "uri": "x"}, argument={"name": "", "value": ""}),
+        request(17, "completion/complete", ref={"type": "ref/resource", "uri": "x"}, argument={"name": "x"}),
         request(18, "no/such/method"),
         request(19, "resources/read"),
     ]  # fmt: skip
