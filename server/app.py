@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio
 import anyio.to_thread
 from mcp.server import MCPServer
 from mcp.types import ToolAnnotations
@@ -33,14 +34,16 @@ from .prompts import add_prompts, prompts_of
 from .refusals import Refusals
 from .resources import add_resources
 from .trajectory_view import trajectory_app
+from .updates import Updates
 from .waits import wait_override
 from .wire import PlainTool, wire_tool
 
 logger = logging.getLogger(__name__)
 
+# What a hint says by default is left out: every client carries the list of tools in its context.
 _READS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
-_ADDS = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=False)
-_ENDS = ToolAnnotations(read_only_hint=False, destructive_hint=True, open_world_hint=False)
+_ADDS = ToolAnnotations(destructive_hint=False, open_world_hint=False)
+_ENDS = ToolAnnotations(destructive_hint=True, idempotent_hint=True, open_world_hint=False)
 
 TOOLS: tuple[tuple[PlainTool, ToolAnnotations], ...] = (
     (open_session, _ADDS),
@@ -79,6 +82,7 @@ def build_server(home: Path, settings: Settings | None = None) -> MCPServer[Work
     """
     override = wait_override()
     ws = Workspace.open(home, settings=settings or Settings())
+    updates = Updates(ws)
     server = MCPServer[Workspace](
         NAME,
         title=TITLE,
@@ -88,18 +92,20 @@ def build_server(home: Path, settings: Settings | None = None) -> MCPServer[Work
         version=__version__,
         tools=[wire_tool(ws, tool, annotations, override) for tool, annotations in TOOLS],
         extensions=[trajectory_app()],
-        lifespan=_lifespan(ws),
+        lifespan=_lifespan(ws, updates),
+        subscriptions=updates,
         log_level="WARNING",
     )
     prompts = prompts_of(ws)
     add_resources(server, ws)
+    updates.serve_earlier_clients(server)
     add_prompts(server, prompts)
     add_completions(server, ws, {each.name: [a.name for a in each.arguments or []] for each in prompts})
     server.middleware.append(Refusals([tool.__name__ for tool, _ in TOOLS], prompts))
     return server
 
 
-def _lifespan(ws: Workspace) -> Callable[[Any], Any]:
+def _lifespan(ws: Workspace, updates: Updates) -> Callable[[Any], Any]:
     @asynccontextmanager
     async def lifespan(_: MCPServer[Workspace]) -> AsyncIterator[Workspace]:
         try:
@@ -108,6 +114,9 @@ def _lifespan(ws: Workspace) -> Callable[[Any], Any]:
                 logger.info("trials of an earlier server that are still running: %s", ", ".join(running))
         except VirtualMLEError as error:  # one damaged session must not block the others
             logger.warning("could not record the trials that ended while no server was running: %s", error)
-        yield ws
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(updates.watch)
+            yield ws
+            tasks.cancel_scope.cancel()
 
     return lifespan
