@@ -17,14 +17,14 @@ from tests.test_server_processes import over_http, over_stdio
 from virtualmle.memory.sessions import Change
 from virtualmle.server import updates
 from virtualmle.server.app import build_server
-from virtualmle.server.updates import TRAJECTORY, changed
+from virtualmle.server.updates import changed, events
 from virtualmle.tools.workspace import Settings
 
 pytestmark = pytest.mark.anyio
 
 SMALL = {"epochs": 1, "hidden_dim": 16}
 SESSION = "demo-sasrec-1"
-URI = TRAJECTORY.format(session=SESSION)
+URI = f"session://{SESSION}/trajectory"
 PATIENT = 240.0
 
 
