@@ -23,6 +23,9 @@ from ..tools.write_reflection import RuleInput
 from .refusals import FIRST_WITHOUT_HANDSHAKE
 
 ASK = "VIRTUALMLE_ASK_BEFORE_FINALIZE"
+UNSEEN = f"If no question was shown, this client answers by itself: whoever runs the server can set {ASK}=no."
+UNREADABLE = "Resolver "
+"""How the SDK's message begins about an answer without the form of the question."""
 ANSWER = "answer"
 """The parameter of the wired finalize that carries the person's answer; it is not part of its schema."""
 
@@ -97,6 +100,12 @@ def check_answer(answer: Any, session: str) -> None:
     todo = "Go on with the session, or ask the person what is missing" if declined else "Ask the person what to do"
     raise ToolError(
         f"the person {found} session {session}: it is still open, and nothing was used. {todo}; call finalize again "
-        f"only when the person says so. If no question was shown, this client answers by itself: whoever runs the "
-        f"server can set {ASK}=no."
+        f"only when the person says so. {UNSEEN}"
     )
+
+
+def in_our_words(text: str) -> str:
+    """The text of an error, with our words for that of the SDK about an answer without the form of the question."""
+    if not text.startswith(UNREADABLE):
+        return text
+    return f"the client's answer to the question whether to end the session cannot be read; nothing happened. {UNSEEN}"

@@ -28,7 +28,7 @@ from ..tools.wait_trial import awaited, wait_trial
 from ..tools.workspace import Workspace
 from .answers import answer
 from .arguments import read_arguments
-from .asking import ANSWER, answer_type, asks_person, check_answer
+from .asking import ANSWER, answer_type, asks_person, check_answer, in_our_words
 from .schemas import Schema, input_schema, published
 from .trajectory_view import META, SHOWN_BY
 from .waits import wait_cap, wait_until_confirmed, wait_until_over
@@ -66,6 +66,7 @@ class WireTool(Tool):
         except ToolError as error:  # it may quote names of any length
             unread = isinstance(error.__cause__, ValidationError)
             text = _unread(self.name, error.__cause__) if unread else str(error).removeprefix(f"{PREFIX}{self.name}: ")
+            text = in_our_words(text)
             raise ToolError(text if len(text) <= MAX_REFUSAL else f"{text[:MAX_REFUSAL]}…") from error
 
 

@@ -92,6 +92,7 @@ async def test_nothing_happens_until_the_person_agrees(tmp_path: Path, era: str)
             (Person("decline"), "the person declined to end"),
             (Person("cancel"), "closed the question whether to end"),
             (Person("accept", {"end_session": False}), "the person declined to end"),
+            (Person("accept"), "the client's answer to the question whether to end the session cannot be read"),
         ]
         for person, sentence in refusals:
             async with connect(home, era, elicitation_callback=person) as client:

@@ -140,7 +140,8 @@ async def test_every_listed_resource_has_a_title_a_description_and_the_type_that
 
 async def test_no_resource_shows_a_test_figure(tmp_path: Path) -> None:
     recorded = build(tmp_path)  # revealed: test NDCG@10 .0321
-    with open_home(recorded.home) as ws:
+    ws = open_home(recorded.home)
+    with ws.memory:
         open_session(ws)  # on the same data: its agent must not see the figure
     async with connect(recorded.home) as client:
         listed = [str(r.uri) for r in (await client.list_resources()).resources if str(r.uri).startswith("session")]
