@@ -16,17 +16,17 @@ import anyio.to_thread
 from mcp.server import MCPServer
 from mcp.server.context import ServerRequestContext
 from mcp.server.session import ServerSession
-from mcp.server.subscriptions import InMemorySubscriptionBus, ResourceUpdated, ServerEvent
+from mcp.server.subscriptions import InMemorySubscriptionBus, ResourcesListChanged, ResourceUpdated, ServerEvent
 from mcp.types import EmptyResult, SubscribeRequestParams, UnsubscribeRequestParams
 
 from ..data.errors import MemoryStoreError, VirtualMLEError
 from ..memory.sessions import Change
 from ..tools.sync import sync_session
 from ..tools.workspace import Workspace
+from .resources import SESSION_RESOURCES
 
 logger = logging.getLogger(__name__)
 
-TRAJECTORY = "session://{session}/trajectory"
 POLL_SECONDS = 1.0  # one query of memory.db; a trial takes seconds at least
 MAX_SUBSCRIPTIONS = 100  # resources of one connection; more are forgotten, the oldest first
 
@@ -78,8 +78,8 @@ class Updates:
                 before, self._is_new = ({} if self._is_new else before), False
                 with contextlib.suppress(MemoryStoreError):  # it is busy: the next look finds the same changes
                     now = await anyio.to_thread.run_sync(self._changes)
-                    for session in changed(before, now):
-                        await self.publish(ResourceUpdated(uri=TRAJECTORY.format(session=session)))
+                    for event in events(before, now):
+                        await self.publish(event)
                     before = now
             await anyio.sleep(POLL_SECONDS)
 
@@ -117,6 +117,15 @@ class Updates:
         lowlevel = server._lowlevel_server  # MCPServer has no public way to serve a method of the specification
         lowlevel.add_request_handler("resources/subscribe", SubscribeRequestParams, self.on_subscribe)
         lowlevel.add_request_handler("resources/unsubscribe", UnsubscribeRequestParams, self.on_unsubscribe)
+
+
+def events(before: dict[str, Change], now: dict[str, Change]) -> list[ServerEvent]:
+    """What listeners are told: the resources of the sessions that have changed, and that there are more sessions."""
+    sessions = changed(before, now)
+    updated: list[ServerEvent] = [
+        ResourceUpdated(uri=each.uri.format(session=session)) for session in sessions for each in SESSION_RESOURCES
+    ]
+    return updated + ([ResourcesListChanged()] if now.keys() - before.keys() else [])
 
 
 def changed(before: dict[str, Change], now: dict[str, Change]) -> list[str]:

@@ -11,20 +11,22 @@ import anyio
 import pytest
 from mcp import Client
 from mcp.client.subscriptions import ResourceUpdated
+from mcp.server.subscriptions import ResourcesListChanged
 from mcp.types import CallToolResult, ResourceUpdatedNotification
 
 from tests.test_server_processes import over_http, over_stdio
 from virtualmle.memory.sessions import Change
 from virtualmle.server import updates
 from virtualmle.server.app import build_server
-from virtualmle.server.updates import TRAJECTORY, changed
+from virtualmle.server.resources import SESSION_RESOURCES
+from virtualmle.server.updates import changed, events
 from virtualmle.tools.workspace import Settings
 
 pytestmark = pytest.mark.anyio
 
 SMALL = {"epochs": 1, "hidden_dim": 16}
 SESSION = "demo-sasrec-1"
-URI = TRAJECTORY.format(session=SESSION)
+URI = f"session://{SESSION}/trajectory"
 PATIENT = 240.0
 
 
@@ -137,6 +139,9 @@ def test_what_counts_as_a_change() -> None:
     one = Change("open", 1, 1, 0, 0)
     assert changed({"a": one}, {"a": one}) == []
     assert changed({"a": one}, {"a": one, "b": one}) == ["b"]
+    told = events({"a": one}, {"a": one, "b": one})
+    assert {event.uri for event in told[:-1]} == {each.uri.format(session="b") for each in SESSION_RESOURCES}
+    assert told[-1] == ResourcesListChanged() and events({"a": one}, {"a": one}) == []
     for other in (one._replace(trials=2), one._replace(running=0), one._replace(reflections=1),
                   one._replace(amendments=1), one._replace(state="frozen")):  # fmt: skip
         assert changed({"a": one}, {"a": other}) == ["a"]

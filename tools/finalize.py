@@ -75,7 +75,7 @@ def finalize(
             trials, verb = ("trial", "is") if len(running) == 1 else ("trials", "are")
             names = listed([trial.handle for trial in running])
             raise SessionError(f"{trials} {names} {verb} running; wait_trial or cancel_trial first")
-        _check_texts(ws, record, cognition_summary, rules or [])
+        check_texts(ws, record, cognition_summary, rules or [])
         standing = confirm_until(ws, record, wait_seconds)
         if not standing.is_over:
             return _confirming(record, standing)
@@ -86,7 +86,7 @@ def finalize(
     return look_at_test(ws, ws.memory.sessions.get(session))
 
 
-def _check_texts(ws: Workspace, session: SessionRecord, text: str, rules: list[RuleInput]) -> None:
+def check_texts(ws: Workspace, session: SessionRecord, text: str, rules: list[RuleInput]) -> None:
     """Raise the errors of what the agent wrote before hours are spent on a confirmation."""
     trials = ws.memory.trials.all(session.id)
     required_text(text, SUMMARY_LENGTH, "cognition_summary")
