@@ -10,6 +10,7 @@ from ..sandbox.rule_evidence import bound_delta
 from ..sandbox.statistics import z_score
 from ..sandbox.sweeping import sweep_table
 from ..training.spec import read_progress
+from .estimating import estimate_for
 from .guidance import budget_of, next_step
 from .results import HypothesisOutcome, SweptSettings, TrialObservation
 from .stopping import stopped_trial
@@ -40,7 +41,9 @@ def observe(ws: Workspace, session: SessionRecord, handle: str, *, duplicate_rea
     )
     if record.outcome is None:
         progress = read_progress(ws.trial_directory(session.id, handle))
-        return observation.model_copy(update={"progress": progress.model_dump()})
+        before = [trial for trial in trials if trial.number < record.number]
+        estimate = estimate_for(ws, session, record.configuration, before)
+        return observation.model_copy(update={"progress": progress.model_dump(), "estimate": estimate})
     hypothesis = _hypothesis(ws, session, record, trials)
     measured = _measured(record.outcome) | {"hypothesis": hypothesis, "sweep": _swept(record)}
     measured |= {"stopped": stopped_trial(record, trials)}

@@ -19,6 +19,7 @@ from .help_text import described
 from .members import members_for, with_short_names
 from .observation import observe
 from .places import occupation, share_of
+from .planning import ignored_changes, planned
 from .proposing import followed_proposal
 from .racing import prepare_race
 from .recording import finish_recorded, start_recorded
@@ -48,6 +49,9 @@ def run_trial(
         str, Field(description="only if a discard heuristic refuses the trial: why it does not apply here")
     ] = "",
     wait_seconds: WaitSeconds = None,
+    dry_run: Annotated[
+        bool, Field(description="true: start nothing; get the estimate of seconds and memory, and what would happen")
+    ] = False,
 ) -> TrialObservation:
     """Train one configuration, evaluate it on the validation set, and get its verdict (keep, discard or crash).
 
@@ -64,6 +68,8 @@ def run_trial(
     config = protocol.space.resolve(base_config, changes)
     rounded = protocol.space.roundings(record.backbone, changes)
     given, changes = changes, {knob: getattr(config, knob) for knob in changes}
+    said = {"rounded": rounded, "ignored": ignored_changes(base_handle, base_config, config, changes)}
+    heuristics = heuristics_of(ws, record, list(changes))
     admission = admit(
         session_state=record.state,
         trials=trials,
@@ -73,14 +79,18 @@ def run_trial(
         base=base_config,
         config=config,
         changes=changes,
-        heuristics=heuristics_of(ws, record, list(changes)),
+        heuristics=heuristics,
         override_reason=override_reason,
     )
+    if dry_run:
+        base_of = (base_handle, base_config)
+        plan = planned(ws, record, trials, [config], admission, heuristics, base_of, changes)
+        return plan.model_copy(update=said)
     if admission.kind == "refused":
         raise AdmissionError(admission.reason)
     if admission.kind == "duplicate" and admission.trial:
         known = observe(ws, record, admission.trial, duplicate_reason=f"{admission.reason}.")
-        return known.model_copy(update={"rounded": rounded})
+        return known.model_copy(update=said)
     request = TrialRecord(
         session=session,
         handle="",
@@ -98,7 +108,7 @@ def run_trial(
         handle = start_trial(ws, record, request, dataset_dir, seen=len(trials))
     except ConflictError:  # another client was faster: its trial may be this one, or the last of the budget
         return run_trial(ws, session, given, hypothesis, base, override_reason, wait_seconds)
-    return wait_trial(ws, session, handle, wait_seconds).model_copy(update={"rounded": rounded})
+    return wait_trial(ws, session, handle, wait_seconds).model_copy(update=said)
 
 
 def start_trial(

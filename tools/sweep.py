@@ -1,5 +1,6 @@
 """The tool sweep: many settings of the scoring knobs over one trained model, in one call and as one trial."""
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -7,12 +8,14 @@ from pydantic import Field
 from ..data.errors import AdmissionError, ConflictError, SweepError
 from ..memory.records import Hypothesis, SessionRecord, Sweep, TrialRecord
 from ..models.config import TrialConfig, fingerprint, train_hash
+from ..sandbox.action_space import ActionSpace
 from ..sandbox.program import Admission, admit
 from ..sandbox.sweeping import complete, differences, plan_settings
 from .guidance import budget_of, pending_reflection
 from .help_text import described
 from .observation import observe
 from .places import occupation
+from .planning import IGNORED_LENGTH, ignored_changes, planned
 from .results import TrialObservation
 from .run_trial import cleaned, resolve_base, start_trial
 from .sync import default_trial, sync_session
@@ -39,6 +42,9 @@ def sweep(
         Hypothesis | None, Field(description="what you expect: dimension, direction and size of the change in NDCG@10")
     ] = None,
     wait_seconds: WaitSeconds = None,
+    dry_run: Annotated[
+        bool, Field(description="true: start nothing; get the estimate of seconds, and what would happen")
+    ] = False,
 ) -> TrialObservation:
     """Re-score one trained model with many settings of the scoring knobs: one call, one trial of the budget, seconds.
 
@@ -53,18 +59,24 @@ def sweep(
     trials = ws.memory.trials.all(session)
     handle, config = _trained_base(ws, record, base, trials)
     protocol = ws.session_protocol(record)
-    planned = plan_settings(protocol.space, config, settings, protocol.max_sweep)
+    configs = plan_settings(protocol.space, config, settings, protocol.max_sweep)
     roundings = [protocol.space.roundings(record.backbone, setting) for setting in settings]
     rounded = ", ".join(dict.fromkeys(text for text in roundings if text))[:ROUNDED_LENGTH]
-    admissions = [_admit(ws, record, trials, running, config, setting) for setting in planned]
+    said = {"rounded": rounded, "ignored": _ignored(handle, config, settings, protocol.space)}
+    admissions = [_admit(ws, record, trials, running, config, setting) for setting in configs]
     refused = next((admission for admission in admissions if admission.kind == "refused"), None)
+    known = [admission.trial for admission in admissions if admission.trial]
+    all_known = f"{', '.join(dict.fromkeys(known))} measured all of these settings; nothing was spent"
+    new = [setting for setting, admission in zip(configs, admissions, strict=True) if not admission.trial]
+    if dry_run:
+        decided = refused or (Admission("admitted", "") if new else Admission("duplicate", all_known, known[0]))
+        heuristics = heuristics_of(ws, record, list({knob for setting in settings for knob in setting}))
+        plan = planned(ws, record, trials, new or configs, decided, heuristics, (handle, config), {})
+        return plan.model_copy(update=said)
     if refused:
         raise AdmissionError(refused.reason)
-    known = [admission.trial for admission in admissions if admission.trial]
-    if len(known) == len(planned):
-        reason = f"{', '.join(dict.fromkeys(known))} measured all of these settings; nothing was spent."
-        return observe(ws, record, known[0], duplicate_reason=reason).model_copy(update={"rounded": rounded})
-    new = [setting for setting, admission in zip(planned, admissions, strict=True) if not admission.trial]
+    if not new:
+        return observe(ws, record, known[0], duplicate_reason=f"{all_known}.").model_copy(update=said)
     values = complete(config, new)
     request = TrialRecord(
         session=session,
@@ -83,7 +95,15 @@ def sweep(
     except ConflictError:  # another client was faster
         return sweep(ws, session, settings, base, hypothesis, wait_seconds)
     observed = wait_trial(ws, session, started, wait_seconds)
-    return observed.model_copy(update={"rounded": rounded})
+    return observed.model_copy(update=said)
+
+
+def _ignored(
+    handle: str, base: TrialConfig, settings: Sequence[Mapping[str, Any]], space: ActionSpace
+) -> str:
+    """Which values of which settings have no effect, each said once."""
+    found = [ignored_changes(handle, base, space.resolve(base, setting), setting) for setting in settings]
+    return "; ".join(dict.fromkeys(text for text in found if text))[:IGNORED_LENGTH]
 
 
 def _trained_base(
