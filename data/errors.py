@@ -5,6 +5,7 @@ VirtualMLEError (ValueError)      text: the rule, then the value, then what to d
 ├── SealError                     the sealed test split, its key or the look ledger
 ├── KernelError                   tensors that an operation of kernels/ does not accept
 ├── ConfigError                   a knob or a configuration
+├── ArgumentError                 an argument of a tool: unknown, missing, or of another type
 ├── ProtocolError                 SANDBOX.md, with its line number
 ├── SessionError                  an unknown session or trial, or a session in the wrong state
 │   └── ConflictError             another client has changed the session at the same moment
@@ -42,6 +43,10 @@ class KernelError(VirtualMLEError):
 
 class ConfigError(VirtualMLEError):
     """A configuration breaks a rule of the action space or of the engine."""
+
+
+class ArgumentError(VirtualMLEError):
+    """An argument of a tool call is unknown, missing, or not what its schema says."""
 
 
 class ProtocolError(VirtualMLEError):

@@ -190,10 +190,8 @@ def test_sentence(data: ReportData) -> str:
         means = f" Test figures are mean ± standard deviation of {models} models under fresh seeds." if models else ""
         look = f"look number {data.test.look} in this home{data.test.look_remark}"
         other = data.test.default
-        default = (
-            f" The default, {other.trial}, was part of this look; differences to it are paired over users." if other else ""
-        )
-        return f"Test set of this dataset's content: {look}.{means}{default}"
+        paired = f" The default, {other.trial}, was part of it; differences are paired over users." if other else ""
+        return f"Test set of this dataset's content: {look}.{means}{paired}"
     if data.withheld_by:
         return withheld_sentence(data.session.id, data.withheld_by)
     return {

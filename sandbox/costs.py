@@ -13,6 +13,7 @@ from typing import Any
 from ..memory.records import TrialOutcome, TrialRecord
 from ..models.config import TrialConfig, continuation_hash, train_hash
 from ..training.stopping import epochs_saved, on_grid
+from .ended_early import trains_on
 
 WIDTH_EXPONENT = 1.2  # an epoch at width 256 takes 2.4 times as long as at 128
 ENCODER_SHARE = 0.7  # of an epoch with one block; the rest does not grow with the number of blocks
@@ -58,7 +59,8 @@ def estimate_cost(
     ended = [(t, t.outcome) for t in trials if t.concluded and t.outcome]
     finished = [(t, o) for t, o in ended if t.status == "finished"]
     wanted = train_hash(config)
-    if config.ensemble or any(trial.train_hash == wanted for trial, _ in finished):
+    has_model = any(trial.train_hash == wanted for trial, _ in finished) and not trains_on(trials, config)
+    if config.ensemble or has_model:
         return _rescoring([outcome for _, outcome in finished])
     trained = _trained(ended) or _trained([(t, t.outcome) for t in elsewhere if t.concluded and t.outcome])
     if not trained:
@@ -142,7 +144,8 @@ def _epochs_begun(config: TrialConfig, ended: Sequence[tuple[TrialRecord, TrialO
 
 def _expected_epochs(config: TrialConfig, finished: Sequence[tuple[TrialRecord, TrialOutcome]]) -> int:
     """The epochs that will run, after the most similar finished trial; all of them if there is none."""
-    ran = [(trial, outcome) for trial, outcome in finished if outcome.curve and not outcome.details.get("rescored")]
+    trained = [(t, o) for t, o in finished if o.curve and not o.details.get("rescored")]
+    ran = [(trial, outcome) for trial, outcome in trained if trial.ended_after is None]
     if not ran:
         return config.epochs
     nearest, outcome = min(ran, key=lambda pair: _distance(config, pair[0].config))

@@ -69,6 +69,22 @@ def planned(
     )
 
 
+def with_estimate(
+    ws: Workspace,
+    session: SessionRecord,
+    observed: TrialObservation,
+    config: TrialConfig,
+    trials: Sequence[TrialRecord],
+) -> TrialObservation:
+    """The answer of the call that has started a trial: while it runs, with what it will take.
+
+    trials: those of the session before it.
+    """
+    if observed.status != "running":
+        return observed
+    return observed.model_copy(update={"estimate": estimate_for(ws, session, config, trials)})
+
+
 def _is_trained(trials: Sequence[TrialRecord], config: TrialConfig) -> bool:
     """Whether a finished trial has the model, so that only its scoring is new."""
     return any(trial.status == "finished" and trial.train_hash == train_hash(config) for trial in trials)
