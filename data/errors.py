@@ -16,6 +16,7 @@ VirtualMLEError (ValueError)      text: the rule, then the value, then what to d
 │   └── MachineError              this machine cannot run trials: no CUDA device, disk space, or worker process
 ├── MemoryStoreError              memory.db is locked, full, read-only or damaged
 ├── HomeError                     the home directory cannot be used
+├── ClientConfigError             the configuration file of an MCP client
 ├── ServerError                   a host, port, token or setting that the server cannot use
 ├── LanguageModelError            a language model that cannot be reached, paid or understood
 │   └── CostCapError              a call that could cost more than the cap leaves
@@ -83,6 +84,10 @@ class MemoryStoreError(VirtualMLEError):
 
 class HomeError(VirtualMLEError):
     """The home directory cannot be used."""
+
+
+class ClientConfigError(VirtualMLEError):
+    """The configuration file of an MCP client cannot be found, read or edited safely."""
 
 
 class ServerError(VirtualMLEError):

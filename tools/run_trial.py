@@ -68,7 +68,7 @@ def run_trial(
     rounded = protocol.space.roundings(record.backbone, changes)
     given, changes = changes, {knob: getattr(config, knob) for knob in changes}
     said = {"rounded": rounded, "ignored": ignored_changes(base_handle, base_config, config, changes)}
-    heuristics = heuristics_of(ws, record, list(changes))
+    heuristics = heuristics_of(ws, record, base_config, changes)
     admission = admit(
         session_state=record.state,
         trials=trials,

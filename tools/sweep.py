@@ -20,7 +20,6 @@ from .planning import IGNORED_LENGTH, ignored_changes, planned, with_estimate
 from .results import TrialObservation
 from .run_trial import cleaned, resolve_base, start_trial
 from .sync import default_trial, sync_session
-from .transfer import heuristics_of
 from .wait_trial import WaitSeconds, wait_trial
 from .workspace import Workspace
 
@@ -68,8 +67,7 @@ def sweep(
     new = [setting for setting, admission in zip(configs, admissions, strict=True) if not admission.trial]
     if dry_run:
         decided = refused or (Admission("admitted", "") if new else Admission("duplicate", all_known, known[0]))
-        heuristics = heuristics_of(ws, record, list({knob for setting in settings for knob in setting}))
-        plan = planned(ws, record, trials, new or configs, decided, heuristics, (handle, config), {})
+        plan = planned(ws, record, trials, new or configs, decided, (), (handle, config), {})
         return plan.model_copy(update=said)
     if refused:
         raise AdmissionError(refused.reason)
@@ -140,5 +138,4 @@ def _admit(
         base=base,
         config=config,
         changes=changes,
-        heuristics=heuristics_of(ws, session, list(changes)),
     )
