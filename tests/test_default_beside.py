@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,11 +12,13 @@ from typer.testing import CliRunner
 from tests.quick_home import quick_home
 from virtualmle.cli.app import app
 from virtualmle.data.prepared import PreparedDataset
+from virtualmle.examiner.answers import reveal_choice, write_answer
 from virtualmle.examiner.audit import AuditLog
 from virtualmle.examiner.choice import Choice
 from virtualmle.examiner.entries import digest_of
 from virtualmle.examiner.ledger import Ledger
 from virtualmle.examiner.main import histories_before_test, load_candidate
+from virtualmle.examiner.operator_keys import create_keys, read_public_keys
 from virtualmle.examiner.receipt_checks import check_receipt
 from virtualmle.examiner.receipts import issue
 from virtualmle.examiner.request import TestResult, read_revealed
@@ -26,11 +29,12 @@ from virtualmle.report.html import render
 from virtualmle.report.tables import test_table as table_of_test
 from virtualmle.tools.auditing import walk_home
 from virtualmle.tools.beside import beside_to_freeze, frozen_beside
-from virtualmle.tools.finalize import finalize
+from virtualmle.tools.finalize import final_result, finalize
 from virtualmle.tools.open_session import open_session
 from virtualmle.tools.read_memory import read_memory
 from virtualmle.tools.receipts import receipt_of
 from virtualmle.tools.results import FinalResult
+from virtualmle.tools.revealing import bring_back, pack_choice
 from virtualmle.tools.run_trial import run_trial
 from virtualmle.tools.workspace import Settings, Workspace
 from virtualmle.tools.write_reflection import RuleInput
@@ -191,3 +195,42 @@ def test_results_and_choices_of_earlier_versions_keep_their_digests(
     assert json.loads(Choice.model_validate(choice).text()) == choice
     with_default = {**choice, "beside": "t001", "beside_models": ["sessions/s/t001"]}
     assert Choice.model_validate(with_default).digest != Choice.model_validate(choice).digest
+
+
+def test_figures_of_the_default_are_withheld_with_the_winners(
+    played: tuple[Workspace, FinalResult, list[str]],
+) -> None:
+    ws, result, _ = played
+    assert result.default is not None and result.default.summary == read_memory(ws, SESSION).content["test_comparison"]
+    other = open_session(ws, "demo", "sasrec", new=True).session
+    answer = final_result(ws, ws.memory.sessions.get(SESSION), revealed(ws))
+    assert (answer.state, answer.test, answer.test_se, answer.default) == ("withheld", None, None, None)
+    shown = answer.model_dump_json() + read_memory(ws, SESSION).model_dump_json() + render(gather(ws.home, SESSION))
+    shown += read_memory(ws, other).model_dump_json() + read_memory(ws, other, "long_term").model_dump_json()
+    figures = {f"{value:.4f}" for name, value in result.default.metrics.items() if "recall" not in name}
+    figures |= {f"{value:.4f}" for name, value in result.default.delta.items() if "recall" not in name}
+    assert not [figure for figure in figures if figure in shown]
+
+
+def test_the_holder_of_the_key_evaluates_the_default_too(tmp_path: Path) -> None:
+    home = quick_home(tmp_path / "home")
+    key, public = create_keys(tmp_path / "keys")
+    keys = read_public_keys(public)
+    Vault(home).use_operator_key(keys.sealing, keys.verifying)
+    ws = Workspace.open(home, settings=SETTINGS)
+    session = open_session(ws, "demo", "sasrec").session
+    for changes in ({}, {"transition_weight": 8.0}):
+        run_trial(ws, session, changes)
+    sealed = finalize(ws, session, "transitions carry this dataset", confirm=True)
+    assert (sealed.state, sealed.default, sealed.test) == ("frozen", None, None)
+    choice = pack_choice(ws, session, tmp_path / "choice.tar")
+    assert (choice.trial, choice.beside, choice.beside_models) == ("t002", "t001", [f"sessions/{session}/t001"])
+    _, answer = reveal_choice(tmp_path / "holder", tmp_path / "choice.tar", key, 250.0)
+    write_answer(tmp_path / "answer.json", answer)
+    result = bring_back(ws, session, tmp_path / "answer.json")
+    assert result.default is not None and (result.default.trial, result.look) == ("t001", 1)
+    assert result.test is not None and result.test["ndcg@10"] > result.default.metrics["ndcg@10"]
+    assert len(Ledger(Vault(tmp_path / "holder").directory).looks()) == 1
+    receipt = receipt_of(home, ws.memory.sessions.get(session))
+    assert all(check.holds for check in check_receipt(receipt)) and walk_home(home) == []
+    ws.close()

@@ -5,12 +5,13 @@ from collections.abc import Iterator
 import pytest
 
 from tests.quick_home import quick_home
-from virtualmle.data.errors import AdmissionError
 from virtualmle.examiner.audit import AuditLog
 from virtualmle.examiner.vault import Vault
-from virtualmle.memory.records import RuleRecord
+from virtualmle.sandbox.program import Heuristic, Occupation, admit
 from virtualmle.tools.finalize import finalize
+from virtualmle.tools.guidance import budget_of
 from virtualmle.tools.open_session import open_session
+from virtualmle.tools.planning import planned
 from virtualmle.tools.run_trial import run_trial
 from virtualmle.tools.sweep import sweep
 from virtualmle.tools.wait_trial import wait_trial
@@ -77,21 +78,26 @@ def test_changes_without_an_effect_and_roundings_are_said(ws: Workspace) -> None
     assert again.duplicate and again.ignored == found.ignored, "a call that starts or returns a trial says it too"
 
 
-def test_a_matching_heuristic_is_named_and_refuses_only_the_trial_itself(ws: Workspace) -> None:
-    rule = RuleRecord(
-        kind="avoid", statement="wide models hurt", condition="hidden_dim < 12", backbone="sasrec", check="supported",
-        support=3, dataset="demo", dataset_id=ws.memory.sessions.get(SESSION).dataset_id,
-        profile=ws.memory.sessions.get(SESSION).profile,
-    )  # fmt: skip
-    stored = ws.memory.rules.add(rule)
-    found = run_trial(ws, SESSION, {"hidden_dim": 8}, base="default", dry_run=True)
-    assert found.plan is not None and found.plan.would == "refuse" and "discard heuristic" in found.plan.reason
-    assert found.plan.heuristics == [f"{stored.id}: hidden_dim < 12 (“wide models hurt”)"]
-    assert found.estimate is not None and found.estimate.seconds is not None, "the estimate does not depend on it"
-    over = run_trial(ws, SESSION, {"hidden_dim": 8}, base="default", override_reason="a small catalogue", dry_run=True)
-    assert over.plan is not None and over.plan.would == "start" and over.plan.heuristics == found.plan.heuristics
-    with pytest.raises(AdmissionError, match="discard heuristic"):
-        run_trial(ws, SESSION, {"hidden_dim": 8}, base="default")
+def test_matching_heuristics_are_named_whether_they_refuse_the_trial_or_are_overridden(ws: Workspace) -> None:
+    session, trials = ws.memory.sessions.get(SESSION), ws.memory.trials.all(SESSION)
+    space = ws.session_protocol(session).space
+    base, changes = space.default("sasrec"), {"hidden_dim": 8}
+    config = space.resolve(base, changes)
+    heuristics = [Heuristic(3, "“narrow hurts”", "hidden_dim < 12"), Heuristic(4, "“wide hurts”", "hidden_dim > 24")]
+    plans = []
+    for reason in ("", "a small catalogue"):
+        admission = admit(
+            session_state="open", trials=trials, budget=budget_of(session, trials), running=Occupation(),
+            pending_reflection=None, base=base, config=config, changes=changes, heuristics=heuristics,
+            override_reason=reason,
+        )  # fmt: skip
+        plans.append(planned(ws, session, trials, [config], admission, heuristics, ("default", base), changes))
+    refused, overridden = plans
+    assert refused.plan is not None and overridden.plan is not None
+    assert (refused.plan.would, overridden.plan.would) == ("refuse", "start")
+    assert refused.plan.heuristics == overridden.plan.heuristics == ["3: hidden_dim < 12 (“narrow hurts”)"]
+    assert "discard heuristic 3" in refused.next
+    assert refused.estimate is not None and refused.estimate.seconds is not None, "it does not depend on a refusal"
 
 
 def test_a_dry_run_of_a_sweep_counts_its_new_settings(ws: Workspace) -> None:
