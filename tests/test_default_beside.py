@@ -113,11 +113,10 @@ def test_the_default_is_fixed_before_the_look_and_the_receipt_holds(
     assert all(check.holds for check in checks) and "of the default, t001" in checks[-1].detail
     assert walk_home(ws.home) == []
 
-    assert receipt.result is not None and receipt.result.default is not None
-    other = receipt.result.default.model_copy(update={"trial": "t009"})
-    swapped = receipt.result.model_copy(update={"default": other})
-    forged = issue(Vault(ws.home), receipt.model_copy(update={"result": swapped}))
-    assert not all(check.holds for check in check_receipt(forged))
+    swapped = {**receipt.choice, "beside": {**receipt.choice["beside"], "trial": "t009"}}
+    forged = issue(Vault(ws.home), receipt.model_copy(update={"choice": swapped}))
+    details = {check.name: check.detail for check in check_receipt(forged) if not check.holds}
+    assert "the default of the result is not the one that was fixed with the choice" in details["result"]
 
 
 def test_no_tool_shows_a_figure_of_the_default_before_the_look(
