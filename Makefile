@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONSAFEPATH = 1
 
-.PHONY: demo test test-slow lint types tables bench check-tritons clean
+.PHONY: demo test test-slow lint types tables bench check-tritons interop clean
 
 demo: .venv/installed
 	$(BIN)/virtualmle tune demo --home demo-home --agent engineer --trials 10
@@ -35,6 +35,11 @@ bench: .venv/installed
 check-tritons: .venv/installed
 	$(BIN)/python -P tests/check_tritons.py --save
 
+# Other people's clients, suites and frameworks against the real server: minutes to install, and about 20 minutes to run.
+# `make interop ONLY="inspector python"` runs the suites whose names begin so.
+interop: .venv/installed
+	$(BIN)/python -P tests/interop/run.py $(if $(ONLY),--only $(ONLY))
+
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
@@ -42,4 +47,4 @@ check-tritons: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv .venv-triton-* build *.egg-info demo-home
+	rm -rf .venv .venv-triton-* .venv-interop .npm-interop build *.egg-info demo-home

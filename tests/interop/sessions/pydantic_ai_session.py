@@ -1,0 +1,60 @@
+"""A whole session through pydantic-ai, with schemas as its OpenAI profile shapes them, driven by the scripted engineer.
+
+    python pydantic_ai_session.py COMMAND…      (the command that starts the server over stdio)
+"""
+
+import asyncio
+import json
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from fastmcp.client.transports import StdioTransport
+from pydantic_ai import Agent, UsageLimits
+from pydantic_ai.mcp import MCPToolset
+from pydantic_ai.messages import (
+    ModelMessage,
+    ModelMessagesTypeAdapter,
+    ModelResponse,
+    RetryPromptPart,
+    TextPart,
+    ToolCallPart,
+    ToolReturnPart,
+)  # fmt: skip
+from pydantic_ai.models.function import AgentInfo, FunctionModel
+from pydantic_ai.profiles.openai import openai_model_profile
+
+sys.path.append(str(Path(__file__).parent))
+from scripted import DONE, Engineer
+
+MAX_REQUESTS = 200
+
+
+def answer_in(messages: list[ModelMessage]) -> str:
+    """The text of the last tool's answer as a model reads it; empty before the first call."""
+    parts = [part for part in messages[-1].parts if isinstance(part, ToolReturnPart | RetryPromptPart)]
+    texts = [part.model_response_str() if isinstance(part, ToolReturnPart) else part.model_response() for part in parts]
+    return "\n".join(texts)
+
+
+async def main() -> None:
+    engineer = Engineer()
+
+    def decide(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        tools = info.function_tools
+        listed = json.dumps([[tool.name, tool.description, tool.parameters_json_schema] for tool in tools])
+        answer = answer_in(messages)
+        engineer.read(listed, answer, len(ModelMessagesTypeAdapter.dump_json(messages)))
+        call = engineer.next_call({tool.name: tool.parameters_json_schema for tool in tools}, answer)
+        return ModelResponse(parts=[TextPart(DONE) if call is None else ToolCallPart(*call)])
+
+    command, *arguments = sys.argv[1:]
+    toolset = MCPToolset(StdioTransport(command=command, args=arguments), read_timeout=300)
+    agent = Agent(FunctionModel(decide, profile=openai_model_profile("gpt-5")), toolsets=[toolset])
+    async with agent:
+        result = await agent.run("Tune sasrec on demo.", usage_limits=UsageLimits(request_limit=MAX_REQUESTS))
+    checks = [{"name": "the run ended", "passed": result.output == DONE, "detail": str(result.output)}]
+    print(engineer.report(metadata.version("pydantic-ai-slim"), checks))
+
+
+asyncio.run(main())
