@@ -103,6 +103,8 @@ def test_a_strict_schema_gets_the_list_of_changes_and_everything_that_it_require
 def test_a_free_object_gets_the_changes_themselves():
     schema = {"type": "object", "properties": {"changes": {"type": "object"}, "changes_list": {"type": "array"}}}
     assert arguments_for(schema, {"changes": {"lr": 0.01}}) == {"changes": {"lr": 0.01}}
+    listed = arguments_for(schema, {"changes": {"lr": 0.01}}, as_list=True)
+    assert listed == {"changes_list": [{"knob": "lr", "value": "0.01"}]}
 
 
 def test_the_engineer_notes_an_answer_that_it_cannot_read():

@@ -44,7 +44,7 @@ def run_session(framework: str) -> Outcome:
         report = reported([*program, *stdio_command(home)])
         recorded = reported([sys.executable, "-P", HERE / "recorded.py", home])
     checks = [*checks_of(report), *compared(report, recorded)]
-    return Outcome(TITLES[framework], report["version"], checks, notes=[what_was_read(report["shown"])])
+    return Outcome(TITLES[framework], report["version"], checks, notes=[report["note"], what_was_read(report["shown"])])
 
 
 def compared(report: dict[str, Any], recorded: dict[str, Any]) -> list[Check]:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import tempfile
+import zipfile
 from pathlib import Path
 
 from tests.interop.environments import ROOT, Missing, execute, node, node_environment, npm_modules, npm_version
@@ -12,19 +13,23 @@ BUNDLER = "@anthropic-ai/mcpb"
 
 
 def run_bundle() -> Outcome:
-    """Validate the manifest of the .mcpb bundle with the bundler, and pack it."""
+    """Validate the manifest of the .mcpb bundle with the bundler, pack the checkout, and look into the bundle."""
     manifest = _found("manifest.json")
     program = npm_modules() / BUNDLER / "dist" / "cli" / "cli.js"
     valid = execute([node(), program, "validate", manifest], node_environment(), seconds=120)
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder) / "virtualmle.mcpb"
-        packed = execute([node(), program, "pack", _content(manifest, Path(folder)), bundle], node_environment(), 300)
-        size = bundle.stat().st_size if bundle.exists() else 0
+        packed = execute([node(), program, "pack", _tracked(Path(folder)), bundle], node_environment(), seconds=300)
+        names, size = _content(bundle)
+    entry = json.loads(manifest.read_text(encoding="utf-8"))["server"]["entry_point"]
+    needed = {"manifest.json", "pyproject.toml", entry, "server/serve.py", "SANDBOX.md"}
     checks = [
         Check("mcpb validate", valid.returncode == 0, valid.stdout + valid.stderr),
         Check("mcpb pack", packed.returncode == 0 and size > 0, packed.stdout + packed.stderr),
+        Check("the bundle has what it runs", needed <= names, f"lacks {sorted(needed - names)}"),
+        Check("the bundle has no tests", not any(name.startswith("tests/") for name in names)),
     ]
-    return Outcome("mcpb bundle", npm_version(BUNDLER), checks, notes=[f"the packed bundle has {size:,} bytes"])
+    return Outcome("mcpb bundle", npm_version(BUNDLER), checks, notes=[f"{len(names)} files, {size:,} bytes"])
 
 
 def run_registry() -> Outcome:
@@ -40,20 +45,28 @@ def run_registry() -> Outcome:
 
 
 def _found(name: str) -> Path:
-    """The file of this name in the repository's root or in packaging/; Missing if there is none."""
-    for path in (ROOT / name, *sorted((ROOT / "packaging").rglob(name))):
-        if path.is_file():
-            return path
-    raise Missing(f"this checkout has no {name}")
+    """The file of this name in the root of the checkout; Missing if there is none."""
+    if not (ROOT / name).is_file():
+        raise Missing(f"this checkout has no {name}")
+    return ROOT / name
 
 
-def _content(manifest: Path, folder: Path) -> Path:
-    """A folder with the manifest and its neighbours, so that packing never takes in the whole checkout."""
-    content = folder / "content"
-    if manifest.parent != ROOT:
-        shutil.copytree(manifest.parent, content)
-        return content
-    content.mkdir()
-    shutil.copy(manifest, content)
-    shutil.copy(ROOT / "pyproject.toml", content)
-    return content
+def _tracked(folder: Path) -> Path:
+    """A copy of the tracked files, so that nothing else of a working checkout gets into the bundle."""
+    listed = execute(["git", "-C", ROOT, "ls-files", "-z"])
+    if listed.returncode:
+        raise Missing(f"the bundle is packed from the files that git tracks: {listed.stderr.strip()}")
+    copy = folder / "checkout"
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, copy / name)
+    return copy
+
+
+def _content(bundle: Path) -> tuple[set[str], int]:
+    """The names of the files in a bundle, and its size in bytes; nothing if it was not written."""
+    if not bundle.exists():
+        return set(), 0
+    with zipfile.ZipFile(bundle) as archive:
+        return set(archive.namelist()), bundle.stat().st_size

@@ -22,14 +22,19 @@ export async function drive(version, client, call, ResultError) {
 
   const opened = await call("open_session", { dataset: "demo", backbone: "sasrec" });
   check("open_session", !opened.isError && textOf(opened).includes(SESSION), textOf(opened));
-  const seen = [];
-  const onprogress = ({ progress }) => seen.push(progress);
-  let ran = await call("run_trial", { session: SESSION, changes: {}, wait_seconds: 20 }, { onprogress });
+  const seen = []; // the progress of each call: it rises within one
+  const watched = (name, args) => {
+    const steps = [];
+    seen.push(steps);
+    return call(name, args, { onprogress: ({ progress }) => steps.push(progress) });
+  };
+  let ran = await watched("run_trial", { session: SESSION, changes: {}, wait_seconds: 20 });
   check("run_trial", !ran.isError, textOf(ran));
   for (let waits = 0; isRunning(textOf(ran)) && waits < MAX_WAITS; waits++)
-    ran = await call("wait_trial", { session: SESSION, trial: "t001", wait_seconds: 20 }, { onprogress });
+    ran = await watched("wait_trial", { session: SESSION, trial: "t001", wait_seconds: 20 });
   check("wait_trial until it has finished", textOf(ran).includes("keep"), textOf(ran));
-  check("progress rises", seen.length > 0 && seen.every((value, i) => i === 0 || value > seen[i - 1]), seen);
+  const rises = (steps) => steps.every((value, i) => i === 0 || value > steps[i - 1]);
+  check("progress rises", seen.flat().length > 0 && seen.every(rises), seen);
   check("structured content", ran.structuredContent?.status === "finished", ran.structuredContent); // validated by the SDK
 
   const seed = await call("run_trial", { session: SESSION, changes: {}, seed: 7 });

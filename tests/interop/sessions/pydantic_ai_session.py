@@ -39,9 +39,11 @@ def answer_in(messages: list[ModelMessage]) -> str:
 
 async def main() -> None:
     engineer = Engineer()
+    strict: dict[str, bool | None] = {}
 
     def decide(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
-        tools = info.function_tools
+        tools = info.model_request_parameters.function_tools  # as the profile shapes them for the model
+        strict.update({tool.name: tool.strict for tool in tools})
         listed = json.dumps([[tool.name, tool.description, tool.parameters_json_schema] for tool in tools])
         answer = answer_in(messages)
         engineer.read(listed, answer, len(ModelMessagesTypeAdapter.dump_json(messages)))
@@ -53,8 +55,10 @@ async def main() -> None:
     agent = Agent(FunctionModel(decide, profile=openai_model_profile("gpt-5")), toolsets=[toolset])
     async with agent:
         result = await agent.run("Tune sasrec on demo.", usage_limits=UsageLimits(request_limit=MAX_REQUESTS))
-    checks = [{"name": "the run ended", "passed": result.output == DONE, "detail": str(result.output)}]
-    print(engineer.report(metadata.version("pydantic-ai-slim"), checks))
+    ended = {"name": "the run ended", "passed": result.output == DONE, "detail": str(result.output)}
+    loose = sorted(name for name, is_strict in strict.items() if not is_strict)
+    note = f"{len(strict)} tools, not made strict: {', '.join(loose) or 'none'}"
+    print(engineer.report(metadata.version("pydantic-ai-slim"), ended, note))
 
 
 asyncio.run(main())

@@ -2,7 +2,7 @@
 
 It sees what a framework shows a model, and nothing else: the schemas of the tools and the answers as text. It gives
 every argument that a schema requires, in the form that the schema allows: where a strict converter has left `changes`
-without properties, it uses the list `changes_list`.
+without properties, it uses the list `changes_list`; elsewhere it uses the two forms in turn.
 """
 
 import json
@@ -53,7 +53,7 @@ class Engineer:
         except StopIteration:
             return None
         self._begun = True
-        return tool, arguments_for(schemas[tool], wanted)
+        return tool, arguments_for(schemas[tool], wanted, as_list=len(self.asked) % 2 == 0)
 
     def read(self, tools: str, answer: str, history: int) -> None:
         """Count the characters of a request: the tools once, the new answer, and everything that is sent again."""
@@ -62,13 +62,13 @@ class Engineer:
         self.shown["all requests"] += len(tools) + history
         self.shown["requests"] += 1
 
-    def report(self, version: str, checks: list[dict[str, Any]]) -> str:
+    def report(self, version: str, run_ended: dict[str, Any], note: str) -> str:
         """The JSON object that the runner reads."""
         complete = {"name": "every answer was understood", "passed": not self.errors, "detail": "; ".join(self.errors)}
         ended = {"name": "the model reached its end", "passed": len(self.asked) == len(PLAN), "detail": str(self.asked)}
         return json.dumps({
-            "version": version, "asked": self.asked, "checks": [*checks, complete, ended], "shown": self.shown,
-            "summary": SUMMARY, "rule": RULE["statement"],
+            "version": version, "asked": self.asked, "checks": [run_ended, complete, ended], "note": note,
+            "shown": self.shown, "summary": SUMMARY, "rule": RULE["statement"],
         })  # fmt: skip
 
     def _session(self) -> Generator[Call, str, None]:
@@ -109,11 +109,14 @@ class Engineer:
             self.errors.append(f"the reflection on {handle} was not checked: {text[:300]}")
 
 
-def arguments_for(schema: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
-    """`wanted` in the form that the schema of a tool allows, with a neutral value for what it requires beyond that."""
+def arguments_for(schema: dict[str, Any], wanted: dict[str, Any], *, as_list: bool = False) -> dict[str, Any]:
+    """`wanted` in the form that the schema of a tool allows, with a neutral value for what it requires beyond that.
+
+    as_list: give changes as a list where both forms are possible.
+    """
     known = schema["properties"]
     given = dict(wanted)
-    if "changes" in given and "changes_list" in known and not takes_keys(known.get("changes", {})):
+    if "changes" in given and "changes_list" in known and (as_list or not takes_keys(known.get("changes", {}))):
         changes = given.pop("changes")
         given["changes_list"] = [{"knob": knob, "value": str(value)} for knob, value in changes.items()]
     return _complete(schema, given)
