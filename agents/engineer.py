@@ -18,7 +18,8 @@ from .ensembles import is_time, planned_ensemble
 from .follow_ups import follow_ups, random_neighbours
 from .history import History
 from .knowledge import Knowledge
-from .moves import Move, bundle_of, openings
+from .moves import Move, openings
+from .opening import BUNDLED_GAIN, bundled
 from .reflecting import NOTICEABLE_Z, dimension_of
 from .required import end, required_action, wait
 from .sweeps import is_due, is_scoring, planned_sweep
@@ -31,8 +32,6 @@ SURROGATE_AFTER, SURROGATE_EVERY = 8, 4
 """The surrogate needs some trials to be fitted; after that it chooses one trial in four."""
 OPENING_TRIALS = 4
 """After this many trials the priors are swept even if no change of the model was kept."""
-BUNDLED_GAIN = 0.03
-"""Smallest expected gain of the opening moves that are tried together in one bundle."""
 REFINEMENT_GAIN = 0.01
 """If no move has a larger expected gain, the neighbours of the present weights of the priors are swept."""
 UNSETTLED = 0.2
@@ -117,12 +116,7 @@ def bundle(history: History, knowledge: Knowledge) -> list[Move]:
     """The opening moves for the model, corrected by memory, as one trial; none once a change of the model was kept."""
     if opening_is_over(history) or (history.trials_used != 1 and not history.situation.state.with_memory):
         return []
-    first_of_knob: dict[str, Move] = {}
-    for move in sorted(openings(history.space), key=lambda move: -move.gain):
-        if not is_scoring(move.changes):
-            first_of_knob.setdefault(next(iter(move.changes)), move)
-    gains = [(move, knowledge.informed_gain(move)) for move in first_of_knob.values() if move.gain >= BUNDLED_GAIN]
-    return bundle_of([(move, gain) for move, gain in gains if gain >= BUNDLED_GAIN], history.space)
+    return bundled(history.space, knowledge.informed_gain)
 
 
 def proposals(history: History) -> list[Move]:
@@ -168,9 +162,9 @@ def _already_passed(move: Move, history: History) -> bool:
     if history.situation.state.with_memory:
         return False
     order = sorted(openings(history.space), key=lambda opening: -opening.gain)
-    bundled = [opening for opening in order if opening.gain >= BUNDLED_GAIN and not is_scoring(opening.changes)]
-    rest = [opening for opening in order if opening not in bundled]
-    return move in bundled or move in rest[: max(0, history.trials_used - 2)]
+    in_bundle = [opening for opening in order if opening.gain >= BUNDLED_GAIN and not is_scoring(opening.changes)]
+    rest = [opening for opening in order if opening not in in_bundle]
+    return move in in_bundle or move in rest[: max(0, history.trials_used - 2)]
 
 
 def has_helped(move: Move, history: History) -> bool:

@@ -9,12 +9,15 @@ from functools import cached_property
 
 from ..data.errors import ConfigError
 from ..data.wording import counted
+from ..models.config import SCORING_KNOBS
 from ..models.knobs.declaration import Value
 from ..sandbox.conditions import Condition, parse_condition
 from ..tools.views import KnobValues, PriorConfiguration, PriorRule
 from .drawing import choices_of
 from .history import History, PastTrial
 from .moves import Move, rungs
+from .opening import CLEAR_EFFECT_Z, DATASET_SPREAD, bundled, completed
+from .sweeps import model_of
 
 CONFIGURATION_GAIN = 0.25
 """Smallest expected relative gain over the default of a good configuration from an identical dataset."""
@@ -24,12 +27,8 @@ RULE_GAIN = 0.08
 """Expected gain of following a `prefer` rule from an identical dataset."""
 SECOND_CHOICE = 0.02
 """Expected gain of another configuration once one has been kept, because the other one must beat the kept one."""
-DATASET_SPREAD = 0.03
-"""Standard deviation of a knob's effect between datasets, relative to NDCG@10."""
 LIST_SPREAD = 0.05
 """Assumed standard error of the gains in the engineer's list of opening moves, relative to NDCG@10."""
-CLEAR_EFFECT_Z = 2.0
-"""Minimum z of a pooled effect that is tried without a rule."""
 
 
 class Knowledge:
@@ -42,7 +41,7 @@ class Knowledge:
         self._history = history
         self._configurations = [entry for entry in prior if isinstance(entry, PriorConfiguration)]
         self._rules = [(entry, c) for entry, c in rules if entry.type == "rule" and entry.kind == "prefer"]
-        self._heuristics = [c for entry, c in rules if entry.type == "heuristic"]
+        self._heuristics = [(entry, c) for entry, c in rules if entry.type == "heuristic"]
         self._effects = history.situation.state.history_effects
 
     def moves(self) -> list[Move]:
@@ -72,10 +71,11 @@ class Knowledge:
         return float((1 - weight) * move.gain + weight * measured.mean_relative)
 
     def discourages(self, changes: KnobValues, over: KnobValues) -> bool:
-        """Whether `changes` over the settings `over` match a discard heuristic."""
+        """Whether `changes` over the settings `over` match a discard heuristic whose evidence covers such a base."""
         before = self._history.space.complete(over)
         return any(
-            c.knob in changes and _becomes_true(c, before.get(c.knob), changes[c.knob]) for c in self._heuristics
+            c.knob in changes and _knows(entry, c, over) and _becomes_true(c, before.get(c.knob), changes[c.knob])
+            for entry, c in self._heuristics
         )
 
     def _portfolio(self) -> Iterator[Move]:
@@ -83,7 +83,7 @@ class Knowledge:
         for entry in self._configurations:
             changes, trial = self._settings(entry), self._trial_of(entry)
             one_kept = one_kept or (trial is not None and trial.verdict == "keep")
-            if changes and trial is None:
+            if changes and trial is None and not self._is_left_to_a_sweep(entry, changes):
                 first_choice = self.trust * max(entry.gain or 0.0, CONFIGURATION_GAIN)
                 gain = entry.similarity * (SECOND_CHOICE if one_kept else first_choice)
                 yield Move(changes, gain, f"a configuration that did well on {entry.dataset}", "default")
@@ -122,14 +122,31 @@ class Knowledge:
                     reason = f"this value gained {row.mean_relative:+.1%} on average ({datasets})"
                     yield Move({name: row.value}, min(gain, CONFIGURATION_GAIN), reason)
 
+    @cached_property
+    def _bundle(self) -> KnobValues:
+        """The settings of the opening bundle without memory."""
+        moves = bundled(self._history.space, lambda move: move.gain)
+        return moves[0].changes if moves else {}
+
     def _settings(self, entry: PriorConfiguration) -> KnobValues:
-        """The values of a configuration that this session offers and that differ from the default."""
+        """The values of a configuration that this session offers and that differ from the default.
+
+        Those of a session that lacked knobs of the opening bundle are completed by the bundle (`opening.completed`).
+        """
         space = self._history.space
+        config = {name: value for name, value in entry.config.items() if name in space.knobs}
+        if entry.offered is not None:
+            config = completed(config, entry.offered, self._bundle, self._effects, space)
         return {
             name: value
-            for name, value in entry.config.items()
-            if name in space.knobs and space.offers(name, value) and value != space.defaults[name]
+            for name, value in config.items()
+            if space.offers(name, value) and value != space.defaults[name]
         }
+
+    def _is_left_to_a_sweep(self, entry: PriorConfiguration, settings: KnobValues) -> bool:
+        """Whether the model of a completed configuration is trained already, so that only its score priors are new."""
+        model = {name: value for name, value in settings.items() if name not in SCORING_KNOBS}
+        return entry.offered is not None and any(model == model_of(trial) for trial in self._history.finished)
 
     def _trial_of(self, entry: PriorConfiguration) -> PastTrial | None:
         key = self._history.space.key(self._settings(entry))
@@ -142,6 +159,12 @@ def parsed_condition(rule: PriorRule) -> Condition | None:
         return parse_condition(rule.condition) if rule.condition else None
     except ConfigError:
         return None
+
+
+def _knows(entry: PriorRule, condition: Condition, over: KnobValues) -> bool:
+    """Whether the session of a rule could have had the settings `over`; those of the score priors do not matter."""
+    set_here = set(over) - set(SCORING_KNOBS) - {condition.knob}
+    return entry.offered is None or set_here <= set(entry.offered)
 
 
 def _becomes_true(condition: Condition, before: Value | None, after: Value) -> bool:

@@ -27,6 +27,7 @@ from . import (
     evaluate,
     exhibit,
     export,
+    install,
     keys,
     memory,
     receipt,
@@ -56,6 +57,7 @@ app.command("init")(keys.init)
 app.command("keygen")(keys.keygen)
 app.command("tune")(tune.tune)
 app.command("serve")(serve.serve)
+app.command("install")(install.install)
 app.command("call")(call.call)
 app.add_typer(data.app, name="data")
 sessions.app.command("finalize")(closing.finalize)

@@ -5,6 +5,7 @@ VirtualMLEError (ValueError)      text: the rule, then the value, then what to d
 ├── SealError                     the sealed test split, its key or the look ledger
 ├── KernelError                   tensors that an operation of kernels/ does not accept
 ├── ConfigError                   a knob or a configuration
+├── ArgumentError                 an argument of a tool: unknown, missing, or of another type
 ├── ProtocolError                 SANDBOX.md, with its line number
 ├── SessionError                  an unknown session or trial, or a session in the wrong state
 │   └── ConflictError             another client has changed the session at the same moment
@@ -15,6 +16,7 @@ VirtualMLEError (ValueError)      text: the rule, then the value, then what to d
 │   └── MachineError              this machine cannot run trials: no CUDA device, disk space, or worker process
 ├── MemoryStoreError              memory.db is locked, full, read-only or damaged
 ├── HomeError                     the home directory cannot be used
+├── ClientConfigError             the configuration file of an MCP client
 ├── ServerError                   a host, port, token or setting that the server cannot use
 ├── LanguageModelError            a language model that cannot be reached, paid or understood
 │   └── CostCapError              a call that could cost more than the cap leaves
@@ -42,6 +44,10 @@ class KernelError(VirtualMLEError):
 
 class ConfigError(VirtualMLEError):
     """A configuration breaks a rule of the action space or of the engine."""
+
+
+class ArgumentError(VirtualMLEError):
+    """An argument of a tool call is unknown, missing, or not what its schema says."""
 
 
 class ProtocolError(VirtualMLEError):
@@ -78,6 +84,10 @@ class MemoryStoreError(VirtualMLEError):
 
 class HomeError(VirtualMLEError):
     """The home directory cannot be used."""
+
+
+class ClientConfigError(VirtualMLEError):
+    """The configuration file of an MCP client cannot be found, read or edited safely."""
 
 
 class ServerError(VirtualMLEError):

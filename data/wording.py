@@ -1,4 +1,4 @@
-"""Counts and lists in sentences."""
+"""Counts, lists and durations in sentences."""
 
 from collections.abc import Sequence
 
@@ -15,3 +15,10 @@ def listed(names: Sequence[str]) -> str:
     """`t001`, `t001 and t002`, `t001, t002 and t003`."""
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last
+
+
+def roughly(seconds: float) -> str:
+    """`40 s`, `12 min`, `3 h`: an estimated duration, to about two digits."""
+    if seconds < 100:
+        return f"{round(seconds)} s"
+    return f"{round(seconds / 60)} min" if seconds < 6000 else f"{round(seconds / 3600)} h"

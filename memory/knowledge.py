@@ -10,6 +10,7 @@ All figures are validation figures, like everything in memory.db. Text by agents
 the numbers masked that no recorded figure of its session bears out. A query cannot search for numbers either.
 """
 
+import json
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -103,6 +104,12 @@ AVOID = """
 AVOID_COUNTS = """
     SELECT rule, sum(support), sum(contradiction) FROM rule_counts
      WHERE rule IN (SELECT value FROM json_each(:rules)) AND ({scope} OR session = :session) GROUP BY rule
+"""
+
+SUPPORTERS = """
+    SELECT rule, session, dataset_id FROM rule_counts
+     WHERE rule IN (SELECT value FROM json_each(:rules)) AND support > contradiction
+       AND ({scope} OR session = :session)
 """
 
 
@@ -258,6 +265,26 @@ class Knowledge(Repository):
             counts = {rule: {"support": support, "contradiction": against} for rule, support, against in rows}
             found = [rule._replace(**counts[rule.id]) for rule in found if rule.id in counts]
         return [rule for rule in found if confidence(rule.support, rule.contradiction) >= TRUSTED_CONFIDENCE]
+
+    @reads
+    def supporters(self, rules: Collection[int], *, session: str = "") -> dict[int, dict[str, str]]:
+        """Per rule: the sessions with more trials for it than against it, with the ids of their datasets.
+
+        Of the sessions in scope, and `session` itself.
+        """
+        found: dict[int, dict[str, str]] = defaultdict(dict)
+        for rule, owner, dataset_id in self._execute(SUPPORTERS, rules=to_json(list(rules)), session=session):
+            found[rule][owner] = dataset_id
+        return found
+
+    @reads
+    def offered(self, sessions: Collection[str]) -> dict[str, frozenset[str]]:
+        """The knobs that closed sessions could vary; without those of which no configuration is stored."""
+        rows = self._execute(
+            "SELECT session, config FROM configurations WHERE session IN (SELECT value FROM json_each(:sessions))",
+            sessions=to_json(list(sessions)),
+        )
+        return {session: frozenset(json.loads(config)) for session, config in rows}
 
     def _execute(self, query: str, **values: Any) -> list[tuple[Any, ...]]:
         """Execute a query, with {scope} replaced by the condition on the datasets; returns tuples."""

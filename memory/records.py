@@ -3,7 +3,7 @@
 import functools
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from ..models.config import TrialConfig
 from ..models.knobs.ensemble import ENSEMBLE
@@ -23,10 +23,10 @@ class _Record(BaseModel):
 class Hypothesis(_Record):
     """The prediction that the agent makes before a trial runs."""
 
-    dimension: str
-    direction: Literal["better", "worse", "same", "unknown"] = "unknown"
-    size: float | None = None  # expected change of validation NDCG@10
-    reason: str = ""
+    dimension: str = Field(description="what explains it, e.g. capacity")
+    direction: Literal["better", "worse", "same", "unknown"] = Field("unknown", description="compared with the base")
+    size: float | None = Field(None, description="of the change in NDCG@10; 0 = not predicted")
+    reason: str = Field("", description="why")
 
 
 class FollowedProposal(_Record):
@@ -100,7 +100,7 @@ class TrialOutcome(_Record):
     # baselines: validation metrics without a model, of the one trial that was asked to measure them;
     # of a crash: machine_fault; of a sweep: sweep, a list with the figures of every setting; of a trial that an earlier
     # session measured: reused_from; of a stopped trial: stopped, the cause in numbers, and bounds of the NDCG@10 that
-    # it would have reached: floor and bound
+    # it would have reached: floor and bound; of a training that was ended on request: ended_after, its last epoch
     parameters: int = 0
     train_seconds: float = 0.0  # counted against the budget
     wall_seconds: float = 0.0
@@ -181,6 +181,11 @@ class TrialRecord(_Record):
     def concluded(self) -> bool:
         """Whether the trial finished, or racing stopped it: its configuration has been judged."""
         return self.status in ("finished", "stopped")
+
+    @property
+    def ended_after(self) -> int | None:
+        """Of a training that was ended on request before its end, its last epoch; None for any other trial."""
+        return self.outcome.details.get("ended_after") if self.outcome else None
 
     @property
     def bound(self) -> float | None:

@@ -3,7 +3,7 @@
 import difflib
 import re
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlite_utils import Database
 
@@ -22,6 +22,16 @@ NEXT_STATES: dict[SessionState, tuple[SessionState, ...]] = {
 }
 COLUMNS = columns_of(SessionRecord)
 SELECT = f"SELECT {COLUMNS} FROM sessions"
+
+
+class Change(NamedTuple):
+    """The state of a session, and how many rows belong to it."""
+
+    state: SessionState
+    trials: int
+    running: int
+    reflections: int
+    amendments: int
 
 
 class Sessions(Repository):
@@ -99,6 +109,17 @@ class Sessions(Repository):
               FROM sessions LEFT JOIN trials ON trials.session = sessions.id AND trials.repetition = 0
              GROUP BY sessions.serial ORDER BY sessions.serial
         """))
+
+    @reads
+    def changes(self) -> dict[str, Change]:
+        """By session: what differs as soon as its trials, its reflections or its state change."""
+        return {str(session): Change(*row) for session, *row in self.db.execute("""
+            SELECT id, state, (SELECT count(*) FROM trials WHERE session = id),
+                   (SELECT count(*) FROM trials WHERE session = id AND status = 'running'),
+                   (SELECT count(*) FROM reflections WHERE session = id),
+                   (SELECT count(*) FROM earlier_reflections WHERE session = id)
+              FROM sessions ORDER BY serial
+        """).fetchall()}
 
     @writes
     def record_llm_cost(self, session: str, usd: float) -> None:

@@ -64,7 +64,7 @@ class Knob(BaseModel):
         assert self.low is not None and self.high is not None  # the parser of SANDBOX.md guarantees it
         expected = f"{'an integer' if self.type == 'int' else 'a number'} from {self.low:g} to {self.high:g}"
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ConfigError(f"{self.name}={value!r:.60} is not a number; give {expected}, without quotes")
+            raise ConfigError(f"{self.name}={value!r:.60} is not a number; give {expected}")
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{self.name}={value!r} is not finite; give {expected}")
         if self.type == "int" and isinstance(value, float):

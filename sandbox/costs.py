@@ -12,6 +12,7 @@ from typing import Any
 from ..memory.records import TrialOutcome, TrialRecord
 from ..models.config import TrialConfig, continuation_hash, train_hash
 from ..training.stopping import epochs_saved, on_grid
+from .ended_early import trains_on
 
 WIDTH_EXPONENT = 1.2  # an epoch at width 256 takes 2.4 times as long as at 128
 ENCODER_SHARE = 0.7  # of an epoch with one block; the rest does not grow with the number of blocks
@@ -35,7 +36,8 @@ def estimate_seconds(
     ended = [(t, t.outcome) for t in trials if t.concluded and t.outcome]
     finished = [(t, o) for t, o in ended if t.status == "finished"]
     wanted = train_hash(config)
-    if config.ensemble or any(trial.train_hash == wanted for trial, _ in finished):
+    has_model = any(trial.train_hash == wanted for trial, _ in finished) and not trains_on(trials, config)
+    if config.ensemble or has_model:
         return _rescoring_seconds([outcome for _, outcome in finished])
     trained = [(t, o) for t, o in ended if _epoch_seconds(o) and not o.details.get("rescored")]
     if not trained:
@@ -105,7 +107,8 @@ def _epochs_begun(config: TrialConfig, ended: Sequence[tuple[TrialRecord, TrialO
 
 def _expected_epochs(config: TrialConfig, finished: Sequence[tuple[TrialRecord, TrialOutcome]]) -> int:
     """The epochs that will run, after the most similar finished trial; all of them if there is none."""
-    ran = [(trial, outcome) for trial, outcome in finished if outcome.curve and not outcome.details.get("rescored")]
+    trained = [(t, o) for t, o in finished if o.curve and not o.details.get("rescored")]
+    ran = [(trial, outcome) for trial, outcome in trained if trial.ended_after is None]
     if not ran:
         return config.epochs
     nearest, outcome = min(ran, key=lambda pair: _distance(config, pair[0].config))

@@ -10,6 +10,7 @@ from ..memory.records import TrialRecord
 from ..models.config import TrialConfig, check_combination, continuation_hash, train_hash
 from .action_space import effective, inert_changes
 from .conditions import parse_condition
+from .ended_early import may_run_again, trains_on
 from .statistics import Comparison, sweep_inflation
 
 
@@ -100,8 +101,9 @@ def admit(
     A configuration is a duplicate if a finished or running trial has the same effective settings. A duplicate costs
     nothing, because another run would differ by its seed only. The check for duplicates comes before the checks of the
     budget, of a running trial and of a pending reflection, because a client that lost a response repeats its call.
-    Crashed and cancelled trials may be repeated. So may stopped ones: the repetition continues from the state that the
-    stopped trial has kept, and runs to its end; no heuristic refuses it, because it was admitted before.
+    Crashed and cancelled trials may be repeated. So may stopped ones, and those that were ended on request: the
+    repetition continues from the state that the trial has kept, and runs to its end; no heuristic refuses it, because
+    it was admitted before.
     """
     refusal = _state_refusal(session_state) or _combination_refusal(config)
     if refusal:
@@ -260,7 +262,8 @@ def _reflection_refusal(pending: str | None) -> str | None:
 
 def _training_refusal(trials: Sequence[TrialRecord], config: TrialConfig) -> str | None:
     """Refuses to train what a running trial is training: only its scoring, or when it stops, would differ."""
-    if config.ensemble or any(t.status == "finished" and t.train_hash == train_hash(config) for t in trials):
+    has_model = any(t.status == "finished" and t.train_hash == train_hash(config) for t in trials)
+    if config.ensemble or (has_model and not trains_on(trials, config)):
         return None
     wanted = continuation_hash(config)
     return next(
@@ -285,12 +288,14 @@ def _combination_refusal(config: TrialConfig) -> str | None:
 def _equivalent_trial(trials: Sequence[TrialRecord], config: TrialConfig) -> TrialRecord | None:
     settings = effective(config)
     candidates = (trial for trial in trials if trial.status in ("finished", "running"))
-    return next((t for t in candidates if any(effective(config) == settings for config in t.configurations)), None)
+    same = (t for t in candidates if any(effective(each) == settings for each in t.configurations))
+    return next((trial for trial in same if not may_run_again(trial, trials, config)), None)
 
 
 def _continues(trials: Sequence[TrialRecord], config: TrialConfig) -> bool:
-    """Whether a stopped trial has begun the configuration."""
-    return any(t.status == "stopped" and effective(t.configuration) == effective(config) for t in trials)
+    """Whether a trial that was stopped, or ended on request, has begun the configuration."""
+    begun = (trial for trial in trials if trial.status == "stopped" or trial.ended_after is not None)
+    return any(effective(trial.configuration) == effective(config) for trial in begun)
 
 
 def _duplicate_reason(equivalent: TrialRecord, config: TrialConfig, changes: Mapping[str, Any]) -> str:

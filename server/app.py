@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
+import anyio
 import anyio.to_thread
 from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ResourceNotFoundError
@@ -30,14 +31,16 @@ from ..tools.sync import adopt_all
 from ..tools.wait_trial import wait_trial
 from ..tools.workspace import Settings, Workspace
 from ..tools.write_reflection import write_reflection
+from .updates import Updates
 from .waits import wait_override
 from .wire import PlainTool, wire_tool
 
 logger = logging.getLogger(__name__)
 
+# What a hint says by default is left out: every client carries the list of tools in its context.
 _READS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
-_ADDS = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=False)
-_ENDS = ToolAnnotations(read_only_hint=False, destructive_hint=True, open_world_hint=False)
+_ADDS = ToolAnnotations(destructive_hint=False, open_world_hint=False)
+_ENDS = ToolAnnotations(destructive_hint=True, idempotent_hint=True, open_world_hint=False)
 
 TOOLS: tuple[tuple[PlainTool, ToolAnnotations], ...] = (
     (open_session, _ADDS),
@@ -76,16 +79,19 @@ def build_server(home: Path, settings: Settings | None = None) -> MCPServer[Work
     """
     override = wait_override()
     ws = Workspace.open(home, settings=settings or Settings())
+    updates = Updates(ws)
     server = MCPServer[Workspace](
         "virtualmle",
         title="VirtualMLE",
         instructions=INSTRUCTIONS,
         version=__version__,
         tools=[wire_tool(ws, tool, annotations, override) for tool, annotations in TOOLS],
-        lifespan=_lifespan(ws),
+        lifespan=_lifespan(ws, updates),
+        subscriptions=updates,
         log_level="WARNING",
     )
     _add_resources(server, ws)
+    updates.serve_earlier_clients(server)
     server.prompt(title="Tune a recommender")(tune)
     return server
 
@@ -105,7 +111,7 @@ def tune(
     )
 
 
-def _lifespan(ws: Workspace) -> Callable[[Any], Any]:
+def _lifespan(ws: Workspace, updates: Updates) -> Callable[[Any], Any]:
     @asynccontextmanager
     async def lifespan(_: MCPServer[Workspace]) -> AsyncIterator[Workspace]:
         try:
@@ -114,7 +120,10 @@ def _lifespan(ws: Workspace) -> Callable[[Any], Any]:
                 logger.info("trials of an earlier server that are still running: %s", ", ".join(running))
         except VirtualMLEError as error:  # one damaged session must not block the others
             logger.warning("could not record the trials that ended while no server was running: %s", error)
-        yield ws
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(updates.watch)
+            yield ws
+            tasks.cancel_scope.cancel()
 
     return lifespan
 

@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import anyio
 import anyio.to_thread
@@ -16,24 +17,39 @@ from pydantic import BaseModel
 
 from ..data.errors import MemoryStoreError, ServerError
 from ..data.wording import listed
+from ..tools.progress import RunningProgress
 from ..tools.results import FinalResult, TrialObservation
 from ..tools.wait_trial import wait_trial
 from ..tools.workspace import Workspace
 
 OVERRIDE = "VIRTUALMLE_WAIT_SECONDS"
 
-CAPS = {
-    "claude-code": 100.0,  # it moves a call to the background after 120 s
-    "claude": 45.0,  # Claude Desktop ("claude-ai"): 60 s per call, even with progress messages
-    "cursor": 45.0,  # undocumented; observed limit of about 60 s
-    "codex": 240.0,  # 300 s per call
-    "visual studio code": 240.0,
-    "vscode": 240.0,
-    "virtualmle": math.inf,  # our own agent loop waits as long as a trial takes
-}
-"""Seconds per call by prefix of the client's name; the longest matching prefix applies."""
 
-UNKNOWN_CAP = 25.0  # the shortest documented limit is JetBrains Copilot's 30 s
+class Cap(NamedTuple):
+    """Seconds that one call of a client may take."""
+
+    seconds: float
+    followed: float | None = None  # with a progress token, of a client known to wait for as long as progress comes
+
+
+UNKNOWN_CAP = Cap(25.0)
+"""Of a client that is not listed, whether it sends a progress token or not: many send one only to show the progress,
+and give up all the same. The shortest documented limit is JetBrains Copilot's 30 s."""
+
+CAPS = {
+    "claude-code": Cap(100.0),  # it moves a call to the background after 120 s, whatever progress comes
+    "claude": Cap(45.0),  # Claude Desktop ("claude-ai"): 60 s per call, even with progress messages
+    "cline": Cap(45.0),  # 60 s per call, unless its user has changed that
+    "codex": Cap(240.0),  # 300 s per call
+    "cursor": Cap(45.0),  # undocumented; observed limit of about 60 s
+    "gemini-cli": Cap(540.0),  # 600 s per call
+    "goose": Cap(240.0),  # 300 s per call
+    "opencode": Cap(UNKNOWN_CAP.seconds, 540.0),  # versions that send a token count from the last progress
+    "visual studio code": Cap(240.0),
+    "vscode": Cap(240.0),
+    "virtualmle": Cap(math.inf),  # our own agent loop waits as long as a trial takes
+}
+"""By prefix of the client's name; the longest matching prefix applies."""
 
 POLL_SECONDS = 0.25  # polling costs a few file reads; a re-scored trial takes about a second
 BUSY_SECONDS = 60.0  # the longest that another process may block memory.db before the wait fails
@@ -58,28 +74,42 @@ def wait_override() -> float | None:
     return seconds
 
 
-def wait_cap(client: str, override: float | None = None) -> float:
-    """Seconds that one call of this client may wait; `client` is the name that the client reported."""
+def wait_cap(client: str, override: float | None = None, *, sends_token: bool = False) -> float:
+    """Seconds that one call of this client may wait.
+
+    client: the name that the client reported. sends_token: whether the call has a progress token.
+    """
     if override is not None:
         return override
     matches = [prefix for prefix in CAPS if client.casefold().startswith(prefix)]
-    return CAPS[max(matches, key=len)] if matches else UNKNOWN_CAP
+    cap = CAPS[max(matches, key=len)] if matches else UNKNOWN_CAP
+    return cap.followed if sends_token and cap.followed is not None else cap.seconds
 
 
 async def wait_until_over(
-    ws: Workspace, observation: TrialObservation, handles: list[str], context: Context[Workspace], seconds: float
+    ws: Workspace,
+    observation: TrialObservation,
+    handles: list[str],
+    context: Context[Workspace],
+    seconds: float,
+    cap: float = math.inf,
 ) -> TrialObservation:
-    """Poll trials until the first of them is over or `seconds` have passed; returns the last observation."""
+    """Poll trials until there is news of one of them or `seconds` have passed; returns the last observation.
+
+    News is that the first of them is over, or that it has turned out meanwhile that it will not be kept. cap: the
+    longest that a call of this client waits, for the answer of a wait that was shorter than its trial.
+    """
     rounded = {"rounded": observation.rounded}  # known to the call that started the trial only
     last_polled = anyio.current_time()
     deadline = last_polled + seconds
     progress = ProgressMessages(context)
     poll = partial(wait_trial, ws, observation.session, handles, 0)
+    known_hopeless = _progress(observation).hopeless
     while observation.status == "running":
         await progress.send(observation, handles)
         remaining = deadline - anyio.current_time()
-        if remaining <= 0:
-            return observation.model_copy(update={"next": still_running_advice(observation, handles), **rounded})
+        if remaining <= 0 or _progress(observation).hopeless != known_hopeless:
+            return still_running(observation, handles, cap).model_copy(update=rounded)
         await anyio.sleep(min(POLL_SECONDS, remaining))
         try:
             observation = await anyio.to_thread.run_sync(poll)
@@ -112,17 +142,31 @@ async def wait_until_confirmed(
     return result
 
 
-def still_running_advice(observation: TrialObservation, handles: list[str]) -> str:
+def still_running(observation: TrialObservation, handles: list[str], cap: float) -> TrialObservation:
+    """The answer of a wait that ends before the trials."""
+    progress = _progress(observation).model_copy(update={"wait_limit_seconds": None if math.isinf(cap) else cap})
+    changes = {"next": still_running_advice(observation, handles, cap), "progress": progress.shown()}
+    return observation.model_copy(update=changes)
+
+
+def still_running_advice(observation: TrialObservation, handles: list[str], cap: float = math.inf) -> str:
     """The text for `next` when the wait ends before the trials."""
-    session, trial = observation.session, observation.trial
+    session, trial, hopeless = observation.session, observation.trial, _progress(observation).hopeless
+    limit = "" if math.isinf(cap) else f" One call of this client waits {cap:g} s at most."
     if len(handles) > 1:
         return (
-            f"Trials {listed(handles)} are still running and nothing failed; only the wait of this call has ended. "
-            f"Call wait_trial(session='{session}') to continue waiting for the first one. Do not start them again."
+            f"Trials {listed(handles)} are still running and nothing failed. Call wait_trial(session='{session}') to "
+            f"continue waiting for the first one. Do not start them again.{limit}"
+        )
+    call = f"wait_trial(session='{session}', trial='{trial}')"
+    if hopeless:
+        return (
+            f"Trial {trial} is still running, and it will not be kept: {hopeless}. End it with cancel_trial"
+            f"(session='{session}', trial='{trial}', keep_best=true), or call {call} to train it to its end."
         )
     return (
-        f"Trial {trial} is still running and nothing failed; only the wait of this call has ended. Call "
-        f"wait_trial(session='{session}', trial='{trial}') to continue waiting. Do not start it again."
+        f"Trial {trial} is still running and nothing failed. Call {call} to continue waiting. Do not start it "
+        f"again.{limit}"
     )
 
 
@@ -136,8 +180,8 @@ class ProgressMessages:
 
     async def send(self, observation: TrialObservation, handles: list[str]) -> None:
         """Send a message if an epoch has ended since the last message, or if a heartbeat is due."""
-        progress = observation.progress or {}
-        epoch, epochs = progress.get("epoch", 0), progress.get("epochs", 0)
+        progress = _progress(observation)
+        epoch, epochs = progress.epoch, progress.epochs
         now = anyio.current_time()
         if epoch > self._epoch:
             self._epoch, self._epoch_since = epoch, now
@@ -154,12 +198,9 @@ class ProgressMessages:
 
 def describe(observation: TrialObservation, others: list[str]) -> str:
     """The progress of a running trial in one short line, for people; `others` run as well."""
-    progress = observation.progress or {}
-    text = f"{observation.trial}: {progress.get('stage', 'loading')}"
-    if progress.get("epochs"):
-        text += f", epoch {progress['epoch']}/{progress['epochs']}"
-    if progress.get("best_judged") is not None:  # what the finished trial will be judged by
-        text += f", best validation NDCG@10 {progress['best_judged']:.4f}"
-    elif progress.get("best_ndcg10") is not None:
-        text += f", best validation NDCG@10 of the bare model {progress['best_ndcg10']:.4f}"
+    text = f"{observation.trial}: {_progress(observation).line()}"
     return f"{text}; {listed(others)} too" if others else text
+
+
+def _progress(observation: TrialObservation) -> RunningProgress:
+    return RunningProgress.model_validate(observation.progress or {"stage": "loading"})

@@ -1,7 +1,8 @@
 """Turns a plain function over a Workspace into an MCP tool.
 
 The tool's schema has no parameter that an agent must not choose: the workspace is removed from the signature. An
-argument outside the signature, for instance a seed, is refused by name; the SDK would drop it silently.
+argument outside the signature, for instance a seed, is refused by name; the SDK would drop it silently. Arguments are
+read by the tool's schema (`arguments.py`) before the SDK sees them.
 """
 
 import inspect
@@ -17,49 +18,67 @@ from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
 from mcp.server.mcpserver.tools import Tool
 from mcp.types import ToolAnnotations
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
-from ..data.errors import VirtualMLEError
+from ..data.errors import ArgumentError, VirtualMLEError
 from ..memory.text import clean_text
 from ..tools.results import FinalResult, TrialObservation
-from ..tools.wait_trial import awaited
+from ..tools.wait_trial import awaited, wait_trial
 from ..tools.workspace import Workspace
 from .answers import answer
-from .arguments import checked_arguments
+from .arguments import read_arguments
+from .schemas import Schema, input_schema, published
 from .waits import wait_cap, wait_until_confirmed, wait_until_over
 
 PlainTool = Callable[..., BaseModel]
 
 CLIENT_NAME_LENGTH = 80
 MAX_REFUSAL = 4000  # characters
+PREFIX = "Error executing tool "  # of the SDK, before the text of an error
 LLM_USD = "virtualmle/llm_usd"
 """Key in a request's `_meta`: dollars that the client's language model cost in this session; no model can set it."""
 REFLECTS = "virtualmle/reflects"
 """Key in a request's `_meta`: false opens the session of an agent that does not reflect; no model can set it."""
 WAIT = "wait_seconds"
 
+
+
 class WireTool(Tool):
-    """A tool that refuses unknown arguments."""
+    """A tool whose arguments are read leniently, and refused in our words."""
+
+    read_by: Schema = {}  # the published schema, and the bounds that only the server checks
 
     async def run(self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool = False) -> Any:
         """Run the tool; ToolError for unknown arguments and for every error that the caller can correct."""
-        arguments = checked_arguments(self.name, list(self.parameters.get("properties", {})), arguments)
         try:
-            result = await super().run(arguments, context)
+            read = read_arguments(self.name, self.read_by, arguments)
+        except ArgumentError as error:
+            raise ToolError(str(error)) from error
+        try:
+            result = await super().run(read, context)
             return answer(result) if convert_result else result
         except UnexpectedToolError:
             raise
         except ToolError as error:  # it may quote names of any length
-            text = str(error)
+            unread = isinstance(error.__cause__, ValidationError)
+            text = _unread(self.name, error.__cause__) if unread else str(error).removeprefix(f"{PREFIX}{self.name}: ")
             raise ToolError(text if len(text) <= MAX_REFUSAL else f"{text[:MAX_REFUSAL]}…") from error
 
 
 def wire_tool(ws: Workspace, tool: PlainTool, annotations: ToolAnnotations, override: float | None) -> Tool:
     """The MCP tool of a function: description from its docstring, schema from its parameters without `ws`."""
     function = inspect.unwrap(tool)  # its signature has the descriptions and bounds of the arguments
-    wired = WireTool.from_function(_mcp_function(ws, function, override), annotations=annotations)
-    wired.parameters["additionalProperties"] = False
-    return wired
+    title = tool.__name__.replace("_", " ").capitalize()
+    wired = WireTool.from_function(_mcp_function(ws, function, override), title=title, annotations=annotations)
+    schema = input_schema(function)
+    return wired.model_copy(update={"parameters": published(schema), "read_by": schema})
+
+
+def _unread(tool: str, error: BaseException | None) -> str:
+    """What a client reads if the types of a function refuse what its schema allows."""
+    problems = error.errors(include_url=False) if isinstance(error, ValidationError) else []
+    names = dict.fromkeys(str(problem["loc"][0]) for problem in problems if problem["loc"])
+    return f"{tool} cannot use {', '.join(names) or 'its arguments'}; give what the schema of the tool says"
 
 
 def _mcp_function(ws: Workspace, tool: PlainTool, override: float | None) -> Callable[..., Awaitable[BaseModel]]:
@@ -67,7 +86,7 @@ def _mcp_function(ws: Workspace, tool: PlainTool, override: float | None) -> Cal
     signature = inspect.signature(tool, eval_str=True)
     _, *parameters = signature.parameters.values()
     waits = WAIT in signature.parameters
-    names_trials = waits and "trial" in signature.parameters
+    names_trials = tool is inspect.unwrap(wait_trial)
 
     async def call(context: Context[Workspace], **arguments: Any) -> BaseModel:
         requested = arguments.pop(WAIT, None)
@@ -80,7 +99,7 @@ def _mcp_function(ws: Workspace, tool: PlainTool, override: float | None) -> Cal
                     awaited, ws, arguments["session"], arguments.get("trial")
                 )
             result = await anyio.to_thread.run_sync(partial(tool, workspace_for(ws, context), **arguments))
-            cap = wait_cap(client_name(context), override)
+            cap = wait_cap(client_name(context), override, sends_token=sends_progress_token(context))
             seconds = cap if requested is None else min(requested, cap)
             if isinstance(result, FinalResult):
                 again = partial(tool, workspace_for(ws, context), **arguments)
@@ -88,7 +107,7 @@ def _mcp_function(ws: Workspace, tool: PlainTool, override: float | None) -> Cal
             if not isinstance(result, TrialObservation) or not waits:
                 return result
             handles = arguments["trial"] if names_trials else [result.trial]
-            return await wait_until_over(ws, result, handles, context, seconds)
+            return await wait_until_over(ws, result, handles, context, seconds, cap)
         except VirtualMLEError as error:
             raise ToolError(str(error)) from error
 
@@ -102,6 +121,11 @@ def client_name(context: Context[Workspace]) -> str:
     """The name that the client reported, cleaned; empty if it reported none."""
     parameters = context.request_context.session.client_params
     return clean_text(parameters.client_info.name, CLIENT_NAME_LENGTH) if parameters else ""
+
+
+def sends_progress_token(context: Context[Workspace]) -> bool:
+    """Whether the client wants progress messages for this call."""
+    return (context.request_context.meta or {}).get("progress_token") is not None
 
 
 def record_cost(ws: Workspace, context: Context[Workspace], session: object) -> None:

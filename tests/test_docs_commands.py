@@ -15,7 +15,7 @@ from tests.quick_home import environment, quick_home
 from virtualmle.cli.app import app, main
 
 DOCS = Path(virtualmle.__file__).parent / "docs"
-PAGES = ("tutorial.md", "glossary.md", "after-tuning.md", "export.md", "serving.md", "security.md")
+PAGES = ("tutorial.md", "glossary.md", "after-tuning.md", "export.md", "serving.md", "security.md", "mcp-clients.md")
 ENDLESS, ELSEWHERE = "serve-model", "convert"  # tests/test_serving_readme.py and test_serving_portable.py run them
 TUNING = ("tune", "sessions resume")
 

@@ -108,7 +108,7 @@ async def test_an_unknown_argument_is_refused_with_its_name_and_the_valid_ones(c
     text = await refusal(client, "list_sessions", verbose=True)
     assert "'verbose'" in text and "its arguments are none" in text
     text = await refusal(client, "open_session", dataset="demo", backbone="sasrec", seed=7)
-    assert "'seed'" in text and "dataset, backbone, new" in text and "Seeds belong to the server" in text
+    assert "'seed'" in text and "dataset, backbone, new" in text and "seeds belong to the server" in text
 
 
 async def test_a_knob_outside_changes_is_refused_with_a_hint(client: Client) -> None:

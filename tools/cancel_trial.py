@@ -1,26 +1,32 @@
-"""The tool cancel_trial, the only way for an agent to stop a running trial."""
+"""The tool cancel_trial, the only way for an agent to stop a running trial, or to end it early with what it has."""
 
 from typing import Annotated
 
 from pydantic import Field
 
 from ..data.errors import SessionError
+from ..trials.launcher import ask_to_end
 from .help_text import described
 from .observation import observe
 from .results import TrialObservation
 from .sync import sync_session
+from .wait_trial import WaitSeconds, wait_trial
 from .workspace import Workspace
 
 
 @described
 def cancel_trial(
     ws: Workspace,
-    session: Annotated[str, Field(description="session id, as open_session returned it")],
-    trial: Annotated[str, Field(description="handle of the running trial, e.g. 't003'")],
+    session: Annotated[str, Field(description="session id")],
+    trial: Annotated[str, Field(description="the running trial, e.g. t003")],
+    keep_best: Annotated[
+        bool, Field(description="true: finish it after its current epoch, with its best checkpoint, at its cost so far")
+    ] = False,
+    wait_seconds: WaitSeconds = None,
 ) -> TrialObservation:
-    """Stop a running trial. The trials and training seconds that it has used are not refunded.
+    """Stop a running trial. The budget that it has used is not refunded.
 
-    A trial that has already ended is returned unchanged.
+    keep_best=true judges and records it like any finished trial. The same configuration again continues the training.
     """
     record = ws.memory.sessions.get(session)
     target = ws.memory.trials.get(session, trial)
@@ -31,6 +37,9 @@ def cancel_trial(
     running = sync_session(ws, session)
     if any(record.handle == trial for record in running):
         directory = ws.trial_directory(session, trial)
+        if keep_best:
+            ask_to_end(directory)
+            return wait_trial(ws, session, trial, wait_seconds)
         ws.launcher_of(session, directory).cancel(directory)
         sync_session(ws, session)
     return observe(ws, record, trial)

@@ -94,7 +94,8 @@ def complete_curves(session: SessionRecord, trials: list[TrialRecord]) -> list[C
     """The learning curves of the trials that trained to their end, one per trained model; none of a replay."""
     if session.replay or not session.profile.get("users"):
         return []
-    first = {trial.train_hash: trial for trial in reversed(trials) if trial.status == "finished"}
+    complete = [trial for trial in trials if trial.status == "finished" and trial.ended_after is None]
+    first = {trial.train_hash: trial for trial in reversed(complete)}
     return [
         CurveRecord(
             session=session.id,

@@ -169,7 +169,10 @@ def _spec(
 ) -> TrialSpec:
     """The specification of a repetition: it takes over what earlier ones with its seed and training knobs left."""
     share = share_of(ws, session, record)
-    equal = [r for r in known if (r.train_hash, r.repetition) == (record.train_hash, record.repetition)]
+    ends = {trial.handle: trial.ended_after for trial in ws.memory.trials.all(session.id)}
+    end = ends.get(record.repeats or "")
+    same = [r for r in known if (r.train_hash, r.repetition) == (record.train_hash, record.repetition)]
+    equal = [r for r in same if ends.get(r.repeats or "") == end]
     trained = [r for r in equal if r.status == "finished"]
     directories = [ws.trial_directory(session.id, r.handle) for r in reversed(equal)]
     unfinished = next((str(path) for path in directories if (path / STATE).exists()), None)
@@ -184,6 +187,7 @@ def _spec(
         wall_seconds=ws.session_protocol(session).trial_seconds,
         rescore_from=str(ws.trial_directory(session.id, trained[0].handle)) if trained else None,
         resume_from=None if trained else unfinished,
+        end_after=end,
     )
 
 

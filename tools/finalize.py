@@ -30,6 +30,7 @@ from .results import ConfirmationProgress, FinalResult
 from .rule_counts import count_rules
 from .states import delete_states
 from .sync import sync_session
+from .wait_trial import WaitSeconds
 from .withholding import LATER, open_beside, shown_result, shown_state, withheld_sentence
 from .workspace import Workspace
 from .write_reflection import RuleInput, prepare_rule, required_text
@@ -46,26 +47,21 @@ SEALED_CHOICE = (
 @described
 def finalize(
     ws: Workspace,
-    session: Annotated[str, Field(description="session id, as open_session returned it")],
+    session: Annotated[str, Field(description="session id")],
     cognition_summary: Annotated[
         str,
-        Field(description="what this session taught about dataset and backbone, for later sessions", min_length=1),
+        Field(description="what the session taught about dataset and backbone", min_length=1),
     ],
-    rules: Annotated[list[RuleInput] | None, Field(description="rules that may hold on other datasets")] = None,
+    rules: Annotated[list[RuleInput] | None, Field(description="rules for later sessions")] = None,
     confirm: Annotated[
-        bool, Field(description="must be true: the call ends the session and uses its one look at the test set")
+        bool, Field(description="true: yes, end it and use its one look")
     ] = False,
-    wait_seconds: Annotated[
-        float | None, Field(description="seconds to wait for a confirmation; null = as long as allowed", ge=0)
-    ] = None,
+    wait_seconds: WaitSeconds = None,
 ) -> FinalResult:
-    """End the session: store the Cognition Summary, freeze, and evaluate the selected trial on the test set, once.
+    """End the session for good, and evaluate its best trial on the test set, once.
 
-    The selected trial is the finished one with the best validation NDCG@10. If the protocol has `confirm_top`, the best
-    trials are first trained again under fresh seeds, and the best mean is selected; a wait that is up returns state
-    'confirming': call finalize again. The session cannot be reopened, and its test result is measured only once;
-    `confirm` guards against calling this by accident. While another session on this data is open, the state is
-    'withheld': the result is shown once the last of them has ended, in read_memory(view='state').
+    State 'confirming': the best trials are trained again first, and the wait is up; call finalize again. 'withheld':
+    read_memory(view='state') shows the result once no other session on this data is open.
     """
     record = ws.memory.sessions.get(session)
     running = sync_session(ws, session)

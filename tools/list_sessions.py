@@ -8,10 +8,9 @@ from .workspace import Workspace
 
 @described
 def list_sessions(ws: Workspace) -> SessionList:
-    """List all sessions of this home with dataset, backbone, state, number of trials and best validation NDCG@10.
+    """List the sessions of this home with their states and best validation NDCG@10.
 
-    open_session resumes an open session. State 'withheld': the test result is shown once the last open session on the
-    same data has ended.
+    State 'withheld': the test result is shown once no session on the same data is open.
     """
     rows = [SessionSummary(**row) for row in ws.memory.sessions.overview()]
     states = {record.id: shown_state(ws.home, ws.memory, record) for record in ws.memory.sessions.in_state("revealed")}

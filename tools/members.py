@@ -40,7 +40,7 @@ def members_for(ws: Workspace, session: SessionRecord, config: TrialConfig) -> l
     ConfigError if one of them is no trial that may be a member, or if two share a trained model; the text names trials
     that may be members now.
     """
-    members, models = [], dict[tuple[str, int], str]()
+    members, models = [], dict[tuple[str, int | None, int], str]()
     for name in members_of(config.ensemble):
         owner, trial = _find(ws, session, name)
         if why := _obstacle(ws, session, owner, trial):
@@ -135,10 +135,10 @@ def _member(ws: Workspace, name: str, trial: TrialRecord) -> EnsembleMember:
     return EnsembleMember(name=name, directory=str(directory), files=files)
 
 
-def _model(ws: Workspace, trial: TrialRecord) -> tuple[str, int]:
-    """What identifies a trained model on this data: the hash of its training knobs, and its seed."""
+def _model(ws: Workspace, trial: TrialRecord) -> tuple[str, int | None, int]:
+    """What identifies a trained model on this data: its training knobs, where it was ended on request, and its seed."""
     try:
-        return trial.train_hash, read_spec(ws.trial_directory(trial.session, trial.handle)).seed
+        return trial.train_hash, trial.ended_after, read_spec(ws.trial_directory(trial.session, trial.handle)).seed
     except TrialError as error:
         raise ConfigError(f"{ENSEMBLE}: {trial.session}/{trial.handle}: {error}") from None
 
@@ -157,8 +157,9 @@ def _possible(ws: Workspace, session: SessionRecord) -> str:
 
 def _names(ws: Workspace, session: SessionRecord, owners: Sequence[SessionRecord]) -> Iterator[str]:
     for owner in owners:
-        seen: set[str] = set()
+        seen: set[tuple[str, int | None]] = set()
         for trial in best_first(ws.memory.trials.all(owner.id)):
-            if trial.train_hash not in seen and not _obstacle(ws, session, owner, trial):
-                seen.add(trial.train_hash)
+            model = (trial.train_hash, trial.ended_after)
+            if model not in seen and not _obstacle(ws, session, owner, trial):
+                seen.add(model)
                 yield trial.handle if owner.id == session.id else f"{owner.id}/{trial.handle}"

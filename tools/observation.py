@@ -9,8 +9,8 @@ from ..sandbox.hypothesis import outcome_of
 from ..sandbox.rule_evidence import bound_delta
 from ..sandbox.statistics import z_score
 from ..sandbox.sweeping import sweep_table
-from ..training.spec import read_progress
 from .guidance import budget_of, next_step
+from .progress import progress_now
 from .results import HypothesisOutcome, SweptSettings, TrialObservation
 from .stopping import stopped_trial
 from .workspace import Workspace
@@ -39,8 +39,8 @@ def observe(ws: Workspace, session: SessionRecord, handle: str, *, duplicate_rea
         next=f"{duplicate_reason} {next_step(ws, session, trials)}".strip(),
     )
     if record.outcome is None:
-        progress = read_progress(ws.trial_directory(session.id, handle))
-        return observation.model_copy(update={"progress": progress.model_dump()})
+        progress = progress_now(ws, session, record, incumbent, trials)
+        return observation.model_copy(update={"progress": progress.shown()})
     hypothesis = _hypothesis(ws, session, record, trials)
     measured = _measured(record.outcome) | {"hypothesis": hypothesis, "sweep": _swept(record)}
     measured |= {"stopped": stopped_trial(record, trials)}
@@ -121,6 +121,7 @@ def summarise_curve(outcome: TrialOutcome) -> dict[str, Any]:
         "loss_last": round(last["loss"], 4),
         "loss_slope": _slope(tail),
         "gap": _gap(outcome),
+        **({"ended_on_request": True} if outcome.details.get("ended_after") else {}),
     }
 
 

@@ -25,14 +25,13 @@ from .workspace import Workspace
 @described
 def open_session(
     ws: Workspace,
-    dataset: Annotated[str, Field(description="name of a registered dataset, e.g. 'demo'")],
+    dataset: Annotated[str, Field(description="a registered dataset, e.g. demo")],
     backbone: Annotated[Literal["sasrec", "hstu"], Field(description="model to tune")],
-    new: Annotated[bool, Field(description="true: open a new session even if one is open already")] = False,
+    new: Annotated[bool, Field(description="true: do not resume an open session")] = False,
 ) -> OpenedSession:
-    """Open a tuning session and get its brief: rules, dataset profile, action space, knowledge from earlier sessions.
+    """Open or resume a tuning session and get its brief: rules, data profile, action space, earlier knowledge.
 
-    Resumes the open session of this dataset and backbone, if there is one, unless new=true. Datasets are registered
-    by people (`virtualmle data add`), never by agents.
+    Datasets are registered by people (`virtualmle data add`).
     """
     data = ws.manifest(dataset)
     replay = replay_source(ws, backbone)

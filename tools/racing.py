@@ -1,7 +1,9 @@
 """The race of a trial: what the worker needs to stop it early, written to the trial's directory before it starts.
 
-Not raced, and so run to their end: trials that are not trained, repetitions, the continuation of a stopped trial, and
-trials for which `training/families.py` knows too little. docs/racing.md explains the rule.
+Not raced, and so run to their end: trials that are not trained, repetitions, and trials for which
+`training/families.py` knows too little. The continuation of a trial that was stopped or ended on request, and a trial
+of a session without racing, is not stopped either; its worker only reports that it will not be kept, as far as it knows
+the judged ranks. docs/racing.md explains the rule.
 """
 
 import logging
@@ -29,7 +31,7 @@ def prepare_race(ws: Workspace, session: SessionRecord, trial: TrialRecord, spec
     """Write the race of a trial into its new directory, if it is to be raced. MachineError if it cannot be written."""
     incumbent = ws.memory.trials.incumbent(session.id)
     trials = ws.memory.trials.all(session.id)
-    if incumbent is None or not _may_be_raced(ws, session, trial, spec, trials):
+    if incumbent is None or spec.rescore_from or spec.members or trial.sweep or trial.repetition:
         return
     known = _run_of(session, incumbent)
     if known is None:
@@ -52,9 +54,10 @@ def prepare_race(ws: Workspace, session: SessionRecord, trial: TrialRecord, spec
     context = race_of(trial.configuration, known.num_users, known, runs, keep_z, popularity or 0.0, same_scores, epochs)
     if context is None:
         return
+    stops = _may_be_stopped(ws, session, trial, trials)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        write_race(directory, context, ranks)
+        write_race(directory, context.model_copy(update={"stops": stops}), ranks)
     except OSError as error:
         raise MachineError(f"{directory} cannot be written ({error.strerror}); free disk space and retry") from None
 
@@ -77,19 +80,20 @@ def _incumbent_ranks(folder: Path, num_rows: int, *, judged: bool) -> EpochRanks
     return np.vstack([rows, final])
 
 
-def _may_be_raced(
-    ws: Workspace, session: SessionRecord, trial: TrialRecord, spec: TrialSpec, trials: Sequence[TrialRecord]
+def _may_be_stopped(
+    ws: Workspace, session: SessionRecord, trial: TrialRecord, trials: Sequence[TrialRecord]
 ) -> bool:
     """Whether the rules of the session, which has these `trials`, allow to stop this one."""
-    is_trained = not (spec.rescore_from or spec.members)
-    if not ws.session_protocol(session).racing or not is_trained or trial.sweep or trial.repetition:
+    if not ws.session_protocol(session).racing:
         return False
-    return not any(other.status == "stopped" and other.train_hash == trial.train_hash for other in trials)
+    begun = [other for other in trials if other.status == "stopped" or other.ended_after is not None]
+    return not any(other.train_hash == trial.train_hash for other in begun)
 
 
 def _runs_here(session: SessionRecord, trials: Sequence[TrialRecord]) -> list[Run]:
     """The models that this session has trained to their end."""
-    trained = {trial.train_hash: trial for trial in trials if trial.status == "finished"}
+    complete = [trial for trial in trials if trial.status == "finished" and trial.ended_after is None]
+    trained = {trial.train_hash: trial for trial in complete}
     return [run for trial in trained.values() if (run := _run_of(session, trial))]
 
 

@@ -28,7 +28,7 @@ def copy_equal_trial(
         return False
     for other in ws.memory.trials.elsewhere(trial):
         source, outcome = ws.trial_directory(other.session, other.handle), other.outcome
-        if outcome is None or outcome.details.get("engine") != engine_version():
+        if outcome is None or other.ended_after is not None or outcome.details.get("engine") != engine_version():
             continue
         if holds(source, spec, str(outcome.details.get("device")), outcome.details.get("files") or {}):
             try:

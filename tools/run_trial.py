@@ -11,6 +11,8 @@ from ..data.errors import AdmissionError, ConflictError, MachineError, SessionEr
 from ..memory.records import Hypothesis, SessionRecord, TrialOutcome, TrialRecord
 from ..memory.text import clean_text
 from ..models.config import TrialConfig, fingerprint, train_hash
+from ..sandbox.changes import KnobValue, merged_changes
+from ..sandbox.ended_early import trains_on
 from ..sandbox.program import admit
 from ..training.spec import EnsembleMember, TrialSpec, read_spec
 from ..trials.replay import serve
@@ -36,23 +38,22 @@ REASON_LENGTH = 500
 @described
 def run_trial(
     ws: Workspace,
-    session: Annotated[str, Field(description="session id from open_session")],
+    session: Annotated[str, Field(description="session id")],
     changes: Annotated[
-        dict[str, Any], Field(description="knobs to change in the base, e.g. {\"lr\": 0.001}; {} = the base itself")
-    ],
-    hypothesis: Annotated[
-        Hypothesis | None, Field(description="what you expect: dimension, direction and size of the change in NDCG@10")
+        dict[str, Any] | None,
+        Field(description="knobs to change in the base, e.g. {\"lr\": 0.001}; none: the base itself"),
     ] = None,
-    base: Annotated[str, Field(description="'incumbent', 'default' or a trial handle such as 't003'")] = "incumbent",
-    override_reason: Annotated[
-        str, Field(description="only if a discard heuristic refuses the trial: why it does not apply here")
-    ] = "",
+    hypothesis: Annotated[Hypothesis | None, Field(description="what you expect")] = None,
+    base: Annotated[str, Field(description="incumbent, default or a trial (t003)")] = "incumbent",
+    override_reason: Annotated[str, Field(description="why a refusing discard heuristic does not apply")] = "",
     wait_seconds: WaitSeconds = None,
+    changes_list: Annotated[
+        list[KnobValue] | None, Field(description="changes as a list, for clients without free keys")
+    ] = None,
 ) -> TrialObservation:
-    """Train one configuration, evaluate it on the validation set, and get its verdict (keep, discard or crash).
+    """Train a configuration, evaluate it on validation, get the verdict: keep, discard or crash.
 
-    Returns when the trial has ended, or with status 'running' when the wait is up: then call wait_trial; do not start
-    the trial again. A configuration that has already been tried is returned at no cost.
+    Status 'running': the wait is up; call wait_trial, never start it again. A configuration tried before costs nothing.
     """
     record = ws.memory.sessions.get(session)
     dataset_dir = ws.session_dataset(record)
@@ -60,7 +61,7 @@ def run_trial(
     trials = ws.memory.trials.all(session)
     protocol = ws.session_protocol(record)
     base_handle, base_config = resolve_base(ws, record, base)
-    changes = with_short_names(session, changes)
+    changes = with_short_names(session, merged_changes(changes, changes_list))
     config = protocol.space.resolve(base_config, changes)
     rounded = protocol.space.roundings(record.backbone, changes)
     given, changes = changes, {knob: getattr(config, knob) for knob in changes}
@@ -73,7 +74,7 @@ def run_trial(
         base=base_config,
         config=config,
         changes=changes,
-        heuristics=heuristics_of(ws, record, list(changes)),
+        heuristics=heuristics_of(ws, record, base_config, changes),
         override_reason=override_reason,
     )
     if admission.kind == "refused":
@@ -163,7 +164,8 @@ def _spec(
     members: Sequence[EnsembleMember] = (),
 ) -> TrialSpec:
     """The specification for the worker. What the session has trained already is not trained again."""
-    cached = None if members else ws.checkpoint_directory(session.id, trial.train_hash)
+    trains = not trial.sweep and trains_on(ws.memory.trials.all(session.id), trial.configuration)
+    cached = None if members or trains else ws.checkpoint_directory(session.id, trial.train_hash)
     share = share_of(ws, session, trial)
     begun = None if cached or members else state_to_continue(ws, trial, share)
     protocol = ws.session_protocol(session)
@@ -209,4 +211,4 @@ def cleaned(hypothesis: Hypothesis | None) -> Hypothesis | None:
     if hypothesis is None:
         return None
     dimension, reason = clean_text(hypothesis.dimension, 40), clean_text(hypothesis.reason, REASON_LENGTH)
-    return hypothesis.model_copy(update={"dimension": dimension, "reason": reason})
+    return hypothesis.model_copy(update={"dimension": dimension, "reason": reason, "size": hypothesis.size or None})

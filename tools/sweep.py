@@ -7,6 +7,7 @@ from pydantic import Field
 from ..data.errors import AdmissionError, ConflictError, SweepError
 from ..memory.records import Hypothesis, SessionRecord, Sweep, TrialRecord
 from ..models.config import TrialConfig, fingerprint, train_hash
+from ..sandbox.changes import merged_settings
 from ..sandbox.program import Admission, admit
 from ..sandbox.sweeping import complete, differences, plan_settings
 from .guidance import budget_of, pending_reflection
@@ -16,7 +17,6 @@ from .places import occupation
 from .results import TrialObservation
 from .run_trial import cleaned, resolve_base, start_trial
 from .sync import default_trial, sync_session
-from .transfer import heuristics_of
 from .wait_trial import WaitSeconds, wait_trial
 from .workspace import Workspace
 
@@ -26,27 +26,26 @@ ROUNDED_LENGTH = 300  # of the list of rounded numbers, so that the observation 
 @described
 def sweep(
     ws: Workspace,
-    session: Annotated[str, Field(description="session id from open_session")],
+    session: Annotated[str, Field(description="session id")],
     settings: Annotated[
-        list[dict[str, Any]],
-        Field(description="partial configurations of scoring knobs, e.g. [{\"transition_weight\": 2}, "
-                          "{\"transition_weight\": 4, \"fusion\": \"rerank\"}]"),
-    ],
-    base: Annotated[
-        str, Field(description="the trained trial to re-score: 'incumbent', 'default' or a trial handle such as 't003'")
-    ] = "incumbent",
-    hypothesis: Annotated[
-        Hypothesis | None, Field(description="what you expect: dimension, direction and size of the change in NDCG@10")
+        list[dict[str, Any]] | None,
+        Field(description="changes of scoring knobs, e.g. [{\"transition_weight\": 2}, {\"fusion\": \"rerank\"}]"),
     ] = None,
+    base: Annotated[
+        str, Field(description="model to re-score: incumbent, default or a trial (t003)")
+    ] = "incumbent",
+    hypothesis: Annotated[Hypothesis | None, Field(description="what you expect")] = None,
     wait_seconds: WaitSeconds = None,
+    settings_list: Annotated[
+        list[str] | None, Field(description="settings as texts, e.g. transition_weight=4, fusion=rerank")
+    ] = None,
 ) -> TrialObservation:
-    """Re-score one trained model with many settings of the scoring knobs: one call, one trial of the budget, seconds.
+    """Re-score a trained model with many settings of the scoring knobs: seconds, and one trial of the budget.
 
-    Each setting changes scoring knobs of the base; the protocol's `max_sweep` limits their number. The best one
-    becomes the trial's configuration. Because it is the best of N, it is kept only if z reaches keep_z + sqrt(2 ln N).
-    The result lists every setting with its NDCG@10 and its difference to the base. Settings that a trial has measured
-    before are left out. Use run_trial for a knob that needs training.
+    The best setting becomes the trial's configuration; as the best of N it is kept if z reaches keep_z + sqrt(2 ln N).
+    Settings measured before are left out.
     """  # fmt: skip
+    settings = merged_settings(settings, settings_list)
     record = ws.memory.sessions.get(session)
     dataset_dir = ws.session_dataset(record)
     running = sync_session(ws, session)
@@ -122,5 +121,4 @@ def _admit(
         base=base,
         config=config,
         changes=changes,
-        heuristics=heuristics_of(ws, session, list(changes)),
     )

@@ -169,7 +169,7 @@ def _judged(
     return TrialOutcome(
         status="finished",
         verdict=judgement.verdict,
-        reason=judgement.reason + (against_start.words if against_start else ""),
+        reason=judgement.reason + (against_start.words if against_start else "") + _early_end(record, result),
         metrics=metrics,
         ndcg_se=standard_error(ranks),
         incumbent_before=incumbent.handle if incumbent else None,
@@ -183,6 +183,7 @@ def _judged(
             **result.model_dump(include=MEASURED_DETAILS),
             "rescored": bool(spec.rescore_from or spec.members) and spec.reused_from is None,
             **_continued(spec, result),
+            **({"ended_after": result.ended_after} if result.ended_after else {}),
             "signature": signature.mac,
             "metrics_se": metric_errors(ranks),
             **({"incumbent_at_start": against_start.figures} if against_start else {}),
@@ -201,6 +202,13 @@ def _continued(spec: TrialSpec, result: TrialResult) -> dict[str, Any]:
     if not spec.resume_from or not result.resumed_epochs:
         return {}
     return {"continued_from": Path(spec.resume_from).name, "resumed_epochs": result.resumed_epochs}
+
+
+def _early_end(record: TrialRecord, result: TrialResult) -> str:
+    """That the training was ended on request, as the end of a sentence; empty if it ran to its end."""
+    if result.ended_after is None:
+        return ""
+    return f"; its training was ended on request after epoch {result.ended_after} of {record.config['epochs']}"
 
 
 class _AgainstStart(NamedTuple):

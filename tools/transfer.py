@@ -6,17 +6,19 @@ cognition of selected datasets only, or that of all datasets.
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from ..data.errors import ConfigError
-from ..memory.knowledge import Knowledge
+from ..memory.knowledge import AvoidRule, Knowledge
 from ..memory.records import SessionRecord
 from ..memory.similarity import UNKNOWN
 from ..memory.text import clean_text, quote
 from ..models.config import TrialConfig
 from ..sandbox.action_space import ActionSpace
+from ..sandbox.conditions import Condition, parse_condition
 from ..sandbox.program import Heuristic, applying_heuristic
+from .covering import Evidence, covers, is_cheap, may_refuse
 from .views import FoundRow, LongTermView, PriorConfiguration, PriorEntry, PriorRule, RuleRow, SummaryRow
 from .workspace import Workspace
 
@@ -61,39 +63,99 @@ def history_of(ws: Workspace, session: SessionRecord) -> dict[str, dict[str, Any
     return {knob: {**effect, "values": effect["values"][:HISTORY_VALUES]} for knob, effect in effects.items()}
 
 
-def heuristics_of(ws: Workspace, session: SessionRecord, knobs: Collection[str]) -> list[Heuristic]:
-    """The discard heuristics on any of `knobs` that apply to the session's dataset; none without memory."""
-    return _heuristics(ws, session, knobs, quoted=True)
+def heuristics_of(
+    ws: Workspace, session: SessionRecord, base: TrialConfig, changes: Mapping[str, Any]
+) -> list[Heuristic]:
+    """The discard heuristics on any knob of `changes` whose evidence covers this trial; none without memory.
+
+    None either for a trial that re-scores a trained model: it takes seconds, so a heuristic only advises.
+    """
+    if is_cheap(changes):
+        return []
+    return _covering(_heuristics(ws, session, list(changes), quoted=True), ws, session, base, changes)
 
 
 class HeuristicCheck:
     """Decides whether a discard heuristic would refuse a change to the incumbent; reads all heuristics once."""
 
     def __init__(self, ws: Workspace, session: SessionRecord, incumbent: TrialConfig) -> None:
+        self._ws, self._session = ws, session
         self._base, self._settings = incumbent, incumbent.model_dump()
-        self._by_knob: dict[str, list[Heuristic]] = defaultdict(list)
-        for heuristic in _heuristics(ws, session, None, quoted=False):
-            self._by_knob[heuristic.condition.split()[0]].append(heuristic)
+        self._by_knob: dict[str, list[_Known]] = defaultdict(list)
+        for known in _heuristics(ws, session, None, quoted=False):
+            self._by_knob[known.condition.knob].append(known)
 
     def __call__(self, changes: Mapping[str, Any]) -> bool:
-        heuristics = [h for knob in changes for h in self._by_knob.get(knob, [])]
+        if is_cheap(changes):
+            return False
+        known = [found for knob in changes for found in self._by_knob.get(knob, [])]
+        heuristics = _covering(known, self._ws, self._session, self._base, changes)
         return applying_heuristic(heuristics, self._base, {**self._settings, **changes}) is not None
+
+
+class _Known(NamedTuple):
+    """A discard heuristic with its condition and what its evidence covers."""
+
+    heuristic: Heuristic
+    condition: Condition
+    evidence: Evidence
+
+
+def _covering(
+    known: Iterable[_Known], ws: Workspace, session: SessionRecord, base: TrialConfig, changes: Mapping[str, Any]
+) -> list[Heuristic]:
+    default = ws.session_protocol(session).space.default(session.backbone).model_dump()
+    settings = base.model_dump()
+    return [
+        found.heuristic
+        for found in known
+        if covers(found.condition, found.evidence, settings, default, changes[found.condition.knob])
+    ]
 
 
 def _heuristics(
     ws: Workspace, session: SessionRecord, knobs: Collection[str] | None, *, quoted: bool
-) -> list[Heuristic]:
-    """Discard heuristics on any of `knobs`, or on all knobs for None; without statements unless `quoted`."""
+) -> list[_Known]:
+    """Heuristics that may refuse trials, on any of `knobs`, or on all for None; without statements unless `quoted`."""
     if not session.with_memory:
         return []
     knowledge, figures = _knowledge(ws, session), ws.memory.figures
-    rules = knowledge.avoid_rules(session.backbone, knobs, session=session.id)
     similar = knowledge.similarities(session.profile, session.dataset_id)
+    rules = knowledge.avoid_rules(session.backbone, knobs, session=session.id)
+    near = [rule for rule in rules if similar.get(rule.dataset_id, UNKNOWN) >= HEURISTIC_SIMILARITY]
     found = []
-    for rule in rules:
-        if similar.get(rule.dataset_id, UNKNOWN) >= HEURISTIC_SIMILARITY:
+    for rule, (condition, evidence) in _evidence(ws, session, near).items():
+        if may_refuse(condition, evidence):
             statement = quote(figures.mask(rule.statement, rule.session), STATEMENT_LENGTH) if quoted else ""
-            found.append(Heuristic(rule.id, statement, rule.condition))
+            found.append(_Known(Heuristic(rule.id, statement, rule.condition), condition, evidence))
+    return found
+
+
+def _evidence(
+    ws: Workspace, session: SessionRecord, rules: Sequence[AvoidRule]
+) -> dict[AvoidRule, tuple[Condition, Evidence]]:
+    """What is known of each rule with a condition that this engine can read."""
+    knowledge = _knowledge(ws, session)
+    supporters = knowledge.supporters([rule.id for rule in rules], session=session.id)
+    offered = knowledge.offered({owner for sessions in supporters.values() for owner in sessions})
+    effects = knowledge.pooled_effects(session.backbone)
+    defaults = ws.session_protocol(session).space.default(session.backbone).model_dump()
+    found = {}
+    for rule in rules:
+        try:
+            condition = parse_condition(rule.condition)
+        except ConfigError:  # a rule that was written for an engine with other knobs
+            continue
+        sessions = supporters.get(rule.id, {})
+        rows = effects[condition.knob]["values"] if condition.knob in effects else []
+        measured = {row["value"]: (row["mean_relative"], row["se"]) for row in rows}
+        evidence = Evidence(
+            own=not rule.session or session.id in sessions or session.dataset_id in sessions.values(),
+            datasets=len(set(sessions.values())),
+            offered=[offered.get(owner) for owner in sessions],
+            tried={defaults[condition.knob]: (0.0, 0.0), **measured},
+        )
+        found[rule] = condition, evidence
     return found
 
 
@@ -134,22 +196,35 @@ def _rules(ws: Workspace, session: SessionRecord) -> list[PriorRule]:
     knowledge = _knowledge(ws, session)
     rules = knowledge.prior(*about, MAX_RULES, kinds=("prefer", "insight"))
     avoids = knowledge.prior(*about, MAX_HEURISTICS, kinds=("avoid",))
+    refusing = {known.heuristic.rule_id for known in _heuristics(ws, session, None, quoted=False)}
+    lacking = _lacking(ws, session, [rule["session"] for rule in avoids])
     found = []
     for rule in [*rules, *avoids]:
-        kind = "heuristic" if rule["kind"] == "avoid" else "rule"
+        kind = "heuristic" if rule["id"] in refusing else "rule"
+        narrower = lacking.get(rule["session"], {}) if kind == "heuristic" else {}
         short = quote(rule["statement"][1:-1], STATEMENT_LENGTH)
-        found.append(PriorRule.model_validate({**rule, "type": kind, "statement": short}))
+        found.append(PriorRule.model_validate({**rule, "type": kind, "statement": short, **narrower}))
     return found
+
+
+def _lacking(ws: Workspace, session: SessionRecord, sources: Collection[str]) -> dict[str, dict[str, list[str]]]:
+    """Of sessions that could not vary some knob of this one: the knobs that they could, as a field of the prior."""
+    space = ws.session_protocol(session).space
+    here = set(space.chosen(space.default(session.backbone).model_dump()))
+    offered = _knowledge(ws, session).offered(sources)
+    return {source: {"offered": sorted(here & knobs)} for source, knobs in offered.items() if not here <= knobs}
 
 
 def _portfolio(ws: Workspace, session: SessionRecord) -> list[PriorConfiguration]:
     space = ws.session_protocol(session).space
     about = (session.profile, session.dataset_id, session.backbone)
     entries = _knowledge(ws, session).portfolio(*about, MAX_CONFIGURATIONS)
+    lacking = _lacking(ws, session, [entry["session"] for entry in entries])
     found = []
     for entry in entries:
         config = _settings(space, session.backbone, entry["config"])
-        found.append(PriorConfiguration.model_validate({**entry, "type": "configuration", "config": config}))
+        known = {**entry, "type": "configuration", "config": config, **lacking.get(entry["session"], {})}
+        found.append(PriorConfiguration.model_validate(known))
     return found
 
 

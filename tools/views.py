@@ -80,6 +80,7 @@ class PriorRule(View):
     contradiction: int
     confidence: float
     similarity: float
+    offered: list[str] | None = None  # of a heuristic: see PriorConfiguration
 
 
 class PriorConfiguration(View):
@@ -93,6 +94,7 @@ class PriorConfiguration(View):
     gain: float | None
     ndcg: float = Field(validation_alias=NDCG10, serialization_alias=NDCG10)
     similarity: float
+    offered: list[str] | None = None  # the knobs that its session could vary, if it lacked some of this session's
 
 
 PriorEntry = Annotated[PriorRule | PriorConfiguration, Field(discriminator="type")]

@@ -17,25 +17,24 @@ POLL_SECONDS = 0.05
 
 WaitSeconds = Annotated[
     float | None,
-    Field(description="seconds to wait before returning with status 'running'; null = as long as allowed", ge=0),
+    Field(description="most seconds to wait; none: as long as this client allows, which limits larger numbers", ge=0),
 ]
 
 
 @described
 def wait_trial(
     ws: Workspace,
-    session: Annotated[str, Field(description="session id, as open_session returned it")],
+    session: Annotated[str, Field(description="session id")],
     trial: Annotated[
         str | list[str] | None,
-        Field(description="trial handle, e.g. 't003'; several: the first to end; none: the first of all that run"),
+        Field(description="e.g. t003; several (t003, t004): the first to end"),
     ] = None,
     wait_seconds: WaitSeconds = None,
 ) -> TrialObservation:
-    """Wait for a running trial and return its observation; returns at once if the trial has ended.
+    """Wait until a trial ends, and get its observation.
 
-    Of several trials, the first one to end. Without a trial: the first one of the session to end; if a trial that has
-    ended still needs its reflection, that one, at once. A wait that is up returns status 'running'; the trial
-    continues, so call wait_trial again.
+    Without trial: the one that needs its reflection, or the first to end. Status 'running': the wait is up, the trial
+    goes on; call wait_trial again.
     """
     record = ws.memory.sessions.get(session)
     handles = awaited(ws, session, trial)
@@ -56,8 +55,9 @@ def awaited(ws: Workspace, session: str, trial: str | list[str] | None) -> list[
 
     A wait that consists of several calls must ask once: a trial that ends in between would be left out the next time.
     """
-    if trial:
-        return [trial] if isinstance(trial, str) else trial
+    named = trial.replace(",", " ").split() if isinstance(trial, str) else trial
+    if named:
+        return named
     running = [record.handle for record in sync_session(ws, session)]
     trials = ws.memory.trials.all(session)
     pending = pending_reflection(ws, ws.memory.sessions.get(session), trials)

@@ -191,10 +191,13 @@ class Workspace:
         self.memory.close()
 
     def checkpoint_directory(self, session: str, train_hash: str) -> Path | None:
-        """The directory of a finished trial with this training hash whose checkpoint still exists unchanged, if any."""
-        for record in self.memory.trials.all(session):
-            wanted = record.status == "finished" and record.train_hash == train_hash
-            if wanted and self._has_model(session, record.handle):
+        """The directory of a finished trial with this training hash whose checkpoint still exists unchanged, if any.
+
+        One that trained to its end, if there is one.
+        """
+        records = [r for r in self.memory.trials.all(session) if r.status == "finished" and r.train_hash == train_hash]
+        for record in sorted(records, key=lambda record: record.ended_after is not None):
+            if self._has_model(session, record.handle):
                 return self.trial_directory(session, record.handle)
         return None
 

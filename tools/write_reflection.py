@@ -30,48 +30,42 @@ class RuleInput(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    kind: RuleKind = Field(description="prefer, avoid or insight")
-    statement: str = Field(description="the rule in one sentence", min_length=1, max_length=2000)
-    condition: str | None = Field(
-        default=None, description="condition on a knob, e.g. 'lr >= 0.001' or 'position in {absolute, both}'"
-    )
-    evidence: list[str] = Field(default=[], description="handles of the trials that show it", max_length=MAX_EVIDENCE)
+    kind: RuleKind = Field(description="of its advice")
+    statement: str = Field(description="one sentence; empty: no rule", min_length=1, max_length=2000)
+    condition: str | None = Field(default=None, description="on a knob, e.g. lr >= 0.001, position in {absolute, both}")
+    evidence: list[str] = Field(default=[], description="trials that show it", max_length=MAX_EVIDENCE)
 
 
 @described
 def write_reflection(  # noqa: PLR0913, PLR0917 - one parameter per claim that is checked
     ws: Workspace,
-    session: Annotated[str, Field(description="session id, as open_session returned it")],
-    trial: Annotated[str, Field(description="the finished trial to reflect on, e.g. 't003'")],
+    session: Annotated[str, Field(description="session id")],
+    trial: Annotated[str, Field(description="e.g. t003")],
     helped: Annotated[
-        Literal["yes", "no", "unclear"],
-        Field(description="did the change improve on its base? no: worse, or no effect"),
+        Literal["yes", "no", "unclear"], Field(description="did it improve on its base? no: worse, or no effect")
     ],
     dimension: Annotated[
         str,
         Field(
             description="what explains the result: optimisation, regularisation, capacity, sequence_modelling, "
-            "supervision or scoring; several, separated by commas, if knobs of several were changed"
+            "supervision, scoring, or several"
         ),
     ],
-    lesson: Annotated[str, Field(description="what this trial taught, in one or two sentences", min_length=1)],
-    next_step: Annotated[str, Field(description="what you will try next and why")] = "",
+    lesson: Annotated[str, Field(description="what the trial taught, in one or two sentences", min_length=1)],
+    next_step: Annotated[str, Field(description="what to try next, and why")] = "",
     evidence: Annotated[
-        list[str] | None, Field(description="handles of the trials that support the lesson", max_length=MAX_EVIDENCE)
+        list[str] | None, Field(description="trials that support it", max_length=MAX_EVIDENCE)
     ] = None,
-    cause: Annotated[str, Field(description="the mechanism that probably explains the result")] = "",
+    cause: Annotated[str, Field(description="the probable mechanism")] = "",
     effect: Annotated[
-        float | None, Field(description="claimed change in NDCG@10 against the base, with its sign")
+        float | None, Field(description="claimed change of NDCG@10 against the base")
     ] = None,
-    rule: Annotated[RuleInput | None, Field(description="optional long-term rule")] = None,
-    amend: Annotated[
-        bool, Field(description="true: correct the trial's reflection; the first one stays on record")
-    ] = False,
+    rule: Annotated[RuleInput | None, Field(description="a rule for later sessions")] = None,
+    amend: Annotated[bool, Field(description="true: correct an earlier one")] = False,
 ) -> ReflectionReceipt:
-    """Record what a finished trial taught. The server adds what changed and checks the claims against the numbers.
+    """Record what a trial taught; the server checks helped, effect, evidence and figures against its numbers.
 
-    The receipt says whether the claims are supported, contradicted or unsupported, and gives the figures; figures and
-    trials that the lesson names are checked too. A lesson that nearly repeats an earlier one is counted with it.
+    The receipt says supported, contradicted or unsupported, and why.
     """
     record = ws.memory.sessions.get(session)
     sync_session(ws, session)

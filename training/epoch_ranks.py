@@ -66,8 +66,11 @@ def write_race(directory: Path, context: RaceContext, incumbent_ranks: EpochRank
     write_model(directory / RACE, context)
 
 
-def race_in(directory: Path) -> Race | None:
-    """The race of the trial in `directory`; None if it is not raced, or if the files are damaged."""
+def race_in(directory: Path, advise: Callable[[StopCause], None] = lambda cause: None) -> Race | None:
+    """The race of the trial in `directory`; None if it is not raced, or if the files are damaged.
+
+    advise: is given the cause instead, if the race stops nothing.
+    """
     incumbent_ranks = read_epoch_ranks(directory / INCUMBENT_RANKS)
     try:
         context = RaceContext.model_validate_json((directory / RACE).read_bytes())
@@ -77,6 +80,10 @@ def race_in(directory: Path) -> Race | None:
         return None
 
     def race(curve: Sequence[EpochRecord], bare: Rows, judged: RanksByEpoch, parameters: int) -> StopCause | None:
-        return decide([record.epoch for record in curve], bare, judged, parameters, incumbent_ranks, context)
+        cause = decide([record.epoch for record in curve], bare, judged, parameters, incumbent_ranks, context)
+        if cause is None or context.stops:
+            return cause
+        advise(cause)
+        return None
 
     return race

@@ -5,6 +5,7 @@ score priors they are the ranks of the bare model and are not computed twice. Wi
 second epoch, because that takes nearly as long as the evaluation of the bare model.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,10 +22,12 @@ from .stopping import judged_epochs
 
 @dataclass(frozen=True)
 class Judging:
-    """How the epochs of a training are judged."""
+    """How the epochs of a training are judged, and what follows from it."""
 
     tables: PriorTables | None = None  # of the score priors; None = they are not computed
     race: Race | None = None  # decides after an epoch whether to stop
+    end_early: Callable[[int], bool] = lambda epoch: False  # whether to end after it, with the best weights so far
+    on_resume: Callable[[Sequence[EpochRecord]], None] = lambda curve: None  # is given the curve so far, as judged here
 
 
 NOT_JUDGED = Judging()

@@ -142,7 +142,11 @@ def _train(
     tables: PriorTables | None,
 ) -> FitResult:
     resume_from = Path(spec.resume_from) / STATE if spec.resume_from else None
-    judging = Judging(tables, race_in(trial.directory))
+
+    def end_early(epoch: int) -> bool:
+        return trial.is_asked_to_end() or (spec.end_after is not None and epoch >= spec.end_after)
+
+    judging = Judging(tables, race_in(trial.directory, trial.will_not_be_kept), end_early, trial.resume)
     precision = loss_precision(spec.device, device, config)
 
     def train(state: Path | None) -> FitResult:
@@ -162,6 +166,7 @@ def _train(
         best_epoch=fitted.best_epoch,
         model_ndcg10=fitted.model_ndcg10,
         resumed_epochs=fitted.resumed_epochs,
+        ended_after=fitted.curve[-1].epoch if fitted.ended_early else None,
         parameters=num_parameters(fitted.model),
         stopped=fitted.stopped,
     )
@@ -177,7 +182,7 @@ def _reuse(trial: Trial, spec: TrialSpec, config: TrialConfig, device: torch.dev
     """The model of the trial `rescore_from`, without training seconds; records its training curve and device."""
     trial.check_source(Path(spec.rescore_from or ""))
     fitted, source_result = load_trained(Path(spec.rescore_from or ""), config, spec.seed, device)
-    fields = ("best_epoch", "model_ndcg10", "train_ndcg10", "popularity_ndcg10", "device")
+    fields = ("best_epoch", "ended_after", "model_ndcg10", "train_ndcg10", "popularity_ndcg10", "device")
     trial.record(curve=fitted.curve, **{name: getattr(source_result, name) for name in fields})
     return fitted
 

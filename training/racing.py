@@ -82,6 +82,7 @@ class RaceContext(_Frozen):
     progress: list[float]  # of the candidate, for epochs 1, 2, ... until its last
     popularity: float = 0.0  # NDCG@10 of ranking by popularity alone, where curves often rest before they rise
     decays: bool = False  # whether the learning rates of the family decay to 0 at the end
+    stops: bool = True  # False: a trial that cannot be kept is reported, and goes on
 
 
 class StopCause(_Frozen):

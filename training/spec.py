@@ -17,6 +17,8 @@ This module does not import torch, because the launcher imports it as well as th
                              trials with priors only, if `judge_epochs` asks for it and no epoch is missing
     training_state.safetensors   the state after the last epoch, from which this trial or a longer one can resume
     race.json                if the trial is raced: the RaceContext (racing.py), written before the process starts
+    end.json                 if somebody asks for it: the training ends after its next evaluated epoch, with its best
+                             weights, as a finished trial
     incumbent_ranks.npy      if the trial is raced: the epoch_ranks.npy or judged_ranks.npy of the incumbent, and its
                              final ranks as the last row
     signature.json           and spec_signature.json, state_signature.json: `signature.py` describes them
@@ -40,6 +42,7 @@ RANKS, CHECKPOINT, LOG = "ranks.npy", "checkpoint.safetensors", "log.txt"
 USERS, STATE = "users.npy", "training_state.safetensors"
 SWEPT_RANKS, EPOCH_RANKS, JUDGED_RANKS = "swept_ranks.npy", "epoch_ranks.npy", "judged_ranks.npy"
 RACE, INCUMBENT_RANKS = "race.json", "incumbent_ranks.npy"
+END = "end.json"  # not signed: whoever can write it can also end the worker
 LEASE_FILE = "lease.json"  # written by the launcher; a warm worker renames its order to this file
 ORDER_PATTERN = "order-*.json"  # in an inbox: written by trials/warm.py, claimed by the worker
 
@@ -69,6 +72,7 @@ class TrialSpec(BaseModel):
     wall_seconds: float = 3600.0  # wall-clock limit, after which the worker exits
     rescore_from: str | None = None  # directory of a finished trial with equal training knobs and seed
     resume_from: str | None = None  # directory of a trial with equal seed and `continuation_hash`
+    end_after: int | None = None  # the training ends with its best weights after the first evaluated epoch >= this one
     judge_epochs: bool = False  # whether each evaluated epoch is also scored with the score priors, for racing
     members: list[EnsembleMember] = []  # of an ensemble: what it scores, in the order of its configuration
     baselines: bool = False  # also measure the baselines, which need no model: once in a session is enough
@@ -98,7 +102,10 @@ class TrialProgress(BaseModel):
     epoch: int = 0
     epochs: int = 0
     best_ndcg10: float | None = None  # of the bare model
-    best_judged: float | None = None  # at the same epoch, with score priors; None = not computed
+    best_epoch: int = 0  # the epoch of `best_ndcg10`
+    best_judged: float | None = None  # with score priors, at the best of the epochs that were ranked with them
+    epoch_seconds: float | None = None  # of this trial, training and evaluation; None = not measured yet
+    hopeless: str = ""  # why the trial will not be kept, if a race that stops nothing has found that
     training_since: float | None = None  # seconds since the epoch
     seconds: float = 0.0
 
@@ -118,6 +125,7 @@ class TrialResult(BaseModel):
     ties: int = 0  # users whose target tied with another candidate (counted against the model)
     curve: list[EpochRecord] = []
     best_epoch: int = 0
+    ended_after: int | None = None  # of a training that was ended on request: its last epoch
     resumed_epochs: int = 0  # epochs of the curve that an earlier trial has trained; their seconds are not this trial's
     parameters: int = 0  # of an ensemble: of all its members
     train_seconds: float = 0.0

@@ -40,6 +40,21 @@ def judged_epochs(epochs: Iterable[int]) -> list[int]:
     return [epoch for epoch in epochs if epoch % JUDGED_STRIDE == 0]
 
 
+def seconds_per_epoch(curve: Sequence[EpochRecord]) -> float:
+    """Seconds of training and evaluation per epoch of a training whose evaluated epochs are these; at least one.
+
+    The first record also has the seconds in which the process warms up: it counts only as long as it is the only one.
+    """
+    first, last = curve[0], curve[-1]
+    measured, epochs = (curve[1:], last.epoch - first.epoch) if len(curve) > 1 else (curve, _epochs_of(first.epoch))
+    return sum(record.train_seconds + record.evaluate_seconds for record in measured) / epochs
+
+
+def _epochs_of(epoch: int) -> int:
+    """How many epochs were trained since the evaluation before the one after `epoch`."""
+    return 1 if on_grid(epoch - 1) or epoch == 1 else STRIDE
+
+
 def points(curve: Sequence[EpochRecord]) -> list[Point]:
     """Epoch and NDCG@10 of every record."""
     return [(record.epoch, record.ndcg10) for record in curve]

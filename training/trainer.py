@@ -54,6 +54,7 @@ class FitResult:
     judged_ranks: list[NDArray[np.uint8]]  # with score priors after `judged_epochs`; empty = none, or not known
     stopped: StopCause | None = None  # why `race` has stopped the training before its end
     resumed_epochs: int = 0  # epochs that an earlier training has done
+    ended_early: bool = False  # whether `end_early` has ended it before its end
 
     @property
     def model_ndcg10(self) -> float:
@@ -81,8 +82,9 @@ def fit(
     can resume from it.
     resume_from: a state to resume from; `on_epoch` is called for new epochs only, the result's curve contains all. If
     the training has already ended there, the model is that of its best epoch.
-    judging: whether evaluated epochs are scored with score priors as well, and the race, which is asked after each of
-    them if the judged ranks of all are known.
+    judging: whether evaluated epochs are scored with score priors as well, and what decides after each of them whether
+    to go on: `end_early`, which is also asked before the first epoch of a resumed training, and then the race, if the
+    judged ranks of all epochs are known.
     precision: of the full softmax's products, as `linear_cross_entropy` takes it.
     TrainingError if the loss or a score is not finite; StateError if the state is damaged or of another run, or has
     neither the weights after its last epoch nor those of the best epoch that this training needs.
@@ -93,8 +95,10 @@ def fit(
     state = judge.begin(state)
     resumed = state.last_epoch
     stopped: StopCause | None = None
+    judging.on_resume(state.curve)
+    early = bool(state.curve) and not ended and judging.end_early(resumed)
     saved_at, pause = time.monotonic(), min(save_every, FIRST_SAVE_SECONDS)
-    while not stopped and not ended:
+    while not (stopped or ended or early):
         record, ranks = _run_until_evaluated(state.last_epoch + 1, training, dataset, judge)
         state.curve.append(record)
         state.epoch_ranks.append(ranks[0])
@@ -106,9 +110,10 @@ def fit(
             with training.evaluated_weights():
                 state = replace(state, best_epoch=record.epoch, best_weights=copy_weights(training.model))
         ended = has_ended(record.epoch, state.best_epoch, config.epochs, config.patience)
-        if judging.race and judged and not ended:
+        early = not ended and judging.end_early(record.epoch)
+        if judging.race and judged and not (ended or early):
             stopped = judging.race(state.curve, state.epoch_ranks, judged, num_parameters(training.model))
-        over = stopped or ended or not any(map(on_grid, range(record.epoch + 1, config.epochs + 1)))
+        over = stopped or ended or early or not any(map(on_grid, range(record.epoch + 1, config.epochs + 1)))
         started = time.monotonic()
         if save_to and on_grid(record.epoch) and (over or started - saved_at >= pause):
             required = not ended and (stopped is not None or started - saved_at >= save_every)
@@ -117,7 +122,7 @@ def fit(
             pause = min(save_every, (saved_at - started) / SAVE_SHARE)
     restore_weights(training.model, state.best_weights)
     return FitResult(
-        training.model, state.curve, state.best_epoch, state.epoch_ranks, state.judged_ranks, stopped, resumed
+        training.model, state.curve, state.best_epoch, state.epoch_ranks, state.judged_ranks, stopped, resumed, early
     )
 
 

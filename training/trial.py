@@ -3,14 +3,17 @@
 import os
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from .errors import StateError
 from .peak import peak_bytes, reset_peak
+from .racing import StopCause
 from .signature import RESCORED, StateSigner, check_spec, check_trial, state_is_signed, write_signed_result
 from .spec import (
+    END,
     PROGRESS,
     RESULT,
     STATE,
@@ -23,6 +26,7 @@ from .spec import (
     write_model,
 )
 from .state import SignedFile
+from .stopping import seconds_per_epoch
 
 
 class Trial:
@@ -39,6 +43,7 @@ class Trial:
         self.started = time.perf_counter()
         self.result = TrialResult(status="failed", torch_version=torch.__version__, engine=engine_version())
         self.progress = TrialProgress()
+        self._earlier: list[EpochRecord] = []
         self._watchdog: threading.Timer | None = None
         self._finishing = threading.Lock()  # acquired once, by the thread that writes the result, and never released
 
@@ -51,6 +56,25 @@ class Trial:
         self.progress = self.progress.model_copy(update={**changes, "seconds": self.seconds()})
         write_model(self.directory / PROGRESS, self.progress)
 
+    def resume(self, curve: Sequence[EpochRecord]) -> None:
+        """Take over the epochs that an earlier training has done, whose seconds are not those of this trial."""
+        self._earlier = list(curve)
+        if curve:
+            self._report_curve(curve, None)
+
+    def _report_curve(self, curve: Sequence[EpochRecord], epoch_seconds: float | None) -> None:
+        """Report the last epoch of a curve, the best one, and the one by which the trial would be judged now."""
+        best = max(curve, key=lambda epoch: epoch.ndcg10)  # the first of equal ones, as in `stopping.best_epoch`
+        ranked = [epoch for epoch in curve if epoch.judged is not None]
+        judged = max(ranked, key=lambda epoch: epoch.ndcg10, default=None)  # by the bare model, as in `racing.decide`
+        self.report(
+            epoch=curve[-1].epoch,
+            best_ndcg10=best.ndcg10,
+            best_epoch=best.epoch,
+            best_judged=judged.judged if judged else None,
+            epoch_seconds=epoch_seconds,
+        )
+
     def add_epoch(self, record: EpochRecord) -> None:
         """Record a finished epoch, so that the result of a trial that fails later still contains its seconds."""
         curve = [*self.result.curve, record]
@@ -59,14 +83,17 @@ class Trial:
             train_seconds=sum(epoch.train_seconds for epoch in curve),
             evaluate_seconds=sum(epoch.evaluate_seconds for epoch in curve),
         )
-        best = max(curve, key=lambda epoch: epoch.ndcg10)  # the first of equal ones, as in `stopping.best_epoch`
-        self.report(epoch=record.epoch, best_ndcg10=best.ndcg10, best_judged=best.judged)
+        self._report_curve([*self._earlier, *curve], seconds_per_epoch(curve))
         more = f"  with priors {record.judged:.5f}" if record.judged not in (None, record.ndcg10) else ""
         print(
             f"epoch {record.epoch}/{self.progress.epochs}  loss {record.loss:.4f}  ndcg@10 {record.ndcg10:.5f}{more}  "
             f"train {record.train_seconds:.2f} s  evaluate {record.evaluate_seconds:.2f} s",
             flush=True,
         )
+
+    def will_not_be_kept(self, cause: StopCause) -> None:
+        """Report why the trial will not be kept, although nothing stops it."""
+        self.report(hopeless=cause.sentence.removeprefix("stopped "))
 
     def begin(self, spec: TrialSpec) -> None:
         """Take `spec`. TrialError if it is not the one that the server has signed."""
@@ -96,6 +123,10 @@ class Trial:
         if self._key is None or self.spec is None:
             return path
         return SignedFile(path, StateSigner(self.directory, self._key, self.spec.session))
+
+    def is_asked_to_end(self) -> bool:
+        """Whether somebody has asked that the training ends now, with its best weights."""
+        return (self.directory / END).exists()
 
     def record(self, **changes: object) -> None:
         """Set fields of the result that `finish` will write."""

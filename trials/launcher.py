@@ -28,6 +28,7 @@ from ..data.locks import PASSED
 from ..training.environment import worker_environment
 from ..training.signature import sign_spec
 from ..training.spec import (
+    END,
     INCUMBENT_RANKS,
     LOG,
     PROGRESS,
@@ -97,6 +98,12 @@ class Stop(BaseModel):
     lost: bool = False
 
 
+class EndRequest(BaseModel):
+    """The content of end.json."""
+
+    at: float  # seconds since the epoch
+
+
 def launch(
     spec: TrialSpec,
     directory: Path,
@@ -136,7 +143,7 @@ def launch(
 
 def check_unused(directory: Path) -> None:
     """Raise TrialError if `directory` has files of a trial, which would count as files of the next one."""
-    if directory.is_dir() and any(path.name not in INPUTS for path in directory.iterdir()):
+    if directory.is_dir() and any(path.name not in INPUTS | {END} for path in directory.iterdir()):
         raise TrialError(f"{directory} already holds a trial; a handle is never reused: start a new trial")
 
 
@@ -190,6 +197,21 @@ def cancel(directory: Path) -> TrialState:
     if lease is not None:
         end_worker(directory, lease)
     return poll(directory)
+
+
+def ask_to_end(directory: Path) -> None:
+    """Ask that the trial ends after its next evaluated epoch, with its best weights, as a finished trial.
+
+    The request stays in the trial's directory, so it needs neither this process nor a connection to the worker; it may
+    be repeated, and it may come before the worker has started. A trial that trains nothing ends as it would have.
+    MachineError if the request cannot be written.
+    """
+    request = EndRequest(at=time.time())
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        write_model(directory / END, request)
+    except OSError as error:
+        raise MachineError(f"{directory} cannot be written ({error.strerror}); free disk space and retry") from None
 
 
 def _start(

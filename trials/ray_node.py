@@ -26,13 +26,13 @@ from ..data.atomic import write_bytes
 from ..data.errors import MachineError
 from ..training.bound_worker import PARENT
 from ..training.signature import SPEC_SIGNATURE, STATE_SIGNATURE
-from ..training.spec import LOG, SPEC, STATE, TrialSpec, engine_version, write_model
+from ..training.spec import END, LOG, SPEC, STATE, TrialSpec, engine_version, write_model
 from ..training.trial_lock import LOCK
-from .launcher import INPUTS, STOP, TrialState, cancel, launch, poll
+from .launcher import INPUTS, STOP, TrialState, ask_to_end, cancel, launch, poll
 from .lease import LEASE, Lease, is_held, lease_of
 
 WORKER = "virtualmle.training.bound_worker"
-KEPT_HERE = {SPEC, SPEC_SIGNATURE, LEASE, LOCK, STOP, LOG, *INPUTS}
+KEPT_HERE = {SPEC, SPEC_SIGNATURE, LEASE, LOCK, STOP, END, LOG, *INPUTS}
 """What does not return as a file: this machine's own files, what came from the head, and the log, sent in pieces."""
 
 WITH_STATE = {STATE, STATE_SIGNATURE}  # a signature that is one state newer still covers the state
@@ -140,6 +140,10 @@ class TrialOnNode:
         wanted.sort(key=lambda name: name != STATE)  # first, so that the files written before it are not older
         found = {name: _read(self._trial / name) for name in wanted}
         return Look(state, log, marks, {name: content for name, content in found.items() if content is not None})
+
+    def end_early(self) -> None:
+        """Ask the worker to end its training with its best weights."""
+        ask_to_end(self._trial)
 
     def stop(self) -> None:
         """End the worker if it still runs, and delete the trial's files on this node."""

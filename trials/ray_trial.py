@@ -8,7 +8,7 @@ from typing import Any
 from ..data.atomic import write_bytes
 from ..data.errors import VirtualMLEError
 from ..training.signature import SPEC_SIGNATURE, check_spec
-from ..training.spec import LOG, PROGRESS, RESULT, STATE, engine_version, read_spec, write_model
+from ..training.spec import END, LOG, PROGRESS, RESULT, STATE, engine_version, read_spec, write_model
 from ..training.trial_lock import LOCK
 from .launcher import INPUTS, STOP, write_stop
 from .lease import LEASE
@@ -23,7 +23,7 @@ DEATH_SECONDS = 20.0  # from the death of an actor until the cluster knows wheth
 STOP_SECONDS = 15.0  # for a node to end a worker and delete its files, before its actor is killed
 MESSAGE_CHARACTERS = 300  # of what Ray says
 RETRY_SECONDS = 1.0  # after a call to a node that does not answer for a moment
-NOT_SENT = {LEASE, LOCK, STOP, LOG, PROGRESS, RAY, PLACED, SPEC_SIGNATURE, *INPUTS}
+NOT_SENT = {LEASE, LOCK, STOP, END, LOG, PROGRESS, RAY, PLACED, SPEC_SIGNATURE, *INPUTS}
 """Files of an earlier trial that no worker reads."""
 
 
@@ -55,6 +55,7 @@ class Attendant:
         self._marks: dict[str, Mark] = {}
         self._state_due = 0.0
         self._actor: Any = None
+        self._end_passed_on = False
 
     def attend(self) -> None:
         """Run the trial to its end, and then release its node. Raises whatever the connection to the cluster raises."""
@@ -150,6 +151,7 @@ class Attendant:
 
     def _copy_changes(self) -> bool:
         """Bring the trial's directory up to date, its result last; returns whether the trial goes on."""
+        self._pass_on_end()
         log, asked = self._directory / LOG, time.monotonic()
         offset = log.stat().st_size if log.exists() else 0
         look: Look = self._ask(lambda: self._actor.look.remote(self._marks, offset, asked >= self._state_due))
@@ -170,6 +172,12 @@ class Attendant:
         if not (self._directory / STOP).exists():
             write_bytes(self._directory / RESULT, look.files[RESULT])
         return False
+
+    def _pass_on_end(self) -> None:
+        """Tell the node once that the trial is to end with its best weights, if somebody has asked for it."""
+        if not self._end_passed_on and (self._directory / END).exists():
+            self._ask(self._actor.end_early.remote)
+            self._end_passed_on = True
 
     def _ask(self, request: Callable[[], Any]) -> Any:
         """The answer of the actor. Raises Crash if there will be none, and Cancelled if it is no longer wanted."""

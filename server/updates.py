@@ -1,0 +1,118 @@
+"""Tells subscribers that the trajectory of a session has changed: `notifications/resources/updated`.
+
+A trial starts, a trial ends, a reflection is written or corrected, the session ends. Trials end in processes of their
+own, and other servers and commands may work on the same home, so the changes are found in memory.db, which is asked
+once every POLL_SECONDS while somebody listens. Clients of 2026-07-28 listen with subscriptions/listen, which the SDK
+serves over a `SubscriptionBus`; earlier ones with resources/subscribe, which is served here.
+"""
+
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import anyio.to_thread
+from mcp.server import MCPServer
+from mcp.server.context import ServerRequestContext
+from mcp.server.session import ServerSession
+from mcp.server.subscriptions import InMemorySubscriptionBus, ResourceUpdated, ServerEvent
+from mcp.types import EmptyResult, SubscribeRequestParams, UnsubscribeRequestParams
+
+from ..data.errors import VirtualMLEError
+from ..memory.sessions import Change
+from ..tools.sync import sync_session
+from ..tools.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+TRAJECTORY = "session://{session}/trajectory"
+POLL_SECONDS = 1.0  # one query of memory.db; a trial takes seconds at least
+MAX_SUBSCRIPTIONS = 100  # resources of one connection; more are forgotten, the oldest first
+
+Handled = ServerRequestContext[Any, Any]
+
+
+class Updates:
+    """Who listens to what, and what has changed; a `SubscriptionBus`."""
+
+    def __init__(self, ws: Workspace) -> None:
+        self._ws = ws
+        self._bus = InMemorySubscriptionBus()
+        self._num_listeners = 0
+        self._subscribed: dict[object, tuple[ServerSession, dict[str, None]]] = {}  # by connection: the uris, in order
+
+    def subscribe(self, listener: Callable[[ServerEvent], None]) -> Callable[[], None]:
+        """Register the listener of a subscriptions/listen stream; returns what ends it."""
+        end = self._bus.subscribe(listener)
+        self._num_listeners += 1
+        left = [None]
+
+        def unsubscribe() -> None:
+            if left:
+                left.pop()
+                self._num_listeners -= 1
+            end()
+
+        return unsubscribe
+
+    async def publish(self, event: ServerEvent) -> None:
+        """Tell everybody who listens to it."""
+        await self._bus.publish(event)
+        if isinstance(event, ResourceUpdated):
+            for session, uris in list(self._subscribed.values()):
+                if event.uri in uris:
+                    await session.send_resource_updated(event.uri)  # dropped if the connection is closed
+
+    async def watch(self) -> None:
+        """Publish what changes, until cancelled."""
+        before: dict[str, Change] | None = None
+        while True:
+            if not (self._num_listeners or self._subscribed):
+                before = None
+            else:
+                with contextlib.suppress(VirtualMLEError):  # memory.db is busy, or a session is damaged: tools say so
+                    now = await anyio.to_thread.run_sync(self._changes)
+                    for session in () if before is None else changed(before, now):
+                        await self.publish(ResourceUpdated(uri=TRAJECTORY.format(session=session)))
+                    before = now
+            await anyio.sleep(POLL_SECONDS)
+
+    def _changes(self) -> dict[str, Change]:
+        found = self._ws.memory.sessions.changes()
+        running = [session for session, change in found.items() if change.running]
+        for session in running:
+            try:
+                sync_session(self._ws, session)
+            except VirtualMLEError as error:  # one damaged session must not silence the others
+                logger.debug("session %s: %s", session, error)
+        return self._ws.memory.sessions.changes() if running else found
+
+    async def on_subscribe(self, context: Handled, params: SubscribeRequestParams) -> EmptyResult:
+        """Serve resources/subscribe."""
+        connection = context.session._connection  # the SDK has no public way to learn that a connection has ended
+        if connection not in self._subscribed:
+            self._subscribed[connection] = (context.session, {})
+            connection.exit_stack.callback(self._subscribed.pop, connection, None)
+        uris = self._subscribed[connection][1]
+        uris[str(params.uri)] = None
+        while len(uris) > MAX_SUBSCRIPTIONS:
+            del uris[next(iter(uris))]
+        return EmptyResult()
+
+    async def on_unsubscribe(self, context: Handled, params: UnsubscribeRequestParams) -> EmptyResult:
+        """Serve resources/unsubscribe."""
+        _, uris = self._subscribed.get(context.session._connection, (None, {}))
+        uris.pop(str(params.uri), None)
+        return EmptyResult()
+
+    def serve_earlier_clients(self, server: MCPServer[Workspace]) -> None:
+        """Let `server` serve, and therefore advertise, resources/subscribe to clients before 2026-07-28."""
+        lowlevel = server._lowlevel_server  # MCPServer has no public way to serve a method of the specification
+        lowlevel.add_request_handler("resources/subscribe", SubscribeRequestParams, self.on_subscribe)
+        lowlevel.add_request_handler("resources/unsubscribe", UnsubscribeRequestParams, self.on_unsubscribe)
+
+
+def changed(before: dict[str, Change], now: dict[str, Change]) -> list[str]:
+    """The sessions that have changed; a new one counts as changed."""
+    return [session for session, change in now.items() if change != before.get(session)]

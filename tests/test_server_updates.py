@@ -1,0 +1,142 @@
+"""Subscribers are told that a trajectory has changed: both protocol eras, in memory, over stdio and over HTTP."""
+
+import os
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from mcp import Client
+from mcp.client.subscriptions import ResourceUpdated
+from mcp.types import CallToolResult, ResourceUpdatedNotification
+
+from tests.test_server_processes import over_http, over_stdio
+from virtualmle.memory.sessions import Change
+from virtualmle.server import updates
+from virtualmle.server.app import build_server
+from virtualmle.server.updates import TRAJECTORY, changed
+from virtualmle.tools.workspace import Settings
+
+pytestmark = pytest.mark.anyio
+
+SMALL = {"epochs": 1, "hidden_dim": 16}
+SESSION = "demo-sasrec-1"
+URI = TRAJECTORY.format(session=SESSION)
+PATIENT = 240.0
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def importable_by_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+
+
+async def call(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:
+    result: CallToolResult = await client.call_tool(tool, arguments)
+    assert not result.is_error, result.content
+    assert result.structured_content is not None
+    return result.structured_content
+
+
+class Heard:
+    """The uris that a subscriber has heard of, and the wait for the next one."""
+
+    def __init__(self) -> None:
+        self.uris: list[str] = []
+        self._news = anyio.Event()
+
+    def hear(self, uri: str) -> None:
+        self.uris.append(uri)
+        self._news.set()
+
+    async def next(self) -> None:
+        with anyio.fail_after(PATIENT):
+            await self._news.wait()
+        self._news = anyio.Event()
+
+
+@asynccontextmanager
+async def listening(client: Client, heard: Heard) -> AsyncIterator[None]:
+    """A subscription of a client of the current era."""
+    async with client.listen(resource_subscriptions=[URI]) as subscription, anyio.create_task_group() as tasks:
+
+        async def read() -> None:
+            async for event in subscription:
+                assert isinstance(event, ResourceUpdated)
+                heard.hear(event.uri)
+
+        tasks.start_soon(read)
+        yield
+        tasks.cancel_scope.cancel()
+
+
+async def hears_of_a_trial_and_its_reflection(client: Client, heard: Heard) -> None:
+    await call(client, "run_trial", session=SESSION, changes=SMALL, wait_seconds=0)
+    await heard.next()  # it has started; nobody asks for it, and yet:
+    while (await call(client, "list_sessions"))["sessions"][0]["trials"] == 0:
+        await heard.next()
+    await heard.next()  # it has ended
+    view = await call(client, "read_memory", session=SESSION, view="trajectory")
+    assert view["content"]["trials"][0]["status"] == "finished"
+    await call(
+        client, "write_reflection", session=SESSION, trial="t001", helped="unclear", dimension="capacity",
+        lesson="A small model learns a little in one epoch.",
+    )  # fmt: skip
+    await heard.next()
+    assert set(heard.uris) == {URI}
+
+
+def legacy(heard: Heard) -> Callable[[Any], Any]:
+    async def hear(message: Any) -> None:
+        if isinstance(message, ResourceUpdatedNotification):
+            heard.hear(str(message.params.uri))
+
+    return hear
+
+
+async def test_a_client_of_today_listens(tmp_path: Path) -> None:
+    heard = Heard()
+    async with Client(build_server(tmp_path, Settings(threads=1))) as client:
+        await call(client, "open_session", dataset="demo", backbone="sasrec")
+        async with listening(client, heard):
+            await hears_of_a_trial_and_its_reflection(client, heard)
+
+
+async def test_an_earlier_client_subscribes(tmp_path: Path) -> None:
+    heard = Heard()
+    server = build_server(tmp_path, Settings(threads=1))
+    async with Client(server, mode="legacy", message_handler=legacy(heard)) as client:
+        assert client.server_capabilities.resources and client.server_capabilities.resources.subscribe
+        await call(client, "open_session", dataset="demo", backbone="sasrec")
+        await client.session.subscribe_resource(URI)
+        await hears_of_a_trial_and_its_reflection(client, heard)
+        await client.session.unsubscribe_resource(URI)
+        heard.uris.clear()
+        await call(client, "run_trial", session=SESSION, changes={**SMALL, "lr": 0.002}, wait_seconds=PATIENT)
+        await anyio.sleep(2 * updates.POLL_SECONDS)
+        assert heard.uris == []
+
+
+@pytest.mark.parametrize("connect", [over_stdio, over_http], ids=["stdio", "http"])
+async def test_a_client_of_another_process_listens(tmp_path: Path, connect: Callable[..., Any]) -> None:
+    heard = Heard()
+    async with connect(tmp_path) as client:
+        await call(client, "open_session", dataset="demo", backbone="sasrec")
+        async with listening(client, heard):
+            await hears_of_a_trial_and_its_reflection(client, heard)
+
+
+def test_what_counts_as_a_change() -> None:
+    one = Change("open", 1, 1, 0, 0)
+    assert changed({"a": one}, {"a": one}) == []
+    assert changed({"a": one}, {"a": one, "b": one}) == ["b"]
+    for other in (one._replace(trials=2), one._replace(running=0), one._replace(reflections=1),
+                  one._replace(amendments=1), one._replace(state="frozen")):  # fmt: skip
+        assert changed({"a": one}, {"a": other}) == ["a"]
