@@ -39,7 +39,7 @@ def reported(command: Sequence[str | Path], environment: Mapping[str, str] | Non
     done = execute(command, environment)
     lines = done.stdout.strip().splitlines()
     if done.returncode or not lines:
-        raise RuntimeError(f"{_script_of(command)} ended with code {done.returncode}: {done.stderr[-1500:]}")
+        raise RuntimeError(f"{_script_of(command)} ended with code {done.returncode}: {done.stderr[-250:]}")
     return json.loads(lines[-1])  # type: ignore[no-any-return]
 
 

@@ -51,7 +51,8 @@ async def main() -> None:
         return ModelResponse(parts=[TextPart(DONE) if call is None else ToolCallPart(*call)])
 
     command, *arguments = sys.argv[1:]
-    toolset = MCPToolset(StdioTransport(command=command, args=arguments), read_timeout=300)
+    # On a busy machine the server needs longer to start than the 5 s that the framework allows by default.
+    toolset = MCPToolset(StdioTransport(command=command, args=arguments), init_timeout=120, read_timeout=300)
     agent = Agent(FunctionModel(decide, profile=openai_model_profile("gpt-5")), toolsets=[toolset])
     async with agent:
         result = await agent.run("Tune sasrec on demo.", usage_limits=UsageLimits(request_limit=MAX_REQUESTS))
