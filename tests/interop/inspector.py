@@ -15,7 +15,7 @@ DEMO = {"dataset": "demo", "backbone": "sasrec"}
 
 
 def run_inspector() -> Outcome:
-    """List the tools in strict mode, open a session and provoke a refusal, over stdio with the handshake and over HTTP without."""
+    """List the tools strictly, call one, provoke a refusal: over stdio with the handshake, over HTTP without."""
     program = npm_modules() / PACKAGE / "clients" / "launcher" / "build" / "index.js"
     checks: list[Check] = []
     with temporary_home() as home:
