@@ -86,6 +86,7 @@ def test_the_table_tells_success_expected_failures_failures_and_skips_apart():
     ]
     assert [outcome.failed for outcome in outcomes] == [False, True, True, False]
     assert "FAILED bad: b: broken / pipe line" in details(outcomes)
+    assert "expected good: 1 check of a: a fixture" in details(outcomes)
 
 
 def test_a_strict_schema_gets_the_list_of_changes_and_everything_that_it_requires():

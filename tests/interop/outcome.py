@@ -60,8 +60,19 @@ def details(outcomes: Sequence[Outcome]) -> str:
         lines += [f"FAILED {outcome.suite}: {c.name}: {_one_line(c.detail)}" for c in outcome.unexpected]
         lines += [f"FAILED {outcome.suite}: it checked nothing"] if outcome.failed and not outcome.checks else []
         lines += [f"note {outcome.suite}: {note}" for note in outcome.notes]
-        lines += [f"expected {outcome.suite}: {c.name}: {_one_line(c.expected)}" for c in outcome.expected]
+        lines += [f"expected {outcome.suite}: {line}" for line in _by_reason(outcome.expected)]
     return "\n".join(lines)
+
+
+def _by_reason(checks: Sequence[Check]) -> list[str]:
+    """One line for each reason: how many checks it explains, in which scenarios."""
+    reasons = dict.fromkeys(check.expected for check in checks)
+    lines = []
+    for reason in reasons:
+        names = [check.name.split("/")[0] for check in checks if check.expected == reason]
+        number = "1 check" if len(names) == 1 else f"{len(names)} checks"
+        lines.append(f"{number} of {', '.join(dict.fromkeys(names))}: {' '.join(reason.split())}")
+    return lines
 
 
 def summary(outcome: Outcome) -> str:

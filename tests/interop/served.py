@@ -12,7 +12,7 @@ from pathlib import Path
 from virtualmle.cli.attacks.page import PAGE
 
 TRIALS = 10
-START_SECONDS = 60
+START_SECONDS = 180  # a second on a free core
 STOP_SECONDS = 30
 
 
