@@ -103,7 +103,8 @@ async def run_a_trial(session: ClientSession) -> None:
 
 async def err(session: ClientSession) -> None:
     seed = await session.call_tool("run_trial", {"session": SESSION, "changes": {}, "seed": 7})
-    check("a seed is refused", bool(seed.isError) and "seeds belong to the server" in text_of(seed).lower(), text_of(seed))
+    explained = "seeds belong to the server" in text_of(seed).lower()
+    check("a seed is refused", bool(seed.isError) and explained, text_of(seed))
     wide = await session.call_tool("run_trial", {"session": SESSION, "changes": {"hidden_dim": 4096}})
     check("a value out of range is refused", bool(wide.isError) and "hidden_dim" in text_of(wide), text_of(wide))
     try:
