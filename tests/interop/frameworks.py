@@ -34,7 +34,8 @@ def run_converters() -> Outcome:
 
 def _cells(line: str) -> list[str]:
     """The cells of a row of a Markdown table."""
-    return [cell.strip() for cell in line.strip().removeprefix("|").removesuffix("|").split("|")]
+    cells = line.strip().removeprefix("|").removesuffix("|").split("|", len(COLUMNS) - 1)  # the last one may have a "|"
+    return [cell.strip() for cell in cells]
 
 
 def run_session(framework: str) -> Outcome:
