@@ -18,6 +18,11 @@ test: .venv/installed
 test-slow: .venv/installed
 	$(BIN)/pytest -q -m slow
 
+# Other people's clients, suites and frameworks against the real server: minutes to install, and about 20 minutes to run.
+# `make interop ONLY="inspector python"` runs the suites whose names begin so.
+interop: .venv/installed
+	$(BIN)/python -P tests/interop/run.py $(if $(ONLY),--only $(ONLY))
+
 lint: .venv/installed
 	$(BIN)/ruff check .
 
@@ -34,11 +39,6 @@ bench: .venv/installed
 
 check-tritons: .venv/installed
 	$(BIN)/python -P tests/check_tritons.py --save
-
-# Other people's clients, suites and frameworks against the real server: minutes to install, and about 20 minutes to run.
-# `make interop ONLY="inspector python"` runs the suites whose names begin so.
-interop: .venv/installed
-	$(BIN)/python -P tests/interop/run.py $(if $(ONLY),--only $(ONLY))
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -1,23 +1,27 @@
 """`make interop`: every suite against the real server, then one Markdown table; exit 1 on an unexpected failure.
 
-    python -P tests/interop/run.py [--only NAME …] [--list]
+    python -P tests/interop/run.py [--only NAME …] [--list] [--save]
 
 A suite whose tool cannot be installed on this machine is skipped with the reason. `--only conformance` runs every suite
-whose name begins with that word.
+whose name begins with that word. `--save` writes the report to benchmarks/results/interop.md.
 """
 
 import argparse
+import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
+from datetime import date
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, for the imports below
 
 from tests.interop import clients, conformance, frameworks, inspector, packages
-from tests.interop.environments import Missing
+from tests.interop.environments import ROOT, Missing
 from tests.interop.outcome import Check, Outcome, details, skipped, summary, table
 
+RESULT = ROOT / "benchmarks" / "results" / "interop.md"
+DOCUMENT = "[docs/interop.md](../../docs/interop.md)"
 SUITES: dict[str, Callable[[], Outcome]] = {
     "conformance-2025-06-18": lambda: conformance.run_conformance("2025-06-18"),
     "conformance-2025-11-25": lambda: conformance.run_conformance("2025-11-25"),
@@ -40,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=[""], metavar="NAME", help="suites whose names begin so")
     parser.add_argument("--list", action="store_true", help="print the names of the suites and end")
+    parser.add_argument("--save", action="store_true", help="write the report to benchmarks/results/interop.md")
     options = parser.parse_args(arguments)
     chosen = [name for name in SUITES if name.startswith(tuple(options.only))]
     if not chosen:
@@ -49,7 +54,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     outcomes = [outcome_of(name) for name in chosen]
     print(f"\n{table(outcomes)}\n\n{details(outcomes)}")
+    if options.save:
+        RESULT.write_text(page(outcomes, options.only), encoding="utf-8")
     return int(any(outcome.failed for outcome in outcomes))
+
+
+def page(outcomes: Sequence[Outcome], only: Sequence[str]) -> str:
+    """The report as a document: how it was made, the table, and what explains it."""
+    command = " ".join(["make interop", *([f'ONLY="{" ".join(only)}"'] if any(only) else [])])
+    made = f"`{command}` on {date.today().isoformat()}, Python {platform.python_version()}."
+    explained = "\n".join(f"- {line}" for line in details(outcomes).splitlines())
+    return f"# Other people's clients\n\n{made} What each suite does: {DOCUMENT}.\n\n{table(outcomes)}\n\n{explained}\n"
 
 
 def outcome_of(name: str) -> Outcome:
