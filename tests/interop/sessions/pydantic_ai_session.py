@@ -6,11 +6,12 @@
 import asyncio
 import json
 import sys
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
 from fastmcp.client.transports import StdioTransport
-from pydantic_ai import Agent, UsageLimits
+from pydantic_ai import Agent, RunContext, ToolDefinition, UsageLimits
 from pydantic_ai.mcp import MCPToolset
 from pydantic_ai.messages import (
     ModelMessage,
@@ -37,6 +38,11 @@ def answer_in(messages: list[ModelMessage]) -> str:
     return "\n".join(texts)
 
 
+async def strictly(_: RunContext[None], tools: list[ToolDefinition]) -> list[ToolDefinition]:
+    """The tools in the strict form of the model's profile."""
+    return [replace(tool, strict=True) for tool in tools]
+
+
 async def main() -> None:
     engineer = Engineer()
     strict: dict[str, bool | None] = {}
@@ -53,7 +59,9 @@ async def main() -> None:
     command, *arguments = sys.argv[1:]
     # On a busy machine the server needs longer to start than the 5 s that the framework allows by default.
     toolset = MCPToolset(StdioTransport(command=command, args=arguments), init_timeout=120, read_timeout=300)
-    agent = Agent(FunctionModel(decide, profile=openai_model_profile("gpt-5")), toolsets=[toolset])
+    agent = Agent(
+        FunctionModel(decide, profile=openai_model_profile("gpt-5")), toolsets=[toolset.prepared(strictly)]
+    )
     async with agent:
         result = await agent.run("Tune sasrec on demo.", usage_limits=UsageLimits(request_limit=MAX_REQUESTS))
     ended = {"name": "the run ended", "passed": result.output == DONE, "detail": str(result.output)}
