@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.interop.conformance import judged
-from tests.interop.environments import FRAMEWORKS_PYTHON, HERE, NPM, ROOT, VENV
+from tests.interop.environments import FRAMEWORKS_PYTHON, HERE, NPM, ROOT, VENV, Missing
 from tests.interop.frameworks import compared
 from tests.interop.outcome import Check, Outcome, details, skipped, table
-from tests.interop.run import SUITES
+from tests.interop.run import SUITES, main
 from tests.interop.sessions.scripted import PLAN, SUMMARY, Engineer, arguments_for
 
 RUN = [sys.executable, "-P", str(HERE / "run.py")]
@@ -133,6 +133,21 @@ def test_the_command_lists_its_suites_and_refuses_an_unknown_one():
     assert listed.stdout.split() == list(SUITES)
     unknown = subprocess.run([*RUN, "--only", "telex"], capture_output=True, text=True, check=False)
     assert unknown.returncode == 2 and "no suite begins with telex" in unknown.stderr
+
+
+def missing() -> Outcome:
+    raise Missing("no npm")
+
+
+def broken() -> Outcome:
+    raise RuntimeError("the server did not start")
+
+
+@pytest.mark.parametrize(("suite", "code", "row"), [(missing, 0, "skipped: no npm"), (broken, 1, "FAILED (1)")])
+def test_a_missing_tool_is_skipped_and_a_broken_suite_fails_the_run(monkeypatch, capsys, suite, code, row):
+    monkeypatch.setitem(SUITES, "bundle", suite)
+    assert main(["--only", "bundle"]) == code
+    assert row in capsys.readouterr().out
 
 
 def test_every_suite_is_in_the_document():
