@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONSAFEPATH = 1
 
-.PHONY: demo test test-slow lint types tables bench check-tritons clean
+.PHONY: demo test test-slow lint types tables bench check-tritons interop clean
 
 demo: .venv/installed
 	$(BIN)/virtualmle tune demo --home demo-home --agent engineer --trials 10
@@ -17,6 +17,11 @@ test: .venv/installed
 
 test-slow: .venv/installed
 	$(BIN)/pytest -q -m slow
+
+# Other people's clients, suites and frameworks against the real server: minutes to install, and about 20 minutes to run.
+# `make interop ONLY="inspector python"` runs the suites whose names begin so.
+interop: .venv/installed
+	$(BIN)/python -P tests/interop/run.py $(if $(ONLY),--only $(ONLY))
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -48,4 +53,4 @@ LIGHT_TORCH := $(if $(filter Linux,$(shell uname)),$(if $(shell which nvidia-smi
 	touch $@
 
 clean:
-	rm -rf .venv .venv-triton-* build *.egg-info demo-home
+	rm -rf .venv .venv-triton-* .venv-interop .npm-interop build *.egg-info demo-home
