@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONSAFEPATH = 1
 
-.PHONY: demo test test-slow lint types tables bench check-tritons clean
+.PHONY: demo test test-slow lint types tables bench check-tritons interop clean
 
 demo: .venv/installed
 	$(BIN)/virtualmle tune demo --home demo-home --agent engineer --trials 10
@@ -17,6 +17,11 @@ test: .venv/installed
 
 test-slow: .venv/installed
 	$(BIN)/pytest -q -m slow
+
+# Other people's clients, suites and frameworks against the real server: minutes to install, and about 20 minutes to run.
+# `make interop ONLY="inspector python"` runs the suites whose names begin so.
+interop: .venv/installed
+	$(BIN)/python -P tests/interop/run.py $(if $(ONLY),--only $(ONLY))
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -35,11 +40,17 @@ bench: .venv/installed
 check-tritons: .venv/installed
 	$(BIN)/python -P tests/check_tritons.py --save
 
+# PyPI's torch for Linux brings 2.5 GB of CUDA libraries. Without an NVIDIA driver, its light build is installed first; if
+# that index cannot be reached, the next line installs what pip finds.
+LIGHT_TORCH := $(if $(filter Linux,$(shell uname)),$(if $(shell which nvidia-smi 2>/dev/null),,yes))
+
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(if $(LIGHT_TORCH),-$(BIN)/python -m pip install --quiet --retries 1 torch --constraint constraints.txt \
+		--index-url https://download.pytorch.org/whl/cpu)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]' --constraint constraints.txt
 	touch $@
 
 clean:
-	rm -rf .venv .venv-triton-* build *.egg-info demo-home
+	rm -rf .venv .venv-triton-* .venv-interop .npm-interop build *.egg-info demo-home

@@ -1,89 +1,91 @@
 """The command line: `virtualmle COMMAND`. Exit codes: 0 success, 1 user error, 2 wrong usage, 3 internal error.
 
-This module only assembles the commands and maps errors to exit codes; each command group has its own module.
+This module only assembles the commands and maps errors to exit codes; each command group has its own module, which is
+imported when it runs, so that `serve` waits for no other command.
 """
 
+import functools
 import os
+import shlex
 import sys
 import traceback
-from collections.abc import Sequence
-from typing import Annotated, NoReturn
+from collections.abc import Iterable, Sequence
+from importlib import import_module
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from .. import __version__
-from ..data.errors import VirtualMLEError
+from ..data.errors import ColumnsError, VirtualMLEError
 from ..data.permissions import keep_private
-from . import (
-    bench,
-    call,
-    closing,
-    compare,
-    continuing,
-    convert,
-    costs,
-    data,
-    doctor,
-    evaluate,
-    exhibit,
-    export,
-    install,
-    keys,
-    memory,
-    receipt,
-    recommend,
-    redteam,
-    replay,
-    report,
-    revealing,
-    serve,
-    serve_model,
-    sessions,
-    track,
-    tune,
-    verify,
-)
 
 USER_ERROR, INTERNAL_ERROR = 1, 3
 
-app = typer.Typer(
-    name="virtualmle",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-app.command("init")(keys.init)
-app.command("keygen")(keys.keygen)
-app.command("tune")(tune.tune)
-app.command("serve")(serve.serve)
-app.command("install")(install.install)
-app.command("call")(call.call)
-app.add_typer(data.app, name="data")
-sessions.app.command("finalize")(closing.finalize)
-sessions.app.command("extend")(closing.extend)
-sessions.app.command("receipt")(receipt.receipt)
-sessions.app.command("seal-choice")(revealing.seal_choice)
-sessions.app.command("bring-back")(revealing.bring_back)
-app.add_typer(sessions.app, name="sessions")
-app.add_typer(memory.app, name="memory")
-app.add_typer(costs.app, name="costs")
-app.command("track")(track.track)
-app.command("reveal")(revealing.reveal)
-app.command("report")(report.report)
-app.command("export")(export.export)
-app.command("convert")(convert.convert)
-app.command("evaluate")(evaluate.evaluate)
-app.command("continue")(continuing.continue_training)
-app.command("recommend")(recommend.recommend)
-app.command("serve-model")(serve_model.serve_model)
-app.command("compare")(compare.compare)
-app.command("exhibit")(exhibit.exhibit)
-app.add_typer(bench.app, name="bench")
-app.add_typer(replay.app, name="replay")
-app.command("verify")(verify.verify)
-app.command("doctor")(doctor.doctor)
-app.command("redteam")(redteam.redteam)
+COMMANDS = {
+    "init": "keys.init",
+    "keygen": "keys.keygen",
+    "tune": "tune.tune",
+    "serve": "serve.serve",
+    "install": "install.install",
+    "call": "call.call",
+    "data": "data.app",
+    "sessions": "sessions.app",
+    "memory": "memory.app",
+    "costs": "costs.app",
+    "track": "track.track",
+    "reveal": "revealing.reveal",
+    "report": "report.report",
+    "export": "export.export",
+    "convert": "convert.convert",
+    "evaluate": "evaluate.evaluate",
+    "continue": "continuing.continue_training",
+    "recommend": "recommend.recommend",
+    "serve-model": "serve_model.serve_model",
+    "compare": "compare.compare",
+    "exhibit": "exhibit.exhibit",
+    "bench": "bench.app",
+    "replay": "replay.app",
+    "verify": "verify.verify",
+    "doctor": "doctor.doctor",
+    "redteam": "redteam.redteam",
+}
+"""Each command: its module in this room, and in it a function, or the Typer of a group. Only what runs is imported."""
+SESSIONS = {
+    "finalize": "closing.finalize",
+    "extend": "closing.extend",
+    "receipt": "receipt.receipt",
+    "seal-choice": "revealing.seal_choice",
+    "bring-back": "revealing.bring_back",
+}
+"""Commands of the group `sessions` that have modules of their own."""
+
+
+def build(names: Iterable[str] = COMMANDS) -> typer.Typer:
+    """The command line with the commands of these names."""
+    built = typer.Typer(
+        name="virtualmle",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        callback=options,
+    )
+    for name in names:
+        command = _load(COMMANDS[name])
+        if isinstance(command, typer.Typer):
+            built.add_typer(command, name=name)
+        else:
+            built.command(name)(command)
+    return built
+
+
+@functools.cache
+def _load(place: str) -> Any:
+    module, _, attribute = place.partition(".")
+    found = getattr(import_module(f".{module}", __package__), attribute)
+    for name, inner in SESSIONS.items() if place == COMMANDS["sessions"] else ():
+        found.command(name)(_load(inner))
+    return found
 
 
 def _show_version(wanted: bool) -> None:
@@ -92,7 +94,6 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def options(
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version and exit.")
@@ -104,6 +105,13 @@ def options(
 
     Example: virtualmle tune demo --backbone sasrec --trials 12
     """
+
+
+def __getattr__(name: str) -> Any:
+    """`app`: the whole command line, for tests and documentation; it imports every command."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return globals().setdefault("app", build())
 
 
 def _ensure_utf8() -> None:
@@ -122,9 +130,16 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if arguments is None:
         _ensure_utf8()
         keep_private()
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        # the one command that runs, or all of them for a list of commands or a suggestion
+        app = build(words[:1] if words[:1] and words[0] in COMMANDS else COMMANDS)
         # typer exits with 0 on success and with 2 on wrong usage
-        app(args=None if arguments is None else list(arguments), prog_name="virtualmle")
+        app(args=words, prog_name="virtualmle")
+    except ColumnsError as error:
+        whole = shlex.join(["virtualmle", *words, *error.options])
+        print(f"virtualmle: {error.problem}; name them, for example: {whole}", file=sys.stderr)
+        sys.exit(USER_ERROR)
     except VirtualMLEError as error:
         print(f"virtualmle: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(USER_ERROR)

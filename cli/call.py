@@ -77,21 +77,11 @@ def _function(tool: str) -> Callable[..., Any]:
 
 
 def _invoke(function: Callable[..., Any], ws: Any, given: dict[str, Any]) -> Any:
-    """Call `function` with arguments validated against its signature, as the server does. Raises ConfigError."""
-    from pydantic import ConfigDict, ValidationError, validate_call
+    """Call `function` with arguments that are read as the server reads them. Raises ArgumentError."""
+    from pydantic import ConfigDict, validate_call
 
-    from ..data.errors import ConfigError
+    from ..server.arguments import read_arguments
+    from ..server.schemas import input_schema
 
-    known = [name for name in inspect.signature(function).parameters if name != "ws"]
-    unknown = sorted(set(given) - set(known))
-    if unknown:
-        raise ConfigError(
-            f"{function.__name__} has no argument {', '.join(unknown)}; its arguments are {', '.join(known) or 'none'}"
-        )
-    try:
-        return validate_call(config=ConfigDict(arbitrary_types_allowed=True))(function)(ws, **given)
-    except ValidationError as error:
-        if error.title != function.__name__:  # raised inside the tool, not by its arguments
-            raise
-        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False)]
-        raise ConfigError(f"{function.__name__} refuses its arguments: {'; '.join(problems)}") from None
+    read = read_arguments(function.__name__, input_schema(function), given)
+    return validate_call(config=ConfigDict(arbitrary_types_allowed=True))(function)(ws, **read)

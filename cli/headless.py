@@ -195,7 +195,7 @@ def show_result(home: Path, result: FinalResult, as_json: bool) -> None:
     # Imported after the session: matplotlib takes a second to import, which should not delay the first trial
     from ..report.gather import gather
     from ..report.html import write_report
-    from ..report.tables import result_table, trials_table
+    from ..report.tables import result_table, test_table, trials_table
 
     path = write_report(home, result.session)
     with Memory(home / "memory.db") as memory:
@@ -208,6 +208,8 @@ def show_result(home: Path, result: FinalResult, as_json: bool) -> None:
     console = Console()
     console.print(trials_table(data.trials))
     console.print(result_table(data))
+    if compared := test_table(data):
+        console.print(compared)
     if costs:
         print(f"language model: {cost_text(costs)}")
     if result.state in ("frozen", "attempted") and not data.session.replay:

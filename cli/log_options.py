@@ -126,9 +126,11 @@ def reads_a_log(command: Callable[..., None]) -> Callable[..., None]:
 @contextmanager
 def columns_by_these_options() -> Iterator[None]:
     """A DataError inside names the options of columns as these commands have them, not as `data add` does."""
-    from ..data.errors import DataError
+    from ..data.errors import ColumnsError, DataError
 
     try:
         yield
+    except ColumnsError as error:
+        raise ColumnsError(error.problem, error.columns, suffix="-column") from None
     except DataError as error:
         raise DataError(re.sub(r"--(user|item|timestamp)\b", r"--\1-column", str(error))) from None

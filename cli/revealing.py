@@ -125,7 +125,7 @@ def _print_answer(choice: "Choice", answer: "Answer") -> None:
         return
     print(f"{choice.session}: {choice.trial} on {result.dataset}, {result.num_users} users, look {result.look}")
     for name, value in result.metrics.items():
-        print(f"  {name:<10} {value:.4f}")
+        print(f"  {name:<10} {value:.4f}" + (f"  default {result.default.metrics[name]:.4f}" if result.default else ""))
     print(f"choice {choice.digest[:16]}, sealed split {choice.sealed_digest[:16]}, content {result.fingerprint_short}")
 
 

@@ -1,5 +1,8 @@
 """`virtualmle serve`: run the MCP server, for clients such as Claude Desktop, Cursor or Codex."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import Annotated
 
@@ -35,6 +38,22 @@ class Transport(StrEnum):
 
     stdio = "stdio"
     http = "http"
+
+
+@contextmanager
+def _without_pandas() -> Iterator[None]:
+    """Imports inside do not find pandas.
+
+    Where it is installed, sqlite-utils loads it, which takes half a second, to store pandas' own times; we have none.
+    """
+    if "pandas" in sys.modules:
+        yield
+        return
+    sys.modules["pandas"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["pandas"]
 
 
 def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
@@ -73,10 +92,10 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
 
     Behind a proxy: virtualmle serve --transport http --token-file ~/token --allowed-host recsys.example.org
     """
+    with _without_pandas():
+        from ..server.serve import serve as run  # imports the MCP library, which takes most of a second
     settings = make_settings(
         trials, seconds, seed, without_reflection, without_memory, device, threads, sandbox, keep_warm, memory_from,
         replay, parallel, launcher, address, max_sessions,
     )  # fmt: skip
-    from ..server.serve import serve as run  # imports the MCP library, which takes most of a second
-
     run(home, settings, transport.value, host, port, bearer_token(token, token_file), allowed_host or ())

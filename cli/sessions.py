@@ -94,11 +94,13 @@ def show(session: Session, reveal: Reveal = False, home: Home = HERE, as_json: J
         return
     from rich.console import Console
 
-    from ..report.tables import result_table, trials_table
+    from ..report.tables import result_table, test_table, trials_table
 
     console = Console()
     console.print(trials_table(data.trials))
     console.print(result_table(data))
+    if compared := test_table(data):
+        console.print(compared)
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """Which columns of a log are the user, the item and the time: by name and by content.
 
-A guess prefers ids to names and titles, and Unix times to dates. Two columns that fit equally well are an error that
-names both, and so is a role without a column. Not covered: reading the values themselves.
+A guess prefers ids to names and titles, and Unix times to dates. Roles without a column, and roles that several columns
+fit equally well, are one error that names all of them and options that would work. Not covered: reading the values.
 """
 
 import re
@@ -9,20 +9,22 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .errors import DataError
+from .errors import ColumnsError, DataError
 from .reading import ROLES
 
 USER_NOUNS = (
     "user", "customer", "client", "visitor", "reviewer", "member", "buyer", "shopper", "account", "subscriber",
     "viewer", "listener", "reader", "player", "consumer", "purchaser", "guest", "person", "profile", "student",
+    "household", "cust", "usr",
 )  # fmt: skip
 ITEM_NOUNS = (
     "item", "product", "article", "movie", "video", "track", "song", "sku", "book", "news", "listing", "content",
     "business", "restaurant", "venue", "poi", "place", "game", "app", "course", "recipe", "offer", "good", "ad", "post",
-    "film", "anime", "stock",
+    "film", "anime", "stock", "variant", "prod",
 )  # fmt: skip
 ITEM_CODES = ("sku", "asin", "isbn", "ean", "upc", "gtin")
-ID_ENDINGS = ("id", "ids", "uid", "uuid", "guid", "key", "code", "no", "nr", "num", "number", "index", "idx", "hash")
+ID_ENDINGS = ("id", "ids", "uid", "uuid", "guid", "key", "code", "no", "nr", "num", "number", "index", "idx", "hash",
+               "uniqueid", "pseudoid")  # fmt: skip
 NUM_SHOWN = 20  # columns that an error lists
 MIN_ORDER = 3  # events of one user that have to be distinct
 SMALLEST_UNIX, LARGEST_UNIX = 1e8, 5e9  # 1973 and 2128, in seconds
@@ -38,9 +40,14 @@ SHAPES = {
 }
 NULLS = {"", "null", "nan", "none", "na", "n/a", "\\n", "nat", "-1", "0"}
 UNIX_NAMES = {"timestamp", "ts", "epoch", "unixtime", "unixtimestamp", "unixreviewtime", "eventtimestamp", "eventts"}
-MOMENT = re.compile(r"(created|occurred|ordered|purchased|clicked|viewed|played|watched|rated|added)at")
+MOMENT = re.compile(
+    r"(created|occurred|ordered|purchased|bought|sold|paid|placed|invoiced|visited|clicked|viewed|played|watched|rated"
+    r"|reviewed|added)(at|on)"
+)
 TIME_UNITS = ("ms", "us", "ns", "s", "sec", "secs", "seconds", "millis", "micros", "nanos", "utc")
-NO_EVENT = re.compile(r"birth|dob|expir|release|publish|signup|signedup|regist|delivery|until")  # of a user or item
+NO_EVENT = re.compile(  # of a user or an item, or of what happened to an event later
+    r"birth|dob|expir|release|publish|signup|signedup|regist|until|deliver|^ship|shipp|updat|modif|cancel|refund"
+)
 CLOCK_NOUNS = {"time", "timeofday", "hour", "hourmin", "clock"}
 
 
@@ -60,22 +67,30 @@ class Choice:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Guess:
+    """The positions that fit a role best, one if it is decided, and why if the name alone does not say it."""
+
+    positions: list[int]
+    reason: str = ""
+
+
 def choose_columns(source: str, columns: list[Column], given: dict[str, str], header: bool = True) -> Choice:
     """The columns of the three roles: those that are given, else the best guess. Raises DataError."""
-    positions = {role: _position_of(source, role, columns, name) for role, name in given.items()}
+    found = {role: _given(source, role, columns, name) for role, name in given.items()}
     by_position = {} if header else _by_position(columns)
     is_guess = by_position and len(given) < len(ROLES)
     notes = ["there is no header: columns were guessed by position and content"] if is_guess else []
     for role in (role for role in ROLES if role not in given):
-        positions[role], reason = by_position.get(role), ""
+        found[role] = Guess([by_position[role]] if role in by_position else [])
         if header:
-            positions[role], reason = _guess(source, role, columns, set(positions.values()))
-        if reason and (position := positions[role]) is not None:
-            notes.append(f"the {role} is taken from the column {columns[position].name!r}, {reason}")
-    chosen = {role: position for role in ROLES if (position := positions[role]) is not None}
-    if len(chosen) < len(ROLES):
-        missing = {role: given.get(role) for role in ROLES if role not in chosen}
-        raise DataError(_missing_message(source, columns, missing, header))
+            found[role] = _guess(role, columns, {position for guess in found.values() for position in guess.positions})
+        if found[role].reason:
+            name = columns[found[role].positions[0]].name
+            notes.append(f"the {role} is taken from the column {name!r}, {found[role].reason}")
+    if any(len(found[role].positions) != 1 for role in ROLES):
+        raise _undecided(source, columns, found, given, header)
+    chosen = {role: found[role].positions[0] for role in ROLES}
     if len(set(chosen.values())) < len(ROLES):
         names = {role: columns[position].name for role, position in chosen.items()}
         raise DataError(f"{source}: user, item and timestamp must be three columns, not {names}")
@@ -106,43 +121,37 @@ def _kind(text: str) -> str:
     return "rating" if 0 <= number <= 10 else "number"
 
 
-def _position_of(source: str, role: str, columns: list[Column], name: str) -> int | None:
+def _given(source: str, role: str, columns: list[Column], name: str) -> Guess:
     names = [column.name for column in columns]
     if names.count(name) > 1:
         numbers = " and ".join(str(number) for number, other in enumerate(names, start=1) if other == name)
         raise DataError(f"{source}: the columns {numbers} are all called {name!r}; choose one with --{role} N")
     if name in names:
-        return names.index(name)
-    return int(name) - 1 if name.isdecimal() and 1 <= int(name) <= len(columns) else None
+        return Guess([names.index(name)])
+    return Guess([int(name) - 1] if name.isdecimal() and 1 <= int(name) <= len(columns) else [])
 
 
-def _guess(source: str, role: str, columns: list[Column], taken: set[int | None]) -> tuple[int | None, str]:
-    """The position that fits the role best, and why if the name alone does not say it.
-
-    Raises DataError if two columns fit equally well.
-    """
+def _guess(role: str, columns: list[Column], taken: set[int]) -> Guess:
+    """The positions that fit the role best."""
     kinds = [kind_of(column.values) for column in columns]
+    names = [normalise(column.name) for column in columns]
     ranks = {}
-    for position, column in enumerate(columns):
-        rank = _rank(role, normalise(column.name), kinds[position])
+    for position, name in enumerate(names):
+        rank = _rank(role, name, kinds[position])
         if position not in taken and rank is not None:
             ranks[position] = rank
     if not ranks and role == "timestamp":
-        instants = [position for position, kind in enumerate(kinds) if kind == "instant" and position not in taken]
-        return (instants[0], "the only one that holds times") if len(instants) == 1 else (None, "")
+        times = [position for position, kind in enumerate(kinds) if kind == "instant" and position not in taken]
+        instants = [position for position in times if not NO_EVENT.search(names[position])]
+        return Guess(instants, "the only one that holds times") if len(instants) == 1 else Guess([])
     best = [position for position, rank in ranks.items() if rank == min(ranks.values())]
-    if len(best) > 1:
-        names = [columns[position].name for position in best]
-        both = " and ".join(repr(name) if names.count(name) == 1 else f"column {position + 1} ({name!r})"
-                            for name, position in zip(names, best, strict=True))  # fmt: skip
-        raise DataError(f"{source}: {both} fit equally well as the {role}; choose one with --{role}")
+    if len(best) != 1:
+        return Guess(best)
     others = [columns[position].name for position in ranks if position not in best]
     if others:
-        return best[0], f"not from {' or '.join(map(repr, others))}, by name and content"
-    if not best:
-        return None, ""
-    is_plain = normalise(columns[best[0]].name).startswith("time" if role == "timestamp" else role)
-    return best[0], "" if is_plain else "by its name"
+        return Guess(best, f"not from {' or '.join(map(repr, others))}, by name and content")
+    is_plain = names[best[0]].startswith("time" if role == "timestamp" else role)
+    return Guess(best, "" if is_plain else "by its name")
 
 
 def normalise(name: str) -> str:
@@ -166,16 +175,18 @@ def _rank(role: str, name: str, kind: str) -> tuple[int, int] | None:
 
 
 def _id_rank(name: str, nouns: tuple[str, ...]) -> int | None:
-    """Smaller is better: user_id, then customer_id, user, customer, original_user_id, session_id; None = no id."""
+    """Smaller is better: user_id, then customer_id, user, customer, old_user_id, session_id, email; None = no id."""
     own, synonyms = nouns[0], nouns[1:]
     codes, late = (ITEM_CODES, ("parentasin",)) if own == "item" else ((), ("session", "sessionid"))
+    ends = ("id", *codes)  # item_sku
     tiers = (
         name in (f"{own}id", f"{own[0]}id"),
         name in codes or any(name == f"{noun}{end}" for noun in nouns for end in ID_ENDINGS),
         name in (own, f"{own}s"),
         name in synonyms,
-        any(name.endswith(f"{noun}id") for noun in nouns),
+        any(name.endswith(f"{noun}{end}") for noun in nouns for end in ends),
         name in late,
+        own == "user" and any(name == f"{noun}email" for noun in ("", *nouns)),
     )
     return tiers.index(True) if any(tiers) else None
 
@@ -192,7 +203,7 @@ def _time_rank(name: str, kind: str) -> int | None:
         return 3 if name in ("date", "day") else None
     if any(base.endswith(("time", "timestamp", "ts")) for base in bases) or MOMENT.fullmatch(name):
         return 2
-    return 3 if name.endswith(("date", "day", "dt")) else None
+    return 3 if name.endswith(("date", "day", "dt", "dat")) else None
 
 
 def _by_position(columns: list[Column]) -> dict[str, int]:
@@ -228,16 +239,54 @@ def _refuse_clock(source: str, columns: list[Column], chosen: int) -> None:
         )
 
 
-def _missing_message(source: str, columns: list[Column], missing: dict[str, str | None], header: bool) -> str:
-    wanted = " and ".join(f"column {name!r}" if name else f"a column for the {role}" for role, name in missing.items())
+def _undecided(
+    source: str, columns: list[Column], found: dict[str, Guess], given: dict[str, str], header: bool
+) -> ColumnsError:
+    """The error that names every role that is not decided, the columns, and an option for each role that would work."""
+    missing = [role for role in ROLES if not found[role].positions]
+    tied = [role for role in ROLES if len(found[role].positions) > 1]
+    lacks = " and ".join(f"column {given[role]!r}" if role in given else f"a column for the {role}" for role in missing)
+    ties = [f"{_named(columns, found[role].positions)} fit equally well as the {role}" for role in tied]
+    problem = f"{source} lacks {lacks}" if missing else f"{source}: {' and '.join(ties)}"
+    if missing:
+        problem += f"{', and ' if ties else ''}{' and '.join(ties)}; it has {_listed(columns, header)}"
+        if len(columns) == 1 and re.search(r"[^\w ]", columns[0].name):
+            problem += "; if cells are separated by another character, name it with --separator"
+    return ColumnsError(problem, _suggested(columns, found, header))
+
+
+def _suggested(columns: list[Column], found: dict[str, Guess], header: bool) -> dict[str, str]:
+    """For each undecided role a column that could be meant, as its option takes it; COLUMN or N if there is none.
+
+    Of columns that fit equally well the first; else the first free one that holds times, for users and items the first
+    that does not.
+    """
+    names = [column.name for column in columns]
+    kinds = [kind_of(column.values) for column in columns]
+    free = [position for position in range(len(columns))
+            if not any(position in guess.positions for guess in found.values())]  # fmt: skip
+    by_role = {}
+    for role in (role for role in ROLES if len(found[role].positions) != 1):
+        wanted = ("instant", "date") if role == "timestamp" else ("text", "number", "rating")
+        fitting = found[role].positions or [position for position in free if kinds[position] in wanted]
+        free = [position for position in free if position not in fitting[:1]]
+        is_name = header and bool(fitting) and names.count(names[fitting[0]]) == 1 and len(names[fitting[0]]) <= 60
+        number = str(fitting[0] + 1) if fitting else "COLUMN" if header else "N"
+        by_role[role] = names[fitting[0]] if is_name else number
+    return by_role
+
+
+def _named(columns: list[Column], positions: list[int]) -> str:
+    names = [columns[position].name for position in positions]
+    return " and ".join(
+        repr(name) if names.count(name) == 1 else f"column {position + 1} ({name!r})"
+        for name, position in zip(names, positions, strict=True)
+    )
+
+
+def _listed(columns: list[Column], header: bool) -> str:
     names = [f"{column.name!r:.60}" for column in columns[:NUM_SHOWN]]
-    options = " ".join(f"--{role}" for role in missing)
-    how = f"name {'it' if len(missing) == 1 else 'them'} with {options}"
-    if len(columns) == 1 and re.search(r"[^\w ]", columns[0].name):
-        how += "; if cells are separated by another character, name it with --separator"
     if not header:
         names = [f"{name} ({column.values[0]!r:.40})" for name, column in zip(names, columns, strict=False)]
-        options = " ".join(f"--{role} N" for role in missing)
-        how = f"name columns by number, counted from 1: {options}"
     more = f" and {len(columns) - NUM_SHOWN} more" if len(columns) > NUM_SHOWN else ""
-    return f"{source} lacks {wanted}; it has {'' if header else 'no header and '}{', '.join(names)}{more}: {how}"
+    return f"{'' if header else 'no header and '}{', '.join(names)}{more}"

@@ -2,6 +2,7 @@
 
 VirtualMLEError (ValueError)      text: the rule, then the value, then what to do next
 ├── DataError                     a log, a prepared dataset or its name
+│   └── ColumnsError              columns of a log that are missing or not clear, with options that would work
 ├── SealError                     the sealed test split, its key or the look ledger
 ├── KernelError                   tensors that an operation of kernels/ does not accept
 ├── ConfigError                   a knob or a configuration
@@ -25,6 +26,8 @@ VirtualMLEError (ValueError)      text: the rule, then the value, then what to d
 └── ReplayError                   a replay table, or a configuration that it does not contain
 """
 
+import shlex
+
 
 class VirtualMLEError(ValueError):
     """A mistake that the caller can correct; the message says how."""
@@ -32,6 +35,18 @@ class VirtualMLEError(ValueError):
 
 class DataError(VirtualMLEError):
     """A log or a prepared dataset cannot be used."""
+
+
+class ColumnsError(DataError):
+    """The user, the item or the time of a log is in no column, or several columns fit.
+
+    problem: the message without advice. columns: role → the column that could be meant.
+    """
+
+    def __init__(self, problem: str, columns: dict[str, str], suffix: str = "") -> None:
+        self.problem, self.columns = problem, columns
+        self.options = [word for role, name in columns.items() for word in (f"--{role}{suffix}", name)]
+        super().__init__(f"{problem}; name them, for example with {shlex.join(self.options)}")
 
 
 class SealError(VirtualMLEError):

@@ -25,7 +25,7 @@ from .entries import Draft, digest_of
 from .examining import in_progress
 from .ledger import Ledger, Look
 from .operator_keys import is_signed, sign
-from .request import TestResult, examine, has_looked, read_item_names, read_revealed
+from .request import Beside, TestResult, examine, has_looked, read_item_names, read_revealed
 from .vault import OWNER_ONLY, OWNER_ONLY_DIRECTORY, Vault, file_exists, read_key
 
 MAX_ANSWER_BYTES = 64 << 20  # the names of items are most of it
@@ -110,9 +110,11 @@ def _result(home: Path, choice: Choice, folder: Path, timeout: float, key_file: 
     if result is not None or has_looked(home, choice.name):
         return result
     models = [folder / each for each in choice.models]
+    beside = Beside(choice.beside, [folder / each for each in choice.beside_models]) if choice.beside else None
     return examine(
-        home, choice.name, choice.trial, models, folder / choice.dataset, timeout, key_file, is_packed=True
-    )
+        home, choice.name, choice.trial, models, folder / choice.dataset, timeout, key_file, beside=beside,
+        is_packed=True,
+    )  # fmt: skip
 
 
 def _log_end(vault: Vault, look: Look, result: TestResult | None) -> None:

@@ -47,8 +47,10 @@ class Choice(BaseModel):
     dataset: str  # its directory in the bundle
     dataset_id: str
     files: dict[str, str]  # SHA-256 by path in the bundle
+    beside: str = ""  # the default's trial, which is compared in the same look; empty if there is none
+    beside_models: list[str] = []  # its directories in the bundle
 
-    @field_validator("session", "trial")
+    @field_validator("session", "trial", "beside")
     @classmethod
     def _is_a_name(cls, value: str) -> str:
         if not re.fullmatch(NAME, value):
@@ -86,8 +88,9 @@ class Choice(BaseModel):
         return self.files.get(f"{self.dataset}/{SEALED}", "")
 
     def text(self) -> str:
-        """The canonical JSON."""
-        return json.dumps(self.model_dump(), sort_keys=True, separators=(",", ":"))
+        """The canonical JSON; without the default if there is none, as earlier versions wrote it."""
+        left_out = set() if self.beside else {"beside", "beside_models"}
+        return json.dumps(self.model_dump(exclude=left_out), sort_keys=True, separators=(",", ":"))
 
 
 def pack(out: Path, choice: Choice, sources: Mapping[str, Path]) -> None:

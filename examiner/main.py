@@ -9,7 +9,7 @@ correct the error.
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,20 +30,20 @@ from ..training.checkpoint import load_checkpoint
 from ..training.ensembles import LoadedMember, load_members, rank_ensemble
 from ..training.evaluate import evaluate_targets
 from ..training.member_files import beside
-from ..training.metrics import metrics_from_ranks, ndcg_per_user
+from ..training.metrics import metrics_from_ranks, metrics_per_user
 from ..training.private_process import forbid_inspection, start_privately
 from ..training.ranking import Ranks
 from ..training.spec import CHECKPOINT, TrialResult, read_result, read_spec
 from .authenticity import check_signatures
 from .ledger import Ledger, Look
 from .looking import log_look
-from .request import Opening, TestResult
+from .request import Beside, DefaultResult, Opening, TestResult
 from .sketches import content_sketch
 from .unseal import Targets, open_test
 from .vault import OWNER_ONLY, OWNER_ONLY_DIRECTORY, Vault, read_key
 
 FINGERPRINT_DIGITS = 12
-RESULT_BYTES = 8192  # upper bound on the size of a result file
+RESULT_BYTES = 16384  # upper bound on the size of a result file
 
 
 @dataclass(frozen=True)
@@ -62,19 +62,29 @@ class Candidate:
         return rank_ensemble(self.members, histories, targets, [self.priors], num_items)[0]
 
 
+@dataclass(frozen=True)
+class Compared:
+    """What is ranked beside the selected trial: the default's trial, and its models."""
+
+    trial: str
+    candidates: Sequence[Candidate]
+
+
 def examine(
     home: Path, session: str, trial: str, models: Sequence[Path], dataset_dir: Path, key_file: Path | None, *,
-    is_packed: bool = False,
+    beside: Beside | None = None, is_packed: bool = False,
 ) -> TestResult:  # fmt: skip
     """Take the one look of `session`. Raises DataError, TrialError, SealError; the look is used once it is recorded.
 
+    beside: the default's trial and its models, which are ranked in the same look.
     is_packed: the files are from a bundle of another home (`choice.py`), whose signatures only that home can check.
     """
     vault = Vault(home)
     dataset = PreparedDataset.load(dataset_dir)
     if not is_packed:
-        check_signatures(vault, dataset_dir, dataset.dataset_id, session, models)
+        check_signatures(vault, dataset_dir, dataset.dataset_id, session, [*models, *(beside.models if beside else ())])
     candidates = [load_candidate(directory, dataset) for directory in models]
+    compared = Compared(beside.trial, [load_candidate(each, dataset) for each in beside.models]) if beside else None
     private_key = read_key(key_file) if key_file else vault.private_key()
     targets = open_test(dataset_dir, private_key, dataset.dataset_id, dataset.num_users)
     sketch = content_sketch(dataset_dir, dataset, targets, private_key)
@@ -82,7 +92,7 @@ def examine(
     _keep_item_names(vault, session, targets)
     log_look(vault.directory, session, trial, dataset.name, dataset.dataset_id)
     look = Ledger(vault.directory).record(session, dataset.name, dataset.dataset_id, targets.fingerprint, sketch)
-    result = evaluate(trial, candidates, dataset, targets, look)
+    result = evaluate(trial, candidates, dataset, targets, look, compared)
     write_json(path, result.model_dump(), OWNER_ONLY)
     return result
 
@@ -145,14 +155,15 @@ def _models(directory: Path, result: TrialResult, device: str) -> tuple[list[Loa
 
 
 def evaluate(
-    trial: str, candidates: Sequence[Candidate], dataset: PreparedDataset, targets: Targets, look: Look
-) -> TestResult:
+    trial: str, candidates: Sequence[Candidate], dataset: PreparedDataset, targets: Targets, look: Look,
+    compared: Compared | None = None,
+) -> TestResult:  # fmt: skip
     """Rank the test target of every user who has one with each model, given all earlier events of the user."""
-    users = targets.users
-    histories = histories_before_test(dataset).of_users(users)
-    found = [each.rank(histories, targets.items[users], dataset.num_items) for each in candidates]
-    ndcg = np.mean([ndcg_per_user(ranks) for ranks, _ in found], axis=0)
+    histories, items = histories_before_test(dataset).of_users(targets.users), targets.items[targets.users]
+    found = [each.rank(histories, items, dataset.num_items) for each in candidates]
     metrics = [metrics_from_ranks(ranks) for ranks, _ in found]
+    users = mean_per_user([ranks for ranks, _ in found])
+    errors = {name: standard_error(values) for name, values in users.items()}
     several = len(found) > 1
     return TestResult(
         session=look.session,
@@ -161,17 +172,47 @@ def evaluate(
         dataset_id=dataset.dataset_id,
         metrics={name: float(np.mean([each[name] for each in metrics])) for name in metrics[0]},
         metrics_sd={name: float(np.std([each[name] for each in metrics], ddof=1)) for name in metrics[0] if several},
+        metrics_se=errors,
         repetitions=metrics if several else [],
-        baselines=baseline_metrics(dataset, histories, targets.items[users], PriorTables(dataset)),
-        ndcg10_se=float(ndcg.std(ddof=1) / len(ndcg) ** 0.5) if len(ndcg) > 1 else 0.0,
+        baselines=baseline_metrics(dataset, histories, items, PriorTables(dataset)),
+        ndcg10_se=errors["ndcg@10"],
         ties=sum(ties for _, ties in found),
-        num_users=len(ndcg),
+        num_users=len(items),
         look=look.look,
         look_note=look.note,
         fingerprint_short=targets.fingerprint[:FINGERPRINT_DIGITS],
         at=look.at,
         opening=opening_of(targets, dataset.dataset_id),
+        default=_compared(compared, users, histories, items, dataset.num_items) if compared else None,
     )
+
+
+def _compared(
+    compared: Compared, selected: Mapping[str, NDArray[np.float64]], histories: Histories, items: NDArray[np.int32],
+    num_items: int,
+) -> DefaultResult:  # fmt: skip
+    """The default's metrics, and the differences of the selected trial's values to them, user by user."""
+    users = mean_per_user([each.rank(histories, items, num_items)[0] for each in compared.candidates])
+    differences = {name: selected[name] - values for name, values in users.items()}
+    return DefaultResult(
+        trial=compared.trial,
+        models=len(compared.candidates),
+        metrics={name: float(values.mean()) for name, values in users.items()},
+        metrics_se={name: standard_error(values) for name, values in users.items()},
+        delta={name: float(values.mean()) for name, values in differences.items()},
+        delta_se={name: standard_error(values) for name, values in differences.items()},
+    )
+
+
+def mean_per_user(ranks: Sequence[NDArray[np.int32]]) -> dict[str, NDArray[np.float64]]:
+    """The values of every metric per user, float64 (num_users,), as means over the models' ranks (num_users,)."""
+    each = [metrics_per_user(one) for one in ranks]
+    return {name: np.mean([values[name] for values in each], axis=0) for name in each[0]}
+
+
+def standard_error(values: NDArray[np.float64]) -> float:
+    """The standard error of the mean of values (num_users,); 0 for a single one."""
+    return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else 0.0
 
 
 def opening_of(targets: Targets, dataset_id: str) -> Opening | None:
@@ -195,6 +236,8 @@ def main() -> int:
     for name in ("session", "trial"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--model", type=Path, nargs="+", required=True)
+    parser.add_argument("--beside-trial")
+    parser.add_argument("--beside", type=Path, nargs="+", default=[])
     parser.add_argument("--key-file", type=Path)
     parser.add_argument("--packed", action="store_true")
     arguments = parser.parse_args()
@@ -204,6 +247,7 @@ def main() -> int:
     try:
         examine(
             arguments.home, arguments.session, arguments.trial, arguments.model, arguments.dataset, arguments.key_file,
+            beside=Beside(arguments.beside_trial, arguments.beside) if arguments.beside_trial else None,
             is_packed=arguments.packed,
         )  # fmt: skip
     except VirtualMLEError as error:

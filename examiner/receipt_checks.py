@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ..data.commitment import commitment_of
 from .entries import Entry, chained, digest_of
 from .receipts import Excerpt, Receipt, is_signed
+from .request import TestResult
 
 ORDER = ("opened", "frozen", "look", "revealed")
 
@@ -151,5 +152,13 @@ def _result(receipt: Receipt, own: Sequence[Entry]) -> Check:
         return Check("result", False, "the result is not the one that the audit log has recorded")
     if (result.session, result.trial) != (receipt.session, receipt.choice.get("selected")):
         return Check("result", False, "the result is not that of the chosen trial")
+    compared = result.default
+    if compared and compared.trial != receipt.choice.get("beside", {}).get("trial"):
+        return Check("result", False, "the default of the result is not the one that was fixed with the choice")
     return Check("result", True, f"test NDCG@10 {result.metrics['ndcg@10']:.4f} of trial {result.trial}, "
-                 f"look {result.look} at this content")  # fmt: skip
+                 f"look {result.look} at this content" + _beside(result))  # fmt: skip
+
+
+def _beside(result: TestResult) -> str:
+    found = result.default
+    return f"; {found.metrics['ndcg@10']:.4f} of the default, {found.trial}, in the same look" if found else ""

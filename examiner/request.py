@@ -10,10 +10,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from ..data.errors import SealError
 from .examining import in_progress, lock_to_pass
@@ -30,6 +31,27 @@ class Opening(BaseModel):
 
     nonce: str
     targets_digest: str
+
+
+class DefaultResult(BaseModel):
+    """The session's default configuration in the same look, beside the selected trial."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    trial: str
+    models: int  # whose means the metrics are: 1, or the repetitions that confirmed the default
+    metrics: dict[str, float]  # the names of `TestResult.metrics`
+    metrics_se: dict[str, float]  # standard errors over users
+    delta: dict[str, float]  # the selected trial minus the default
+    delta_se: dict[str, float]  # standard errors of these differences, paired over users
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What is evaluated beside the selected trial: the default's trial, and the directories of its models."""
+
+    trial: str
+    models: Sequence[Path]
 
 
 class TestResult(BaseModel):
@@ -54,6 +76,14 @@ class TestResult(BaseModel):
     fingerprint_short: str  # first 12 hex digits of the content's fingerprint
     at: str  # UTC, ISO 8601
     opening: Opening | None = None  # None for a dataset that was prepared by an earlier version
+    metrics_se: dict[str, float] = {}  # standard errors over users; of several models, of their mean per user
+    default: DefaultResult | None = None  # None if the default is the selected trial or has no model
+
+    @model_serializer(mode="wrap")
+    def _as_it_was_signed(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the fields of a later version that are not set: digests and signatures of older results hold."""
+        dumped: dict[str, Any] = handler(self)
+        return {name: value for name, value in dumped.items() if value or name not in ("metrics_se", "default")}
 
     @property
     def look_remark(self) -> str:
@@ -70,12 +100,13 @@ def examine(
     timeout: float,
     key_file: Path | None = None,
     *,
+    beside: Beside | None = None,
     is_packed: bool = False,
 ) -> TestResult:
     """Evaluate `trial` on the test targets, once; returns the result, which is also in the vault.
 
     models: the directories of the finished trials whose models are evaluated: that of `trial`, or of its repetitions
-    under several seeds. All of them are one look.
+    under several seeds. beside: the default, for a paired comparison. All of them are one look.
     `key_file` contains the private key (32 bytes) in operator mode. is_packed: dataset and models are from a bundle of
     another home, and signed with its key. Raises SealError if the session has looked before,
     if decryption fails, or if the examiner fails or runs longer than `timeout` seconds. The look is used as soon as the
@@ -89,6 +120,8 @@ def examine(
     command += ["--home", str(home.resolve()), "--session", session]
     command += ["--trial", trial, "--dataset", str(dataset_dir.resolve())]
     command += ["--model", *(str(directory.resolve()) for directory in models)]
+    if beside:
+        command += ["--beside-trial", beside.trial, "--beside", *(str(path.resolve()) for path in beside.models)]
     if key_file:
         command += ["--key-file", str(key_file.resolve())]
     if is_packed:

@@ -24,9 +24,9 @@ class Hypothesis(_Record):
     """The prediction that the agent makes before a trial runs."""
 
     dimension: str = Field(description="what explains it, e.g. capacity")
-    direction: Literal["better", "worse", "same", "unknown"] = Field("unknown", description="compared with the base")
-    size: float | None = Field(None, description="of the change in NDCG@10; 0 = not predicted")
-    reason: str = Field("", description="why")
+    direction: Literal["better", "worse", "same", "unknown"] = Field(default="unknown", description="against the base")
+    size: float | None = Field(default=None, description="of the change in NDCG@10; 0 = not predicted")
+    reason: str = Field(default="", description="why")
 
 
 class FollowedProposal(_Record):

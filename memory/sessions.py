@@ -114,10 +114,10 @@ class Sessions(Repository):
     def changes(self) -> dict[str, Change]:
         """By session: what differs as soon as its trials, its reflections or its state change."""
         return {str(session): Change(*row) for session, *row in self.db.execute("""
-            SELECT id, state, (SELECT count(*) FROM trials WHERE session = id),
-                   (SELECT count(*) FROM trials WHERE session = id AND status = 'running'),
-                   (SELECT count(*) FROM reflections WHERE session = id),
-                   (SELECT count(*) FROM earlier_reflections WHERE session = id)
+            SELECT sessions.id, state, (SELECT count(*) FROM trials WHERE session = sessions.id),
+                   (SELECT count(*) FROM trials WHERE session = sessions.id AND status = 'running'),
+                   (SELECT count(*) FROM reflections WHERE session = sessions.id),
+                   (SELECT count(*) FROM earlier_reflections WHERE session = sessions.id)
               FROM sessions ORDER BY serial
         """).fetchall()}
 

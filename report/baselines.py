@@ -22,7 +22,7 @@ Metrics = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Scorer:
-    """One line of the comparison; `test` is empty before the reveal, and for the default, which has no look."""
+    """One line of the comparison; `test` is empty before the reveal, and for a default that the look left out."""
 
     title: str
     validation: Metrics
@@ -48,7 +48,8 @@ def scorers(
     tested = test.baselines if test else {}
     lines = [Scorer(title, validation.get(name, {}), tested.get(name, {})) for name, title in TITLES.items()]
     if default is not None and default.handle != selected.handle:
-        lines.append(Scorer(f"{default.handle}, the default", _metrics(default), {}, is_baseline=False))
+        looked = test.default.metrics if test and test.default else {}
+        lines.append(Scorer(f"{default.handle}, the default", _metrics(default), looked, is_baseline=False))
     final = test.metrics if test else {}
     return [*lines, Scorer(f"{selected.handle}, selected", _metrics(selected), final, is_baseline=False)]
 

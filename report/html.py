@@ -28,7 +28,9 @@ from .tables import (
     confirmation_rows,
     confirmation_sentence,
     extension_sentences,
+    selection_sentence,
     split_sentences,
+    test_cells,
     test_sentence,
     verdict_label,
 )
@@ -76,6 +78,7 @@ def render(data: ReportData) -> str:
         label=verdict_label,
         cards=_cards(data),
         results=_results(data),
+        selection_sentence=selection_sentence(data),
         scorers=_scorer_rows(data),
         test_sentence=test_sentence(data),
         extensions=extension_sentences(data.extensions),
@@ -157,7 +160,7 @@ def _results(data: ReportData) -> list[list[str]]:
             formats.metric(before.get(name)),
             formats.metric(after.get(name)),
             formats.relative(before.get(name), after.get(name)),
-            formats.with_error(data.test.metrics.get(name), data.test.metrics_sd.get(name)) if data.test else "",
+            *(test_cells(data.test, name) if data.test else []),
         ]
         for name in formats.METRICS
     ]

@@ -100,7 +100,7 @@ def _figures(data: ReportData, trial: TrialRecord, elsewhere: int) -> list[str]:
     for name in formats.METRICS:
         row = [formats.METRIC_TITLES[name], _interval(outcome.metrics.get(name), errors.get(name))]
         if test:
-            error = test.ndcg10_se if name == "ndcg@10" else None
+            error = test.metrics_se.get(name, test.ndcg10_se if name == "ndcg@10" else None)
             row.append(_interval(test.metrics.get(name), error))
         rows.append(row)
     heading = ["metric", "validation [95 % interval]", *(["test [95 % interval]"] if test else [])]

@@ -156,6 +156,11 @@ def _test(data: ReportData) -> str:
     return f"{formats.with_error(data.test.metrics['ndcg@10'], data.test.ndcg10_se)} (look {data.test.look})"
 
 
+def _test_difference(data: ReportData) -> str:
+    found = data.test.default if data.test else None
+    return formats.change(found.delta["ndcg@10"], found.delta_se["ndcg@10"]) if found else formats.MISSING
+
+
 def _baseline(data: ReportData) -> str:
     best = strongest(data.baselines)
     return f"{formats.metric(best[1])} ({best[0]})" if best else formats.MISSING
@@ -189,5 +194,6 @@ FACTS: dict[str, Callable[[ReportData], str]] = {
     "gain over the default": lambda data: _gain(data, _default(data)),
     "gain over the best without a model": lambda data: _gain(data, _best_baseline(data)),
     "selected, test NDCG@10": _test,
+    "difference to the default, test NDCG@10": _test_difference,
 }
 """The rows of the comparison: title, and the text of a session."""

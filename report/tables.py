@@ -9,8 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ..data.wording import counted
+from ..examiner.request import TestResult
 from ..memory.records import Confirmation, Extension, TrialRecord
 from ..sandbox.program import trials_measured
+from ..sandbox.selection import selection_reason
 from ..tools.withholding import withheld_sentence
 from . import formats
 from .gather import ReportData
@@ -82,9 +84,31 @@ def result_table(data: ReportData) -> Table:
     for name in formats.METRICS:
         values = [before.get(name), after.get(name)]
         row = [formats.METRIC_TITLES[name], *map(formats.metric, values), formats.relative(*values)]
-        found = [formats.with_error(test.metrics.get(name), test.metrics_sd.get(name))] if test else []
-        table.add_row(*row, *found)
+        table.add_row(*row, *(test_cells(test, name)[:1] if test else []))
     return table
+
+
+def test_table(data: ReportData) -> Table | None:
+    """The look's figures of the selected trial and the default; None without a look at both."""
+    if data.test is None or data.test.default is None:
+        return None
+    table = Table(title="Test, selected and default", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("metric")
+    for title in (data.test.trial, f"{data.test.default.trial}, the default", "difference, paired"):
+        table.add_column(title, justify="right")
+    for name in formats.METRICS:
+        table.add_row(formats.METRIC_TITLES[name], *test_cells(data.test, name))
+    return table
+
+
+def test_cells(test: TestResult, name: str) -> list[str]:
+    """A metric of the look: the selected trial's and, if the look has them, the default's and the paired difference."""
+    error = test.metrics_sd.get(name) if test.repetitions else test.metrics_se.get(name)
+    cells, other = [formats.with_error(test.metrics.get(name), error)], test.default
+    if other is None:
+        return cells
+    difference = formats.change(other.delta.get(name), other.delta_se.get(name))
+    return [*cells, formats.with_error(other.metrics.get(name), other.metrics_se.get(name)), difference]
 
 
 def confirmation_rows(confirmation: Confirmation) -> list[list[str]]:
@@ -131,7 +155,16 @@ def caption(data: ReportData) -> str:
     )
     confirmed = f"{confirmation_sentence(data.confirmation)} " if data.confirmation else ""
     extended = f"{extension_sentences(data.extensions)} " if data.extensions else ""
+    bound = f"{selection_sentence(data)}{bound}"
     return " ".join([bound + confirmed + extended + test_sentence(data), *split_sentences(data)])
+
+
+def selection_sentence(data: ReportData) -> str:
+    """Why a trial is selected that was discarded, as the beginning of a text; empty for any other."""
+    selected = data.selected
+    if selected is None or selected.outcome is None or selected.outcome.verdict != "discard":
+        return ""
+    return f"{selection_reason(selected, data.trials, data.confirmation)} "
 
 
 def split_sentences(data: ReportData) -> list[str]:
@@ -156,7 +189,9 @@ def test_sentence(data: ReportData) -> str:
         models = len(data.test.repetitions)
         means = f" Test figures are mean ± standard deviation of {models} models under fresh seeds." if models else ""
         look = f"look number {data.test.look} in this home{data.test.look_remark}"
-        return f"Test set of this dataset's content: {look}.{means}"
+        other = data.test.default
+        paired = f" The default, {other.trial}, was part of it; differences are paired over users." if other else ""
+        return f"Test set of this dataset's content: {look}.{means}{paired}"
     if data.withheld_by:
         return withheld_sentence(data.session.id, data.withheld_by)
     return {

@@ -1,8 +1,8 @@
 """The changes of a trial as clients send them: an object of knobs, or a list of {knob, value} with values as text.
 
-Some clients cannot send an object without declared properties, so a list says the same, and for a sweep a list of texts.
-Others know one type of number only, or put every value into quotes. A value is therefore read by the declared type of
-its knob; one that cannot be read stays as it is, and the action space refuses it by name.
+Some clients cannot send an object without declared properties, so a list says the same, and for a sweep a list of
+texts. Others know one type of number only, or put every value into quotes. A value is therefore read by the declared
+type of its knob; one that cannot be read stays as it is, and the action space refuses it by name.
 """
 
 import re

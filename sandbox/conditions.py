@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..data.errors import ConfigError
-from ..models.config import KNOBS, TrialConfig
+from ..models.config import KNOBS, TrialConfig, knobs_named
 from ..models.knobs.declaration import Value
 from .action_space import unknown_knob
 
@@ -30,7 +30,10 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 }
 _SINGLE = re.compile(r"\s*(\w+)\s*(==|!=|<=|>=|<|>)\s*([^<>={}]+?)\s*")
 _SET = re.compile(r"\s*(\w+)\s+in\s*\{([^{}]*)\}\s*")
-_EXAMPLES = "write e.g. 'hidden_dim > 128' or 'position in {absolute, both}'"
+_EXAMPLES = (
+    "the operators are ==, !=, <, <=, >, >= and in; write e.g. 'hidden_dim > 128', 'causal == false' or "
+    "'position in {absolute, both}'"
+)
 MAX_LENGTH = 300
 
 
@@ -65,13 +68,21 @@ def parse_condition(text: str) -> Condition:
     elif match := _SINGLE.fullmatch(text):
         knob, op, words = match[1], match[2], [match[3]]
     else:
-        raise ConfigError(f"condition {text!r} is not KNOB OPERATOR VALUE; {_EXAMPLES}")
+        raise ConfigError(f"condition {text!r} is not KNOB OPERATOR VALUE{_meant(text)}; {_EXAMPLES}")
     if knob not in KNOBS:
         raise ConfigError(f"condition {text!r}: {unknown_knob(knob)}")
     values = tuple(_value(knob, word) for word in words)
     if op not in ("==", "!=", "in") and isinstance(values[0], bool | str):
         raise ConfigError(f"condition {text!r}: the values of {knob} have no order; use ==, != or in")
     return Condition(knob, op, tuple(dict.fromkeys(values)))
+
+
+def _meant(text: str) -> str:
+    """What a text that is no condition may mean, as the continuation of a sentence; empty if it names no knob."""
+    named = knobs_named(text)
+    if len(named) > 1:
+        return f" (it names {' and '.join(named)}; state a rule for each)"
+    return f" (did you mean {named[0]}?)" if named and named[0] not in text.split() else ""
 
 
 def _value(name: str, word: str) -> Value:

@@ -7,6 +7,7 @@ about a factor of two.
 
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ..memory.records import TrialOutcome, TrialRecord
@@ -23,30 +24,56 @@ CONTRASTIVE = 2.5  # two more passes through the encoder
 USUAL_NEGATIVES = 500
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What a trial is estimated to be charged, and from what."""
+
+    seconds: float
+    source: str = ""  # the trial whose epochs were scaled; empty for a re-scoring
+    epochs: int = 0  # that will be trained; 0 for a re-scoring
+    begun: int = 0  # epochs that a trial has trained already, and that are not repeated
+
+
 def estimate_seconds(
     config: TrialConfig, trials: Sequence[TrialRecord], num_items: int | None = None
 ) -> float | None:
-    """Training seconds that the configuration will be charged; None if the session has measured nothing to scale.
+    """Training seconds that the configuration will be charged; None if the session has measured nothing to scale."""
+    cost = estimate_cost(config, trials, num_items)
+    return cost.seconds if cost else None
+
+
+def estimate_cost(
+    config: TrialConfig,
+    trials: Sequence[TrialRecord],
+    num_items: int | None = None,
+    elsewhere: Sequence[TrialRecord] = (),
+) -> Cost | None:
+    """What the configuration will be charged, from the most similar trial; None if there is nothing to scale.
 
     A configuration that differs from a finished trial in scoring knobs only costs a re-scoring, an ensemble is taken to
     cost as much, and one whose training a trial has begun, with other `epochs` or `patience` or until it was stopped,
     costs the epochs that are left.
-    `num_items` is the size of the catalogue, over which a full softmax sums.
+    `num_items` is the size of the catalogue, over which a full softmax sums. elsewhere: trials of other sessions, whose
+    seconds are those of an epoch on this data; they count only while the session has trained nothing itself.
     """
     ended = [(t, t.outcome) for t in trials if t.concluded and t.outcome]
     finished = [(t, o) for t, o in ended if t.status == "finished"]
     wanted = train_hash(config)
     has_model = any(trial.train_hash == wanted for trial, _ in finished) and not trains_on(trials, config)
     if config.ensemble or has_model:
-        return _rescoring_seconds([outcome for _, outcome in finished])
-    trained = [(t, o) for t, o in ended if _epoch_seconds(o) and not o.details.get("rescored")]
+        return _rescoring([outcome for _, outcome in finished])
+    trained = _trained(ended) or _trained([(t, t.outcome) for t in elsewhere if t.concluded and t.outcome])
     if not trained:
         return None
     relative = relative_cost(config.model_dump(), num_items)
     nearest, outcome = min(trained, key=lambda pair: _distance(config, pair[0].config))
     scaled = _epoch_seconds(outcome) * relative / relative_cost(nearest.config, num_items)
-    left = _expected_epochs(config, finished) - _epochs_begun(config, ended)
-    return scaled * left if left > 0 else _rescoring_seconds([outcome for _, outcome in ended])
+    known = [pair for pair in (finished if _trained(finished) else trained) if pair[0].status == "finished"]
+    expected, begun = _expected_epochs(config, known), _epochs_begun(config, ended)
+    if expected <= begun:
+        return _rescoring([outcome for _, outcome in ended])
+    source = nearest.handle if (nearest, outcome) in ended else f"{nearest.session}/{nearest.handle}"
+    return Cost(scaled * (expected - begun), source, expected - begun, begun)
 
 
 def saved_seconds(config: TrialConfig, curve: Sequence[Mapping[str, Any]], trials: Sequence[TrialRecord]) -> float:
@@ -70,6 +97,16 @@ def relative_cost(config: Mapping[str, Any], num_items: int | None) -> float:
     passes = CONTRASTIVE if config["contrastive_weight"] > 0 else 1.0
     width, batch = config["hidden_dim"] ** WIDTH_EXPONENT, config["batch_size"] ** BATCH_EXPONENT
     return float((encoder + max(rest, 0.05)) * passes * width * batch)
+
+
+def _rescoring(outcomes: Sequence[TrialOutcome]) -> Cost | None:
+    seconds = _rescoring_seconds(outcomes)
+    return None if seconds is None else Cost(seconds)
+
+
+def _trained(pairs: Sequence[tuple[TrialRecord, TrialOutcome]]) -> list[tuple[TrialRecord, TrialOutcome]]:
+    """The trials whose epochs were measured; a re-scoring repeats the curve of the trial that it re-scores."""
+    return [(t, o) for t, o in pairs if _epoch_seconds(o) and not o.details.get("rescored")]
 
 
 def _rescoring_seconds(outcomes: Sequence[TrialOutcome]) -> float | None:

@@ -6,7 +6,7 @@ from ..memory.records import Hypothesis, TrialOutcome
 from .statistics import z_score
 
 CLEAR_Z = 1.0  # a difference below one standard error counts as "same"
-SIZE_FACTOR = 3.0  # a predicted size within this factor of the measured one counts as correct
+INTERVAL_Z = 1.96  # of the 95 % interval of the measured difference
 Held = Literal["yes", "no", "unclear"]
 
 
@@ -25,7 +25,7 @@ def outcome_of(
         "happened": happened,
         "size_predicted": hypothesis.size,
         "size_measured": outcome.base_delta,
-        "held": _held(hypothesis, happened, outcome.base_delta),
+        "held": _held(hypothesis, happened, outcome),
     }
 
 
@@ -36,19 +36,33 @@ def _measured_direction(outcome: TrialOutcome) -> str:
     return "same" if abs(z) < CLEAR_Z else "better" if z > 0 else "worse"
 
 
-def _held(hypothesis: Hypothesis, happened: str, measured: float | None) -> Held:
+def _held(hypothesis: Hypothesis, happened: str, outcome: TrialOutcome) -> Held:
     """Whether the prediction held.
 
-    yes       the direction is right, and the size, if one was predicted, is right within a factor of three
-    no        the direction is wrong
-    unclear   the difference is within noise, the size is off, or nothing was predicted or measured
-    Only the absolute value of a predicted size counts; its sign is ignored.
+    If a size was predicted and the difference was measured, the answer is yes or no: yes if the sign is the predicted
+    one and the predicted size lies within the 95 % interval of the measured difference.
+    Otherwise the direction counts:
+
+    yes       it is right
+    no        it is wrong
+    unclear   the difference is within noise, or nothing was predicted or measured
     """
+    if hypothesis.size is not None and outcome.base_delta is not None and outcome.base_delta_se is not None:
+        return "yes" if _size_held(hypothesis, outcome.base_delta, outcome.base_delta_se) else "no"
     if happened == "unmeasured" or hypothesis.direction == "unknown":
         return "unclear"
     if happened != hypothesis.direction:
         return "unclear" if happened == "same" else "no"
-    if hypothesis.size and measured and happened != "same":
-        ratio = abs(measured / hypothesis.size)
-        return "yes" if 1 / SIZE_FACTOR <= ratio <= SIZE_FACTOR else "unclear"
     return "yes"
+
+
+def _size_held(hypothesis: Hypothesis, measured: float, se: float) -> bool:
+    """Whether the measured difference is the predicted one, within its interval.
+
+    "better" and "worse" give a predicted size its sign; "same" predicts no difference, whatever the size; for "unknown"
+    the sign of the size counts.
+    """
+    size = hypothesis.size or 0.0
+    predicted = {"better": abs(size), "worse": -abs(size), "same": 0.0, "unknown": size}[hypothesis.direction]
+    right_sign = predicted == 0 or (measured > 0) == (predicted > 0)
+    return right_sign and abs(measured - predicted) <= INTERVAL_Z * se

@@ -129,7 +129,14 @@ def applying_heuristic(
     heuristics: Sequence[Heuristic], base: TrialConfig, config: TrialConfig | Mapping[str, Any]
 ) -> Heuristic | None:
     """The first discard heuristic that rejects `config` (or its `model_dump()`) over `base`, or None."""
-    return next((h for h in heuristics if _applies(h, base, config)), None)
+    return next(iter(applying_heuristics(heuristics, base, config)), None)
+
+
+def applying_heuristics(
+    heuristics: Sequence[Heuristic], base: TrialConfig, config: TrialConfig | Mapping[str, Any]
+) -> list[Heuristic]:
+    """The discard heuristics that reject `config` over `base`."""
+    return [heuristic for heuristic in heuristics if _applies(heuristic, base, config)]
 
 
 def judge(

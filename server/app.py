@@ -1,25 +1,22 @@
-"""The MCP server: tools, two resources and a prompt over one home directory.
+"""The MCP server: tools, resources, prompts and completions over one home directory.
 
 This module contains no rules: tools/ implements the requests, sandbox/ decides what is allowed. Nothing here imports
 torch, so the server starts fast. Trials run in separate processes and outlive the server.
 """
 
-import json
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import anyio
 import anyio.to_thread
 from mcp.server import MCPServer
-from mcp.server.mcpserver.exceptions import ResourceNotFoundError
 from mcp.types import ToolAnnotations
-from pydantic import Field
 
 from .. import __version__
-from ..data.errors import SessionError, VirtualMLEError
+from ..data.errors import VirtualMLEError
 from ..tools.cancel_trial import cancel_trial
 from ..tools.finalize import finalize
 from ..tools.list_sessions import list_sessions
@@ -32,6 +29,13 @@ from ..tools.wait_trial import wait_trial
 from ..tools.workspace import Settings, Workspace
 from ..tools.write_reflection import write_reflection
 from .answers import without_output_schemas
+from .completions import add_completions
+from .identity import DESCRIPTION, ICON, NAME, TITLE
+from .prompts import add_prompts, prompts_of
+from .refusals import Refusals
+from .resources import add_resources
+from .tasks import TrialTasks
+from .trajectory_view import trajectory_app
 from .updates import Updates
 from .waits import wait_override
 from .wire import PlainTool, wire_tool
@@ -82,35 +86,26 @@ def build_server(home: Path, settings: Settings | None = None) -> MCPServer[Work
     ws = Workspace.open(home, settings=settings or Settings())
     updates = Updates(ws)
     server = MCPServer[Workspace](
-        "virtualmle",
-        title="VirtualMLE",
+        NAME,
+        title=TITLE,
+        description=DESCRIPTION,
+        icons=[ICON],
         instructions=INSTRUCTIONS,
         version=__version__,
         tools=[wire_tool(ws, tool, annotations, override) for tool, annotations in TOOLS],
+        extensions=[trajectory_app(), TrialTasks(ws)],
         lifespan=_lifespan(ws, updates),
         subscriptions=updates,
         log_level="WARNING",
     )
     server.middleware.append(without_output_schemas)
-    _add_resources(server, ws)
+    prompts = prompts_of(ws)
+    add_resources(server, ws)
     updates.serve_earlier_clients(server)
-    server.prompt(title="Tune a recommender")(tune)
+    add_prompts(server, prompts)
+    add_completions(server, ws, {each.name: [a.name for a in each.arguments or []] for each in prompts})
+    server.middleware.append(Refusals([tool.__name__ for tool, _ in TOOLS], prompts))
     return server
-
-
-def tune(
-    dataset: Annotated[str, Field(description="name of a registered dataset, e.g. demo")],
-    backbone: Annotated[str, Field(description="sasrec or hstu")] = "hstu",
-) -> str:
-    """Tune one backbone on one dataset, from the first trial to the final evaluation on the test set."""
-    return (
-        f"Tune the backbone {backbone!r} on the dataset {dataset!r} with the VirtualMLE tools.\n"
-        "Open a session and read its brief. Measure the default first (changes={}). Then plan each trial from the "
-        "evidence: name a hypothesis, change few knobs, reflect on every finished trial, and explore each dimension "
-        "before refining the best one. Continue until the budget is used up or the stop rule applies, then finalize "
-        "with a Cognition Summary that would help on another dataset. Report the selected configuration with its "
-        "validation metrics, standard error and selection inflation, then the test result unchanged."
-    )
 
 
 def _lifespan(ws: Workspace, updates: Updates) -> Callable[[Any], Any]:
@@ -128,18 +123,3 @@ def _lifespan(ws: Workspace, updates: Updates) -> Callable[[Any], Any]:
             tasks.cancel_scope.cancel()
 
     return lifespan
-
-
-def _add_resources(server: MCPServer[Workspace], ws: Workspace) -> None:
-    @server.resource("sandbox://protocol", title="SANDBOX.md", mime_type="text/markdown")
-    def protocol() -> str:
-        """The protocol in force: action space, budgets and rules."""
-        return ws.protocol.text
-
-    @server.resource("session://{session}/trajectory", title="Trajectory", mime_type="application/json")
-    def trajectory(session: str) -> str:
-        """Every trial and reflection of a session."""
-        try:
-            return json.dumps(read_memory(ws, session, view="trajectory").content)
-        except SessionError as error:
-            raise ResourceNotFoundError(str(error)) from error

@@ -7,6 +7,7 @@ may be in any case, and an optional argument that is null or empty counts as lef
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,8 @@ from .suggestions import hint, reason
 MAX_NAMED = 8  # unknown arguments that a refusal names
 MAX_TEXT = 50_000  # characters of one text
 MAX_DEPTH = 8  # levels of lists and objects in one argument
-MAX_BITS = 1024  # of an integer; a float has no larger exponent
+MAX_BITS = 1000  # of an integer; larger ones are no floats
+_NAMES = re.compile(r"\s*[\w./-]+(\s*,\s*[\w./-]+)*\s*")
 _TYPES = {
     "string": "a text", "number": "a number", "integer": "an integer", "boolean": "true or false",
     "array": "a list", "object": "an object",
@@ -64,7 +66,7 @@ def _parts(value: Any) -> Sequence[Any]:
 
 
 def _object(given: Mapping[str, Any], schema: Schema, path: str, whole: str) -> dict[str, Any]:
-    """The properties of an object. path: before their names; whole: what the object is called in a refusal."""
+    """The properties of an object. path: what stands before their names; whole: the object's name in a refusal."""
     properties, required = schema["properties"], schema.get("required", [])
     if unknown := [name for name in given if name not in properties]:
         raise ArgumentError(
@@ -127,6 +129,8 @@ def _text(given: Any, schema: Schema, path: str) -> str | None:
         given = json.dumps(given)
     if not isinstance(given, str):
         return None
+    if len(given) > schema.get("maxLength", len(given)):
+        raise ArgumentError(f"{path} has {len(given):,} characters; give at most {schema['maxLength']:,}")
     return _choice(given, schema, path) if "enum" in schema else given
 
 
@@ -143,7 +147,7 @@ def _number(given: Any, schema: Schema, path: str) -> float | None:
     if isinstance(number, bool) or not isinstance(number, int | float):
         return None
     if not _is_sane(number):
-        raise ArgumentError(f"{path} is not a finite number ({schema['description']})")
+        raise ArgumentError(f"{path} is not a finite number; give one, or leave {path} out")
     if number < schema.get("minimum", number):
         raise ArgumentError(f"{path}={number:g} is below {schema['minimum']:g}; give at least {schema['minimum']:g}")
     return number
@@ -167,8 +171,8 @@ def _boolean(given: Any, schema: Schema, path: str) -> bool | None:
 
 def _array(given: Any, schema: Schema, path: str) -> list[Any] | None:
     items = schema["items"]
-    if isinstance(given, str) and items["type"] == "string":
-        given = [name.strip() for name in given.split(",")]
+    if isinstance(given, str) and items["type"] == "string":  # "t001, t002" are two names; any other text is one
+        given = re.split(r"\s*,\s*", given.strip()) if _NAMES.fullmatch(given) else [given]
     if not isinstance(given, list):
         return None
     most = schema.get("maxItems", len(given))

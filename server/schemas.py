@@ -1,8 +1,11 @@
 """The schemas of a tool as clients receive them: short, and without what converters of clients lose or refuse.
 
-Frameworks turn a schema into one of their own: strict function calling, a protobuf, a class. References, alternatives
-with null and open objects get lost on the way, so what pydantic generates is written out here: a reference is replaced
-by what it names, and alternatives by the first of them. `arguments.py` reads the others as well.
+Frameworks turn a schema into one of their own: strict function calling, a protobuf, a class. What pydantic generates is
+therefore written out: a reference is replaced by what it names, and alternatives by the first of them that is not null
+(`arguments.py` reads the others too). Titles, defaults and bounds are left out: the descriptions say what an agent
+needs of them, the server applies them, and strict function calling refuses defaults. `additionalProperties` is left
+out too: strict converters add it where they close an object, and the one of google-genai fails on it. An open object
+has empty `properties`, without which converters would not close it.
 
 A schema of an output names the fields of the result and their types only: what they mean is in the text of the result.
 """
@@ -16,12 +19,12 @@ from pydantic import BaseModel, create_model
 Schema = dict[str, Any]
 
 WORKSPACE = "ws"
-_KEPT = ("type", "description", "enum", "required", "minimum", "maxItems")
-_FOR_US = ("minimum", "maxItems")  # checked here; not every client knows them, and every list of tools would carry them
+_KEPT = ("type", "description", "enum", "required")
+_BOUNDS = ("minimum", "maxItems", "maxLength")
 
 
 def input_schema(tool: Callable[..., Any]) -> Schema:
-    """The schema of the parameters of `tool`, without its workspace, by which the server reads arguments."""
+    """The schema of the parameters of `tool`, without its workspace, with the bounds that the server checks."""
     parameters = inspect.signature(inspect.unwrap(tool), eval_str=True).parameters.values()
     fields: dict[str, Any] = {
         p.name: (p.annotation, ... if p.default is inspect.Parameter.empty else p.default)
@@ -29,7 +32,7 @@ def input_schema(tool: Callable[..., Any]) -> Schema:
         if p.name != WORKSPACE
     }
     schema = create_model("Arguments", **fields).model_json_schema()
-    return _plain(schema, schema.get("$defs", {})) | {"additionalProperties": False}
+    return _plain(schema, schema.get("$defs", {}))
 
 
 def published(schema: Any) -> Any:
@@ -38,7 +41,7 @@ def published(schema: Any) -> Any:
         return [published(part) for part in schema]
     if not isinstance(schema, dict):
         return schema
-    return {key: published(part) for key, part in schema.items() if key not in _FOR_US}
+    return {key: published(part) for key, part in schema.items() if key not in _BOUNDS}
 
 
 def output_schema(result: type[BaseModel]) -> Schema:
@@ -55,26 +58,20 @@ def _shallow(node: Mapping[str, Any]) -> Schema:
 
 def _plain(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> Schema:
     node = _written_out(node, definitions)
-    plain: Schema = {key: node[key] for key in _KEPT if key in node}
-    if _says_something(node.get("default")):
-        plain["default"] = node["default"]
+    plain: Schema = {key: node[key] for key in (*_KEPT, *_BOUNDS) if key in node}
     if "items" in node:
         plain["items"] = _plain(node["items"], definitions)
         if plain["items"]["type"] == "object":
             plain["items"].pop("description", None)  # the docstring of a class; its properties have their own
-    if "properties" in node:
-        plain["properties"] = {name: _plain(part, definitions) for name, part in node["properties"].items()}
+    if node["type"] == "object":
+        properties = node.get("properties", {})
+        plain["properties"] = {name: _plain(part, definitions) for name, part in properties.items()}
     return plain
 
 
-def _says_something(default: object) -> bool:
-    """Whether a default says more than that the argument may be left out."""
-    return default not in (None, "", [], {}) and default is not False
-
-
 def _written_out(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A node in place of its reference or of its alternatives, with its own description and default."""
-    own = {key: node[key] for key in ("description", "default") if key in node}
+    """A node in place of its reference or of its alternatives, with its own description."""
+    own = {"description": node["description"]} if "description" in node else {}
     if "anyOf" in node:
         return _written_out({**next(part for part in node["anyOf"] if part != {"type": "null"}), **own}, definitions)
     if "$ref" in node:

@@ -28,7 +28,7 @@ def hint(name: str, known: Sequence[str]) -> str:
     """`, did you mean trial?` in brackets, after a name that is not among `known`; empty if nothing is similar."""
     folded = name[:_LONGEST].strip().lower().replace("-", "_").replace(" ", "_")
     meant = ALIASES.get(folded)
-    similar = [meant] if meant in known else difflib.get_close_matches(folded, known, n=2)
+    similar = [meant] if meant and meant in known else difflib.get_close_matches(folded, known, n=2)
     if not similar and any(where in known for where in _WHERE) and folded not in KNOBS:
         similar = [f"the knob {knob}" for knob in knobs_named(folded)[:1]]
     return f" (did you mean {' or '.join(similar)}?)" if similar else ""

@@ -16,17 +16,17 @@ import anyio.to_thread
 from mcp.server import MCPServer
 from mcp.server.context import ServerRequestContext
 from mcp.server.session import ServerSession
-from mcp.server.subscriptions import InMemorySubscriptionBus, ResourceUpdated, ServerEvent
+from mcp.server.subscriptions import InMemorySubscriptionBus, ResourcesListChanged, ResourceUpdated, ServerEvent
 from mcp.types import EmptyResult, SubscribeRequestParams, UnsubscribeRequestParams
 
-from ..data.errors import VirtualMLEError
+from ..data.errors import MemoryStoreError, VirtualMLEError
 from ..memory.sessions import Change
 from ..tools.sync import sync_session
 from ..tools.workspace import Workspace
+from .resources import SESSION_RESOURCES
 
 logger = logging.getLogger(__name__)
 
-TRAJECTORY = "session://{session}/trajectory"
 POLL_SECONDS = 1.0  # one query of memory.db; a trial takes seconds at least
 MAX_SUBSCRIPTIONS = 100  # resources of one connection; more are forgotten, the oldest first
 
@@ -40,12 +40,14 @@ class Updates:
         self._ws = ws
         self._bus = InMemorySubscriptionBus()
         self._num_listeners = 0
+        self._is_new = False  # somebody has subscribed since the last look, and may have missed what came before it
         self._subscribed: dict[object, tuple[ServerSession, dict[str, None]]] = {}  # by connection: the uris, in order
 
     def subscribe(self, listener: Callable[[ServerEvent], None]) -> Callable[[], None]:
         """Register the listener of a subscriptions/listen stream; returns what ends it."""
         end = self._bus.subscribe(listener)
         self._num_listeners += 1
+        self._is_new = True
         left = [None]
 
         def unsubscribe() -> None:
@@ -65,16 +67,19 @@ class Updates:
                     await session.send_resource_updated(event.uri)  # dropped if the connection is closed
 
     async def watch(self) -> None:
-        """Publish what changes, until cancelled."""
-        before: dict[str, Change] | None = None
+        """Publish what changes, until cancelled.
+
+        After a new subscription every session counts as changed once: what happens between the subscription and the
+        next look must not be lost, and whoever is told too often only reads again.
+        """
+        before: dict[str, Change] = {}
         while True:
-            if not (self._num_listeners or self._subscribed):
-                before = None
-            else:
-                with contextlib.suppress(VirtualMLEError):  # memory.db is busy, or a session is damaged: tools say so
+            if self._num_listeners or self._subscribed:
+                before, self._is_new = ({} if self._is_new else before), False
+                with contextlib.suppress(MemoryStoreError):  # it is busy: the next look finds the same changes
                     now = await anyio.to_thread.run_sync(self._changes)
-                    for session in () if before is None else changed(before, now):
-                        await self.publish(ResourceUpdated(uri=TRAJECTORY.format(session=session)))
+                    for event in events(before, now):
+                        await self.publish(event)
                     before = now
             await anyio.sleep(POLL_SECONDS)
 
@@ -96,6 +101,7 @@ class Updates:
             connection.exit_stack.callback(self._subscribed.pop, connection, None)
         uris = self._subscribed[connection][1]
         uris[str(params.uri)] = None
+        self._is_new = True
         while len(uris) > MAX_SUBSCRIPTIONS:
             del uris[next(iter(uris))]
         return EmptyResult()
@@ -111,6 +117,15 @@ class Updates:
         lowlevel = server._lowlevel_server  # MCPServer has no public way to serve a method of the specification
         lowlevel.add_request_handler("resources/subscribe", SubscribeRequestParams, self.on_subscribe)
         lowlevel.add_request_handler("resources/unsubscribe", UnsubscribeRequestParams, self.on_unsubscribe)
+
+
+def events(before: dict[str, Change], now: dict[str, Change]) -> list[ServerEvent]:
+    """What listeners are told: the resources of the sessions that have changed, and that there are more sessions."""
+    sessions = changed(before, now)
+    updated: list[ServerEvent] = [
+        ResourceUpdated(uri=each.uri.format(session=session)) for session in sessions for each in SESSION_RESOURCES
+    ]
+    return updated + ([ResourcesListChanged()] if now.keys() - before.keys() else [])
 
 
 def changed(before: dict[str, Change], now: dict[str, Change]) -> list[str]:

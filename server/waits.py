@@ -99,7 +99,8 @@ async def wait_until_over(
     News is that the first of them is over, or that it has turned out meanwhile that it will not be kept. cap: the
     longest that a call of this client waits, for the answer of a wait that was shorter than its trial.
     """
-    rounded = {"rounded": observation.rounded}  # known to the call that started the trial only
+    said = {name: getattr(observation, name) for name in ("rounded", "ignored")}  # by the call that has started it
+    estimate = {"estimate": observation.estimate}
     last_polled = anyio.current_time()
     deadline = last_polled + seconds
     progress = ProgressMessages(context)
@@ -109,7 +110,7 @@ async def wait_until_over(
         await progress.send(observation, handles)
         remaining = deadline - anyio.current_time()
         if remaining <= 0 or _progress(observation).hopeless != known_hopeless:
-            return still_running(observation, handles, cap).model_copy(update=rounded)
+            return still_running(observation, handles, cap).model_copy(update=said | estimate)
         await anyio.sleep(min(POLL_SECONDS, remaining))
         try:
             observation = await anyio.to_thread.run_sync(poll)
@@ -117,7 +118,7 @@ async def wait_until_over(
         except MemoryStoreError:  # memory.db is busy: the trial continues, and so does the wait
             if anyio.current_time() - last_polled > BUSY_SECONDS:
                 raise
-    return observation.model_copy(update=rounded)
+    return observation.model_copy(update=said)
 
 
 async def wait_until_confirmed(

@@ -17,17 +17,20 @@ import anyio.to_thread
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
 from mcp.server.mcpserver.tools import Tool
-from mcp.types import ToolAnnotations
+from mcp.types import InputRequiredResult, ToolAnnotations
 from pydantic import BaseModel, ValidationError
 
 from ..data.errors import ArgumentError, VirtualMLEError
 from ..memory.text import clean_text
+from ..tools.finalize import finalize
 from ..tools.results import FinalResult, TrialObservation
 from ..tools.wait_trial import awaited, wait_trial
 from ..tools.workspace import Workspace
 from .answers import answer
 from .arguments import read_arguments
+from .asking import ANSWER, answer_type, asks_person, check_answer, in_our_words
 from .schemas import Schema, input_schema, output_schema, published
+from .trajectory_view import META, SHOWN_BY
 from .waits import wait_cap, wait_until_confirmed, wait_until_over
 
 PlainTool = Callable[..., BaseModel]
@@ -56,12 +59,14 @@ class WireTool(Tool):
             raise ToolError(str(error)) from error
         try:
             result = await super().run(read, context)
-            return answer(result, client_name(context)) if convert_result else result
+            is_question = isinstance(result, InputRequiredResult)  # to a person, whose answer the next call carries
+            return answer(result, client_name(context)) if convert_result and not is_question else result
         except UnexpectedToolError:
             raise
         except ToolError as error:  # it may quote names of any length
             unread = isinstance(error.__cause__, ValidationError)
             text = _unread(self.name, error.__cause__) if unread else str(error).removeprefix(f"{PREFIX}{self.name}: ")
+            text = in_our_words(text)
             raise ToolError(text if len(text) <= MAX_REFUSAL else f"{text[:MAX_REFUSAL]}…") from error
 
 
@@ -72,7 +77,8 @@ def wire_tool(ws: Workspace, tool: PlainTool, annotations: ToolAnnotations, over
     wired = WireTool.from_function(_mcp_function(ws, function, override), title=title, annotations=annotations)
     schema = input_schema(function)
     wired.fn_metadata.output_schema = output_schema(wired.fn_metadata.output_model)
-    return wired.model_copy(update={"parameters": published(schema), "read_by": schema})
+    meta = META if tool.__name__ == SHOWN_BY else None
+    return wired.model_copy(update={"parameters": published(schema), "read_by": schema, "meta": meta})
 
 
 def _unread(tool: str, error: BaseException | None) -> str:
@@ -88,9 +94,12 @@ def _mcp_function(ws: Workspace, tool: PlainTool, override: float | None) -> Cal
     _, *parameters = signature.parameters.values()
     waits = WAIT in signature.parameters
     names_trials = tool is inspect.unwrap(wait_trial)
+    asks = tool is inspect.unwrap(finalize) and asks_person()
 
     async def call(context: Context[Workspace], **arguments: Any) -> BaseModel:
         requested = arguments.pop(WAIT, None)
+        if asks:
+            check_answer(arguments.pop(ANSWER), arguments["session"])
         if waits:
             arguments[WAIT] = 0
         try:
@@ -114,7 +123,11 @@ def _mcp_function(ws: Workspace, tool: PlainTool, override: float | None) -> Cal
 
     context_parameter = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=Context[Workspace])
     call.__name__, call.__doc__ = tool.__name__, inspect.getdoc(tool)
-    call.__signature__ = signature.replace(parameters=[*parameters, context_parameter])  # type: ignore[attr-defined]
+    added = [context_parameter]
+    if asks:
+        call.__annotations__[ANSWER] = answer_type(ws)  # where the SDK looks for what it asks a person
+        added.append(inspect.Parameter(ANSWER, inspect.Parameter.KEYWORD_ONLY, annotation=call.__annotations__[ANSWER]))
+    call.__signature__ = signature.replace(parameters=[*parameters, *added])  # type: ignore[attr-defined]
     return call
 
 

@@ -208,7 +208,7 @@ class Fuzzer:
         """A call that an agent could make now, and which may still be refused for the state of its session."""
         rng = self.rng
         session = rng.choice(self.sessions[-3:]) if self.sessions else "tiny-sasrec-1"
-        trial = f"t{rng.randrange(1, MAX_TRIALS + 1):03d}"
+        trial = f"t{min(rng.randrange(1, MAX_TRIALS + 1) for _ in range(3)):03d}"  # a session begins with few trials
         settings = [{"transition_weight": weight} for weight in rng.sample(WEIGHTS[1:], rng.randrange(1, 3))]
         changes = rng.choice([{}, {"hidden_dim": rng.choice(WIDTHS)}, settings[0], {"hidden_dim": 8} | settings[0]])
         reflection = {
@@ -220,7 +220,11 @@ class Fuzzer:
             ("open_session", 3, {"dataset": "tiny", "backbone": rng.choice(["sasrec", "hstu"]),
                                  "new": rng.random() < 0.2}),
             ("run_trial", 8, {"session": session, "changes": changes, "base": rng.choice(["default", "incumbent"])}),
+            ("run_trial", 3, {"session": session, "hypothesis": {"dimension": "", "size": 0.0}, "base": "",
+                              "changes_list": [{"knob": name, "value": str(given)} for name, given in changes.items()]
+                              }),
             ("sweep", 3, {"session": session, "settings": settings}),
+            ("sweep", 1, {"session": session, "settings_list": [f"transition_weight={weight}" for weight in WEIGHTS]}),
             ("wait_trial", 2, {"session": session, "trial": trial}),
             ("cancel_trial", 1, {"session": session, "trial": trial}),
             ("read_memory", 3, {"session": session, "trial": trial, "query": self._text(),

@@ -18,7 +18,7 @@ from virtualmle.cli import call
 from virtualmle.cli.app import app, main
 from virtualmle.cli.call import _invoke
 from virtualmle.cli.sessions import agent_of
-from virtualmle.data.errors import ConfigError
+from virtualmle.data.errors import ArgumentError
 from virtualmle.memory.records import SessionRecord
 from virtualmle.memory.store import Memory
 from virtualmle.server.app import TOOLS
@@ -73,7 +73,7 @@ def test_the_version_is_that_of_the_package(run: Run) -> None:
 
 def test_help_imports_no_heavy_library() -> None:
     probe = (
-        "import sys, virtualmle.cli.app; "
+        "import sys, virtualmle.cli.app; virtualmle.cli.app.build(); "
         "heavy = ('torch', 'polars', 'mcp', 'matplotlib', 'sqlite_utils', 'cryptography'); "
         "print([name for name in heavy if name in sys.modules])"
     )
@@ -81,6 +81,20 @@ def test_help_imports_no_heavy_library() -> None:
         [sys.executable, "-P", "-c", probe], env=environment(), capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_serve_loads_no_other_command_and_not_pandas(tmp_path: Path) -> None:
+    (tmp_path / "SANDBOX.md").write_text("no protocol")  # so that it ends before it serves
+    probe = (
+        "import sys, virtualmle.cli.app as app\n"
+        "try: app.main(['serve', '--home', sys.argv[1]])\n"
+        "finally: print(*sys.modules)"
+    )
+    command = [sys.executable, "-P", "-c", probe, str(tmp_path)]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    loaded = set(done.stdout.split())
+    assert done.returncode == 1 and {"mcp.server", "sqlite_utils", "virtualmle.cli.serve"} <= loaded, done.stderr
+    assert not {"virtualmle.cli.tune", "virtualmle.cli.bench", "rich", "pandas", "torch", "optuna"} & loaded
 
 
 @pytest.mark.parametrize(
@@ -150,8 +164,9 @@ def test_ray_must_be_installed_to_be_chosen(run: Run, monkeypatch: pytest.Monkey
 
 def test_missing_columns_are_named(run: Run, tmp_path: Path) -> None:
     log = tmp_path / "log.csv"
-    log.write_text("who,what,when\n" + "a,b,1\n" * 30)
-    refused(run("data", "add", "mine", str(log)), "log.csv")
+    log.write_text("who,what,when\n" + "a,b,2024-05-31\n" * 30)
+    error = refused(run("data", "add", "mine", str(log)), "log.csv", "'who', 'what', 'when'")
+    assert error.endswith(f"virtualmle data add mine {log} --user who --item what --timestamp when\n")
     refused(run("data", "add", "mine", str(log), "--user", "nobody", "--item", "what", "--timestamp", "when"), "nobody")
 
 
@@ -279,7 +294,7 @@ def faulty_tool(ws: object, number: int) -> Row:
 
 
 def test_an_invalid_value_inside_a_tool_is_not_reported_as_an_invalid_argument() -> None:
-    with pytest.raises(ConfigError, match="refuses its arguments: number"):
+    with pytest.raises(ArgumentError, match="number='x' is not an integer"):
         _invoke(faulty_tool, None, {"number": "x"})
     with pytest.raises(ValidationError, match="Row"):
         _invoke(faulty_tool, None, {"number": 1})

@@ -11,20 +11,22 @@ import anyio
 import pytest
 from mcp import Client
 from mcp.client.subscriptions import ResourceUpdated
+from mcp.server.subscriptions import ResourcesListChanged
 from mcp.types import CallToolResult, ResourceUpdatedNotification
 
 from tests.test_server_processes import over_http, over_stdio
 from virtualmle.memory.sessions import Change
 from virtualmle.server import updates
 from virtualmle.server.app import build_server
-from virtualmle.server.updates import TRAJECTORY, changed
+from virtualmle.server.resources import SESSION_RESOURCES
+from virtualmle.server.updates import changed, events
 from virtualmle.tools.workspace import Settings
 
 pytestmark = pytest.mark.anyio
 
 SMALL = {"epochs": 1, "hidden_dim": 16}
 SESSION = "demo-sasrec-1"
-URI = TRAJECTORY.format(session=SESSION)
+URI = f"session://{SESSION}/trajectory"
 PATIENT = 240.0
 
 
@@ -78,11 +80,10 @@ async def listening(client: Client, heard: Heard) -> AsyncIterator[None]:
 
 
 async def hears_of_a_trial_and_its_reflection(client: Client, heard: Heard) -> None:
+    await heard.next()  # of the subscription itself
     await call(client, "run_trial", session=SESSION, changes=SMALL, wait_seconds=0)
-    await heard.next()  # it has started; nobody asks for it, and yet:
-    while (await call(client, "list_sessions"))["sessions"][0]["trials"] == 0:
-        await heard.next()
-    await heard.next()  # it has ended
+    await heard.next()  # it has started
+    await heard.next()  # it has ended; nobody has asked for it
     view = await call(client, "read_memory", session=SESSION, view="trajectory")
     assert view["content"]["trials"][0]["status"] == "finished"
     await call(
@@ -109,6 +110,7 @@ async def test_a_client_of_today_listens(tmp_path: Path) -> None:
             await hears_of_a_trial_and_its_reflection(client, heard)
 
 
+@pytest.mark.filterwarnings("ignore:resources/.*subscribe is removed:mcp.MCPDeprecationWarning")
 async def test_an_earlier_client_subscribes(tmp_path: Path) -> None:
     heard = Heard()
     server = build_server(tmp_path, Settings(threads=1))
@@ -137,6 +139,9 @@ def test_what_counts_as_a_change() -> None:
     one = Change("open", 1, 1, 0, 0)
     assert changed({"a": one}, {"a": one}) == []
     assert changed({"a": one}, {"a": one, "b": one}) == ["b"]
+    told = events({"a": one}, {"a": one, "b": one})
+    assert {event.uri for event in told[:-1]} == {each.uri.format(session="b") for each in SESSION_RESOURCES}
+    assert told[-1] == ResourcesListChanged() and events({"a": one}, {"a": one}) == []
     for other in (one._replace(trials=2), one._replace(running=0), one._replace(reflections=1),
                   one._replace(amendments=1), one._replace(state="frozen")):  # fmt: skip
         assert changed({"a": one}, {"a": other}) == ["a"]

@@ -37,7 +37,7 @@ from virtualmle.training.spec import (
     read_spec,
 )
 from virtualmle.training.state_outline import read_curve
-from virtualmle.trials.launcher import TrialState, poll
+from virtualmle.trials.launcher import TrialState, ask_to_end, poll
 from virtualmle.trials.launching import LocalLauncher, launcher_of
 from virtualmle.trials.ray_launcher import RayLauncher, is_on_ray, read_placement
 
@@ -207,6 +207,18 @@ def test_a_trial_outlives_its_bridge_and_is_cancelled_with_all_its_processes(wor
     assert not workers(directory)
     log = (directory / LOG).read_text().splitlines()
     assert log == sorted(set(log), key=log.index), "the second bridge has copied a part of the log twice"
+
+
+def test_a_trial_that_is_asked_to_end_finishes_on_its_node_with_its_best_weights(world: World) -> None:
+    directory = world.submit(LONG)
+    until(lambda: has_trained(directory))
+    (bridge,) = bridges(world.root / "sessions")
+    os.kill(bridge, signal.SIGKILL)  # the next one finds the request
+    ask_to_end(directory)
+    state = settle(directory)
+    assert state.status == "finished" and state.result and state.result.ended_after
+    assert 2 <= state.result.ended_after < LONG and (directory / CHECKPOINT).exists()
+    check_trial(directory, KEY, "tiny-sasrec-1", directory.name, names=RESULTS)
 
 
 def test_a_time_limit_and_a_race_end_trials_on_a_node(world: World) -> None:

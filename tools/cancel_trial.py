@@ -20,13 +20,13 @@ def cancel_trial(
     session: Annotated[str, Field(description="session id")],
     trial: Annotated[str, Field(description="the running trial, e.g. t003")],
     keep_best: Annotated[
-        bool, Field(description="true: finish it after its current epoch, with its best checkpoint, at its cost so far")
+        bool, Field(description="true: end it as finished after this epoch, with its best checkpoint")
     ] = False,
     wait_seconds: WaitSeconds = None,
 ) -> TrialObservation:
-    """Stop a running trial. The budget that it has used is not refunded.
+    """Stop a running trial; what it has used is not refunded.
 
-    keep_best=true judges and records it like any finished trial. The same configuration again continues the training.
+    With keep_best it is judged like any finished trial. The same configuration again continues the training.
     """
     record = ws.memory.sessions.get(session)
     target = ws.memory.trials.get(session, trial)

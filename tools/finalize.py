@@ -18,15 +18,18 @@ from ..examiner.examining import in_progress
 from ..examiner.request import TestResult, awaits_holder, examine, has_looked, read_revealed
 from ..memory.records import Confirmation, SessionRecord, SummaryRecord, TrialRecord
 from ..sandbox.program import trials_measured
+from ..sandbox.selection import selection_reason
 from ..sandbox.statistics import selection_inflation
 from ..trials.warm import retire
-from .after_reveal import add_rule, summary_text
+from .after_reveal import summary_text
+from .beside import beside_to_freeze, default_test, frozen_beside
 from .cognition import complete_curves, computed_summary, good_configurations, select, session_effects
 from .confirming import Standing, confirm_until, confirmation_of, repetition_directories
 from .help_text import described
+from .keeping_rules import keep_rule
 from .members import check_model
 from .recording import end_recorded, freeze_recorded
-from .results import ConfirmationProgress, FinalResult
+from .results import ConfirmationProgress, FinalResult, RuleOutcome
 from .rule_counts import count_rules
 from .states import delete_states
 from .sync import sync_session
@@ -70,23 +73,25 @@ def finalize(
     if record.state in ("revealed", "void"):
         raise SessionError(_already_finalized(ws, record))
     ws.session_dataset(record)  # refuses a replaced dataset before the freeze and the look
+    kept: list[RuleOutcome] = []
     if record.state == "open":
         if running:
             trials, verb = ("trial", "is") if len(running) == 1 else ("trials", "are")
             names = listed([trial.handle for trial in running])
             raise SessionError(f"{trials} {names} {verb} running; wait_trial or cancel_trial first")
-        _check_texts(ws, record, cognition_summary, rules or [])
+        check_texts(ws, record, cognition_summary, rules or [])
         standing = confirm_until(ws, record, wait_seconds)
         if not standing.is_over:
             return _confirming(record, standing)
-        freeze(ws, record, cognition_summary, rules or [])
+        kept = freeze(ws, record, cognition_summary, rules or [])
     delete_states(ws, session)
-    if record.replay:  # a table has no test targets
-        return final_result(ws, ws.memory.sessions.get(session), None)
-    return look_at_test(ws, ws.memory.sessions.get(session))
+    closed = ws.memory.sessions.get(session)
+    # a table has no test targets
+    result = final_result(ws, closed, None) if record.replay else look_at_test(ws, closed)
+    return result.model_copy(update={"rules": kept})
 
 
-def _check_texts(ws: Workspace, session: SessionRecord, text: str, rules: list[RuleInput]) -> None:
+def check_texts(ws: Workspace, session: SessionRecord, text: str, rules: list[RuleInput]) -> None:
     """Raise the errors of what the agent wrote before hours are spent on a confirmation."""
     trials = ws.memory.trials.all(session.id)
     required_text(text, SUMMARY_LENGTH, "cognition_summary")
@@ -115,8 +120,11 @@ def _confirming(session: SessionRecord, standing: Standing) -> FinalResult:
     )
 
 
-def freeze(ws: Workspace, session: SessionRecord, text: str, rules: list[RuleInput]) -> None:
-    """Close an open session: fix the selection and store its knowledge. The test set stays sealed."""
+def freeze(ws: Workspace, session: SessionRecord, text: str, rules: list[RuleInput]) -> list[RuleOutcome]:
+    """Close an open session: fix the selection and store its knowledge. The test set stays sealed.
+
+    Returns what became of the rules.
+    """
     trials = ws.memory.trials.all(session.id)
     confirmation = confirmation_of(ws, session)
     selected = _selected(trials, confirmation)
@@ -124,8 +132,10 @@ def freeze(ws: Workspace, session: SessionRecord, text: str, rules: list[RuleInp
         for directory in examined_directories(ws, session, selected.handle):
             check_model(ws, selected, directory)
     summary = required_text(text, SUMMARY_LENGTH, "cognition_summary")
+    kept = []
     for rule in rules:  # one after another: a later one must not contradict an earlier one
-        add_rule(ws, session, prepare_rule(ws, session, rule, trials)[0], trials)
+        checked = prepare_rule(ws, session, rule, trials)
+        kept.append(keep_rule(ws, session, checked.rule, checked.restated_from, trials))
     count_rules(ws, session, {knob for trial in trials for knob in trial.changed})
     computed = computed_summary(ws, session, trials, selected)
     ws.memory.summaries.add(
@@ -140,11 +150,12 @@ def freeze(ws: Workspace, session: SessionRecord, text: str, rules: list[RuleInp
         )
     )
     models = [] if session.replay else examined_directories(ws, session, selected.handle)
-    if not freeze_recorded(ws, session, selected, models):
+    if not freeze_recorded(ws, session, selected, models, beside_to_freeze(ws, session, selected, trials)):
         raise SessionError(f"session {session.id} is being finalized by another process; see list_sessions")
     for inbox in ws.inboxes(session):
         retire(inbox)
     _store_measurements(ws, ws.memory.sessions.get(session.id))
+    return kept
 
 
 def _selected(trials: list[TrialRecord], confirmation: Confirmation | None) -> TrialRecord:
@@ -213,7 +224,10 @@ def _examine(ws: Workspace, session: SessionRecord, key_file: Path | None) -> Te
     models = examined_directories(ws, session, session.selected)
     try:
         dataset = ws.session_dataset(session)
-        return examine(ws.home, session.id, session.selected, models, dataset, EXAMINER_SECONDS, key_file)
+        return examine(
+            ws.home, session.id, session.selected, models, dataset, EXAMINER_SECONDS, key_file,
+            beside=frozen_beside(ws, session),
+        )  # fmt: skip
     except SealError as error:
         if not has_looked(ws.home, session.id):
             raise SessionError(f"no look at the test set was used: {error}; fix this and call finalize again") from None
@@ -237,16 +251,20 @@ def final_result(ws: Workspace, session: SessionRecord, result: TestResult | Non
     trials = ws.memory.trials.all(session.id)
     selected = ws.memory.trials.get(session.id, session.selected or "")
     assert selected.outcome is not None  # only finished trials are selected
+    confirmation = _stored_confirmation(ws, session)
     return FinalResult(
         session=session.id,
         state="withheld" if others else session.state,
         selected=selected.handle,
+        selection=selection_reason(selected, trials, confirmation),
         config=ws.settings_of(session, selected),
         validation=selected.outcome.metrics,
         selection_inflation=selection_inflation(selected.outcome.ndcg_se or 0.0, trials_measured(trials)),
-        confirmation=_stored_confirmation(ws, session),
+        confirmation=confirmation,
         test=shown.metrics if shown else None,
+        test_se=(shown.metrics_se or None) if shown else None,
         test_sd=(shown.metrics_sd or None) if shown else None,
+        default=default_test(shown) if shown else None,
         look=result.look if result else None,
         look_note=(shown.look_note or None) if shown else None,
         next=_withheld(session, others) if others else _advice(session, result),

@@ -11,6 +11,7 @@ from ..memory.records import ReflectionRecord, SessionRecord, TrialRecord
 from ..memory.text import quote
 from ..sandbox.effects import base_config, coverage, interval, knob_effects, untried
 from ..sandbox.joint import interaction_in_words, model_of, shares
+from .beside import default_test
 from .guidance import budget_of, next_step, pending_reflection, stop_of
 from .help_text import described
 from .observation import observe, without_figures
@@ -59,9 +60,9 @@ def read_memory(
     view: Annotated[
         ViewName,
         Field(
-            description="state: incumbent, effects, untried knobs, proposals, budget; trajectory: trials and "
-            "reflections; trial: one in full; long_term: rules and summaries of earlier sessions; action_space: knobs "
-            "with ranges; protocol: the rules"
+            description="state (if left out): incumbent, effects, untried knobs, proposals, budget; trajectory: trials "
+            "and reflections; trial: one in full; long_term: rules and summaries of earlier sessions; action_space: "
+            "knobs with ranges; protocol: the rules"
         ),
     ] = "state",
     query: Annotated[
@@ -126,12 +127,16 @@ class _Result(TypedDict, total=False):
     """The fields of the state view of a session whose test result is shown."""
 
     test: dict[str, float]
+    test_comparison: str
     look: int
 
 
 def _result(ws: Workspace, session: SessionRecord) -> _Result:
     found = shown_result(ws.home, ws.memory, session) if session.state == "revealed" else None
-    return {"test": found.metrics, "look": found.look} if found else {}
+    if found is None:
+        return {}
+    default = default_test(found)
+    return {"test": found.metrics, "test_comparison": default.summary if default else "", "look": found.look}
 
 
 class _Places(TypedDict, total=False):

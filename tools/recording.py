@@ -19,7 +19,7 @@ from ..examiner.audit import AuditLog
 from ..examiner.entries import Draft, Entry, digest_of
 from ..examiner.ledger import ContentSketch, Ledger
 from ..examiner.receipts import public_key
-from ..examiner.request import TestResult, has_looked, read_revealed
+from ..examiner.request import Beside, TestResult, has_looked, read_revealed
 from ..examiner.vault import Vault
 from ..examiner.walk import SHORT_DIGITS
 from ..memory.records import Choice, SessionRecord, TrialOutcome, TrialRecord
@@ -91,11 +91,15 @@ def finish_recorded(
 
 
 def freeze_recorded(
-    ws: Workspace, session: SessionRecord, selected: TrialRecord, directories: Sequence[Path]
+    ws: Workspace,
+    session: SessionRecord,
+    selected: TrialRecord,
+    directories: Sequence[Path],
+    beside: Beside | None = None,
 ) -> bool:
     """Freeze a session, as `Sessions.set_state` does, with its choice as entry, and issue the receipt of it.
 
-    directories: of the models that will be examined.
+    directories: of the models that will be examined. beside: the default, which is examined with them.
     """
     choice = {
         "selected": selected.handle,
@@ -106,6 +110,9 @@ def freeze_recorded(
         "members": _members(directories),
         "code": engine_version(),
     }
+    if beside:
+        hashes = {directory.name: checkpoint_hash(directory) for directory in beside.models}
+        choice["beside"] = {"trial": beside.trial, "checkpoints": hashes}
     log = log_of(ws.home, ws.memory)
     with ws.memory.database.writing():
         if not ws.memory.sessions.set_state(session.id, "open", "frozen", selected=selected.handle):

@@ -4,7 +4,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from ..memory.records import Confirmation
+from ..memory.records import Check, Confirmation, RuleKind
+from ..sandbox.estimates import Estimate
 from .display import Displayed, Table, cell
 
 
@@ -78,15 +79,30 @@ class StoppedTrial(BaseModel):
     saved_seconds: float = Field(description="estimate of the training seconds that stopping it has saved")
 
 
+class TrialPlan(BaseModel):
+    """What a call with dry_run=true would do."""
+
+    would: Literal["start", "return", "refuse"] = Field(description="return: the trial that has it already, at no cost")
+    reason: str = ""
+    rescores: bool = Field(description="true: no training, only finished models are scored again")
+    settings: int | None = Field(default=None, description="of a sweep: the settings that are new")
+    heuristics: list[str] = Field(default=[], description="discard heuristics that match: id, condition, statement")
+    trials_left: int = Field(description="of the budget, after this trial")
+    train_seconds_left: float = Field(description="of the budget, after the estimated seconds")
+
+
 class TrialObservation(Displayed):
     """What is known about one trial; under 2 KB."""
 
     session: str
     trial: str
-    status: Literal["running", "finished", "stopped", "crashed", "cancelled"]
+    status: Literal["running", "finished", "stopped", "crashed", "cancelled", "planned"]
     duplicate: bool = Field(default=False, description="true: already tried before; no budget was spent")
     changes: dict[str, Any] = {}
     rounded: str = Field(default="", description="numbers that were rounded to the resolution of their knobs")
+    ignored: str = Field(default="", description="changes without an effect, and why")
+    estimate: Estimate | None = Field(default=None, description="while it runs or is planned: what it will take")
+    plan: TrialPlan | None = Field(default=None, description="with dry_run: nothing was started")
     base: str = "default"
     metrics: dict[str, float] = {}
     metrics_se: dict[str, float] = Field(default={}, description="standard errors over users")
@@ -135,6 +151,21 @@ class MemoryView(Displayed):
     content: dict[str, Any]
 
 
+class RuleOutcome(BaseModel):
+    """What became of a rule that was stated."""
+
+    outcome: Literal["stored", "merged", "kept with the session"]
+    rule_id: int | None = None
+    kind: RuleKind
+    condition: str | None = Field(default=None, description="as it is stored")
+    restated_from: str = Field(default="", description="kind and condition as given, if they were changed")
+    times_said: int = 1
+    check: Check
+    support: int = Field(default=0, description="trials for it")
+    contradiction: int = Field(default=0, description="trials against it")
+    summary: str = Field(description="all of this in one sentence")
+
+
 class ReflectionReceipt(Displayed):
     """The result of the server's check of a reflection."""
 
@@ -150,6 +181,7 @@ class ReflectionReceipt(Displayed):
     rule_id: int | None = None
     rule_check: str | None = None
     rule_note: str = Field(default="", description="the trials for and against the rule")
+    rule: RuleOutcome | None = Field(default=None, description="what became of the rule")
     next: str
 
 
@@ -162,6 +194,17 @@ class ConfirmationProgress(BaseModel):
     running: str = Field(default="", description="what runs, in words")
 
 
+class DefaultTest(BaseModel):
+    """The default's test figures from the same look; differences are the selected trial minus the default."""
+
+    trial: str
+    metrics: dict[str, float]
+    se: dict[str, float] = Field(description="standard errors over users")
+    delta: dict[str, float]
+    delta_se: dict[str, float] = Field(description="paired over users")
+    summary: str = Field(description="the comparison in NDCG@10, in words")
+
+
 class FinalResult(Displayed):
     """The final result of a session: the selected trial and the one look at the test set."""
 
@@ -171,7 +214,9 @@ class FinalResult(Displayed):
         "result is shown once the last open session on this data has ended"
     )
     selected: str
+    selection: str = Field(default="", description="why this trial was selected")
     config: dict[str, Any] = Field(description="knobs that differ from the backbone's default")
+    rules: list[RuleOutcome] = Field(default=[], description="what became of the rules of this call")
     validation: dict[str, float]
     selection_inflation: float = Field(description="SE*sqrt(2 ln K): optimism bound of the best of K trials")
     confirmation: Confirmation | None = Field(
@@ -179,7 +224,9 @@ class FinalResult(Displayed):
     )
     progress: ConfirmationProgress | None = None
     test: dict[str, float] | None = Field(default=None, description="with a confirmation: means over its repetitions")
+    test_se: dict[str, float] | None = Field(default=None, description="standard errors over users")
     test_sd: dict[str, float] | None = Field(default=None, description="standard deviations over the repetitions")
+    default: DefaultTest | None = Field(default=None, description="the default in the same look, for comparison")
     look: int | None = Field(default=None, description="which look at this dataset's test targets it was, in this home")
     look_note: str | None = Field(default=None, description="which near-duplicates of the log earlier looks were at")
     next: str

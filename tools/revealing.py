@@ -10,6 +10,7 @@ no tool of an agent imports this module.
 
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..data.atomic import write_json
@@ -24,6 +25,7 @@ from ..examiner.vault import OWNER_ONLY, OWNER_ONLY_DIRECTORY, Vault, read_key
 from ..memory.records import SessionRecord
 from ..training.member_files import beside
 from ..training.spec import CHECKPOINT, RESULT, SPEC, read_spec
+from .beside import frozen_beside
 from .finalize import examined_directories, final_result, look_at_test
 from .recording import bring_back_recorded, end_recorded
 from .results import FinalResult
@@ -101,7 +103,8 @@ def _store(ws: Workspace, answer: Answer, result: TestResult) -> None:
 def _check_signatures(ws: Workspace, record: SessionRecord) -> None:
     """SealError unless dataset and models of a frozen session are as this home has signed them."""
     assert record.selected is not None  # set together with the state `frozen`
-    models = examined_directories(ws, record, record.selected)
+    beside = frozen_beside(ws, record)
+    models = [*examined_directories(ws, record, record.selected), *(beside.models if beside else ())]
     check_signatures(Vault(ws.home), ws.session_dataset(record), record.dataset_id, record.id, models)
 
 
@@ -129,7 +132,9 @@ def _choice_of(ws: Workspace, record: SessionRecord) -> tuple[Choice, dict[str, 
     files = [MANIFEST, SEALED, *read_manifest(dataset).files]
     sources = {f"data/{dataset.name}/{name}": dataset / name for name in files}
     sessions = ws.home / ".virtualmle" / "sessions"
-    for directory in {*models, *(member for model in models for member in _members(model))}:
+    beside = frozen_beside(ws, record)
+    members = (member for model in models for member in _members(model))
+    for directory in {*models, *members, *(beside.models if beside else ())}:
         placed = f"sessions/{directory.relative_to(sessions).as_posix()}"
         sources |= {f"{placed}/{name}": directory / name for name in EXAMINED_FILES if (directory / name).exists()}
     identity = "\n".join((record.id, record.opened_at, record.dataset_id, record.protocol_hash))
@@ -137,12 +142,20 @@ def _choice_of(ws: Workspace, record: SessionRecord) -> tuple[Choice, dict[str, 
         session=record.id,
         origin=hashlib.sha256(identity.encode()).hexdigest()[:8],
         trial=record.selected,
-        models=[f"sessions/{each.relative_to(sessions).as_posix()}" for each in models],
+        models=_placed(models, sessions),
         dataset=f"data/{dataset.name}",
         dataset_id=record.dataset_id,
         files=hashes_of(sources),
     )
+    if beside:
+        fields = {"beside": beside.trial, "beside_models": _placed(beside.models, sessions)}
+        choice = choice.model_copy(update=fields)
     return choice, sources
+
+
+def _placed(directories: Sequence[Path], sessions: Path) -> list[str]:
+    """Where directories below those of the sessions are in a bundle."""
+    return [f"sessions/{directory.relative_to(sessions).as_posix()}" for directory in directories]
 
 
 def _members(directory: Path) -> list[Path]:

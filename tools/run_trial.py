@@ -21,6 +21,7 @@ from .help_text import described
 from .members import members_for, with_short_names
 from .observation import observe
 from .places import occupation, share_of
+from .planning import ignored_changes, planned, with_estimate
 from .proposing import followed_proposal
 from .racing import prepare_race
 from .recording import finish_recorded, start_recorded
@@ -44,12 +45,13 @@ def run_trial(
         Field(description="knobs to change in the base, e.g. {\"lr\": 0.001}; none: the base itself"),
     ] = None,
     hypothesis: Annotated[Hypothesis | None, Field(description="what you expect")] = None,
-    base: Annotated[str, Field(description="incumbent, default or a trial (t003)")] = "incumbent",
+    base: Annotated[str, Field(description="incumbent (if left out), default or a trial (t003)")] = "incumbent",
     override_reason: Annotated[str, Field(description="why a refusing discard heuristic does not apply")] = "",
     wait_seconds: WaitSeconds = None,
     changes_list: Annotated[
         list[KnobValue] | None, Field(description="changes as a list, for clients without free keys")
     ] = None,
+    dry_run: Annotated[bool, Field(description="start nothing: what it would take and do")] = False,
 ) -> TrialObservation:
     """Train a configuration, evaluate it on validation, get the verdict: keep, discard or crash.
 
@@ -65,6 +67,8 @@ def run_trial(
     config = protocol.space.resolve(base_config, changes)
     rounded = protocol.space.roundings(record.backbone, changes)
     given, changes = changes, {knob: getattr(config, knob) for knob in changes}
+    said = {"rounded": rounded, "ignored": ignored_changes(base_handle, base_config, config, changes)}
+    heuristics = heuristics_of(ws, record, base_config, changes)
     admission = admit(
         session_state=record.state,
         trials=trials,
@@ -74,14 +78,18 @@ def run_trial(
         base=base_config,
         config=config,
         changes=changes,
-        heuristics=heuristics_of(ws, record, base_config, changes),
+        heuristics=heuristics,
         override_reason=override_reason,
     )
+    if dry_run:
+        base_of = (base_handle, base_config)
+        plan = planned(ws, record, trials, [config], admission, heuristics, base_of, changes)
+        return plan.model_copy(update=said)
     if admission.kind == "refused":
         raise AdmissionError(admission.reason)
     if admission.kind == "duplicate" and admission.trial:
         known = observe(ws, record, admission.trial, duplicate_reason=f"{admission.reason}.")
-        return known.model_copy(update={"rounded": rounded})
+        return known.model_copy(update=said)
     request = TrialRecord(
         session=session,
         handle="",
@@ -99,7 +107,8 @@ def run_trial(
         handle = start_trial(ws, record, request, dataset_dir, seen=len(trials))
     except ConflictError:  # another client was faster: its trial may be this one, or the last of the budget
         return run_trial(ws, session, given, hypothesis, base, override_reason, wait_seconds)
-    return wait_trial(ws, session, handle, wait_seconds).model_copy(update={"rounded": rounded})
+    observed = wait_trial(ws, session, handle, wait_seconds).model_copy(update=said)
+    return with_estimate(ws, record, observed, config, trials)
 
 
 def start_trial(

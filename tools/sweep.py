@@ -1,5 +1,6 @@
 """The tool sweep: many settings of the scoring knobs over one trained model, in one call and as one trial."""
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -7,6 +8,7 @@ from pydantic import Field
 from ..data.errors import AdmissionError, ConflictError, SweepError
 from ..memory.records import Hypothesis, SessionRecord, Sweep, TrialRecord
 from ..models.config import TrialConfig, fingerprint, train_hash
+from ..sandbox.action_space import ActionSpace
 from ..sandbox.changes import merged_settings
 from ..sandbox.program import Admission, admit
 from ..sandbox.sweeping import complete, differences, plan_settings
@@ -14,6 +16,7 @@ from .guidance import budget_of, pending_reflection
 from .help_text import described
 from .observation import observe
 from .places import occupation
+from .planning import IGNORED_LENGTH, ignored_changes, planned, with_estimate
 from .results import TrialObservation
 from .run_trial import cleaned, resolve_base, start_trial
 from .sync import default_trial, sync_session
@@ -31,14 +34,13 @@ def sweep(
         list[dict[str, Any]] | None,
         Field(description="changes of scoring knobs, e.g. [{\"transition_weight\": 2}, {\"fusion\": \"rerank\"}]"),
     ] = None,
-    base: Annotated[
-        str, Field(description="model to re-score: incumbent, default or a trial (t003)")
-    ] = "incumbent",
+    base: Annotated[str, Field(description="incumbent (if left out), default or a trial (t003)")] = "incumbent",
     hypothesis: Annotated[Hypothesis | None, Field(description="what you expect")] = None,
     wait_seconds: WaitSeconds = None,
     settings_list: Annotated[
         list[str] | None, Field(description="settings as texts, e.g. transition_weight=4, fusion=rerank")
     ] = None,
+    dry_run: Annotated[bool, Field(description="start nothing: what it would take and do")] = False,
 ) -> TrialObservation:
     """Re-score a trained model with many settings of the scoring knobs: seconds, and one trial of the budget.
 
@@ -52,18 +54,23 @@ def sweep(
     trials = ws.memory.trials.all(session)
     handle, config = _trained_base(ws, record, base, trials)
     protocol = ws.session_protocol(record)
-    planned = plan_settings(protocol.space, config, settings, protocol.max_sweep)
+    configs = plan_settings(protocol.space, config, settings, protocol.max_sweep)
     roundings = [protocol.space.roundings(record.backbone, setting) for setting in settings]
     rounded = ", ".join(dict.fromkeys(text for text in roundings if text))[:ROUNDED_LENGTH]
-    admissions = [_admit(ws, record, trials, running, config, setting) for setting in planned]
+    said = {"rounded": rounded, "ignored": _ignored(handle, config, settings, protocol.space)}
+    admissions = [_admit(ws, record, trials, running, config, setting) for setting in configs]
     refused = next((admission for admission in admissions if admission.kind == "refused"), None)
+    known = [admission.trial for admission in admissions if admission.trial]
+    all_known = f"{', '.join(dict.fromkeys(known))} measured all of these settings; nothing was spent"
+    new = [setting for setting, admission in zip(configs, admissions, strict=True) if not admission.trial]
+    if dry_run:
+        decided = refused or (Admission("admitted", "") if new else Admission("duplicate", all_known, known[0]))
+        plan = planned(ws, record, trials, new or configs, decided, (), (handle, config), {})
+        return plan.model_copy(update=said)
     if refused:
         raise AdmissionError(refused.reason)
-    known = [admission.trial for admission in admissions if admission.trial]
-    if len(known) == len(planned):
-        reason = f"{', '.join(dict.fromkeys(known))} measured all of these settings; nothing was spent."
-        return observe(ws, record, known[0], duplicate_reason=reason).model_copy(update={"rounded": rounded})
-    new = [setting for setting, admission in zip(planned, admissions, strict=True) if not admission.trial]
+    if not new:
+        return observe(ws, record, known[0], duplicate_reason=f"{all_known}.").model_copy(update=said)
     values = complete(config, new)
     request = TrialRecord(
         session=session,
@@ -82,7 +89,15 @@ def sweep(
     except ConflictError:  # another client was faster
         return sweep(ws, session, settings, base, hypothesis, wait_seconds)
     observed = wait_trial(ws, session, started, wait_seconds)
-    return observed.model_copy(update={"rounded": rounded})
+    return with_estimate(ws, record, observed.model_copy(update=said), new[0], trials)
+
+
+def _ignored(
+    handle: str, base: TrialConfig, settings: Sequence[Mapping[str, Any]], space: ActionSpace
+) -> str:
+    """Which values of which settings have no effect, each said once."""
+    found = [ignored_changes(handle, base, space.resolve(base, setting), setting) for setting in settings]
+    return "; ".join(dict.fromkeys(text for text in found if text))[:IGNORED_LENGTH]
 
 
 def _trained_base(

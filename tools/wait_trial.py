@@ -17,7 +17,7 @@ POLL_SECONDS = 0.05
 
 WaitSeconds = Annotated[
     float | None,
-    Field(description="most seconds to wait; none: as long as this client allows, which limits larger numbers", ge=0),
+    Field(description="most seconds to wait, up to what this client allows", ge=0),
 ]
 
 

@@ -1,6 +1,6 @@
 """The tool write_reflection: check the agent's claims about a trial against the numbers, then store them."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,9 +12,10 @@ from ..sandbox.reconciling import OPPOSITE, Claimed, reconciled
 from ..sandbox.reflection import Claim, check_evidence, check_reflection, dimensions_of
 from ..sandbox.rule_evidence import Move, check_rule, moves_of
 from . import guidance
-from .after_reveal import KEPT_NOTE, add_rule
+from .after_reveal import KEPT_NOTE
 from .help_text import described
-from .results import ReflectionReceipt
+from .keeping_rules import keep_rule
+from .results import ReflectionReceipt, RuleOutcome
 from .rule_counts import parsed
 from .sync import sync_session
 from .withholding import is_looked_at
@@ -34,6 +35,14 @@ class RuleInput(BaseModel):
     statement: str = Field(description="one sentence; empty: no rule", min_length=1, max_length=2000)
     condition: str | None = Field(default=None, description="on a knob, e.g. lr >= 0.001, position in {absolute, both}")
     evidence: list[str] = Field(default=[], description="trials that show it", max_length=MAX_EVIDENCE)
+
+
+class CheckedRule(NamedTuple):
+    """A rule as it will be stored; `note` names the trials for and against it."""
+
+    rule: RuleRecord
+    note: str
+    restated_from: str  # kind and condition as they were given, if a supported rule contradicts them; else empty
 
 
 @described
@@ -80,7 +89,7 @@ def write_reflection(  # noqa: PLR0913, PLR0917 - one parameter per claim that i
     space = ws.session_protocol(record).space
     claim = Claim(helped, dimension, effect, evidence or [], required_text(lesson, LESSON_LENGTH, "lesson"))
     check, note = check_reflection(target, claim, trials, space)
-    stored_rule, rule_note = prepare_rule(ws, record, rule, trials) if rule else (None, "")
+    checked = prepare_rule(ws, record, rule, trials) if rule else None
     store = ws.memory.reflections.amend if amend else ws.memory.reflections.add
     stored = store(
         ReflectionRecord(
@@ -100,7 +109,7 @@ def write_reflection(  # noqa: PLR0913, PLR0917 - one parameter per claim that i
             after_reveal=is_looked_at(ws.home, record.dataset_id),
         )
     )
-    saved = add_rule(ws, record, stored_rule, trials) if stored_rule else None
+    kept = keep_rule(ws, record, checked.rule, checked.restated_from, trials) if checked else None
     return ReflectionReceipt(
         session=session,
         trial=trial,
@@ -109,17 +118,18 @@ def write_reflection(  # noqa: PLR0913, PLR0917 - one parameter per claim that i
         merged_into=stored.merged_into,
         times_said=stored.times_said,
         amended_from=stored.amended_from.check if stored.amended_from else None,
-        rule_id=saved.id if saved else None,
-        rule_check=saved.check if saved else stored_rule.check if stored_rule else None,
-        rule_note=_merge_note(stored_rule, saved) + rule_note + (KEPT_NOTE if stored_rule and not saved else ""),
+        rule_id=kept.rule_id if kept else None,
+        rule_check=kept.check if kept else None,
+        rule_note=_rule_note(checked, kept) if checked and kept else "",
+        rule=kept,
         next=guidance.next_step(ws, record, ws.memory.trials.all(session)),
     )
 
 
 def prepare_rule(
     ws: Workspace, session: SessionRecord, rule: RuleInput, trials: list[TrialRecord]
-) -> tuple[RuleRecord, str]:
-    """The rule as it will be stored, its condition parsed and its trials counted, and a note that names these trials.
+) -> CheckedRule:
+    """The rule as it will be stored, its condition parsed and its trials counted.
 
     Raises ConfigError for a condition that cannot be parsed, SessionError for evidence that names no trial.
     """
@@ -148,7 +158,7 @@ def prepare_rule(
         contradiction=check.contradiction,
         profile=session.profile,
     )
-    return record, note
+    return CheckedRule(record, note, f"{given}" if stated != given else "")
 
 
 def _reconciled(ws: Workspace, session: SessionRecord, rule: Claimed, moves: list[Move]) -> Claimed:
@@ -162,12 +172,14 @@ def _reconciled(ws: Workspace, session: SessionRecord, rule: Claimed, moves: lis
     return reconciled(rule, supported, moves)
 
 
-def _merge_note(stated: RuleRecord | None, saved: RuleRecord | None) -> str:
-    """Says that the rule was counted with an equivalent one, whose condition may read differently."""
-    if stated is None or saved is None or saved.times_said == 1:
-        return ""
-    same = "" if stated.condition in (None, saved.condition) else f" with the condition {saved.condition!r}"
-    return f"counted with rule {saved.id}{same}, stated {saved.times_said} times; "
+def _rule_note(checked: CheckedRule, kept: RuleOutcome) -> str:
+    """The trials for and against the rule; also if it was counted with one whose condition may read differently."""
+    if kept.outcome == "kept with the session":
+        return checked.note + KEPT_NOTE
+    if kept.outcome == "stored":
+        return checked.note
+    same = "" if checked.rule.condition in (None, kept.condition) else f" with the condition {kept.condition!r}"
+    return f"counted with rule {kept.rule_id}{same}, stated {kept.times_said} times; {checked.note}"
 
 
 def required_text(text: str, limit: int, argument: str) -> str:

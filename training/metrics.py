@@ -32,7 +32,12 @@ def best_setting(ranks: NDArray[np.uint8]) -> int:
 def metrics_from_ranks(ranks: NDArray[np.int32]) -> dict[str, float]:
     """Means over users: recall@5, recall@10, ndcg@5, ndcg@10 and mrr (mean reciprocal rank, no cutoff)."""
     assert ranks.size, "every prepared dataset has a user"
-    metrics = {f"recall@{k}": float(np.mean(ranks <= k)) for k in CUTOFFS}
-    metrics |= {f"ndcg@{k}": float(np.mean(ndcg_per_user(ranks, k))) for k in CUTOFFS}
-    metrics["mrr"] = float(np.mean(1.0 / ranks.astype(np.float64)))
-    return metrics
+    return {name: float(values.mean()) for name, values in metrics_per_user(ranks).items()}
+
+
+def metrics_per_user(ranks: NDArray[np.integer[Any]]) -> dict[str, NDArray[np.float64]]:
+    """The values whose means are the metrics, float64 (num_users,) each."""
+    values = {f"recall@{k}": (ranks <= k).astype(np.float64) for k in CUTOFFS}
+    values |= {f"ndcg@{k}": ndcg_per_user(ranks, k) for k in CUTOFFS}
+    values["mrr"] = 1.0 / ranks.astype(np.float64)
+    return values

@@ -60,7 +60,7 @@ class HostileAgent:
         for session in sessions:
             parts += [self.call("read_memory", session=session, view=view).text for view in VIEWS]
             parts += [self.call("read_memory", session=session, view="long_term", query="test ndcg").text]
-            parts += [self.resource(f"session://{session}/trajectory")]
+            parts += [self.resource(f"session://{session}/{page}") for page in ("trajectory", "trajectory.md")]
             parts += [self.call("finalize", session=session, cognition_summary="x", confirm=False).text]
         return "\n".join(parts)
 
