@@ -11,11 +11,19 @@ from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.types import CallToolResult, TextContent
 from pydantic import BaseModel
 
+from ..memory.text import clean_text
 from ..tools.views import View
 from .texts.rendering import text_of
 
+CLIENT_NAME_LENGTH = 80
 SHOW_STRUCTURE_ONLY = ("claude-code", "visual studio code", "vscode")
 """Clients, by prefix of their names, whose model would not see the text beside a structure."""
+
+
+def name_of(ctx: ServerRequestContext[Any, Any]) -> str:
+    """The name that the client of a request reported, cleaned; empty if it reported none."""
+    parameters = ctx.session.client_params
+    return clean_text(parameters.client_info.name, CLIENT_NAME_LENGTH) if parameters else ""
 
 
 def takes_text_only(client: str) -> bool:
@@ -36,12 +44,10 @@ def structure_of(result: BaseModel) -> dict[str, Any]:
     return result.model_dump(mode="json", by_alias=True, exclude_defaults=True)
 
 
-async def without_output_schemas(context: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+async def without_output_schemas(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
     """Middleware: the list of tools for a client that takes texts only."""
-    result = await call_next(context)
-    parameters = context.session.client_params
-    texts_only = parameters is not None and takes_text_only(parameters.client_info.name)
-    if context.method == "tools/list" and texts_only and isinstance(result, dict):
+    result = await call_next(ctx)
+    if ctx.method == "tools/list" and takes_text_only(name_of(ctx)) and isinstance(result, dict):
         tools = [{key: part for key, part in tool.items() if key != "outputSchema"} for tool in result["tools"]]
         return {**result, "tools": tools}
     return result

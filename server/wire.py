@@ -21,12 +21,11 @@ from mcp.types import InputRequiredResult, ToolAnnotations
 from pydantic import BaseModel, ValidationError
 
 from ..data.errors import ArgumentError, VirtualMLEError
-from ..memory.text import clean_text
 from ..tools.finalize import finalize
 from ..tools.results import FinalResult, TrialObservation
 from ..tools.wait_trial import awaited, wait_trial
 from ..tools.workspace import Workspace
-from .answers import answer
+from .answers import answer, name_of
 from .arguments import read_arguments
 from .asking import ANSWER, answer_type, asks_person, check_answer, in_our_words
 from .schemas import Schema, input_schema, output_schema, published
@@ -35,7 +34,6 @@ from .waits import wait_cap, wait_until_confirmed, wait_until_over
 
 PlainTool = Callable[..., BaseModel]
 
-CLIENT_NAME_LENGTH = 80
 MAX_REFUSAL = 4000  # characters
 PREFIX = "Error executing tool "  # of the SDK, before the text of an error
 LLM_USD = "virtualmle/llm_usd"
@@ -60,7 +58,7 @@ class WireTool(Tool):
         try:
             result = await super().run(read, context)
             is_question = isinstance(result, InputRequiredResult)  # to a person, whose answer the next call carries
-            return answer(result, client_name(context)) if convert_result and not is_question else result
+            return answer(result, name_of(context.request_context)) if convert_result and not is_question else result
         except UnexpectedToolError:
             raise
         except ToolError as error:  # it may quote names of any length
@@ -109,7 +107,7 @@ def _mcp_function(ws: Workspace, tool: PlainTool, override: float | None) -> Cal
                     awaited, ws, arguments["session"], arguments.get("trial")
                 )
             result = await anyio.to_thread.run_sync(partial(tool, workspace_for(ws, context), **arguments))
-            cap = wait_cap(client_name(context), override, sends_token=sends_progress_token(context))
+            cap = wait_cap(name_of(context.request_context), override, sends_token=sends_progress_token(context))
             seconds = cap if requested is None else min(requested, cap)
             if isinstance(result, FinalResult):
                 again = partial(tool, workspace_for(ws, context), **arguments)
@@ -131,12 +129,6 @@ def _mcp_function(ws: Workspace, tool: PlainTool, override: float | None) -> Cal
     return call
 
 
-def client_name(context: Context[Workspace]) -> str:
-    """The name that the client reported, cleaned; empty if it reported none."""
-    parameters = context.request_context.session.client_params
-    return clean_text(parameters.client_info.name, CLIENT_NAME_LENGTH) if parameters else ""
-
-
 def sends_progress_token(context: Context[Workspace]) -> bool:
     """Whether the client wants progress messages for this call."""
     return (context.request_context.meta or {}).get("progress_token") is not None
@@ -156,7 +148,7 @@ def workspace_for(ws: Workspace, context: Context[Workspace]) -> Workspace:
     They have the client's name, unless the workspace names one already, and no reflections if the client's agent does
     not reflect; sessions record both.
     """
-    client = ws.settings.client or client_name(context)
+    client = ws.settings.client or name_of(context.request_context)
     reflects = (context.request_context.meta or {}).get(REFLECTS) is not False
     settings = replace(ws.settings, client=client, with_reflection=ws.settings.with_reflection and reflects)
     if settings == ws.settings:

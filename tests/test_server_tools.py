@@ -220,9 +220,9 @@ async def test_other_calls_are_answered_during_a_wait(client: Client) -> None:
 
 
 async def test_the_session_records_which_client_opened_it(tmp_path: Path) -> None:
-    async with connect(tmp_path, name="claude-code\x1b") as client:
+    async with connect(tmp_path, name="some-client\x1b") as client:
         session = await opened(client)
-    assert Memory(tmp_path / "memory.db").sessions.get(session).client == "claude-code"
+    assert Memory(tmp_path / "memory.db").sessions.get(session).client == "some-client"
 
 
 async def test_the_protocol_and_trajectories_are_resources(client: Client, tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ async def test_the_protocol_and_trajectories_are_resources(client: Client, tmp_p
     listed = [str(resource.uri) for resource in (await client.list_resources()).resources]
     assert {"sandbox://protocol", f"session://{session}/trajectory"} <= set(listed)
     protocol = (await client.read_resource("sandbox://protocol")).contents[0]
-    view = await call(client, "read_memory", session=session, view="protocol")
+    view = await call(client, "read_memory", session=session, view="protocol", query="full")
     assert protocol.text == view["content"]["text"]
     trajectory = (await client.read_resource(f"session://{session}/trajectory")).contents[0]
     assert json.loads(trajectory.text) == {"session": session, "trials": [], "reflections": []}
@@ -247,8 +247,8 @@ async def test_a_full_session_from_the_brief_to_the_test_result(client: Client) 
     session = await opened(client)
     result = await client.call_tool("run_trial", {"session": session, "changes": SMALL})
     first = result.structured_content
-    assert first is not None and json.loads(text_of(result)) == first
-    assert len(json.dumps(first)) < 2048
+    assert first is not None and len(json.dumps(first)) < 2048
+    assert f"NDCG@10 {first['metrics']['ndcg@10']:.4f}".replace("0.", ".") in text_of(result)
     assert (first["status"], first["verdict"], first["incumbent"]) == ("finished", "keep", "t001")
     assert "write_reflection" in await refusal(client, "run_trial", session=session, changes={"lr": 0.001})
     receipt = await call(

@@ -153,11 +153,11 @@ def test_the_rows_of_the_action_space_correspond_to_the_knobs_of_the_sandbox(bac
     space: ActionSpace = load_protocol().space
     rows = space.describe(backbone)
     knobs = [KnobRow.model_validate(row) for row in rows]
-    assert [knob.content() for knob in knobs] == rows
+    assert [knob.content() for knob in knobs] == [{k: v for k, v in row.items() if v is not None} for row in rows]
     offered = ActionSpace(entries=tuple(knob.to_knob(backbone) for knob in knobs))
     assert offered.describe(backbone) == rows and offered.default(backbone) == space.default(backbone)
 
 
 def test_an_unknown_field_of_a_view_is_refused() -> None:
     with pytest.raises(ValidationError, match="extra"):
-        ProtocolView.model_validate({"sha256": "0", "text": "", "test": {"ndcg@10": 0.1}})
+        ProtocolView.model_validate({"sha256": "0", "rules": [], "test": {"ndcg@10": 0.1}})

@@ -1,7 +1,8 @@
 """What is known about one trial, as text."""
 
+from ...sandbox.estimates import Estimate
 from ...tools.progress import RunningProgress
-from ...tools.results import HypothesisOutcome, StoppedTrial, SweptSettings, TrialObservation
+from ...tools.results import HypothesisOutcome, StoppedTrial, SweptSettings, TrialObservation, TrialPlan
 from .figures import budget, change, cut, ndcg, seconds, settings, signed
 
 SWEEP_LENGTH = 420  # characters of the table of a sweep
@@ -14,11 +15,28 @@ def observation_text(found: TrialObservation) -> str:
     """A trial in a few lines: its result, its comparisons, its curve, and what to do next."""
     if found.status == "running":
         return running_text(found)
+    if found.plan:
+        return planned_text(found, found.plan)
     lines = [_heading(found), *_notes(found), *measured_lines(found)]
     if found.sweep:
         lines.append(_sweep(found.sweep))
     lines += [budget(found.budget), cut(f"next: {found.next}", NEXT_LENGTH)]
     return "\n".join(lines)
+
+
+def planned_text(found: TrialObservation, plan: TrialPlan) -> str:
+    """What a dry run says: what the call would do, what it would take, and what would be left."""
+    would = {"start": "would start", "return": f"would return {found.trial} at no cost", "refuse": "would be refused"}
+    lines = [f"dry run, nothing was started: {cut(settings(found.changes), CHANGES_LENGTH)} over {found.base}"]
+    lines.append(f"{would[plan.would]}{f': {plan.reason}' if plan.reason else ''}")
+    if plan.rescores:
+        lines.append("nothing would be trained, only scored again")
+    if plan.settings is not None:
+        lines.append(f"{plan.settings} new settings")
+    lines += [f"discard heuristic: {text}" for text in plan.heuristics]
+    lines += [*_notes(found), *([_estimate(found.estimate)] if found.estimate else [])]
+    lines.append(f"left after it: {plan.trials_left} trials, {seconds(plan.train_seconds_left)} of training")
+    return "\n".join([*lines, cut(f"next: {found.next}", NEXT_LENGTH)])
 
 
 def running_text(found: TrialObservation) -> str:
@@ -29,7 +47,9 @@ def running_text(found: TrialObservation) -> str:
     capped = progress.wait_limit_seconds
     limit = f" This client waits at most {capped:.0f} s per call." if capped is not None else ""
     call = f"wait_trial(session={found.session!r}, trial={found.trial!r})"
-    return f"{found.trial} runs: {progress.line()}. Nothing failed.{limit} {call}"
+    running = f"{found.trial} runs: {progress.line()}. Nothing failed.{limit} {call}"
+    started = [*_notes(found), *([_estimate(found.estimate)] if found.estimate else [])]  # of the call that started it
+    return "\n".join([running, *started])
 
 
 def measured_lines(found: TrialObservation) -> list[str]:
@@ -64,6 +84,8 @@ def _notes(found: TrialObservation) -> list[str]:
         notes.append("duplicate: tried before, nothing was spent")
     if found.rounded:
         notes.append(cut(f"rounded: {found.rounded}", CHANGES_LENGTH))
+    if found.ignored:
+        notes.append(cut(f"without effect: {found.ignored}", CHANGES_LENGTH))
     if found.machine_fault:
         notes.append("the machine failed, not the configuration; no budget was used")
     if found.lost:
@@ -71,6 +93,16 @@ def _notes(found: TrialObservation) -> list[str]:
     if found.reused_from:
         notes.append(f"copied from {found.reused_from}, which measured this configuration; no seconds were used")
     return notes
+
+
+def _estimate(estimate: Estimate) -> str:
+    """What a trial will take, within about a factor of two."""
+    parts = []
+    if estimate.seconds is not None:
+        parts.append(f"{seconds(estimate.seconds)} of training")
+    if estimate.memory_mb is not None:
+        parts.append(f"{estimate.memory_mb} MB")
+    return cut(f"estimate: {', '.join(parts) or 'none'} ({estimate.basis})", NEXT_LENGTH)
 
 
 def _stopped(stop: StoppedTrial) -> str:

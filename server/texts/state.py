@@ -17,6 +17,8 @@ def state_text(state: StateView) -> str:
     lines = [_heading(state), budget(state.budget)]
     if state.test:
         lines.append("test: " + ", ".join(f"{name} {ndcg(figure)}" for name, figure in state.test.items()))
+    if state.test_comparison:
+        lines.append(state.test_comparison)
     lines += _best(state.best)
     tail = [*_proposals(state.proposals), *_untried(state), cut(f"next: {state.next}", NEXT_LENGTH)]
     room = LENGTH - len("\n".join([*lines, *tail]).encode()) - 1
