@@ -1,8 +1,8 @@
 """The answer of a tool on the wire: a text for models and the typed structure for programs.
 
 Which of the two a client shows its model differs. Most show the text. Some show the structure as JSON instead and drop
-the text (Claude Code from 2.0.21, Visual Studio Code): they get the text alone, and a list of tools without output
-schemas, since a tool that has one must return a structure.
+the text: Claude Code from 2.0.21, Codex, opencode, Copilot CLI, Visual Studio Code. They get the text alone, and a list
+of tools without output schemas, since a tool that has one must return a structure.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from ..tools.views import View
 from .texts.rendering import text_of
 
 CLIENT_NAME_LENGTH = 80
-SHOW_STRUCTURE_ONLY = ("claude-code", "visual studio code", "vscode")
+SHOW_STRUCTURE_ONLY = ("claude-code", "codex", "github-copilot", "opencode", "visual studio code", "vscode")
 """Clients, by prefix of their names, whose model would not see the text beside a structure."""
 
 

@@ -7,7 +7,7 @@ needs of them, the server applies them, and strict function calling refuses defa
 out too: strict converters add it where they close an object, and the one of google-genai fails on it. An open object
 has empty `properties`, without which converters would not close it.
 
-A schema of an output names the fields of the result and their types only: what they mean is in the text of the result.
+A schema of an output has no descriptions: what the fields mean is in the text of the result.
 """
 
 import inspect
@@ -45,15 +45,16 @@ def published(schema: Any) -> Any:
 
 
 def output_schema(result: type[BaseModel]) -> Schema:
-    """The schema of the structured content of a result: its fields without descriptions, nested ones as objects."""
+    """The schema of the structured content of a result: the fields that are always there, nested ones as objects.
+
+    The others are left out of a structure that has nothing to say of them (`answers.py`), and every list of tools would
+    carry their schemas.
+    """
     schema = result.model_json_schema()
-    definitions = schema.get("$defs", {})
-    fields = {name: _shallow(_written_out(node, definitions)) for name, node in schema["properties"].items()}
-    return {"type": "object", "properties": fields, "required": schema.get("required", [])}
-
-
-def _shallow(node: Mapping[str, Any]) -> Schema:
-    return {"type": node["type"]} if "type" in node else {}
+    definitions, always = schema.get("$defs", {}), schema.get("required", [])
+    fields = {name: _written_out(schema["properties"][name], definitions) for name in always}
+    types = {name: {"type": field["type"]} if "type" in field else {} for name, field in fields.items()}
+    return {"type": "object", "properties": types, "required": always}
 
 
 def _plain(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> Schema:

@@ -31,7 +31,8 @@ from virtualmle.sandbox.conditions import parse_condition
 from virtualmle.sandbox.program import Stop
 from virtualmle.sandbox.protocol import load_protocol
 from virtualmle.tools.results import Budget
-from virtualmle.tools.views import PriorEntry, StateView, TrajectoryView, knob_rows
+from virtualmle.tools.knob_rows import knob_rows
+from virtualmle.tools.views import PriorEntry, StateView, TrajectoryView
 
 SPACE = load_protocol().space
 SE = 0.0005

@@ -77,13 +77,14 @@ def test_a_contradicting_rule_is_stored_from_its_other_end_and_keeps_its_words(t
     record = SessionRecord(id="", protocol_hash=page.sha256, protocol_text=page.text, **limits, **fields)
     session = ws.memory.sessions.open(record)
     trials = weights((0, 8, 0.01), (16, 8, -0.01))
-    first, _ = prepare_rule(
+    first = prepare_rule(
         ws, session, RuleInput(kind="prefer", statement="0 → 8 gains", condition=f"{KNOB} >= 8"), trials
     )
-    ws.memory.rules.add(first)
+    ws.memory.rules.add(first.rule)
     second = RuleInput(kind="avoid", statement="16 → 8 loses", condition=f"{KNOB} <= 8")
-    stored, note = prepare_rule(ws, session, second, trials)
+    checked = prepare_rule(ws, session, second, trials)
+    stored = checked.rule
     assert (stored.kind, stored.condition, stored.check) == ("prefer", f"{KNOB} >= 16.0", "supported")
     assert stored.statement == f"16 → 8 loses (Stated as: avoid {KNOB} <= 8.0.)"
-    assert f"stored as 'prefer {KNOB} >= 16.0'" in note
+    assert f"stored as 'prefer {KNOB} >= 16.0'" in checked.note
     ws.close()

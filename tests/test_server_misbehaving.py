@@ -92,7 +92,7 @@ async def test_a_misbehaving_agent_gets_errors_and_ends_with_a_valid_session(
         client, "finalize", cognition_summary="done", confirm=True, **here
     )
     # unknown arguments and values
-    assert "Seeds belong to the server" in await refusal(client, "run_trial", changes={}, seed=3, **here)
+    assert "seeds belong to the server" in await refusal(client, "run_trial", changes={}, seed=3, **here)
     assert "only finalize evaluates" in await refusal(client, "run_trial", changes={}, split="x", **here)
     assert "is not a knob" in await refusal(client, "run_trial", changes={"hidden": 3}, **here)
     assert "out of range" in await refusal(client, "run_trial", changes={"hidden_dim": 10**9}, **here)
@@ -118,7 +118,9 @@ async def test_a_misbehaving_agent_gets_errors_and_ends_with_a_valid_session(
     assert len(str(second).encode()) < 2048
     # wrong effects and very long texts
     recorded = second["base_delta"]["delta"]
-    claim |= {"effect": recorded + 0.3, "lesson": "flood " * 100_000, "next_step": "x" * 100_000}
+    claim |= {"effect": recorded + 0.3, "lesson": "flood " * 100_000}
+    assert "600,000 characters" in await refusal(client, "write_reflection", trial="t002", **here, **claim)
+    claim |= {"lesson": "flood " * 8_000, "next_step": "x" * 50_000}
     flooded = await call(client, "write_reflection", trial="t002", **here, **claim)
     assert flooded["check"] == "contradicted" and "is claimed" in flooded["note"]
     view = await call(client, "read_memory", view="trajectory", **here)

@@ -185,7 +185,7 @@ async def test_stdio_http_and_direct_calls_give_the_same_bits(tmp_path: Path) ->
         by_http = await first_trial(client, SMALL)
     ws = Workspace.open(homes["functions"], settings=Settings(threads=1))
     open_session(ws, "demo", "sasrec")
-    by_function = run_trial(ws, SESSION, SMALL).model_dump(mode="json")
+    by_function = run_trial(ws, SESSION, SMALL).model_dump(mode="json", exclude_defaults=True)
     assert by_function["status"] == "finished"
     assert measured(by_stdio) == measured(by_http) == measured(by_function)
     ranks = [np.load(directory(home) / RANKS) for home in homes.values()]

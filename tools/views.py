@@ -4,16 +4,13 @@ On the wire, a view is the plain dictionary `MemoryView.content`, so that the sc
 the views. `content()` returns this dictionary and `model_validate` parses it; an unknown field is an error.
 """
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..data.errors import ConfigError
 from ..memory.records import Check, ReflectionCheck, RuleKind, TrialRecord, TrialStatus, Verdict
-from ..models.config import KNOBS
-from ..models.knobs.declaration import DIMENSIONS, Dimension, KnobType, Value
-from ..sandbox.action_space import ActionSpace, Knob
+from ..models.knobs.declaration import Dimension, KnobType, Value
+from ..sandbox.action_space import Knob
 from ..sandbox.program import Stop
 from .results import Budget, StoppedTrial, TrialObservation
 from .withholding import ShownState
@@ -38,6 +35,7 @@ class KnobRow(View):
     """A knob of the session's backbone; attributes that do not apply to its type are None.
 
     The fields from `does` to `note` are set only if the request had a query; `models.knobs.declaration` defines them.
+    `rounded_to` is the resolution of a number in words.
     """
 
     knob: str
@@ -50,6 +48,7 @@ class KnobRow(View):
     dimension: Dimension
     levels: list[int | float] | None = None  # only if these are the only values of the number
     does: str | None = None
+    rounded_to: str | None = None
     inert: str | None = None
     helps: str | None = None
     cost: str | None = None
@@ -72,40 +71,6 @@ class KnobRow(View):
             levels=tuple(self.levels or ()),
             defaults={backbone: self.default},
         )
-
-
-def knob_rows(space: ActionSpace, backbone: str) -> list[KnobRow]:
-    """The knobs of a backbone, in the order of SANDBOX.md."""
-    return [KnobRow.model_validate(row) for row in space.describe(backbone)]
-
-
-def explained_knobs(space: ActionSpace, backbone: str, query: str) -> list[KnobRow]:
-    """The knobs that a word of `query` names, by name, alias or dimension, or else in what they do, with what they do.
-
-    Raises ConfigError if the query matches none.
-    """
-    words = [word for word in re.split(r"[^0-9a-z_]+", query.casefold()) if word]
-    rows = knob_rows(space, backbone)
-    found = [row for row in rows if any(_names(row, word) for word in words)]
-    found = found or [row for row in rows if any(word in KNOBS[row.knob].about.text.casefold() for word in words)]
-    if not found:
-        raise ConfigError(
-            f"no knob of {backbone} matches {query!r:.60}; leave query out for all knobs, or name a dimension: "
-            f"{', '.join(DIMENSIONS)}"
-        )
-    return [_explained(row) for row in found]
-
-
-def _names(row: KnobRow, word: str) -> bool:
-    """Whether the word is the knob, its dimension or an alias, or a part of the knob's name such as `dropout`."""
-    return word in {row.knob, row.dimension, *KNOBS[row.knob].about.aliases} or word in row.knob.split("_")
-
-
-def _explained(row: KnobRow) -> KnobRow:
-    about = KNOBS[row.knob].about
-    details = {"does": about.text, "helps": about.helps, "cost": about.cost, "note": about.note}
-    inert = f"no effect: {about.inert.reason}" if about.inert else None
-    return row.model_copy(update={**{name: text or None for name, text in details.items()}, "inert": inert})
 
 
 class PriorRule(View):

@@ -31,8 +31,12 @@ def action_space_text(view: ActionSpaceView) -> str:
 
 
 def _explained(row: KnobRow) -> str:
-    details = [f"{row.dimension}", *(part for part in (row.does, row.inert, row.helps, row.cost, row.note) if part)]
-    return f"{knob_entry(row)}\n  {'; '.join(details)}"
+    details = {
+        "": row.does, "helps: ": row.helps, "cost: ": row.cost, "rounded to ": row.rounded_to, "note: ": row.note,
+        "no effect: ": row.inert,
+    }  # fmt: skip
+    parts = [row.dimension, *(f"{name}{text}" for name, text in details.items() if text)]
+    return f"{knob_entry(row)}\n  {'; '.join(parts)}"
 
 
 def _values(row: KnobRow) -> str:

@@ -46,14 +46,17 @@ def _asked_for(found: TrialObservation, plan: TrialPlan) -> str:
 
 
 def running_text(found: TrialObservation) -> str:
-    """A running trial in at most RUNNING_LENGTH bytes: how far it is, the score that will be judged, how to wait on."""
+    """A running trial in at most 200 bytes: how far it is, the score that will be judged, and how to wait on.
+
+    The call that has started the trial adds what was rounded or has no effect, and what the trial will take.
+    """
     progress = RunningProgress.model_validate(found.progress or {"stage": "loading"})
     if progress.hopeless:
         return cut(f"{found.trial}: {progress.line()}; {progress.hopeless} {found.next}", HOPELESS_LENGTH)
     capped = progress.wait_limit_seconds
-    limit = f" This client waits at most {capped:.0f} s per call." if capped is not None else ""
+    limit = f"; a call waits at most {capped:.0f} s" if capped is not None else ""
     call = f"wait_trial(session={found.session!r}, trial={found.trial!r})"
-    running = f"{found.trial} runs: {progress.line()}. Nothing failed.{limit} {call}"
+    running = f"{found.trial} runs: {progress.line()}. Nothing failed{limit}: {call}"
     started = [*_notes(found), *([_estimate(found.estimate)] if found.estimate else [])]  # of the call that started it
     return "\n".join([running, *started])
 

@@ -1,0 +1,52 @@
+"""The knobs of a backbone as rows of a view: all of them, or those that a query names, with what they do."""
+
+import re
+from itertools import pairwise
+
+from ..data.errors import ConfigError
+from ..models.config import KNOBS
+from ..models.knobs.declaration import DIMENSIONS
+from ..sandbox.action_space import ActionSpace
+from .views import KnobRow
+
+
+def knob_rows(space: ActionSpace, backbone: str) -> list[KnobRow]:
+    """The knobs of a backbone, in the order of SANDBOX.md."""
+    return [KnobRow.model_validate(row) for row in space.describe(backbone)]
+
+
+def explained_knobs(space: ActionSpace, backbone: str, query: str) -> list[KnobRow]:
+    """The knobs that a word of `query` names, by name, alias or dimension, or else in what they do, with what they do.
+
+    Raises ConfigError if the query matches none.
+    """
+    words = _words(query)
+    rows = knob_rows(space, backbone)
+    found = [row for row in rows if any(_names(row, word) for word in words)]
+    found = found or [row for row in rows if any(word in KNOBS[row.knob].about.text.casefold() for word in words)]
+    if not found:
+        raise ConfigError(
+            f"no knob of {backbone} matches {query!r:.60}; leave query out for all knobs, or name a dimension: "
+            f"{', '.join(DIMENSIONS)}"
+        )
+    return [_explained(row) for row in found]
+
+
+def _words(query: str) -> list[str]:
+    """The words of a query, and neighbours joined as names are: "learning rate" is learning, rate and learning_rate."""
+    words = [word for word in re.split(r"[^0-9a-z_]+", query.casefold()) if word]
+    return [*words, *map("_".join, pairwise(words))]
+
+
+def _names(row: KnobRow, word: str) -> bool:
+    """Whether the word is the knob, its dimension or an alias, or a part of the knob's name such as `dropout`."""
+    return word in {row.knob, row.dimension, *KNOBS[row.knob].about.aliases} or word in row.knob.split("_")
+
+
+def _explained(row: KnobRow) -> KnobRow:
+    about = KNOBS[row.knob].about
+    details = {"does": about.text, "helps": about.helps, "cost": about.cost, "note": about.note}
+    inert = about.inert.reason if about.inert else None
+    rounded = str(about.resolution) if about.resolution else None
+    known = {name: text or None for name, text in details.items()}
+    return row.model_copy(update={**known, "inert": inert, "rounded_to": rounded})
