@@ -21,6 +21,7 @@ MAX_TEXT = 50_000  # characters of one text
 MAX_DEPTH = 8  # levels of lists and objects in one argument
 MAX_BITS = 1000  # of an integer; larger ones are no floats
 _NAMES = re.compile(r"\s*[\w./-]+(\s*,\s*[\w./-]+)*\s*")
+_WORDS = {"true": "yes", "false": "no"}  # for a choice of yes and no
 _TYPES = {
     "string": "a text", "number": "a number", "integer": "an integer", "boolean": "true or false",
     "array": "a list", "object": "an object",
@@ -79,7 +80,8 @@ def _object(given: Mapping[str, Any], schema: Schema, path: str, whole: str) -> 
         for name, value in decoded.items()
         if value is not None and (name in required or not _is_empty(value, properties[name]))
     }
-    if missing := [name for name in required if name not in present]:
+    blank = [] if path else [name for name in required if _is_blank(present.get(name))]  # of a nested one: no object
+    if missing := [name for name in required if name not in present or name in blank]:
         about = properties[missing[0]].get("description", "")
         raise ArgumentError(f"{whole} needs {listed(missing)}" + (f" ({about})" if len(missing) == 1 else ""))
     return {name: _value(value, properties[name], f"{path}{name}") for name, value in present.items()}
@@ -96,9 +98,13 @@ def _decoded(value: Any, schema: Schema, path: str) -> Any:
     return parsed
 
 
+def _is_blank(value: Any) -> bool:
+    return isinstance(value, str) and not value.strip()
+
+
 def _is_empty(value: Any, schema: Schema) -> bool:
     """Whether the value of an optional property says nothing, as strict clients send it that must send something."""
-    if isinstance(value, str) and not value.strip():
+    if _is_blank(value):
         return True
     if isinstance(value, Mapping) and schema.get("properties"):
         choices = [name for name, part in schema["properties"].items() if "enum" in part]
@@ -137,6 +143,7 @@ def _text(given: Any, schema: Schema, path: str) -> str | None:
 def _choice(given: str, schema: Schema, path: str) -> str:
     choices: list[str] = schema["enum"]
     folded = given.strip().lower().replace("-", "_").replace(" ", "_")
+    folded = next((word for word in choices if word == _WORDS.get(folded)), folded)
     if folded not in choices:
         raise ArgumentError(f"{path}={given!r:.60} is not one of {', '.join(choices)}{hint(given, choices)}")
     return folded
@@ -179,7 +186,7 @@ def _array(given: Any, schema: Schema, path: str) -> list[Any] | None:
     if len(given) > most:
         raise ArgumentError(f"{path} has {len(given)} entries; give at most {most}")
     entries = [(_decoded(entry, items, f"{path}[{n}]"), f"{path}[{n}]") for n, entry in enumerate(given, 1)]
-    return [_value(entry, items, name) for entry, name in entries]
+    return [_value(entry, items, name) for entry, name in entries if not _is_empty(entry, items)]
 
 
 def _nested(given: Any, schema: Schema, path: str) -> dict[str, Any] | None:

@@ -180,3 +180,22 @@ def test_deep_nesting_is_refused(as_text: bool) -> None:
 def test_a_refusal_of_many_unknown_arguments_stays_short() -> None:
     text = refusal("run_trial", **SESSION, **{f"{number}-{'x' * 300}": 1 for number in range(200)})
     assert len(text) < 1500
+
+
+def test_true_and_false_are_yes_and_no_where_these_are_the_choices() -> None:
+    assert read("write_reflection", **{**REFLECTION, "helped": True})["helped"] == "yes"
+    assert read("write_reflection", **{**REFLECTION, "helped": "False"})["helped"] == "no"
+    assert "is not one of" in refusal("read_memory", **SESSION, view=True)
+
+
+def test_entries_that_a_strict_client_filled_with_nothing_are_left_out() -> None:
+    nothing = {"kind": "avoid", "statement": "", "condition": "", "evidence": []}
+    ending = {**SESSION, "cognition_summary": "wider is better"}
+    assert read("finalize", **ending, rules=[nothing])["rules"] == []
+    assert read("run_trial", **SESSION, changes_list=[{"knob": "", "value": ""}])["changes_list"] == []
+    assert read("sweep", **SESSION, settings=[{}])["settings"] == [{}], "the base itself is a setting"
+
+
+def test_a_required_text_that_is_blank_is_missing() -> None:
+    assert refusal("finalize", **SESSION, cognition_summary=" ").startswith("finalize needs cognition_summary (what")
+    assert refusal("wait_trial", session="").startswith("wait_trial needs session")

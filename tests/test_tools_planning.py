@@ -40,6 +40,12 @@ def written(ws: Workspace) -> tuple[int, int]:
     return len(ws.memory.trials.all(SESSION)), len(AuditLog(Vault(ws.home).directory).entries())
 
 
+@pytest.mark.parametrize("base", ["Default", " INCUMBENT ", "T002"])
+def test_a_base_may_be_in_any_case(ws: Workspace, base: str) -> None:
+    found = run_trial(ws, SESSION, {"hidden_dim": 24}, base=base, dry_run=True)
+    assert found.base in {"default", "t001", "t002"}
+
+
 def test_a_dry_run_estimates_and_starts_and_records_nothing(ws: Workspace) -> None:
     before = written(ws)
     found = run_trial(ws, SESSION, {"hidden_dim": 24}, base="default", dry_run=True)
@@ -97,6 +103,7 @@ def test_matching_heuristics_are_named_whether_they_refuse_the_trial_or_are_over
     assert (refused.plan.would, overridden.plan.would) == ("refuse", "start")
     assert refused.plan.heuristics == overridden.plan.heuristics == ["3: hidden_dim < 12 (“narrow hurts”)"]
     assert "discard heuristic 3" in refused.next
+    assert (refused.plan.trials_left, overridden.plan.trials_left) == (2, 1), "a refusal uses nothing"
     assert refused.estimate is not None and refused.estimate.seconds is not None, "it does not depend on a refusal"
 
 

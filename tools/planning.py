@@ -44,8 +44,8 @@ def planned(
     config, budget = configs[0], budget_of(session, list(trials))
     matching = applying_heuristics(heuristics, base[1], config)
     estimate = None if admission.kind == "duplicate" else estimate_for(ws, session, config, trials)
-    seconds = estimate.seconds if estimate and estimate.seconds is not None else 0.0
-    starts = admission.kind != "duplicate"
+    starts = admission.kind == "admitted"
+    seconds = estimate.seconds if starts and estimate and estimate.seconds is not None else 0.0
     plan = TrialPlan(
         would=WOULD[admission.kind],
         reason=admission.reason,

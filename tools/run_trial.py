@@ -147,6 +147,7 @@ def start_trial(
 def resolve_base(ws: Workspace, session: SessionRecord, base: str) -> tuple[str, TrialConfig]:
     """The handle and the configuration of `base`; 'incumbent' is the default until a trial has been kept."""
     default = ws.session_protocol(session).space.default(session.backbone)
+    base = base.strip().lower()  # both words and the handles are lower-case
     if base == "incumbent":
         incumbent = ws.memory.trials.incumbent(session.id)
         if incumbent is None:

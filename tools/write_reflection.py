@@ -57,7 +57,7 @@ def write_reflection(  # noqa: PLR0913, PLR0917 - one parameter per claim that i
         str,
         Field(
             description="what explains the result: optimisation, regularisation, capacity, sequence_modelling, "
-            "supervision, scoring, or several"
+            "supervision, scoring; several with commas"
         ),
     ],
     lesson: Annotated[str, Field(description="what the trial taught, in one or two sentences", min_length=1)],

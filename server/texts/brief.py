@@ -7,7 +7,7 @@ from pydantic import TypeAdapter
 
 from ...tools.results import OpenedSession
 from ...tools.views import KnobRow, PriorConfiguration, PriorEntry, PriorRule
-from .figures import budget, cut, ndcg, settings, signed, value
+from .figures import budget, cut, ndcg, settings, value
 from .knobs import LEGEND, knob_lines
 
 _ENTRY: TypeAdapter[PriorRule | PriorConfiguration] = TypeAdapter(PriorEntry)
@@ -37,7 +37,7 @@ def brief_text(brief: OpenedSession) -> str:
 def prior_line(entry: PriorRule | PriorConfiguration) -> str:
     """One entry of the prior: quoted data with its source."""
     if isinstance(entry, PriorConfiguration):
-        gain = "" if entry.gain is None else f", {signed(entry.gain)} over its default"
+        gain = "" if entry.gain is None else f", {entry.gain:+.1%} over its default"
         line = f"configuration of {entry.session}/{entry.trial} (NDCG@10 {ndcg(entry.ndcg)}{gain}): "
         return cut(line + settings(entry.config), 2 * ENTRY_LENGTH)
     kind = "discard heuristic" if entry.type == "heuristic" else entry.kind

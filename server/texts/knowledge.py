@@ -6,13 +6,14 @@ from .figures import cut
 
 LENGTH = 4000  # bytes of the whole text
 TEXT_LENGTH = 300
+QUERY_LENGTH = 80
 
 
 def long_term_text(view: LongTermView) -> str:
     """The matches of a query, or without one the rules, the summaries and the prior."""
     lines = [view.note] if view.note else []
     if view.query:
-        lines.append(f"{len(view.found)} matches of {view.query!r}")
+        lines.append(f"{len(view.found)} matches of {view.query!r:.{QUERY_LENGTH}}")
     lines += [_found(row) for row in view.found]
     lines += [_rule(row) for row in view.rules]
     lines += [_summary(row) for row in view.summaries]

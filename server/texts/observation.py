@@ -1,5 +1,7 @@
 """What is known about one trial, as text."""
 
+from ...memory.text import quote
+from ...models.knobs.declaration import DIMENSIONS
 from ...sandbox.estimates import Estimate
 from ...tools.progress import RunningProgress
 from ...tools.results import HypothesisOutcome, StoppedTrial, SweptSettings, TrialObservation, TrialPlan
@@ -31,16 +33,20 @@ def observation_text(found: TrialObservation) -> str:
 def planned_text(found: TrialObservation, plan: TrialPlan) -> str:
     """What a dry run says: what the call would do, what it would take, and what would be left."""
     would = {"start": "would start", "return": f"would return {found.trial} at no cost", "refuse": "would be refused"}
-    lines = [f"dry run, nothing was started: {cut(settings(found.changes), CHANGES_LENGTH)} over {found.base}"]
+    lines = [f"dry run, nothing was started: {_asked_for(found, plan)} over {found.base}"]
     lines.append(f"{would[plan.would]}{f': {plan.reason}' if plan.reason else ''}")
     if plan.rescores:
         lines.append("nothing would be trained, only scored again")
-    if plan.settings is not None:
-        lines.append(f"{plan.settings} new settings")
     lines += [f"discard heuristic: {text}" for text in plan.heuristics]
     lines += [*_notes(found), *([_estimate(found.estimate)] if found.estimate else [])]
     left = f"left after it: {plan.trials_left} trials, {seconds(plan.train_seconds_left)} of training"
     return within(PLAN_LENGTH, lines, [left, cut(f"next: {found.next}", NEXT_LENGTH)])
+
+
+def _asked_for(found: TrialObservation, plan: TrialPlan) -> str:
+    if plan.settings is not None:
+        return f"{plan.settings} {'settings' if plan.would == 'return' else 'new settings'}"
+    return _changed(found)
 
 
 def running_text(found: TrialObservation) -> str:
@@ -69,7 +75,9 @@ def measured_lines(found: TrialObservation) -> list[str]:
     if found.base_delta and found.base_delta != found.delta:
         lines.append(f"against its base {found.base}: {change(**found.base_delta)}")
     if found.reason:
-        lines.append(cut(f"{found.verdict or found.status}: {found.reason}", REASON_LENGTH))
+        verdict = found.verdict or found.status
+        reason = found.reason if found.reason.startswith(verdict) else f"{verdict}: {found.reason}"
+        lines.append(cut(reason, REASON_LENGTH))
     if found.stopped:
         lines.append(_stopped(found.stopped))
     if found.hypothesis:
@@ -80,9 +88,12 @@ def measured_lines(found: TrialObservation) -> list[str]:
 
 
 def _heading(found: TrialObservation) -> str:
-    changed = cut(settings(found.changes), CHANGES_LENGTH) if found.changes else "nothing changed"
     incumbent = f"; incumbent {found.incumbent}" if found.incumbent else ""
-    return f"{found.trial} {found.status}: {changed}, over {found.base}{incumbent}"
+    return f"{found.trial} {found.status}: {_changed(found)}, over {found.base}{incumbent}"
+
+
+def _changed(found: TrialObservation) -> str:
+    return cut(settings(found.changes), CHANGES_LENGTH) if found.changes else "nothing changed"
 
 
 def _notes(found: TrialObservation) -> list[str]:
@@ -137,9 +148,14 @@ def _hypothesis(outcome: HypothesisOutcome) -> str:
     missed = "" if outcome.dimension_changed else "; no knob of that dimension changed"
     size = f" ({', '.join(sizes)})" if sizes else ""
     return (
-        f"hypothesis on {outcome.dimension}: predicted {outcome.predicted}, happened {outcome.happened}{size}, "
+        f"hypothesis on {_named(outcome.dimension)}: predicted {outcome.predicted}, happened {outcome.happened}{size}, "
         f"held: {outcome.held}{missed}"
     )
+
+
+def _named(dimension: str) -> str:
+    """A dimension by its name; any other text of the agent as a quotation."""
+    return dimension if dimension in DIMENSIONS else quote(dimension, len(dimension))
 
 
 def _curve(found: TrialObservation) -> str:

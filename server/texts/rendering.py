@@ -35,7 +35,8 @@ def text_of(result: BaseModel) -> str:
 
 
 def _protocol_text(view: ProtocolView) -> str:
-    return "\n".join([*view.rules, "The whole SANDBOX.md is the resource sandbox://protocol."])
+    whole = view.text or "The whole SANDBOX.md: query='full'."
+    return "\n".join([*view.rules, whole])
 
 
 _TEXTS: dict[type[BaseModel], Callable[[Any], str]] = {

@@ -56,7 +56,8 @@ def _heading(state: StateView) -> str:
         text += f"; running {', '.join(running)}"
     if state.free_places:
         text += f"; {state.free_places} more may start"
-    return f"{text}; reflection due for {state.pending_reflection}" if state.pending_reflection else text
+    is_due = state.pending_reflection and state.state == "open"
+    return f"{text}; reflection due for {state.pending_reflection}" if is_due else text
 
 
 def _best(best: list[BestTrial]) -> list[str]:
