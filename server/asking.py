@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field
 
 from ..data.errors import ServerError, VirtualMLEError
 from ..data.wording import counted
+from ..tools.cognition import best_first
 from ..tools.finalize import check_texts
 from ..tools.sync import sync_session
 from ..tools.workspace import Workspace
@@ -78,16 +79,18 @@ def question_of(ws: Workspace, session: str, summary: str, rules: list[RuleInput
     """
     running = sync_session(ws, session)
     record = ws.memory.sessions.get(session)
-    incumbent = ws.memory.trials.incumbent(session)
+    trials = ws.memory.trials.all(session)
+    finished = best_first(trials)
     is_confirming = bool(ws.memory.trials.repetitions(session))  # the person was asked when it began
-    if record.state != "open" or running or is_confirming or incumbent is None or incumbent.outcome is None:
+    if record.state != "open" or running or is_confirming or not finished:
         return ""
     check_texts(ws, record, summary, rules)
-    trials = counted(len(ws.memory.trials.all(session)), "trial")
-    best = f"{incumbent.handle}, validation NDCG@10 {incumbent.outcome.metrics['ndcg@10']:.4f}"
+    best = finished[0]  # what finalize selects, unless the protocol has the best ones confirmed first
+    assert best.outcome is not None
+    known = f"{best.handle}, validation NDCG@10 {best.outcome.metrics['ndcg@10']:.4f}"
     return (
-        f"The agent wants to end the VirtualMLE session {session} ({trials}; incumbent {best}) and to evaluate its "
-        "best trial on the test set, which is possible once. The session cannot be reopened. End it?"
+        f"The agent wants to end the VirtualMLE session {session} ({counted(len(trials), 'trial')}; the best is "
+        f"{known}) and to evaluate it on the test set, which is possible once. The session cannot be reopened. End it?"
     )
 
 

@@ -60,7 +60,7 @@ def running_text(found: TrialObservation) -> str:
     capped = progress.wait_limit_seconds
     limit = f"; a call waits at most {capped:.0f} s" if capped is not None else ""
     call = f"wait_trial(session={found.session!r}, trial={found.trial!r})"
-    running = f"{found.trial} runs: {progress.line()}. Nothing failed{limit}: {call}"
+    running = f"{found.trial} running: {progress.line()}. Nothing failed{limit}: {call}"
     started = [*_notes(found), *([_estimate(found.estimate)] if found.estimate else [])]  # of the call that started it
     return "\n".join([running, *started])
 
