@@ -277,6 +277,7 @@ def _trial(ws: Workspace, session: SessionRecord, handle: str) -> TrialView:
     return TrialView(
         **observe(ws, session, handle).model_dump(),
         config=record.config,
+        settings=ws.settings_of(session, record),
         asked=_request_row(record, ws.memory.figures.of(session.id)),
         curve_epochs=record.outcome.curve if record.outcome else [],
         swept=setting_rows(record),

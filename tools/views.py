@@ -335,6 +335,7 @@ class TrialView(View, TrialObservation):
     """view='trial'. `shares` are empty for a trial without a finished base, and in a session without memory."""
 
     config: KnobValues
+    settings: KnobValues = {}  # the knobs of `config` that differ from the backbone's default
     asked: RequestRow
     curve_epochs: list[dict[str, Any]]
     shares: list[ShareRow]

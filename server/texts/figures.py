@@ -1,19 +1,26 @@
 """Numbers and settings in the fewest characters that an agent needs: .0765, +.0012 ± .0008 (z +1.5), lr=0.001."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...tools.results import Budget
 
+SMALLEST = 0.00005  # what is smaller would be .0000
+MIN_LINE = 40  # bytes of a line that is cut; shorter ones say too little
+
 
 def ndcg(value: float) -> str:
-    """A metric between 0 and 1 with four decimals and no leading zero."""
-    return f"{value:.4f}".removeprefix("0")
+    """A metric between 0 and 1 with four decimals and no leading zero; smaller values have one significant digit."""
+    return _decimals(value, "").removeprefix("0")
 
 
 def signed(value: float) -> str:
     """A difference of a metric, with its sign."""
-    return f"{value:+.4f}".replace("+0.", "+.").replace("-0.", "-.")
+    return _decimals(value, "+").replace("+0.", "+.").replace("-0.", "-.")
+
+
+def _decimals(value: float, sign: str) -> str:
+    return f"{value:{sign}.0e}" if 0 < abs(value) < SMALLEST else f"{value:{sign}.4f}"
 
 
 def change(delta: float, se: float | None = None, z: float | None = None) -> str:
@@ -54,9 +61,30 @@ def budget(left: Budget) -> str:
     return text if left.llm_usd_max is None else f"{text}, ${left.llm_usd_used:.2f} of ${left.llm_usd_max:.2f}"
 
 
+def size(text: str) -> int:
+    """The bytes of a text; the budgets are in bytes, which a client counts and which follow its tokens."""
+    return len(text.encode())
+
+
 def cut(text: str, length: int) -> str:
-    """The text, shortened to at most `length` characters; a quotation keeps its closing mark."""
-    if len(text) <= length:
+    """The text in at most `length` bytes; a quotation that is cut keeps its closing mark."""
+    if size(text) <= length:
         return text
-    end = "…”" if text.endswith("”") else "…"
-    return text[: length - len(end)].rstrip() + end
+    kept = text.encode()[: length - size("…”")].decode(errors="ignore").rstrip()
+    return f"{kept}…”" if kept.count("“") > kept.count("”") else f"{kept}…"
+
+
+def within(length: int, lines: Sequence[str], last: Sequence[str]) -> str:
+    """The lines, and after them the last ones, in at most `length` bytes.
+
+    The last ones are whole. Of the lines, the first that does not fit is cut, and those after it are left out.
+    """
+    room = length - sum(size(line) + 1 for line in last)
+    kept = []
+    for line in lines:
+        if size(line) + 1 > room:
+            kept += [cut(line, room - 1)] if room > MIN_LINE else []
+            break
+        kept.append(line)
+        room -= size(line) + 1
+    return "\n".join([*kept, *last])

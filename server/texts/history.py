@@ -3,42 +3,71 @@
 from typing import Any
 
 from ...tools.views import ReflectionRow, SettingRow, TrajectoryView, TrialRow, TrialView
-from .figures import change, cut, ndcg, seconds, settings, value
-from .observation import measured_lines
+from .figures import change, cut, ndcg, seconds, settings, size, value, within
+from .observation import measured_lines, running_text
 
+LENGTH = 12_000  # bytes of a trajectory
+LESSONS_LENGTH = 2000  # bytes of its reflections, however many trials there are
+ROWS = 150
 CHANGES_LENGTH = 150
 LESSON_LENGTH = 220
+SETTINGS_LENGTH = 150
+NEXT_LENGTH = 160
 TRIAL_LENGTH = 1500
-POINTS = 10  # of a learning curve
+POINTS = 8  # of a learning curve
 SWEPT = "settings, best first"
 
 
 def trajectory_text(view: TrajectoryView) -> str:
-    """One line per trial, and below it its reflection."""
-    reflections = {reflection.trial: reflection for reflection in view.reflections}
+    """One line per trial, of the latest ROWS trials; below it its reflection, of the latest as far as there is room."""
+    rows = {row.trial: _row(row) for row in view.trials[-ROWS:]}
+    said = _latest(view.reflections, max(LENGTH - sum(size(row) + 1 for row in rows.values()), LESSONS_LENGTH))
     lines = [f"{view.session}: trial, changes over base: validation NDCG@10, difference to the base, verdict"]
-    for row in view.trials:
-        lines.append(_row(row))
-        if row.trial in reflections:
-            lines.append(f"  {_reflection(reflections[row.trial])}")
+    earlier = len(view.trials) - len(rows)
+    lines += [f"{earlier} earlier trials: the best are in view='state', each one in view='trial'"] if earlier else []
+    unsaid = len(view.reflections) - len(said)
+    lines += [f"reflections of the latest {len(said)} trials that have one; others in view='trial'"] if unsaid else []
+    for trial, row in rows.items():
+        lines += [row, *([said[trial]] if trial in said else [])]
     return "\n".join(lines if view.trials else [*lines, "no trials yet"])
 
 
+def _latest(reflections: list[ReflectionRow], room: int) -> dict[str, str]:
+    """The latest reflections that fit into `room` bytes, as lines by trial."""
+    lines: dict[str, str] = {}
+    for reflection in reversed(reflections):
+        line = f"  {_reflection(reflection)}"
+        room -= size(line) + 1
+        if room < 0:
+            break
+        lines[reflection.trial] = line
+    return lines
+
+
 def trial_text(view: TrialView) -> str:
-    """One trial in at most TRIAL_LENGTH bytes."""
-    lines = [
-        f"{view.trial} {view.status}: {cut(settings(view.changes), CHANGES_LENGTH)} over {view.base}",
-        *measured_lines(view),
-        *_asked(view),
-    ]
-    if view.shares:
-        shares = ", ".join(f"{one.knob} {change(one.delta, one.se)}" for one in view.shares)
-        lines.append(cut(f"shares of the knobs in the difference to the base: {shares}", LESSON_LENGTH))
-    if view.curve_epochs:
-        lines.append(_curve(view.curve_epochs))
-    room = TRIAL_LENGTH - len("\n".join(lines).encode()) - 2
-    lines += _swept(view.swept, room)
-    return "\n".join(lines)
+    """One trial in at most TRIAL_LENGTH bytes; a sweep has its settings as far as there is room."""
+    if view.status == "running":
+        return running_text(view)
+    last = [cut(f"next: {view.next}", NEXT_LENGTH)]
+    lines = [_heading(view), *measured_lines(view), *([_curve(view.curve_epochs)] if view.curve_epochs else [])]
+    lines += [*_shares(view), *_asked(view)]
+    room = TRIAL_LENGTH - sum(size(line) + 1 for line in [*lines, *last])
+    return within(TRIAL_LENGTH, [*lines, *_swept(view.swept, room)], last)
+
+
+def _heading(view: TrialView) -> str:
+    text = f"{view.trial} {view.status}: {cut(settings(view.changes), CHANGES_LENGTH)} over {view.base}"
+    if view.settings == view.changes:
+        return text
+    return f"{text}; with it, other than the default: {cut(settings(view.settings), SETTINGS_LENGTH)}"
+
+
+def _shares(view: TrialView) -> list[str]:
+    """The part of each knob in the difference; of one knob it is the whole, which is said already."""
+    if len(view.shares) < 2:
+        return []
+    shares = ", ".join(f"{one.knob} {change(one.delta, one.se)}" for one in view.shares)
+    return [cut(f"shares of the knobs in the difference to the base: {shares}", LESSON_LENGTH)]
 
 
 def _row(row: TrialRow) -> str:

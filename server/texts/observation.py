@@ -5,25 +5,29 @@ from ...models.knobs.declaration import DIMENSIONS
 from ...sandbox.estimates import Estimate
 from ...tools.progress import RunningProgress
 from ...tools.results import HypothesisOutcome, StoppedTrial, SweptSettings, TrialObservation, TrialPlan
-from .figures import budget, change, cut, ndcg, seconds, settings, signed
+from .figures import budget, change, cut, ndcg, seconds, settings, signed, within
 
-SWEEP_LENGTH = 420  # characters of the table of a sweep
-CHANGES_LENGTH = 240
-NEXT_LENGTH = 260
+LENGTH = 1200  # bytes of the whole text
+SWEEP_LENGTH = 420  # bytes of the table of a sweep
+CHANGES_LENGTH = 180
+REASON_LENGTH = 200
+NOTE_LENGTH = 160
+NEXT_LENGTH = 220
 HOPELESS_LENGTH = 400
+PLAN_LENGTH = 1200
 
 
 def observation_text(found: TrialObservation) -> str:
-    """A trial in a few lines: its result, its comparisons, its curve, and what to do next."""
+    """A trial in at most LENGTH bytes: its result, its comparisons, its curve, and what to do next."""
     if found.status == "running":
         return running_text(found)
     if found.plan:
         return planned_text(found, found.plan)
-    lines = [_heading(found), *_notes(found), *measured_lines(found)]
+    lines = [_heading(found), *_facts(found), *measured_lines(found)]
     if found.sweep:
-        lines.append(_sweep(found.sweep))
-    lines += [budget(found.budget), cut(f"next: {found.next}", NEXT_LENGTH)]
-    return "\n".join(lines)
+        lines += _sweep(found.sweep)
+    last = [budget(found.budget), cut(f"next: {found.next}", NEXT_LENGTH)]
+    return within(LENGTH, [*lines, *_said(found)], last)
 
 
 def planned_text(found: TrialObservation, plan: TrialPlan) -> str:
@@ -35,8 +39,8 @@ def planned_text(found: TrialObservation, plan: TrialPlan) -> str:
         lines.append("nothing would be trained, only scored again")
     lines += [f"discard heuristic: {text}" for text in plan.heuristics]
     lines += [*_notes(found), *([_estimate(found.estimate)] if found.estimate else [])]
-    lines.append(f"left after it: {plan.trials_left} trials, {seconds(plan.train_seconds_left)} of training")
-    return "\n".join([*lines, cut(f"next: {found.next}", NEXT_LENGTH)])
+    left = f"left after it: {plan.trials_left} trials, {seconds(plan.train_seconds_left)} of training"
+    return within(PLAN_LENGTH, lines, [left, cut(f"next: {found.next}", NEXT_LENGTH)])
 
 
 def _asked_for(found: TrialObservation, plan: TrialPlan) -> str:
@@ -72,7 +76,8 @@ def measured_lines(found: TrialObservation) -> list[str]:
         lines.append(f"against its base {found.base}: {change(**found.base_delta)}")
     if found.reason:
         verdict = found.verdict or found.status
-        lines.append(found.reason if found.reason.startswith(verdict) else f"{verdict}: {found.reason}")
+        reason = found.reason if found.reason.startswith(verdict) else f"{verdict}: {found.reason}"
+        lines.append(cut(reason, REASON_LENGTH))
     if found.stopped:
         lines.append(_stopped(found.stopped))
     if found.hypothesis:
@@ -92,13 +97,20 @@ def _changed(found: TrialObservation) -> str:
 
 
 def _notes(found: TrialObservation) -> list[str]:
+    return [*_facts(found), *_said(found)]
+
+
+def _said(found: TrialObservation) -> list[str]:
+    """What the server made of the changes."""
+    notes = {"rounded": found.rounded, "without effect": found.ignored}
+    return [cut(f"{name}: {text}", NOTE_LENGTH) for name, text in notes.items() if text]
+
+
+def _facts(found: TrialObservation) -> list[str]:
+    """What is out of the ordinary about the trial."""
     notes = []
     if found.duplicate:
         notes.append("duplicate: tried before, nothing was spent")
-    if found.rounded:
-        notes.append(cut(f"rounded: {found.rounded}", CHANGES_LENGTH))
-    if found.ignored:
-        notes.append(cut(f"without effect: {found.ignored}", CHANGES_LENGTH))
     if found.machine_fault:
         notes.append("the machine failed, not the configuration; no budget was used")
     if found.lost:
@@ -162,7 +174,7 @@ def _curve(found: TrialObservation) -> str:
     )
 
 
-def _sweep(swept: SweptSettings) -> str:
+def _sweep(swept: SweptSettings) -> list[str]:
     lines = swept.table.splitlines()
     shown, length = [], 0
     for line in lines:
@@ -173,4 +185,4 @@ def _sweep(swept: SweptSettings) -> str:
     rest = len(lines) - len(shown)
     more = "…: all in view='trial'" if rest else ""
     left_out = f"; left out, measured by {', '.join(swept.left_out)}" if swept.left_out else ""
-    return "\n".join([f"{swept.settings} settings, best first{left_out}:", *shown, *([more] if more else [])])
+    return [f"{swept.settings} settings, best first{left_out}:", *shown, *([more] if more else [])]

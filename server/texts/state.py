@@ -1,15 +1,20 @@
 """view='state' as text: where the session stands, what each knob did, and what the server proposes."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from ...tools.views import BestTrial, KnobEffect, PooledEffect, Proposal, StateView
-from .figures import budget, change, cut, ndcg, settings, value
+from .figures import budget, change, cut, ndcg, seconds, settings, size, value
 
 LENGTH = 3000  # bytes of the whole text
 BEST = 5
-SETTINGS_LENGTH = 330
+BEST_LENGTH = 400
+OTHER_LENGTH = 120
+SETTINGS_LENGTH = 150
+EFFECT_LENGTH = 200
 REASON_LENGTH = 160
-NEXT_LENGTH = 400
+NEXT_LENGTH = 240
+GAIN = "; NDCG@10 is expected"  # where a reason goes on with the figures of the proposal
+EFFECTS_LENGTH = 700  # bytes that the reasons of proposals must leave to the effects
 
 
 def state_text(state: StateView) -> str:
@@ -20,12 +25,26 @@ def state_text(state: StateView) -> str:
     if state.test_comparison:
         lines.append(state.test_comparison)
     lines += _best(state.best)
-    tail = [*_proposals(state.proposals), *_untried(state), cut(f"next: {state.next}", NEXT_LENGTH)]
-    room = LENGTH - len("\n".join([*lines, *tail]).encode()) - 1
-    effects = _fitting(_effects(state.effects), room, "effects per knob, in NDCG@10 over the value before ->:")
-    room -= sum(len(line.encode()) + 1 for line in effects)
-    pooled = _fitting(_pooled(state.history_effects), room, "effects in earlier sessions, relative:")
-    return "\n".join([*lines, *effects, *pooled, *tail])
+    tail = _tail(state, lines)
+    lines += _fitting(
+        _effects(state.effects), _room(lines, tail), "effects per knob, in NDCG@10 over the value before ->:"
+    )
+    lines += _fitting(_pooled(state.history_effects), _room(lines, tail), "effects in earlier sessions, relative:")
+    return "\n".join([*lines, *tail])
+
+
+def _tail(state: StateView, lines: Sequence[str]) -> list[str]:
+    """What follows the effects; the reasons of proposals only if they leave room for effects after `lines`."""
+    before = [f"not additive: {state.interaction}"] if state.interaction else []
+    after = [*_untried(state), cut(f"next: {state.next}", NEXT_LENGTH)]
+    whole = [*before, *_proposals(state.proposals, reasons=True), *after]
+    if _room(lines, whole) >= EFFECTS_LENGTH:
+        return whole
+    return [*before, *_proposals(state.proposals, reasons=False), *after]
+
+
+def _room(lines: Sequence[str], tail: Sequence[str]) -> int:
+    return LENGTH - sum(size(line) + 1 for line in [*lines, *tail])
 
 
 def _heading(state: StateView) -> str:
@@ -47,12 +66,12 @@ def _best(best: list[BestTrial]) -> list[str]:
         return []
     first = best[0]
     lines = [f"best: {first.trial} {_figure(first)}: {settings(first.settings)}"]
-    lines[0] = cut(lines[0], 2 * SETTINGS_LENGTH)
+    lines[0] = cut(lines[0], BEST_LENGTH)
     for other in best[1:BEST]:
         differs = {knob: found for knob, found in other.settings.items() if first.settings.get(knob) != found}
         without = [knob for knob in first.settings if knob not in other.settings]
         text = " ".join(filter(None, [settings(differs) if differs else "", *(f"-{knob}" for knob in without)]))
-        lines.append(cut(f"  {other.trial} {_figure(other)}: differs by {text or 'nothing'}", SETTINGS_LENGTH // 2))
+        lines.append(cut(f"  {other.trial} {_figure(other)}: differs by {text or 'nothing'}", OTHER_LENGTH))
     return lines
 
 
@@ -71,7 +90,7 @@ def _effects(effects: Mapping[str, KnobEffect]) -> Iterable[str]:
             f"{value(one.value)} {change(one.delta, one.se)}{_marks(one.attributed, one.stopped)}"
             for one in effect.values
         )
-        yield f"  {knob} {value(effect.over)} -> {values}"
+        yield cut(f"  {knob} {value(effect.over)} -> {values}", EFFECT_LENGTH)
 
 
 def _marks(attributed: str, stopped: int) -> str:
@@ -83,7 +102,7 @@ def _pooled(effects: Mapping[str, PooledEffect]) -> Iterable[str]:
         values = ", ".join(
             f"{value(one.value)} {one.mean_relative:+.1%} ± {one.se:.1%} (n {one.n})" for one in effect.values
         )
-        yield f"  {knob} -> {values}"
+        yield cut(f"  {knob} -> {values}", EFFECT_LENGTH)
 
 
 def _fitting(lines: Iterable[str], room: int, heading: str) -> list[str]:
@@ -103,18 +122,17 @@ def _fitting(lines: Iterable[str], room: int, heading: str) -> list[str]:
     return [heading, *found, *([f"  … {rest} more knobs"] if rest else [])]
 
 
-def _proposals(proposals: list[Proposal]) -> list[str]:
+def _proposals(proposals: list[Proposal], *, reasons: bool) -> list[str]:
     if not proposals:
         return []
-    return [
-        "proposals (expected change of NDCG@10 ± sd):",
-        *(
-            f"  {cut(settings(one.changes), SETTINGS_LENGTH)} over {one.base}: {change(one.expected_delta, one.sd)}"
-            f"{'' if one.cost_seconds is None else f', about {one.cost_seconds:.0f} s'}; "
-            f"{one.source}, evidence {one.evidence}"
-            for one in proposals
-        ),
-    ]
+    lines = ["proposals (expected change of NDCG@10 ± sd):"]
+    for one in proposals:
+        cost = "" if one.cost_seconds is None else f", about {seconds(one.cost_seconds)}"
+        gain = change(one.expected_delta, one.sd)
+        text = f"  {cut(settings(one.changes), SETTINGS_LENGTH)} over {one.base}: {gain}{cost}; "
+        why = cut(one.reason.partition(GAIN)[0], REASON_LENGTH) if reasons else ""
+        lines.append(f"{text}{one.source}, evidence {one.evidence}{f'; {why}' if why else ''}")
+    return lines
 
 
 def _untried(state: StateView) -> list[str]:
