@@ -168,11 +168,12 @@ def judge(
     needed = f"keep needs z >= {keep_z:g}"
     if settings > 1:
         needed += f" + {inflation:.2f} for the best of {settings} settings"
-    z = min(comparison.z, reference.z) - inflation
+    worst = min(comparison.z, reference.z)
+    z = worst - inflation
     if z >= keep_z and reference.delta > 0:
         return Judgement("keep", f"{numbers}; {needed}")
     if z < -keep_z:
-        return Judgement("discard", f"{numbers}; clearly worse")
+        return Judgement("discard", f"{numbers}; {'clearly worse' if worst < -keep_z else needed}")
     sizes = f"{candidate.parameters:,} parameters against {incumbent.parameters:,}"
     if candidate.parameters < incumbent.parameters:
         return Judgement("keep", f"{numbers}; within noise the simpler configuration wins: {sizes}")

@@ -91,6 +91,8 @@ def test_the_verdict_on_the_best_of_n_names_the_bound_and_does_not_keep_a_worse_
 
     assert (verdict(bound + 1.01), verdict(bound + 0.99)) == ("keep", "discard")
     assert (verdict(bound - 0.99, 50), verdict(bound - 1.01, 50)) == ("keep", "discard"), "as for z within noise"
+    chance = judge(INCUMBENT, INCUMBENT, Comparison(0.0004, 0.001, 0.4, 1000), 1.0, settings=24)
+    assert chance.verdict == "discard" and "needs z" in chance.reason and "worse" not in chance.reason
     kept = judge(INCUMBENT, INCUMBENT, Comparison(0.01, 0.001, 10.0, 1000), 1.0, settings=24)
     assert kept.reason.endswith("keep needs z >= 1 + 2.52 for the best of 24 settings")
 
