@@ -30,7 +30,7 @@ from virtualmle.sandbox.action_space import effective
 from virtualmle.sandbox.conditions import parse_condition
 from virtualmle.sandbox.program import Stop
 from virtualmle.sandbox.protocol import load_protocol
-from virtualmle.tools.knob_rows import knob_rows
+from virtualmle.tools.knob_entries import knob_rows
 from virtualmle.tools.results import Budget
 from virtualmle.tools.views import PriorEntry, StateView, TrajectoryView
 

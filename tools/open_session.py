@@ -14,7 +14,7 @@ from ..trials.places import most_places
 from .contents import same_content
 from .guidance import budget_of, next_step
 from .help_text import described
-from .knob_rows import knob_rows
+from .knob_entries import knob_rows
 from .recording import open_recorded
 from .results import OpenedSession
 from .sync import sync_session

@@ -14,7 +14,7 @@ from ..sandbox.joint import interaction_in_words, model_of, shares
 from .beside import default_test
 from .guidance import budget_of, next_step, pending_reflection, stop_of
 from .help_text import described
-from .knob_rows import explained_knobs, knob_rows
+from .knob_entries import explained_knobs, knob_rows
 from .observation import observe, without_figures
 from .open_session import brief_of, protocol_summary
 from .places import free_places
