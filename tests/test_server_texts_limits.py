@@ -16,7 +16,7 @@ from virtualmle.sandbox.program import Stop
 from virtualmle.sandbox.protocol import load_protocol
 from virtualmle.server.texts.knobs import knob_lines
 from virtualmle.server.texts.rendering import text_of
-from virtualmle.tools.knob_rows import explained_knobs, knob_rows
+from virtualmle.tools.knob_entries import explained_knobs, knob_rows
 from virtualmle.tools.results import (
     Budget,
     HypothesisOutcome,
