@@ -117,14 +117,14 @@ def test_importing_the_server_loads_neither_torch_nor_matplotlib_nor_optuna() ->
     assert ran.stdout.strip() == "[]"
 
 
-async def test_a_server_lists_its_tools_after_less_than_three_seconds_of_processor_time(tmp_path: Path) -> None:
+async def test_a_server_lists_its_tools_after_less_than_five_seconds_of_processor_time(tmp_path: Path) -> None:
     seconds = []  # processor time of the server; elapsed time would depend on the load of the machine
     for _ in range(3):  # the best of three: the first run may have to compile bytecode
         async with over_stdio(tmp_path) as client:
             assert len((await client.list_tools()).tools) == len(TOOLS)
             used = servers(tmp_path)[0].cpu_times()
         seconds.append(used.user + used.system)
-    assert min(seconds) < 3
+    assert min(seconds) < 5  # two clients give up after five seconds
 
 
 def test_standard_output_carries_only_protocol_messages(tmp_path: Path) -> None:
