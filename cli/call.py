@@ -41,10 +41,11 @@ def call(
     device: Device = "auto",
     threads: Threads = 0,
     keep_warm: KeepWarm = WARM_SECONDS,
+    text: Annotated[bool, typer.Option("--text", help="Print the text that a language model reads instead.")] = False,
 ) -> None:
     """Call one tool without a server.
 
-    Prints the result of the tool as JSON.
+    Prints the result of the tool as JSON, or with --text as a language model reads it.
 
     Example: virtualmle call open_session '{"dataset": "demo", "backbone": "sasrec"}'
     """
@@ -56,7 +57,8 @@ def call(
     )
     ws = open_workspace(home, settings)
     with ws.memory:
-        print(_invoke(_function(tool), ws, given).model_dump_json(indent=1))
+        result = _invoke(_function(tool), ws, given)
+        print(_text_of(result) if text else result.model_dump_json(indent=1))
 
 
 def _parse(text: str) -> dict[str, Any]:
@@ -74,6 +76,12 @@ def _function(tool: str) -> Callable[..., Any]:
     function: Callable[..., Any] = getattr(import_module(f"..tools.{tool}", __package__), tool)
     plain: Callable[..., Any] = inspect.unwrap(function)  # its signature has the bounds of the arguments
     return plain
+
+
+def _text_of(result: Any) -> str:
+    from ..server.texts.rendering import text_of
+
+    return text_of(result)
 
 
 def _invoke(function: Callable[..., Any], ws: Any, given: dict[str, Any]) -> Any:

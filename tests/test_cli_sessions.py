@@ -98,6 +98,8 @@ def test_tools_can_be_called_without_a_server(output_of: OutputOf) -> None:
     assert json.loads(output_of("call", "list_sessions"))["sessions"][0]["session"] == "demo-sasrec-1"
     view = json.loads(output_of("call", "read_memory", '{"session": "demo-sasrec-1", "view": "trajectory"}'))
     assert len(view["content"]["trials"]) == 2
+    text = output_of("call", "read_memory", '{"session": "demo-sasrec-1", "view": "trajectory"}', "--text")
+    assert text.startswith("demo-sasrec-1: trial, changes over base") and "\nt002 " in text
 
 
 def test_the_report_is_written_again_on_demand(output_of: OutputOf, tuned: tuple[Path, dict[str, Any], str]) -> None:

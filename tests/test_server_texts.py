@@ -148,7 +148,8 @@ def test_a_dry_run_says_that_nothing_was_started(ws: Workspace, session: str) ->
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_client_that_drops_texts_gets_no_structures_and_no_output_schemas(tmp_path: Path) -> None:
     server = build_server(tmp_path)
-    for name, has_structures in (("claude-code", False), ("Visual Studio Code", False), ("other", True)):
+    drop = ("claude-code", "codex-mcp-client", "github-copilot-developer", "opencode", "Visual Studio Code")
+    for name, has_structures in (*((name, False) for name in drop), ("other", True)):
         for mode in ("auto", "legacy"):
             async with Client(server, mode=mode, client_info=Implementation(name=name, version="1")) as client:
                 tools = (await client.list_tools()).tools

@@ -3,10 +3,13 @@
 The results are built, not measured: no session within seconds has sixty knobs tried and the longest reasons at once.
 """
 
+import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+from mcp import Client
 
 from virtualmle.memory.text import quote
 from virtualmle.models.config import KNOBS
@@ -14,6 +17,7 @@ from virtualmle.models.knobs.declaration import DIMENSIONS
 from virtualmle.sandbox.estimates import Estimate
 from virtualmle.sandbox.program import Stop
 from virtualmle.sandbox.protocol import load_protocol
+from virtualmle.server.app import build_server
 from virtualmle.server.texts.knobs import knob_lines
 from virtualmle.server.texts.rendering import text_of
 from virtualmle.tools.knob_entries import explained_knobs, knob_rows
@@ -149,6 +153,16 @@ def test_a_view_of_a_trial_quotes_what_the_agent_wrote() -> None:
     assert_quoted(text)
     for part in ("lr=0.001 dropout=0.4 over t117", "loss=full_softmax", "200: ", "reason given: “"):
         assert part in text
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_the_list_of_tools_fits(tmp_path: Path) -> None:
+    async with Client(build_server(tmp_path)) as client:
+        tools = (await client.list_tools()).model_dump(mode="json", by_alias=True, exclude_none=True)["tools"]
+    assert size(json.dumps(tools, separators=(",", ":"), ensure_ascii=False)) <= 12 * 1024
+    outputs = [tool["outputSchema"] for tool in tools]
+    assert size(json.dumps(outputs, separators=(",", ":"))) <= 5 * 1024
 
 
 def state() -> StateView:
