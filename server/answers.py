@@ -18,6 +18,7 @@ from .texts.rendering import text_of
 CLIENT_NAME_LENGTH = 80
 SHOW_STRUCTURE_ONLY = ("claude-code", "codex", "github-copilot", "opencode", "visual studio code", "vscode")
 """Clients, by prefix of their names, whose model would not see the text beside a structure."""
+STRUCTURES = ("structuredContent", "outputSchema")
 
 
 def name_of(ctx: ServerRequestContext[Any, Any]) -> str:
@@ -31,10 +32,10 @@ def takes_text_only(client: str) -> bool:
     return client.casefold().startswith(SHOW_STRUCTURE_ONLY)
 
 
-def answer(result: BaseModel, client: str) -> CallToolResult:
-    """The result of a tool as the wire carries it to the client of this name."""
-    structure = None if takes_text_only(client) else structure_of(result)
-    return CallToolResult(content=[TextContent(type="text", text=text_of(result))], structured_content=structure)
+def answer(result: BaseModel) -> CallToolResult:
+    """The result of a tool, as a text and as a structure."""
+    text = TextContent(type="text", text=text_of(result))
+    return CallToolResult(content=[text], structured_content=structure_of(result))
 
 
 def structure_of(result: BaseModel) -> dict[str, Any]:
@@ -44,10 +45,20 @@ def structure_of(result: BaseModel) -> dict[str, Any]:
     return result.model_dump(mode="json", by_alias=True, exclude_defaults=True)
 
 
-async def without_output_schemas(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
-    """Middleware: the list of tools for a client that takes texts only."""
+async def texts_alone(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+    """Middleware: answers without structures for clients that take texts only.
+
+    It stands outside everything that makes an answer, such as tasks, which therefore can rely on the structures.
+    """
     result = await call_next(ctx)
-    if ctx.method == "tools/list" and takes_text_only(name_of(ctx)) and isinstance(result, dict):
-        tools = [{key: part for key, part in tool.items() if key != "outputSchema"} for tool in result["tools"]]
-        return {**result, "tools": tools}
-    return result
+    return without_structures(result) if isinstance(result, dict) and takes_text_only(name_of(ctx)) else result
+
+
+def without_structures(result: dict[str, Any]) -> dict[str, Any]:
+    """A result on the wire without structures: that of a call, or of a task, or a list of tools."""
+    kept = {key: part for key, part in result.items() if key not in STRUCTURES}
+    if isinstance(kept.get("tools"), list):
+        kept["tools"] = [without_structures(tool) for tool in kept["tools"]]
+    if isinstance(kept.get("result"), dict):
+        kept["result"] = without_structures(kept["result"])
+    return kept

@@ -28,7 +28,7 @@ from ..tools.sync import adopt_all
 from ..tools.wait_trial import wait_trial
 from ..tools.workspace import Settings, Workspace
 from ..tools.write_reflection import write_reflection
-from .answers import without_output_schemas
+from .answers import texts_alone
 from .completions import add_completions
 from .identity import DESCRIPTION, ICON, NAME, TITLE
 from .prompts import add_prompts, prompts_of
@@ -98,7 +98,7 @@ def build_server(home: Path, settings: Settings | None = None) -> MCPServer[Work
         subscriptions=updates,
         log_level="WARNING",
     )
-    server.middleware.append(without_output_schemas)
+    server.middleware.append(texts_alone)
     prompts = prompts_of(ws)
     add_resources(server, ws)
     updates.serve_earlier_clients(server)

@@ -26,14 +26,15 @@ from ..tools.progress import RunningProgress
 from ..tools.results import TrialObservation
 from ..tools.wait_trial import awaited, wait_trial
 from ..tools.workspace import Workspace
-from .answers import answer, name_of
+from .answers import answer
 from .waits import describe
+from .wire import WAIT
 
 TASKS = "io.modelcontextprotocol/tasks"
 VERSIONS = frozenset({"2026-07-28"})
 WAITING = frozenset({"run_trial", "sweep", "wait_trial", "cancel_trial", "finalize"})
-"""The tools that may wait, all of which take `wait_seconds`."""
-WAIT, FINALIZE = "wait_seconds", "finalize"
+"""The tools that may wait, all of which take WAIT."""
+FINALIZE = "finalize"
 USUAL_POLL, SHORTEST_POLL, LONGEST_POLL = 5.0, 2.0, 30.0  # seconds between two tasks/get
 POLLS = 4  # in the time that a trial is expected to take
 MAX_FINALIZING = 100  # that this process remembers; more are forgotten, the oldest first
@@ -107,13 +108,13 @@ class TrialTasks(Extension):
         task = f"{content['session']}/{'+'.join(waits_for or [content['trial']])}"
         if content.get("rounded"):
             self._rounded[task] = content["rounded"]
-        return (await self._trial_task(task, "task", name_of(ctx))).on_the_wire()
+        return (await self._trial_task(task, "task")).on_the_wire()
 
     async def on_get(self, ctx: Handled, params: TaskParams) -> HandlerResult:
         """Serve tasks/get. MCPError for an unknown task."""
         require_client_extension(ctx, TASKS)
         if params.task_id not in self._finalizing:
-            return (await self._trial_task(params.task_id, "complete", name_of(ctx))).on_the_wire()
+            return (await self._trial_task(params.task_id, "complete")).on_the_wire()
         again, since = self._finalizing[params.task_id]
         result = await again(ctx)
         assert isinstance(result, CallToolResult)
@@ -138,7 +139,7 @@ class TrialTasks(Extension):
         except VirtualMLEError:
             return []
 
-    async def _trial_task(self, task: str, result_type: Literal["task", "complete"], client: str) -> Task:
+    async def _trial_task(self, task: str, result_type: Literal["task", "complete"]) -> Task:
         observation = await self._observe(task)
         record = self._ws.memory.trials.get(observation.session, observation.trial)
         running = observation.status == "running"
@@ -151,7 +152,7 @@ class TrialTasks(Extension):
             created_at=record.created_at,
             last_updated_at=record.finished_at or _now(),
             poll_interval_ms=_poll_milliseconds(observation),
-            result=None if running else _dumped(answer(observation.model_copy(update=rounded), client)),
+            result=None if running else _dumped(answer(observation.model_copy(update=rounded))),
         )
 
     async def _observe(self, task: str) -> TrialObservation:

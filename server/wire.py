@@ -43,7 +43,6 @@ REFLECTS = "virtualmle/reflects"
 WAIT = "wait_seconds"
 
 
-
 class WireTool(Tool):
     """A tool whose arguments are read leniently, and refused in our words."""
 
@@ -58,7 +57,7 @@ class WireTool(Tool):
         try:
             result = await super().run(read, context)
             is_question = isinstance(result, InputRequiredResult)  # to a person, whose answer the next call carries
-            return answer(result, name_of(context.request_context)) if convert_result and not is_question else result
+            return answer(result) if convert_result and not is_question else result
         except UnexpectedToolError:
             raise
         except ToolError as error:  # it may quote names of any length

@@ -188,3 +188,15 @@ async def test_a_client_without_the_extension_gets_no_task(tmp_path: Path) -> No
     async with Client(server, mode="legacy") as client:
         with pytest.raises(MCPError, match="Method not found"):
             await client.session.send_request(request("tasks/get", f"{SESSION}/t001"), Shown)
+
+
+async def test_a_client_that_takes_texts_only_gets_tasks_as_well(tmp_path: Path) -> None:
+    tasks, info = Tasks(), Implementation(name="claude-code", version="1")
+    server = build_server(tmp_path, Settings(threads=1))
+    async with Client(server, extensions=[tasks], client_info=info) as client:
+        await client.call_tool("open_session", {"dataset": "demo", "backbone": "sasrec"})
+        result = await client.call_tool("run_trial", {"session": SESSION, "changes": SMALL})
+    (text,) = result.content
+    assert text.type == "text" and text.text.startswith("t001 finished") and result.structured_content is None
+    assert [task.task_id for task in tasks.created] == [f"{SESSION}/t001"]
+    assert "structuredContent" not in (tasks.polls[-1].result or {})

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 import virtualmle
 from virtualmle.data.errors import ConfigError
 from virtualmle.memory.records import Hypothesis
-from virtualmle.server.answers import answer, structure_of
+from virtualmle.server.answers import structure_of
 from virtualmle.server.app import build_server
 from virtualmle.server.texts.rendering import text_of
 from virtualmle.tools.finalize import finalize
@@ -164,4 +164,3 @@ def test_the_end_of_a_session_says_why_and_what(ws: Workspace, session: str, tmp
     text = text_of(result)
     assert f"selected {result.selected}" in text and result.selection in text and "rule: " in text
     assert size(text) <= 3000
-    assert answer(result, "claude-code").structured_content is None
