@@ -10,6 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from ..server.schemas import written_out
+
 _KEPT = ("type", "description", "enum", "items", "required")
 
 
@@ -26,21 +28,10 @@ def compact_schema(model: type[BaseModel], opaque: Mapping[str, str] | None = No
 
 
 def _compact(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:
-    node = _resolved(node, definitions)
+    node = written_out(node, definitions)
     short = {name: node[name] for name in _KEPT if node.get(name)}
     if "items" in short:
         short["items"] = _compact(short["items"], definitions)
     if "properties" in node:
         short["properties"] = {name: _compact(part, definitions) for name, part in node["properties"].items()}
     return short
-
-
-def _resolved(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A node whose reference or alternative with null is replaced by what it stands for."""
-    own = {"description": node["description"]} if "description" in node else {}
-    if "anyOf" in node:
-        return _resolved({**next(part for part in node["anyOf"] if part != {"type": "null"}), **own}, definitions)
-    if "$ref" in node:
-        target = definitions[node["$ref"].rpartition("/")[2]]
-        return {**target, "description": own.get("description")}
-    return node

@@ -52,29 +52,31 @@ def output_schema(result: type[BaseModel]) -> Schema:
     """
     schema = result.model_json_schema()
     definitions, always = schema.get("$defs", {}), schema.get("required", [])
-    fields = {name: _written_out(schema["properties"][name], definitions) for name in always}
+    fields = {name: written_out(schema["properties"][name], definitions) for name in always}
     types = {name: {"type": field["type"]} if "type" in field else {} for name, field in fields.items()}
     return {"type": "object", "properties": types, "required": always}
 
 
 def _plain(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> Schema:
-    node = _written_out(node, definitions)
+    node = written_out(node, definitions)
     plain: Schema = {key: node[key] for key in (*_KEPT, *_BOUNDS) if key in node}
     if "items" in node:
         plain["items"] = _plain(node["items"], definitions)
-        if plain["items"]["type"] == "object":
-            plain["items"].pop("description", None)  # the docstring of a class; its properties have their own
     if node["type"] == "object":
         properties = node.get("properties", {})
         plain["properties"] = {name: _plain(part, definitions) for name, part in properties.items()}
     return plain
 
 
-def _written_out(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A node in place of its reference or of its alternatives, with its own description."""
+def written_out(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A node in place of its reference or of its alternatives, with its own description.
+
+    That of a definition is the docstring of a class, and is left out.
+    """
     own = {"description": node["description"]} if "description" in node else {}
     if "anyOf" in node:
-        return _written_out({**next(part for part in node["anyOf"] if part != {"type": "null"}), **own}, definitions)
+        return written_out({**next(part for part in node["anyOf"] if part != {"type": "null"}), **own}, definitions)
     if "$ref" in node:
-        return {**definitions[node["$ref"].rpartition("/")[2]], **own}
+        target = definitions[node["$ref"].rpartition("/")[2]]
+        return {key: part for key, part in target.items() if key != "description"} | own
     return node

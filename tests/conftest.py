@@ -32,6 +32,12 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 @pytest.fixture
+def anyio_backend() -> str:
+    """The event loop of tests with pytest.mark.anyio: the one that the server runs on."""
+    return "asyncio"
+
+
+@pytest.fixture
 def shared_data() -> Path:
     """The folder of real interaction logs beside the checkout; skips the test if it does not exist."""
     folder = Path(__file__).resolve().parents[2] / "shared" / "data"

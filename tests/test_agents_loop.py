@@ -34,11 +34,6 @@ pytestmark = pytest.mark.anyio
 CLIENT = Implementation(name="virtualmle-engineer", version="1")
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.fixture(autouse=True)
 def importable_by_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", environment()["PYTHONPATH"])

@@ -104,11 +104,6 @@ async def test_the_written_entry_starts_the_server(run: Run, place: Place, tmp_p
     assert (tmp_path / "models" / "memory.db").exists()
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def test_variables_that_clients_hide_are_entered_only_if_set_or_given(
     run: Run, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,11 +48,6 @@ KINDS = ("input", "cached", "cache_write", "output", "reasoning")
 TUNE = [sys.executable, "-P", "-m", "virtualmle", "tune", "demo", "--threads", "1", "--keep-warm", "60"]
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.fixture(autouse=True)
 def importable_by_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", environment()["PYTHONPATH"])

@@ -19,11 +19,6 @@ def memory() -> Iterator[Memory]:
         yield opened
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def wire_body(wire: str, name: str, arguments: str, usage: str) -> str:
     """The text of a reply with one native call; `name`, `arguments` and `usage` are JSON as the server sends it."""
     if wire == "openai":

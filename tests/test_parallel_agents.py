@@ -229,7 +229,6 @@ def test_a_conversation_is_told_what_came_of_waits_that_it_did_not_ask_for() -> 
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_session_of_two_places_runs_two_trials_at_a_time_to_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, anyio_backend: str
 ) -> None:

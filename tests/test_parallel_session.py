@@ -303,7 +303,6 @@ def test_a_trial_s_peak_is_its_own_and_not_that_of_an_earlier_trial_of_its_proce
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_wait_of_a_client_for_any_trial_returns_the_one_that_ends_during_it(
     ws: Workspace, anyio_backend: str
 ) -> None:

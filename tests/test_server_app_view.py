@@ -19,11 +19,6 @@ needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrom
 VOID = {"meta", "link", "br", "img", "input"}
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Elements(HTMLParser):
     """The elements of a page; `open` is empty at its end if all of them were closed in order."""
 

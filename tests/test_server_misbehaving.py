@@ -36,11 +36,6 @@ INJECTIONS = [
 ]
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def quick_home(home: Path) -> Path:
     """The home of tests/quick_home.py, with three trials and a dollar budget."""
     spec = importlib.util.spec_from_file_location("quick_home", Path(__file__).parent / "quick_home.py")

@@ -20,11 +20,6 @@ pytestmark = pytest.mark.anyio
 Call = Callable[[Client], Awaitable[Any]]
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.fixture(params=ERAS)
 def era(request: pytest.FixtureRequest) -> str:
     return str(request.param)

@@ -27,11 +27,6 @@ ENDLESS = {"epochs": 100, "patience": 20, "hidden_dim": 256, "batch_size": 64}
 SESSION = "demo-sasrec-1"
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.fixture(autouse=True)
 def importable_by_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))

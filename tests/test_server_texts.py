@@ -145,7 +145,6 @@ def test_a_dry_run_says_that_nothing_was_started(ws: Workspace, session: str) ->
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_client_that_drops_texts_gets_no_structures_and_no_output_schemas(tmp_path: Path) -> None:
     server = build_server(tmp_path)
     drop = ("claude-code", "codex-mcp-client", "github-copilot-developer", "opencode", "Visual Studio Code")

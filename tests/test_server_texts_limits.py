@@ -156,7 +156,6 @@ def test_a_view_of_a_trial_quotes_what_the_agent_wrote() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_the_list_of_tools_fits(tmp_path: Path) -> None:
     async with Client(build_server(tmp_path)) as client:
         tools = (await client.list_tools()).model_dump(mode="json", by_alias=True, exclude_none=True)["tools"]

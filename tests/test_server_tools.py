@@ -25,11 +25,6 @@ LONG = {"epochs": 20, "patience": 20, "hidden_dim": 16}
 ENDLESS = {"epochs": 100, "patience": 20, "hidden_dim": 256, "batch_size": 64}
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.fixture(autouse=True)
 def importable_by_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))

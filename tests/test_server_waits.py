@@ -118,7 +118,3 @@ async def test_a_wait_returns_when_it_turns_out_that_the_trial_will_not_be_kept(
         assert (again.structured_content or {})["status"] == "running", "old news ends no wait"
         await client.call_tool("cancel_trial", {"session": session, "trial": "t001"})
 
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"

@@ -64,7 +64,3 @@ async def test_a_client_that_waits_for_the_trial_is_told_of_the_rounding(
     assert answer.structured_content["status"] == "finished"
     assert answer.structured_content["rounded"] == "hidden_dim=20 was rounded to 16 (multiples of 8)"
 
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"

@@ -51,11 +51,6 @@ LONG = 1000  # epochs: minutes, so that a trial never ends by itself
 SLOW = {"batch_size": 8, "hidden_dim": 64, "num_blocks": 3}  # a tenth of a second per epoch
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, tiny_dataset_dir: Path) -> Iterator["World"]:
     """A cluster, the directory of a session, and the place where nodes keep their files."""

@@ -74,6 +74,17 @@ def cut(text: str, length: int) -> str:
     return f"{kept}…”" if kept.count("“") > kept.count("”") else f"{kept}…"
 
 
+def fitting(lines: Sequence[str], room: int) -> list[str]:
+    """The first lines that fit into `room` bytes, each with its end."""
+    kept = []
+    for line in lines:
+        room -= size(line) + 1
+        if room < 0:
+            break
+        kept.append(line)
+    return kept
+
+
 def within(length: int, lines: Sequence[str], last: Sequence[str]) -> str:
     """The lines, and after them the last ones, in at most `length` bytes.
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from ...tools.views import ReflectionRow, SettingRow, TrajectoryView, TrialRow, TrialView
-from .figures import change, cut, ndcg, seconds, settings, size, value, within
+from .figures import change, cut, fitting, ndcg, seconds, settings, size, value, within
 from .observation import measured_lines, running_text
 
 LENGTH = 12_000  # bytes of a trajectory
@@ -114,12 +114,7 @@ def _curve(epochs: list[dict[str, Any]]) -> str:
 
 
 def _swept(rows: list[SettingRow], room: int) -> list[str]:
-    lines: list[str] = []
-    room -= len(SWEPT) + 6  # the counts
-    for row in sorted(rows, key=lambda one: -one.ndcg):
-        line = f"  {ndcg(row.ndcg)} {change(row.delta, row.se)} {settings(row.settings)}"
-        room -= len(line.encode()) + 1
-        if room < 0:
-            break
-        lines.append(line)
+    ranked = sorted(rows, key=lambda one: -one.ndcg)
+    every = [f"  {ndcg(row.ndcg)} {change(row.delta, row.se)} {settings(row.settings)}" for row in ranked]
+    lines = fitting(every, room - len(SWEPT) - 6)  # the heading and its counts
     return [f"{SWEPT} ({len(lines)} of {len(rows)}):", *lines] if lines else []

@@ -2,7 +2,7 @@
 
 from ...tools.views import FoundRow, LongTermView, RuleRow, SummaryRow
 from .brief import prior_line
-from .figures import cut
+from .figures import cut, fitting
 
 LENGTH = 4000  # bytes of the whole text
 TEXT_LENGTH = 300
@@ -20,12 +20,7 @@ def long_term_text(view: LongTermView) -> str:
     lines += [prior_line(entry) for entry in view.prior]
     if not lines:
         return "long-term memory is empty"
-    shown, length = [], 0
-    for line in lines:
-        length += len(line.encode()) + 1
-        if length > LENGTH:
-            break
-        shown.append(line)
+    shown = fitting(lines, LENGTH)
     rest = len(lines) - len(shown)
     return "\n".join([*shown, *([f"… {rest} more: narrow them with query"] if rest else [])])
 

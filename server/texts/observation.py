@@ -5,7 +5,7 @@ from ...models.knobs.declaration import DIMENSIONS
 from ...sandbox.estimates import Estimate
 from ...tools.progress import RunningProgress
 from ...tools.results import HypothesisOutcome, StoppedTrial, SweptSettings, TrialObservation, TrialPlan
-from .figures import budget, change, cut, ndcg, seconds, settings, signed, within
+from .figures import budget, change, cut, fitting, ndcg, seconds, settings, signed, within
 
 LENGTH = 1200  # bytes of the whole text
 SWEEP_LENGTH = 420  # bytes of the table of a sweep
@@ -176,12 +176,7 @@ def _curve(found: TrialObservation) -> str:
 
 def _sweep(swept: SweptSettings) -> list[str]:
     lines = swept.table.splitlines()
-    shown, length = [], 0
-    for line in lines:
-        length += len(line.encode()) + 1
-        if length > SWEEP_LENGTH:
-            break
-        shown.append(line)
+    shown = fitting(lines, SWEEP_LENGTH)
     rest = len(lines) - len(shown)
     more = "…: all in view='trial'" if rest else ""
     left_out = f"; left out, measured by {', '.join(swept.left_out)}" if swept.left_out else ""

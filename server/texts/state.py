@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from ...tools.views import BestTrial, KnobEffect, PooledEffect, Proposal, StateView
-from .figures import budget, change, cut, ndcg, seconds, settings, size, value
+from .figures import budget, change, cut, fitting, ndcg, seconds, settings, size, value
 
 LENGTH = 3000  # bytes of the whole text
 BEST = 5
@@ -14,6 +14,8 @@ EFFECT_LENGTH = 200
 REASON_LENGTH = 160
 NEXT_LENGTH = 240
 GAIN = "; NDCG@10 is expected"  # where a reason goes on with the figures of the proposal
+SHARED = " (* shared among knobs changed together)"
+LAST_LINE = 40  # bytes for how many knobs are left out
 EFFECTS_LENGTH = 700  # bytes that the reasons of proposals must leave to the effects
 
 
@@ -107,19 +109,16 @@ def _pooled(effects: Mapping[str, PooledEffect]) -> Iterable[str]:
 
 def _fitting(lines: Iterable[str], room: int, heading: str) -> list[str]:
     """The heading with the lines that fit into `room` bytes; nothing if none does."""
-    found, used = [], len(heading.encode()) + 1
     given = list(lines)
-    for line in given:
-        used += len(line.encode()) + 1
-        if used > room - 40:  # for the last line
-            break
-        found.append(line)
+    found = fitting(given, room - size(heading) - 1 - LAST_LINE)
     if not found:
         return []
-    starred = " (* shared among knobs changed together)" if any("*" in line for line in found) else ""
-    heading = heading.replace(":", f"{starred}:") if used + len(starred) <= room else heading
     rest = len(given) - len(found)
-    return [heading, *found, *([f"  … {rest} more knobs"] if rest else [])]
+    shown = [heading, *found, *([f"  … {rest} more knobs"] if rest else [])]
+    is_shared = any("*" in line for line in found)
+    if is_shared and sum(size(line) + 1 for line in shown) + size(SHARED) <= room:
+        shown[0] = heading.replace(":", f"{SHARED}:")
+    return shown
 
 
 def _proposals(proposals: list[Proposal], *, reasons: bool) -> list[str]:
