@@ -45,7 +45,8 @@ def test_every_layout_gives_the_same_rows(tmp_path: Path, filename: str, content
         pytest.param(json.dumps(RECORDS)[:-9], "row 3: broken JSON", id="cut within an element"),
         pytest.param(json.dumps({**COLUMNS, "item_id": ["a"]}), "differ in length .*'item_id' 1", id="unequal lists"),
         pytest.param(
-            json.dumps({"data": RECORDS * 1000}), "it has 'data'; name them, for example with --user data --item COLUMN",
+            json.dumps({"data": RECORDS * 1000}),
+            "it has 'data'; name them, for example with --user data --item COLUMN",
             id="a wrapped array",
         ),
         pytest.param("user_id,item_id,timestamp\n" * 9, r"not a JSON object.*\(9 bad rows in all\)", id="a CSV file"),
