@@ -161,7 +161,7 @@ def test_trials_on_two_nodes_equal_local_ones_and_see_nothing_but_train_and_vali
     world: World, trained: Path
 ) -> None:
     trials = world.submit_to_both(12)
-    until(lambda: all(has_trained(directory, 1) for directory in trials))
+    until(lambda: any(look(directory).progress.epoch for directory in trials))  # one may end before the other begins
     assert not any(place.in_place for place in map(read_placement, trials) if place)
 
     seen = [path for path in world.node_files.rglob("*") if path.is_file()]
