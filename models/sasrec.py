@@ -4,13 +4,15 @@
 
 This is the paper's g'(x) = x + Dropout(g(LayerNorm(x))) (section III-D). Beyond the paper, the configuration may
 normalise after the residual sum instead (x = norm(x + dropout(g(x)))), and choose other positional encodings, time
-biases, activations, bidirectional attention, readouts, local mixing, and dropout on the attention weights.
+biases, activations, bidirectional attention, readouts, local mixing, a frequency rescaling beside the attention, and
+dropout on the attention weights.
 
 Dimension L: total tokens of the jagged batch.
 """
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from ..kernels.jagged.dropout import dropout
@@ -18,7 +20,7 @@ from ..kernels.jagged.packing import PackingPlan
 from ..kernels.jagged.softmax_attention import softmax_attention
 from .config import TrialConfig
 from .feed_forward import FeedForward
-from .local_mixing import build_local_mixing
+from .local_mixing import FrequencyRescaling, build_local_mixing
 from .norms import build_norm
 from .positions import relative_table, rotate, time_table
 from .sequence_model import SequenceModel
@@ -35,6 +37,7 @@ class SASRecBlock(nn.Module):
         self.attention_norm = build_norm(config)
         self.query_key_value = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
+        self.rescaling = FrequencyRescaling(config) if config.frequency_rescaling else None
         self.position_table = relative_table(config, config.num_heads)
         self.time_table = time_table(config, config.num_heads)
         self.feed_forward_norm = build_norm(config)
@@ -44,7 +47,7 @@ class SASRecBlock(nn.Module):
         """(L, hidden_dim) to the same shape."""
         for layer in self.local_mixing:
             x = layer(x, plan)
-        x = self._branch(x, self.attention_norm, lambda states: self.attend(states, plan))
+        x = self._branch(x, self.attention_norm, lambda states: self._mix(states, plan))
         return self._branch(x, self.feed_forward_norm, self.feed_forward)
 
     def _branch(self, x: Tensor, norm: nn.Module, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
@@ -52,6 +55,14 @@ class SASRecBlock(nn.Module):
             after: Tensor = norm(x + dropout(sublayer(x), self.config.dropout, self.training))
             return after
         return x + dropout(sublayer(norm(x)), self.config.dropout, self.training)
+
+    def _mix(self, x: Tensor, plan: PackingPlan) -> Tensor:
+        """Attention, or its mean with the frequency rescaling, weighted by `frequency_rescaling`."""
+        attended = self.attend(x, plan)
+        if self.rescaling is None:
+            return attended
+        mixed: Tensor = torch.lerp(attended, self.rescaling(x, plan), self.config.frequency_rescaling)
+        return mixed
 
     def attend(self, x: Tensor, plan: PackingPlan) -> Tensor:
         """Multi-head self-attention, (L, hidden_dim) to (L, hidden_dim)."""

@@ -97,6 +97,24 @@ class SequenceModelling(KnobGroup):
         note="causal even with `causal = false`",
         aliases=("filter", "fft_filter", "fmlp"),
     )
+    frequency_rescaling: float = knob(
+        0.0,
+        "share of a causal frequency rescaling in each block's attention; 0 = attention alone (BSARec)",
+        high=0.9, ge=0, le=1, step="0.05",
+        source="BSARec (Shin et al. 2024), equations 4 to 6, here causal and before the residual sum",
+        helps="short, sparse histories, according to its paper (its best share on Beauty is .7)",
+        cost="small",
+        note="causal even with `causal = false`",
+        aliases=("bsarec_alpha", "inductive_bias", "rescaling"),
+    )
+    frequency_cutoff: int = knob(
+        5,
+        "number of lowest frequencies that `frequency_rescaling` leaves as they are; it learns a gain for the others",
+        low=1, high=13, ge=1, le=128,
+        inert=Inert(lambda c: c.frequency_rescaling == 0, "it acts only with frequency_rescaling above 0"),
+        source="BSARec's c",
+        aliases=("bsarec_c", "cutoff"),
+    )
     latent_steps: int = knob(
         0,
         "additional passes of the states through the blocks, averaged (ReaRec)",
