@@ -59,6 +59,8 @@ class FrequencyRescaling(nn.Module):
     every position can be a training target. It starts as the identity (g = 0), where BSARec draws its gain at random.
     """
 
+    low_pass: Tensor
+
     def __init__(self, config: TrialConfig) -> None:
         super().__init__()
         self.gain = nn.Parameter(torch.empty(config.hidden_dim))
@@ -66,8 +68,7 @@ class FrequencyRescaling(nn.Module):
 
     def forward(self, x: Tensor, plan: PackingPlan) -> Tensor:
         """(total_tokens, hidden_dim) to the same shape."""
-        taps: Tensor = self.low_pass
-        low = causal_convolution(x, taps[:, None].expand(-1, x.shape[1]).to(x.dtype), plan)
+        low = causal_convolution(x, self.low_pass[:, None].expand(-1, x.shape[1]).to(x.dtype), plan)
         return low + (1 + self.gain) ** 2 * (x - low)
 
 

@@ -210,7 +210,8 @@ def test_the_frequency_rescaling_is_that_of_each_padded_prefix(cutoff):
     layer = FrequencyRescaling(make_config("sasrec", **SMALL, frequency_rescaling=0.7, frequency_cutoff=cutoff))
     layer.double()
     torch.nn.init.normal_(layer.gain)
-    x, plan = torch.randn(MAX_LEN + 4, 8, dtype=torch.float64), PackingPlan.build(torch.tensor([0, MAX_LEN, MAX_LEN + 4]))
+    x = torch.randn(MAX_LEN + 4, 8, dtype=torch.float64)
+    plan = PackingPlan.build(torch.tensor([0, MAX_LEN, MAX_LEN + 4]))
     expected = []
     for sequence in (x[:MAX_LEN], x[MAX_LEN:]):
         for end in range(1, len(sequence) + 1):
