@@ -5,8 +5,9 @@
     out        = W_o dropout(u * norm(a)) + b_o + x          N = max_len; norms without learned weights
 
 Switches: SiLU on u alone (hstu_activation="gate", as in the production code that the authors published later), an
-output projection of the concatenation [u, a, u * a] (hstu_gating="concat"), and the norm after the residual sum
-instead of before W (norm_placement="post").
+output projection of the concatenation [u, a, u * a] (hstu_gating="concat"), the norm after the residual sum
+instead of before W (norm_placement="post"), a frequency rescaling beside the attention, and a gate on the residual
+branch.
 
 Dimension L: total tokens of the jagged batch.
 """
@@ -19,7 +20,8 @@ from ..kernels.hstu.attention import hstu_attention
 from ..kernels.jagged.dropout import dropout
 from ..kernels.jagged.packing import PackingPlan
 from .config import TrialConfig
-from .local_mixing import build_local_mixing
+from .gating import build_residual_gate
+from .local_mixing import FrequencyRescaling, build_local_mixing
 from .norms import PLAIN_EPSILON, build_norm, plain_norm
 from .positions import relative_table, rotate, time_table
 from .sequence_model import TABLE_STD, SequenceModel
@@ -38,16 +40,25 @@ class HSTUBlock(nn.Module):
         self.out = nn.Linear(gate * (3 if config.hstu_gating == "concat" else 1), config.hidden_dim)
         self.position_table = relative_table(config, 1)  # one table, shared by all heads
         self.time_table = time_table(config, 1)
+        self.rescaling = FrequencyRescaling(config) if config.frequency_rescaling else None
+        self.residual_gate = build_residual_gate(config)
 
     def forward(self, x: Tensor, plan: PackingPlan) -> Tensor:
         """(L, hidden_dim) to the same shape."""
         config = self.config
         for layer in self.local_mixing:
             x = layer(x, plan)
-        u, v, q, k = self._project(x if config.norm_placement == "post" else plain_norm(x, config))
+        states = x if config.norm_placement == "post" else plain_norm(x, config)
+        u, v, q, k = self._project(states)
         attended = plain_norm(self._attend(q, k, v, plan), config)
         gated = torch.cat((u, attended, u * attended), dim=1) if config.hstu_gating == "concat" else u * attended
-        out: Tensor = self.out(dropout(gated, config.dropout, self.training)) + x
+        mixed: Tensor = self.out(dropout(gated, config.dropout, self.training))
+        if self.rescaling is not None:
+            rescaled = dropout(self.rescaling(states, plan), config.dropout, self.training)
+            mixed = torch.lerp(mixed, rescaled, config.frequency_rescaling)
+        if self.residual_gate is not None:
+            mixed = self.residual_gate(x, mixed)
+        out = mixed + x
         return plain_norm(out, config) if config.norm_placement == "post" else out
 
     def _project(self, x: Tensor) -> tuple[Tensor, ...]:

@@ -1,7 +1,9 @@
-"""Optional layers before the attention of a block: a short depthwise convolution, and a filter over the whole history.
+"""Optional layers before the attention of a block or beside it: convolutions and filters over the history.
 
-Both are causal, so that no state depends on later items, and neither crosses the boundary between two sequences.
+All are causal, so that no state depends on later items, and none crosses the boundary between two sequences.
 """
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +48,42 @@ class FrequencyFilter(nn.Module):
         response = torch.fft.irfft(torch.view_as_complex(self.spectrum), n=self.config.max_len, dim=0, norm="ortho")
         mixed = causal_convolution(self.norm(x), response, plan)
         return x + dropout(mixed, self.config.dropout, self.training)
+
+
+class FrequencyRescaling(nn.Module):
+    """low(x) + (1 + g)² (x - low(x)), with a learned g per channel (BSARec, Shin et al. 2024, equations 4 and 5).
+
+    low keeps the `frequency_cutoff` lowest frequencies of a history that is padded in front to max_len steps. BSARec
+    takes the Fourier transform of every padded prefix. At its last position, that is a sum over the past with fixed
+    weights, the Dirichlet kernel of the frequencies that are kept; here this sum is taken at every position, so that
+    every position can be a training target. It starts as the identity (g = 0), where BSARec draws its gain at random.
+    """
+
+    low_pass: Tensor
+
+    def __init__(self, config: TrialConfig) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.empty(config.hidden_dim))
+        self.register_buffer("low_pass", _low_pass(config.max_len, config.frequency_cutoff), persistent=False)
+
+    def forward(self, x: Tensor, plan: PackingPlan) -> Tensor:
+        """(total_tokens, hidden_dim) to the same shape."""
+        low = causal_convolution(x, self.low_pass[:, None].expand(-1, x.shape[1]).to(x.dtype), plan)
+        return low + (1 + self.gain) ** 2 * (x - low)
+
+
+def _low_pass(steps: int, cutoff: int) -> Tensor:
+    """(steps,): the weight of the value s steps ago in the low-pass of the last of `steps` values.
+
+    The inverse transform of the `cutoff` lowest frequencies of a real sequence: 1/N (1 + 2 sum_k cos(2 pi k s / N)),
+    where the highest frequency of an even N counts once.
+    """
+    lag = torch.arange(steps, dtype=torch.float64)
+    weights = torch.zeros(steps, dtype=torch.float64)
+    for frequency in range(min(cutoff, steps // 2 + 1)):
+        once = frequency == 0 or 2 * frequency == steps
+        weights += (1 if once else 2) * torch.cos(2 * math.pi * frequency * lag / steps)
+    return (weights / steps).float()
 
 
 def build_local_mixing(config: TrialConfig) -> nn.ModuleList:

@@ -11,7 +11,7 @@ from virtualmle.kernels.jagged.packing import PackingPlan
 from virtualmle.models.batch import make_batch
 from virtualmle.models.build import build_model, num_parameters
 from virtualmle.models.config import make_config
-from virtualmle.models.local_mixing import FrequencyFilter, ShortConvolution
+from virtualmle.models.local_mixing import FrequencyFilter, FrequencyRescaling, ShortConvolution
 from virtualmle.models.positions import rotate
 
 torch.set_num_threads(1)
@@ -29,6 +29,8 @@ SWITCHES = st.fixed_dictionaries({
     "time_bias": st.booleans(),
     "conv_kernel": st.integers(0, 3),
     "frequency_filter": st.booleans(),
+    "frequency_rescaling": st.sampled_from([0.0, 0.7]),
+    "residual_gating": st.booleans(),
     "hstu_activation": st.sampled_from(["all", "gate"]),
     "hstu_gating": st.sampled_from(["product", "concat"]),
     "latent_steps": st.integers(0, 2),
@@ -200,6 +202,70 @@ def test_the_short_convolution_and_the_filter_add_a_causal_convolution_to_their_
             taps = taps / MAX_LEN**0.5
         mixed = torch.stack([sum(taps[s] * normed[t - s] for s in range(min(len(taps), t + 1))) for t in range(6)])
         torch.testing.assert_close(layer(x, plan), x + mixed, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("cutoff", [1, 3, MAX_LEN // 2, MAX_LEN // 2 + 1, 99])
+def test_the_frequency_rescaling_is_that_of_each_padded_prefix(cutoff):
+    """BSARec's own form: the spectrum of every prefix, padded in front to max_len, of which the last step is read."""
+    layer = FrequencyRescaling(make_config("sasrec", **SMALL, frequency_rescaling=0.7, frequency_cutoff=cutoff))
+    layer.double()
+    torch.nn.init.normal_(layer.gain)
+    x = torch.randn(MAX_LEN + 4, 8, dtype=torch.float64)
+    plan = PackingPlan.build(torch.tensor([0, MAX_LEN, MAX_LEN + 4]))
+    expected = []
+    for sequence in (x[:MAX_LEN], x[MAX_LEN:]):
+        for end in range(1, len(sequence) + 1):
+            padded = torch.zeros(MAX_LEN, 8, dtype=torch.float64)
+            padded[MAX_LEN - end :] = sequence[:end]
+            spectrum = torch.fft.rfft(padded, dim=0)
+            spectrum[cutoff:] = 0
+            low = torch.fft.irfft(spectrum, n=MAX_LEN, dim=0)[-1]
+            expected.append(low + (1 + layer.gain) ** 2 * (padded[-1] - low))
+    torch.testing.assert_close(layer(x, plan), torch.stack(expected), rtol=1e-5, atol=1e-6)
+    if cutoff > MAX_LEN // 2:  # every frequency is kept, so that nothing is left to rescale
+        torch.testing.assert_close(layer(x, plan), x, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("backbone", ["sasrec", "hstu"])
+def test_the_frequency_rescaling_is_mixed_with_the_attention_by_its_share(backbone):
+    sequences = [events_of([3, 1, 4, 1, 5])]
+
+    def branch(share):
+        """What the first block adds to its input, from the states of a model of one block without a final norm."""
+        model = model_of(backbone, num_blocks=1, position="none", frequency_rescaling=share)
+        block, x = model.blocks[0], torch.randn(5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        plan = PackingPlan.build(torch.tensor([0, 5]))
+        if backbone == "sasrec":
+            return block._mix(x, plan), block.attend(x, plan), block.rescaling(x, plan)
+        return block(x, plan), None, block.rescaling(F.layer_norm(x, (8,)), plan)
+
+    mixed, attended, rescaled = branch(0.25)
+    if backbone == "sasrec":
+        torch.testing.assert_close(mixed, 0.75 * attended + 0.25 * rescaled)
+    else:  # linear in the share, so three shares lie on one line
+        torch.testing.assert_close(mixed, 0.5 * (branch(0.1)[0] + branch(0.4)[0]), rtol=1e-6, atol=1e-6)
+    assert states_of(model_of(backbone, frequency_rescaling=0.5), sequences).shape == (5, 8)
+
+
+def test_a_residual_gate_multiplies_what_its_branch_adds():
+    plan, x = PackingPlan.build(torch.tensor([0, 5])), torch.randn(5, 8, dtype=torch.float64)
+    for backbone, gates in (("sasrec", ("attention_gate", "feed_forward_gate")), ("hstu", ("residual_gate",))):
+        block = model_of(backbone, residual_gating=True).blocks[0]
+        for name in gates:
+            gate = getattr(block, name).gate
+            with torch.no_grad():
+                gate.weight.zero_()
+                gate.bias.fill_(1e3 if name == gates[0] else -1e3)  # open, or shut
+        plain = model_of(backbone, residual_gating=False).blocks[0]
+        plain.load_state_dict({k: v for k, v in block.state_dict().items() if "gate." not in k})
+        if backbone == "sasrec":
+            expected = x + plain.attend(plain.attention_norm(x), plan)
+            torch.testing.assert_close(block(x, plan), expected)
+        else:
+            torch.testing.assert_close(block(x, plan), plain(x, plan))
+            with torch.no_grad():
+                block.residual_gate.gate.bias.fill_(-1e3)
+            torch.testing.assert_close(block(x, plan), x)
 
 
 def test_a_masked_item_does_not_matter_and_keeps_its_position():

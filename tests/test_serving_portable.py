@@ -30,12 +30,16 @@ SMALL = {"hidden_dim": 16, "max_len": MAX_LEN, "num_heads": 2, "attention_dim": 
 # Knobs of the architecture that are numbers, with a value that changes the model.
 NUMBERS = {
     "hidden_dim": 24, "num_blocks": 2, "num_heads": 4, "linear_dim": 12, "attention_dim": 12, "ffn_multiplier": 2,
-    "max_len": 4, "conv_kernel": 3, "latent_steps": 2, "readout_k": 2,
+    "max_len": 4, "conv_kernel": 3, "latent_steps": 2, "readout_k": 2, "frequency_rescaling": 0.5,
+    "frequency_cutoff": 2,
 }  # fmt: skip
-WITH = {"shared_blocks": {"num_blocks": 2}, "readout_k": {"readout": "last_k"}, "causal": {"supervision": "last"}}
+WITH = {
+    "shared_blocks": {"num_blocks": 2}, "readout_k": {"readout": "last_k"}, "causal": {"supervision": "last"},
+    "frequency_cutoff": {"frequency_rescaling": 0.5},
+}  # fmt: skip
 EVERYTHING = {
-    "time_bias": True, "norm": "rms", "conv_kernel": 3, "frequency_filter": True, "readout": "attention",
-    "scores": "cosine",
+    "time_bias": True, "norm": "rms", "conv_kernel": 3, "frequency_filter": True, "frequency_rescaling": 0.5,
+    "readout": "attention", "scores": "cosine",
 }  # fmt: skip
 
 

@@ -31,7 +31,7 @@ CAPTURABLE = [
     {"supervision": "last", "window_stride": 2, "causal": False, "position": "both"},
     {"supervision": "last", "loss": "full_softmax", "readout": "attention"},
     {"readout": "last_k", "latent_steps": 1, "norm": "rms", "norm_placement": "post"},
-    {"conv_kernel": 3, "frequency_filter": True, "max_len": 8},
+    {"conv_kernel": 3, "frequency_filter": True, "frequency_rescaling": 0.5, "max_len": 8},
     {"readout": "mean", "position": "relative", "time_bias": True, "num_blocks": 2, "shared_blocks": True},
 ]
 

@@ -46,13 +46,18 @@ class _CausalConvolution(torch.autograd.Function):
         return _shifted_sums(x, taps, ctx.by_predecessors, ctx.counts, -1)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:  # type: ignore[override]
         x, taps = ctx.saved_tensors
-        order, grad_taps = ctx.by_predecessors, torch.zeros_like(taps)
-        ordered = grad.index_select(0, order)
-        for lag, count in enumerate(ctx.counts):
-            grad_taps[lag] = (ordered[:count] * x.index_select(0, order[:count] - lag)).sum(0)
+        grad_taps = _grad_of_taps(ctx, grad, x, taps) if ctx.needs_input_grad[1] else None
         return _shifted_sums(grad, taps, ctx.by_successors, ctx.counts, 1), grad_taps, None
+
+
+def _grad_of_taps(ctx: Any, grad: Tensor, x: Tensor, taps: Tensor) -> Tensor:
+    order, grad_taps = ctx.by_predecessors, torch.zeros_like(taps)
+    ordered = grad.index_select(0, order)
+    for lag, count in enumerate(ctx.counts):
+        grad_taps[lag] = (ordered[:count] * x.index_select(0, order[:count] - lag)).sum(0)
+    return grad_taps
 
 
 def _shifted_sums(x: Tensor, taps: Tensor, order: Tensor, counts: list[int], direction: int) -> Tensor:

@@ -99,7 +99,7 @@ class Optimisation(KnobGroup):
     epochs: int = knob(
         20,
         "maximum number of epochs",
-        high=100, ge=1, le=1000,
+        high=300, ge=1, le=1000,
         helps="where the loss still falls in the last epoch",
         cost="proportional to the epochs that run",
         aliases=(
@@ -110,7 +110,7 @@ class Optimisation(KnobGroup):
     patience: int = knob(
         3,
         "early stopping: training stops once an evaluated epoch is this many epochs after the best NDCG@10",
-        high=20, ge=1, le=1000,
+        high=60, ge=1, le=1000,
         helps="where the validation curve has plateaus",
         cost="this many epochs after the best one, or one more",
         note="every epoch is evaluated until 8, then every second one and the last",

@@ -64,6 +64,14 @@ class SequenceModelling(KnobGroup):
         helps="pre trains without warm-up",
         aliases=("pre_norm", "norm_first", "post_norm", "prenorm", "norm_position"),
     )
+    residual_gating: bool = knob(
+        False,
+        "each residual branch is multiplied by a sigmoid gate of its input (LiGR)",
+        source="LiGR (Borisyuk et al. 2025)",
+        helps="deep stacks, according to its paper",
+        cost="one more linear layer per branch",
+        aliases=("ligr", "gated_residual", "residual_gate"),
+    )
     hstu_activation: Literal["all", "gate"] = knob(
         "all",
         "HSTU: SiLU on u, v, q and k, or on the gate u alone",
@@ -96,6 +104,24 @@ class SequenceModelling(KnobGroup):
         cost="at most that of an attention layer",
         note="causal even with `causal = false`",
         aliases=("filter", "fft_filter", "fmlp"),
+    )
+    frequency_rescaling: float = knob(
+        0.0,
+        "share of a causal frequency rescaling in each block's attention; 0 = attention alone (BSARec)",
+        high=0.9, ge=0, le=1, step="0.05",
+        source="BSARec (Shin et al. 2024), equations 4 to 6, here causal and before the residual sum",
+        helps="short, sparse histories, according to its paper (its best share on Beauty is .7)",
+        cost="small",
+        note="causal even with `causal = false`",
+        aliases=("bsarec_alpha", "inductive_bias", "rescaling"),
+    )
+    frequency_cutoff: int = knob(
+        5,
+        "number of lowest frequencies that `frequency_rescaling` leaves as they are; it learns a gain for the others",
+        low=1, high=13, ge=1, le=128,
+        inert=Inert(lambda c: c.frequency_rescaling == 0, "it acts only with frequency_rescaling above 0"),
+        source="BSARec's c",
+        aliases=("bsarec_c", "cutoff"),
     )
     latent_steps: int = knob(
         0,
