@@ -16,6 +16,7 @@ from .language import LanguageAgent
 from .llm.messages import LanguageModel
 from .opro import Opro
 from .random_search import RandomSearch
+from .recipe import RecipeAgent, read_recipes
 from .seeding import Seeding
 
 Driver = Literal["stateless", "chat"]
@@ -94,13 +95,24 @@ ASKING = frozenset({"llm", "opro", "hybrid"})
 """The agents that ask a language model."""
 
 
+RECIPE = "recipe"
+"""`recipe:FILE` is the agent that runs the configurations of a file."""
+
+
 def make_agent(name: str, seed: int = 0, options: AgentOptions | None = None) -> Agent:
     """The agent called `name`; raises ConfigError for an unknown name. `options` replaces `seed` if given."""
     check_agent(name)
-    return AGENTS[name](options or AgentOptions(seed))
+    chosen = options or AgentOptions(seed)
+    kind, _, file = name.partition(":")
+    if kind == RECIPE:
+        return RecipeAgent(read_recipes(Path(file)), chosen.seed)
+    return AGENTS[name](chosen)
 
 
 def check_agent(name: str) -> None:
     """Raise ConfigError unless there is an agent of this name."""
-    if name not in AGENTS:
-        raise ConfigError(f"agent={name!r} is not known; choose one of {', '.join(AGENTS)}")
+    kind, _, file = name.partition(":")
+    if kind == RECIPE and file:
+        read_recipes(Path(file))
+    elif name not in AGENTS:
+        raise ConfigError(f"agent={name!r} is not known; choose one of {', '.join(AGENTS)}, or {RECIPE}:FILE")

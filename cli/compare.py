@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +14,6 @@ from .model_options import NO_MODEL, ModelOptions, asks_a_model
 from .options import HERE, Device, Home, Json, Replay, Sandbox, absolute
 
 if TYPE_CHECKING:
-    from ..compare.comparison import Compared
     from ..compare.models import ModelChoice
     from ..compare.runner import Advance
 
@@ -134,7 +133,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
     else:
         print(paths[0].with_suffix(".md").read_text(encoding="utf-8"))
         print(f"report: {paths[0]}")
-    end(compared)
+    end(compared.failures)
 
 
 def model_choice(options: ModelOptions) -> "ModelChoice":
@@ -150,11 +149,11 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
-def end(compared: "Compared") -> None:
+def end(failures: Mapping[str, str]) -> None:
     """Exit with 1, after one line per failed session on standard error, if there is one."""
-    for key, error in compared.failures.items():
+    for key, error in failures.items():
         print(f"virtualmle: session {key} failed: {error}", file=sys.stderr)
-    if compared.failures:
+    if failures:
         raise typer.Exit(FAILED)
 
 
@@ -190,17 +189,8 @@ class _Bar:
             description=f"{self._over} of {self._sessions} sessions, trials",
         )
         if over and not step.stored:
-            self._console.print(f"{step.task.key}: {_ending(step)}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _ending(step: "Advance") -> str:
-    if step.result is None:
-        return f"failed: {step.error}"
-    result = step.result
-    return (
-        f"validation NDCG@10 {result.final:.4f} after {len(result.trials)} trials, {result.train_seconds:.1f} training "
-        f"seconds, {result.state}"
-    )
+            ending = step.result.ending if step.result else f"failed: {step.error}"
+            self._console.print(f"{step.task.key}: {ending}", highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""`virtualmle exhibit`: a table or figure of the paper by one command."""
+"""`virtualmle exhibit`: a table or figure of the paper, or the record of given configurations, by one command."""
 
 import json
 from pathlib import Path
@@ -9,22 +9,29 @@ import typer
 from .compare import MemoryFrom, NoLook, Out, Set, Threads, end, model_choice, progress, words
 from .model_options import NO_MODEL, ModelOptions, asks_a_model
 from .options import HERE, Device, Home, Json, Replay, Sandbox, absolute
+from .record import RecordOptions, has_record_options, make_record, refuse_options, refuse_record_options
+
+RECORD = "record"
+NO_RECORD = RecordOptions()
 
 
+@has_record_options
 @asks_a_model
 def exhibit(  # noqa: PLR0913, PLR0917 - one parameter per option
-    name: Annotated[str, typer.Argument(help="table1, table2, table3, table4 or figure2.")],
+    name: Annotated[str, typer.Argument(help="table1, table2, table3, table4, figure2 or record.")],
     scale: Annotated[str, typer.Option(help="demo (minutes on a CPU), office, or full (the paper's, on a GPU).")] =
     "demo", agents: Annotated[str, typer.Option("--agents", help="Other arms.", show_default="the exhibit's own")] = "",
     models: Annotated[str, typer.Option("--models", help="Language models of table4, separated by commas.")] = "",
     datasets: Annotated[str, typer.Option("--datasets", help="Other datasets.", show_default="the scale's")] = "",
     backbones: Annotated[str, typer.Option("--backbones", help="sasrec, hstu, or both.")] = "sasrec,hstu",
-    seeds: Annotated[int | None, typer.Option("--seeds", min=1, show_default="the scale's")] = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="Sessions; of the record: fresh seeds of each.",
+    show_default="the scale's")] = None,
     trials: Annotated[int | None, typer.Option("--trials", min=1, show_default="the scale's")] = None,
     memory_from: MemoryFrom = "",
     replay: Replay = None,
     settings: Set = "",
     no_look: NoLook = False,
+    recorded: RecordOptions = NO_RECORD,
     asked: ModelOptions = NO_MODEL,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Sessions side by side.")] = 1,
     threads: Threads = 1,
@@ -40,16 +47,47 @@ def exhibit(  # noqa: PLR0913, PLR0917 - one parameter per option
     reflection, without memory; table4: language models with their cost; figure2: best so far with cognition from other
     datasets. Sessions that are over, or that another exhibit in the same directory has run, are not run again.
 
+    record: audited figures of given configurations, nothing searched for: five fresh seeds that the server draws,
+    selection on validation, one look at the test set, signed receipts.
+
     Example: virtualmle exhibit table3 --seeds 1 --trials 4 --out exhibits
+
+    The record: virtualmle exhibit record --scale full --datasets amazon-beauty --with-default --ensemble --out record
     """
     from ..compare.comparison import Request
     from ..compare.exhibits import EXHIBITS, SCALES, requests_of, show
+    from ..compare.record import RecordRequest
     from ..data.errors import ConfigError
 
-    if name not in EXHIBITS:
-        raise ConfigError(f"exhibit={name!r} is not known; choose one of {', '.join(EXHIBITS)}")
+    if name not in (*EXHIBITS, RECORD):
+        raise ConfigError(f"exhibit={name!r} is not known; choose one of {', '.join((*EXHIBITS, RECORD))}")
     if scale not in SCALES:
         raise ConfigError(f"scale={scale!r} is not known; choose one of {', '.join(SCALES)}")
+    if name == RECORD:
+        others = {"agents": agents, "models": models, "trials": trials, "memory-from": memory_from, "replay": replay}
+        refuse_options(name, {**others, "no-look": no_look, "model": asked != NO_MODEL})
+        make_record(
+            RecordRequest(
+                home=home,
+                out=absolute(out) if out else home / "exhibits",
+                datasets=words(datasets),
+                backbones=words(backbones),
+                scale=scale,
+                repetitions=seeds,
+                recipes=absolute(recorded.recipes) if recorded.recipes else None,
+                with_default=recorded.with_default,
+                ensemble=recorded.ensemble,
+                settings=words(settings),
+                sandbox=sandbox,
+                parallel=recorded.parallel,
+                device=device,
+                threads=threads,
+                jobs=jobs,
+            ),
+            as_json,
+        )
+        return
+    refuse_record_options(name, recorded)
     size = SCALES[scale]
     request = Request(
         home=home,
@@ -73,7 +111,7 @@ def exhibit(  # noqa: PLR0913, PLR0917 - one parameter per option
     with progress() as bar:
         shown = show(EXHIBITS[name], requests, bar.advance, bar.begin)
     _print(shown.paths[0], shown.summary.model_dump() if as_json else None)
-    end(shown.compared)
+    end(shown.compared.failures)
 
 
 def _print(path: Path, summary: dict[str, object] | None) -> None:

@@ -71,7 +71,9 @@ Seconds = Annotated[
 ]
 AGENT_NAMES = ("engineer", "llm", "hybrid", "opro", "tpe", "gp", "cmaes", "grid", "coordinate", "random")
 """The names of `agents.registry.AGENTS`, which would take half a second to import for --help; a test compares them."""
-AgentName = Annotated[str, typer.Option("--agent", help=f"One of {', '.join(AGENT_NAMES)}.")]
+AgentName = Annotated[
+    str, typer.Option("--agent", help=f"One of {', '.join(AGENT_NAMES)}, or recipe:FILE (configurations of a file).")
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the agent and of new sessions.")]
 Track = Annotated[
     list[str] | None,

@@ -190,10 +190,13 @@ def _set_parallel(ws: "Workspace", record: "SessionRecord", given: str | None, d
 
 def agent_of(record: "SessionRecord") -> str:
     """The name of the agent that opened a session; engineer if another client opened it."""
-    from ..agents.registry import AGENTS
+    from ..agents.registry import AGENTS, RECIPE
     from .headless import CLIENT_PREFIX
 
-    name = record.client.removeprefix(CLIENT_PREFIX).partition(":")[0]
+    whole = record.client.removeprefix(CLIENT_PREFIX)
+    name = whole.partition(":")[0]
+    if name == RECIPE:  # its file is part of its name
+        return whole
     return name if name in AGENTS else "engineer"
 
 

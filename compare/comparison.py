@@ -163,7 +163,7 @@ def _registered(home: Path, words: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _setting(request: Request, plan: Plan, done: Outcome) -> Setting:
+def _setting(request: Request, plan: Plan, done: Outcome[SessionResult]) -> Setting:
     return Setting(
         seeds=plan.seeds,
         trials=plan.trials,

@@ -86,7 +86,21 @@ class ProposalCounts(_Value):
     unclear: int = 0
 
 
-class SessionResult(_Value):
+class Ended(_Value):
+    """What a process of a comparison stores when its work is over."""
+
+    @property
+    def num_trials(self) -> int:
+        """The trials that were run."""
+        raise NotImplementedError
+
+    @property
+    def ending(self) -> str:
+        """How it ended, in one line."""
+        raise NotImplementedError
+
+
+class SessionResult(Ended):
     """A session that is over. `test` is None if no look was taken (a replay table has no test set)."""
 
     key: str
@@ -108,6 +122,19 @@ class SessionResult(_Value):
     duplicates: int
     models: tuple[ModelUse, ...] = ()
     proposals: ProposalCounts = ProposalCounts()
+
+    @property
+    def num_trials(self) -> int:
+        """The trials that used budget."""
+        return len(self.trials)
+
+    @property
+    def ending(self) -> str:
+        """How the session ended, in one line."""
+        return (
+            f"validation NDCG@10 {self.final:.4f} after {len(self.trials)} trials, {self.train_seconds:.1f} training "
+            f"seconds, {self.state}"
+        )
 
     @property
     def unit(self) -> tuple[str, str, int]:
@@ -172,7 +199,7 @@ def read_outcome(task: Task) -> SessionResult:
         seed=task.seed,
         session=session.id,
         state=session.state,
-        trials=tuple(_trial(trial) for trial in trials if not trial.machine_fault),
+        trials=tuple(trial_result(trial) for trial in trials if not trial.machine_fault),
         selected=selected.handle if selected else None,
         settings=_settings(session, selected) if selected else {},
         validation=selected.outcome.metrics if selected and selected.outcome else {},
@@ -197,7 +224,8 @@ def _settings(session: SessionRecord, trial: TrialRecord) -> dict[str, Any]:
     return space.differences(trial.configuration)
 
 
-def _trial(trial: TrialRecord) -> TrialResult:
+def trial_result(trial: TrialRecord) -> TrialResult:
+    """A trial as results state it."""
     outcome = trial.outcome
     return TrialResult(
         trial=trial.handle,

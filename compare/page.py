@@ -31,6 +31,30 @@ def budgeted(text: str, trials: int, seconds: float | None, settings: Sequence[s
     return text
 
 
+def with_rules(text: str, rules: Mapping[str, str]) -> str:
+    """`text`, a protocol page, with these values of rules; a rule that it lacks is added to its table of rules.
+
+    Raises ProtocolError if the resulting page is invalid.
+    """
+    for rule, value in rules.items():
+        try:
+            text = _with_cells(text, "rule", rule, _constant({"value": value}))
+        except ConfigError:
+            text = _with_row(text, rule, value)
+    parse_protocol(text, "the protocol of the comparison")
+    return text
+
+
+def _with_row(text: str, rule: str, value: str) -> str:
+    """The page with a further rule at the top of its table of rules."""
+    lines = text.split("\n")
+    top = next(n for n, line in enumerate(lines) if line.startswith("|") and line.strip("| ").startswith("rule"))
+    columns = [cell.strip() for cell in lines[top].strip("| ").split("|")]
+    cells = {"rule": f"`{rule}`", "value": value}
+    row = f"| {' | '.join(cells.get(column, '') for column in columns)} |"
+    return "\n".join([*lines[: top + 2], row, *lines[top + 2 :]])
+
+
 def _constant(cells: Cells) -> Callable[[Mapping[str, str]], Cells]:
     return lambda _: cells
 

@@ -40,15 +40,6 @@ class Plan:
         """The directory of the homes of the sessions."""
         return self.out / "sessions"
 
-    def write_page(self) -> Path:
-        """The protocol page as a file, named after its hash."""
-        digest = hashlib.sha256(self.page.encode()).hexdigest()
-        path = self.out / "pages" / f"{digest[:DIGEST]}.md"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            write_bytes(path, self.page.encode())
-        return path
-
     def tasks(self, cognition: dict[str, Path]) -> list[Task]:
         """One task per seed, dataset, backbone and arm, in this order, so that an interrupted plan is balanced.
 
@@ -64,7 +55,7 @@ class Plan:
 
     def task(self, arm: Arm, dataset: str, backbone: str, seed: int, cognition: Path | None = None) -> Task:
         """The task of one session."""
-        page = self.write_page()
+        page = write_page(self.out, self.page)
         task = Task(
             home="",
             arm=arm.name,
@@ -107,3 +98,12 @@ class Plan:
         if self.replay and dataset in self.datasets:
             return ""
         return Catalogue(self.home).manifest(dataset).dataset_id
+
+
+def write_page(out: Path, text: str) -> Path:
+    """A protocol page as a file below `out`, named after its hash."""
+    path = out / "pages" / f"{hashlib.sha256(text.encode()).hexdigest()[:DIGEST]}.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        write_bytes(path, text.encode())
+    return path

@@ -1,6 +1,7 @@
 """Published figures beside which Table 1 is read: quoted from `published.toml` with their sources, never measured."""
 
 import tomllib
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -41,12 +42,13 @@ def missing() -> tuple[str, ...]:
     return tuple(tomllib.loads(FILE.read_text(encoding="utf-8"))["missing"].values())
 
 
-def published_table() -> Table:
-    """The quoted rows as a table."""
+def published_table(datasets: Collection[str] | None = None) -> Table:
+    """The quoted rows as a table; only those on `datasets`, if they are given."""
     order = {name: number for number, name in enumerate(sources(), 1)}
     rows = tuple(
         (row.dataset, row.method, f"[{order[row.source]}]", *(f"{figure:.4f}" for figure in row.figures))
         for row in published()
+        if datasets is None or row.dataset in datasets
     )
     columns = ("data", "method", "source", "Recall@5", "Recall@10", "NDCG@5", "NDCG@10")
     note = f"Test figures as published; the data were prepared by other code. {' '.join(missing())}"

@@ -6,18 +6,13 @@ only.
 """
 
 import json
-import os
-import platform
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
 from ..data.atomic import write_json
 from ..data.errors import HomeError, ReplayError
 from ..data.prepared import Manifest
@@ -26,11 +21,11 @@ from ..tools.workspace import trial_seed
 from ..training.cells import MAX_RANK, Cell, CellsJob, CellTask, cells_of, read_frame
 from ..training.products import trains_in_bfloat16
 from ..trials.replay_table import Footer, ReplayTable
+from .provenance import machine, versions
 from .replay_grid import TrainingRun, training_runs
 from .replay_pool import run_jobs
 
 BUILD = "build.json"
-PACKAGES = ("torch", "numpy", "polars")
 
 
 @dataclass(frozen=True)
@@ -172,31 +167,10 @@ def _footer(plan: BuildPlan) -> Footer:
 
 def _provenance(plan: BuildPlan) -> dict[str, Any]:
     return {
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "commit": _commit(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
+        **machine(),
         "device": plan.device,
         "threads": plan.threads,
         "jobs": plan.jobs,
         "max_rank": MAX_RANK,
-        "virtualmle": __version__,
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in PACKAGES},
+        **versions(),
     }
-
-
-def _commit() -> str:
-    """The commit as `git describe` names it; "unknown" where the package has no history."""
-    if not shutil.which("git"):
-        return "unknown"
-    command = ["git", "describe", "--always", "--dirty"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
-    return done.stdout.strip() or "unknown"
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return (names or [platform.processor() or platform.machine()])[0]

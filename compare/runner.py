@@ -13,26 +13,48 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Generic, Protocol, TypeVar
 
 from .homes import lay_out
 from .lock import locked
-from .outcome import SessionResult, stored_result
-from .plan import Plan
-from .task import Task
+from .outcome import Ended, SessionResult, stored_result
+from .task import Job
 
-MODULE = "virtualmle.compare.session"
 LOG = "session.log"
 POLL_SECONDS = 0.2
+
+Result = TypeVar("Result", bound=Ended)
+
+
+class Place(Protocol):
+    """Where jobs run: the base home, the directory of their homes, and how many run at a time."""
+
+    @property
+    def home(self) -> Path: ...
+    @property
+    def out(self) -> Path: ...
+    @property
+    def jobs(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Kind(Generic[Result]):
+    """A kind of job: the module that runs one, and what reads the result that it has stored in its home."""
+
+    module: str
+    stored: Callable[[Path], Result | None]
+
+
+SESSIONS = Kind("virtualmle.compare.session", stored_result)
 
 
 @dataclass(frozen=True)
 class Advance:
-    """A session has finished trial number `trials`, or is over; `result` and `error` say how."""
+    """A job has finished trial number `trials`, or is over; `result` and `error` say how."""
 
-    task: Task
+    task: Job
     trials: int = 0
-    result: SessionResult | None = None
+    result: Ended | None = None
     error: str = ""
     stored: bool = False  # it was over before this run
 
@@ -41,37 +63,44 @@ OnAdvance = Callable[[Advance], None]
 
 
 @dataclass
-class Outcome:
-    """The sessions that are over, in the order of the plan, and the errors of the others by key."""
+class Outcome(Generic[Result]):
+    """The jobs that are over, in the order of the plan, and the errors of the others by key."""
 
-    results: list[SessionResult] = field(default_factory=list)
+    results: list[Result] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
 
 
-def run_tasks(plan: Plan, tasks: Sequence[Task], on_advance: OnAdvance) -> Outcome:
-    """Run the tasks that have no result yet. Raises SessionError if another process runs sessions in `plan.out`."""
-    runner = _Runner(plan, on_advance)
+def run_tasks(plan: Place, tasks: Sequence[Job], on_advance: OnAdvance) -> Outcome[SessionResult]:
+    """Run the sessions that have no result yet. Raises SessionError if another process runs jobs in `plan.out`."""
+    return run_jobs(plan, tasks, SESSIONS, on_advance)
+
+
+def run_jobs(plan: Place, tasks: Sequence[Job], kind: Kind[Result], on_advance: OnAdvance) -> Outcome[Result]:
+    """Run the jobs of a kind that have no result yet. Raises SessionError as `run_tasks`."""
+    runner = _Runner(plan, kind, on_advance)
     with locked(plan.out / "compare.lock"):
         return runner.run(tasks)
 
 
-class _Runner:
-    def __init__(self, plan: Plan, on_advance: OnAdvance) -> None:
+class _Runner(Generic[Result]):
+    def __init__(self, plan: Place, kind: Kind[Result], on_advance: OnAdvance) -> None:
         self._plan = plan
+        self._kind = kind
         self._advance = on_advance
         self._inputs: set[IO[bytes]] = set()  # closing one ends its process
         self._over = False
 
-    def run(self, tasks: Sequence[Task]) -> Outcome:
+    def run(self, tasks: Sequence[Job]) -> Outcome[Result]:
         pool = ThreadPoolExecutor(self._plan.jobs)
+        results: dict[str, Result] = {}
         try:
-            futures = {pool.submit(self._session, task): task for task in tasks}
+            futures = {pool.submit(self._job, task, results): task for task in tasks}
             pending = set(futures)
             while pending:  # wakes up regularly, because Ctrl-C may be delivered to another thread
                 done, pending = wait(pending, POLL_SECONDS, FIRST_COMPLETED)
                 for future in done:
                     self._advance(future.result())
-            return _outcome(tasks, {futures[future].key: future for future in futures})
+            return _outcome(tasks, {futures[future].key: future for future in futures}, results)
         finally:
             self._end()
             pool.shutdown(cancel_futures=True)
@@ -82,22 +111,26 @@ class _Runner:
         for pipe in list(self._inputs):
             pipe.close()
 
-    def _session(self, task: Task) -> Advance:
+    def _job(self, task: Job, results: dict[str, Result]) -> Advance:
         home = Path(task.home)
-        found = stored_result(home)
+        found = self._kind.stored(home)
         if found is not None:
-            return Advance(task, len(found.trials), found, stored=True)
-        lay_out(home, self._plan.home, "" if task.replay else task.dataset)
+            results[task.key] = found
+            return Advance(task, found.num_trials, found, stored=True)
+        lay_out(home, self._plan.home, task.linked)
         code = self._process(task, home)
-        result = stored_result(home) if code == 0 else None
-        return Advance(task, len(result.trials) if result else 0, result, "" if result else _error(home, code))
+        result = self._kind.stored(home) if code == 0 else None
+        if result is None:
+            return Advance(task, error=_error(home, code))
+        results[task.key] = result
+        return Advance(task, result.num_trials, result)
 
-    def _process(self, task: Task, home: Path) -> int:
+    def _process(self, task: Job, home: Path) -> int:
         variables = {**os.environ, "OMP_NUM_THREADS": str(task.threads or os.cpu_count()), "OMP_WAIT_POLICY": "PASSIVE"}
         with (
             (home / LOG).open("wb") as log,
             subprocess.Popen(
-                [sys.executable, "-P", "-m", MODULE],
+                [sys.executable, "-P", "-m", self._kind.module],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -117,7 +150,7 @@ class _Runner:
             self._inputs.discard(process.stdin)
         return process.returncode
 
-    def _report(self, task: Task, line: bytes) -> None:
+    def _report(self, task: Job, line: bytes) -> None:
         """A line of a session's standard output; libraries may print there as well."""
         try:
             trials = json.loads(line)["trials"]
@@ -126,15 +159,11 @@ class _Runner:
         self._advance(Advance(task, int(trials)))
 
 
-def _outcome(tasks: Sequence[Task], futures: dict[str, Future[Advance]]) -> Outcome:
-    outcome = Outcome()
-    for task in tasks:
-        last = futures[task.key].result()
-        if last.result is not None:
-            outcome.results.append(last.result)
-        else:
-            outcome.failures[task.key] = last.error
-    return outcome
+def _outcome(
+    tasks: Sequence[Job], futures: dict[str, Future[Advance]], results: dict[str, Result]
+) -> Outcome[Result]:
+    failures = {task.key: futures[task.key].result().error for task in tasks if task.key not in results}
+    return Outcome([results[task.key] for task in tasks if task.key in results], failures)
 
 
 def _error(home: Path, code: int) -> str:

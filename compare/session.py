@@ -194,7 +194,7 @@ def _client(task: Task, settings: Settings) -> Client:
     return Client(build_server(Path(task.home), settings), client_info=info)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """End this process as soon as its standard input is closed; a running trial goes on and is found again."""
 
     def wait() -> None:
@@ -208,7 +208,7 @@ def _end_with_parent() -> None:
 def main() -> None:
     """Run the task on standard input. The exit code is 1, with one line on standard error, for a user's mistake."""
     task = Task.model_validate_json(sys.stdin.buffer.readline())
-    _end_with_parent()
+    end_with_parent()
     try:
         with locked(Path(task.home) / "session.lock", LOCK_SECONDS):
             run(task)

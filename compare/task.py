@@ -12,20 +12,31 @@ HOUSEKEEPING = {"home", "key"}
 """Fields that say where a session runs, not what it is."""
 
 
-class Task(BaseModel):
-    """One session: an arm on a dataset and a backbone with a seed, under a protocol page, in a home of its own."""
+class Job(BaseModel):
+    """What a process of its own does in a home of its own, on one dataset."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     home: str
     key: str = ""
+    dataset: str
+    threads: int = 1
+
+    @property
+    def linked(self) -> str:
+        """The dataset of the base home that the home of the job needs; empty = none."""
+        return self.dataset
+
+
+class Task(Job):
+    """One session: an arm on a dataset and a backbone with a seed, under a protocol page, in a home of its own."""
+
     arm: str
     agent: str
     seeding: Seeding
     model: ModelChoice = ModelChoice()
     with_reflection: bool = True
     with_memory: bool = True
-    dataset: str
     dataset_id: str
     backbone: str
     seed: int
@@ -36,8 +47,12 @@ class Task(BaseModel):
     replay: str = ""  # path of a replay table; empty = trials are trained
     replay_sha256: str = ""
     device: str = "auto"
-    threads: int = 1
     look: bool = True  # finalize, which evaluates on the test set; False: only freeze
+
+    @property
+    def linked(self) -> str:
+        """A replay table needs no dataset."""
+        return "" if self.replay else self.dataset
 
     @property
     def digest(self) -> str:

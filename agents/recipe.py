@@ -1,0 +1,143 @@
+"""A scripted agent: it runs the configurations of a file in their order, reflects on each, and searches nothing.
+
+The file is TOML. Its steps are listed per backbone, or under the name of a dataset for this dataset only:
+
+    [[sasrec]]
+    changes.lr = 0.001
+    changes.dropout = 0.5
+
+    [[sasrec]]
+    sweep.transition_weight = [2.0, 4.0, 8.0]
+
+    [[beauty.sasrec]]
+    changes.lr = 0.002
+
+A step is a trial of `changes` over the default, or a sweep of scoring knobs over the best trial so far: every
+combination of the listed values, or a list of settings. `over = "best"` or `over = "default"` says otherwise.
+"""
+
+import itertools
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..data.errors import ConfigError
+from ..tools.views import KnobValues
+from .base import Action, Agent, RunTrial, Situation, Sweep
+from .history import History
+from .required import end, required_action, wait
+
+GIVEN = "the configuration is given, not searched for"
+BASES = ("default", "best")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One trial of a recipe: `changes` over a base, or, if `settings` are given, a sweep of these."""
+
+    changes: KnobValues
+    settings: tuple[KnobValues, ...] = ()
+    over: str = "default"
+
+    def action(self, history: History) -> RunTrial | Sweep:
+        """The step as an action.
+
+        The best trial is one with settings of its own, if there is one: that the plain default was measured as well,
+        for comparison, does not change what the recipe runs.
+        """
+        own = [trial for trial in history.finished if trial.settings] or history.finished
+        best = max(own, key=lambda trial: trial.ndcg or 0.0, default=None)
+        base = best.trial if best and self.over == "best" else "default"
+        return Sweep(self.settings, base) if self.settings else RunTrial(self.changes, base, override=GIVEN)
+
+
+DEFAULT = Step({})
+"""The plain default."""
+
+
+@dataclass(frozen=True)
+class Recipes:
+    """The steps of a file by the name of their list, and those of single datasets by dataset and name."""
+
+    general: Mapping[str, Sequence[Step]]
+    by_dataset: Mapping[str, Mapping[str, Sequence[Step]]]
+
+    def steps(self, dataset: str, name: str) -> tuple[Step, ...]:
+        """The steps of a list, e.g. of a backbone: those of the dataset if it has its own, else the general ones."""
+        return tuple(self.by_dataset.get(dataset, {}).get(name, self.general.get(name, ())))
+
+
+class RecipeAgent(Agent):
+    """Runs the steps in their order. A step that the server refuses ends the run with the server's reason."""
+
+    def __init__(self, recipes: Recipes, seed: int = 0) -> None:
+        super().__init__(seed)
+        self._recipes = recipes
+
+    def act(self, situation: Situation) -> Action:
+        """The step after as many as there are trials; the end of the session after the last one."""
+        return required_action(situation) or self._next(situation)
+
+    def _next(self, situation: Situation) -> Action:
+        history = History(situation)
+        steps = self._recipes.steps(situation.brief.dataset, situation.brief.backbone)
+        number = len(history.trials)
+        if situation.refused and situation.running:  # it may be admitted once a running trial has ended
+            return wait(situation)
+        if situation.refused:
+            raise ConfigError(f"step {number + 1} of the recipe was refused: {situation.refused[-1].reason}")
+        if number >= len(steps):
+            return end(situation)
+        step = steps[number]
+        return wait(situation) if step.over == "best" and situation.running else step.action(history)
+
+
+def read_recipes(file: Path) -> Recipes:
+    """The recipes of a TOML file. Raises ConfigError for a file that cannot be read or has another form."""
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"recipes={str(file)!r} cannot be read ({error.strerror}); check the path") from None
+    except ValueError as error:  # of TOML, and of text that is not UTF-8
+        raise ConfigError(f"recipes={str(file)!r} is not TOML: {error}") from None
+    general = {name: _steps(file, name, value) for name, value in content.items() if isinstance(value, list)}
+    by_dataset = {
+        dataset: {name: _steps(file, f"{dataset}.{name}", value) for name, value in lists.items()}
+        for dataset, lists in content.items()
+        if isinstance(lists, dict)
+    }
+    unknown = [name for name in content if name not in general and name not in by_dataset]
+    if unknown:
+        raise ConfigError(f"{file.name}: {unknown[0]} is no list of steps; write each step under [[{unknown[0]}]]")
+    return Recipes(general, by_dataset)
+
+
+def _steps(file: Path, name: str, given: Any) -> tuple[Step, ...]:
+    if not isinstance(given, list):
+        raise ConfigError(f"{file.name}: {name} is no list of steps; write each step under [[{name}]]")
+    return tuple(_step(f"{file.name}: step {number} of {name}", step) for number, step in enumerate(given, 1))
+
+
+def _step(where: str, given: Any) -> Step:
+    fields = dict(given) if isinstance(given, dict) else {}
+    over, changes, sweep = (fields.pop(name, None) for name in ("over", "changes", "sweep"))
+    if fields or (changes is None) == (sweep is None):
+        found = ", ".join(given) or "nothing"
+        raise ConfigError(f"{where} has {found}; give either changes or sweep, and over where it is needed")
+    over = over or ("default" if sweep is None else "best")
+    if over not in BASES:
+        raise ConfigError(f"{where}: over={over!r} is not known; choose one of {', '.join(BASES)}")
+    if sweep is None:
+        return Step(dict(changes), over=over)
+    settings = _combinations(sweep) if isinstance(sweep, dict) else tuple(sweep)
+    if not settings or not all(isinstance(setting, dict) for setting in settings):
+        raise ConfigError(f"{where}: sweep has no settings; give lists of values, or a list of settings")
+    return Step({}, settings, over)
+
+
+def _combinations(values: Mapping[str, Any]) -> tuple[KnobValues, ...]:
+    """Every combination of the listed values of knobs; a single value counts as a list of one."""
+    lists = [value if isinstance(value, list) else [value] for value in values.values()]
+    return tuple(dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*lists))

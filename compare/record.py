@@ -1,0 +1,151 @@
+"""The record: audited figures of given configurations, with nothing searched for.
+
+Per dataset and backbone one session runs the configurations of a recipe, confirms the best one on validation under
+fresh seeds that the server draws, and looks at the test set once. `record_session.py` runs the sessions of a dataset.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from ..agents.recipe import read_recipes
+from ..data.catalogue import Catalogue
+from ..data.errors import ConfigError
+from ..data.prepared import PrepareOptions
+from ..examiner.vault import Vault
+from ..sandbox.protocol import load_protocol
+from .comparison import Begin, no_begin
+from .exhibits import SCALES
+from .homes import digest_of
+from .page import NO_LIMIT, budgeted, with_rules
+from .plan import write_page
+from .record_outcome import RecordResult, other_looks, stored_record
+from .record_task import Backbone, RecordTask, num_steps
+from .runner import Kind, OnAdvance, run_jobs
+
+RECIPES = Path(__file__).with_name("record.toml")
+"""The configurations that are shipped."""
+RECORDS = Kind("virtualmle.compare.record_session", stored_record)
+CONFIRM_TOP = 1
+SEEDS = {"demo": 2, "office": 5, "full": 5}
+"""Fresh seeds of a scale."""
+NAME = "record"
+MAX_STEPS = 1000
+"""Trials of a session at most: its recipe ends it, not its budget."""
+
+
+@dataclass(frozen=True)
+class RecordRequest:
+    """What a person asks for. `datasets`: names, or paths of logs; () = those of the scale.
+
+    variants: how each dataset is prepared; None = as it is, or with the default options. repetitions: fresh seeds.
+    """
+
+    home: Path
+    out: Path
+    datasets: tuple[str, ...] = ()
+    backbones: tuple[str, ...] = get_args(Backbone)
+    scale: str = "demo"
+    repetitions: int | None = None
+    recipes: Path | None = None
+    with_default: bool = False
+    ensemble: bool = False
+    variants: tuple[PrepareOptions | None, ...] = (None,)
+    settings: tuple[str, ...] = ()
+    sandbox: Path | None = None
+    parallel: int = 1
+    device: str = "auto"
+    threads: int = 1
+    jobs: int = 1
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The records that are over, one per dataset; the errors of the others; and looks elsewhere, by dataset."""
+
+    request: RecordRequest
+    tasks: Sequence[RecordTask]
+    results: list[RecordResult]
+    failures: dict[str, str]
+    looks_elsewhere: dict[str, int]
+
+    def home_of(self, dataset: str) -> Path:
+        """The home of the sessions on a dataset."""
+        return Path(next(task.home for task in self.tasks if task.dataset == dataset))
+
+
+def record(request: RecordRequest, on_advance: OnAdvance, begin: Begin = no_begin) -> Recorded:
+    """Run the sessions that have no result yet. Raises ConfigError, ProtocolError or DataError for a request that
+    cannot be run, SessionError if another process runs it."""
+    tasks = tasks_of(request)
+    begin(len(tasks), max(num_steps(task.parts(), task.repetitions) for task in tasks))
+    done = run_jobs(request, tasks, RECORDS, on_advance)
+    homes = [request.home, *sorted((request.out / "sessions").iterdir())]
+    looks = {task.dataset: other_looks(Path(task.home), homes, task.dataset_id) for task in tasks}
+    return Recorded(request, tasks, done.results, done.failures, looks)
+
+
+def tasks_of(request: RecordRequest) -> list[RecordTask]:
+    """One task per dataset and variant; registers the datasets in the home. Raises ConfigError as `record`."""
+    known: tuple[Backbone, ...] = get_args(Backbone)
+    backbones = tuple(backbone for backbone in known if backbone in request.backbones)
+    unknown = [backbone for backbone in request.backbones if backbone not in known]
+    if unknown or not backbones:
+        raise ConfigError(f"backbone={''.join(unknown[:1])!r} is not known; choose among {', '.join(known)}")
+    recipes = (request.recipes or RECIPES).expanduser().resolve()
+    read_recipes(recipes)  # before a dataset is prepared
+    repetitions = request.repetitions or SEEDS[request.scale]
+    page = write_page(request.out, page_of(request, repetitions))
+    tasks = [
+        RecordTask(
+            home="",
+            dataset=dataset,
+            dataset_id=Catalogue(request.home).manifest(dataset).dataset_id,
+            backbones=backbones,
+            with_default=request.with_default,
+            ensemble=request.ensemble,
+            repetitions=repetitions,
+            parallel=request.parallel,
+            device=request.device,
+            threads=request.threads,
+            page=str(page),
+            page_sha256=digest_of(page),
+            recipes=str(recipes),
+            recipes_sha256=digest_of(recipes),
+        )
+        for dataset in _registered(request)
+    ]
+    return [_placed(request, task) for task in tasks]
+
+
+def page_of(request: RecordRequest, repetitions: int) -> str:
+    """The protocol page of a record: every configuration runs to its end, and the best one is confirmed."""
+    own = request.home / "SANDBOX.md"
+    text = load_protocol(request.sandbox or (own if own.exists() else None)).text
+    rules = {
+        "racing": "false",
+        "trial_seconds": f"{NO_LIMIT}",
+        "confirm_top": f"{CONFIRM_TOP}",
+        "confirm_repetitions": f"{repetitions}",
+    }
+    return with_rules(budgeted(text, MAX_STEPS, None, request.settings), rules)
+
+
+def _registered(request: RecordRequest) -> tuple[str, ...]:
+    """The names of the datasets in every variant, which are prepared in the home unless they are there."""
+    request.home.mkdir(parents=True, exist_ok=True)
+    catalogue, key = Catalogue(request.home), Vault(request.home).public_key()
+    names = [
+        catalogue.resolve(word, key, options=options)
+        for word in request.datasets or SCALES[request.scale].datasets
+        for options in request.variants
+    ]
+    return tuple(dict.fromkeys(names))
+
+
+def _placed(request: RecordRequest, task: RecordTask) -> RecordTask:
+    """The task with its key and its home, whose name ends with the digest of the task."""
+    key = f"{NAME}.{task.dataset}"
+    slug = "".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in key)
+    return task.model_copy(update={"key": key, "home": str(request.out / "sessions" / f"{slug}.{task.digest}")})

@@ -1,0 +1,233 @@
+"""The record as Markdown and JSON, with the receipts beside them; equal sessions give equal figures."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..data.atomic import write_bytes
+from ..data.errors import HomeError
+from ..data.wording import counted
+from ..report import formats
+from .provenance import machine, versions
+from .published import published, published_table, source_lines
+from .record import NAME, Recorded
+from .record_outcome import PartResult, RecordResult
+from .tables import Table, figure, markdown, spread
+
+NDCG, RECALL = "ndcg@10", "recall@10"
+RECEIPTS = "receipts"
+
+Row = tuple[RecordResult, PartResult]
+
+
+def write_record(recorded: Recorded) -> list[Path]:
+    """Write record.md, record.json and the receipts into the directory of the record; returns the paths, the Markdown
+    first. Raises HomeError if it cannot be written."""
+    out = recorded.request.out
+    provenance = provenance_of(recorded)
+    content = {
+        "provenance": provenance,
+        "repetitions": recorded.tasks[0].repetitions,
+        "looks_elsewhere": recorded.looks_elsewhere,
+        "failures": recorded.failures,
+        "records": [result.model_dump(mode="json") for result in recorded.results],
+    }
+    files = {
+        out / f"{NAME}.md": as_markdown(recorded, provenance).encode(),
+        out / f"{NAME}.json": (json.dumps(content, indent=1, allow_nan=False) + "\n").encode(),
+        **{out / receipt_file(part): receipt for part, receipt in _receipts(recorded)},
+    }
+    try:
+        (out / RECEIPTS).mkdir(parents=True, exist_ok=True)
+        for path, data in files.items():
+            write_bytes(path, data)
+    except OSError as error:
+        raise HomeError(f"{out} cannot be written ({error.strerror}); choose another directory with --out") from None
+    return list(files)
+
+
+def provenance_of(recorded: Recorded) -> dict[str, Any]:
+    """The machine, the versions, and how the sessions were run."""
+    devices = dict.fromkeys(part.device for _, part in _rows(recorded.results) if part.device)
+    request = recorded.request
+    run = {"device": ", ".join(devices), "threads": request.threads, "parallel": request.parallel, "jobs": request.jobs}
+    return {**machine(), **versions(), **run}
+
+
+def receipt_file(part: PartResult) -> str:
+    """Where the receipt of a session is, below the directory of the record."""
+    return f"{RECEIPTS}/{part.session}.json"
+
+
+def _receipts(recorded: Recorded) -> Iterator[tuple[PartResult, bytes]]:
+    for result, part in _rows(recorded.results):
+        if part.receipt:
+            yield part, (recorded.home_of(result.dataset) / part.receipt).read_bytes()
+
+
+def _rows(results: Sequence[RecordResult]) -> list[Row]:
+    return [(result, part) for result in results for part in result.parts]
+
+
+def as_markdown(recorded: Recorded, provenance: dict[str, Any]) -> str:
+    """The record as Markdown."""
+    rows = _rows(recorded.results)
+    tables = [test_table(rows), seeds_table(rows), configurations_table(rows), trials_table(rows), cost_table(rows),
+              receipts_table(rows)]  # fmt: skip
+    quoted = quoted_table(recorded.results)
+    machine_lines = [f"- {name}: {value}" for name, value in provenance.items()]
+    lines = [
+        "# The record", "", about(recorded), "", *(markdown(table) for table in tables if table.rows),
+        "## Machine and versions", "", *machine_lines, "",
+        *([markdown(quoted), *source_lines(), ""] if quoted.rows else []),
+        "## What these figures cannot say", "", *(f"- {note}" for note in notes(recorded)), "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def about(recorded: Recorded) -> str:
+    """One paragraph that says how the figures came about."""
+    seeds = counted(recorded.tasks[0].repetitions, "fresh seed")
+    return (
+        "Given configurations, nothing searched for. Each session ran its configurations under one seed and selected "
+        f"the best one by validation NDCG@10. The server then drew {seeds}, trained the selected configuration under "
+        "each, and looked at the test set once, with the models of all of them. The whole catalogue is ranked for "
+        "every user, with the history masked and ties counted against the model."
+    )
+
+
+def test_table(rows: Sequence[Row]) -> Table:
+    """The test figures, with those of the default beside them where it was run."""
+    columns = (
+        "data", "model", "seeds", "test NDCG@10", "test Recall@10", "SE over users", "validation NDCG@10",
+        "of the selected trial", "inflation at most", "default: test NDCG@10", "difference to it", "look",
+    )  # fmt: skip
+    note = (
+        "Test and validation: mean ± standard deviation over the fresh seeds; of an ensemble, whose members have the "
+        "seed of the session, the one figure. SE over users: standard error of test NDCG@10, of the mean per user. Of "
+        "the selected trial: validation NDCG@10 under the seed of the session, which the selection saw; inflation: the "
+        "bound SE·√(2 ln K) of what choosing the best of K configurations adds to it. Default: one model of the seed "
+        "of the session, in the same look; the difference is paired over users, with its standard error. Look: which "
+        "look at this test set it was, in the ledger of these sessions."
+    )
+    return Table("Test figures", columns, tuple(_test_row(*row) for row in rows), note)
+
+
+def _test_row(result: RecordResult, part: PartResult) -> tuple[str, ...]:
+    test = part.test
+    default = test.default if test else None
+    trials = part.confirmation.trials if part.confirmation else []
+    confirmed = next((trial for trial in trials if trial.trial == part.selected), None)
+    return (
+        result.dataset, part.name, str(len(part.repetitions) or 1),
+        spread(test.metrics[NDCG], test.metrics_sd.get(NDCG)) if test else "no look",
+        spread(test.metrics[RECALL], test.metrics_sd.get(RECALL)) if test else "",
+        formats.metric(test.ndcg10_se) if test else "",
+        spread(confirmed.mean, confirmed.sd) if confirmed else "",
+        formats.metric(part.validation[NDCG]), formats.metric(part.inflation),
+        formats.metric(default.metrics[NDCG]) if default else "",
+        formats.change(default.delta[NDCG], default.delta_se[NDCG]) if default else "",
+        str(test.look) if test else "",
+    )  # fmt: skip
+
+
+def seeds_table(rows: Sequence[Row]) -> Table:
+    """Each fresh seed with its figures."""
+    columns = ("data", "model", "seed", "validation NDCG@10", "test NDCG@10", "test Recall@10", "seconds")
+    found = tuple(
+        (
+            result.dataset, part.name, str(one.seed), formats.metric(one.validation),
+            formats.metric(one.test[NDCG]) if one.test else "", formats.metric(one.test[RECALL]) if one.test else "",
+            figure(one.seconds),
+        )
+        for result, part in rows
+        for one in part.repetitions
+    )  # fmt: skip
+    return Table("Each seed", columns, found, "Seconds: wall clock of the process.")
+
+
+def configurations_table(rows: Sequence[Row]) -> Table:
+    """The selected configurations."""
+    found = tuple(
+        (
+            result.dataset, part.name, part.selected, ", ".join(part.members) or formats.MISSING,
+            formats.settings(part.settings),
+        )
+        for result, part in rows
+    )  # fmt: skip
+    note = "Settings that differ from the default of the backbone."
+    return Table("Configurations", ("data", "model", "trial", "members", "settings"), found, note, texts=5)
+
+
+def trials_table(rows: Sequence[Row]) -> Table:
+    """All trials, so that what the selection chose among can be seen."""
+    columns = ("data", "model", "trial", "over", "changes", "outcome", "validation NDCG@10", "seconds")
+    found = tuple(
+        (
+            result.dataset, part.name, trial.trial, trial.base, formats.settings(trial.changes, "none"),
+            trial.verdict or trial.status, formats.metric(trial.ndcg10), figure(trial.wall_seconds),
+        )
+        for result, part in rows
+        for trial in part.trials
+    )  # fmt: skip
+    note = "Of a sweep, the changes are its best setting. The verdict compares with the trials before it."
+    return Table("Trials", columns, found, note, texts=6)
+
+
+def cost_table(rows: Sequence[Row]) -> Table:
+    """What the sessions took."""
+    columns = ("data", "model", "trials", "seconds of the trials", "of a repetition", "of all repetitions")
+    found = []
+    for result, part in rows:
+        seconds = [one.seconds for one in part.repetitions]
+        mean = figure(sum(seconds) / len(seconds)) if seconds else ""
+        spent = figure(sum(trial.wall_seconds for trial in part.trials))
+        found.append((result.dataset, part.name, str(len(part.trials)), spent, mean, figure(sum(seconds))))
+    whole = {result.dataset: result.wall_seconds for result, _ in rows}
+    found += [(dataset, "all, on the clock", "", "", "", figure(seconds)) for dataset, seconds in whole.items()]
+    note = "Wall clock of the processes; all, on the clock: with everything between them."
+    return Table("Seconds", columns, tuple(found), note)
+
+
+def receipts_table(rows: Sequence[Row]) -> Table:
+    """The receipts, and how to check them."""
+    found = tuple(
+        (result.dataset, part.name, part.session, part.receipt_sha256[:16], f"`virtualmle verify {receipt_file(part)}`")
+        for result, part in rows
+        if part.receipt
+    )
+    note = (
+        "A receipt is signed. It states the choice that was frozen before the look, the result, and the excerpt of the "
+        "audit log. `verify` checks it on any machine; with `--log FILE` also that the test targets are those of a log."
+    )
+    return Table("Receipts", ("data", "model", "session", "SHA-256 begins with", "check"), found, note, texts=5)
+
+
+def quoted_table(results: Sequence[RecordResult]) -> Table:
+    """Published figures on the datasets of the record; without rows if there are none."""
+    names = [result.dataset.lower() for result in results]
+    quoted = {row.dataset for row in published()}
+    return published_table({name for name in quoted if any(name.lower().replace(" ", "-") in one for one in names)})
+
+
+def notes(recorded: Recorded) -> Iterator[str]:
+    """What the figures cannot say."""
+    for result, part in _rows(recorded.results):
+        if part.test is None:
+            yield f"{part.session} is {part.state} and has no test figure."
+        elif part.test.look_note:
+            yield f"Look {part.test.look} at {result.dataset}: {part.test.look_note}."
+    for dataset, number in recorded.looks_elsewhere.items():
+        if number:
+            yield (
+                f"The ledgers of the base home and of other sessions in this directory have {counted(number, 'look')} "
+                f"at the test set of {dataset}. Whoever chose the configurations may know these figures."
+            )
+    yield "The configurations were given: no ledger of these sessions says what was known when they were chosen."
+    if any(part.members for _, part in _rows(recorded.results)):
+        yield "An ensemble has one figure, of members under one seed; it has no standard deviation over seeds."
+    yield "The standard deviation is over seeds on one split of the data; it says nothing about other users or times."
+    for key, error in recorded.failures.items():
+        yield f"{key} failed and is missing: {error}"
+

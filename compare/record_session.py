@@ -1,0 +1,186 @@
+"""The sessions of a record on one dataset: `python -P -m virtualmle.compare.record_session`.
+
+As in `compare/session.py`, the task is the first line of standard input, and the agent acts over an MCP connection to
+a server in this process. All sessions are in one home, because the members of the ensemble come from the others. No
+session is finalized before every session has run its trials, so that no choice is made after a look. What has been
+done is read from the home: the n-th session of the home is the n-th part of the record.
+"""
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from mcp import Client
+from mcp.types import Implementation
+
+from .. import __version__
+from ..agents.base import Agent
+from ..agents.ensembles import WITHIN
+from ..agents.events import Confirming, Event, TrialFinished
+from ..agents.loop import run_agent, run_trials
+from ..agents.recipe import RecipeAgent, Recipes, Step
+from ..data.errors import ConfigError, VirtualMLEError
+from ..memory.records import SessionRecord, TrialRecord
+from ..memory.store import Memory
+from ..models.knobs.ensemble import ENSEMBLE as MEMBERS
+from ..models.knobs.ensemble import MAX_MEMBERS, MIN_MEMBERS
+from ..server.app import build_server
+from ..tools.cognition import best_first
+from ..tools.workspace import Settings
+from .lock import locked
+from .outcome import PROGRESS, RESULT, Progress, store, stored_progress
+from .record_outcome import read_record
+from .record_task import Part, RecordTask
+from .session import FAILED, LOCK_SECONDS, WARM_SECONDS, end_with_parent
+
+
+class Counter:
+    """Reports on standard output, one JSON line each, how many trials and repetitions of all sessions are over."""
+
+    def __init__(self) -> None:
+        self._before = self._now = 0
+
+    def next_session(self) -> None:
+        """The events that follow count from the start of another session, or of its confirmation."""
+        self._before, self._now = self._before + self._now, 0
+
+    def __call__(self, event: Event) -> None:
+        """Take note of one event."""
+        if isinstance(event, TrialFinished):
+            self._now = event.observation.budget.trials_used
+        elif isinstance(event, Confirming):
+            self._now = int(event.done)
+        else:
+            return
+        print(json.dumps({"trials": self._before + self._now}), flush=True)
+
+
+def run(task: RecordTask) -> None:
+    """Run the sessions of `task` to their ends, from wherever an earlier process left them, and store the result."""
+    home, parts = Path(task.home), task.parts()
+    before, started = stored_progress(home).wall_seconds, time.monotonic()
+    counter = Counter()
+    try:
+        for number, part in enumerate(parts):
+            _run_trials(task, number, part, len(parts), counter)
+            counter.next_session()
+        for number, part in enumerate(parts):
+            _finalize(task, number, part, len(parts), counter)
+            counter.next_session()
+    finally:
+        store(Progress(wall_seconds=before + time.monotonic() - started), home / PROGRESS)
+    store(read_record(task, parts), home / RESULT)
+
+
+def _run_trials(task: RecordTask, number: int, part: Part, sessions: int, counter: Counter) -> None:
+    """Run the trials of a session, which is opened unless it is there, and leave it open."""
+    known = _sessions(task)
+    record = known[number] if number < len(known) else None
+    if record is not None and record.state != "open":
+        return
+    agent = _agent(part, _members(task, known[:number]) if part.is_ensemble else ())
+    _drive(task, part, agent, record.id if record else None, sessions, counter, finalizes=False)
+
+
+def _finalize(task: RecordTask, number: int, part: Part, sessions: int, counter: Counter) -> None:
+    """Confirm the best trial of a session, and take its look, unless that is over."""
+    record = _sessions(task)[number]
+    if record.state not in ("revealed", "void"):
+        _drive(task, part, _agent(part, ()), record.id, sessions, counter, finalizes=True)
+
+
+def _agent(part: Part, members: Sequence[str]) -> RecipeAgent:
+    first = (Step({MEMBERS: list(members)}),) if part.is_ensemble else ()
+    return RecipeAgent(Recipes({part.backbone: (*first, *part.steps)}, {}))
+
+
+def _members(task: RecordTask, sessions: Sequence[SessionRecord]) -> tuple[str, ...]:
+    """The best trials of the sessions, one per trained model, by validation NDCG@10; at most `MAX_MEMBERS`.
+
+    The plain default is none of them. Beyond the best two, a model that is much weaker than the best one is left out,
+    because it would pull the mean down. Raises ConfigError for fewer than two.
+    """
+    found: dict[tuple[str, str], TrialRecord] = {}
+    with Memory(Path(task.home) / "memory.db") as memory:
+        trials = [trial for session in sessions for trial in memory.trials.all(session.id)]
+    plain = {(trial.session, trial.train_hash) for trial in trials if not trial.changed}
+    for trial in best_first(trials):
+        if (model := (trial.session, trial.train_hash)) not in plain:
+            found.setdefault(model, trial)
+    ranked = [(trial, trial.outcome.metrics["ndcg@10"]) for trial in found.values() if trial.outcome]
+    good = [trial for trial, ndcg in ranked if ndcg >= (1 - WITHIN) * ranked[0][1]]
+    chosen = [trial for trial, _ in ranked][: max(MIN_MEMBERS, min(len(good), MAX_MEMBERS))]
+    if len(chosen) < MIN_MEMBERS:
+        raise ConfigError(
+            f"an ensemble needs {MIN_MEMBERS} trained models, and {task.dataset} has {len(chosen)}; see the errors of "
+            "the other trials, or leave --ensemble out"
+        )
+    return tuple(f"{trial.session}/{trial.handle}" for trial in chosen)
+
+
+def _drive(  # noqa: PLR0913, PLR0917 - private, called twice
+    task: RecordTask, part: Part, agent: Agent, session: str | None, sessions: int, counter: Counter, *, finalizes: bool
+) -> None:
+    settings = _settings(task, sessions)
+    refusal = asyncio.run(_connected(task, part, agent, session, settings, counter, finalizes))
+    if refusal is not None:
+        raise refusal
+
+
+async def _connected(  # noqa: PLR0913, PLR0917 - as above
+    task: RecordTask,
+    part: Part,
+    agent: Agent,
+    session: str | None,
+    settings: Settings,
+    counter: Counter,
+    finalizes: bool,
+) -> VirtualMLEError | None:
+    """Returns a refusal instead of raising it: the client's task groups would wrap it."""
+    info = Implementation(name="virtualmle-recipe", version=__version__)
+    async with Client(build_server(Path(task.home), settings), client_info=info) as client:
+        play = run_agent if finalizes else run_trials
+        try:
+            await play(
+                client, agent, task.dataset, part.backbone, session=session, new=session is None, on_event=counter
+            )
+        except VirtualMLEError as error:
+            return error
+    return None
+
+
+def _settings(task: RecordTask, sessions: int) -> Settings:
+    """The settings of the server; it opens no more sessions than the record has."""
+    return Settings(
+        seed=task.seed,
+        max_sessions=sessions,
+        parallel=task.parallel,
+        device=task.device,
+        threads=task.threads,
+        keep_warm=WARM_SECONDS,
+        protocol_path=Path(task.page),
+    )
+
+
+def _sessions(task: RecordTask) -> list[SessionRecord]:
+    with Memory(Path(task.home) / "memory.db") as memory:
+        return memory.sessions.all()
+
+
+def main() -> None:
+    """Run the task on standard input. The exit code is 1, with one line on standard error, for a user's mistake."""
+    task = RecordTask.model_validate_json(sys.stdin.buffer.readline())
+    end_with_parent()
+    try:
+        with locked(Path(task.home) / "session.lock", LOCK_SECONDS):
+            run(task)
+    except VirtualMLEError as error:
+        print(f"{' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(FAILED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""The task of a record: all sessions on one dataset, in one home, as the process that runs them receives it."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ..agents.recipe import DEFAULT, Recipes, Step, read_recipes
+from ..data.errors import ConfigError
+from ..models.knobs.ensemble import MIN_MEMBERS
+from .task import DIGEST, HOUSEKEEPING, Job
+
+ENSEMBLE = "ensemble"
+PATHS = {*HOUSEKEEPING, "page", "recipes"}
+Backbone = Literal["sasrec", "hstu"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One session of a record: of a backbone, or of the ensemble, which is opened under the first backbone."""
+
+    name: str
+    backbone: str
+    steps: tuple[Step, ...]
+
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether its trials score trained models of the other sessions together."""
+        return self.name == ENSEMBLE
+
+
+class RecordTask(Job):
+    """Sessions of one dataset: one per backbone, and one for their ensemble."""
+
+    dataset_id: str
+    backbones: tuple[Backbone, ...]
+    with_default: bool = False
+    ensemble: bool = False
+    repetitions: int
+    parallel: int = 1  # trials of a session at a time, repetitions included
+    seed: int = 0
+    device: str = "auto"
+    page: str  # path of the protocol page
+    page_sha256: str
+    recipes: str  # path of the file of recipes
+    recipes_sha256: str
+
+    @property
+    def digest(self) -> str:
+        """A hash of what determines the sessions; paths do not, the contents of their files do."""
+        fields = self.model_dump(exclude={*PATHS, "parallel"})
+        return hashlib.sha256(repr(sorted(fields.items())).encode()).hexdigest()[:DIGEST]
+
+    def parts(self) -> tuple[Part, ...]:
+        """The sessions in the order in which they are opened. Raises ConfigError for recipes that lack a backbone."""
+        recipes = read_recipes(Path(self.recipes))
+        return parts_of(self.dataset, self.backbones, recipes, self.with_default, self.ensemble)
+
+
+def parts_of(
+    dataset: str, backbones: tuple[Backbone, ...], recipes: Recipes, with_default: bool, ensemble: bool
+) -> tuple[Part, ...]:
+    """The sessions of a record on `dataset`. Raises ConfigError for a backbone without a recipe, and for an ensemble
+    of fewer than two configurations."""
+    parts = []
+    for backbone in backbones:
+        steps = recipes.steps(dataset, backbone)
+        if not any(step.changes for step in steps):
+            raise ConfigError(f"the recipes have no configuration of {backbone} for {dataset}; add one")
+        parts.append(Part(backbone, backbone, (DEFAULT, *steps) if with_default else steps))
+    if ensemble and sum(bool(step.changes) for part in parts for step in part.steps) < MIN_MEMBERS:
+        raise ConfigError(f"an ensemble needs {MIN_MEMBERS} trained models; give a second backbone or configuration")
+    if ensemble:
+        parts.append(Part(ENSEMBLE, backbones[0], recipes.steps(dataset, ENSEMBLE)))
+    return tuple(parts)
+
+
+def num_steps(parts: tuple[Part, ...], repetitions: int) -> int:
+    """The trials of all sessions with their repetitions, for a progress bar."""
+    return sum(len(part.steps) + (1 if part.is_ensemble else repetitions) for part in parts)

@@ -1,0 +1,101 @@
+"""The agent of a recipe: its steps in their order, a sweep over the best, and files that are refused."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.agents_world import World, decide
+from virtualmle.agents.base import Finalize, Reflect, Refusal, RunTrial, Sweep
+from virtualmle.agents.history import History
+from virtualmle.agents.recipe import RecipeAgent, Recipes, Step, read_recipes
+from virtualmle.agents.registry import check_agent, make_agent
+from virtualmle.data.errors import ConfigError
+
+TWO = """
+[[sasrec]]
+changes.lr = 0.001
+changes.dropout = 0.4
+
+[[sasrec]]
+changes.lr = 0.002
+
+[[other.sasrec]]
+changes.lr = 0.003
+"""
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "recipes.toml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_steps_run_once_each_in_their_order_and_every_trial_is_reflected(tmp_path: Path) -> None:
+    world = World(trials_max=9).play(make_agent(f"recipe:{written(tmp_path, TWO)}"))
+    assert [row["changes"] for row in world.trials] == [{"lr": 0.001, "dropout": 0.4}, {"lr": 0.002}]
+    assert [row["base"] for row in world.trials] == ["default", "default"]
+    assert [reflection.trial for reflection in world.reflections] == ["t001", "t002"]
+    assert world.over is not None and world.over.summary
+
+
+def test_a_dataset_with_its_own_list_uses_only_that_one(tmp_path: Path) -> None:
+    recipes = read_recipes(written(tmp_path, TWO))
+    assert recipes.steps("other", "sasrec") == (Step({"lr": 0.003}),)
+    assert len(recipes.steps("demo", "sasrec")) == 2 and recipes.steps("demo", "hstu") == ()
+
+
+def test_a_sweep_has_every_combination_over_the_best_trial_other_than_the_default(tmp_path: Path) -> None:
+    text = "[[sasrec]]\nsweep.transition_weight = [2.0, 4.0]\nsweep.popularity_weight = 0.25\n"
+    (step,) = read_recipes(written(tmp_path, text)).steps("d", "sasrec")
+    world = World(surface=lambda config: 0.9 if config.lr == 0.0003 else config.lr)  # the default is best
+    world.play(RecipeAgent(Recipes({"sasrec": [Step({}), Step({"lr": 0.002}), Step({"lr": 0.001})]}, {})))
+    action = step.action(History(world.situation))
+    expected = tuple({"transition_weight": weight, "popularity_weight": 0.25} for weight in (2.0, 4.0))
+    assert action == Sweep(expected, "t002")
+    alone = World()
+    (first,) = decide(RecipeAgent(Recipes({"sasrec": [step]}, {})), alone.situation)
+    assert isinstance(first, Sweep) and first.base == "default"
+
+
+def test_a_recipe_goes_on_where_an_earlier_process_left_it() -> None:
+    recipes = Recipes({"sasrec": [Step({"lr": 0.001}), Step({"lr": 0.002})]}, {})
+    world = World()
+    world.execute(decide(RecipeAgent(recipes), world.situation))
+    (reflection,) = decide(RecipeAgent(recipes), world.situation)
+    assert isinstance(reflection, Reflect)
+    world.execute([reflection])
+    (action,) = decide(RecipeAgent(recipes), world.situation)
+    assert isinstance(action, RunTrial) and action.changes == {"lr": 0.002}
+    assert action.override  # a rule of an earlier session does not refuse what is given
+
+
+def test_a_refused_step_raises_the_reason_and_an_empty_recipe_ends_at_once() -> None:
+    world = World()
+    world.refused.append(Refusal({"lr": 7.0}, "default", "lr=7 is out of range"))
+    with pytest.raises(ConfigError, match="step 1 of the recipe was refused: lr=7 is out of range"):
+        decide(RecipeAgent(Recipes({"sasrec": [Step({"lr": 7.0})]}, {})), world.situation)
+    (action,) = decide(RecipeAgent(Recipes({}, {})), World().situation)
+    assert isinstance(action, Finalize)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("lr = 1", "lr is no list of steps"), ("[sasrec]\nlr = 1", "sasrec.lr is no list of steps"),
+        ("[[sasrec]]\nlr = 1", "step 1 of sasrec has lr; give either changes or sweep"),
+        ("[[sasrec]]", "has nothing"), ("[[sasrec]]\nover = \"t001\"\nchanges.lr = 1", "over='t001' is not known"),
+        ("[[sasrec]]\nsweep.fusion = []", "sweep has no settings"), ("[[sasrec", "is not TOML"),
+        ("[[sasrec]]\nchanges.lr = 1\nsweep.fusion = [1]", "either changes or sweep"),
+    ],
+)  # fmt: skip
+def test_a_file_of_another_form_is_refused_with_the_place(tmp_path: Path, text: str, reason: str) -> None:
+    file = written(tmp_path, text)
+    with pytest.raises(ConfigError, match=reason.replace("(", r"\(")):
+        check_agent(f"recipe:{file}")
+
+
+def test_a_recipe_needs_a_file_that_can_be_read() -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        check_agent("recipe:nothing.toml")
+    with pytest.raises(ConfigError, match="or recipe:FILE"):
+        check_agent("recipe")
