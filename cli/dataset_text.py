@@ -27,16 +27,16 @@ def filter_lines(manifest: Manifest) -> list[str]:
 
 
 def split_lines(manifest: Manifest) -> list[str]:
-    """Which split the dataset has, and with --ties random what became of the ties; nothing about the test part."""
+    """Which split the dataset has, and with --ties random what became of the ties."""
     if manifest.options.ties == FILE:
-        return [_split_line(manifest)]
+        return [split_line(manifest)]
     drawn = "ties: the order of a user's events at one time was drawn at random (--ties random)"
     none = "ties: no user has two events at one time, so --ties random changed nothing but the name"
-    return [_split_line(manifest), drawn if manifest.has_random_ties else none]
+    return [split_line(manifest), drawn if manifest.has_random_ties else none]
 
 
-def _split_line(manifest: Manifest) -> str:
-    """Which split the dataset has and, of a split by time, its cuts and who is ranked."""
+def split_line(manifest: Manifest) -> str:
+    """Which split the dataset has and, of a split by time, its cuts and who is ranked; nothing about the test part."""
     cuts = manifest.time_split
     if cuts is None:
         split = "split: leave-one-out (the last event of each user is test, the second last validation)"

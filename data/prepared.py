@@ -315,7 +315,8 @@ def _verify(directory: Path, manifest: Manifest, arrays_only: bool) -> None:
         if (name in arrays or not arrays_only) and _sha256(directory / name) != expected:
             raise DataError(f"{str(directory / name)!r} is damaged: its hash differs from the manifest; {_ADVICE}")
     missing = {array_file(name) for name in ARRAYS | _further_arrays(manifest)} - set(manifest.files)
-    if missing or dataset_id_of(manifest.files, manifest.num_users, manifest.num_items) != manifest.dataset_id:
+    sizes = manifest.num_users, manifest.num_items
+    if missing or dataset_id_of(manifest.files, *sizes, random_ties=manifest.has_random_ties) != manifest.dataset_id:
         raise DataError(f"{str(directory / MANIFEST)!r} is damaged: dataset_id does not match its contents; {_ADVICE}")
 
 

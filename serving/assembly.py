@@ -17,7 +17,7 @@ from ..training.checkpoint import load_checkpoint
 from ..training.spec import CHECKPOINT
 from .artifact import Contents, Member
 from .item_index import typed_ids
-from .layout import ORIGINAL_ID, DatasetOfExport, TrainedModel, TrainedOn
+from .layout import DRAWN, ORIGINAL_ID, DatasetOfExport, TrainedModel, TrainedOn
 from .sums import ExportSums
 
 
@@ -79,4 +79,4 @@ def contents_of(
 def _preparation(dataset: Manifest) -> str:
     """How train, validation and test events were separated: the split, and whether the order of ties was drawn."""
     split = str(dataset.profile.get("split", LEAVE_ONE_OUT))
-    return f"{split}, ties {dataset.profile['ties']}" if dataset.has_random_ties else split
+    return f"{split}{DRAWN}" if dataset.has_random_ties else split
