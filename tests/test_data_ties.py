@@ -233,7 +233,8 @@ def test_the_command_line_prepares_the_control_and_says_what_became_of_the_ties(
 
 
 def test_sessions_on_the_control_say_so_and_share_no_trial_with_the_plain_dataset(tmp_path: Path) -> None:
-    ws = Workspace.open(tmp_path / "home", settings=Settings(threads=1, with_reflection=False, keep_warm=60, max_sessions=9))
+    settings = Settings(threads=1, with_reflection=False, keep_warm=60, max_sessions=9)
+    ws = Workspace.open(tmp_path / "home", settings=settings)
     for name, options in (("demo", None), ("demo-ties-random", PrepareOptions(ties="random"))):
         assert ws.catalogue.resolve("demo", Vault(ws.home).public_key(), options=options) == name
     plain, control = open_session(ws, "demo", "sasrec"), open_session(ws, "demo-ties-random", "sasrec")
