@@ -15,7 +15,7 @@ LESSON_LENGTH = 160
 
 
 def state_digest(situation: Situation) -> str:
-    """Budget, incumbent, trials, effects, lessons, proposals and coverage."""
+    """Budget, incumbent, trials, effects, lessons, proposals, members from other sessions and coverage."""
     used = 0
     parts: list[str] = []
     for text, limit in (
@@ -24,6 +24,7 @@ def state_digest(situation: Situation) -> str:
         (_proposals(situation), 500),
         (_effects(situation), 700),
         (_lessons(situation), 600),
+        (_other_members(situation), 250),
         (_coverage(situation), 150),
     ):
         if text:
@@ -116,6 +117,11 @@ def _proposals(situation: Situation) -> str:
         for row in situation.state.proposals
     ]
     return "\n".join(["the server proposes:", *lines]) if lines else ""
+
+
+def _other_members(situation: Situation) -> str:
+    members = [f"{one.trial} ({one.backbone}, {one.ndcg:.4f})" for one in situation.state.other_members]
+    return f"of other sessions, an ensemble may use {', '.join(members)}" if members else ""
 
 
 def _coverage(situation: Situation) -> str:

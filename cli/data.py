@@ -11,7 +11,7 @@ import typer
 
 from ..data.wording import counted
 from .log_options import LOG
-from .options import HERE, HoldoutLength, Home, Json, KCoreOn, Split, split_options
+from .options import HERE, HoldoutLength, Home, Json, KCoreOn, Split, Ties, split_options
 
 if TYPE_CHECKING:
     from ..data.catalogue import Catalogue
@@ -42,6 +42,7 @@ def add(  # noqa: PLR0913, PLR0917 - one argument per option
     split_by: Split = None,
     holdout: HoldoutLength = None,
     k_core_on: KCoreOn = None,
+    ties: Ties = None,
     format: Annotated[
         str | None, typer.Option(help="csv, tsv, jsonl or parquet.", show_default="by file extension")
     ] = None,
@@ -88,7 +89,7 @@ def add(  # noqa: PLR0913, PLR0917 - one argument per option
     manifest = _catalogue(home).add(
         name, file, public_key=Vault(home).public_key(),
         options=replace_fields(
-            split_options(split_by, holdout, k_core_on) or PrepareOptions(),
+            split_options(split_by, holdout, k_core_on, ties) or PrepareOptions(),
             k_core=k_core, max_events=max_events, keep_duplicates=keep_duplicates,
         ),
         cleaning=Cleaning(drop_missing, drop_bad_times, time_unit),  # type: ignore[arg-type]  # checked by Cleaning
@@ -105,13 +106,14 @@ def prepare(
     split_by: Split = None,
     holdout: HoldoutLength = None,
     k_core_on: KCoreOn = None,
+    ties: Ties = None,
     home: Home = HERE,
     as_json: Json = False,
 ) -> None:
     """Prepare a dataset by name.
 
     Generates or downloads the dataset, and prepares it. A dataset that is prepared already is not changed. A split by
-    time is registered under a name of its own, e.g. demo-time-90d.
+    time and ties in random order are registered under names of their own, e.g. demo-time-90d and demo-ties-random.
 
     Example: virtualmle data prepare amazon-beauty
 
@@ -123,7 +125,7 @@ def prepare(
 
     catalogue = _catalogue(home)
     with download_bar(name) as progress:
-        options = split_options(split_by, holdout, k_core_on)
+        options = split_options(split_by, holdout, k_core_on, ties)
         registered = catalogue.resolve(name, Vault(home).public_key(), progress, options)
     record_dataset(home, registered)
     _print_manifest(catalogue.manifest(registered), as_json)
@@ -265,7 +267,7 @@ def _print_manifest(manifest: "Manifest", as_json: bool) -> None:
     if as_json:
         print(manifest.model_dump_json(indent=1, exclude={"files"}))
         return
-    from .dataset_text import filter_lines, profile_lines, split_line
+    from .dataset_text import filter_lines, profile_lines, split_lines
 
     columns = ", ".join(f"{role} from {column!r}" for role, column in manifest.columns.items())
     print(
@@ -273,7 +275,7 @@ def _print_manifest(manifest: "Manifest", as_json: bool) -> None:
         f"{counted(manifest.num_interactions, 'interaction')} (of {counted(manifest.rows_read, 'row')}; "
         f"columns: {columns})"
     )
-    for line in (*filter_lines(manifest), split_line(manifest), *profile_lines(manifest)):
+    for line in (*filter_lines(manifest), *split_lines(manifest), *profile_lines(manifest)):
         print(f"  {line}")
     for note in manifest.notes:
         print(f"note: {note}")

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from ..data.prepared import ALL, MIN_EVENTS, Manifest
+from ..data.prepared import ALL, FILE, MIN_EVENTS, Manifest
 
 
 def filter_lines(manifest: Manifest) -> list[str]:
@@ -24,6 +24,15 @@ def filter_lines(manifest: Manifest) -> list[str]:
     cut = _change(manifest.num_interactions_before_cut, manifest.num_interactions, "interactions")
     lines.append(f"last {options.max_events} events per user: {cut}")
     return lines
+
+
+def split_lines(manifest: Manifest) -> list[str]:
+    """Which split the dataset has, and with --ties random what became of the ties."""
+    if manifest.options.ties == FILE:
+        return [split_line(manifest)]
+    drawn = "ties: the order of a user's events at one time was drawn at random (--ties random)"
+    none = "ties: no user has two events at one time, so --ties random changed nothing but the name"
+    return [split_line(manifest), drawn if manifest.has_random_ties else none]
 
 
 def split_line(manifest: Manifest) -> str:

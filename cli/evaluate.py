@@ -61,7 +61,8 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter per option
     recommender = Recommender.load(directory, device)
     logs = [read_events(file, rows) if file else None for file in (later, history)]
     assert logs[0] is not None
-    events = later_events(logs[0], logs[1], recommender.index, targets)  # type: ignore[arg-type]  # checked there
+    drawn = recommender.export.config.dataset.has_random_ties
+    events = later_events(logs[0], logs[1], recommender.index, targets, random_ties=drawn)  # type: ignore[arg-type]  # checked there
     with targets_bar() as progress:
         result = evaluate_export(recommender, load_sums(directory), events, progress).result
     if as_json:

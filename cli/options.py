@@ -196,6 +196,15 @@ KCoreOn = Annotated[
     ),
 ]
 
+Ties = Annotated[
+    str | None,
+    typer.Option(
+        "--ties",
+        help="Order of a user's events at one time: file, or random, a control that is registered as another dataset.",
+        show_default="file",
+    ),
+]
+
 HERE = Path(".")
 WARM_SECONDS = 300.0  # agents plan for seconds, sometimes for minutes
 
@@ -289,16 +298,20 @@ def seeding_named(name: str) -> "Seeding":
     raise ConfigError(f"seeding={name!r} is not known; choose one of {', '.join(SEEDINGS)}")
 
 
-def split_options(split_by: str | None, holdout: str | None, k_core_on: str | None) -> "PrepareOptions | None":
+def split_options(
+    split_by: str | None, holdout: str | None, k_core_on: str | None, ties: str | None
+) -> "PrepareOptions | None":
     """How a dataset is to be prepared that a command registers; None if none of the options is given.
 
     Raises DataError for an unknown value, and for options that do not fit to the split.
     """
-    from ..data.prepared import ALL, LEAVE_ONE_OUT, PrepareOptions
+    from ..data.prepared import ALL, FILE, LEAVE_ONE_OUT, PrepareOptions
 
-    if split_by is None and holdout is None and k_core_on is None:
+    if split_by is None and holdout is None and k_core_on is None and ties is None:
         return None
-    return PrepareOptions(split=split_by or LEAVE_ONE_OUT, holdout=holdout or "", k_core_on=k_core_on or ALL)
+    return PrepareOptions(
+        split=split_by or LEAVE_ONE_OUT, holdout=holdout or "", k_core_on=k_core_on or ALL, ties=ties or FILE
+    )
 
 
 def open_workspace(home: Path, settings: "Settings | None" = None) -> "Workspace":

@@ -29,6 +29,7 @@ from .options import (
     SeedingOption,
     Split,
     Threads,
+    Ties,
     Track,
     Trials,
     WithoutMemory,
@@ -53,6 +54,7 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
     split_by: Split = None,
     holdout: HoldoutLength = None,
     k_core_on: KCoreOn = None,
+    ties: Ties = None,
     agent: AgentName = "engineer",
     trials: Trials = None,
     seconds: Seconds = None,
@@ -106,9 +108,11 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
         trials, seconds, seed, without_reflection, without_memory, device, threads, sandbox, keep_warm, memory_from,
         replay, parallel, launcher, address, MOST_SESSIONS,
     )  # fmt: skip
-    options = split_options(split_by, holdout, k_core_on)
+    options = split_options(split_by, holdout, k_core_on, ties)
     if replay and options:
-        raise ConfigError("--split, --holdout and --k-core-on prepare a log, which --replay does not; leave them out")
+        raise ConfigError(
+            "--split, --holdout, --k-core-on and --ties prepare a log, which --replay does not; leave them out"
+        )
     where, name = _replayed(home, dataset, settings) if replay else _prepared(home, dataset, sandbox, options)
     plan = HeadlessRun(
         where, agent, seed, name, backbone, new=new, model=asked, seeding=start, finalize=not no_finalize,
@@ -128,7 +132,7 @@ def _prepared(home: Path, dataset: str, sandbox: Path | None, options: "PrepareO
     """Check the home and register the dataset if necessary; returns both. Guessed columns are printed to stderr."""
     from ..examiner.vault import Vault
     from ..tools.recording import record_dataset
-    from .dataset_text import filter_lines, split_line
+    from .dataset_text import filter_lines, split_lines
     from .live import download_bar
 
     # Opened before the server is started, so that a broken home gives a one-line error and not a lost connection
@@ -146,6 +150,6 @@ def _prepared(home: Path, dataset: str, sandbox: Path | None, options: "PrepareO
             f"{manifest.num_interactions:,} interactions (columns: {columns})",
             file=sys.stderr,
         )
-        for line in (*filter_lines(manifest), split_line(manifest)):
+        for line in (*filter_lines(manifest), *split_lines(manifest)):
             print(f"  {line}", file=sys.stderr)
     return ws.home, name

@@ -21,7 +21,7 @@ from .hashing import sha256_of
 from .interactions import STRICT, Cleaning
 from .names import check_name, name_from_file
 from .prepare import prepare
-from .prepared import ALL, MANIFEST, Manifest, PreparedDataset, PrepareOptions, read_manifest
+from .prepared import ALL, FILE, MANIFEST, Manifest, PreparedDataset, PrepareOptions, read_manifest
 from .readers import Log, read_log
 from .reading import ROLES, Reading
 from .safe_open import refuse_links
@@ -280,7 +280,7 @@ class Catalogue:
 
 
 def _check_split(manifest: Manifest, options: PrepareOptions | None) -> None:
-    """Refuse a registered dataset whose split differs from the one that was asked for; None = any split."""
+    """Refuse a registered dataset whose split or ties differ from those that were asked for; None = any."""
     registered = manifest.options
     if options is None or _split_named_by(options) == _split_named_by(registered):
         return
@@ -291,9 +291,10 @@ def _check_split(manifest: Manifest, options: PrepareOptions | None) -> None:
 
 
 def _split_named_by(options: PrepareOptions) -> str:
-    """The options of the command line that give this split."""
+    """The options of the command line that give this split, and this order of ties."""
     holdout = f" --holdout {options.holdout}" if options.holdout else ""
-    return f"--split {options.split}{holdout}{'' if options.k_core_on == ALL else f' --k-core-on {options.k_core_on}'}"
+    core = "" if options.k_core_on == ALL else f" --k-core-on {options.k_core_on}"
+    return f"--split {options.split}{holdout}{core}{'' if options.ties == FILE else f' --ties {options.ties}'}"
 
 
 def _check_counts(name: str, log: Log, expected: tuple[int, int, int]) -> None:

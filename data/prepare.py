@@ -33,6 +33,8 @@ from .prepared import (
     ITEM_IDS,
     MANIFEST,
     MIN_EVENTS,
+    RANDOM,
+    RANDOM_TIES,
     SEALED,
     SEALED_NAMES_FORMAT_VERSION,
     TIME,
@@ -51,6 +53,7 @@ from .readers import Log
 from .seal import NO_TARGET, as_bytes, pack_test, seal
 from .sketch import log_sketch
 from .splits import Events, Split, last_of_each_user, split_before_last, split_by_time, split_events
+from .ties import has_ties, in_drawn_order
 from .time_units import LATEST
 from .wording import counted
 
@@ -90,7 +93,7 @@ def prepare(
         rows_read=parts.rows_read,
         columns=log.columns,
         options=options,
-        profile=_profile(split, options),
+        profile=_profile(parts, options),
         files=hashes,
         num_identical_rows=parts.num_identical,
         notes=(*log.notes, *_notes(events, parts.num_identical)),
@@ -134,6 +137,7 @@ class _Parts:
     num_identical: int
     time_split: TimeSplit | None = None
     nameless: Ints = field(default_factory=lambda: np.empty(0, np.int64))  # items whose names are sealed, ascending
+    random_ties: bool = False  # whether a user has several events at one time, and their order was drawn
 
     @property
     def format_version(self) -> int:
@@ -154,15 +158,19 @@ def _identified(parts: _Parts) -> tuple[dict[str, bytes], dict[str, str], str]:
     """The visible files, their hashes, and the dataset id."""
     visible = _visible_files(parts.events, parts.split, parts.nameless)
     hashes = {file: hashlib.sha256(content).hexdigest() for file, content in visible.items()}
-    return visible, hashes, dataset_id_of(hashes, len(parts.events.user_ids), len(parts.events.item_ids))
+    sizes = len(parts.events.user_ids), len(parts.events.item_ids)
+    return visible, hashes, dataset_id_of(hashes, *sizes, random_ties=parts.random_ties)
 
 
 def _leave_one_out(log: Log, options: PrepareOptions) -> _Parts:
     frame, num_identical = _distinct(log.frame, options)
-    events = order_events(frame, options)
+    arranged = _arranged(frame, options)
+    events = order_events(arranged, options)
     split = split_events(events, options.max_events)
     nameless = nameless_items(len(events.item_ids), split.items, split.valid_items)
-    return _Parts(events, split, fingerprint_of(events), log.rows_read, num_identical, nameless=nameless)
+    drawn = arranged is not frame
+    fingerprint = fingerprint_of(order_events(frame, options) if drawn else events)
+    return _Parts(events, split, fingerprint, log.rows_read, num_identical, nameless=nameless, random_ties=drawn)
 
 
 def _core_on_train(log: Log, options: PrepareOptions) -> _Parts:
@@ -173,15 +181,17 @@ def _core_on_train(log: Log, options: PrepareOptions) -> _Parts:
     k-core of all events, so that the looks at both are counted together. Raises DataError if no user has a test target.
     """
     frame, _ = _distinct(log.frame, options)
-    is_last = last_of_each_user(frame)
-    visible, last = frame.filter(~is_last), frame.filter(is_last)
+    arranged = _arranged(frame, options)
+    is_last = last_of_each_user(arranged)
+    visible, last = arranged.filter(~is_last), arranged.filter(is_last)
     events = order_events(visible, options, num_sealed=1)
     split = split_before_last(events, last, options.max_events)
     if not (split.test_items != NO_TARGET).any():
         raise DataError("no user's last event is of an item in the k-core of the earlier ones; lower --k-core")
     copies = last if options.keep_duplicates else log.frame.join(last, on=last.columns, how="semi")
     rows = log.frame.height - copies.height
-    return _Parts(events, split, fingerprint_of(order_events(frame, options)), rows, rows - visible.height)
+    fingerprint = fingerprint_of(order_events(frame, options))
+    return _Parts(events, split, fingerprint, rows, rows - visible.height, random_ties=arranged is not frame)
 
 
 def _by_time(log: Log, options: PrepareOptions) -> _Parts:
@@ -197,12 +207,14 @@ def _by_time(log: Log, options: PrepareOptions) -> _Parts:
         )
     frame, _ = _distinct(log.frame, options)
     holdout = parse_holdout(options.holdout)
-    events, split, cuts = _cut(frame, holdout, options)
+    arranged = _arranged(frame, options)
+    events, split, cuts = _cut(arranged, holdout, options)
     if not _has_targets(split):
         raise DataError(_few_targets_message(frame, holdout, options, len(split.valid_items)))
     rows, kept = (int((part["timestamp"] < cuts.test_from).sum()) for part in (log.frame, frame))
     time_split = TimeSplit(valid_from=cuts.valid_from, test_from=cuts.test_from, num_ranked=len(split.valid_items))
-    return _Parts(events, split, fingerprint_of(order_events(frame, options)), rows, rows - kept, time_split)
+    fingerprint, drawn = fingerprint_of(order_events(frame, options)), arranged is not frame
+    return _Parts(events, split, fingerprint, rows, rows - kept, time_split, random_ties=drawn)
 
 
 def _cut(frame: pl.DataFrame, holdout: Holdout, options: PrepareOptions) -> tuple[Events, Split, Cuts]:
@@ -234,6 +246,12 @@ def _few_targets_message(frame: pl.DataFrame, holdout: Holdout, options: Prepare
 
 def _distinct(frame: pl.DataFrame, options: PrepareOptions) -> tuple[pl.DataFrame, int]:
     return (frame, 0) if options.keep_duplicates else collapse_duplicates(frame)
+
+
+def _arranged(frame: pl.DataFrame, options: PrepareOptions) -> pl.DataFrame:
+    """`frame` in the order that decides between equal times; the fingerprint is that of the file's order in any case,
+    so that the looks at both are counted together."""
+    return in_drawn_order(frame) if options.ties == RANDOM and has_ties(frame) else frame
 
 
 def _check_seconds(timestamps: pl.Series) -> None:
@@ -370,12 +388,12 @@ def _notes(events: Events, num_identical: int) -> list[str]:
     return notes
 
 
-def _profile(split: Split, options: PrepareOptions) -> dict[str, Any]:
-    """The profile of the users who have train events; with a split by time, it also names the split."""
+def _profile(parts: _Parts, options: PrepareOptions) -> dict[str, Any]:
+    """The profile of the users who have train events; it also names a split by time, and ties in random order."""
+    split = parts.split
     profile = train_profile(split.items, split.timestamps, np.unique(split.offsets))
-    if split.between is None:
-        return profile
-    return {**profile, "split": f"time, hold-out {options.holdout}"}
+    named = {} if split.between is None else {"split": f"time, hold-out {options.holdout}"}
+    return {**profile, **named, **({"ties": RANDOM_TIES} if parts.random_ties else {})}
 
 
 def _visible_files(events: Events, split: Split, nameless: Ints) -> dict[str, bytes]:

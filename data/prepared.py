@@ -47,6 +47,9 @@ TIME_FORMAT_VERSION = 3  # of a dataset that is split by time, which has further
 SEALED_NAMES_FORMAT_VERSION = 4  # as version 2, but the names of some items are sealed
 LEAVE_ONE_OUT, TIME = "leave-one-out", "time"
 ALL, TRAIN = "all", "train"  # which events the k-core counts: all, or all but the test events
+FILE, RANDOM = "file", "random"  # the order of a user's events at one time: the file's, or drawn (`ties.py`)
+RANDOM_TIES = "in random order"
+"""What the profile of a dataset says of its ties if their order was drawn."""
 MIN_EVENTS = 3  # one each for train, validation and test
 MAX_KEY_BYTES = 48  # BLAKE2b accepts a key of 64 bytes, and `prepare` appends ":user" or ":item"
 MANIFEST, SEALED = "manifest.json", "test.sealed"
@@ -78,18 +81,22 @@ class PrepareOptions:
     split: str = LEAVE_ONE_OUT
     holdout: str = ""  # with the split "time": the length of the test part, e.g. 30d; validation is as long
     k_core_on: str = ALL  # the events that the k-core of leave-one-out counts
+    ties: str = FILE  # the order of a user's events at one time
 
     @property
     def suffix(self) -> str:
         """What the name of a dataset ends with that is named after its log; empty for the default."""
+        ties = "" if self.ties == FILE else f"-ties-{self.ties}"
         if self.split == TIME:
-            return f"-{self.split}-{self.holdout.replace('%', 'pct')}"
-        return "" if self.k_core_on == ALL else f"-core-on-{self.k_core_on}"
+            return f"-{self.split}-{self.holdout.replace('%', 'pct')}{ties}"
+        return ties if self.k_core_on == ALL else f"-core-on-{self.k_core_on}{ties}"
 
     def __post_init__(self) -> None:
         self._check_split()
         if self.k_core_on not in (ALL, TRAIN):
             raise DataError(f"k_core_on={self.k_core_on!r:.60} is not known; use {ALL} or {TRAIN}")
+        if self.ties not in (FILE, RANDOM):
+            raise DataError(f"ties={self.ties!r:.60} is not known; use {FILE} or {RANDOM}")
         if self.split == TIME and self.k_core_on != ALL:
             raise DataError("the k-core of a split by time never counts test events; leave --k-core-on out")
         if self.k_core < 1:
@@ -163,6 +170,11 @@ class Manifest(BaseModel):
         return self.time_split.num_ranked if self.time_split else self.num_users
 
     @property
+    def has_random_ties(self) -> bool:
+        """Whether a user has several events at one time, and their order was drawn."""
+        return "ties" in self.profile
+
+    @property
     def stated_profile(self) -> dict[str, Any]:
         """The profile with the size of the catalogue, which the number of a model's parameters tells anyway."""
         counts_test = self.time_split is None and self.options.k_core_on == ALL
@@ -179,12 +191,19 @@ class Manifest(BaseModel):
                 fields.get("options", {}).pop(name, None)
         if self.options.k_core_on == ALL:
             fields.get("options", {}).pop("k_core_on", None)
+        if self.options.ties == FILE:
+            fields.get("options", {}).pop("ties", None)
         return fields
 
 
-def dataset_id_of(files: dict[str, str], num_users: int, num_items: int) -> str:
-    """The visible id of a dataset, 32 hex digits: a hash of its sizes and its train and validation arrays only."""
+def dataset_id_of(files: dict[str, str], num_users: int, num_items: int, *, random_ties: bool = False) -> str:
+    """The visible id of a dataset, 32 hex digits: a hash of its sizes and its train and validation arrays only.
+
+    random_ties: whether the order of events at one time was drawn. With a split by time, this may change test targets
+    only, so it is part of the id.
+    """
     lines = [f"{num_users} {num_items}", *(f"{name} {files[array_file(name)]}" for name in arrays_in(files))]
+    lines += [f"ties {RANDOM}"] if random_ties else []
     return hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
 
 
@@ -296,7 +315,8 @@ def _verify(directory: Path, manifest: Manifest, arrays_only: bool) -> None:
         if (name in arrays or not arrays_only) and _sha256(directory / name) != expected:
             raise DataError(f"{str(directory / name)!r} is damaged: its hash differs from the manifest; {_ADVICE}")
     missing = {array_file(name) for name in ARRAYS | _further_arrays(manifest)} - set(manifest.files)
-    if missing or dataset_id_of(manifest.files, manifest.num_users, manifest.num_items) != manifest.dataset_id:
+    sizes = manifest.num_users, manifest.num_items
+    if missing or dataset_id_of(manifest.files, *sizes, random_ties=manifest.has_random_ties) != manifest.dataset_id:
         raise DataError(f"{str(directory / MANIFEST)!r} is damaged: dataset_id does not match its contents; {_ADVICE}")
 
 

@@ -234,7 +234,8 @@ def _data(dataset: Manifest) -> list[str]:
     options = dataset.options
     return [
         f"Dataset `{dataset.name}`, content `{dataset.dataset_id}` (a hash of its train and validation events). "
-        f"Prepared with a {options.k_core}-core filter and the last {options.max_events} events per user.",
+        f"Prepared with a {options.k_core}-core filter and the last {options.max_events} events per user."
+        + (" The order of a user's events at one time was drawn at random." if dataset.has_random_ties else ""),
         "Profile of the train part:",
         _table(["quantity", "value"], rows),
     ]

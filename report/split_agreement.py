@@ -57,7 +57,12 @@ def split_of(session: SessionRecord) -> str:
 
 
 def targets_of(session: SessionRecord) -> str:
-    """Which events are the targets of a session's dataset, in a sentence."""
+    """Which events are the targets of a session's dataset, and whether ties decide by chance, in sentences."""
+    drawn = " The order of a user's events at one time was drawn at random." if "ties" in session.profile else ""
+    return _targets_of_split(session) + drawn
+
+
+def _targets_of_split(session: SessionRecord) -> str:
     if split_of(session) == LEAVE_ONE_OUT:
         return "Leave-one-out: the last event of each user is the test target, the one before it the validation target."
     return (

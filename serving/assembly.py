@@ -9,7 +9,7 @@ import polars as pl
 
 from ..data.errors import ExportError
 from ..data.item_names import with_names
-from ..data.prepared import ITEM_IDS, LEAVE_ONE_OUT, PreparedDataset, read_file
+from ..data.prepared import ITEM_IDS, LEAVE_ONE_OUT, Manifest, PreparedDataset, read_file
 from ..models.config import TrialConfig
 from ..models.prior_sums import Events
 from ..models.priors import ScorePriors
@@ -17,7 +17,7 @@ from ..training.checkpoint import load_checkpoint
 from ..training.spec import CHECKPOINT
 from .artifact import Contents, Member
 from .item_index import typed_ids
-from .layout import ORIGINAL_ID, DatasetOfExport, TrainedModel, TrainedOn
+from .layout import DRAWN, ORIGINAL_ID, DatasetOfExport, TrainedModel, TrainedOn
 from .sums import ExportSums
 
 
@@ -64,7 +64,7 @@ def contents_of(
         dataset=DatasetOfExport(
             name=dataset.name,
             dataset_id=dataset.dataset_id,
-            preparation=dataset.profile.get("split", LEAVE_ONE_OUT),
+            preparation=_preparation(dataset.manifest),
             median_gap_seconds=dataset.profile["median_gap_days"] * 86_400,
         ),
         trained_on=trained_on,
@@ -74,3 +74,9 @@ def contents_of(
         sums=ExportSums.of_events(Events(events.items, events.offsets, events.timestamps), dataset.num_items, scoring),
         card=card,
     )
+
+
+def _preparation(dataset: Manifest) -> str:
+    """How train, validation and test events were separated: the split, and whether the order of ties was drawn."""
+    split = str(dataset.profile.get("split", LEAVE_ONE_OUT))
+    return f"{split}{DRAWN}" if dataset.has_random_ties else split

@@ -22,6 +22,7 @@ from ..data.errors import ExportError
 from ..data.hashing import sha256_of
 from ..data.prepare import collapse_duplicates
 from ..data.prepared import Manifest, PreparedDataset, PrepareOptions
+from ..data.ties import in_drawn_order
 from ..models.config import TrialConfig
 from ..models.prior_sums import Events
 from ..training.trainer import Training
@@ -59,6 +60,8 @@ def continue_export(
     export, sums = Export.load(directory), load_sums(directory)
     parent_card = _card(directory)  # read before the training, because it may be missing
     log, _ = collapse_duplicates(log)
+    if export.config.dataset.has_random_ties:
+        log = in_drawn_order(log)
     held_out = later_events(log, None, ItemIndex(export.items), "last")
     before = evaluate_export(Recommender(export, device), sums, held_out)
     items = extended_ids(export.items, log, held_out)

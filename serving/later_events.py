@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ..data.errors import ExportError
 from ..data.histories import Histories
 from ..data.prepare import collapse_duplicates
+from ..data.ties import in_drawn_order
 from .item_index import ItemIndex
 
 Targets = Literal["all", "next", "last"]
@@ -73,16 +74,22 @@ class LaterEvents:
 
 
 def later_events(
-    later: pl.DataFrame, before: pl.DataFrame | None, index: ItemIndex, targets: Targets = "all"
+    later: pl.DataFrame,
+    before: pl.DataFrame | None,
+    index: ItemIndex,
+    targets: Targets = "all",
+    *,
+    random_ties: bool = False,
 ) -> LaterEvents:
     """Arrange the events of a later log, and of the log before it, which gives histories only.
 
     Frames as `read_log` returns them. targets: every possible target, or only the first or the last of each user.
+    random_ties: draw the order of a user's events at one time (`data/ties.py`) instead of taking the file's.
     ExportError if there is none. Identical rows count once.
     """
     if targets not in TARGETS:
         raise ExportError(f"targets={targets!r:.60} is not known; use one of {', '.join(TARGETS)}")
-    frame, num_in_both = _arranged(later, before)
+    frame, num_in_both = _arranged(later, before, random_ties)
     users, items = frame["code"].to_numpy(), index.find(frame["item"])
     is_later = frame["later"].to_numpy()
     has_earlier = np.diff(users, prepend=-1) == 0
@@ -111,7 +118,7 @@ def by_user_and_time(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(numbers).sort("code", maintain_order=True)
 
 
-def _arranged(later: pl.DataFrame, before: pl.DataFrame | None) -> tuple[pl.DataFrame, int]:
+def _arranged(later: pl.DataFrame, before: pl.DataFrame | None, random_ties: bool) -> tuple[pl.DataFrame, int]:
     """Both logs by user and time, with the column later; and the rows of the later log that are in both."""
     logs = [
         frame.with_columns(later=pl.lit(is_later))
@@ -119,7 +126,7 @@ def _arranged(later: pl.DataFrame, before: pl.DataFrame | None) -> tuple[pl.Data
         if frame is not None
     ]
     frame, num_in_both = _without_repeats(pl.concat(logs, how="diagonal"))
-    return by_user_and_time(frame), num_in_both
+    return by_user_and_time(in_drawn_order(frame) if random_ties else frame), num_in_both
 
 
 def _without_repeats(frame: pl.DataFrame) -> tuple[pl.DataFrame, int]:

@@ -21,6 +21,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from .. import __version__
+from ..data.prepared import RANDOM_TIES
 
 FORMAT_VERSION = 1
 CONFIG, MANIFEST, CARD = "config.json", "manifest.json", "MODEL_CARD.md"
@@ -28,6 +29,7 @@ ITEMS, PRIORS, VECTORS = "items.parquet", "priors.safetensors", "item_vectors.np
 SUMS = "sums.safetensors"
 PT2, ONNX = "model.pt2", "model.onnx"
 GRAPHS = (PT2, ONNX)
+DRAWN = f", ties {RANDOM_TIES}"  # what follows the split where the order of ties was drawn
 ORIGINAL_ID = "original_id"
 MAX_MEMBERS = 4
 TrainedOn = Literal["train", "all events"]  # "all events": also on the validation and the test event of every user
@@ -52,6 +54,11 @@ class DatasetOfExport(_Content):
     dataset_id: str  # hash of the train and validation parts
     preparation: str = "leave-one-out"  # how train, validation and test events were separated
     median_gap_seconds: float = 0.0  # between consecutive train events of a user; stands in for missing times
+
+    @property
+    def has_random_ties(self) -> bool:
+        """Whether the order of a user's events at one time was drawn; then it is in later logs, too."""
+        return self.preparation.endswith(DRAWN)
 
 
 class ExportConfig(_Content):

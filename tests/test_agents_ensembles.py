@@ -6,6 +6,7 @@ import pytest
 
 from tests.agents_world import World, decide, smooth
 from virtualmle.agents.base import Finalize, Refusal, RunTrial, WaitTrial
+from virtualmle.agents.digest import state_digest
 from virtualmle.agents.engineer import Engineer
 from virtualmle.agents.ensembles import planned_ensemble
 from virtualmle.agents.history import History
@@ -90,3 +91,46 @@ def test_searchers_do_not_see_the_knob(backbone: str) -> None:
     assert space.offers_ensembles and space.dimension("ensemble") == "scoring"
     assert space.allows({"ensemble": "t001+t002"}, {"lr": 1e-3}) and not space.allows({"ensemble": "t001"}, {})
     assert not space.allows({"lr": 1e-3}, {"ensemble": "t001+t002"})
+
+
+def others(*rows: tuple[str, str, float]) -> dict[str, Any]:
+    """What the server says of trials of other sessions: (trial, backbone, NDCG@10), the best first."""
+    named = [{"trial": trial, "backbone": backbone, "ndcg@10": score} for trial, backbone, score in rows]
+    return {"other_members": named}
+
+
+def test_two_trials_of_other_sessions_join_the_best_own_ones_the_other_backbone_first() -> None:
+    rows = ("d-sasrec-2/t009", "sasrec", 0.07), ("d-hstu-1/t003", "hstu", 0.06), ("d-hstu-1/t004", "hstu", 0.058)
+    scores = {3e-4: 0.05, 1e-3: 0.06, 2e-3: 0.0595, 1e-2: 0.058}
+    world = World(lambda config: scores[config.lr], trials_max=7, known=others(*rows, ("d-hstu-2/t001", "hstu", 0.01)))
+    run(world, {}, {"lr": 1e-3}, {"lr": 2e-3}, {"lr": 1e-2})
+    planned = planned_ensemble(History(world.situation, from_best=True))
+    assert planned and planned.base == "t002"
+    assert planned.changes == {"ensemble": "d-hstu-1/t003+d-hstu-1/t004+t002+t003"}
+
+
+def test_a_single_model_is_scored_with_one_of_another_session_once_it_stands() -> None:
+    known = others(("d-hstu-1/t003", "hstu", 0.046), ("d-hstu-1/t004", "hstu", 0.0449))
+    world = World(lambda config: 0.05, trials_max=5, known=known)
+    run(world, {})
+    assert planned_ensemble(History(world.situation, from_best=True)) is None, "the default alone is no own model"
+    run(world, {"transition_weight": 2.0})
+    assert planned_ensemble(History(world.situation, from_best=True)) is None, "re-scored, not trained"
+    run(world, {"lr": 1e-3})
+    planned = planned_ensemble(History(world.situation, from_best=True))
+    assert planned and planned.changes == {"ensemble": "d-hstu-1/t003+t001+t003"}, "of at least 90 % of the best"
+
+
+def test_the_engineer_runs_and_reflects_on_an_ensemble_with_another_session_once() -> None:
+    known = others(("d-hstu-1/t003", "hstu", 0.06))
+    world = World(lambda config: 0.09 if config.ensemble else smooth(config), trials_max=8, known=known)
+    (row,) = ensembles(world.play(Engineer()))
+    assert row["changes"]["ensemble"].startswith("d-hstu-1/t003+t0")
+    reflection = next(r for r in world.reflections if r.trial == row["trial"])
+    assert (reflection.helped, reflection.dimension, reflection.rule) == ("yes", "scoring", None)
+
+
+def test_a_language_model_reads_which_trials_of_other_sessions_an_ensemble_may_have() -> None:
+    world = World(known=others(("d-hstu-1/t003", "hstu", 0.06), ("d-sasrec-2/t001", "sasrec", 0.05)))
+    line = "of other sessions, an ensemble may use d-hstu-1/t003 (hstu, 0.0600), d-sasrec-2/t001 (sasrec, 0.0500)"
+    assert line in state_digest(world.situation) and "other sessions" not in state_digest(World().situation)

@@ -35,6 +35,7 @@ from virtualmle.tools.views import (
     FirstReflection,
     KnobEffect,
     MeasuredValue,
+    OtherMember,
     PooledEffect,
     PooledValue,
     Proposal,
@@ -189,7 +190,11 @@ def state() -> StateView:
         history_effects=dict.fromkeys(NAMES, history), untried={name: NAMES for name in DIMENSIONS},
         coverage={name: Coverage(tried=3, knobs=20) for name in DIMENSIONS}, proposals=[proposal] * 3,
         pending_reflection="t118", running="t119", stop=Stop(stop=False, reason=SENTENCE),
-        next=f"write_reflection for t118. {SENTENCE}", running_trials=HANDLES[-16:], free_places=3, test=METRICS,
+        next=f"write_reflection for t118. {SENTENCE}", running_trials=HANDLES[-16:], free_places=3,
+        other_members=[
+            OtherMember(trial=f"{PAGE}/t{n:03}", backbone="hstu", ndcg=0.0765)  # type: ignore[call-arg]
+            for n in range(4)
+        ], test=METRICS,
         test_comparison="the selected trial has +.0100 ± .0020 over the default", look=3,
     )  # fmt: skip
 
@@ -198,6 +203,7 @@ def test_the_longest_state_fits_and_keeps_every_section() -> None:
     text = view_text("state", state())
     assert size(text) <= 3000
     for part in ("incumbent t003", "best: t001", "t005", "effects per knob", "do +.0021", "proposals", "knobs tried",
+                 "an ensemble may use",
                  "next: write_reflection for t118"):  # fmt: skip
         assert part in text
 

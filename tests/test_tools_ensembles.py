@@ -13,10 +13,13 @@ import numpy as np
 import pytest
 
 from tests.waiting import until
+from virtualmle.agents.base import Brief, Situation
+from virtualmle.agents.ensembles import planned_ensemble
+from virtualmle.agents.history import History
 from virtualmle.data.errors import ConfigError, SessionError, SweepError
 from virtualmle.examiner.answers import reveal_choice
 from virtualmle.examiner.main import load_candidate
-from virtualmle.examiner.request import read_revealed
+from virtualmle.examiner.request import looks, read_revealed
 from virtualmle.examiner.vault import PRIVATE, Vault
 from virtualmle.memory.records import TrialRecord
 from virtualmle.models.config import train_hash
@@ -259,3 +262,56 @@ def test_a_killed_ensemble_is_a_crash_that_may_be_repeated(ws: Workspace) -> Non
     assert (crashed.status, crashed.verdict) == ("crashed", "crash")
     assert run_trial(ws, SESSION, {"ensemble": ["t002", "t001"]}).trial == "t007"
     assert recorded(ws, "t007").status == "finished"
+
+
+def situation(ws: Workspace, session: str, backbone: str) -> Situation:
+    """What an agent of the session knows now."""
+    state, trajectory = (read_memory(ws, session, view).content for view in ("state", "trajectory"))
+    brief = Brief.of(open_session(ws, "demo", backbone))
+    assert brief.session == session
+    return Situation(brief, StateView(**state), TrajectoryView(**trajectory))
+
+
+def named(ws: Workspace, session: str) -> list[str]:
+    return [one.trial for one in StateView(**read_memory(ws, session, "state").content).other_members]
+
+
+def score(ws: Workspace, handle: str) -> float:
+    outcome = recorded(ws, handle).outcome
+    return outcome.metrics["ndcg@10"] if outcome else 0.0
+
+
+def test_the_engineer_scores_its_model_with_the_best_ones_of_another_session(ws: Workspace) -> None:
+    best = [max("t001", "t003", key=lambda handle: score(ws, handle)), "t002"]  # t001 and t003 share a model
+    best.sort(key=lambda handle: -score(ws, handle))
+    assert named(ws, OTHER) == [f"{SESSION}/{handle}" for handle in best]
+    assert named(ws, SESSION) == [f"{OTHER}/t001"]
+    planned = planned_ensemble(History(situation(ws, OTHER, "hstu"), from_best=True))
+    assert planned and planned.changes == {"ensemble": "+".join(sorted(["t001", *named(ws, OTHER)]))}
+    found = run_trial(ws, OTHER, planned.changes, hypothesis=planned.hypothesis, base=planned.base)
+    assert found.status == "finished" and found.metrics
+    assert planned_ensemble(History(situation(ws, OTHER, "hstu"), from_best=True)) is None
+
+
+def test_what_may_not_be_a_member_is_not_named(ws: Workspace) -> None:
+    (ws.trial_directory(SESSION, "t002") / CHECKPOINT).unlink()
+    (name,) = named(ws, OTHER)
+    assert name in (f"{SESSION}/t001", f"{SESSION}/t003")
+    alone = opened(ws.home, with_memory=False)
+    session = open_session(alone, "demo", "hstu", new=True).session
+    assert named(alone, session) == [] and "other_members" not in read_memory(alone, session, "state").content
+    alone.close()
+
+
+def test_trials_that_began_after_a_look_at_the_data_are_not_named(ws: Workspace) -> None:
+    before = named(ws, OTHER)
+    finalize(ws, SESSION, "the summary of a session whose look comes first", confirm=True)
+    until(lambda: bool(looks(ws.home)))
+    late = open_session(ws, "demo", "sasrec", new=True).session
+    run_trial(ws, late, {**TINY, "hidden_dim": 32})
+    assert named(ws, OTHER) == before and named(ws, late), "those that began before the look"
+    assert not any(name.startswith(late) for name in named(ws, OTHER))
+    with sqlite3.connect(ws.home / "memory.db") as database:
+        database.execute("UPDATE trials SET created_at = '2020-01-01T00:00:00.000+00:00' WHERE session = ?", [late])
+    database.close()
+    assert any(name.startswith(late) for name in named(ws, OTHER)), "the time of the look is what decides"

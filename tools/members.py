@@ -43,7 +43,7 @@ def members_for(ws: Workspace, session: SessionRecord, config: TrialConfig) -> l
     members, models = [], dict[tuple[str, int | None, int], str]()
     for name in members_of(config.ensemble):
         owner, trial = _find(ws, session, name)
-        if why := _obstacle(ws, session, owner, trial):
+        if why := obstacle(ws, session, owner, trial):
             raise ConfigError(f"{ENSEMBLE}: {name} {why}; {_possible(ws, session)}")
         model = _model(ws, trial)
         if model in models:
@@ -93,13 +93,13 @@ def _find(ws: Workspace, session: SessionRecord, name: str) -> tuple[SessionReco
         raise ConfigError(f"{ENSEMBLE}: {error}; {_possible(ws, session)}") from None
 
 
-def _obstacle(ws: Workspace, session: SessionRecord, owner: SessionRecord, trial: TrialRecord) -> str:
+def obstacle(ws: Workspace, session: SessionRecord, owner: SessionRecord, trial: TrialRecord) -> str:
     """Why the trial may not be a member, as the end of a sentence; empty if it may."""
     return _foreign(session, owner) or _unfit(owner, trial) or _lost(ws, trial)
 
 
 def _foreign(session: SessionRecord, owner: SessionRecord) -> str:
-    if owner.id != session.id and not _may_look_elsewhere(session):
+    if owner.id != session.id and not may_look_elsewhere(session):
         return "belongs to another session, and this one may not use what others learnt on its dataset"
     return "" if owner.dataset_id == session.dataset_id else f"was trained on other data ({owner.dataset})"
 
@@ -124,7 +124,8 @@ def _lost(ws: Workspace, trial: TrialRecord) -> str:
     return ""
 
 
-def _may_look_elsewhere(session: SessionRecord) -> bool:
+def may_look_elsewhere(session: SessionRecord) -> bool:
+    """Whether a session may use trials of other sessions on its dataset."""
     return session.with_memory and (not session.memory_from or session.dataset in session.memory_from)
 
 
@@ -146,7 +147,7 @@ def _model(ws: Workspace, trial: TrialRecord) -> tuple[str, int | None, int]:
 def _possible(ws: Workspace, session: SessionRecord) -> str:
     """Names the trials that may be members now, the best first, one for each trained model."""
     names = list(_names(ws, session, [session]))
-    if _may_look_elsewhere(session):
+    if may_look_elsewhere(session):
         others = [other for other in ws.memory.sessions.all() if other.dataset_id == session.dataset_id]
         names += _names(ws, session, [other for other in others if other.id != session.id])
     if not names:
@@ -160,6 +161,6 @@ def _names(ws: Workspace, session: SessionRecord, owners: Sequence[SessionRecord
         seen: set[tuple[str, int | None]] = set()
         for trial in best_first(ws.memory.trials.all(owner.id)):
             model = (trial.train_hash, trial.ended_after)
-            if model not in seen and not _obstacle(ws, session, owner, trial):
+            if model not in seen and not obstacle(ws, session, owner, trial):
                 seen.add(model)
                 yield trial.handle if owner.id == session.id else f"{owner.id}/{trial.handle}"

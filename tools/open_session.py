@@ -151,6 +151,8 @@ def protocol_summary(protocol: Protocol, session: SessionRecord) -> list[str]:
             "The log is split by time: train events are before a first cut, and the validation target of a user is the "
             "first event between the two cuts. Only users with events on both sides of the first cut are ranked."
         )
+    if "ties" in session.profile:
+        rules.append("The order of a user's events at one time is drawn at random, so it says nothing.")
     if protocol.racing:
         rules.append(
             "A trial that will not be kept is stopped early: it teaches an upper bound, is never a base and never "

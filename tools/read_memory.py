@@ -17,6 +17,7 @@ from .help_text import described
 from .knob_entries import explained_knobs, knob_rows
 from .observation import observe, without_figures
 from .open_session import brief_of, protocol_summary
+from .other_members import other_members
 from .places import free_places
 from .proposing import proposals_of
 from .results import MemoryView
@@ -29,6 +30,7 @@ from .views import (
     Coverage,
     FirstReflection,
     KnobEffect,
+    OtherMember,
     PooledEffect,
     Proposal,
     ProtocolView,
@@ -118,6 +120,7 @@ def _state(ws: Workspace, session: SessionRecord) -> StateView:
         stop=stop_of(ws, session, trials),
         next=next_step(ws, session, trials),
         **_places(ws, session, trials, running),
+        **_other_members(ws, session, trials),
         **_result(ws, session),
     )
 
@@ -149,6 +152,17 @@ def _places(ws: Workspace, session: SessionRecord, trials: list[TrialRecord], ru
     if session.parallel == 1:
         return {}
     return {"running_trials": running, "free_places": free_places(ws, session, trials)}
+
+
+class _OtherMembers(TypedDict, total=False):
+    """The field of the state view of a session whose ensembles may use trials of other sessions."""
+
+    other_members: list[OtherMember]
+
+
+def _other_members(ws: Workspace, session: SessionRecord, trials: list[TrialRecord]) -> _OtherMembers:
+    found = other_members(ws, session, trials)
+    return {"other_members": found} if found else {}
 
 
 class _Digest(TypedDict):

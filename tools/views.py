@@ -182,6 +182,14 @@ class Proposal(View):
     reason: str
 
 
+class OtherMember(View):
+    """A trial of another session that an ensemble of this session may have as a member."""
+
+    trial: str  # SESSION/HANDLE
+    backbone: str
+    ndcg: float = Field(validation_alias=NDCG10, serialization_alias=NDCG10)
+
+
 class BestTrial(View):
     """One of the trials with the best validation NDCG@10."""
 
@@ -222,6 +230,7 @@ class StateView(View):
     next: str
     running_trials: list[str] = []  # this and the next field are set only if several trials may run at a time
     free_places: int = 0  # how many more trials may start now
+    other_members: list[OtherMember] = []  # set only if other sessions have trials that an ensemble may use
     test: dict[str, float] = {}  # this and the next two fields are set only once the session's test result is shown
     test_comparison: str = ""  # with the default, in words
     look: int | None = None

@@ -12,6 +12,7 @@ OTHER_LENGTH = 120
 SETTINGS_LENGTH = 150
 EFFECT_LENGTH = 200
 REASON_LENGTH = 160
+MEMBERS_LENGTH = 200
 NEXT_LENGTH = 240
 GAIN = "; NDCG@10 is expected"  # where a reason goes on with the figures of the proposal
 SHARED = " (* shared among knobs changed together)"
@@ -38,7 +39,7 @@ def state_text(state: StateView) -> str:
 def _tail(state: StateView, lines: Sequence[str]) -> list[str]:
     """What follows the effects; the reasons of proposals only if they leave room for effects after `lines`."""
     before = [f"not additive: {state.interaction}"] if state.interaction else []
-    after = [*_untried(state), cut(f"next: {state.next}", NEXT_LENGTH)]
+    after = [*_other_members(state), *_untried(state), cut(f"next: {state.next}", NEXT_LENGTH)]
     whole = [*before, *_proposals(state.proposals, reasons=True), *after]
     if _room(lines, whole) >= EFFECTS_LENGTH:
         return whole
@@ -132,6 +133,12 @@ def _proposals(proposals: list[Proposal], *, reasons: bool) -> list[str]:
         why = cut(one.reason.partition(GAIN)[0], REASON_LENGTH) if reasons else ""
         lines.append(f"{text}{one.source}, evidence {one.evidence}{f'; {why}' if why else ''}")
     return lines
+
+
+def _other_members(state: StateView) -> list[str]:
+    """The trials of other sessions that an ensemble may have as members."""
+    names = [f"{one.trial} ({one.backbone}, {ndcg(one.ndcg)})" for one in state.other_members]
+    return [cut(f"of other sessions, an ensemble may use {', '.join(names)}", MEMBERS_LENGTH)] if names else []
 
 
 def _untried(state: StateView) -> list[str]:
