@@ -9,7 +9,7 @@
 
 These sums over the events add: those of two logs without a common history are the sums of both logs together. With
 `transition_hops` = h > 1, T then becomes T', which also leads to items that follow in up to h transitions, with the
-same sums of rows; d is `transition_hop_decay`. Walks of several steps as in P3alpha (Cooper et al. 2014), over transitions:
+same sums of rows (walks as in P3alpha, Cooper et al. 2014, but over transitions); d is `transition_hop_decay`:
 
     T'[i] = r_i R[i] / sum_j R[i, j],   R = P + d P^2 + … + d^(h - 1) P^h,   P[i] = T[i] / r_i,   r_i = sum_j T[i, j]
 
