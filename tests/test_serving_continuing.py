@@ -124,8 +124,8 @@ def test_the_sums_of_a_log_give_its_priors(span: int, hops: int) -> None:
     lengths = draw.integers(1, 9, 30)
     offsets = np.concatenate(([0], np.cumsum(lengths)))
     events = Events(draw.integers(0, 12, offsets[-1]).astype(np.int32), offsets, draw.integers(0, 99, offsets[-1]))
-    chosen = {"cooccurrence_span": span, "cooccurrence_neighbours": 4, "popularity_window": 0.5, "transition_hops": hops}
-    config = make_config("sasrec", **KNOBS, **chosen)
+    chosen = {"cooccurrence_neighbours": 4, "popularity_window": 0.5, "transition_hops": hops}
+    config = make_config("sasrec", **KNOBS, **chosen, cooccurrence_span=span)
     sums = ExportSums.of_events(events, 12, config)
 
     class Log:
