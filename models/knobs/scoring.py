@@ -152,7 +152,7 @@ class Scoring(KnobGroup):
         high=3, ge=1, le=3,
         inert=_NO_TRANSITIONS,
         source="walks of several steps (P3alpha, Cooper et al. 2014)",
-        helps="measured: 2 on Tools; not on Office",
+        helps="measured: 2 on Tools; unclear on Office",
         cost="seconds, once per table",
         note="the 100 strongest of each further step are kept per item",
         aliases=("transition_power", "multi_hop"),
