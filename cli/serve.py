@@ -1,5 +1,6 @@
 """`virtualmle serve`: run the MCP server, for clients such as Claude Desktop, Cursor or Codex."""
 
+import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,6 +57,20 @@ def _without_pandas() -> Iterator[None]:
         del sys.modules["pandas"]
 
 
+@contextmanager
+def _without_collecting() -> Iterator[None]:
+    """The garbage collector rests inside: what imports make stays, and searching it takes an eighth of their time.
+
+    Afterwards these objects are left out of later collections as well.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
     home: Home = HERE,
     transport: Annotated[
@@ -92,7 +107,7 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
 
     Behind a proxy: virtualmle serve --transport http --token-file ~/token --allowed-host recsys.example.org
     """
-    with _without_pandas():
+    with _without_pandas(), _without_collecting():
         from ..server.serve import serve as run  # imports the MCP library, which takes most of a second
     settings = make_settings(
         trials, seconds, seed, without_reflection, without_memory, device, threads, sandbox, keep_warm, memory_from,
