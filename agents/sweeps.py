@@ -27,7 +27,7 @@ TRIALS_BETWEEN = 5
 TRIALS_AT_END = 2
 """With at most this many trials left, a model that has never been swept comes first."""
 WEIGHTS = ("transition_weight", "cooccurrence_weight", "popularity_weight")
-FIRST_WEIGHTS = ((2.0, 4.0, 8.0, 16.0), (0.0, 2.0, 4.0, 8.0), (0.0, 0.25))
+FIRST_WEIGHTS = ((1.0, 2.0, 4.0, 8.0), (0.0, 1.0, 2.0, 4.0), (0.0, 0.25))
 """Weights of transitions, co-occurrences and popularity in the first sweep, in every combination."""
 WIDER: KnobValues = {
     "transition_window": 3, "transition_normalisation": "sqrt", "transition_recent": 3, "transition_recency": 0.5,
@@ -103,9 +103,9 @@ def _first(history: History) -> Iterator[KnobValues]:
 
 
 def _unusual(setting: KnobValues) -> float:
-    """How far the weights are from the usual ones, 8 and 4; settings with the usual weights come first."""
-    distance = abs(float(setting.get("transition_weight", 8.0)) - 8.0) / 8
-    return distance + abs(float(setting.get("cooccurrence_weight", 4.0)) - 4.0) / 4
+    """How far the weights are from the usual ones, 4 and 2; settings with the usual weights come first."""
+    distance = abs(float(setting.get("transition_weight", 4.0)) - 4.0) / 4
+    return distance + abs(float(setting.get("cooccurrence_weight", 2.0)) - 2.0) / 2
 
 
 def _around(scored: KnobValues, history: History) -> Iterator[KnobValues]:

@@ -280,12 +280,12 @@ def test_a_dimension_without_a_trial_is_tried_before_half_of_the_budget_is_used(
 
 def test_without_reflections_verdicts_count_but_measured_effects_are_not_followed() -> None:
     def deeper(config: TrialConfig) -> float:
-        return 0.05 + 0.01 * config.num_blocks + 0.001 * config.dropout
+        return 0.05 + 0.01 * config.num_blocks + 0.001 * config.time_bias
 
-    reflecting = World(deeper, knobs={"num_blocks", "dropout"}, trials_max=4)
+    reflecting = World(deeper, knobs={"num_blocks", "time_bias"}, trials_max=3)
     assert {"num_blocks": 3} in changes(reflecting.play(Engineer(0)))
-    blind = World(deeper, knobs={"num_blocks", "dropout"}, trials_max=4, reflection=False).play(Engineer(0))
-    assert changes(blind)[:3] == [{}, {"dropout": 0.5}, {"num_blocks": 2}]
+    blind = World(deeper, knobs={"num_blocks", "time_bias"}, trials_max=3, reflection=False).play(Engineer(0))
+    assert changes(blind)[:3] == [{}, {"num_blocks": 2}, {"time_bias": True}]
     assert {"num_blocks": 3} not in changes(blind) and blind.incumbent == "t003"
 
 

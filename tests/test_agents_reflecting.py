@@ -91,7 +91,7 @@ def test_the_summary_lists_what_helped_what_hurt_and_what_made_no_difference() -
     summary = summarise(World(trials_max=25).play(Engineer(0)).situation)
     helped, rest = summary.split("Helped: ")[1].split("Hurt: ")
     hurt, nothing = rest.split("Made no measurable difference: ")
-    assert "transition_weight 0.0→8.0" in helped and "lr 0.001→" in hurt and "num_blocks 1→2" in nothing
+    assert "transition_weight 0.0→8.0" in helped and "lr 0.001→" in hurt and "hidden_dim 128→256" in nothing
     assert "from 0.04862 for the plain default" in summary
 
 
