@@ -7,13 +7,8 @@
     C[i, j]  number of training histories that contain both i and j, i != j; with `cooccurrence_span`, number of pairs
              of events of i and j that are at most that many steps apart
 
-These sums over the events add: those of two logs without a common history are the sums of both logs together. With
-`transition_hops` = h > 1, T then becomes T', which also leads to items that follow in up to h transitions, with the
-same sums of rows (walks as in P3alpha, Cooper et al. 2014, but over transitions); d is `transition_hop_decay`:
-
-    T'[i] = r_i R[i] / sum_j R[i, j],   R = P + d P^2 + … + d^(h - 1) P^h,   P[i] = T[i] / r_i,   r_i = sum_j T[i, j]
-
-T and C are then normalised: "row" divides by the sum of the row, "sqrt" by its square root, and "cosine" by the square
+These sums over the events add: those of two logs without a common history are the sums of both logs together. T and C
+are then normalised: "row" divides by the sum of the row, "sqrt" by its square root, and "cosine" by the square
 root of the row sum times the column sum (for C: the number of histories with i times the number with j); "none"
 leaves them unchanged. `…_neighbours` keeps the largest entries of each row. All tables are sparse; none is a dense
 V x V matrix.
@@ -27,8 +22,6 @@ from numpy.typing import NDArray
 from .config import TrialConfig
 
 MERGE_ABOVE = 1 << 24  # pairs to collect before equal pairs are summed; sorting them takes about half a gigabyte
-KEPT_PER_HOP = 100  # entries of a row of P^h that are kept, the largest; also of P where it is multiplied
-PRODUCTS_AT_ONCE = 1 << 21  # products of entries that are summed at once; they take about 100 MB
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -69,49 +62,8 @@ def transition_sums(items: Ints, offsets: Ints, num_items: int, config: TrialCon
 
 def transitions_of(keys: Ints, values: Floats, num_items: int, config: TrialConfig) -> tuple[Ints, Floats]:
     """The transition prior of `transition_sums`."""
-    if config.transition_hops > 1:
-        keys, values = raised(keys, values, num_items, config.transition_hops, config.transition_hop_decay)
     values = _normalised(keys, values, num_items, config.transition_normalisation)
     return _strongest(keys, values, num_items, config.transition_neighbours)
-
-
-def raised(keys: Ints, values: Floats, num_items: int, hops: int, decay: float) -> tuple[Ints, Floats]:
-    """(keys, values) of T', as defined above, of the T with these (keys, values); both ascending. Row sums are equal.
-
-    P^h for h > 1 is the product of the kept entries of P^(h - 1) and of P: the KEPT_PER_HOP largest of each row. A row
-    of T' therefore has at most (hops - 1) * KEPT_PER_HOP more entries than the row of T.
-    """
-    row_sums = np.bincount(keys // num_items, weights=values, minlength=num_items)
-    parts = [(keys, values / row_sums[keys // num_items])]
-    steps = reached = _strongest(*parts[0], num_items, KEPT_PER_HOP)
-    for hop in range(1, hops):
-        reached = _product(reached, steps, num_items)
-        parts.append((reached[0], reached[1] * decay**hop))
-    keys, values = _summed(*map(np.concatenate, zip(*parts, strict=True)))
-    return keys, values * row_sums[keys // num_items] / _sums(keys // num_items, values, num_items)
-
-
-def _product(left: tuple[Ints, Floats], right: tuple[Ints, Floats], num_items: int) -> tuple[Ints, Floats]:
-    """The KEPT_PER_HOP largest entries of each row of the product of two sparse matrices, in blocks of rows."""
-    middles = left[0] % num_items
-    starts = np.searchsorted(right[0], np.arange(num_items + 1) * num_items)
-    lengths = np.diff(starts)[middles]  # products of each entry of `left`
-    bounds = np.searchsorted(left[0], np.arange(num_items + 1) * num_items)  # entries of `left` before each row
-    before = np.concatenate(([0], np.cumsum(lengths)))[bounds]  # products before each row
-    parts = []
-    row = 0
-    while row < num_items:
-        end = max(row + 1, int(np.searchsorted(before, before[row] + PRODUCTS_AT_ONCE, "right")) - 1)
-        block = slice(bounds[row], bounds[end])
-        first = np.repeat(left[0][block] - middles[block], lengths[block])  # key of the row's first column
-        ends = np.cumsum(lengths[block])
-        shift = np.repeat(starts[middles[block]] - ends + lengths[block], lengths[block])
-        entries = np.arange(len(shift)) + shift
-        products = np.repeat(left[1][block], lengths[block]) * right[1][entries]
-        parts.append(_strongest(*_summed(first + right[0][entries] % num_items, products), num_items, KEPT_PER_HOP))
-        row = end
-    keys, values = zip(*parts, strict=True)
-    return np.concatenate(keys), np.concatenate(values)
 
 
 def cooccurrence_prior(items: Ints, offsets: Ints, num_items: int, config: TrialConfig) -> tuple[Ints, Floats]:
@@ -207,11 +159,8 @@ def _merge(total: tuple[Ints, Floats], pending: dict[float, list[Ints]]) -> tupl
         parts.append((distinct, np.multiply(counts, weight, dtype=np.float64)))
     if len(parts) < 2:
         return parts[0] if parts else total
-    return _summed(np.concatenate([part for part, _ in parts]), np.concatenate([part for _, part in parts]))
-
-
-def _summed(keys: Ints, weights: Floats) -> tuple[Ints, Floats]:
-    """(keys, sums): the summed weights of equal keys, keys ascending."""
+    keys = np.concatenate([part for part, _ in parts])
+    weights = np.concatenate([part for _, part in parts])
     order = np.argsort(keys, kind="stable")
     keys, weights = keys[order], weights[order]
     starts = np.flatnonzero(np.diff(keys, prepend=-1))

@@ -142,7 +142,7 @@ class RepeatedPriors(ScorePriors):
 POPULARITY_KNOBS = ("popularity_window",)
 TRANSITION_KNOBS = (
     "transition_window", "transition_decay", "transition_direction", "transition_normalisation",
-    "transition_neighbours", "transition_hops", "transition_hop_decay",
+    "transition_neighbours",
 )  # fmt: skip
 COOCCURRENCE_KNOBS = ("cooccurrence_span", "cooccurrence_normalisation", "cooccurrence_neighbours")
 """The knobs that a table of `prior_tables.py` depends on; all other scoring knobs act when the table is added."""

@@ -220,39 +220,6 @@ def test_merging_pairs_in_several_rounds_gives_the_same_counts(monkeypatch):
     np.testing.assert_allclose(fused(histories, **knobs), at_once, rtol=1e-6)
 
 
-@given(
-    histories_strategy,
-    st.integers(2, 3),
-    st.sampled_from([0.25, 1.0]),
-    st.sampled_from(["row", "sqrt", "cosine", "none"]),
-)
-@settings(max_examples=60, deadline=None)
-def test_hops_lead_to_items_that_follow_in_several_transitions(histories, hops, decay, normalisation):
-    config = make_config("sasrec", transition_weight=2.0, transition_hops=hops, transition_hop_decay=decay)
-    counts = expected_transitions(histories, config.model_copy(update={"transition_normalisation": "none"}))
-    rows = counts.sum(1, keepdims=True)
-    steps = counts / np.where(rows == 0, 1, rows)
-    walks = sum(decay**hop * np.linalg.matrix_power(steps, hop + 1) for hop in range(hops))
-    walks /= np.where(rows == 0, 1, walks.sum(1, keepdims=True))
-    table = normalised(rows * walks, normalisation)
-    knobs = {"transition_hops": hops, "transition_hop_decay": decay, "transition_normalisation": normalisation}
-    scores = fused(histories, transition_weight=2.0, **knobs)
-    np.testing.assert_allclose(scores, 2 * np.array(expected_prior(histories, table, 1, 1.0)), rtol=1e-4, atol=1e-6)
-
-
-def test_each_further_hop_keeps_the_strongest_entries_of_a_row_whatever_the_blocks(monkeypatch):
-    # one hop from 0: 1 (3 of 4), 2 (1 of 4); from 1: 3 (2 of 3), 4 (1 of 3); from 2: 5
-    histories = [[0, 1], [0, 1], [0, 1], [0, 2], [1, 3], [1, 3], [1, 4], [2, 5]]
-    dataset, config = dataset_of(histories), make_config("sasrec", transition_hops=2)
-    items, offsets = dataset.items.astype(np.int64), dataset.offsets
-    monkeypatch.setattr(prior_tables, "KEPT_PER_HOP", 1)
-    monkeypatch.setattr(prior_tables, "PRODUCTS_AT_ONCE", 1)
-    keys, values = prior_tables.transition_prior(items, offsets, NUM_ITEMS, config)
-    row = dict(zip(keys[keys < NUM_ITEMS].tolist(), values.tolist(), strict=False))
-    total = 3 / 4 + 1 / 4 + 0.5 * 3 / 4 * 2 / 3  # the second hop leads by the kept 0-1 and 1-3 only
-    assert row == pytest.approx({1: 0.75 / total, 2: 0.25 / total, 3: 0.25 / total})
-
-
 def test_priors_read_only_train_events(tiny_dataset_dir):
     dataset = PreparedDataset.load(tiny_dataset_dir)
     train_part = SimpleNamespace(

@@ -146,24 +146,6 @@ class Scoring(KnobGroup):
         helps="measured: `sqrt`",
         aliases=("transition_normalization",),
     )
-    transition_hops: int = knob(
-        1,
-        "largest number of transitions in a row that lead to an item; 1 = direct ones only",
-        high=3, ge=1, le=3,
-        inert=_NO_TRANSITIONS,
-        source="walks of several steps (P3alpha, Cooper et al. 2014)",
-        helps="measured: 2 on Tools; unclear on Office",
-        cost="seconds, once per table",
-        note="the 100 strongest of each further step are kept per item",
-        aliases=("transition_power", "multi_hop"),
-    )
-    transition_hop_decay: float = knob(
-        0.5,
-        "weight of each further step of `transition_hops` relative to the one before it",
-        low=0.1, high=1, gt=0, le=1, step="0.01",
-        inert=Inert(lambda c: _no_transitions(c) or c.transition_hops == 1, "only direct transitions are used"),
-        source="walks of several steps (P3alpha, Cooper et al. 2014)",
-    )
     cooccurrence_weight: float = knob(
         0.0,
         "weight of the item co-occurrence prior: at 8, an item whose cosine with one of the user's latest items is .1 "
