@@ -14,7 +14,8 @@ from ..kernels.losses.linear_cross_entropy import linear_cross_entropy
 from ..kernels.losses.sampled_softmax import sampled_softmax_loss
 from ..models.config import TrialConfig
 from ..models.item_table import ItemTable
-from .losses import apply_logq_correction, binary_cross_entropy, gbce_beta, sampled_softmax
+from .distillation import SuccessorTargets
+from .losses import apply_logq_correction, binary_cross_entropy, gbce_beta, mean_loss, sampled_softmax
 from .negatives import NegativeSampler
 
 
@@ -33,19 +34,35 @@ class Objective:
         self.precision = precision  # of the full softmax, as `linear_cross_entropy` takes it
         self.sampler = NegativeSampler(config, dataset, device, generator)
         self.num_candidates = dataset.num_items if config.loss == "full_softmax" else config.num_negatives
+        distilled = config.prior_distillation > 0 and config.loss == "full_softmax"
+        self.successors = SuccessorTargets(config, dataset, device) if distilled else None
         self.beta = 1.0
         if config.loss == "gbce":
             self.beta = gbce_beta(config.num_negatives, dataset.num_items, config.gbce_calibration)
 
-    def loss(self, items: ItemTable, states: Tensor, targets: Tensor, counted: Tensor | None = None) -> Tensor:
+    def loss(
+        self,
+        items: ItemTable,
+        states: Tensor,
+        targets: Tensor,
+        counted: Tensor | None = None,
+        latest: Tensor | None = None,
+    ) -> Tensor:
         """The mean loss of predicting targets (n,) int64 from states (n, hidden_dim).
 
         counted (n,) bool: the rows that the mean covers. The other rows pad a batch to a fixed shape and affect
-        neither the loss nor the gradients.
+        neither the loss nor the gradients. latest (n,) int64: the input item of each row, which `prior_distillation`
+        needs.
         """
         config = self.config
         if config.loss == "full_softmax":
-            return self._full_softmax(items, states, targets, counted)
+            loss = self._full_softmax(items, states, targets, counted)
+            if self.successors is None:
+                return loss
+            assert latest is not None, "prior_distillation needs the input items"
+            added = self.successors.losses(items.scaled(states), items.catalogue(), targets, latest)
+            weight = config.prior_distillation * (1 - config.label_smoothing)
+            return loss + weight * mean_loss(added, counted)
         drawn = self._draw(len(targets))
         if config.loss == "sampled_softmax" and states.is_cuda:
             return self.fused_sampled_softmax(items, states, targets, drawn, counted)

@@ -276,7 +276,8 @@ class Training:
         with threads_for(encoder_size):
             states = batch.supervised(self.model(batch.inputs))
         with threads_for(len(batch.targets) * self.objective.num_candidates):
-            loss = self.objective.loss(self.model.items, states, batch.targets, batch.counted)
+            latest = batch.supervised(batch.inputs.items)
+            loss = self.objective.loss(self.model.items, states, batch.targets, batch.counted, latest)
         if batch.views:
             with threads_for(encoder_size):
                 first, second = (self.model(view)[view.last_tokens()] for view in batch.views)
