@@ -6,8 +6,7 @@
 
 Switches: SiLU on u alone (hstu_activation="gate", as in the production code that the authors published later), an
 output projection of the concatenation [u, a, u * a] (hstu_gating="concat"), the norm after the residual sum
-instead of before W (norm_placement="post"), a frequency rescaling beside the attention, and a gate on the residual
-branch.
+instead of before W (norm_placement="post"), and a frequency rescaling beside the attention.
 
 Dimension L: total tokens of the jagged batch.
 """
@@ -20,7 +19,6 @@ from ..kernels.hstu.attention import hstu_attention
 from ..kernels.jagged.dropout import dropout
 from ..kernels.jagged.packing import PackingPlan
 from .config import TrialConfig
-from .gating import build_residual_gate
 from .local_mixing import FrequencyRescaling, build_local_mixing
 from .norms import PLAIN_EPSILON, build_norm, plain_norm
 from .positions import relative_table, rotate, time_table
@@ -41,7 +39,6 @@ class HSTUBlock(nn.Module):
         self.position_table = relative_table(config, 1)  # one table, shared by all heads
         self.time_table = time_table(config, 1)
         self.rescaling = FrequencyRescaling(config) if config.frequency_rescaling else None
-        self.residual_gate = build_residual_gate(config)
 
     def forward(self, x: Tensor, plan: PackingPlan) -> Tensor:
         """(L, hidden_dim) to the same shape."""
@@ -56,8 +53,6 @@ class HSTUBlock(nn.Module):
         if self.rescaling is not None:
             rescaled = dropout(self.rescaling(states, plan), config.dropout, self.training)
             mixed = torch.lerp(mixed, rescaled, config.frequency_rescaling)
-        if self.residual_gate is not None:
-            mixed = self.residual_gate(x, mixed)
         out = mixed + x
         return plain_norm(out, config) if config.norm_placement == "post" else out
 

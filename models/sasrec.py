@@ -4,8 +4,8 @@
 
 This is the paper's g'(x) = x + Dropout(g(LayerNorm(x))) (section III-D). Beyond the paper, the configuration may
 normalise after the residual sum instead (x = norm(x + dropout(g(x)))), and choose other positional encodings, time
-biases, activations, bidirectional attention, readouts, local mixing, a frequency rescaling beside the attention,
-gates on the residual branches, and dropout on the attention weights.
+biases, activations, bidirectional attention, readouts, local mixing, a frequency rescaling beside the attention, and
+dropout on the attention weights.
 
 Dimension L: total tokens of the jagged batch.
 """
@@ -20,7 +20,6 @@ from ..kernels.jagged.packing import PackingPlan
 from ..kernels.jagged.softmax_attention import softmax_attention
 from .config import TrialConfig
 from .feed_forward import FeedForward
-from .gating import ResidualGate, build_residual_gate
 from .local_mixing import FrequencyRescaling, build_local_mixing
 from .norms import build_norm
 from .positions import relative_table, rotate, time_table
@@ -43,25 +42,19 @@ class SASRecBlock(nn.Module):
         self.time_table = time_table(config, config.num_heads)
         self.feed_forward_norm = build_norm(config)
         self.feed_forward = FeedForward(config)
-        self.attention_gate = build_residual_gate(config)
-        self.feed_forward_gate = build_residual_gate(config)
 
     def forward(self, x: Tensor, plan: PackingPlan) -> Tensor:
         """(L, hidden_dim) to the same shape."""
         for layer in self.local_mixing:
             x = layer(x, plan)
-        x = self._branch(x, self.attention_norm, lambda states: self._mix(states, plan), self.attention_gate)
-        return self._branch(x, self.feed_forward_norm, self.feed_forward, self.feed_forward_gate)
+        x = self._branch(x, self.attention_norm, lambda states: self._mix(states, plan))
+        return self._branch(x, self.feed_forward_norm, self.feed_forward)
 
-    def _branch(
-        self, x: Tensor, norm: nn.Module, sublayer: Callable[[Tensor], Tensor], gate: ResidualGate | None
-    ) -> Tensor:
-        post = self.config.norm_placement == "post"
-        added = dropout(sublayer(x if post else norm(x)), self.config.dropout, self.training)
-        if gate is not None:
-            added = gate(x, added)
-        out: Tensor = norm(x + added) if post else x + added
-        return out
+    def _branch(self, x: Tensor, norm: nn.Module, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
+        if self.config.norm_placement == "post":
+            after: Tensor = norm(x + dropout(sublayer(x), self.config.dropout, self.training))
+            return after
+        return x + dropout(sublayer(norm(x)), self.config.dropout, self.training)
 
     def _mix(self, x: Tensor, plan: PackingPlan) -> Tensor:
         """Attention, or its mean with the frequency rescaling, weighted by `frequency_rescaling`."""

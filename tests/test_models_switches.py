@@ -30,7 +30,6 @@ SWITCHES = st.fixed_dictionaries({
     "conv_kernel": st.integers(0, 3),
     "frequency_filter": st.booleans(),
     "frequency_rescaling": st.sampled_from([0.0, 0.7]),
-    "residual_gating": st.booleans(),
     "hstu_activation": st.sampled_from(["all", "gate"]),
     "hstu_gating": st.sampled_from(["product", "concat"]),
     "latent_steps": st.integers(0, 2),
@@ -245,27 +244,6 @@ def test_the_frequency_rescaling_is_mixed_with_the_attention_by_its_share(backbo
     else:  # linear in the share, so three shares lie on one line
         torch.testing.assert_close(mixed, 0.5 * (branch(0.1)[0] + branch(0.4)[0]), rtol=1e-6, atol=1e-6)
     assert states_of(model_of(backbone, frequency_rescaling=0.5), sequences).shape == (5, 8)
-
-
-def test_a_residual_gate_multiplies_what_its_branch_adds():
-    plan, x = PackingPlan.build(torch.tensor([0, 5])), torch.randn(5, 8, dtype=torch.float64)
-    for backbone, gates in (("sasrec", ("attention_gate", "feed_forward_gate")), ("hstu", ("residual_gate",))):
-        block = model_of(backbone, residual_gating=True).blocks[0]
-        for name in gates:
-            gate = getattr(block, name).gate
-            with torch.no_grad():
-                gate.weight.zero_()
-                gate.bias.fill_(1e3 if name == gates[0] else -1e3)  # open, or shut
-        plain = model_of(backbone, residual_gating=False).blocks[0]
-        plain.load_state_dict({k: v for k, v in block.state_dict().items() if "gate." not in k})
-        if backbone == "sasrec":
-            expected = x + plain.attend(plain.attention_norm(x), plan)
-            torch.testing.assert_close(block(x, plan), expected)
-        else:
-            torch.testing.assert_close(block(x, plan), plain(x, plan))
-            with torch.no_grad():
-                block.residual_gate.gate.bias.fill_(-1e3)
-            torch.testing.assert_close(block(x, plan), x)
 
 
 def test_a_masked_item_does_not_matter_and_keeps_its_position():

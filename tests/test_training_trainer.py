@@ -123,7 +123,7 @@ def test_averaged_weights_are_evaluated_and_restored(dataset):
     {"schedule": "cosine", "warmup_epochs": 1.0}, {"grad_clip": 0.01}, {"ema_decay": 0.9}, {"embedding_l2": 1e-4},
     {"max_norm": 0.05}, {"token_dropout": 0.2}, {"window_stride": 2, "max_len": 3}, {"label_smoothing": 0.1},
     {"time_bias": True}, {"position": "rotary"}, {"conv_kernel": 3}, {"frequency_filter": True},
-    {"frequency_rescaling": 0.5}, {"residual_gating": True}, {"latent_steps": 1},
+    {"frequency_rescaling": 0.5}, {"latent_steps": 1},
     {"norm": "rms", "norm_placement": "post"}, {"shared_blocks": True, "num_blocks": 2},
 ], ids=str)  # fmt: skip
 @pytest.mark.parametrize("backbone", ["sasrec", "hstu"])

@@ -64,14 +64,6 @@ class SequenceModelling(KnobGroup):
         helps="pre trains without warm-up",
         aliases=("pre_norm", "norm_first", "post_norm", "prenorm", "norm_position"),
     )
-    residual_gating: bool = knob(
-        False,
-        "each residual branch is multiplied by a sigmoid gate of its input (LiGR)",
-        source="LiGR (Borisyuk et al. 2025)",
-        helps="deep stacks, according to its paper",
-        cost="one more linear layer per branch",
-        aliases=("ligr", "gated_residual", "residual_gate"),
-    )
     hstu_activation: Literal["all", "gate"] = knob(
         "all",
         "HSTU: SiLU on u, v, q and k, or on the gate u alone",
