@@ -69,7 +69,7 @@ _BOTH = (
     _opening(0.10, "the last item predicts the next one; needs no training", transition_weight=8.0),
     _opening(0.09, "every item serves as a negative, so the gradient has no sampling error", loss="full_softmax"),
     _opening(0.055, "items of the same histories are related; needs no training", cooccurrence_weight=4.0),
-    _opening(0.05, "training ends before the model has learnt what it can", epochs=80, patience=8),
+    _opening(0.035, "training ends before the model has learnt what it can", epochs=80, patience=8),
     _opening(0.05, "short histories overfit, and more dropout reduces this", dropout=0.5),
     _opening(0.04, "smaller batches give more updates per epoch", batch_size=64),
     _opening(0.035, "embeddings of rare items overfit first", embedding_dropout=0.5),

@@ -79,7 +79,7 @@ def test_training_is_extended_if_the_last_epoch_was_the_best() -> None:
 
 
 def test_patience_is_raised_if_training_stopped_after_few_epochs() -> None:
-    world = World(knobs={"patience", "tie_embeddings"}, trials_max=10)
+    world = World(knobs={"epochs", "patience", "tie_embeddings"}, trials_max=10)
     world.act(Engineer(0).act(world.situation))
     world.trials[0].update(best_epoch=2, reflected=True)
     assert Engineer(0).act(world.situation).changes == {"patience": 5}  # type: ignore[union-attr]
