@@ -8,7 +8,6 @@ done is read from the home: the n-th session of the home is the n-th part of the
 
 import asyncio
 import json
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,11 +29,10 @@ from ..models.knobs.ensemble import MAX_MEMBERS, MIN_MEMBERS
 from ..server.app import build_server
 from ..tools.cognition import best_first
 from ..tools.workspace import Settings
-from .lock import locked
 from .outcome import PROGRESS, RESULT, Progress, store, stored_progress
 from .record_outcome import read_record
 from .record_task import Part, RecordTask
-from .session import FAILED, LOCK_SECONDS, WARM_SECONDS, end_with_parent
+from .session import WARM_SECONDS, run_process
 
 
 class Counter:
@@ -170,17 +168,5 @@ def _sessions(task: RecordTask) -> list[SessionRecord]:
         return memory.sessions.all()
 
 
-def main() -> None:
-    """Run the task on standard input. The exit code is 1, with one line on standard error, for a user's mistake."""
-    task = RecordTask.model_validate_json(sys.stdin.buffer.readline())
-    end_with_parent()
-    try:
-        with locked(Path(task.home) / "session.lock", LOCK_SECONDS):
-            run(task)
-    except VirtualMLEError as error:
-        print(f"{' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(FAILED)
-
-
 if __name__ == "__main__":
-    main()
+    run_process(RecordTask, run)

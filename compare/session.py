@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import TypeVar
 
 from mcp import Client
 from mcp.types import Implementation
@@ -35,7 +36,9 @@ from ..trials.warm import retire
 from .lock import locked
 from .models import asked
 from .outcome import PROGRESS, RESULT, Progress, own_session, read_outcome, store, stored_progress
-from .task import Task
+from .task import Job, Task
+
+AnyJob = TypeVar("AnyJob", bound=Job)
 
 WARM_SECONDS = 60.0
 ORPHANED, FAILED = 130, 1
@@ -205,17 +208,20 @@ def end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def main() -> None:
-    """Run the task on standard input. The exit code is 1, with one line on standard error, for a user's mistake."""
-    task = Task.model_validate_json(sys.stdin.buffer.readline())
+def run_process(kind: type[AnyJob], run: Callable[[AnyJob], None]) -> None:
+    """Run the job of this kind that is the first line of standard input, alone in its home.
+
+    The exit code is 1, with one line on standard error, for a user's mistake.
+    """
+    job = kind.model_validate_json(sys.stdin.buffer.readline())
     end_with_parent()
     try:
-        with locked(Path(task.home) / "session.lock", LOCK_SECONDS):
-            run(task)
+        with locked(Path(job.home) / "session.lock", LOCK_SECONDS):
+            run(job)
     except VirtualMLEError as error:
         print(f"{' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(FAILED)
 
 
 if __name__ == "__main__":
-    main()
+    run_process(Task, run)
