@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..data.errors import ConfigError, SessionError
 from ..memory.records import ReflectionRecord, RuleKind, RuleRecord, SessionRecord, TrialRecord
 from ..memory.text import clean_text
+from ..memory.trials import handle_of
 from ..sandbox.conditions import parse_condition
 from ..sandbox.reconciling import OPPOSITE, Claimed, reconciled
 from ..sandbox.reflection import Claim, check_evidence, check_reflection, dimensions_of
@@ -79,6 +80,7 @@ def write_reflection(  # noqa: PLR0913, PLR0917 - one parameter per claim that i
     record = ws.memory.sessions.get(session)
     sync_session(ws, session)
     target = ws.memory.trials.get(session, trial)
+    trial, evidence = target.handle, [handle_of(name) for name in evidence or []]
     if target.repeats:
         raise SessionError(
             f"{trial} repeats {target.repeats} for the confirmation and is no evidence; reflect on {target.repeats}"
@@ -87,7 +89,7 @@ def write_reflection(  # noqa: PLR0913, PLR0917 - one parameter per claim that i
         raise SessionError(f"trial {trial} is {target.status}; reflect on it once it has finished (wait_trial)")
     trials = ws.memory.trials.all(session)
     space = ws.session_protocol(record).space
-    claim = Claim(helped, dimension, effect, evidence or [], required_text(lesson, LESSON_LENGTH, "lesson"))
+    claim = Claim(helped, dimension, effect, evidence, required_text(lesson, LESSON_LENGTH, "lesson"))
     check, note = check_reflection(target, claim, trials, space)
     checked = prepare_rule(ws, record, rule, trials) if rule else None
     store = ws.memory.reflections.amend if amend else ws.memory.reflections.add
@@ -100,7 +102,7 @@ def write_reflection(  # noqa: PLR0913, PLR0917 - one parameter per claim that i
             helped=helped,
             dimension=", ".join(dimensions_of(dimension)),
             effect=effect,
-            evidence=evidence or [],
+            evidence=evidence,
             cause=clean_text(cause, LESSON_LENGTH),
             lesson=claim.lesson,
             next_step=clean_text(next_step, LESSON_LENGTH),
@@ -139,7 +141,8 @@ def prepare_rule(
     stated = _reconciled(ws, session, given, moves_of(trials, default)) if given else None
     kind, condition = (stated.kind, str(stated.condition)) if stated else (rule.kind, None)
     check = check_rule(kind, condition, trials, default)
-    check_evidence(rule.evidence, trials)
+    evidence = [handle_of(name) for name in rule.evidence]
+    check_evidence(evidence, trials)
     note = check.note
     if stated != given:
         statement += f" (Stated as: {given}.)"
@@ -152,7 +155,7 @@ def prepare_rule(
         dataset=session.dataset,
         dataset_id=session.dataset_id,
         session=session.id,
-        evidence=list(dict.fromkeys([*rule.evidence, *check.evidence])),
+        evidence=list(dict.fromkeys([*evidence, *check.evidence])),
         check=check.check,
         support=check.support,
         contradiction=check.contradiction,
