@@ -165,6 +165,38 @@ async def test_the_list_of_tools_fits(tmp_path: Path) -> None:
     assert size(json.dumps(outputs, separators=(",", ":"))) <= 5 * 1024
 
 
+START = "t118 running: loading. Nothing failed; a call waits at most 45 s: wait_trial("
+
+
+@pytest.mark.parametrize(
+    ("progress", "estimate", "says", "not_said"),
+    [
+        pytest.param({}, (1234.5, 54321), [START, "\nestimate: 21 min of training, 54321 MB"], "words", id="known"),
+        pytest.param({}, (None, None), [START], "estimate", id="unknown"),
+        pytest.param({}, (None, 54321), [START, "\nestimate: 54321 MB"], "training", id="memory"),
+        pytest.param({"eta_seconds": 840.0}, (860.0, 54321), ["14 min left", "\nestimate: 54321 MB"], "of training",
+                     id="timed"),
+        pytest.param({"stage": "training", "epoch": 199, "epochs": 200, "ndcg10": 0.07651, "incumbent": "t003",
+                      "incumbent_ndcg10": 0.07412, "eta_seconds": 840.0, "eta_earliest_seconds": 120.0},
+                     (860.0, 54321), ["epoch 199/200, ", "0.0765 (t003 there 0.0741)", "left. Nothing failed: wait_"],
+                     "estimate", id="longest"),
+    ],
+)  # fmt: skip
+def test_the_answer_of_a_call_that_starts_a_trial_takes_at_most_200_bytes_and_nothing_unknown(
+    progress: dict[str, Any], estimate: tuple[float | None, int | None], says: list[str], not_said: str
+) -> None:
+    started = TrialObservation(
+        session=PAGE, trial="t118", status="running", budget=BUDGET, next="…",
+        progress={"stage": "loading", "wait_limit_seconds": 45.0} | progress,
+        estimate=Estimate(seconds=estimate[0], memory_mb=estimate[1], basis=f"seconds: unknown; {SENTENCE}"),
+    )  # fmt: skip
+    text = text_of(started)
+    assert size(text) <= 200 and text.count(f"wait_trial(session='{PAGE}', trial='t118')") == 1
+    assert all(part in text for part in says) and not_said not in text and "unknown" not in text
+    rounded = text_of(started.model_copy(update={"rounded": "lr to 0.001", "ignored": "fusion has no effect"}))
+    assert rounded == f"{text}\nrounded: lr to 0.001\nwithout effect: fusion has no effect"
+
+
 def state() -> StateView:
     value = MeasuredValue(value=0.001, delta=0.00123, se=0.0009, n=3, stopped=1, trial="t009", attributed="jointly")
     effect = KnobEffect(
