@@ -13,10 +13,9 @@ from ..sandbox.reconciling import OPPOSITE, Claimed, reconciled
 from ..sandbox.reflection import Claim, check_evidence, check_reflection, dimensions_of
 from ..sandbox.rule_evidence import Move, check_rule, moves_of
 from . import guidance
-from .after_reveal import KEPT_NOTE
 from .help_text import described
 from .keeping_rules import keep_rule
-from .results import ReflectionReceipt, RuleOutcome
+from .results import ReflectionReceipt
 from .rule_counts import parsed
 from .sync import sync_session
 from .withholding import is_looked_at
@@ -120,10 +119,8 @@ def write_reflection(  # noqa: PLR0913, PLR0917 - one parameter per claim that i
         merged_into=stored.merged_into,
         times_said=stored.times_said,
         amended_from=stored.amended_from.check if stored.amended_from else None,
-        rule_id=kept.rule_id if kept else None,
-        rule_check=kept.check if kept else None,
-        rule_note=_rule_note(checked, kept) if checked and kept else "",
         rule=kept,
+        rule_note=checked.note if checked else "",
         next=guidance.next_step(ws, record, ws.memory.trials.all(session)),
     )
 
@@ -173,16 +170,6 @@ def _reconciled(ws: Workspace, session: SessionRecord, rule: Claimed, moves: lis
         known = [other for other in known if other.session == session.id]
     supported = [Claimed(other.kind, c) for other in known if other.check == "supported" and (c := parsed(other))]
     return reconciled(rule, supported, moves)
-
-
-def _rule_note(checked: CheckedRule, kept: RuleOutcome) -> str:
-    """The trials for and against the rule; also if it was counted with one whose condition may read differently."""
-    if kept.outcome == "kept with the session":
-        return checked.note + KEPT_NOTE
-    if kept.outcome == "stored":
-        return checked.note
-    same = "" if checked.rule.condition in (None, kept.condition) else f" with the condition {kept.condition!r}"
-    return f"counted with rule {kept.rule_id}{same}, stated {kept.times_said} times; {checked.note}"
 
 
 def required_text(text: str, limit: int, argument: str) -> str:
