@@ -240,6 +240,43 @@ def test_the_longest_state_fits_and_keeps_every_section() -> None:
         assert part in text
 
 
+def effect_lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("  ") and " -> " in line]
+
+
+def test_a_state_says_how_many_knobs_and_values_it_leaves_out_and_how_to_see_them() -> None:
+    lines = view_text("state", state()).splitlines()
+    measured, pooled = (next(n for n, line in enumerate(lines) if line.startswith(name))
+                        for name in ("effects per knob", "effects in earlier sessions"))  # fmt: skip
+    shown = effect_lines("\n".join(lines[measured:pooled]))
+    assert shown and all(size(line) <= 200 for line in shown)
+    for line in shown:
+        values, more = re.fullmatch(r"  \w+ 0.0003 -> (.*), … (\d) more values", line).groups()  # type: ignore[union-attr]
+        assert values.count("+.0012 ± .0009* (1 stopped: a bound)") + int(more) == 8
+    rest = len(NAMES) - len(shown)
+    assert lines[pooled - 1] == f"  … {rest} more knobs; query='KNOB' shows one with all its values"
+    ends = f"{len(NAMES)} knobs; query='KNOB' shows one with all its values"
+    assert lines[pooled] == f"effects in earlier sessions, relative: {ends}", "none of them has room"
+    few = state().model_copy(update={"effects": {"lr": state().effects["lr"]}, "history_effects": {}})
+    assert "\n  query='KNOB' shows one with all its values\n" in view_text("state", few)
+    one = state().effects["lr"].model_copy(update={"values": state().effects["lr"].values[:2]})
+    whole = view_text("state", few.model_copy(update={"effects": {"lr": one}}))
+    assert "query=" not in whole and "…" not in effect_lines(whole)[0], "nothing is left out"
+
+
+def test_a_state_for_a_query_has_all_values_of_its_knobs_and_nothing_else() -> None:
+    both = {name: state().effects[name] for name in ("lr", "dropout")}
+    old = {"lr": state().history_effects["lr"]}
+    asked = state().model_copy(update={"effects": both, "history_effects": old, "query": "lr dropout"})
+    text = view_text("state", asked)
+    assert [line.split()[0] for line in effect_lines(text)] == ["lr", "dropout", "lr"]
+    assert text.count("+.0012 ± .0009*") == 16 and text.count("+3.1% ± 1.2% (n 12)") == 4
+    assert "…" not in text and "proposals" not in text
+    nothing = view_text("state", asked.model_copy(update={"effects": {}, "history_effects": {}}))
+    assert "no trial has measured an effect of a knob that 'lr dropout' names" in nothing
+    assert size(view_text("state", state().model_copy(update={"query": "all"}))) <= 3000
+
+
 def test_a_state_with_room_says_why_each_trial_is_proposed() -> None:
     short = state().proposals[0].model_copy(update={"changes": {"lr": 0.001}, "reason": "the loss still falls"})
     view = state().model_copy(update={"proposals": [short], "effects": {}, "history_effects": {}, "best": []})
