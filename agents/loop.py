@@ -272,7 +272,8 @@ class _Loop:
             return self._correctable(action, answer, "write_reflection")
         receipt = _read(ReflectionReceipt, answer, "write_reflection")
         self._emit(Reflected(action, receipt))
-        return Outcome(action, f"{receipt.check}: {receipt.note} {receipt.rule_note}".strip())
+        rule = f" {receipt.rule.summary} {receipt.rule_note}" if receipt.rule else ""
+        return Outcome(action, f"{receipt.check}: {receipt.note}{rule}".strip())
 
     async def _finalize(self, action: Finalize) -> Outcome:
         if not self._finalizes:

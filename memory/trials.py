@@ -21,6 +21,11 @@ SELECT = """
 """
 
 
+def handle_of(given: str) -> str:
+    """The handle that a client means: all are lower-case, and some clients write T003."""
+    return given.strip().lower()
+
+
 class Trials(Repository):
     """The table of trials of all sessions."""
 
@@ -125,12 +130,13 @@ class Trials(Repository):
 
     @reads
     def get(self, session: str, handle: str) -> TrialRecord:
-        """The trial with this handle; raises SessionError, with the most similar handles, if it does not exist."""
-        found = self._select(session, "AND handle = ?", replace_surrogates(handle))
+        """The trial with this handle, in any case; raises SessionError, with the most similar handles, if unknown."""
+        wanted = handle_of(handle)
+        found = self._select(session, "AND handle = ?", replace_surrogates(wanted))
         if not found:
             query = "SELECT handle FROM trials WHERE session = ?"
             handles = [name for (name,) in self.db.execute(query, [session]).fetchall()]
-            known = f"its trials: {closest_names(handle, handles)}" if handles else "it has none yet, call run_trial"
+            known = f"its trials: {closest_names(wanted, handles)}" if handles else "it has none yet, call run_trial"
             raise SessionError(f"unknown trial {handle!r:.60} of session {session!r:.60}; {known}")
         return found[0]
 

@@ -12,7 +12,7 @@ server, and a trial that has cost minutes must not end because a client has lost
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import anyio.to_thread
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
@@ -25,6 +25,7 @@ from ..data.errors import MemoryStoreError, VirtualMLEError
 from ..tools.progress import RunningProgress
 from ..tools.results import TrialObservation
 from ..tools.wait_trial import awaited, wait_trial
+from ..tools.withholding import shown_state
 from ..tools.workspace import Workspace
 from .answers import answer
 from .waits import describe
@@ -79,7 +80,7 @@ class TrialTasks(Extension):
 
     def __init__(self, ws: Workspace) -> None:
         self._ws = ws
-        self._finalizing: dict[str, tuple[CallNext, str]] = {}  # by task: how to ask again, and since when
+        self._finalizing: dict[str, _Confirming] = {}  # by task
         self._rounded: dict[str, str] = {}  # by task: what only the call that started the trial knows
 
     def methods(self) -> Sequence[MethodBinding]:
@@ -115,12 +116,14 @@ class TrialTasks(Extension):
         require_client_extension(ctx, TASKS)
         if params.task_id not in self._finalizing:
             return (await self._trial_task(params.task_id, "complete")).on_the_wire()
-        again, since = self._finalizing[params.task_id]
-        result = await again(ctx)
-        assert isinstance(result, CallToolResult)
-        content = result.structured_content or {}
-        is_over = result.is_error or content.get("state") != "confirming"
-        return _finalizing(params.task_id, "complete", since, content, result if is_over else None).on_the_wire()
+        known = self._finalizing[params.task_id]
+        if known.result is None or not await anyio.to_thread.run_sync(self._may_be_shown, known.result):
+            result = await known.again(ctx)
+            assert isinstance(result, CallToolResult)
+            is_over = result.is_error or (result.structured_content or {}).get("state") != "confirming"
+            known = known._replace(result=result if is_over else None, content=result.structured_content or {})
+            self._finalizing[params.task_id] = known
+        return _finalizing(params.task_id, "complete", known).on_the_wire()
 
     async def on_acknowledged(self, ctx: Handled, params: TaskParams) -> HandlerResult:
         """Serve tasks/cancel, which stops nothing, and tasks/update, for which no task asks. MCPError if unknown."""
@@ -128,6 +131,14 @@ class TrialTasks(Extension):
         if params.task_id not in self._finalizing:
             await self._observe(params.task_id)
         return {}
+
+    def _may_be_shown(self, result: CallToolResult) -> bool:
+        """Whether a finalize would still say this: later, another session on the same data may withhold the figures."""
+        content = result.structured_content or {}
+        if "session" not in content:  # it was refused, maybe because memory.db was busy
+            return False
+        session = self._ws.memory.sessions.get(content["session"])
+        return bool(content["state"] == shown_state(self._ws.home, self._ws.memory, session))
 
     async def _waits_for(self, arguments: dict[str, Any]) -> list[str]:
         """The trials that a call of wait_trial waits for; [] if the tool will refuse the call."""
@@ -167,30 +178,33 @@ class TrialTasks(Extension):
             raise MCPError(INVALID_PARAMS, f"there is no task {task!r:.100}; {again}") from error
 
     def _confirming(self, task: str, again: CallNext, content: dict[str, Any]) -> HandlerResult:
-        self._finalizing[task] = (again, _now())
+        known = self._finalizing[task] = _Confirming(again, _now(), content)
         while len(self._finalizing) > MAX_FINALIZING:
             del self._finalizing[next(iter(self._finalizing))]
-        return _finalizing(task, "task", self._finalizing[task][1], content, None).on_the_wire()
+        return _finalizing(task, "task", known).on_the_wire()
 
 
-def _finalizing(
-    task: str,
-    result_type: Literal["task", "complete"],
-    since: str,
-    content: dict[str, Any],
-    result: CallToolResult | None,
-) -> Task:
-    progress = content.get("progress") or {}
+class _Confirming(NamedTuple):
+    """A finalize that confirms its best trials."""
+
+    again: CallNext  # asks how far it is
+    since: str
+    content: dict[str, Any]  # of its last answer
+    result: CallToolResult | None = None  # once it is over: a further finalize is refused
+
+
+def _finalizing(task: str, result_type: Literal["task", "complete"], known: _Confirming) -> Task:
+    progress = known.content.get("progress") or {}
     running = f"confirming {progress.get('done')} of {progress.get('total')}"
     return Task(
         result_type=result_type,
         task_id=task,
-        status="completed" if result else "working",
-        status_message=None if result else running,
-        created_at=since,
+        status="completed" if known.result else "working",
+        status_message=None if known.result else running,
+        created_at=known.since,
         last_updated_at=_now(),
         poll_interval_ms=round(1000 * USUAL_POLL),
-        result=_dumped(result) if result else None,
+        result=_dumped(known.result) if known.result else None,
     )
 
 

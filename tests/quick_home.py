@@ -16,6 +16,16 @@ def quick_home(home: Path) -> Path:
     return home
 
 
+def confirming_home(home: Path, top: int, repetitions: int, epochs: int = 2) -> Path:
+    """A quick home of up to nine trials whose best `top` are confirmed under `repetitions` fresh seeds; returns it."""
+    rules = f"| `confirm_top` | {top} |\n| `confirm_repetitions` | {repetitions} |\n"
+    page = QUICK_SANDBOX.replace("| `require_reflection` | true |\n", f"| `require_reflection` | true |\n{rules}")
+    page = page.replace("| `epochs` | 1 … 1 | 1 | 1 |", f"| `epochs` | 1 … {epochs} | {epochs} | {epochs} |")
+    home.mkdir(exist_ok=True)
+    (home / "SANDBOX.md").write_text(page.replace("`max_trials` | 2", "`max_trials` | 9"), encoding="utf-8")
+    return home
+
+
 def environment() -> dict[str, str]:
     """The environment in which a child process finds the package as this process does."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}

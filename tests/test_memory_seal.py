@@ -175,7 +175,7 @@ def test_the_long_term_tables_hold_no_word_of_an_agent_that_may_know_test_figure
 
 
 def test_what_trials_bear_out_is_passed_on_in_the_words_of_the_server(world: World) -> None:
-    assert world.receipt["rule_check"] == "supported" and world.receipt["rule_id"] is not None
+    assert world.receipt["rule"]["check"] == "supported" and world.receipt["rule"]["rule_id"] is not None
     with Memory(world.home / "memory.db") as memory:
         rules, summaries, kept = memory.rules.all(), memory.summaries.all(), memory.kept_texts.all(B)
     assert [(rule.kind, rule.condition, rule.check) for rule in rules] == [

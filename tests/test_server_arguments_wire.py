@@ -11,6 +11,7 @@ from mcp import Client
 
 from tests.quick_home import quick_home
 from tests.test_server_tools import call, connect, refusal
+from virtualmle.memory.store import Memory
 
 pytestmark = pytest.mark.anyio
 
@@ -45,6 +46,27 @@ async def test_a_session_in_the_strict_forms(client: Client) -> None:
     texts = ["transition_weight=2", "transition_weight=8"]
     swept = await call(client, "sweep", **common, settings=[], settings_list=texts)
     assert (swept["status"], swept["sweep"]["settings"]) == ("finished", 2)
+
+
+async def test_trial_handles_are_read_in_any_case_and_answered_in_their_own(tmp_path: Path) -> None:
+    async with connect(quick_home(tmp_path / "home")) as client:
+        session = str((await call(client, "open_session", dataset="demo", backbone="sasrec"))["session"])
+        await call(client, "run_trial", session=session, changes={"hidden_dim": 24})
+        for named in ("T001", " t001 ", "T001, t001"):
+            assert (await call(client, "wait_trial", session=session, trial=named))["trial"] == "t001"
+        assert (await call(client, "cancel_trial", session=session, trial="T001"))["trial"] == "t001"
+        view = await call(client, "read_memory", session=session, view="trial", trial="T001")
+        assert view["content"]["trial"] == "t001"
+        rule = {"kind": "insight", "statement": "Narrow models are quick.", "evidence": ["T001"]}
+        reflection = {"helped": "unclear", "dimension": "capacity", "lesson": "Narrow.", "evidence": "T001"}
+        receipt = await call(client, "write_reflection", session=session, trial="T001", rule=rule, **reflection)
+        assert receipt["trial"] == "t001"
+        swept = await call(client, "sweep", session=session, base="T001", settings_list=["transition_weight=2"])
+        assert swept["base"] == "t001"
+        assert "unknown trial 'T009'" in await refusal(client, "wait_trial", session=session, trial="T009")
+    with Memory(tmp_path / "home" / "memory.db") as memory:
+        assert [stored.evidence for stored in memory.reflections.all(session)] == [["t001"]]
+        assert [stored.evidence for stored in memory.rules.all()] == [["t001"]]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -53,11 +53,13 @@ def command(home: Path, *transport: str) -> list[str]:
 
 
 @asynccontextmanager
-async def over_stdio(home: Path, **environment: str) -> AsyncIterator[Client]:
+async def over_stdio(home: Path, options: Mapping[str, Any] | None = None, **environment: str) -> AsyncIterator[Client]:
+    """A client of a server process; `options` go to the SDK's Client, `environment` to the process."""
     program, *arguments = command(home)
     kept = {name: os.environ[name] for name in ("PYTHONPATH", "OMP_NUM_THREADS") if name in os.environ}
     server = StdioServerParameters(command=program, args=arguments, env={**kept, **environment})
-    async with Client(server, client_info=Implementation(name="virtualmle", version="1")) as client:
+    info = Implementation(name="virtualmle", version="1")
+    async with Client(server, client_info=info, **(options or {})) as client:
         yield client
 
 

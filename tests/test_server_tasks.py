@@ -14,7 +14,9 @@ from mcp import Client, MCPError
 from mcp.client.extension import ClaimContext, ClientExtension, ResultClaim
 from mcp.types import INVALID_PARAMS, CallToolResult, Implementation, Request, RequestParams, Result
 
+from tests.quick_home import confirming_home
 from tests.test_server_processes import command
+from virtualmle.examiner.request import looks
 from virtualmle.server.app import TOOLS, build_server
 from virtualmle.server.tasks import TASKS, WAITING
 from virtualmle.server.wire import WAIT
@@ -170,6 +172,37 @@ async def test_cancelling_a_task_is_acknowledged_and_stops_no_trial(tmp_path: Pa
             ended = await call(client, "cancel_trial", session=SESSION, trial="t001")
             assert ended["status"] == "cancelled"
         assert tasks.polls[-1].result and tasks.polls[-1].result["structuredContent"]["status"] == "cancelled"
+
+
+async def test_a_finalize_that_confirms_is_a_task_until_the_one_look(tmp_path: Path) -> None:
+    tasks, home = Tasks(), confirming_home(tmp_path / "home", top=1, repetitions=2)
+    async with in_memory(home, tasks) as client:
+        await call(client, "open_session", dataset="demo", backbone="sasrec")
+        await call(client, "run_trial", session=SESSION, changes={})
+        tasks.created.clear()
+        tasks.polls.clear()
+        final = await call(client, "finalize", session=SESSION, cognition_summary="Short.", confirm=True)
+        (created,) = tasks.created
+        task = f"{SESSION}/finalize"
+        assert (created.task_id, created.status, created.ttl_ms) == (task, "working", None)
+        assert created.status_message == "confirming 0 of 2"
+        working = tasks.polls[:-1]
+        assert working and all(shown.status == "working" and shown.result is None for shown in working)
+        counts = [shown.status_message for shown in working]
+        assert counts == sorted(counts) and set(counts) <= {f"confirming {done} of 2" for done in range(3)}
+        assert {shown.created_at for shown in tasks.polls} == {created.created_at}
+        assert (final["state"], final["selected"], final["look"]) == ("revealed", "t001", 1)
+        assert len(final["confirmation"]["trials"][0]["values"]) == 2
+        again = await client.session.send_request(request("tasks/get", task), Shown)
+        assert (again.status, again.result) == ("completed", tasks.polls[-1].result), "an answer may be lost on its way"
+        figure = f"{final['test']['ndcg@10']:.4f}"
+        await call(client, "open_session", dataset="demo", backbone="sasrec", new=True)
+        withheld = await client.session.send_request(request("tasks/get", task), Shown)
+        assert withheld.result and figure not in str(withheld.result) and "test_se" not in str(withheld.result)
+    assert len(looks(home)) == 1
+    async with in_memory(home, tasks) as client:
+        with pytest.raises(MCPError, match="no task.*call finalize again"):
+            await client.session.send_request(request("tasks/get", task), Shown)
 
 
 async def test_a_client_without_the_extension_gets_no_task(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ The session replays recorded trials, so that it is a long one within seconds.
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from mcp.types import Implementation
 from pydantic import BaseModel
 
 import virtualmle
-from virtualmle.data.errors import ConfigError
+from virtualmle.data.errors import ConfigError, SessionError
 from virtualmle.memory.records import Hypothesis
 from virtualmle.server.answers import structure_of
 from virtualmle.server.app import build_server
@@ -26,6 +27,7 @@ from virtualmle.tools.read_memory import read_memory
 from virtualmle.tools.results import TrialObservation
 from virtualmle.tools.run_trial import run_trial
 from virtualmle.tools.sweep import sweep
+from virtualmle.tools.views import StateView, TrajectoryView
 from virtualmle.tools.workspace import Settings, Workspace
 from virtualmle.tools.write_reflection import RuleInput, write_reflection
 from virtualmle.trials.replay_table import ReplayTable
@@ -131,6 +133,36 @@ def test_a_query_explains_the_knobs_that_it_names(ws: Workspace, session: str) -
     assert text.startswith("lr ") and "learning rate" in text
     with pytest.raises(ConfigError, match="leave query out"):
         read_memory(ws, session, "action_space", "zzz")
+
+
+def test_a_query_of_the_trajectory_shows_the_trials_that_it_names_or_that_change_its_knobs(
+    ws: Workspace, session: str
+) -> None:
+    trials = ws.memory.trials.all(session)
+    knob = next(knob for knob in trials[-1].changed if sum(knob in t.changed for t in trials) < len(trials))
+    expected = [t.handle for t in trials if t.handle == "t002" or knob in t.changed]
+    found = TrajectoryView.model_validate(read_memory(ws, session, "trajectory", f"T002, {knob}").content)
+    assert [row.trial for row in found.trials] == expected and 1 < len(expected) < len(trials)
+    assert {row.trial for row in found.reflections} == {t.handle for t in trials if t.reflected} & set(expected)
+    text = text_of(read_memory(ws, session, "trajectory", f"T002, {knob}"))
+    assert f"{len(expected)} of {len(trials)} trials: those that 'T002, {knob}' names" in text
+    assert [line[:4] for line in text.splitlines() if re.match(r"t\d{3} ", line)] == expected
+    with pytest.raises(ConfigError, match="'the best' names neither a trial nor a knob of sasrec.*leave query out"):
+        read_memory(ws, session, "trajectory", "the best")
+    with pytest.raises(SessionError, match="unknown trial 't999'"):
+        read_memory(ws, session, "trajectory", "t999")
+    assert TrajectoryView.model_validate(read_memory(ws, session, "trajectory").content).query == ""
+
+
+def test_a_query_of_the_state_shows_the_effects_of_its_knobs(ws: Workspace, session: str) -> None:
+    whole = StateView.model_validate(read_memory(ws, session).content)
+    knob = next(iter(whole.effects))
+    found = StateView.model_validate(read_memory(ws, session, query=knob).content)
+    assert found.effects == {name: whole.effects[name] for name in whole.effects if knob in {name, *name.split("_")}}
+    assert len(whole.effects) > len(found.effects) > 0 and found.proposals == whole.proposals
+    assert f"  {knob} " in text_of(read_memory(ws, session, query=knob))
+    with pytest.raises(ConfigError, match="leave query out"):
+        read_memory(ws, session, query="nothing")
 
 
 def test_a_dry_run_says_that_nothing_was_started(ws: Workspace, session: str) -> None:

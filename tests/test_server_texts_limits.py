@@ -165,6 +165,38 @@ async def test_the_list_of_tools_fits(tmp_path: Path) -> None:
     assert size(json.dumps(outputs, separators=(",", ":"))) <= 5 * 1024
 
 
+START = "t118 running: loading. Nothing failed; a call waits at most 45 s: wait_trial("
+
+
+@pytest.mark.parametrize(
+    ("progress", "estimate", "says", "not_said"),
+    [
+        pytest.param({}, (1234.5, 54321), [START, "\nestimate: 21 min of training, 54321 MB"], "words", id="known"),
+        pytest.param({}, (None, None), [START], "estimate", id="unknown"),
+        pytest.param({}, (None, 54321), [START, "\nestimate: 54321 MB"], "training", id="memory"),
+        pytest.param({"eta_seconds": 840.0}, (860.0, 54321), ["14 min left", "\nestimate: 54321 MB"], "of training",
+                     id="timed"),
+        pytest.param({"stage": "training", "epoch": 199, "epochs": 200, "ndcg10": 0.07651, "incumbent": "t003",
+                      "incumbent_ndcg10": 0.07412, "eta_seconds": 840.0, "eta_earliest_seconds": 120.0},
+                     (860.0, 54321), ["epoch 199/200, ", "0.0765 (t003 there 0.0741)", "left. Nothing failed: wait_"],
+                     "estimate", id="longest"),
+    ],
+)  # fmt: skip
+def test_the_answer_of_a_call_that_starts_a_trial_takes_at_most_200_bytes_and_nothing_unknown(
+    progress: dict[str, Any], estimate: tuple[float | None, int | None], says: list[str], not_said: str
+) -> None:
+    started = TrialObservation(
+        session=PAGE, trial="t118", status="running", budget=BUDGET, next="…",
+        progress={"stage": "loading", "wait_limit_seconds": 45.0} | progress,
+        estimate=Estimate(seconds=estimate[0], memory_mb=estimate[1], basis=f"seconds: unknown; {SENTENCE}"),
+    )  # fmt: skip
+    text = text_of(started)
+    assert size(text) <= 200 and text.count(f"wait_trial(session='{PAGE}', trial='t118')") == 1
+    assert all(part in text for part in says) and not_said not in text and "unknown" not in text
+    rounded = text_of(started.model_copy(update={"rounded": "lr to 0.001", "ignored": "fusion has no effect"}))
+    assert rounded == f"{text}\nrounded: lr to 0.001\nwithout effect: fusion has no effect"
+
+
 def state() -> StateView:
     value = MeasuredValue(value=0.001, delta=0.00123, se=0.0009, n=3, stopped=1, trial="t009", attributed="jointly")
     effect = KnobEffect(
@@ -206,6 +238,43 @@ def test_the_longest_state_fits_and_keeps_every_section() -> None:
                  "an ensemble may use",
                  "next: write_reflection for t118"):  # fmt: skip
         assert part in text
+
+
+def effect_lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("  ") and " -> " in line]
+
+
+def test_a_state_says_how_many_knobs_and_values_it_leaves_out_and_how_to_see_them() -> None:
+    lines = view_text("state", state()).splitlines()
+    measured, pooled = (next(n for n, line in enumerate(lines) if line.startswith(name))
+                        for name in ("effects per knob", "effects in earlier sessions"))  # fmt: skip
+    shown = effect_lines("\n".join(lines[measured:pooled]))
+    assert shown and all(size(line) <= 200 for line in shown)
+    for line in shown:
+        values, more = re.fullmatch(r"  \w+ 0.0003 -> (.*), … (\d) more values", line).groups()  # type: ignore[union-attr]
+        assert values.count("+.0012 ± .0009* (1 stopped: a bound)") + int(more) == 8
+    rest = len(NAMES) - len(shown)
+    assert lines[pooled - 1] == f"  … {rest} more knobs; query='KNOB' shows one with all its values"
+    ends = f"{len(NAMES)} knobs; query='KNOB' shows one with all its values"
+    assert lines[pooled] == f"effects in earlier sessions, relative: {ends}", "none of them has room"
+    few = state().model_copy(update={"effects": {"lr": state().effects["lr"]}, "history_effects": {}})
+    assert "\n  query='KNOB' shows one with all its values\n" in view_text("state", few)
+    one = state().effects["lr"].model_copy(update={"values": state().effects["lr"].values[:2]})
+    whole = view_text("state", few.model_copy(update={"effects": {"lr": one}}))
+    assert "query=" not in whole and "…" not in effect_lines(whole)[0], "nothing is left out"
+
+
+def test_a_state_for_a_query_has_all_values_of_its_knobs_and_nothing_else() -> None:
+    both = {name: state().effects[name] for name in ("lr", "dropout")}
+    old = {"lr": state().history_effects["lr"]}
+    asked = state().model_copy(update={"effects": both, "history_effects": old, "query": "lr dropout"})
+    text = view_text("state", asked)
+    assert [line.split()[0] for line in effect_lines(text)] == ["lr", "dropout", "lr"]
+    assert text.count("+.0012 ± .0009*") == 16 and text.count("+3.1% ± 1.2% (n 12)") == 4
+    assert "…" not in text and "proposals" not in text
+    nothing = view_text("state", asked.model_copy(update={"effects": {}, "history_effects": {}}))
+    assert "no trial has measured an effect of a knob that 'lr dropout' names" in nothing
+    assert size(view_text("state", state().model_copy(update={"query": "all"}))) <= 3000
 
 
 def test_a_state_with_room_says_why_each_trial_is_proposed() -> None:

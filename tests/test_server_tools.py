@@ -251,7 +251,7 @@ async def test_a_full_session_from_the_brief_to_the_test_result(client: Client) 
         lesson="A small model learns a little in one epoch.",
         rule={"kind": "insight", "statement": "One epoch is little.", "evidence": ["t001"]},
     )
-    assert receipt["rule_id"] is not None
+    assert receipt["rule"]["rule_id"] is not None
     again = await call(client, "run_trial", session=session, changes=SMALL, base="default")
     assert again["duplicate"] and again["budget"]["trials_used"] == 1
     assert "confirm" in await refusal(client, "finalize", session=session, cognition_summary="Short.")

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -97,19 +97,25 @@ def legacy(heard: Heard) -> Callable[[Any], Any]:
     return hear
 
 
+@asynccontextmanager
+async def in_memory(home: Path, options: Mapping[str, Any]) -> AsyncIterator[Client]:
+    async with Client(build_server(home, Settings(threads=1)), **options) as client:
+        yield client
+
+
 async def test_a_client_of_today_listens(tmp_path: Path) -> None:
     heard = Heard()
-    async with Client(build_server(tmp_path, Settings(threads=1))) as client:
+    async with in_memory(tmp_path, {}) as client:
         await call(client, "open_session", dataset="demo", backbone="sasrec")
         async with listening(client, heard):
             await hears_of_a_trial_and_its_reflection(client, heard)
 
 
 @pytest.mark.filterwarnings("ignore:resources/.*subscribe is removed:mcp.MCPDeprecationWarning")
-async def test_an_earlier_client_subscribes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("connect", [in_memory, over_stdio], ids=["memory", "stdio"])
+async def test_an_earlier_client_subscribes(tmp_path: Path, connect: Callable[..., Any]) -> None:
     heard = Heard()
-    server = build_server(tmp_path, Settings(threads=1))
-    async with Client(server, mode="legacy", message_handler=legacy(heard)) as client:
+    async with connect(tmp_path, {"mode": "legacy", "message_handler": legacy(heard)}) as client:
         assert client.server_capabilities.resources and client.server_capabilities.resources.subscribe
         await call(client, "open_session", dataset="demo", backbone="sasrec")
         await client.session.subscribe_resource(URI)

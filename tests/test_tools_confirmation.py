@@ -16,7 +16,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from tests.quick_home import QUICK_SANDBOX, environment
+from tests.quick_home import confirming_home, environment
 from tests.waiting import until
 from virtualmle.data.errors import ConfigError, SessionError
 from virtualmle.data.histories import Histories
@@ -50,15 +50,6 @@ from virtualmle.trials.lease import read_lease
 SUMMARY = "transitions carry this dataset"
 
 
-def home_with(folder: Path, top: int, repetitions: int, epochs: int = 2) -> Path:
-    rules = f"| `confirm_top` | {top} |\n| `confirm_repetitions` | {repetitions} |\n"
-    page = QUICK_SANDBOX.replace("| `require_reflection` | true |\n", f"| `require_reflection` | true |\n{rules}")
-    page = page.replace("| `epochs` | 1 … 1 | 1 | 1 |", f"| `epochs` | 1 … {epochs} | {epochs} | {epochs} |")
-    folder.mkdir(exist_ok=True)
-    (folder / "SANDBOX.md").write_text(page.replace("`max_trials` | 2", "`max_trials` | 9"), encoding="utf-8")
-    return folder
-
-
 @pytest.fixture
 def workers_import_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
@@ -84,7 +75,7 @@ def confirmed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Worksp
     """A session of three trials, of which the best two were repeated under two fresh seeds."""
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
-    ws = opened(home_with(tmp_path_factory.mktemp("confirmed") / "home", top=2, repetitions=2))
+    ws = opened(confirming_home(tmp_path_factory.mktemp("confirmed") / "home", top=2, repetitions=2))
     result = finalize(ws, session_of_three(ws), SUMMARY, confirm=True)
     yield ws, result
     ws.close()
@@ -188,7 +179,7 @@ def test_the_report_shows_the_confirmation_and_the_spread_of_the_test(confirmed:
 
 @pytest.mark.usefixtures("workers_import_the_package")
 def test_a_short_wait_returns_confirming_and_another_process_continues(tmp_path: Path) -> None:
-    home = home_with(tmp_path / "home", top=1, repetitions=2)
+    home = confirming_home(tmp_path / "home", top=1, repetitions=2)
     ws = opened(home)
     session = session_of_three(ws)
     with pytest.raises(ConfigError, match="no visible characters"):
@@ -212,7 +203,7 @@ def test_a_short_wait_returns_confirming_and_another_process_continues(tmp_path:
 @pytest.mark.usefixtures("workers_import_the_package")
 @pytest.mark.slow
 def test_server_and_worker_killed_in_the_middle_continue_bit_for_bit(tmp_path: Path) -> None:
-    home = home_with(tmp_path / "home", top=1, repetitions=1, epochs=60)
+    home = confirming_home(tmp_path / "home", top=1, repetitions=1, epochs=60)
     ws = opened(home)
     session = open_session(ws, "demo", "sasrec").session
     run_trial(ws, session, {"epochs": 60, "hidden_dim": 8}, base="default")
@@ -243,7 +234,7 @@ def test_server_and_worker_killed_in_the_middle_continue_bit_for_bit(tmp_path: P
 @pytest.mark.slow
 @pytest.mark.usefixtures("workers_import_the_package")
 def test_a_repetition_whose_process_keeps_dying_leaves_its_trial_out_of_the_selection(tmp_path: Path) -> None:
-    ws = opened(home_with(tmp_path / "home", top=2, repetitions=1, epochs=40))
+    ws = opened(confirming_home(tmp_path / "home", top=2, repetitions=1, epochs=40))
     session = open_session(ws, "demo", "sasrec").session
     for changes in ({"epochs": 2}, {"epochs": 40, "hidden_dim": 32}):
         run_trial(ws, session, changes, base="default")
@@ -270,7 +261,7 @@ def test_a_repetition_whose_process_keeps_dying_leaves_its_trial_out_of_the_sele
 
 @pytest.mark.usefixtures("workers_import_the_package")
 def test_tune_shows_the_confirmation_and_survives_short_waits(tmp_path: Path) -> None:
-    home = home_with(tmp_path / "home", top=1, repetitions=2)
+    home = confirming_home(tmp_path / "home", top=1, repetitions=2)
     command = [sys.executable, "-P", "-m", "virtualmle", "tune", "demo", "--agent", "random", "--trials", "1"]
     done = subprocess.run(
         [*command, "--home", str(home), "--threads", "1"],
@@ -293,7 +284,7 @@ def test_ranks_of_real_repetitions_give_the_stored_figures_again(confirmed: tupl
 
 
 def test_a_repetition_is_not_reflected_on_nor_cancelled(tmp_path: Path, workers_import_the_package: None) -> None:
-    ws = opened(home_with(tmp_path / "home", top=1, repetitions=1))
+    ws = opened(confirming_home(tmp_path / "home", top=1, repetitions=1))
     session = open_session(ws, "demo", "sasrec").session
     run_trial(ws, session, {})
     confirm_until(ws, ws.memory.sessions.get(session), 0)

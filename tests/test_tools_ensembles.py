@@ -105,7 +105,7 @@ def test_an_ensemble_of_both_backbones_is_a_trial_that_is_judged_and_costs_no_tr
 
 
 def test_the_order_the_base_and_the_own_session_in_a_name_do_not_make_another_trial(ws: Workspace) -> None:
-    turned = {"ensemble": [f"{SESSION}/t002", f"{OTHER}/t001"], "transition_weight": 8.0}
+    turned = {"ensemble": [f"{SESSION}/T002", f"{OTHER}/t001"], "transition_weight": 8.0}
     for base in ("default", "t002", "t005"):
         again = run_trial(ws, SESSION, turned, base=base)
         assert again.trial == "t004" and "nothing was spent" in again.next
@@ -125,7 +125,7 @@ def test_a_training_knob_over_an_ensemble_has_no_effect_and_the_answer_says_what
     [
         (["t001"], "ensemble has 1 members; give a list of 2 to 4 trials"),
         (["t001", "t002", "t003", "t004", "t005"], "ensemble has 5 members"),
-        (["t001", "t001"], "names a trial twice"),
+        (["t001", "T001"], "names a trial twice"),
         (["t001", f"{SESSION}/t001"], "names a trial twice"),
         (["t001", 7], "7 is not the name of a trial"),
         (["t001", "best"], "'best' is not the name of a trial; write t004, or SESSION/t004"),

@@ -98,7 +98,8 @@ def test_a_reflection_is_amended_and_checked_again(ws: Workspace) -> None:
         ws, session, "t002", "yes", "scoring", f"Transitions add {outcome.base_delta:+.5f}.", amend=True,
         effect=outcome.base_delta, rule=RuleInput(kind="prefer", statement="use it", condition="transition_weight > 0"),
     )  # fmt: skip
-    assert (right.check, right.amended_from, right.rule_check) == ("supported", "contradicted", "supported")
+    assert (right.check, right.amended_from) == ("supported", "contradicted")
+    assert right.rule and right.rule.check == "supported"
     row = reflections_of(ws, session)[-1]
     assert (row.helped, row.check) == ("yes", "supported")
     assert row.amended_from and row.amended_from.lesson == "“I expect -0.0300 from transitions.”"
@@ -109,10 +110,11 @@ def test_a_reflection_is_amended_and_checked_again(ws: Workspace) -> None:
         ws, session, "t002", "yes", "scoring", "Transitions help.", amend=True,
         rule=RuleInput(kind="prefer", statement="weigh transitions", condition="transition_weight >= 1"),
     )  # fmt: skip
-    assert again.rule_id == right.rule_id  # no trial tells a weight of 1 from one above 0
-    assert again.rule_note.startswith(
-        f"counted with rule {right.rule_id} with the condition 'transition_weight > 0.0', stated 2 times; 1 trial"
+    assert again.rule and again.rule.rule_id == right.rule.rule_id  # no trial tells a weight of 1 from one above 0
+    assert again.rule.summary.startswith(
+        f"'prefer transition_weight > 0.0' merged with rule {right.rule.rule_id}, which was stated 2 times: supported"
     )
+    assert again.rule_note.startswith("1 trial")
     assert reflections_of(ws, session)[-1].amended_from == row.amended_from  # the first, not the previous one
 
 

@@ -67,7 +67,7 @@ def test_a_session_goes_from_brief_to_one_look_at_the_test_set(ws: Workspace) ->
         evidence=[first.trial, second.trial],
         rule=RuleInput(kind="prefer", statement="use a transition prior", condition="transition_weight > 0"),
     )
-    assert (receipt.check, receipt.rule_check) == ("supported", "supported")
+    assert receipt.rule and (receipt.check, receipt.rule.check) == ("supported", "supported")
 
     with pytest.raises(SessionError, match="confirm=true"):
         finalize(ws, brief.session, "transitions carry this dataset")

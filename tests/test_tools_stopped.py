@@ -15,7 +15,7 @@ from virtualmle.agents.history import History
 from virtualmle.agents.observed import observation_text
 from virtualmle.agents.reflecting import reflect_on, summarise
 from virtualmle.cli.live import _finished
-from virtualmle.compare.outcome import _trial
+from virtualmle.compare.outcome import trial_result
 from virtualmle.data.errors import AdmissionError, SessionError
 from virtualmle.memory.records import Hypothesis, TrialRecord
 from virtualmle.report.gather import gather
@@ -188,7 +188,7 @@ def test_rules_count_the_loss_that_a_bound_shows(raced: Raced) -> None:
     receipt = write_reflection(
         raced.ws, raced.session, raced.handle, "no", "optimisation", "slower", rule=rule, amend=raced.record.reflected
     )
-    assert receipt.rule_check == "supported" and f"['{raced.handle}'] support" in receipt.rule_note
+    assert receipt.rule and receipt.rule.check == "supported" and f"['{raced.handle}'] support" in receipt.rule_note
     (stored,) = [r for r in raced.ws.memory.rules.all() if r.condition == rule.condition]
     assert (stored.support, stored.contradiction, stored.evidence) == (1, 0, [raced.handle])
 
@@ -202,7 +202,7 @@ def test_the_report_and_the_tables_show_the_bound(raced: Raced) -> None:
     page = render(data)
     assert f"≤ {raced.record.bound:.4f}" in page and "1 stopped" in page and "saved by racing" in page
     assert "stopped (at most)" in page
-    compared = _trial(raced.record)
+    compared = trial_result(raced.record)
     assert compared.ndcg10 is None and compared.saved_seconds > 0 and compared.train_seconds > 0
 
 

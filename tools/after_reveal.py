@@ -16,10 +16,6 @@ from .withholding import is_looked_at
 from .workspace import Workspace
 
 SHOWN_TRIALS = 3
-KEPT_NOTE = (
-    "; kept with the session only: the test set of this data was looked at before, so long-term memory takes rules "
-    "that trials support, in the server's words"
-)
 
 
 def add_rule(

@@ -32,14 +32,14 @@ def cancel_trial(
     target = ws.memory.trials.get(session, trial)
     if target.repeats:
         raise SessionError(
-            f"{trial} repeats {target.repeats} for the confirmation, which runs to its end; call finalize again"
+            f"{target.handle} repeats {target.repeats} for the confirmation, which runs to its end; call finalize again"
         )
     running = sync_session(ws, session)
-    if any(record.handle == trial for record in running):
-        directory = ws.trial_directory(session, trial)
+    if any(record.handle == target.handle for record in running):
+        directory = ws.trial_directory(session, target.handle)
         if keep_best:
             ask_to_end(directory)
-            return wait_trial(ws, session, trial, wait_seconds)
+            return wait_trial(ws, session, target.handle, wait_seconds)
         ws.launcher_of(session, directory).cancel(directory)
         sync_session(ws, session)
-    return observe(ws, record, trial)
+    return observe(ws, record, target.handle)

@@ -1,6 +1,7 @@
 """The knobs of a backbone as rows of a view: all of them, or those that a query names, with what they do."""
 
 import re
+from collections.abc import Sequence
 from itertools import pairwise
 
 from ..data.errors import ConfigError
@@ -15,6 +16,12 @@ def knob_rows(space: ActionSpace, backbone: str) -> list[KnobRow]:
     return [KnobRow.model_validate(row) for row in space.describe(backbone)]
 
 
+def rows_named(rows: Sequence[KnobRow], query: str) -> list[KnobRow]:
+    """The rows of the knobs that a word of `query` names, by name, alias or dimension."""
+    words = _words(query)
+    return [row for row in rows if any(_names(row, word) for word in words)]
+
+
 def explained_knobs(space: ActionSpace, backbone: str, query: str) -> list[KnobRow]:
     """The knobs that a word of `query` names, by name, alias or dimension, or else in what they do, with what they do.
 
@@ -22,7 +29,7 @@ def explained_knobs(space: ActionSpace, backbone: str, query: str) -> list[KnobR
     """
     words = _words(query)
     rows = knob_rows(space, backbone)
-    found = [row for row in rows if any(_names(row, word) for word in words)]
+    found = rows_named(rows, query)
     found = found or [row for row in rows if any(word in KNOBS[row.knob].about.text.casefold() for word in words)]
     if not found:
         raise ConfigError(

@@ -29,7 +29,7 @@ def observe(ws: Workspace, session: SessionRecord, handle: str, *, duplicate_rea
     incumbent = ws.memory.trials.incumbent(session.id)
     observation = TrialObservation(
         session=session.id,
-        trial=handle,
+        trial=record.handle,
         status=record.status,
         duplicate=bool(duplicate_reason),
         changes=record.changes,

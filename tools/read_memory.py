@@ -1,14 +1,14 @@
 """The tool read_memory: the session's state and trajectory, and the knowledge that earlier sessions left."""
 
 from collections.abc import Callable
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 from pydantic import Field
 
 from ..data.errors import SessionError
 from ..memory.recorded import Recorded
 from ..memory.records import ReflectionRecord, SessionRecord, TrialRecord
-from ..memory.text import quote
+from ..memory.text import clean_text, quote
 from ..sandbox.effects import base_config, coverage, interval, knob_effects, untried
 from ..sandbox.joint import interaction_in_words, model_of, shares
 from .beside import default_test
@@ -22,6 +22,7 @@ from .places import free_places
 from .proposing import proposals_of
 from .results import MemoryView
 from .stopping import stopped_trial
+from .subjects import subjects_of
 from .sync import default_trial, sync_session
 from .transfer import history_of, long_term_of
 from .views import (
@@ -30,6 +31,7 @@ from .views import (
     Coverage,
     FirstReflection,
     KnobEffect,
+    LongTermView,
     OtherMember,
     PooledEffect,
     Proposal,
@@ -67,7 +69,11 @@ def read_memory(
         ),
     ] = "state",
     query: Annotated[
-        str, Field(description="long_term: search terms; action_space: knobs to explain; protocol: full = SANDBOX.md")
+        str,
+        Field(
+            description="long_term: search terms; action_space: knobs to explain; state: knobs, for their effects in "
+            "full; trajectory: trials or knobs; protocol: full = SANDBOX.md"
+        ),
     ] = "",
     trial: Annotated[str, Field(description="for view trial, e.g. t003")] = "",
 ) -> MemoryView:
@@ -84,18 +90,22 @@ def read_memory(
         if not trial:
             raise SessionError("view='trial' needs the argument trial, e.g. 't003'")
         found: View = _trial(ws, record, trial)
-    elif view == "long_term":
-        found = long_term_of(ws, record, query, QUERY_LENGTH)
-    elif view == "action_space":
-        found = _action_space(ws, record, query)
-    elif view == "protocol":
-        found = _protocol(ws, record, query)
     else:
-        found = _VIEWS[view](ws, record)
+        found = _VIEWS[view](ws, record, clean_text(query, QUERY_LENGTH))
     return MemoryView(session=session, view=view, content=found.content())
 
 
-def _state(ws: Workspace, session: SessionRecord) -> StateView:
+def _state(ws: Workspace, session: SessionRecord, query: str) -> StateView:
+    whole = _whole_state(ws, session)
+    if not query:
+        return whole
+    knobs = subjects_of(ws, session, query).knobs
+    effects = {knob: effect for knob, effect in whole.effects.items() if knob in knobs}
+    history = {knob: effect for knob, effect in whole.history_effects.items() if knob in knobs}
+    return whole.model_copy(update={"effects": effects, "history_effects": history, "query": query})
+
+
+def _whole_state(ws: Workspace, session: SessionRecord) -> StateView:
     trials = ws.memory.trials.all(session.id)
     running = [t.handle for t in trials if t.status == "running"]
     incumbent = ws.memory.trials.incumbent(session.id)
@@ -219,15 +229,23 @@ def _best(ws: Workspace, session: SessionRecord, trials: list[TrialRecord]) -> l
     ]
 
 
-def _trajectory(ws: Workspace, session: SessionRecord) -> TrajectoryView:
+def _trajectory(ws: Workspace, session: SessionRecord, query: str) -> TrajectoryView:
     trials, reflections = ws.memory.trials.all(session.id), ws.memory.reflections.all(session.id)
     everything = trials
     if not session.with_memory:
         trials, reflections = _without_memory(session, trials), reflections[-1:]
+    narrowed: dict[str, Any] = {}
+    if query:
+        narrowed = {"query": query, "trials_in_all": len(trials)}
+        named = subjects_of(ws, session, query)
+        trials = [trial for trial in trials if named.include(trial)]
+        shown = {trial.handle for trial in trials}
+        reflections = [reflection for reflection in reflections if reflection.trial in shown]
     return TrajectoryView(
         session=session.id,
         trials=[_row(ws, session, t, everything) for t in trials],
         reflections=[_reflection_row(r, ws.memory.figures.of(session.id)) for r in reflections],
+        **narrowed,
     )
 
 
@@ -317,6 +335,10 @@ def _request_row(trial: TrialRecord, recorded: Recorded) -> RequestRow:
     return RequestRow.model_validate(hypothesis | quoted)
 
 
+def _long_term(ws: Workspace, session: SessionRecord, query: str) -> LongTermView:
+    return long_term_of(ws, session, query, QUERY_LENGTH)
+
+
 def _action_space(ws: Workspace, session: SessionRecord, query: str) -> ActionSpaceView:
     space = ws.session_protocol(session).space
     rows = explained_knobs(space, session.backbone, query) if query else knob_rows(space, session.backbone)
@@ -333,7 +355,10 @@ def _ndcg(trial: TrialRecord) -> float:
     return trial.outcome.metrics["ndcg@10"] if trial.outcome else 0.0
 
 
-_VIEWS: dict[str, Callable[[Workspace, SessionRecord], View]] = {
+_VIEWS: dict[str, Callable[[Workspace, SessionRecord, str], View]] = {
     "state": _state,
     "trajectory": _trajectory,
+    "long_term": _long_term,
+    "action_space": _action_space,
+    "protocol": _protocol,
 }

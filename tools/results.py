@@ -178,10 +178,8 @@ class ReflectionReceipt(Displayed):
     amended_from: Literal["supported", "contradicted", "unsupported"] | None = Field(
         default=None, description="if it was amended: the check of the first reflection, which stays on record"
     )
-    rule_id: int | None = None
-    rule_check: str | None = None
-    rule_note: str = Field(default="", description="the trials for and against the rule")
     rule: RuleOutcome | None = Field(default=None, description="what became of the rule")
+    rule_note: str = Field(default="", description="names the trials for and against it")
     next: str
 
 

@@ -10,6 +10,7 @@ from pydantic import Field
 from ..data.errors import AdmissionError, ConflictError, MachineError, SessionError, TrialError
 from ..memory.records import Hypothesis, SessionRecord, TrialOutcome, TrialRecord
 from ..memory.text import clean_text
+from ..memory.trials import handle_of
 from ..models.config import TrialConfig, fingerprint, train_hash
 from ..sandbox.changes import KnobValue, merged_changes
 from ..sandbox.ended_early import trains_on
@@ -147,7 +148,7 @@ def start_trial(
 def resolve_base(ws: Workspace, session: SessionRecord, base: str) -> tuple[str, TrialConfig]:
     """The handle and the configuration of `base`; 'incumbent' is the default until a trial has been kept."""
     default = ws.session_protocol(session).space.default(session.backbone)
-    base = base.strip().lower()  # both words and the handles are lower-case
+    base = handle_of(base)  # both words are lower-case as well
     if base == "incumbent":
         incumbent = ws.memory.trials.incumbent(session.id)
         if incumbent is None:

@@ -234,6 +234,7 @@ class StateView(View):
     test: dict[str, float] = {}  # this and the next two fields are set only once the session's test result is shown
     test_comparison: str = ""  # with the default, in words
     look: int | None = None
+    query: str = ""  # set only if the effects are those of the knobs that it names
 
 
 class SettingRow(View):
@@ -317,6 +318,8 @@ class TrajectoryView(View):
     session: str
     trials: list[TrialRow]
     reflections: list[ReflectionRow]
+    query: str = ""  # this and the next field are set only if the trials are those that it names
+    trials_in_all: int = 0
 
 
 class RequestRow(View):

@@ -57,7 +57,7 @@ def awaited(ws: Workspace, session: str, trial: str | list[str] | None) -> list[
     """
     named = trial.replace(",", " ").split() if isinstance(trial, str) else trial
     if named:
-        return named
+        return [ws.memory.trials.get(session, name).handle for name in named]
     running = [record.handle for record in sync_session(ws, session)]
     trials = ws.memory.trials.all(session)
     pending = pending_reflection(ws, ws.memory.sessions.get(session), trials)

@@ -7,15 +7,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..data.errors import ConfigError, SessionError
 from ..memory.records import ReflectionRecord, RuleKind, RuleRecord, SessionRecord, TrialRecord
 from ..memory.text import clean_text
+from ..memory.trials import handle_of
 from ..sandbox.conditions import parse_condition
 from ..sandbox.reconciling import OPPOSITE, Claimed, reconciled
 from ..sandbox.reflection import Claim, check_evidence, check_reflection, dimensions_of
 from ..sandbox.rule_evidence import Move, check_rule, moves_of
 from . import guidance
-from .after_reveal import KEPT_NOTE
 from .help_text import described
 from .keeping_rules import keep_rule
-from .results import ReflectionReceipt, RuleOutcome
+from .results import ReflectionReceipt
 from .rule_counts import parsed
 from .sync import sync_session
 from .withholding import is_looked_at
@@ -79,6 +79,7 @@ def write_reflection(  # noqa: PLR0913, PLR0917 - one parameter per claim that i
     record = ws.memory.sessions.get(session)
     sync_session(ws, session)
     target = ws.memory.trials.get(session, trial)
+    trial, evidence = target.handle, [handle_of(name) for name in evidence or []]
     if target.repeats:
         raise SessionError(
             f"{trial} repeats {target.repeats} for the confirmation and is no evidence; reflect on {target.repeats}"
@@ -87,7 +88,7 @@ def write_reflection(  # noqa: PLR0913, PLR0917 - one parameter per claim that i
         raise SessionError(f"trial {trial} is {target.status}; reflect on it once it has finished (wait_trial)")
     trials = ws.memory.trials.all(session)
     space = ws.session_protocol(record).space
-    claim = Claim(helped, dimension, effect, evidence or [], required_text(lesson, LESSON_LENGTH, "lesson"))
+    claim = Claim(helped, dimension, effect, evidence, required_text(lesson, LESSON_LENGTH, "lesson"))
     check, note = check_reflection(target, claim, trials, space)
     checked = prepare_rule(ws, record, rule, trials) if rule else None
     store = ws.memory.reflections.amend if amend else ws.memory.reflections.add
@@ -100,7 +101,7 @@ def write_reflection(  # noqa: PLR0913, PLR0917 - one parameter per claim that i
             helped=helped,
             dimension=", ".join(dimensions_of(dimension)),
             effect=effect,
-            evidence=evidence or [],
+            evidence=evidence,
             cause=clean_text(cause, LESSON_LENGTH),
             lesson=claim.lesson,
             next_step=clean_text(next_step, LESSON_LENGTH),
@@ -118,10 +119,8 @@ def write_reflection(  # noqa: PLR0913, PLR0917 - one parameter per claim that i
         merged_into=stored.merged_into,
         times_said=stored.times_said,
         amended_from=stored.amended_from.check if stored.amended_from else None,
-        rule_id=kept.rule_id if kept else None,
-        rule_check=kept.check if kept else None,
-        rule_note=_rule_note(checked, kept) if checked and kept else "",
         rule=kept,
+        rule_note=checked.note if checked else "",
         next=guidance.next_step(ws, record, ws.memory.trials.all(session)),
     )
 
@@ -139,7 +138,8 @@ def prepare_rule(
     stated = _reconciled(ws, session, given, moves_of(trials, default)) if given else None
     kind, condition = (stated.kind, str(stated.condition)) if stated else (rule.kind, None)
     check = check_rule(kind, condition, trials, default)
-    check_evidence(rule.evidence, trials)
+    evidence = [handle_of(name) for name in rule.evidence]
+    check_evidence(evidence, trials)
     note = check.note
     if stated != given:
         statement += f" (Stated as: {given}.)"
@@ -152,7 +152,7 @@ def prepare_rule(
         dataset=session.dataset,
         dataset_id=session.dataset_id,
         session=session.id,
-        evidence=list(dict.fromkeys([*rule.evidence, *check.evidence])),
+        evidence=list(dict.fromkeys([*evidence, *check.evidence])),
         check=check.check,
         support=check.support,
         contradiction=check.contradiction,
@@ -170,16 +170,6 @@ def _reconciled(ws: Workspace, session: SessionRecord, rule: Claimed, moves: lis
         known = [other for other in known if other.session == session.id]
     supported = [Claimed(other.kind, c) for other in known if other.check == "supported" and (c := parsed(other))]
     return reconciled(rule, supported, moves)
-
-
-def _rule_note(checked: CheckedRule, kept: RuleOutcome) -> str:
-    """The trials for and against the rule; also if it was counted with one whose condition may read differently."""
-    if kept.outcome == "kept with the session":
-        return checked.note + KEPT_NOTE
-    if kept.outcome == "stored":
-        return checked.note
-    same = "" if checked.rule.condition in (None, kept.condition) else f" with the condition {kept.condition!r}"
-    return f"counted with rule {kept.rule_id}{same}, stated {kept.times_said} times; {checked.note}"
 
 
 def required_text(text: str, limit: int, argument: str) -> str:

@@ -28,6 +28,7 @@ def members_of(value: str) -> tuple[str, ...]:
 def ensemble_of(given: object) -> str:
     """The canonical text of a list of names, or of such a text. Raises ConfigError for anything else."""
     names = members_of(given) if isinstance(given, str) else given
+    names = [_folded(name) for name in names] if isinstance(names, list | tuple) else names
     if not isinstance(names, list | tuple):
         raise ConfigError(f"{ENSEMBLE}={given!r:.60} is not a list of trials; {_HOW}")
     wrong = next((name for name in names if not isinstance(name, str) or not _NAME.fullmatch(name)), None)
@@ -40,6 +41,14 @@ def ensemble_of(given: object) -> str:
     if names and not MIN_MEMBERS <= len(names) <= MAX_MEMBERS:
         raise ConfigError(f"{ENSEMBLE} has {len(names)} members; {_HOW}")
     return joined(names)
+
+
+def _folded(name: object) -> object:
+    """A name with its handle in lower case; ids of sessions keep theirs."""
+    if not isinstance(name, str):
+        return name
+    owner, slash, handle = name.strip().rpartition("/")
+    return f"{owner}{slash}{handle.lower()}"
 
 
 def joined(names: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ def receipt_text(receipt: ReflectionReceipt) -> str:
     if receipt.amended_from:
         lines.append(f"amended; the first one was {receipt.amended_from}")
     if receipt.rule:
-        lines.append(f"rule: {receipt.rule.summary}; {receipt.rule_note}".rstrip("; "))
+        lines.append(f"rule: {receipt.rule.summary} {receipt.rule_note}".rstrip())
     return "\n".join([*lines, f"next: {receipt.next}"])
 
 

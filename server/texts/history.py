@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ...data.wording import counted
 from ...tools.views import ReflectionRow, SettingRow, TrajectoryView, TrialRow, TrialView
 from .figures import change, cut, fitting, ndcg, seconds, settings, size, value, within
 from .observation import measured_lines, running_text
@@ -23,13 +24,16 @@ def trajectory_text(view: TrajectoryView) -> str:
     rows = {row.trial: _row(row) for row in view.trials[-ROWS:]}
     said = _latest(view.reflections, max(LENGTH - sum(size(row) + 1 for row in rows.values()), LESSONS_LENGTH))
     lines = [f"{view.session}: trial, changes over base: validation NDCG@10, difference to the base, verdict"]
+    if view.query:
+        count = counted(view.trials_in_all, "trial")
+        lines.append(f"{len(view.trials)} of {count}: those that {view.query!r:.60} names")
     earlier = len(view.trials) - len(rows)
     lines += [f"{earlier} earlier trials: the best are in view='state', each one in view='trial'"] if earlier else []
     unsaid = len(view.reflections) - len(said)
     lines += [f"reflections of the latest {len(said)} trials that have one; others in view='trial'"] if unsaid else []
     for trial, row in rows.items():
         lines += [row, *([said[trial]] if trial in said else [])]
-    return "\n".join(lines if view.trials else [*lines, "no trials yet"])
+    return "\n".join(lines if view.trials or view.query else [*lines, "no trials yet"])
 
 
 def _latest(reflections: list[ReflectionRow], room: int) -> dict[str, str]:

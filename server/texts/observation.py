@@ -5,7 +5,7 @@ from ...models.knobs.declaration import DIMENSIONS
 from ...sandbox.estimates import Estimate
 from ...tools.progress import RunningProgress
 from ...tools.results import HypothesisOutcome, StoppedTrial, SweptSettings, TrialObservation, TrialPlan
-from .figures import budget, change, cut, fitting, ndcg, seconds, settings, signed, within
+from .figures import budget, change, cut, fitting, ndcg, seconds, settings, signed, size, within
 
 LENGTH = 1200  # bytes of the whole text
 SWEEP_LENGTH = 420  # bytes of the table of a sweep
@@ -13,6 +13,7 @@ CHANGES_LENGTH = 180
 REASON_LENGTH = 200
 NOTE_LENGTH = 160
 NEXT_LENGTH = 220
+RUNNING_LENGTH = 200  # of a trial that runs, without what the server made of its changes
 HOPELESS_LENGTH = 400
 PLAN_LENGTH = 1200
 
@@ -50,9 +51,10 @@ def _asked_for(found: TrialObservation, plan: TrialPlan) -> str:
 
 
 def running_text(found: TrialObservation) -> str:
-    """A running trial in at most 200 bytes: how far it is, the score that will be judged, and how to wait on.
+    """A running trial in at most RUNNING_LENGTH bytes: how far it is, the score that will be judged, how to wait on.
 
-    The call that has started the trial adds what was rounded or has no effect, and what the trial will take.
+    The call that has started the trial adds what it will take, as far as that is known and has room, and on lines of
+    their own what was rounded or has no effect. The limit of a wait is left out where a long session id needs its room.
     """
     progress = RunningProgress.model_validate(found.progress or {"stage": "loading"})
     if progress.hopeless:
@@ -60,9 +62,12 @@ def running_text(found: TrialObservation) -> str:
     capped = progress.wait_limit_seconds
     limit = f"; a call waits at most {capped:.0f} s" if capped is not None else ""
     call = f"wait_trial(session={found.session!r}, trial={found.trial!r})"
-    running = f"{found.trial} running: {progress.line()}. Nothing failed{limit}: {call}"
-    started = [*_notes(found), *([_estimate(found.estimate)] if found.estimate else [])]  # of the call that started it
-    return "\n".join([running, *started])
+    running = f"{found.trial} running: {progress.line()}. Nothing failed"
+    takes = _takes(found.estimate, is_timed=progress.eta_seconds is not None) if found.estimate else []
+    estimate = f"\nestimate: {', '.join(takes)}" if takes else ""
+    texts = [f"{running}{limit}: {call}{estimate}", f"{running}{limit}: {call}", f"{running}: {call}"]
+    text = next((text for text in texts if size(text) <= RUNNING_LENGTH), texts[-1])
+    return "\n".join([text, *_notes(found)])
 
 
 def measured_lines(found: TrialObservation) -> list[str]:
@@ -121,13 +126,14 @@ def _facts(found: TrialObservation) -> list[str]:
 
 
 def _estimate(estimate: Estimate) -> str:
-    """What a trial will take, within about a factor of two."""
-    parts = []
-    if estimate.seconds is not None:
-        parts.append(f"{seconds(estimate.seconds)} of training")
-    if estimate.memory_mb is not None:
-        parts.append(f"{estimate.memory_mb} MB")
-    return cut(f"estimate: {', '.join(parts) or 'none'} ({estimate.basis})", NEXT_LENGTH)
+    """What a trial would take, within about a factor of two, and what that rests on."""
+    return cut(f"estimate: {', '.join(_takes(estimate)) or 'none'} ({estimate.basis})", NEXT_LENGTH)
+
+
+def _takes(estimate: Estimate, *, is_timed: bool = False) -> list[str]:
+    """What is known of an estimate; without its seconds if the progress says the time left, `is_timed`."""
+    takes = [f"{seconds(estimate.seconds)} of training"] if estimate.seconds is not None and not is_timed else []
+    return [*takes, *([f"{estimate.memory_mb} MB"] if estimate.memory_mb is not None else [])]
 
 
 def _stopped(stop: StoppedTrial) -> str:

@@ -1,7 +1,8 @@
 """view='state' as text: where the session stands, what each knob did, and what the server proposes."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
+from ...data.wording import counted
 from ...tools.views import BestTrial, KnobEffect, PooledEffect, Proposal, StateView
 from .figures import budget, change, cut, fitting, ndcg, seconds, settings, size, value
 
@@ -15,8 +16,11 @@ REASON_LENGTH = 160
 MEMBERS_LENGTH = 200
 NEXT_LENGTH = 240
 GAIN = "; NDCG@10 is expected"  # where a reason goes on with the figures of the proposal
+EFFECTS = "effects per knob, in NDCG@10 over the value before ->:"
+POOLED = "effects in earlier sessions, relative:"
 SHARED = " (* shared among knobs changed together)"
-LAST_LINE = 40  # bytes for how many knobs are left out
+ALL_VALUES = "query='KNOB' shows one with all its values"
+LAST_LINE = 80  # bytes for how many knobs are left out, and how to see them
 EFFECTS_LENGTH = 700  # bytes that the reasons of proposals must leave to the effects
 
 
@@ -28,12 +32,23 @@ def state_text(state: StateView) -> str:
     if state.test_comparison:
         lines.append(state.test_comparison)
     lines += _best(state.best)
+    if state.query:
+        return _asked(state)
     tail = _tail(state, lines)
-    lines += _fitting(
-        _effects(state.effects), _room(lines, tail), "effects per knob, in NDCG@10 over the value before ->:"
-    )
-    lines += _fitting(_pooled(state.history_effects), _room(lines, tail), "effects in earlier sessions, relative:")
+    pooled = _pooled(state.history_effects, EFFECT_LENGTH)
+    kept = len(POOLED) + LAST_LINE if pooled else 0
+    lines += _fitting(_effects(state.effects, EFFECT_LENGTH), _room(lines, tail) - kept, EFFECTS)
+    lines += _fitting(pooled, _room(lines, tail), POOLED)
     return "\n".join([*lines, *tail])
+
+
+def _asked(state: StateView) -> str:
+    """The effects of the knobs that a query names, with all their values."""
+    lines = [_heading(state)]
+    lines += _fitting(_effects(state.effects, LENGTH), _room(lines, []), EFFECTS)
+    lines += _fitting(_pooled(state.history_effects, LENGTH), _room(lines, []), POOLED)
+    nothing = f"no trial has measured an effect of a knob that {state.query!r:.60} names"
+    return "\n".join(lines if len(lines) > 1 else [*lines, nothing])
 
 
 def _tail(state: StateView, lines: Sequence[str]) -> list[str]:
@@ -83,39 +98,57 @@ def _figure(trial: BestTrial) -> str:
     return f"{ndcg(trial.ndcg)}{error} {trial.verdict or ''}".rstrip()
 
 
-def _effects(effects: Mapping[str, KnobEffect]) -> Iterable[str]:
-    """One line a knob, those first that are best known: by the largest |z| of a value."""
+def _effects(effects: Mapping[str, KnobEffect], length: int) -> list[str]:
+    """One line a knob in `length` bytes, those first that are best known: by the largest |z| of a value."""
     def weight(effect: KnobEffect) -> float:
         return max((abs(one.delta) / one.se if one.se else 0.0 for one in effect.values), default=0.0)
 
-    for knob, effect in sorted(effects.items(), key=lambda pair: -weight(pair[1])):
-        values = ", ".join(
-            f"{value(one.value)} {change(one.delta, one.se)}{_marks(one.attributed, one.stopped)}"
-            for one in effect.values
+    return [
+        _values(
+            f"  {knob} {value(effect.over)} -> ",
+            [
+                f"{value(one.value)} {change(one.delta, one.se)}{_marks(one.attributed, one.stopped)}"
+                for one in effect.values
+            ],
+            length,
         )
-        yield cut(f"  {knob} {value(effect.over)} -> {values}", EFFECT_LENGTH)
+        for knob, effect in sorted(effects.items(), key=lambda pair: -weight(pair[1]))
+    ]
 
 
 def _marks(attributed: str, stopped: int) -> str:
     return ("*" if attributed == "jointly" else "") + (f" ({stopped} stopped: a bound)" if stopped else "")
 
 
-def _pooled(effects: Mapping[str, PooledEffect]) -> Iterable[str]:
-    for knob, effect in effects.items():
-        values = ", ".join(
-            f"{value(one.value)} {one.mean_relative:+.1%} ± {one.se:.1%} (n {one.n})" for one in effect.values
+def _pooled(effects: Mapping[str, PooledEffect], length: int) -> list[str]:
+    return [
+        _values(
+            f"  {knob} -> ",
+            [f"{value(one.value)} {one.mean_relative:+.1%} ± {one.se:.1%} (n {one.n})" for one in effect.values],
+            length,
         )
-        yield cut(f"  {knob} -> {values}", EFFECT_LENGTH)
+        for knob, effect in effects.items()
+    ]
 
 
-def _fitting(lines: Iterable[str], room: int, heading: str) -> list[str]:
-    """The heading with the lines that fit into `room` bytes; nothing if none does."""
-    given = list(lines)
+def _values(knob: str, values: Sequence[str], length: int) -> str:
+    """The values of a knob that fit into `length` bytes, at least one, and how many more there are."""
+    lines = []
+    for shown in range(max(len(values), 1), 0, -1):
+        rest = [f"… {counted(len(values) - shown, 'more value')}"] if shown < len(values) else []
+        lines.append(knob + ", ".join([*values[:shown], *rest]))
+    return next((line for line in lines if size(line) <= length), lines[-1])
+
+
+def _fitting(given: Sequence[str], room: int, heading: str) -> list[str]:
+    """The heading with the lines that fit into `room` bytes, and what is left out with how to see it."""
     found = fitting(given, room - size(heading) - 1 - LAST_LINE)
-    if not found:
-        return []
     rest = len(given) - len(found)
-    shown = [heading, *found, *([f"  … {rest} more knobs"] if rest else [])]
+    if not found:
+        return [f"{heading} {counted(rest, 'knob')}; {ALL_VALUES}"] if rest else []
+    is_cut = any(", … " in line for line in found)
+    missing = [f"  … {counted(rest, 'more knob')}; {ALL_VALUES}"] if rest else [f"  {ALL_VALUES}"] if is_cut else []
+    shown = [heading, *found, *missing]
     is_shared = any("*" in line for line in found)
     if is_shared and sum(size(line) + 1 for line in shown) + size(SHARED) <= room:
         shown[0] = heading.replace(":", f"{SHARED}:")
