@@ -75,7 +75,7 @@ def extend(
     """
     from ..data.errors import SessionError
     from ..data.wording import counted
-    from ..tools.recording import extend_recorded  # imports polars
+    from ..tools.recording import extend_recorded  # imports sqlite-utils
     from .advice import SessionCommands, describe_closed
 
     with existing_memory(home) as memory:

@@ -76,8 +76,8 @@ def add(  # noqa: PLR0913, PLR0917 - one argument per option
 
     With a split by time: virtualmle data add shop purchases.csv --split time --holdout 30d
     """
-    from ..data.errors import DataError  # these import polars
-    from ..data.interactions import Cleaning
+    from ..data.cleaning import Cleaning
+    from ..data.errors import DataError  # these import pydantic
     from ..data.prepared import PrepareOptions
     from ..data.reading import Reading
     from ..examiner.vault import Vault
@@ -258,7 +258,7 @@ _add_yes()
 
 
 def _catalogue(home: Path) -> "Catalogue":
-    from ..data.catalogue import Catalogue  # imports polars
+    from ..data.catalogue import Catalogue  # imports pydantic
 
     return Catalogue(home)
 

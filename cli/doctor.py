@@ -48,7 +48,7 @@ def doctor(
 
     Example: virtualmle doctor --home ~/recsys
     """
-    from .checks import run_checks  # imports polars, cryptography and sqlite-utils
+    from .checks import run_checks  # imports cryptography and sqlite-utils
 
     if mend:
         _mend(home)

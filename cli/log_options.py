@@ -14,7 +14,7 @@ import typer
 from .composed import Option, with_options
 
 if TYPE_CHECKING:
-    from ..data.interactions import Cleaning
+    from ..data.cleaning import Cleaning
     from ..data.reading import Reading
 
 LOG = (
@@ -104,8 +104,8 @@ class LogReading(NamedTuple):
     @classmethod
     def given(cls, **options: Any) -> Self:
         """From the values of the options; raises DataError for an unknown format or unit."""
+        from ..data.cleaning import Cleaning
         from ..data.errors import DataError
-        from ..data.interactions import Cleaning
         from ..data.reading import Reading
 
         user, item, timestamp = (options[f"{name}_column"] for name in ("user", "item", "timestamp"))

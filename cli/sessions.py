@@ -49,7 +49,7 @@ def list_all(home: Home = HERE, as_json: Json = False) -> None:
 
     Example: virtualmle sessions list
     """
-    from ..tools.list_sessions import list_sessions  # imports polars
+    from ..tools.list_sessions import list_sessions  # imports sqlite-utils
 
     existing_memory(home).close()
     ws = open_workspace(home)

@@ -11,20 +11,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .atomic import exchange, write_json
-from .demo import generate_demo
+from .cleaning import STRICT, Cleaning
 from .download import Progress, download
 from .errors import DataError, HomeError
 from .hashing import sha256_of
-from .interactions import STRICT, Cleaning
 from .names import check_name, name_from_file
-from .prepare import prepare
 from .prepared import ALL, FILE, MANIFEST, Manifest, PreparedDataset, PrepareOptions, read_manifest
-from .readers import Log, read_log
 from .reading import ROLES, Reading
 from .safe_open import refuse_links
+
+if TYPE_CHECKING:
+    from .readers import Log
 
 DEMO = "demo"
 AMAZON = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
@@ -97,6 +97,9 @@ class Catalogue:
         With `replace`, the log replaces the registered dataset of this name instead. Raises DataError, SealError or
         HomeError, and then leaves no new files and an existing dataset unchanged.
         """
+        from .prepare import prepare  # noqa: PLC0415 - it and the readers import polars, which a server starts without
+        from .readers import read_log  # noqa: PLC0415
+
         if replace:
             self.path(name)  # raises if there is no such dataset
         else:
@@ -136,6 +139,10 @@ class Catalogue:
 
     def ensure_demo(self, public_key: bytes, options: PrepareOptions | None = None) -> Path:
         """The directory of the demo dataset, generated on first use; another split has a name of its own."""
+        from .demo import generate_demo  # noqa: PLC0415 - they import polars, as above
+        from .prepare import prepare  # noqa: PLC0415
+        from .readers import Log  # noqa: PLC0415
+
         options = options or PrepareOptions()
         name = DEMO + options.suffix
         if name not in self.names():
@@ -153,6 +160,9 @@ class Catalogue:
 
         Raises DataError, also for counts that differ from `expected`.
         """
+        from .prepare import prepare  # noqa: PLC0415 - they import polars, as above
+        from .readers import read_log  # noqa: PLC0415
+
         if name not in DOWNLOADS:
             raise DataError(f"{name!r} cannot be downloaded; choose one of {', '.join(DOWNLOADS)}")
         options = options or PrepareOptions()
@@ -297,7 +307,7 @@ def _split_named_by(options: PrepareOptions) -> str:
     return f"--split {options.split}{holdout}{core}{'' if options.ties == FILE else f' --ties {options.ties}'}"
 
 
-def _check_counts(name: str, log: Log, expected: tuple[int, int, int]) -> None:
+def _check_counts(name: str, log: "Log", expected: tuple[int, int, int]) -> None:
     found = (log.frame["user"].n_unique(), log.frame["item"].n_unique(), log.frame.height)
     if found != expected:
         raise DataError(

@@ -4,31 +4,13 @@ A row without a usable user, item or time is never passed on: the log is refused
 allows to leave such rows out.
 """
 
-from dataclasses import dataclass
-
 import polars as pl
 
+from .cleaning import Cleaning
 from .errors import DataError
 from .ids import read_ids
 from .rows import Source
-from .time_units import TIME_UNITS, TimeUnit
 from .times import ADVICE, read_times
-
-
-@dataclass(frozen=True)
-class Cleaning:
-    """What may be done to a log that has unusable values. Raises DataError for an unknown unit."""
-
-    drop_missing: bool = False  # leave out rows whose user or item is missing
-    drop_bad_times: bool = False  # leave out rows whose time is missing, unreadable or implausible
-    time_unit: TimeUnit = "auto"  # of numeric times
-
-    def __post_init__(self) -> None:
-        if self.time_unit not in TIME_UNITS:
-            raise DataError(f"time_unit={self.time_unit!r} is not known; use one of {', '.join(TIME_UNITS)}")
-
-
-STRICT = Cleaning()  # refuse a log with unusable rows
 
 
 def clean_interactions(raw: pl.DataFrame, source: Source, cleaning: Cleaning) -> tuple[pl.DataFrame, tuple[str, ...]]:

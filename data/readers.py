@@ -12,9 +12,10 @@ from typing import BinaryIO
 
 import polars as pl
 
+from .cleaning import STRICT, Cleaning
 from .containers import STANDARD_INPUT, Opened, open_content, source_name
 from .errors import DataError
-from .interactions import STRICT, Cleaning, clean_interactions
+from .interactions import clean_interactions
 from .json_records import read_json
 from .parquet import MAGIC, read_parquet, read_parquet_parts
 from .reading import Format, RawLog, Reading

@@ -1,12 +1,13 @@
 """How a log is to be read, and what the reader of one format returns. Not covered: ids, times and missing values."""
 
 from dataclasses import dataclass, field
-from typing import Literal
-
-import polars as pl
+from typing import TYPE_CHECKING, Literal
 
 from .errors import DataError
 from .wording import counted
+
+if TYPE_CHECKING:
+    import polars as pl
 
 Format = Literal["csv", "tsv", "jsonl", "parquet"]
 ROLES = ("user", "item", "timestamp")
@@ -37,9 +38,9 @@ class Reading:
 class RawLog:
     """The columns user, item and timestamp as they are in the file, without rows that cannot be parsed."""
 
-    frame: pl.DataFrame
+    frame: "pl.DataFrame"
     columns: dict[str, str]  # role → name of the column
-    rows: pl.Series | int  # the row number in the file of each row of `frame`, or that of the first if none is left out
+    rows: "pl.Series | int"  # the row number in the file of each row of `frame`, or of the first if none is left out
     notes: tuple[str, ...] = ()
 
 

@@ -8,7 +8,6 @@ import contextlib
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 
 from .atomic import write_bytes
 from .catalogue import Catalogue
@@ -59,6 +58,8 @@ def _read(path: Path) -> bytes:
 
 
 def _computed(directory: Path) -> Sketch:
+    import polars as pl  # noqa: PLC0415 - slow to import, and needed once per dataset
+
     dataset = PreparedDataset.load(directory)
     events = dataset.visible_histories()
     assert events.times is not None

@@ -40,13 +40,15 @@ kept hashes, that is, about 2 % of a large log.
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 
 from .prepared import MIN_EVENTS
+
+if TYPE_CHECKING:
+    import polars as pl
 
 FAMILIES = ("names", "items", "times", "degrees", "shares")
 KEPT = 1024  # hashes of a family; 20 KiB for a sketch
@@ -123,7 +125,7 @@ def _shared(one: npt.NDArray[np.uint32], other: npt.NDArray[np.uint32], family: 
     )
 
 
-def log_sketch(frame: pl.DataFrame) -> Sketch:
+def log_sketch(frame: "pl.DataFrame") -> Sketch:
     """The sketch of the complete content of a log with the columns user, item (String) and timestamp (Int64).
 
     Only users with MIN_EVENTS or more events count: others never have a test target. It does not depend on how the log
@@ -171,8 +173,10 @@ def hashed(names: Iterable[str]) -> Hashes:
     return np.frombuffer(digests, "<u8").astype(np.uint64)
 
 
-def _numbered(ids: pl.Series) -> tuple[Ints, Hashes]:
+def _numbered(ids: "pl.Series") -> tuple[Ints, Hashes]:
     """Numbers 0..n-1 of text ids, (num_events,), and the hash of each number's id."""
+    import polars as pl  # noqa: PLC0415 - slow to import; comparing sketches needs none of it
+
     names = pl.DataFrame({"id": ids.unique()}).with_row_index("number")
     numbers = pl.DataFrame({"id": ids}).join(names, on="id", how="left", maintain_order="left")["number"]
     return numbers.to_numpy().astype(np.int64), hashed(names["id"])

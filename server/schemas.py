@@ -14,7 +14,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pydantic import BaseModel, create_model
+from pydantic import create_model
 
 Schema = dict[str, Any]
 
@@ -44,13 +44,12 @@ def published(schema: Any) -> Any:
     return {key: published(part) for key, part in schema.items() if key not in _BOUNDS}
 
 
-def output_schema(result: type[BaseModel]) -> Schema:
-    """The schema of the structured content of a result: the fields that are always there, nested ones as objects.
+def output_schema(schema: Schema) -> Schema:
+    """Of the schema of a result, as pydantic generates it: the fields that are always there, nested ones as objects.
 
     The others are left out of a structure that has nothing to say of them (`answers.py`), and every list of tools would
     carry their schemas.
     """
-    schema = result.model_json_schema()
     definitions, always = schema.get("$defs", {}), schema.get("required", [])
     fields = {name: written_out(schema["properties"][name], definitions) for name in always}
     types = {name: {"type": field["type"]} if "type" in field else {} for name, field in fields.items()}

@@ -73,7 +73,8 @@ def wire_tool(ws: Workspace, tool: PlainTool, annotations: ToolAnnotations, over
     title = tool.__name__.replace("_", " ").capitalize()
     wired = WireTool.from_function(_mcp_function(ws, function, override), title=title, annotations=annotations)
     schema = input_schema(function)
-    wired.fn_metadata.output_schema = output_schema(wired.fn_metadata.output_model)
+    assert wired.fn_metadata.output_schema is not None  # every tool returns a model
+    wired.fn_metadata.output_schema = output_schema(wired.fn_metadata.output_schema)
     meta = META if tool.__name__ == SHOWN_BY else None
     return wired.model_copy(update={"parameters": published(schema), "read_by": schema, "meta": meta})
 

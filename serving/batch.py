@@ -19,10 +19,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ..data.atomic import write_json
+from ..data.cleaning import STRICT, Cleaning
 from ..data.containers import STANDARD_INPUT
 from ..data.errors import DataError, ExportError
 from ..data.hashing import sha256_of
-from ..data.interactions import STRICT, Cleaning
 from ..data.locks import take_lock
 from ..data.permissions import as_the_user_set
 from ..data.reading import Reading

@@ -13,9 +13,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ..data.atomic import write_json
+from ..data.cleaning import STRICT, Cleaning
 from ..data.errors import ExportError
 from ..data.histories import Histories
-from ..data.interactions import STRICT, Cleaning
 from ..data.prepare import collapse_duplicates
 from ..data.readers import read_log
 from ..data.reading import Reading

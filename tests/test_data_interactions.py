@@ -14,9 +14,10 @@ from typer.testing import CliRunner
 
 from virtualmle.cli.app import app
 from virtualmle.data.catalogue import Catalogue
+from virtualmle.data.cleaning import Cleaning
 from virtualmle.data.errors import DataError
 from virtualmle.data.ids import read_ids
-from virtualmle.data.interactions import Cleaning, clean_interactions
+from virtualmle.data.interactions import clean_interactions
 from virtualmle.data.prepare import collapse_duplicates, order_events, prepare, split_events
 from virtualmle.data.prepared import ARRAYS, Manifest, PreparedDataset, PrepareOptions, array_file
 from virtualmle.data.readers import Log, read_log

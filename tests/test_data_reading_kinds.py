@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from virtualmle.data.cleaning import Cleaning
 from virtualmle.data.errors import DataError
-from virtualmle.data.interactions import Cleaning
 from virtualmle.data.readers import Log, read_log
 
 ROWS = [(f"u{row % 3}", f"i{row}", 1_700_000_000 + 86_400 * row) for row in range(12)]

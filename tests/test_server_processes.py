@@ -108,9 +108,18 @@ def measured(observation: dict[str, Any]) -> dict[str, Any]:
     return kept | {"trials_used": observation["budget"]["trials_used"]}
 
 
-def test_importing_the_server_loads_neither_torch_nor_matplotlib_nor_optuna() -> None:
-    script = "import sys, virtualmle.server.serve; print(sorted({'torch', 'matplotlib', 'optuna'} & set(sys.modules)))"
-    ran = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True)
+LISTS = """
+import sys; from pathlib import Path; import anyio
+from mcp import Client; from virtualmle.server.app import build_server
+async def main():
+    async with Client(build_server(Path(sys.argv[1]))) as client: return await client.list_tools()
+assert anyio.run(main).tools
+print(sorted({"torch", "matplotlib", "optuna", "polars"} & set(sys.modules)))
+"""
+
+
+def test_a_server_that_lists_its_tools_has_loaded_no_large_library(tmp_path: Path) -> None:
+    ran = subprocess.run([sys.executable, "-P", "-c", LISTS, tmp_path], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
 
 

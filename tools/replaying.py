@@ -3,7 +3,7 @@
 import functools
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..data.errors import AdmissionError, ConfigError, ReplayError
 from ..data.prepared import Manifest
@@ -11,8 +11,10 @@ from ..memory.records import TrialRecord
 from ..models.config import TrialConfig, fingerprint
 from ..sandbox.action_space import effective
 from ..sandbox.protocol import parse_protocol
-from ..training.cells import Cell
-from ..trials.replay_table import ReplayTable
+
+if TYPE_CHECKING:
+    from ..training.cells import Cell
+    from ..trials.replay_table import ReplayTable
 
 NUM_NEAREST = 3
 
@@ -20,7 +22,7 @@ NUM_NEAREST = 3
 class Replay:
     """A table, with its cells by configuration. Knobs without an effect do not matter for finding a cell."""
 
-    def __init__(self, table: ReplayTable) -> None:
+    def __init__(self, table: "ReplayTable") -> None:
         self.table = table
         self.protocol = parse_protocol(table.footer.page, f"the page in {table.path.name}")
         self.dataset: Manifest = table.footer.dataset
@@ -47,11 +49,11 @@ class Replay:
             **provenance,
         }
 
-    def cells_of(self, trial: TrialRecord) -> list[Cell]:
+    def cells_of(self, trial: TrialRecord) -> list["Cell"]:
         """The cells of a trial: of its configuration, or of every setting of a sweep. Raises AdmissionError."""
         return [self.cell(config) for config in trial.configurations]
 
-    def cell(self, config: TrialConfig) -> Cell:
+    def cell(self, config: TrialConfig) -> "Cell":
         """The cell of a configuration. Raises AdmissionError, naming the nearest cells, if the table has none."""
         wanted = effective(config)
         found = self._cells.get(fingerprint(wanted))
@@ -65,7 +67,7 @@ class Replay:
             f"nearest ones have {near or 'another backbone'}"
         )
 
-    def _effective(self, cell: Cell) -> dict[str, Any]:
+    def _effective(self, cell: "Cell") -> dict[str, Any]:
         space = self.protocol.space
         try:
             return effective(space.resolve(space.default(cell.backbone), cell.settings))
@@ -87,6 +89,8 @@ def open_replay(path: Path) -> Replay:
 
 @functools.lru_cache(maxsize=4)
 def _opened(path: Path, modified: int) -> Replay:  # noqa: ARG001 - a changed file is another table
+    from ..trials.replay_table import ReplayTable  # noqa: PLC0415 - imports polars, which a server starts without
+
     return Replay(ReplayTable.read(path))
 
 

@@ -7,7 +7,7 @@ the model of the trial is known, so a trial that changes scoring knobs only is c
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,15 +15,17 @@ import numpy.typing as npt
 from ..data.atomic import write_json
 from ..data.errors import MachineError, TrialError
 from ..data.hashing import write_hashed
-from ..training.cells import Cell
 from ..training.metrics import best_setting
 from ..training.signature import write_signed_result
 from ..training.spec import RANKS, SPEC, SWEPT_RANKS, TrialResult, TrialSpec, write_model
 
+if TYPE_CHECKING:
+    from ..training.cells import Cell  # imports polars
+
 REPLAYED = "replayed.json"
 
 
-def serve(cells: Sequence[Cell], spec: TrialSpec, directory: Path, key: bytes, dataset_id: str) -> None:
+def serve(cells: Sequence["Cell"], spec: TrialSpec, directory: Path, key: bytes, dataset_id: str) -> None:
     """Write the result of `spec` as its cell has it, or of a sweep, as the cells of its settings have it.
 
     key: of the session, with which the files are signed; dataset_id: of the table's dataset.
@@ -45,7 +47,7 @@ def serve(cells: Sequence[Cell], spec: TrialSpec, directory: Path, key: bytes, d
         ) from None
 
 
-def _result(cells: Sequence[Cell], spec: TrialSpec, directory: Path, files: dict[str, str]) -> TrialResult:
+def _result(cells: Sequence["Cell"], spec: TrialSpec, directory: Path, files: dict[str, str]) -> TrialResult:
     """The result of the trial; its ranks are written to `directory`, and their SHA-256 to `files`."""
     rescored = spec.rescore_from is not None
     failed = next((cell for cell in cells if cell.cause), None)
@@ -63,7 +65,7 @@ def _result(cells: Sequence[Cell], spec: TrialSpec, directory: Path, files: dict
     return result_of(cells[best], rescored=rescored).model_copy(update=changes)
 
 
-def _ranks(cell: Cell) -> npt.NDArray[np.uint8]:
+def _ranks(cell: "Cell") -> npt.NDArray[np.uint8]:
     assert cell.ranks is not None  # every cell without a cause has ranks
     return cell.ranks
 
@@ -74,7 +76,7 @@ def _write_ranks(path: Path, ranks: npt.NDArray[Any]) -> str:
     return write_hashed(path, buffer.getvalue())
 
 
-def result_of(cell: Cell, *, rescored: bool) -> TrialResult:
+def result_of(cell: "Cell", *, rescored: bool) -> TrialResult:
     """The result of a trial with this configuration, with the seconds that it would be charged."""
     train_seconds = 0.0 if rescored else cell.train_seconds
     evaluate_seconds = cell.score_seconds if rescored else cell.evaluate_seconds
