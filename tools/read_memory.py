@@ -12,12 +12,12 @@ from ..memory.text import clean_text, quote
 from ..sandbox.effects import base_config, coverage, interval, knob_effects, untried
 from ..sandbox.joint import interaction_in_words, model_of, shares
 from .beside import default_test
+from .elsewhere import other_members
 from .guidance import budget_of, next_step, pending_reflection, stop_of
 from .help_text import described
 from .knob_entries import explained_knobs, knob_rows
 from .observation import observe, without_figures
 from .open_session import brief_of, protocol_summary
-from .other_members import other_members
 from .places import free_places
 from .proposing import proposals_of
 from .results import MemoryView
