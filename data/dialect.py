@@ -94,18 +94,21 @@ def _separator(lines: list[str], declared: Format, given: str | None) -> str:
     return max(candidates, key=lambda separator: scores[separator], default=order[0])
 
 
-def _score(lines: list[str], separator: str) -> tuple[()] | tuple[float, float, bool]:
-    """The share of lines with the usual number of cells, the share with well-formed quotes, whether a column has times.
+def _score(lines: list[str], separator: str) -> tuple[()] | tuple[float, float, bool, float]:
+    """The share of lines with the usual number of cells, the share with well-formed quotes, whether a column has times,
+    and the share of columns that are not empty.
 
-    The second and third decide if an id contains another separator in every row. Empty below MIN_COLUMNS columns.
+    All but the first decide if an id contains another separator in every row. Empty below MIN_COLUMNS columns.
     """
     rows = [split_line(line, separator, separator != "\t") for line in lines]
     width, count = Counter(map(len, rows)).most_common(1)[0]
     if width < MIN_COLUMNS:
         return ()
     quotes = sum(_has_well_formed_quotes(line, separator) for line in lines)
-    has_times = any(kind_of(_cells(rows, number)) in ("instant", "date") for number in range(width))
-    return count / len(lines), quotes / len(lines), has_times
+    kinds = [kind_of(_cells(rows, number)) for number in range(width)]
+    has_times = any(kind in ("instant", "date") for kind in kinds)
+    filled = sum(kind != "empty" for kind in kinds) / width
+    return count / len(lines), quotes / len(lines), has_times, filled
 
 
 def _has_well_formed_quotes(line: str, separator: str) -> bool:

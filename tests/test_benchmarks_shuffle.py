@@ -101,7 +101,7 @@ def prior(memory: Memory) -> dict[str, Any]:
 def test_a_shuffled_import_gives_a_prior_of_the_same_form_and_strength_about_other_knobs() -> None:
     with Memory(None) as true, Memory(None) as placebo:
         merge(true, exported())
-        merge(placebo, shuffled(exported(), SPACE, 3))
+        merge(placebo, shuffled(exported(), SPACE, 1))
         expected, found = prior(true), prior(placebo)
 
     strength = ("kind", "backbone", "dataset", "check", "support", "contradiction", "confidence", "similarity")

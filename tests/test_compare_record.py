@@ -241,7 +241,7 @@ def test_the_page_of_a_record_confirms_one_trial_and_races_none(home: Path) -> N
         request = RecordRequest(home, home / "out", sandbox=page)
         protocol = parse_protocol(page_of(request, 5))
         assert (protocol.confirm_top, protocol.confirm_repetitions, protocol.racing) == (1, 5, False)
-        assert protocol.space == load_protocol(page).space
+        assert protocol.space == load_protocol(home / "SANDBOX.md").space
 
 
 def test_an_ensemble_of_one_configuration_is_refused_before_anything_is_trained() -> None:

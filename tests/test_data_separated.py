@@ -156,6 +156,7 @@ def test_bad_rows_are_counted_and_named_and_skipped_on_request(tmp_path: Path, b
         pytest.param('x,y;p;;{time};"A ""title"", row 0; yes"', "1", "2", "4", id="a quoted title"),
         pytest.param('"p"\t"x,y"\t"{time}"\t"A ""title"", row 0; yes"', "2", "1", "3", id="all cells quoted"),
         pytest.param("x,,y;p;{time}", "1", "2", "3", id="two commas in an id"),
+        pytest.param("2020-09-13T12:26:40;p;x,,y", "3", "2", "1", id="two commas in an id after a date"),
     ],
 )
 def test_another_separator_in_every_row_is_part_of_an_id(

@@ -71,8 +71,8 @@ def read_memory(
     query: Annotated[
         str,
         Field(
-            description="long_term: search terms; action_space: knobs to explain; state: knobs, for their effects in "
-            "full; trajectory: trials or knobs; protocol: full = SANDBOX.md"
+            description="long_term: words; action_space: knobs to explain; state: knobs, for all effects; "
+            "trajectory: trials or knobs; protocol: full = SANDBOX.md"
         ),
     ] = "",
     trial: Annotated[str, Field(description="for view trial, e.g. t003")] = "",

@@ -61,6 +61,7 @@ def alias_table(weights: Floats) -> tuple[Floats, NDArray[np.int64]]:
         begins = deficits - (1 - p[light])
         alias[light] = heavy[np.searchsorted(surpluses, begins, side="right").clip(max=len(heavy) - 1)]
         covered = deficits[np.searchsorted(deficits, surpluses).clip(max=len(light) - 1)]
+        covered = np.where(surpluses > 0, covered, surpluses)  # no deficit begins before the first surplus
         keep[heavy[:-1]] = (1 + surpluses - covered)[:-1].clip(0, 1)
         alias[heavy[:-1]] = heavy[1:]
     return keep, alias
