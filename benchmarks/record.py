@@ -5,13 +5,12 @@ import importlib.util
 import json
 import os
 import platform
-import shutil
-import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
+from virtualmle.compare.provenance import commit, processor
 from virtualmle.data.atomic import write_bytes
 
 HERE = Path(__file__).resolve().parent
@@ -27,21 +26,13 @@ def environment(device: str = "cpu") -> dict[str, object]:
     """Date, commit, hardware (the GPU's name if `device` is "cuda"), load and versions."""
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "commit": commit(),
+        "commit": commit(HERE),
         "hardware": gpu() if device == "cuda" else processor(),
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0],
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "triton", "numpy")},
     }
-
-
-def commit() -> str:
-    """The commit as `git describe` names it; "unknown" without git or in a copy of the tree without history."""
-    if not shutil.which("git"):
-        return "unknown"
-    command = ["git", "describe", "--always", "--dirty"]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=HERE).stdout.strip() or "unknown"
 
 
 def version(package: str) -> str | None:
@@ -52,14 +43,6 @@ def gpu() -> str:
     import torch  # noqa: PLC0415 - not every benchmark needs it
 
     return torch.cuda.get_device_name()
-
-
-def processor() -> str:
-    """The processor's name from /proc/cpuinfo, or else as Python's `platform` reports it."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return (names or [platform.processor() or platform.machine()])[0]
 
 
 def save(target: Path, record: Mapping[str, object], text: str) -> None:

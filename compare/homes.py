@@ -16,6 +16,7 @@ from ..examiner.vault import MAC_KEY, OWNER_ONLY, PRIVATE, PUBLIC, Vault, file_e
 from ..memory.portable import collect
 from ..memory.store import Memory
 
+SESSIONS = "sessions"  # the folder of all homes
 PRICES = "prices.toml"  # of language models, which a user may add to the home
 
 
@@ -25,6 +26,12 @@ def digest_of(path: Path) -> str:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise HomeError(f"{path} cannot be read ({error.strerror}); check the path") from None
+
+
+def home_of(out: Path, key: str, digest: str) -> Path:
+    """The home of a job below `out`: named after its key, and ending with the digest of what determines it."""
+    slug = "".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in key)
+    return out / SESSIONS / f"{slug}.{digest}"
 
 
 def lay_out(home: Path, base: Path, dataset: str) -> None:

@@ -3,6 +3,7 @@
 Test figures come only from the examiner's revealed results, as in `report/gather.py`.
 """
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,18 +87,18 @@ class ProposalCounts(_Value):
     unclear: int = 0
 
 
-class Ended(_Value):
+class Ended(_Value, ABC):
     """What a process of a comparison stores when its work is over."""
 
     @property
+    @abstractmethod
     def num_trials(self) -> int:
         """The trials that were run."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def ending(self) -> str:
         """How it ended, in one line."""
-        raise NotImplementedError
 
 
 class SessionResult(Ended):

@@ -8,7 +8,7 @@ from ..agents.registry import ASKING
 from ..data.atomic import write_bytes
 from ..data.catalogue import Catalogue
 from .arms import Arm
-from .homes import digest_of
+from .homes import digest_of, home_of
 from .models import ModelChoice
 from .task import DIGEST, Task
 
@@ -34,11 +34,6 @@ class Plan:
     look: bool = True  # whether each session takes its look at the test set
     replay_sha256: str = ""
     model: ModelChoice = ModelChoice()  # of arms that ask a language model and name none
-
-    @property
-    def sessions(self) -> Path:
-        """The directory of the homes of the sessions."""
-        return self.out / "sessions"
 
     def tasks(self, cognition: dict[str, Path]) -> list[Task]:
         """One task per seed, dataset, backbone and arm, in this order, so that an interrupted plan is balanced.
@@ -89,9 +84,7 @@ class Plan:
     def placed(self, task: Task) -> Task:
         """The task with its key and its home, whose name ends with the digest of the task."""
         key = f"{task.arm}.{task.backbone}.{task.dataset}.{task.seed}"
-        slug = "".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in key)
-        home = self.sessions / f"{slug}.{task.digest}"
-        return task.model_copy(update={"key": key, "home": str(home)})
+        return task.model_copy(update={"key": key, "home": str(home_of(self.out, key, task.digest))})
 
     def dataset_id(self, dataset: str) -> str:
         """The id of a dataset's content; that of a replay table is covered by the table's hash."""

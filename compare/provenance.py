@@ -18,8 +18,8 @@ def machine() -> dict[str, Any]:
     """The date, the commit, the processor and its cores."""
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "commit": _commit(),
-        "processor": _processor(),
+        "commit": commit(Path(__file__).parent),
+        "processor": processor(),
         "cores": os.cpu_count(),
     }
 
@@ -30,16 +30,17 @@ def versions() -> dict[str, Any]:
     return {"virtualmle": __version__, "python": platform.python_version(), **packages}
 
 
-def _commit() -> str:
-    """The commit as `git describe` names it; "unknown" where the package has no history."""
+def commit(folder: Path) -> str:
+    """The commit of a checkout as `git describe` names it; "unknown" without git, or where a folder has no history."""
     if not shutil.which("git"):
         return "unknown"
     command = ["git", "describe", "--always", "--dirty"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     return done.stdout.strip() or "unknown"
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's name from /proc/cpuinfo, or else as Python's `platform` reports it."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

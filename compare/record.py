@@ -7,21 +7,20 @@ fresh seeds that the server draws, and looks at the test set once. `record_sessi
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 from ..agents.recipe import read_recipes
 from ..data.catalogue import Catalogue
 from ..data.errors import ConfigError
-from ..data.prepared import PrepareOptions
 from ..examiner.vault import Vault
+from ..models.knobs.declaration import BACKBONES
 from ..sandbox.protocol import load_protocol
 from .comparison import Begin, no_begin
 from .exhibits import SCALES
-from .homes import digest_of
+from .homes import SESSIONS, digest_of, home_of
 from .page import NO_LIMIT, budgeted, with_rules
 from .plan import write_page
 from .record_outcome import RecordResult, other_looks, stored_record
-from .record_task import Backbone, RecordTask, num_steps
+from .record_task import RecordTask, num_steps
 from .runner import Kind, OnAdvance, run_jobs
 
 RECIPES = Path(__file__).with_name("record.toml")
@@ -39,19 +38,18 @@ MAX_STEPS = 1000
 class RecordRequest:
     """What a person asks for. `datasets`: names, or paths of logs; () = those of the scale.
 
-    variants: how each dataset is prepared; None = as it is, or with the default options. repetitions: fresh seeds.
+    repetitions: fresh seeds; None = those of the scale.
     """
 
     home: Path
     out: Path
     datasets: tuple[str, ...] = ()
-    backbones: tuple[str, ...] = get_args(Backbone)
+    backbones: tuple[str, ...] = BACKBONES
     scale: str = "demo"
     repetitions: int | None = None
     recipes: Path | None = None
     with_default: bool = False
     ensemble: bool = False
-    variants: tuple[PrepareOptions | None, ...] = (None,)
     settings: tuple[str, ...] = ()
     sandbox: Path | None = None
     parallel: int = 1
@@ -81,18 +79,17 @@ def record(request: RecordRequest, on_advance: OnAdvance, begin: Begin = no_begi
     tasks = tasks_of(request)
     begin(len(tasks), max(num_steps(task.parts(), task.repetitions) for task in tasks))
     done = run_jobs(request, tasks, RECORDS, on_advance)
-    homes = [request.home, *sorted((request.out / "sessions").iterdir())]
+    homes = [request.home, *sorted((request.out / SESSIONS).iterdir())]
     looks = {task.dataset: other_looks(Path(task.home), homes, task.dataset_id) for task in tasks}
     return Recorded(request, tasks, done.results, done.failures, looks)
 
 
 def tasks_of(request: RecordRequest) -> list[RecordTask]:
-    """One task per dataset and variant; registers the datasets in the home. Raises ConfigError as `record`."""
-    known: tuple[Backbone, ...] = get_args(Backbone)
-    backbones = tuple(backbone for backbone in known if backbone in request.backbones)
-    unknown = [backbone for backbone in request.backbones if backbone not in known]
+    """One task per dataset; registers the datasets in the home. Raises ConfigError as `record`."""
+    backbones = tuple(backbone for backbone in BACKBONES if backbone in request.backbones)
+    unknown = [backbone for backbone in request.backbones if backbone not in BACKBONES]
     if unknown or not backbones:
-        raise ConfigError(f"backbone={''.join(unknown[:1])!r} is not known; choose among {', '.join(known)}")
+        raise ConfigError(f"backbone={''.join(unknown[:1])!r} is not known; choose among {', '.join(BACKBONES)}")
     recipes = (request.recipes or RECIPES).expanduser().resolve()
     read_recipes(recipes)  # before a dataset is prepared
     repetitions = request.repetitions or SEEDS[request.scale]
@@ -133,19 +130,14 @@ def page_of(request: RecordRequest, repetitions: int) -> str:
 
 
 def _registered(request: RecordRequest) -> tuple[str, ...]:
-    """The names of the datasets in every variant, which are prepared in the home unless they are there."""
+    """The names of the datasets, which are prepared in the home unless they are there."""
     request.home.mkdir(parents=True, exist_ok=True)
     catalogue, key = Catalogue(request.home), Vault(request.home).public_key()
-    names = [
-        catalogue.resolve(word, key, options=options)
-        for word in request.datasets or SCALES[request.scale].datasets
-        for options in request.variants
-    ]
+    names = [catalogue.resolve(word, key) for word in request.datasets or SCALES[request.scale].datasets]
     return tuple(dict.fromkeys(names))
 
 
 def _placed(request: RecordRequest, task: RecordTask) -> RecordTask:
     """The task with its key and its home, whose name ends with the digest of the task."""
     key = f"{NAME}.{task.dataset}"
-    slug = "".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in key)
-    return task.model_copy(update={"key": key, "home": str(request.out / "sessions" / f"{slug}.{task.digest}")})
+    return task.model_copy(update={"key": key, "home": str(home_of(request.out, key, task.digest))})

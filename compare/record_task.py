@@ -3,16 +3,15 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from ..agents.recipe import DEFAULT, Recipes, Step, read_recipes
 from ..data.errors import ConfigError
+from ..models.knobs.declaration import Backbone
 from ..models.knobs.ensemble import MIN_MEMBERS
 from .task import DIGEST, HOUSEKEEPING, Job
 
 ENSEMBLE = "ensemble"
 PATHS = {*HOUSEKEEPING, "page", "recipes"}
-Backbone = Literal["sasrec", "hstu"]
 
 
 @dataclass(frozen=True)
