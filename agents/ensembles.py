@@ -11,10 +11,11 @@ by its patience.
 from collections.abc import Iterator
 
 from ..memory.records import Hypothesis
+from ..models.config import continuation_hash, make_config
 from ..models.knobs.ensemble import ENSEMBLE, MAX_MEMBERS, MIN_MEMBERS, joined
 from .base import RunTrial
 from .history import History, PastTrial
-from .sweeps import is_due, is_scoring, model_of
+from .sweeps import is_due, is_scoring
 
 WITHIN = 0.1
 """Members reach at least this share less than the best one: a much weaker model pulls the mean down."""
@@ -64,9 +65,16 @@ def _others(history: History) -> list[str]:
 def _best_of_each_model(history: History) -> Iterator[PastTrial]:
     """The best trial of each trained model that is nearly as good as the best one, the best first."""
     ranked = sorted((t for t in history.finished if not t.is_ensemble), key=lambda trial: -(trial.ndcg or 0.0))
-    models = []
+    models = set()
     for trial in ranked:
         good = (trial.ndcg or 0.0) >= (1 - WITHIN) * (ranked[0].ndcg or 0.0)
-        if good and model_of(trial) not in models:
-            models.append(model_of(trial))
+        model = _weights_of(trial, history)
+        if good and model not in models:
+            models.add(model)
             yield trial
+
+
+def _weights_of(trial: PastTrial, history: History) -> tuple[str, int | None]:
+    """What trials of equal weights share: a longer training with the same best epoch has the weights of the shorter."""
+    config = make_config(history.space.backbone, **history.space.complete(trial.settings))
+    return continuation_hash(config), trial.best_epoch

@@ -48,6 +48,15 @@ def test_members_are_the_best_trial_of_each_model_that_is_nearly_as_good() -> No
     assert planned.hypothesis and planned.hypothesis.dimension == "scoring"
 
 
+def test_a_longer_training_with_the_same_best_epoch_is_no_second_model() -> None:
+    world = World(lambda config: 0.06 if config.lr == 1e-3 else 0.059, trials_max=9)
+    run(world, {}, {"lr": 1e-3}, {"lr": 1e-3, "epochs": 40}, {"lr": 1e-3, "patience": 9}, {"lr": 1e-3, "epochs": 60})
+    for row, best_epoch in zip(world.trials, (7, 12, 12, 12, 50), strict=True):
+        row["best_epoch"] = best_epoch
+    planned = planned_ensemble(History(world.situation, from_best=True))
+    assert planned and planned.changes == {"ensemble": "t001+t002+t005"}
+
+
 def test_a_session_that_its_patience_ends_tries_the_ensemble_first() -> None:
     world = World(lambda config: 0.05, trials_max=30, patience=4)
     run(world, {}, {"lr": 1e-3}, {"dropout": 0.5})
