@@ -58,6 +58,7 @@ def exhibit(  # noqa: PLR0913, PLR0917 - one parameter per option
     from ..compare.exhibits import EXHIBITS, SCALES, requests_of, show
     from ..compare.record import RecordRequest
     from ..data.errors import ConfigError
+    from ..data.prepared import FILE
 
     if name not in (*EXHIBITS, RECORD):
         raise ConfigError(f"exhibit={name!r} is not known; choose one of {', '.join((*EXHIBITS, RECORD))}")
@@ -75,6 +76,7 @@ def exhibit(  # noqa: PLR0913, PLR0917 - one parameter per option
                 scale=scale,
                 repetitions=seeds,
                 recipes=absolute(recorded.recipes) if recorded.recipes else None,
+                ties=recorded.ties or FILE,
                 with_default=recorded.with_default,
                 ensemble=recorded.ensemble,
                 settings=words(settings),

@@ -22,6 +22,7 @@ class RecordOptions:
     """The options of the record that no other exhibit has."""
 
     recipes: Path | None = None
+    ties: str | None = None
     with_default: bool = False
     ensemble: bool = False
     parallel: int = 1
@@ -32,6 +33,17 @@ _OPTIONS: dict[str, Option] = {
         Annotated[
             Path | None,
             typer.Option("--recipes", metavar="FILE", help="Record: its configurations.", show_default="those shipped"),
+        ],
+        None,
+    ),
+    "ties": (
+        Annotated[
+            str | None,
+            typer.Option(
+                "--ties",
+                help="Record: order of a user's events at one time: file, random, or both, side by side.",
+                show_default="file",
+            ),
         ],
         None,
     ),

@@ -11,6 +11,7 @@ from pathlib import Path
 from ..agents.recipe import read_recipes
 from ..data.catalogue import Catalogue
 from ..data.errors import ConfigError
+from ..data.prepared import FILE, RANDOM, Manifest, PrepareOptions
 from ..examiner.vault import Vault
 from ..models.knobs.declaration import BACKBONES
 from ..sandbox.protocol import load_protocol
@@ -29,6 +30,9 @@ RECORDS = Kind("virtualmle.compare.record_session", stored_record)
 CONFIRM_TOP = 1
 SEEDS = {"demo": 2, "office": 5, "full": 5}
 """Fresh seeds of a scale."""
+BOTH = "both"
+TIES: dict[str, tuple[str, ...]] = {FILE: (FILE,), RANDOM: (RANDOM,), BOTH: (FILE, RANDOM)}
+"""What `--ties` names: the orders of a user's events at one time with which each dataset is recorded."""
 NAME = "record"
 MAX_STEPS = 1000
 """Trials of a session at most: its recipe ends it, not its budget."""
@@ -39,6 +43,7 @@ class RecordRequest:
     """What a person asks for. `datasets`: names, or paths of logs; () = those of the scale.
 
     repetitions: fresh seeds; None = those of the scale.
+    ties: one of TIES.
     """
 
     home: Path
@@ -48,6 +53,7 @@ class RecordRequest:
     scale: str = "demo"
     repetitions: int | None = None
     recipes: Path | None = None
+    ties: str = FILE
     with_default: bool = False
     ensemble: bool = False
     settings: tuple[str, ...] = ()
@@ -92,13 +98,16 @@ def tasks_of(request: RecordRequest) -> list[RecordTask]:
         raise ConfigError(f"backbone={''.join(unknown[:1])!r} is not known; choose among {', '.join(BACKBONES)}")
     recipes = (request.recipes or RECIPES).expanduser().resolve()
     read_recipes(recipes)  # before a dataset is prepared
+    if request.ties not in TIES:
+        raise ConfigError(f"ties={request.ties!r} is not known; choose {FILE}, {RANDOM} or {BOTH}")
     repetitions = request.repetitions or SEEDS[request.scale]
     page = write_page(request.out, page_of(request, repetitions))
     tasks = [
         RecordTask(
             home="",
-            dataset=dataset,
-            dataset_id=Catalogue(request.home).manifest(dataset).dataset_id,
+            dataset=manifest.name,
+            dataset_id=manifest.dataset_id,
+            listed_as=_listed_as(manifest),
             backbones=backbones,
             with_default=request.with_default,
             ensemble=request.ensemble,
@@ -111,7 +120,7 @@ def tasks_of(request: RecordRequest) -> list[RecordTask]:
             recipes=str(recipes),
             recipes_sha256=digest_of(recipes),
         )
-        for dataset in _registered(request)
+        for manifest in _registered(request)
     ]
     return [_placed(request, task) for task in tasks]
 
@@ -129,12 +138,19 @@ def page_of(request: RecordRequest, repetitions: int) -> str:
     return with_rules(budgeted(text, MAX_STEPS, None, request.settings), rules)
 
 
-def _registered(request: RecordRequest) -> tuple[str, ...]:
-    """The names of the datasets, which are prepared in the home unless they are there."""
+def _registered(request: RecordRequest) -> tuple[Manifest, ...]:
+    """The manifests of the datasets, which are prepared in the home unless they are there."""
     request.home.mkdir(parents=True, exist_ok=True)
     catalogue, key = Catalogue(request.home), Vault(request.home).public_key()
-    names = [catalogue.resolve(word, key) for word in request.datasets or SCALES[request.scale].datasets]
-    return tuple(dict.fromkeys(names))
+    words = request.datasets or SCALES[request.scale].datasets
+    orders = [None if request.ties == FILE else PrepareOptions(ties=ties) for ties in TIES[request.ties]]
+    names = [catalogue.resolve(word, key, options=options) for word in words for options in orders]  # None: as it is
+    return tuple(catalogue.manifest(name) for name in dict.fromkeys(names))
+
+
+def _listed_as(manifest: Manifest) -> str:
+    """The name of a dataset in the recipes: with ties in random order, that of the plain dataset."""
+    return manifest.name.removesuffix(PrepareOptions(ties=manifest.options.ties).suffix)
 
 
 def _placed(request: RecordRequest, task: RecordTask) -> RecordTask:

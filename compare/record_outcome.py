@@ -66,6 +66,7 @@ class RecordResult(Ended):
 
     dataset: str
     dataset_id: str
+    listed_as: str  # the name of the dataset in the recipes; that of the plain dataset for one with random ties
     profile: dict[str, Any]  # train-only statistics of the dataset
     parts: tuple[PartResult, ...]
     wall_seconds: float
@@ -101,6 +102,7 @@ def read_record(task: RecordTask, parts: Sequence[Part]) -> RecordResult:
     return RecordResult(
         dataset=task.dataset,
         dataset_id=task.dataset_id,
+        listed_as=task.listed_as,
         profile=sessions[0].profile,
         parts=read,
         wall_seconds=round(stored_progress(home).wall_seconds, 1),

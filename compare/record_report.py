@@ -73,8 +73,10 @@ def _rows(results: Sequence[RecordResult]) -> list[Row]:
 def as_markdown(recorded: Recorded, provenance: dict[str, Any]) -> str:
     """The record as Markdown."""
     rows = _rows(recorded.results)
-    tables = [test_table(rows), seeds_table(rows), configurations_table(rows), trials_table(rows), cost_table(rows),
-              receipts_table(rows)]  # fmt: skip
+    tables = [
+        test_table(rows), ties_table(recorded.results), seeds_table(rows), configurations_table(rows),
+        trials_table(rows), cost_table(rows), receipts_table(rows),
+    ]  # fmt: skip
     quoted = quoted_table(recorded.results)
     machine_lines = [f"- {name}: {value}" for name, value in provenance.items()]
     lines = [
@@ -130,6 +132,36 @@ def _test_row(result: RecordResult, part: PartResult) -> tuple[str, ...]:
         formats.change(default.delta[NDCG], default.delta_se[NDCG]) if default else "",
         str(test.look) if test else "",
     )  # fmt: skip
+
+
+def ties_table(results: Sequence[RecordResult]) -> Table:
+    """The figures of each dataset that was recorded with both orders of ties; without rows if none was."""
+    drawn = {result.listed_as: result for result in results if result.dataset != result.listed_as}
+    found = tuple(
+        _ties_row(result.dataset, part, other)
+        for result in results
+        if result.dataset in drawn
+        for part, other in zip(result.parts, drawn[result.dataset].parts, strict=True)
+    )
+    columns = (
+        "data", "model", "validation NDCG@10", "in random order", "change", "test NDCG@10", "in random order", "change",
+    )  # fmt: skip
+    note = (
+        "A user's events at one time have the order of the log, or one that was drawn at random. Where the log lists "
+        "such events in an order of its own, such as ascending item ids, a model can learn that order: the change says "
+        "how much of a figure comes from it. Validation: of the selected trials. The targets of the two differ, "
+        "so the change is not paired over users."
+    )
+    return Table("The order of events at one time", columns, found, note)
+
+
+def _ties_row(dataset: str, part: PartResult, other: PartResult) -> tuple[str, ...]:
+    pairs = [
+        (part.validation[NDCG], other.validation[NDCG]),
+        (part.test.metrics[NDCG] if part.test else None, other.test.metrics[NDCG] if other.test else None),
+    ]
+    figures = [(formats.metric(plain), formats.metric(drawn), formats.relative(plain, drawn)) for plain, drawn in pairs]
+    return dataset, part.name, *figures[0], *figures[1]
 
 
 def seeds_table(rows: Sequence[Row]) -> Table:

@@ -32,6 +32,7 @@ class RecordTask(Job):
     """Sessions of one dataset: one per backbone, and one for their ensemble."""
 
     dataset_id: str
+    listed_as: str  # the name of the dataset in the recipes
     backbones: tuple[Backbone, ...]
     with_default: bool = False
     ensemble: bool = False
@@ -53,7 +54,7 @@ class RecordTask(Job):
     def parts(self) -> tuple[Part, ...]:
         """The sessions in the order in which they are opened. Raises ConfigError for recipes that lack a backbone."""
         recipes = read_recipes(Path(self.recipes))
-        return parts_of(self.dataset, self.backbones, recipes, self.with_default, self.ensemble)
+        return parts_of(self.listed_as, self.backbones, recipes, self.with_default, self.ensemble)
 
 
 def parts_of(

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.quick_home import QUICK_SANDBOX, environment
@@ -166,6 +167,30 @@ def test_a_second_run_runs_nothing_and_another_record_counts_the_looks_of_the_fi
     assert json.loads(again.stdout)["looks_elsewhere"] == {"demo": 0}
 
 
+def test_both_orders_of_ties_are_recorded_side_by_side_from_one_recipe(home: Path, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    days = np.repeat(np.arange(6), 2)  # two events a day
+    rows = [
+        f"u{user},i{item:02d},{day}"
+        for user in range(60)
+        for day, item in zip(days, np.sort(generator.permutation(30)[:12].reshape(6, 2)).ravel(), strict=True)
+    ]
+    log, recipes = tmp_path / "shop.csv", tmp_path / "shop.toml"
+    log.write_text("\n".join(["user,item,timestamp", *rows]) + "\n", encoding="utf-8")
+    recipes.write_text("[[shop.sasrec]]\nchanges.hidden_dim = 24\n", encoding="utf-8")
+    command = ["exhibit", "record", "--datasets", str(log), "--recipes", str(recipes), "--backbones", "sasrec"]
+    run(*command, "--ties", "both", "--home", str(home), "--out", str(tmp_path / "out"))
+    plain, drawn = content_of(tmp_path / "out")["records"]
+    assert (plain["dataset"], drawn["dataset"]) == ("shop", "shop-ties-random")
+    assert plain["dataset_id"] != drawn["dataset_id"]
+    figures = [(one["validation"]["ndcg@10"], one["test"]["metrics"]["ndcg@10"]) for one in
+               (plain["parts"][0], drawn["parts"][0])]  # fmt: skip
+    before, after = zip(*figures, strict=True), [100 * (b / a - 1) for a, b in zip(*figures, strict=True)]
+    cells = [f"{a:.4f} | {b:.4f} | {change:+.1f} %" for (a, b), change in zip(before, after, strict=True)]
+    text = (tmp_path / "out" / "record.md").read_text(encoding="utf-8")
+    assert f"| shop | sasrec | {cells[0]} | {cells[1]} |" in text
+
+
 def test_the_recipe_of_a_file_is_an_agent_of_tune_and_resumed_as_such(home: Path) -> None:
     file = home / "one.toml"
     file.write_text("[[sasrec]]\nchanges.hidden_dim = 24\n", encoding="utf-8")
@@ -206,6 +231,7 @@ def test_kills_change_no_figure_and_no_trial_or_look_happens_twice(recorded: Pat
         (["record", "--agents", "engineer"], "--agents has no effect on the exhibit record"),
         (["record", "--no-look"], "--no-look has no effect"), (["record", "--seeds", "1"], "from 2 to 10"),
         (["record", "--recipes", "nothing.toml"], "cannot be read"), (["record", "--backbones", "gru"], "'gru'"),
+        (["record", "--ties", "item"], "ties='item' is not known; choose file, random or both"),
         (["table1", "--ensemble"], "--ensemble has no effect on the exhibit table1"),
     ],
 )  # fmt: skip
