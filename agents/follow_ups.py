@@ -3,6 +3,7 @@
 A move continues or reverses a step, combines several steps, or tunes a knob again after the incumbent has changed.
 """
 
+import math
 from collections.abc import Iterator
 from itertools import combinations
 
@@ -35,11 +36,12 @@ SIGN_Z = 0.3
 
 
 def follow_ups(history: History) -> list[Move]:
-    """All moves that the measurements of this session suggest."""
-    return [
+    """All moves that the measurements of this session suggest, without those that would train the same model again."""
+    moves = [
         *_further(history), *_pairs(history), *_combine(history), *_retune(history), *_reconsider(history),
         *_from_curve(history),
     ]  # fmt: skip
+    return [move for move in moves if not keeps_the_model(move.changes, history)]
 
 
 def _further(history: History) -> Iterator[Move]:
@@ -162,11 +164,31 @@ def _from_curve(history: History) -> Iterator[Move]:
     longer = _raised(history, "epochs")
     if longer and incumbent.best_epoch >= history.current["epochs"]:
         yield Move(longer | patience, 0.06, "the last epoch was the best one, so training was cut short; train longer")
-    if incumbent.best_epoch <= EARLY_EPOCH and incumbent.best_epoch < history.current["epochs"]:
-        if patience and incumbent.best_epoch + history.current["patience"] < history.current["epochs"]:
+    epochs = history.current.get("epochs", math.inf)  # a protocol need not offer it
+    if incumbent.best_epoch <= EARLY_EPOCH and incumbent.best_epoch < epochs:
+        if patience and incumbent.best_epoch + history.current["patience"] < epochs:
             yield Move(patience, 0.04, "early stopping ended the run after few epochs, possibly on a plateau")
         if higher := _raised(history, "dropout"):
             yield Move(higher, 0.03, "the best epoch came early, which suggests overfitting; regularise more")
+
+
+def keeps_the_model(changes: KnobValues, history: History) -> bool:
+    """Whether the changes only bound the incumbent's training in a way that cannot give a better best epoch.
+
+    The best epoch of a training is as good as that of the same one with tighter bounds, or better. It stays what it is
+    unless the bound is raised that has ended the training: `epochs`, or `patience` epochs after the best one. A
+    schedule that decays over `epochs` makes each number of epochs another training.
+    """
+    incumbent, current = history.incumbent, history.current
+    if not changes.keys() <= {"epochs", "patience"} or incumbent is None or not incumbent.best_epoch:
+        return False
+    if "epochs" in changes and current.get("schedule", "constant") != "constant":
+        return False
+    before, after = (
+        min(values.get("epochs", math.inf), incumbent.best_epoch + values.get("patience", math.inf))
+        for values in (current, current | changes)
+    )
+    return bool(after <= before)
 
 
 def _raised(history: History, name: str) -> KnobValues:

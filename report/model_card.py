@@ -18,7 +18,7 @@ from ..tools.cognition import best_first
 from ..tools.withholding import withheld_sentence
 from . import formats
 from .gather import ReportData
-from .split_agreement import targets_of, ties_in
+from .split_agreement import targets_of
 from .tables import verdict_label
 
 SHOWN_TRIALS = 10
@@ -234,8 +234,7 @@ def _data(dataset: Manifest) -> list[str]:
     options = dataset.options
     return [
         f"Dataset `{dataset.name}`, content `{dataset.dataset_id}` (a hash of its train and validation events). "
-        f"Prepared with a {options.k_core}-core filter and the last {options.max_events} events per user."
-        + ties_in(dataset.profile),
+        f"Prepared with a {options.k_core}-core filter and the last {options.max_events} events per user.",
         "Profile of the train part:",
         _table(["quantity", "value"], rows),
     ]

@@ -9,7 +9,7 @@ import pytest
 from tests.agents_world import SE, SPACE, World, smooth
 from virtualmle.agents.base import Agent, RunTrial
 from virtualmle.agents.engineer import Engineer
-from virtualmle.agents.follow_ups import random_neighbours
+from virtualmle.agents.follow_ups import follow_ups, keeps_the_model, random_neighbours
 from virtualmle.agents.history import History
 from virtualmle.agents.moves import openings
 from virtualmle.agents.random_search import RandomSearch
@@ -69,6 +69,36 @@ def test_a_score_weight_is_tuned_again_after_the_model_has_changed() -> None:
 
     world = World(coupled, knobs={"transition_weight", "lr"}, trials_max=12).play(Engineer(0))
     assert world.configs[world.incumbent or ""].transition_weight == 2
+
+
+@pytest.mark.parametrize(
+    ("best_epoch", "schedule", "changes", "same"),
+    [
+        (9, "constant", {"epochs": 80}, True),  # patience has ended it at 12 of 20
+        (9, "constant", {"patience": 5}, False),
+        (9, "constant", {"epochs": 80, "patience": 5}, False),
+        (9, "constant", {"epochs": 80, "dropout": 0.5}, False),
+        (9, "constant", {"epochs": 10}, True),
+        (20, "constant", {"patience": 8}, True),  # its epochs have ended it
+        (20, "constant", {"epochs": 40}, False),
+        (9, "cosine", {"epochs": 80}, False),  # another learning rate in every epoch
+        (9, "cosine", {"patience": 2}, True),
+    ],
+)
+def test_a_training_is_not_bounded_in_a_way_that_cannot_give_a_better_model(
+    best_epoch: int, schedule: str, changes: dict[str, Any], same: bool
+) -> None:
+    world = World(knobs={"epochs", "patience", "schedule", "dropout"}, trials_max=10)
+    world.act(RunTrial({"schedule": schedule}))
+    world.trials[0].update(best_epoch=best_epoch, reflected=True, verdict="keep")
+    assert keeps_the_model(changes, History(world.situation)) == same
+
+
+def test_an_early_best_epoch_suggests_more_dropout_where_the_protocol_does_not_offer_epochs() -> None:
+    world = World(knobs={"dropout", "tie_embeddings"}, trials_max=10)
+    world.act(Engineer(0).act(world.situation))
+    world.trials[0].update(best_epoch=2, reflected=True)
+    assert {"dropout": 0.35} in [move.changes for move in follow_ups(History(world.situation))]
 
 
 def test_training_is_extended_if_the_last_epoch_was_the_best() -> None:
