@@ -1,8 +1,9 @@
 """Effects of knobs pooled over sessions and datasets. Pure functions: no database.
 
-Effects are relative to the base's NDCG@10, so that datasets of different difficulty can be pooled by inverse-variance
-means. Each value on each dataset is one study. If the studies disagree by more than their standard errors, the standard
-error of the mean is multiplied by the Birge ratio sqrt(Q / (studies - 1)), where Q is Cochran's statistic.
+Effects are relative to the NDCG@10 of the session's first trial, so that datasets of different difficulty can be pooled
+by inverse-variance means. Each value on each dataset is one study. If the studies disagree by more than their standard
+errors, the standard error of the mean is multiplied by the Birge ratio sqrt(Q / (studies - 1)), where Q is Cochran's
+statistic.
 """
 
 import json

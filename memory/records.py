@@ -273,7 +273,7 @@ class RuleStatement(_Record):
 
 
 class EffectRecord(_Record):
-    """The effect of one knob value in one session, relative to the base's NDCG@10, as sums that can be added up."""
+    """The effect of one knob value in one session, relative to its first trial's NDCG@10, as sums to be added up."""
 
     session: str
     dataset: str

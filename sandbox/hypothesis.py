@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 from ..memory.records import Hypothesis, TrialOutcome
+from .reflection import named_dimensions
 from .statistics import z_score
 
 CLEAR_Z = 1.0  # a difference below one standard error counts as "same"
@@ -20,7 +21,7 @@ def outcome_of(
     happened = "worse" if limit is not None and limit < 0 else _measured_direction(outcome)
     return {
         "dimension": hypothesis.dimension,
-        "dimension_changed": hypothesis.dimension in dimensions,
+        "dimension_changed": not dimensions.isdisjoint(named_dimensions(hypothesis.dimension)),
         "predicted": hypothesis.direction,
         "happened": happened,
         "size_predicted": hypothesis.size,

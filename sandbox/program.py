@@ -83,7 +83,7 @@ class Stop:
     reason: str
 
 
-def admit(
+def admit(  # noqa: PLR0913 - one per fact that decides
     *,
     session_state: str,
     trials: Sequence[TrialRecord],
@@ -95,6 +95,7 @@ def admit(
     changes: Mapping[str, Any],
     heuristics: Sequence[Heuristic] = (),
     override_reason: str | None = None,
+    stop: Stop | None = None,
 ) -> Admission:
     """Decide whether `config`, which is `base` with `changes` applied, may run now.
 
@@ -104,6 +105,8 @@ def admit(
     Crashed and cancelled trials may be repeated. So may stopped ones, and those that were ended on request: the
     repetition continues from the state that the trial has kept, and runs to its end; no heuristic refuses it, because
     it was admitted before.
+
+    stop: the decision of the stop rules; a session that they have stopped takes no more trials.
     """
     refusal = _state_refusal(session_state) or _combination_refusal(config)
     if refusal:
@@ -113,6 +116,7 @@ def admit(
         return Admission("duplicate", _duplicate_reason(equivalent, config, changes), equivalent.handle)
     refusal = (
         _start_refusal(budget, running)
+        or _stop_refusal(stop)
         or _reflection_refusal(pending_reflection)
         or _training_refusal(trials, config)
     )
@@ -260,6 +264,12 @@ def _start_refusal(budget: BudgetStatus, running: Occupation) -> str | None:
             "seconds; call wait_trial, and then see what is left"
         )
     return None
+
+
+def _stop_refusal(stop: Stop | None) -> str | None:
+    if stop is None or not stop.stop:
+        return None
+    return f"the session has stopped: {stop.reason}; call finalize (a person may extend the session)"
 
 
 def _reflection_refusal(pending: str | None) -> str | None:

@@ -33,6 +33,7 @@ STEPS = (0.06, 0.12, 0.25)  # step sizes of single moves, as fractions of a knob
 NUM_PAIRED = 6  # two-knob moves combine this many single moves, those with the largest predicted gain
 PAIR_MARGIN = 1.15  # factor by which a pair must beat single moves, because a pair tells less about each knob
 NUM_PROPOSALS = 3
+INCUMBENT = "incumbent"
 DIGITS = 4  # significant digits of predictions; more would suggest false precision
 DECLARED_WEIGHT = 0.5  # of a gain measured elsewhere; its standard deviation is the gain itself
 
@@ -125,7 +126,9 @@ class _Proposer:
         least = _least_covered(self._trials, self._space, self._config.backbone)
         self._choose("explore", [m for m in everything if {self._space.dimension(k) for k in m.changes} == {least}])
         self._choose("surrogate", singles)
-        return [*(self._row(chosen) for chosen in self._chosen), *self._bundles(singles)]
+        rows = [self._row(chosen) for chosen in self._chosen]
+        known = [(row["base"], row["changes"]) for row in rows]
+        return [*rows, *(row for row in self._bundles(singles) if (row["base"], row["changes"]) not in known)]
 
     def _bundles(self, singles: Sequence[Move]) -> list[dict[str, Any]]:
         """Further proposals, from `bundles.py`: several changes at once, one taken back, two suspects separated."""
@@ -140,7 +143,7 @@ class _Proposer:
         seconds = estimate_seconds(base.configuration.model_copy(update=one.changes), self._trials, self._num_items)
         return {
             "changes": one.changes,
-            "base": "incumbent" if one.base == self._incumbent.handle else one.base,
+            "base": INCUMBENT if one.base == self._incumbent.handle else one.base,
             "dimension": self._space.dimension(next(iter(one.changes))),
             "expected_delta": _rounded(one.prediction.mean * scale),
             "sd": _rounded(one.prediction.sd * scale),
@@ -195,7 +198,7 @@ class _Proposer:
         seconds = estimate_seconds(config, self._trials, self._num_items)
         row = {
             "changes": move.changes,
-            "base": "incumbent",
+            "base": INCUMBENT,
             "dimension": dimensions[0],
             "expected_delta": _rounded(move.expected * scale),
             "sd": _rounded(move.prediction.sd * scale),

@@ -77,7 +77,7 @@ def check_reflection(
 
 def dimensions_of(text: str) -> tuple[str, ...]:
     """The dimensions of a comma-separated text, each once; ConfigError for one that does not exist, or for none."""
-    named = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    named = named_dimensions(text)
     unknown = [name for name in named if name not in DIMENSIONS]
     if unknown or not named:
         wrong = unknown[0] if unknown else text
@@ -85,6 +85,18 @@ def dimensions_of(text: str) -> tuple[str, ...]:
             f"dimension={wrong!r:.60} is unknown; choose one of {', '.join(DIMENSIONS)}, or several separated by commas"
         )
     return named
+
+
+def named_dimensions(text: str) -> tuple[str, ...]:
+    """The names in a comma-separated text, each once and as dimensions are spelt: "Sequence modeling" is
+    sequence_modelling. They need not exist."""
+    parts = (part.strip().lower().replace("-", "_").replace(" ", "_") for part in text.split(","))
+    return tuple(dict.fromkeys(british(part) for part in parts if part))
+
+
+def british(word: str) -> str:
+    """The word as names of dimensions and knobs spell it: "optimization" is optimisation."""
+    return word.replace("ization", "isation").replace("modeling", "modelling")
 
 
 def check_evidence(evidence: Sequence[str], trials: Sequence[TrialRecord]) -> None:

@@ -21,6 +21,7 @@ MAX_TEXT = 50_000  # characters of one text
 MAX_DEPTH = 8  # levels of lists and objects in one argument
 MAX_BITS = 1000  # of an integer; larger ones are no floats
 _NAMES = re.compile(r"\s*[\w./-]+(\s*,\s*[\w./-]+)*\s*")
+_NUMBER = re.compile(r"\s*[+-]?(\d{1,20}\.?\d{0,20}|\.\d{1,20})\s*")
 _WORDS = {"true": "yes", "false": "no"}  # for a choice of yes and no
 _TYPES = {
     "string": "a text", "number": "a number", "integer": "an integer", "boolean": "true or false",
@@ -104,7 +105,7 @@ def _is_blank(value: Any) -> bool:
 
 def _is_empty(value: Any, schema: Schema) -> bool:
     """Whether the value of an optional property says nothing, as strict clients send it that must send something."""
-    if _is_blank(value):
+    if _is_blank(value) or (value == [] and schema["type"] != "array"):
         return True
     if isinstance(value, Mapping) and schema.get("properties"):
         choices = [name for name, part in schema["properties"].items() if "enum" in part]
@@ -150,7 +151,7 @@ def _choice(given: str, schema: Schema, path: str) -> str:
 
 
 def _number(given: Any, schema: Schema, path: str) -> float | None:
-    number = _parsed(given) if isinstance(given, str) else given
+    number = _number_in(given) if isinstance(given, str) else given
     if isinstance(number, bool) or not isinstance(number, int | float):
         return None
     if not _is_sane(number):
@@ -158,6 +159,14 @@ def _number(given: Any, schema: Schema, path: str) -> float | None:
     if number < schema.get("minimum", number):
         raise ArgumentError(f"{path}={number:g} is below {schema['minimum']:g}; give at least {schema['minimum']:g}")
     return number
+
+
+def _number_in(text: str) -> float | None:
+    """The number that a text is, also as the tools write it: "+.0031"."""
+    parsed = _parsed(text)
+    if parsed is None and _NUMBER.fullmatch(text):
+        return float(text)
+    return parsed if isinstance(parsed, int | float) else None
 
 
 def _integer(given: Any, schema: Schema, path: str) -> int | None:
@@ -180,6 +189,8 @@ def _array(given: Any, schema: Schema, path: str) -> list[Any] | None:
     items = schema["items"]
     if isinstance(given, str) and items["type"] == "string":  # "t001, t002" are two names; any other text is one
         given = re.split(r"\s*,\s*", given.strip()) if _NAMES.fullmatch(given) else [given]
+    if isinstance(given, Mapping) and items["type"] == "object":
+        given = [given]
     if not isinstance(given, list):
         return None
     most = schema.get("maxItems", len(given))

@@ -262,6 +262,15 @@ def test_a_session_stops_at_its_target() -> None:
     assert decision.stop and decision.reason == "t001 reached the target: NDCG@10 0.0500 >= 0.05"
 
 
+def test_a_session_that_has_stopped_takes_no_more_trials_but_still_names_known_ones() -> None:
+    decision = stop([trial(n) for n in (1, 2)], max_trials=9, max_train_seconds=9.0, patience=2)
+    found = admission_of({"lr": 1e-3}, stop=decision)
+    assert found.kind == "refused"
+    assert found.reason.startswith("the session has stopped: 2 trials in a row without a keep")
+    assert admission_of({}, trials=[trial(1)], stop=decision).kind == "duplicate"
+    assert admission_of({"lr": 1e-3}, stop=stop([], max_trials=9, max_train_seconds=9.0, patience=2)).kind == "admitted"
+
+
 def test_the_sandbox_does_not_import_torch() -> None:
     modules = "action_space conditions effects knob_entry page program protocol reflection statistics tables toml_page"
     imports = "; ".join(f"import virtualmle.sandbox.{module}" for module in modules.split())

@@ -12,6 +12,7 @@ from virtualmle.sandbox.action_space import effective
 from virtualmle.sandbox.hypothesis import outcome_of
 from virtualmle.sandbox.proposals import propose, value_at
 from virtualmle.sandbox.protocol import load_protocol
+from virtualmle.sandbox.reflection import dimensions_of
 from virtualmle.sandbox.regime import regime
 from virtualmle.sandbox.surrogate import Prediction, Surrogate, position
 
@@ -177,6 +178,13 @@ def test_a_hypothesis_is_compared_with_the_measured_difference(
     compared = outcome_of(hypothesis, outcome, {"optimisation"})
     assert (compared["happened"], compared["held"]) == expected
     assert compared["dimension_changed"] is False
+
+
+@pytest.mark.parametrize("named", ["Optimisation", "optimization", "scoring, Optimisation ", "optimisation"])
+def test_the_dimension_of_a_hypothesis_is_recognised_as_agents_write_it(named: str) -> None:
+    outcome = TrialOutcome(status="finished", base_delta=0.1, base_delta_se=0.001)
+    assert outcome_of(Hypothesis(dimension=named), outcome, {"optimisation"})["dimension_changed"] is True
+    assert dimensions_of("Sequence modeling") == ("sequence_modelling",)
 
 
 def test_the_regime_is_given_in_words_for_the_fields_that_the_profile_has() -> None:

@@ -199,3 +199,22 @@ def test_entries_that_a_strict_client_filled_with_nothing_are_left_out() -> None
 def test_a_required_text_that_is_blank_is_missing() -> None:
     assert refusal("finalize", **SESSION, cognition_summary=" ").startswith("finalize needs cognition_summary (what")
     assert refusal("wait_trial", session="").startswith("wait_trial needs session")
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [(".0773", 0.0773), ("+.0773", 0.0773), ("-.02", -0.02), ("+1", 1), ("1e-3", 1e-3)]
+)
+def test_a_number_may_be_sent_as_the_tools_write_it(text: str, number: float) -> None:
+    assert read("write_reflection", **REFLECTION, effect=text)["effect"] == number
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "1_000", "0x10", "t001", "1" * 400, "."])
+def test_a_text_that_is_no_finite_number_is_refused(text: str) -> None:
+    assert "effect" in refusal("write_reflection", **REFLECTION, effect=text)
+
+
+def test_an_empty_list_counts_as_left_out_and_one_object_as_a_list_of_one() -> None:
+    assert read("run_trial", **SESSION, changes=[], hypothesis=[]) == SESSION
+    assert read("wait_trial", **SESSION, trial=[]) == SESSION
+    listed = read("run_trial", **SESSION, changes_list={"knob": "lr", "value": "0.001"})
+    assert listed["changes_list"] == [{"knob": "lr", "value": "0.001"}]

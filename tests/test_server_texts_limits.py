@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from mcp import Client
 
+from virtualmle.data.errors import ConfigError
 from virtualmle.memory.text import quote
 from virtualmle.models.config import KNOBS
 from virtualmle.models.knobs.declaration import DIMENSIONS
@@ -20,7 +21,8 @@ from virtualmle.sandbox.protocol import load_protocol
 from virtualmle.server.app import build_server
 from virtualmle.server.texts.knobs import knob_lines
 from virtualmle.server.texts.rendering import text_of
-from virtualmle.tools.knob_entries import explained_knobs, knob_rows
+from virtualmle.server.texts.state import POOLED
+from virtualmle.tools.knob_entries import MOST_DESCRIBED, explained_knobs, knob_rows
 from virtualmle.tools.results import (
     Budget,
     HypothesisOutcome,
@@ -30,6 +32,7 @@ from virtualmle.tools.results import (
     TrialObservation,
 )
 from virtualmle.tools.views import (
+    ActionSpaceView,
     BestTrial,
     Coverage,
     FirstReflection,
@@ -256,7 +259,7 @@ def test_a_state_says_how_many_knobs_and_values_it_leaves_out_and_how_to_see_the
     rest = len(NAMES) - len(shown)
     assert lines[pooled - 1] == f"  … {rest} more knobs; query='KNOB' shows one with all its values"
     ends = f"{len(NAMES)} knobs; query='KNOB' shows one with all its values"
-    assert lines[pooled] == f"effects in earlier sessions, relative: {ends}", "none of them has room"
+    assert lines[pooled] == f"{POOLED} {ends}", "none of them has room"
     few = state().model_copy(update={"effects": {"lr": state().effects["lr"]}, "history_effects": {}})
     assert "\n  query='KNOB' shows one with all its values\n" in view_text("state", few)
     one = state().effects["lr"].model_copy(update={"values": state().effects["lr"].values[:2]})
@@ -326,12 +329,24 @@ def test_the_knobs_of_both_backbones_are_one_line_each_within_the_brief() -> Non
     ],
 )  # fmt: skip
 def test_a_query_finds_knobs_by_name_alias_in_words_or_dimension(query: str, knobs: list[str]) -> None:
-    found = [row.knob for row in explained_knobs(SPACE, "sasrec", query)]
+    found = [row.knob for row in explained_knobs(SPACE, "sasrec", query)[0]]
     assert set(knobs) <= set(found) and len(found) <= len(knobs) + 4  # beside dropout: embedding_dropout, …
+
+
+def test_a_query_in_sentences_finds_the_few_knobs_whose_descriptions_fit_best() -> None:
+    found, more = explained_knobs(SPACE, "sasrec", "which latest items and events count")
+    assert len(found) == MOST_DESCRIBED and more > 0 and "items" in (found[0].does or "")
+    view = ActionSpaceView(backbone="sasrec", knobs=found, more=more)
+    text = text_of(MemoryView(session="demo-sasrec-1", view="action_space", content=view.content()))
+    assert text.endswith(f"{more} more descriptions match; name the knobs or a dimension.")
+    assert {row.dimension for row in explained_knobs(SPACE, "sasrec", "Regularization")[0]} == {"regularisation"}
+    with pytest.raises(ConfigError, match="no knob of sasrec matches"):
+        explained_knobs(SPACE, "sasrec", "a")
 
 
 @pytest.mark.parametrize("knob", ["popularity_weight", "transition_weight", "cooccurrence_weight"])
 def test_the_text_of_a_weight_says_in_what_unit_it_is(knob: str) -> None:
-    (row,) = explained_knobs(SPACE, "sasrec", knob)
+    (row,), more = explained_knobs(SPACE, "sasrec", knob)
+    assert not more
     assert row.does is not None and "standard deviations" in row.does
     assert row.rounded_to is not None and "significant digits" in row.rounded_to

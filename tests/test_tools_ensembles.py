@@ -142,6 +142,8 @@ def test_a_list_that_is_no_ensemble_is_refused_and_costs_nothing(ws: Workspace, 
     assert message in str(error.value)
     if "unknown" in message or "share" in message:
         assert "possible members now: t003, " in str(error.value) and f"{OTHER}/t001" in str(error.value)
+        asked = run_trial(ws, SESSION, {"ensemble": names}, dry_run=True).plan
+        assert asked is not None and (asked.would, asked.reason) == ("refuse", str(error.value))
     assert len(ws.memory.trials.all(SESSION)) == 5
 
 

@@ -69,6 +69,11 @@ def test_a_dry_run_of_a_known_configuration_names_its_trial(ws: Workspace) -> No
     assert found.plan.trials_left == 2, "it costs nothing"
 
 
+def test_a_dry_run_of_a_sweep_with_one_setting_names_it(ws: Workspace) -> None:
+    found = sweep(ws, SESSION, [{"transition_weight": 2.0}], base="default", dry_run=True)
+    assert found.changes == {"transition_weight": 2.0}
+
+
 def test_a_dry_run_says_that_it_would_only_score_again(ws: Workspace) -> None:
     found = run_trial(ws, SESSION, {"transition_weight": 4.0}, base="default", dry_run=True)
     assert found.plan is not None and found.plan.rescores

@@ -54,6 +54,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+def test_a_setting_that_changes_nothing_is_measured_already_and_costs_nothing(home: Path) -> None:
+    ws = Workspace.open(home, settings=Settings(threads=1, with_reflection=False))
+    run_trial(ws, SESSION, {**TINY, "epochs": 300, "patience": 60}, wait_seconds=0)
+    until(lambda: (wait_trial(ws, SESSION, "t002", 0).progress or {}).get("epoch", 0) >= 2)
+    ended = cancel_trial(ws, SESSION, "t002", keep_best=True)
+    assert ended.status == "finished", "run_trial with its configuration would train on"
+    for base in ("t001", "t002"):
+        found = sweep(ws, SESSION, [{}], base=base)
+        assert (found.duplicate, found.trial) == (True, base)
+    assert len(ws.memory.trials.all(SESSION)) == 2
+    ws.close()
+
+
 @pytest.fixture
 def home(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "home"))

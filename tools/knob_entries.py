@@ -8,7 +8,11 @@ from ..data.errors import ConfigError
 from ..models.config import KNOBS
 from ..models.knobs.declaration import DIMENSIONS
 from ..sandbox.action_space import ActionSpace
+from ..sandbox.reflection import british
 from .views import KnobRow
+
+MOST_DESCRIBED = 8
+SHORTEST_WORD = 4  # of a query that is looked for in descriptions
 
 
 def knob_rows(space: ActionSpace, backbone: str) -> list[KnobRow]:
@@ -22,26 +26,34 @@ def rows_named(rows: Sequence[KnobRow], query: str) -> list[KnobRow]:
     return [row for row in rows if any(_names(row, word) for word in words)]
 
 
-def explained_knobs(space: ActionSpace, backbone: str, query: str) -> list[KnobRow]:
-    """The knobs that a word of `query` names, by name, alias or dimension, or else in what they do, with what they do.
+def explained_knobs(space: ActionSpace, backbone: str, query: str) -> tuple[list[KnobRow], int]:
+    """The knobs that a word of `query` names, by name, alias or dimension, with what they do; and how many more match.
 
+    If it names none, those whose description has its words, at most MOST_DESCRIBED: first those with most of them.
     Raises ConfigError if the query matches none.
     """
-    words = _words(query)
     rows = knob_rows(space, backbone)
-    found = rows_named(rows, query)
-    found = found or [row for row in rows if any(word in KNOBS[row.knob].about.text.casefold() for word in words)]
+    named = rows_named(rows, query)
+    found = named or _described(rows, query)
     if not found:
         raise ConfigError(
             f"no knob of {backbone} matches {query!r:.60}; leave query out for all knobs, or name a dimension: "
             f"{', '.join(DIMENSIONS)}"
         )
-    return [_explained(row) for row in found]
+    shown = found if named else found[:MOST_DESCRIBED]
+    return [_explained(row) for row in shown], len(found) - len(shown)
+
+
+def _described(rows: Sequence[KnobRow], query: str) -> list[KnobRow]:
+    """The rows whose description has a word of the query that is long enough to say something."""
+    words = {word for word in _words(query) if len(word) >= SHORTEST_WORD}
+    common = {row.knob: len(words.intersection(_words(KNOBS[row.knob].about.text))) for row in rows}
+    return sorted((row for row in rows if common[row.knob]), key=lambda row: -common[row.knob])
 
 
 def _words(query: str) -> list[str]:
-    """The words of a query, and neighbours joined as names are: "learning rate" is learning, rate and learning_rate."""
-    words = [word for word in re.split(r"[^0-9a-z_]+", query.casefold()) if word]
+    """The words of a query as names spell them, and neighbours joined: "Learning rate" has learning_rate, too."""
+    words = [british(word) for word in re.split(r"[^0-9a-z_]+", query.casefold()) if word]
     return [*words, *map("_".join, pairwise(words))]
 
 

@@ -1,5 +1,6 @@
 """What a call of run_trial or sweep would do, and which of its arguments have no effect. Nothing is started."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -23,8 +24,13 @@ def ignored_changes(base_handle: str, base: TrialConfig, config: TrialConfig, ch
     inert = inert_changes(config, changes)
     found = [f"{knob} has no effect: {reason}" for knob, reason in inert.items()]
     same = [knob for knob in changes if knob not in inert and getattr(config, knob) == getattr(base, knob)]
-    found += [f"{knob}={getattr(config, knob)!r} is the value of {base_handle} already" for knob in same]
+    found += [f"{knob}={_shown(getattr(config, knob))} is the value of {base_handle} already" for knob in same]
     return "; ".join(found)[:IGNORED_LENGTH]
+
+
+def _shown(value: Any) -> str:
+    """The value of a knob as a client writes it."""
+    return "none" if value == "" else json.dumps(value)
 
 
 def planned(

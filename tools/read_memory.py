@@ -341,13 +341,13 @@ def _long_term(ws: Workspace, session: SessionRecord, query: str) -> LongTermVie
 
 def _action_space(ws: Workspace, session: SessionRecord, query: str) -> ActionSpaceView:
     space = ws.session_protocol(session).space
-    rows = explained_knobs(space, session.backbone, query) if query else knob_rows(space, session.backbone)
-    return ActionSpaceView(backbone=session.backbone, knobs=rows)
+    rows, more = explained_knobs(space, session.backbone, query) if query else (knob_rows(space, session.backbone), 0)
+    return ActionSpaceView(backbone=session.backbone, knobs=rows, more=more)
 
 
 def _protocol(ws: Workspace, session: SessionRecord, query: str) -> ProtocolView:
     rules = protocol_summary(ws.session_protocol(session), session)
-    text = session.protocol_text if query == WHOLE_PAGE else ""
+    text = session.protocol_text if query.strip().lower() == WHOLE_PAGE else ""
     return ProtocolView(sha256=session.protocol_hash, rules=rules, text=text)
 
 

@@ -7,17 +7,17 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from ..data.errors import AdmissionError, ConflictError, MachineError, SessionError, TrialError
+from ..data.errors import AdmissionError, ConfigError, ConflictError, MachineError, SessionError, TrialError
 from ..memory.records import Hypothesis, SessionRecord, TrialOutcome, TrialRecord
 from ..memory.text import clean_text
 from ..memory.trials import handle_of
 from ..models.config import TrialConfig, fingerprint, train_hash
 from ..sandbox.changes import KnobValue, merged_changes
 from ..sandbox.ended_early import trains_on
-from ..sandbox.program import admit
+from ..sandbox.program import Admission, admit
 from ..training.spec import EnsembleMember, TrialSpec, read_spec
 from ..trials.replay import serve
-from .guidance import budget_of, pending_reflection
+from .guidance import budget_of, pending_reflection, stop_of
 from .help_text import described
 from .members import members_for, with_short_names
 from .observation import observe
@@ -81,8 +81,10 @@ def run_trial(
         changes=changes,
         heuristics=heuristics,
         override_reason=override_reason,
+        stop=stop_of(ws, record, trials),
     )
     if dry_run:
+        admission = _with_members(ws, record, config, admission)
         base_of = (base_handle, base_config)
         plan = planned(ws, record, trials, [config], admission, heuristics, base_of, changes)
         return plan.model_copy(update=said)
@@ -110,6 +112,16 @@ def run_trial(
         return run_trial(ws, session, given, hypothesis, base, override_reason, wait_seconds)
     observed = wait_trial(ws, session, handle, wait_seconds).model_copy(update=said)
     return with_estimate(ws, record, observed, config, trials)
+
+
+def _with_members(ws: Workspace, session: SessionRecord, config: TrialConfig, admission: Admission) -> Admission:
+    """The decision on a trial that is not started: refused as well if a member of its ensemble may not be one."""
+    try:
+        if admission.kind == "admitted" and not session.replay:
+            members_for(ws, session, config)
+    except ConfigError as error:
+        return Admission("refused", str(error))
+    return admission
 
 
 def start_trial(

@@ -12,7 +12,7 @@ from ..sandbox.action_space import ActionSpace
 from ..sandbox.changes import merged_settings
 from ..sandbox.program import Admission, admit
 from ..sandbox.sweeping import complete, differences, plan_settings
-from .guidance import budget_of, pending_reflection
+from .guidance import budget_of, pending_reflection, stop_of
 from .help_text import described
 from .observation import observe
 from .places import occupation
@@ -58,14 +58,17 @@ def sweep(
     roundings = [protocol.space.roundings(record.backbone, setting) for setting in settings]
     rounded = ", ".join(dict.fromkeys(text for text in roundings if text))[:ROUNDED_LENGTH]
     said = {"rounded": rounded, "ignored": _ignored(handle, config, settings, protocol.space)}
-    admissions = [_admit(ws, record, trials, running, config, setting) for setting in configs]
+    default = default_trial(ws, record, trials) if handle == "default" else None
+    measured = default.handle if default else handle
+    admissions = [_admit(ws, record, trials, running, config, setting, measured) for setting in configs]
     refused = next((admission for admission in admissions if admission.kind == "refused"), None)
     known = [admission.trial for admission in admissions if admission.trial]
     all_known = f"{', '.join(dict.fromkeys(known))} measured all of these settings; nothing was spent"
     new = [setting for setting, admission in zip(configs, admissions, strict=True) if not admission.trial]
     if dry_run:
         decided = refused or (Admission("admitted", "") if new else Admission("duplicate", all_known, known[0]))
-        plan = planned(ws, record, trials, new or configs, decided, (), (handle, config), {})
+        changes = differences(config, new[0].model_dump()) if len(new) == 1 else {}
+        plan = planned(ws, record, trials, new or configs, decided, (), (handle, config), changes)
         return plan.model_copy(update=said)
     if refused:
         raise AdmissionError(refused.reason)
@@ -125,8 +128,11 @@ def _admit(
     running: list[TrialRecord],
     base: TrialConfig,
     config: TrialConfig,
+    measured: str,
 ) -> Admission:
     changes = differences(base, config.model_dump())
+    if not changes:  # the base was measured, even if it may be trained on
+        return Admission("duplicate", "", measured)
     return admit(
         session_state=session.state,
         trials=trials,
@@ -136,4 +142,5 @@ def _admit(
         base=base,
         config=config,
         changes=changes,
+        stop=stop_of(ws, session, trials),
     )

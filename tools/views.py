@@ -409,10 +409,12 @@ class ActionSpaceView(View):
 
     backbone: str
     knobs: list[KnobRow]
+    more: int = 0  # further knobs whose description matches the query
 
     def content(self) -> dict[str, Any]:
         """The plain values for the wire, without the attributes of a knob that do not apply."""
-        return {"backbone": self.backbone, "knobs": [row.content() for row in self.knobs]}
+        more = {"more": self.more} if self.more else {}
+        return {"backbone": self.backbone, "knobs": [row.content() for row in self.knobs], **more}
 
 
 class ProtocolView(View):

@@ -19,7 +19,7 @@ def knob_lines(rows: Iterable[KnobRow]) -> list[str]:
 
 def knob_entry(row: KnobRow) -> str:
     """One knob: its name, its values, its default."""
-    return f"{row.knob} {_values(row)} = {value(row.default) or 'none'}"
+    return f"{row.knob} {_values(row)} = {value(row.default)}"
 
 
 def action_space_text(view: ActionSpaceView) -> str:
@@ -27,7 +27,8 @@ def action_space_text(view: ActionSpaceView) -> str:
     if not any(row.does for row in view.knobs):
         hint = "What a knob does: read_memory(view='action_space', query='lr dropout')."
         return "\n".join([f"{len(view.knobs)} knobs of {view.backbone}. {LEGEND}.", *knob_lines(view.knobs), hint])
-    return "\n".join(_explained(row) for row in view.knobs)
+    more = [f"{view.more} more descriptions match; name the knobs or a dimension."] if view.more else []
+    return "\n".join([*map(_explained, view.knobs), *more])
 
 
 def _explained(row: KnobRow) -> str:

@@ -114,7 +114,9 @@ def _said(found: TrialObservation) -> list[str]:
 def _facts(found: TrialObservation) -> list[str]:
     """What is out of the ordinary about the trial."""
     notes = []
-    if found.duplicate:
+    if found.duplicate and found.status == "running":
+        notes.append("duplicate: it is running already, nothing was spent")
+    elif found.duplicate:
         notes.append("duplicate: tried before, nothing was spent")
     if found.machine_fault:
         notes.append("the machine failed, not the configuration; no budget was used")

@@ -17,7 +17,7 @@ MEMBERS_LENGTH = 200
 NEXT_LENGTH = 240
 GAIN = "; NDCG@10 is expected"  # where a reason goes on with the figures of the proposal
 EFFECTS = "effects per knob, in NDCG@10 over the value before ->:"
-POOLED = "effects in earlier sessions, relative:"
+POOLED = "effects in earlier sessions, as shares of the NDCG@10 of their first trial:"
 SHARED = " (* shared among knobs changed together)"
 ALL_VALUES = "query='KNOB' shows one with all its values"
 LAST_LINE = 80  # bytes for how many knobs are left out, and how to see them
