@@ -6,7 +6,8 @@ For each dataset and backbone, random orders of the recorded trials are replayed
 the Program's verdicts. *Lost*: of the trials that would have been kept at their end, the share that the rule stops.
 *Saved*: of the seconds of all trials, the share that the rule does not spend. *Best*: the best NDCG@10 of a raced
 session over that of the session without racing. *Ceiling*: the share that a rule would save which knows how every
-trial ends, and stops those that would not be kept after epoch 3. A slow starter had less than half of its final NDCG@10
+trial ends, and stops those that would not be kept after epoch 3. *Bounds held*: of the stopped trials, the share whose
+final NDCG@10 is at most the bound that the rule gave. A slow starter had less than half of its final NDCG@10
 after a quarter of the epochs to its best one. With memory, the rule also knows the curves of the other datasets.
 `curves/collect.py` recorded the trials, and `curves/engineer.py` those with score priors.
 """
@@ -25,7 +26,7 @@ from held_out import GRID, held_out
 from raced import Raced, pools_of
 from record import RESULTS, environment, parser_of, save
 from recorded import CURVES, WITH_PRIORS, read_curves
-from replay import Played, Pool, is_slow_starter, orders, play
+from replay import Pool, is_slow_starter, orders, play
 
 Row = dict[str, object]
 PROVENANCE = """\
@@ -53,11 +54,13 @@ TITLES = {
     "engineer": "Sessions of the engineer with score priors, in their recorded order, without memory",
     "engineer shuffled": "The same, the trials after the first sweep in random orders",
 }
-HEAD = ("trials", "slow", "would be kept", "lost", "slow lost", "stopped", "slow stopped", "saved", "ceiling", "best")
+HEAD = ("trials", "slow", "would be kept", "lost", "slow lost", "stopped", "slow stopped", "saved", "ceiling", "best",
+        "bounds held")  # fmt: skip
 
 
-def row_of(pool: Pool, raced: Sequence[Played], full: Sequence[Played]) -> Row:
-    """The figures of many replays of a pool."""
+def row_of(rule: Raced, pool: Pool, sessions: Sequence[Sequence[int]]) -> Row:
+    """The figures of many replays of a pool, with the rule and without it."""
+    raced, full = ([play(pool, one, racing) for one in sessions] for racing in (rule, None))
     indices = np.concatenate([played.order for played in raced])
     slow = np.array([is_slow_starter(curve) for curve in pool.curves])[indices]
     keep, stopped, lost = (
@@ -77,6 +80,7 @@ def row_of(pool: Pool, raced: Sequence[Played], full: Sequence[Played]) -> Row:
         "saved": 1 - spent / seconds,
         "ceiling": 1 - oracle / seconds,
         "best": float(np.mean([one.best / other.best for one, other in zip(raced, full, strict=True)])),
+        "bounds held": _share(np.array([final <= bound for bound, final in rule.bounds]), np.ones(len(rule.bounds))),
     }
 
 
@@ -105,7 +109,7 @@ def recorded_order(pools: dict[str, Pool], session: str) -> dict[str, Row]:
     rows = {}
     for name, pool in pools.items():
         order = [index for index, curve in enumerate(pool.curves) if curve.session == session]
-        rows[name] = row_of(pool, [play(pool, order, Raced(pool, []))], [play(pool, order, None)])
+        rows[name] = row_of(Raced(pool, []), pool, [order])
     rows["**all**"] = total(list(rows.values()))
     return rows
 
@@ -132,8 +136,7 @@ def shuffled(pools: dict[str, Pool], sessions: int) -> dict[str, Row]:
         rng = np.random.default_rng(len(rows))
         swept = next((index for index, curve in enumerate(pool.curves) if curve.rescored), len(pool) - 1) + 1
         found = [[*range(swept), *(swept + rng.permutation(len(pool) - swept)).tolist()] for _ in range(sessions)]
-        rule = Raced(pool, [])
-        rows[name] = row_of(pool, [play(pool, one, rule) for one in found], [play(pool, one, None) for one in found])
+        rows[name] = row_of(Raced(pool, []), pool, found)
     rows["**all**"] = total(list(rows.values()))
     return rows
 
@@ -144,9 +147,7 @@ def measure(pools: dict[str, Pool], with_memory: bool, arguments: argparse.Names
     for name, pool in pools.items():
         rule = Raced(pool, [other for other in pools.values() if other is not pool] if with_memory else [])
         sessions = orders(pool, arguments.sessions, arguments.length, seed=len(rows))
-        rows[name] = row_of(
-            pool, [play(pool, one, rule) for one in sessions], [play(pool, one, None) for one in sessions]
-        )
+        rows[name] = row_of(rule, pool, sessions)
     rows["**all**"] = total(list(rows.values()))
     return rows
 

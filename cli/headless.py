@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
-from mcp import Client, StdioServerParameters
-from mcp.types import Implementation
+from mcp import Client, MCPError, StdioServerParameters
+from mcp.types import CONNECTION_CLOSED, Implementation
 from rich.console import Console
 
 from .. import __version__
@@ -24,7 +24,7 @@ from ..agents.loop import run_agent, run_trials
 from ..agents.registry import ASKING, AgentOptions, make_agent
 from ..agents.seeding import Seeding
 from ..agents.watched import WatchedModel
-from ..data.errors import VirtualMLEError
+from ..data.errors import SessionError, VirtualMLEError
 from ..memory.store import Memory
 from ..tools.results import FinalResult
 from ..tracking.targets import Target
@@ -99,10 +99,25 @@ def _run(plan: HeadlessRun, settings: "Settings", as_json: bool, display: Displa
         raise typer.Exit(INTERRUPTED) from None
     except VirtualMLEError as error:
         raise type(error)(in_commands(str(error), commands())) from None
+    except (MCPError, ExceptionGroup) as error:
+        if not _is_connection_lost(error):
+            raise
+        again = commands().resume if commands().session else "the same command"
+        raise SessionError(
+            "the server has ended; its running trials continue in the background, and nothing is lost. To resume: "
+            f"{again}"
+        ) from None
     if isinstance(result, LeftOpen):
         _show_open(plan.home, result, commands(), as_json)
     else:
         show_result(plan.home, result, as_json)
+
+
+def _is_connection_lost(error: Exception) -> bool:
+    """Whether the error, or one in a group of errors, is that the connection to the server has ended."""
+    if isinstance(error, ExceptionGroup):
+        return any(_is_connection_lost(each) for each in error.exceptions)
+    return isinstance(error, MCPError) and error.error.code == CONNECTION_CLOSED
 
 
 def _announce(plan: HeadlessRun, brief: Brief, settings: "Settings", on_event: OnEvent) -> None:

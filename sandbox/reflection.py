@@ -62,7 +62,7 @@ def check_reflection(
         notes.append(mismatch)
     if limit is not None and claim.effect is not None and claim.effect > limit:
         check = "contradicted"
-        notes.append(f"an effect of {claim.effect:+.4f} is claimed, but at most {limit:+.4f} is possible")
+        notes.append(f"an effect of {claim.effect:+.4f} is claimed, but at most {limit:+.4f} is expected")
     default = space.default(trial.config["backbone"])
     doubts = [
         *_unverifiable_size(trial, claim.effect),
@@ -149,7 +149,7 @@ def _check_stopped(trial: TrialRecord, helped: Helped, limit: float | None) -> t
     note = f"{trial.handle} was stopped early"
     if limit is None or trial.bound is None:
         return ("supported" if helped == "unclear" else "unsupported"), f"{note}: nothing is known against its base"
-    note += f": NDCG@10 would have reached at most {trial.bound:.4f}, {limit:+.4f} against its base {trial.base}"
+    note += f": NDCG@10 is expected to reach at most {trial.bound:.4f}, {limit:+.4f} against its base {trial.base}"
     if limit >= 0:
         unknown = f"{note}, so whether the change helped is not known; run the same configuration again to find out"
         return ("supported" if helped == "unclear" else "unsupported"), unknown

@@ -114,7 +114,7 @@ def _lifespan(ws: Workspace, updates: Updates) -> Callable[[Any], Any]:
         try:
             running = await anyio.to_thread.run_sync(adopt_all, ws)
             if running:
-                logger.info("trials of an earlier server that are still running: %s", ", ".join(running))
+                logger.info("running already, of an earlier server or another one: %s", ", ".join(running))
         except VirtualMLEError as error:  # one damaged session must not block the others
             logger.warning("could not record the trials that ended while no server was running: %s", error)
         async with anyio.create_task_group() as tasks:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.quick_home import environment, quick_home
@@ -116,6 +117,25 @@ def test_the_doctor_accepts_a_home_with_a_finalized_session(output_of: OutputOf)
             "isolation"} <= set(findings)  # fmt: skip
     assert findings["memory"]["detail"].startswith("1 session,") and "L1" in findings["isolation"]["detail"]
     assert (found["level"], found["attacks"]) == ("L1", [])
+
+
+@pytest.mark.parametrize("parallel", ["1", "2"])
+def test_a_tune_whose_server_is_killed_says_how_to_resume(tmp_path: Path, parallel: str) -> None:
+    home = quick_home(tmp_path / "home")
+    options = ["--agent", "random", "--parallel", parallel, "--threads", "1", "--home", str(home)]
+    command = [*BASE, "tune", "demo", *options]
+    with subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True) as tuning:
+        assert tuning.stderr is not None
+        for line in tuning.stderr:
+            if line.startswith("opened"):
+                (server,) = [each for each in psutil.Process(tuning.pid).children() if "serve" in each.cmdline()]
+                server.kill()
+                break
+        messages = tuning.stderr.read()
+        assert tuning.wait(timeout=120) == 1, messages
+    (line,) = [line for line in messages.splitlines() if "the server has ended" in line]
+    assert f"virtualmle sessions resume demo-sasrec-1 --home {home}" in line
+    assert "Traceback" not in messages and "please report" not in messages
 
 
 def test_an_interrupted_tune_prints_how_to_resume_and_resuming_completes_it(tmp_path: Path) -> None:

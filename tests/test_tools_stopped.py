@@ -144,7 +144,7 @@ def test_claims_about_a_stopped_trial_are_checked_against_its_bound(raced: Raced
     unverifiable = raced.reflect(raced.handle, "no", effect=delta - 0.01)
     assert unverifiable.check == "unsupported" and "cannot be verified" in unverifiable.note
     too_small = raced.reflect(raced.handle, "no", effect=delta / 2)
-    assert too_small.check == "contradicted" and f"at most {delta:+.4f} is possible" in too_small.note
+    assert too_small.check == "contradicted" and f"at most {delta:+.4f} is expected" in too_small.note
     lesson = f"a slow pace: NDCG@10 at most {raced.record.bound:.4f}, {delta:+.4f} against its base"
     assert raced.reflect(raced.handle, "no", lesson=lesson).check == "supported"
     assert raced.reflect(raced.handle, "no", lesson="it ended at NDCG@10 0.0312").check == "unsupported"

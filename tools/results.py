@@ -69,7 +69,7 @@ class StoppedTrial(BaseModel):
     epoch: int = Field(description="the epoch after which it was stopped")
     epochs: int = Field(description="the epochs that its configuration allows")
     reached: float = Field(description="NDCG@10 of the model without score priors when it was stopped")
-    at_most: float | None = Field(description="upper bound of the NDCG@10 that it would have reached")
+    at_most: float | None = Field(description="estimated upper bound of the NDCG@10 that it would have reached")
     base_delta_at_most: float | None = Field(
         description="upper bound of the difference to the base; below 0: the change hurt; otherwise nothing is known"
     )

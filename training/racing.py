@@ -155,7 +155,7 @@ def decide(
             f"stopped after epoch {epochs[-1]} of {len(context.progress)} at NDCG@10 {scored[best]:.4f}"
             f"{'' if scored == model else ' with score priors'} (z = {needed.z_at_epoch:+.1f} against "
             f"{context.incumbent} there{'' if context.same_scores else ', both bare'}): by {_grounds(sources)} it "
-            f"would end at {bound:.4f} at most, and a keep needs {needed.ndcg10:.4f}"
+            f"is expected to end at {bound:.4f} at most, and a keep needs {needed.ndcg10:.4f}"
         ),
     )
 

@@ -38,6 +38,7 @@ class Raced:
 
     def __init__(self, pool: Pool, others: Sequence[Pool]) -> None:
         backbone = pool.curves[0].backbone
+        self.bounds: list[tuple[float, float]] = []  # of the stopped trials: upper bound of the final, and the final
         self.runs = [run_of(curve, pool.num_users) for curve in pool.curves]
         self.memory = [
             run_of(curve, other.num_users, ELSEWHERE)
@@ -66,6 +67,7 @@ class Raced:
             needed = base.final - errors * KEEP_Z * pool.compare(candidate, incumbent, candidate_epoch=epoch).se
             bound = judged_bound({at: bare[at] for at in bare if at <= epoch}, judged, context)
             if hopeless(bound, needed, pool.compare(candidate, incumbent, epoch, epoch, bare=not same).z):
+                self.bounds.append((bound, curve.final))
                 return epoch
         return None
 

@@ -139,7 +139,7 @@ def _takes(estimate: Estimate, *, is_timed: bool = False) -> list[str]:
 
 
 def _stopped(stop: StoppedTrial) -> str:
-    bound = "" if stop.at_most is None else f", would have reached at most {ndcg(stop.at_most)}"
+    bound = "" if stop.at_most is None else f", expected to reach at most {ndcg(stop.at_most)}"
     against = "" if stop.base_delta_at_most is None else f" ({signed(stop.base_delta_at_most)} against its base)"
     return (
         f"stopped after epoch {stop.epoch}/{stop.epochs} at {ndcg(stop.reached)} without score priors{bound}{against}; "
