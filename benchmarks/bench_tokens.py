@@ -17,7 +17,7 @@ TIKTOKEN_CACHE_DIR names. Without it they are estimated (`agents/llm/tokens.py`)
 import asyncio
 import json
 import os
-import shutil
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable
@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help=f"keep the tables in results/{RESULT}.md")
     options = parser.parse_args()
     tokens, name = tokenizer()
-    commands = {"before": options.before, "now": shutil.which("virtualmle")}
+    commands = {"before": options.before, "now": str(Path(sys.executable).with_name("virtualmle"))}
     wholes, pages = {}, [f"Tokens: {name}."]
     for label, command in commands.items():
         if command is None:
