@@ -68,6 +68,14 @@ class Sessions(Repository):
         return _record(rows[0])
 
     @reads
+    def spelt(self, session: str) -> str:
+        """The id that a client means: `session`, or else the only one that differs from it in case and outer spaces."""
+        wanted = replace_surrogates(session.strip())
+        query = "SELECT id FROM sessions WHERE id = ? COLLATE NOCASE"
+        found = [row["id"] for row in self.db.query(query, [wanted])]
+        return found[0] if len(found) == 1 and session not in found else session
+
+    @reads
     def require_open(self, session: str) -> SessionRecord:
         """The session with this id; raises SessionError if it does not exist or is not open."""
         record = self.get(session)

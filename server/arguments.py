@@ -105,7 +105,7 @@ def _is_blank(value: Any) -> bool:
 
 def _is_empty(value: Any, schema: Schema) -> bool:
     """Whether the value of an optional property says nothing, as strict clients send it that must send something."""
-    if _is_blank(value) or (value == [] and schema["type"] != "array"):
+    if _is_blank(value) or (value == [] and schema["type"] in ("object", "string")):
         return True
     if isinstance(value, Mapping) and schema.get("properties"):
         choices = [name for name, part in schema["properties"].items() if "enum" in part]

@@ -96,6 +96,8 @@ def _mcp_function(ws: Workspace, tool: PlainTool, override: float | None) -> Cal
 
     async def call(context: Context[Workspace], **arguments: Any) -> BaseModel:
         requested = arguments.pop(WAIT, None)
+        if given := arguments.get("session"):
+            arguments["session"] = await anyio.to_thread.run_sync(ws.memory.sessions.spelt, given)
         if asks:
             check_answer(arguments.pop(ANSWER), arguments["session"])
         if waits:

@@ -73,6 +73,14 @@ def freeze(memory: Memory, session: str) -> None:
     assert memory.sessions.set_state(session, "open", "frozen")
 
 
+def test_an_id_is_spelt_as_the_only_session_that_differs_in_case(memory: Memory) -> None:
+    for name in ("shop-hstu-1", "Shop-hstu-2", "shop-hstu-2"):
+        memory.sessions.open(a_session(id=name))
+    assert memory.sessions.spelt(" SHOP-hstu-1 ") == "shop-hstu-1"
+    for name in ("Shop-hstu-2", "shop-hstu-2", "SHOP-HSTU-2", "shop-hstu-3"):  # exact, ambiguous, or unknown
+        assert memory.sessions.spelt(name) == name
+
+
 def test_a_session_is_read_as_stored_also_after_reopening(memory: Memory, tmp_path: Path) -> None:
     stored = memory.sessions.open(a_session(seed=7, with_reflection=False, profile={"users": 3, "nested": {"p": [1]}}))
     assert stored.id == "demo-hstu-1"

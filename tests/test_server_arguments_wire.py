@@ -55,7 +55,7 @@ async def test_trial_handles_are_read_in_any_case_and_answered_in_their_own(tmp_
         for named in ("T001", " t001 ", "T001, t001"):
             assert (await call(client, "wait_trial", session=session, trial=named))["trial"] == "t001"
         assert (await call(client, "cancel_trial", session=session, trial="T001"))["trial"] == "t001"
-        view = await call(client, "read_memory", session=session, view="trial", trial="T001")
+        view = await call(client, "read_memory", session=f" {session.upper()} ", view="trial", trial="T001")
         assert view["content"]["trial"] == "t001"
         rule = {"kind": "insight", "statement": "Narrow models are quick.", "evidence": ["T001"]}
         reflection = {"helped": "unclear", "dimension": "capacity", "lesson": "Narrow.", "evidence": "T001"}
