@@ -47,7 +47,7 @@ def follow_ups(history: History) -> list[Move]:
 def _further(history: History) -> Iterator[Move]:
     for knob in history.space.knobs.values():
         steps = history.reflected_steps(knob.name)
-        if not steps:
+        if not steps or knob.name in _bounds(history):
             continue
         if choices := choices_of(knob):
             seen = {value for step in steps for value in (step.before, step.after)}
@@ -148,6 +148,8 @@ def _reconsider(history: History) -> Iterator[Move]:
         knob = history.space.knobs.get(name)
         if knob is None or name not in reflected or choices_of(knob) or history.steps(name):
             continue
+        if name in _bounds(history):
+            continue
         away = 1 if value > history.space.defaults[name] else -1
         for direction, share in ((away, 1.0), (-away, UNCERTAIN)):
             if (target := neighbour(name, value, direction, history.space)) is not None:
@@ -189,6 +191,12 @@ def keeps_the_model(changes: KnobValues, history: History) -> bool:
         for values in (current, current | changes)
     )
     return bool(after <= before)
+
+
+def _bounds(history: History) -> tuple[str, ...]:
+    """The knobs that only bound a training, so that its curve says whether to raise them (`_from_curve`)."""
+    decays = history.current.get("schedule", "constant") != "constant"
+    return ("patience",) if decays else ("epochs", "patience")
 
 
 def _raised(history: History, name: str) -> KnobValues:
