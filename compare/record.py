@@ -115,6 +115,7 @@ def tasks_of(request: RecordRequest) -> list[RecordTask]:
             parallel=request.parallel,
             device=request.device,
             threads=request.threads,
+            jobs=request.jobs,
             page=str(page),
             page_sha256=digest_of(page),
             recipes=str(recipes),

@@ -23,6 +23,7 @@ from ..tools.receipts import receipt_of
 from ..tools.workspace import trial_directory
 from ..training.spec import read_spec
 from .outcome import RESULT, Ended, TrialResult, stored_progress, trial_result
+from .provenance import machine, versions
 from .record_task import Part, RecordTask
 
 
@@ -70,6 +71,7 @@ class RecordResult(Ended):
     profile: dict[str, Any]  # train-only statistics of the dataset
     parts: tuple[PartResult, ...]
     wall_seconds: float
+    provenance: dict[str, Any] = {}  # where and how its sessions ended; empty if an earlier version has stored it
 
     @property
     def num_trials(self) -> int:
@@ -106,7 +108,15 @@ def read_record(task: RecordTask, parts: Sequence[Part]) -> RecordResult:
         profile=sessions[0].profile,
         parts=read,
         wall_seconds=round(stored_progress(home).wall_seconds, 1),
+        provenance=provenance_of(task, read),
     )
+
+
+def provenance_of(task: RecordTask, parts: Sequence[PartResult]) -> dict[str, Any]:
+    """The machine, the versions, and how the sessions were run, at the time of this call."""
+    devices = dict.fromkeys(part.device for part in parts if part.device)
+    run = {"device": ", ".join(devices), "threads": task.threads, "parallel": task.parallel, "jobs": task.jobs}
+    return {**machine(), **versions(), **run}
 
 
 def _part(home: Path, memory: Memory, part: Part, session: SessionRecord) -> PartResult:

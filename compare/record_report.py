@@ -9,7 +9,6 @@ from ..data.atomic import write_bytes
 from ..data.errors import HomeError
 from ..data.wording import counted
 from ..report import formats
-from .provenance import machine, versions
 from .published import published, published_table, source_lines
 from .record import NAME, Recorded
 from .record_outcome import PartResult, RecordResult
@@ -25,16 +24,14 @@ def write_record(recorded: Recorded) -> list[Path]:
     """Write record.md, record.json and the receipts into the directory of the record; returns the paths, the Markdown
     first. Raises HomeError if it cannot be written."""
     out = recorded.request.out
-    provenance = provenance_of(recorded)
     content = {
-        "provenance": provenance,
         "repetitions": recorded.tasks[0].repetitions,
         "looks_elsewhere": recorded.looks_elsewhere,
         "failures": recorded.failures,
         "records": [result.model_dump(mode="json") for result in recorded.results],
     }
     files = {
-        out / f"{NAME}.md": as_markdown(recorded, provenance).encode(),
+        out / f"{NAME}.md": as_markdown(recorded).encode(),
         out / f"{NAME}.json": (json.dumps(content, indent=1, allow_nan=False) + "\n").encode(),
         **{out / receipt_file(part): receipt for part, receipt in _receipts(recorded)},
     }
@@ -47,12 +44,16 @@ def write_record(recorded: Recorded) -> list[Path]:
     return list(files)
 
 
-def provenance_of(recorded: Recorded) -> dict[str, Any]:
-    """The machine, the versions, and how the sessions were run."""
-    devices = dict.fromkeys(part.device for _, part in _rows(recorded.results) if part.device)
-    request = recorded.request
-    run = {"device": ", ".join(devices), "threads": request.threads, "parallel": request.parallel, "jobs": request.jobs}
-    return {**machine(), **versions(), **run}
+def provenance_lines(results: Sequence[RecordResult]) -> list[str]:
+    """The machine, the versions, and how the sessions were run: one list, or a line per dataset if they differ."""
+    first = results[0].provenance
+    if first and all(result.provenance == first for result in results):
+        return [f"- {name}: {value}" for name, value in first.items()]
+    return [f"- {result.dataset}: {_in_words(result.provenance)}" for result in results]
+
+
+def _in_words(provenance: dict[str, Any]) -> str:
+    return "; ".join(f"{name} {value}" for name, value in provenance.items()) or "not stored by an earlier version"
 
 
 def receipt_file(part: PartResult) -> str:
@@ -70,7 +71,7 @@ def _rows(results: Sequence[RecordResult]) -> list[Row]:
     return [(result, part) for result in results for part in result.parts]
 
 
-def as_markdown(recorded: Recorded, provenance: dict[str, Any]) -> str:
+def as_markdown(recorded: Recorded) -> str:
     """The record as Markdown."""
     rows = _rows(recorded.results)
     tables = [
@@ -78,10 +79,9 @@ def as_markdown(recorded: Recorded, provenance: dict[str, Any]) -> str:
         trials_table(rows), cost_table(rows), receipts_table(rows),
     ]  # fmt: skip
     quoted = quoted_table(recorded.results)
-    machine_lines = [f"- {name}: {value}" for name, value in provenance.items()]
     lines = [
         "# The record", "", about(recorded), "", *(markdown(table) for table in tables if table.rows),
-        "## Machine and versions", "", *machine_lines, "",
+        "## Machine and versions", "", *provenance_lines(recorded.results), "",
         *([markdown(quoted), *source_lines(), ""] if quoted.rows else []),
         "## What these figures cannot say", "", *(f"- {note}" for note in notes(recorded)), "",
     ]  # fmt: skip

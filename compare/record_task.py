@@ -38,6 +38,7 @@ class RecordTask(Job):
     ensemble: bool = False
     repetitions: int
     parallel: int = 1  # trials of a session at a time, repetitions included
+    jobs: int = 1  # datasets at a time; as `parallel`, it changes seconds only
     seed: int = 0
     device: str = "auto"
     page: str  # path of the protocol page
@@ -48,7 +49,7 @@ class RecordTask(Job):
     @property
     def digest(self) -> str:
         """A hash of what determines the sessions; paths do not, the contents of their files do."""
-        fields = self.model_dump(exclude={*PATHS, "parallel"})
+        fields = self.model_dump(exclude={*PATHS, "parallel", "jobs"})
         return hashlib.sha256(repr(sorted(fields.items())).encode()).hexdigest()[:DIGEST]
 
     def parts(self) -> tuple[Part, ...]:

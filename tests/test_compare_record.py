@@ -162,8 +162,10 @@ def test_receipts_lie_beside_the_record_and_hold_on_any_machine(recorded: Path) 
 def test_a_second_run_runs_nothing_and_another_record_counts_the_looks_of_the_first(recorded: Path, home: Path) -> None:
     result = inner_home(recorded) / "result.json"
     before = result.stat().st_mtime_ns
-    again = run(*words(home, "calm", "--json"))
+    text = (recorded / "record.md").read_text(encoding="utf-8")
+    again = run(*words(home, "calm", "--json", "--parallel", "2"))
     assert result.stat().st_mtime_ns == before and again.stderr == ""
+    assert (recorded / "record.md").read_text(encoding="utf-8") == text and "- parallel: 1\n" in text
     assert json.loads(again.stdout)["looks_elsewhere"] == {"demo": 0}
 
 

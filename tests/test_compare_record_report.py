@@ -1,0 +1,63 @@
+"""What a record states of its results: where they come from, the two orders of ties, the default, and the looks."""
+
+from pathlib import Path
+from typing import Any
+
+from virtualmle.compare.record import Recorded, RecordRequest, tasks_of
+from virtualmle.compare.record_outcome import PartResult, RecordResult, provenance_of
+from virtualmle.compare.record_report import as_markdown, provenance_lines
+from virtualmle.examiner.request import TestResult
+
+STORED = {"date": "2026-01-02", "commit": "abc1234", "parallel": 2}
+
+
+def look(session: str, ndcg: float = 0.06, **fields: Any) -> TestResult:
+    return TestResult(
+        session=session, trial="t001", dataset="demo", dataset_id="id", metrics={"ndcg@10": ndcg, "recall@10": 0.1},
+        ndcg10_se=0.001, ties=0, num_users=9, look=1, fingerprint_short="f" * 12, at="2026-01-02T00:00:00+00:00",
+        **fields,
+    )  # fmt: skip
+
+
+def part(session: str = "demo-sasrec-1", name: str = "sasrec", **fields: Any) -> PartResult:
+    given: dict[str, Any] = {
+        "name": name, "backbone": "sasrec", "session": session, "state": "revealed", "seed": 1, "trials": (),
+        "selected": "t001", "members": (), "settings": {"lr": 0.002}, "validation": {"ndcg@10": 0.08}, "inflation": 0.0,
+        "confirmation": None, "repetitions": (), "device": "cpu", "test": look(session), "receipt": "",
+    }  # fmt: skip
+    return PartResult(**given | fields)
+
+
+def result(dataset: str = "demo", *parts: PartResult, **fields: Any) -> RecordResult:
+    given: dict[str, Any] = {
+        "dataset": dataset, "dataset_id": f"id of {dataset}", "listed_as": dataset, "profile": {}, "wall_seconds": 1.0,
+        "parts": parts or (part(f"{dataset}-sasrec-1"),), "provenance": STORED,
+    }  # fmt: skip
+    return RecordResult(**given | fields)
+
+
+def test_the_machine_and_the_commit_are_those_under_which_the_sessions_ended(tmp_path: Path) -> None:
+    request = RecordRequest(tmp_path / "home", tmp_path / "out", parallel=1)
+    recorded = Recorded(request, tasks_of(request), [result()], {}, {})
+    text = as_markdown(recorded)
+    assert "- commit: abc1234" in text and "- parallel: 2" in text and "- date: 2026-01-02" in text
+
+
+def test_datasets_that_were_recorded_on_other_days_have_a_line_each() -> None:
+    later = {**STORED, "date": "2026-01-03"}
+    lines = provenance_lines([result(), result("shop", provenance=later), result("old", provenance={})])
+    assert lines == [
+        "- demo: date 2026-01-02; commit abc1234; parallel 2", "- shop: date 2026-01-03; commit abc1234; parallel 2",
+        "- old: not stored by an earlier version",
+    ]  # fmt: skip
+    assert provenance_lines([result(), result("shop")]) == [f"- {name}: {value}" for name, value in STORED.items()]
+
+
+def test_the_process_of_the_sessions_stores_how_they_were_run(tmp_path: Path) -> None:
+    request = RecordRequest(tmp_path / "home", tmp_path / "out", parallel=3, jobs=2)
+    (task,) = tasks_of(request)
+    assert task.digest == task.model_copy(update={"parallel": 1, "jobs": 1}).digest  # no figure depends on them
+    assert {"date", "commit", "processor", "torch"} <= provenance_of(task, []).keys()
+    assert {name: provenance_of(task, [part()])[name] for name in ("threads", "parallel", "jobs", "device")} == {
+        "threads": 1, "parallel": 3, "jobs": 2, "device": "cpu",
+    }  # fmt: skip
