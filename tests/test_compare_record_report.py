@@ -3,9 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+from virtualmle.agents.events import Noted
+from virtualmle.compare.outcome import stored_progress
 from virtualmle.compare.record import Recorded, RecordRequest, tasks_of
 from virtualmle.compare.record_outcome import PartResult, RecordResult, provenance_of
 from virtualmle.compare.record_report import as_markdown, provenance_lines
+from virtualmle.compare.record_session import SAVE_SECONDS, Watch
 from virtualmle.examiner.request import TestResult
 
 STORED = {"date": "2026-01-02", "commit": "abc1234", "parallel": 2}
@@ -61,3 +64,15 @@ def test_the_process_of_the_sessions_stores_how_they_were_run(tmp_path: Path) ->
     assert {name: provenance_of(task, [part()])[name] for name in ("threads", "parallel", "jobs", "device")} == {
         "threads": 1, "parallel": 3, "jobs": 2, "device": "cpu",
     }  # fmt: skip
+
+
+def test_the_time_before_a_kill_is_on_disk_at_once_and_the_next_process_adds_to_it(tmp_path: Path) -> None:
+    now = [100.0]
+    for expected in (3 * SAVE_SECONDS, 6 * SAVE_SECONDS):  # neither process comes to its end
+        watch = Watch(tmp_path, clock=lambda: now[0])
+        now[0] += 3 * SAVE_SECONDS
+        watch(Noted("an epoch is over"))
+        assert stored_progress(tmp_path).wall_seconds == expected
+        now[0] += SAVE_SECONDS / 2
+        watch(Noted("another one"))  # too soon for another write
+        assert stored_progress(tmp_path).wall_seconds == expected
