@@ -61,6 +61,11 @@ class PartResult(BaseModel):
     receipt: str  # the file of the receipt below its home; empty without one
     receipt_sha256: str = ""
 
+    def changes_of(self, trial: str) -> dict[str, Any]:
+        """The changes of a trial over the default, with those of the trials that it builds on."""
+        one = next(each for each in self.trials if each.trial == trial)
+        return {**(self.changes_of(one.base) if one.base != "default" else {}), **one.changes}
+
 
 class RecordResult(Ended):
     """All sessions of a record on one dataset, in the order in which they were opened."""
@@ -72,6 +77,15 @@ class RecordResult(Ended):
     parts: tuple[PartResult, ...]
     wall_seconds: float
     provenance: dict[str, Any] = {}  # where and how its sessions ended; empty if an earlier version has stored it
+
+    def configuration(self, part: PartResult) -> tuple[dict[str, Any], list[tuple[str, dict[str, Any]]]]:
+        """What a session has selected, by settings instead of names: its own, and the models that an ensemble joins."""
+        found = []
+        for member in part.members:
+            session, _, trial = member.partition("/")
+            source = next(each for each in self.parts if each.session == session)
+            found.append((source.name, source.changes_of(trial)))
+        return part.settings, sorted(found, key=repr)
 
     @property
     def num_trials(self) -> int:

@@ -138,30 +138,34 @@ def ties_table(results: Sequence[RecordResult]) -> Table:
     """The figures of each dataset that was recorded with both orders of ties; without rows if none was."""
     drawn = {result.listed_as: result for result in results if result.dataset != result.listed_as}
     found = tuple(
-        _ties_row(result.dataset, part, other)
+        _ties_row((result, part), (other, its))
         for result in results
-        if result.dataset in drawn
-        for part, other in zip(result.parts, drawn[result.dataset].parts, strict=True)
+        if (other := drawn.get(result.dataset))
+        for part, its in zip(result.parts, other.parts, strict=True)
     )
     columns = (
-        "data", "model", "validation NDCG@10", "in random order", "change", "test NDCG@10", "in random order", "change",
+        "data", "model", "same configuration", "validation NDCG@10", "in random order", "change", "test NDCG@10",
+        "in random order", "change",
     )  # fmt: skip
     note = (
         "A user's events at one time have the order of the log, or one that was drawn at random. Where the log lists "
         "such events in an order of its own, such as ascending item ids, a model can learn that order: the change says "
-        "how much of a figure comes from it. Validation: of the selected trials. The targets of the two differ, "
-        "so the change is not paired over users."
+        "how much of a figure comes from it. Each order has selected for itself: where the configurations are not the "
+        "same, the change contains the other choice, too. Validation: of the selected trials. The targets of the two "
+        "differ, so the change is not paired over users."
     )
-    return Table("The order of events at one time", columns, found, note)
+    return Table("The order of events at one time", columns, found, note, texts=3)
 
 
-def _ties_row(dataset: str, part: PartResult, other: PartResult) -> tuple[str, ...]:
+def _ties_row(plain_row: Row, drawn_row: Row) -> tuple[str, ...]:
+    (result, part), (control, other) = plain_row, drawn_row
+    same = "yes" if result.configuration(part) == control.configuration(other) else "no"
     pairs = [
         (part.validation[NDCG], other.validation[NDCG]),
         (part.test.metrics[NDCG] if part.test else None, other.test.metrics[NDCG] if other.test else None),
     ]
     figures = [(formats.metric(plain), formats.metric(drawn), formats.relative(plain, drawn)) for plain, drawn in pairs]
-    return dataset, part.name, *figures[0], *figures[1]
+    return result.dataset, part.name, same, *figures[0], *figures[1]
 
 
 def seeds_table(rows: Sequence[Row]) -> Table:

@@ -190,7 +190,7 @@ def test_both_orders_of_ties_are_recorded_side_by_side_from_one_recipe(home: Pat
     before, after = zip(*figures, strict=True), [100 * (b / a - 1) for a, b in zip(*figures, strict=True)]
     cells = [f"{a:.4f} | {b:.4f} | {change:+.1f} %" for (a, b), change in zip(before, after, strict=True)]
     text = (tmp_path / "out" / "record.md").read_text(encoding="utf-8")
-    assert f"| shop | sasrec | {cells[0]} | {cells[1]} |" in text
+    assert f"| shop | sasrec | yes | {cells[0]} | {cells[1]} |" in text
 
 
 def test_the_recipe_of_a_file_is_an_agent_of_tune_and_resumed_as_such(home: Path) -> None:

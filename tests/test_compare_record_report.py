@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from virtualmle.agents.events import Noted
-from virtualmle.compare.outcome import stored_progress
+from virtualmle.compare.outcome import TrialResult, stored_progress
 from virtualmle.compare.record import Recorded, RecordRequest, tasks_of
 from virtualmle.compare.record_outcome import PartResult, RecordResult, provenance_of
-from virtualmle.compare.record_report import as_markdown, provenance_lines
+from virtualmle.compare.record_report import as_markdown, provenance_lines, ties_table
 from virtualmle.compare.record_session import SAVE_SECONDS, Watch
 from virtualmle.examiner.request import TestResult
 
@@ -76,3 +76,33 @@ def test_the_time_before_a_kill_is_on_disk_at_once_and_the_next_process_adds_to_
         now[0] += SAVE_SECONDS / 2
         watch(Noted("another one"))  # too soon for another write
         assert stored_progress(tmp_path).wall_seconds == expected
+
+
+def trial(handle: str, base: str = "default", **changes: Any) -> TrialResult:
+    return TrialResult(
+        trial=handle, status="finished", verdict="keep", ndcg10=0.08, ndcg10_se=0.001, train_seconds=1.0,
+        wall_seconds=1.0, rescored=False, base=base, changes=changes,
+    )  # fmt: skip
+
+
+def both_orders(control: dict[str, Any], weight: float) -> list[RecordResult]:
+    """A dataset with both orders of ties; the control has selected `control`, and its sweep has found `weight`."""
+
+    def parts(dataset: str, settings: dict[str, Any], weight: float) -> tuple[PartResult, ...]:
+        trials = (trial("t001"), trial("t002", lr=0.002), trial("t003", "t002", transition_weight=weight))
+        one = part(f"{dataset}-sasrec-1", trials=trials, settings=settings)
+        members = (f"{dataset}-sasrec-1/t003", f"{dataset}-sasrec-1/t002")
+        return one, part(f"{dataset}-sasrec-2", "ensemble", members=members, settings={})
+
+    plain, name = {"lr": 0.002, "transition_weight": 4.0}, "demo-ties-random"
+    drawn = result(name, *parts(name, control, weight), listed_as="demo")
+    return [result("demo", *parts("demo", plain, 4.0)), drawn]
+
+
+def test_the_ties_table_says_whether_both_orders_have_the_same_configuration() -> None:
+    same, default = {"lr": 0.002, "transition_weight": 4.0}, dict[str, Any]()
+    for control, weight, expected in ((same, 4.0, ["yes", "yes"]), (default, 4.0, ["no", "yes"]),
+                                      (same, 8.0, ["yes", "no"])):  # fmt: skip
+        table = ties_table(both_orders(control, weight))
+        assert [row[table.columns.index("same configuration")] for row in table.rows] == expected
+    assert "the change contains the other choice, too" in table.note
