@@ -81,9 +81,15 @@ def record(request: RecordRequest, on_advance: OnAdvance, begin: Begin = no_begi
     tasks = tasks_of(request)
     begin(len(tasks), max(num_steps(task.parts(), task.repetitions) for task in tasks))
     done = run_jobs(request, tasks, RECORDS, on_advance)
-    homes = [request.home, *sorted((request.out / SESSIONS).iterdir())]
-    looks = {task.dataset: other_looks(Path(task.home), homes, task.dataset_id) for task in tasks}
+    looks = {task.dataset: _looks_elsewhere(request, tasks, task) for task in tasks}
     return Recorded(request, tasks, done.results, done.failures, looks)
+
+
+def _looks_elsewhere(request: RecordRequest, tasks: Sequence[RecordTask], task: RecordTask) -> int:
+    """The looks at the content of a dataset that neither its sessions nor those of its control have taken."""
+    own = {Path(other.home) for other in tasks if other.listed_as == task.listed_as}
+    homes = [request.home, *sorted((request.out / SESSIONS).iterdir())]
+    return other_looks(request.home, own, homes, task.dataset_id)
 
 
 def tasks_of(request: RecordRequest) -> list[RecordTask]:

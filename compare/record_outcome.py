@@ -4,13 +4,14 @@ Test figures come only from the examiner's revealed results, and the seeds from 
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..data.errors import SealError, SessionError
+from ..examiner.ledger import looks_at
 from ..examiner.receipts import to_bytes
 from ..examiner.request import TestResult, looks, read_revealed
 from ..memory.records import Confirmation, SessionRecord, TrialRecord
@@ -19,6 +20,7 @@ from ..models.knobs.ensemble import members_of
 from ..sandbox.program import trials_measured
 from ..sandbox.protocol import parse_protocol
 from ..sandbox.statistics import selection_inflation
+from ..tools.contents import content_in
 from ..tools.receipts import receipt_of
 from ..tools.workspace import trial_directory
 from ..training.spec import read_spec
@@ -203,6 +205,14 @@ def _receipt(home: Path, session: SessionRecord) -> tuple[str, str]:
     return f".virtualmle/vault/receipts/{session.id}.json", hashlib.sha256(content).hexdigest()
 
 
-def other_looks(home: Path, homes: Sequence[Path], dataset_id: str) -> int:
-    """Looks at the test set of this dataset that the ledgers of other homes have, for example of earlier records."""
-    return sum(look.dataset_id == dataset_id for other in homes if other != home for look in looks(other))
+def other_looks(base: Path, own: Collection[Path], homes: Sequence[Path], dataset_id: str) -> int:
+    """Looks at the content of a dataset in the ledgers of those `homes` that are not `own`, e.g. of earlier records.
+
+    Which datasets have this content, `tools/contents.py` tells of the base home; so do equal fingerprints in the
+    ledgers. The looks at near-duplicates that a ledger has counted together count as well.
+    """
+    ledgers = {home: looks(home) for home in homes}
+    ids = content_in(base, dataset_id)
+    contents = {look.fingerprint for ledger in ledgers.values() for look in looks_at(ledger, ids)}
+    ids |= {look.dataset_id for ledger in ledgers.values() for look in ledger if look.fingerprint in contents}
+    return sum(len(looks_at(ledger, ids)) for home, ledger in ledgers.items() if home not in own)

@@ -71,6 +71,12 @@ def _rows(results: Sequence[RecordResult]) -> list[Row]:
     return [(result, part) for result in results for part in result.parts]
 
 
+def _orders(results: Sequence[RecordResult]) -> list[tuple[RecordResult, RecordResult]]:
+    """The datasets that were recorded with both orders of ties: the plain one and its control."""
+    drawn = {result.listed_as: result for result in results if result.dataset != result.listed_as}
+    return [(result, drawn[result.dataset]) for result in results if result.dataset in drawn]
+
+
 def as_markdown(recorded: Recorded) -> str:
     """The record as Markdown."""
     rows = _rows(recorded.results)
@@ -136,12 +142,10 @@ def _test_row(result: RecordResult, part: PartResult) -> tuple[str, ...]:
 
 def ties_table(results: Sequence[RecordResult]) -> Table:
     """The figures of each dataset that was recorded with both orders of ties; without rows if none was."""
-    drawn = {result.listed_as: result for result in results if result.dataset != result.listed_as}
     found = tuple(
-        _ties_row((result, part), (other, its))
-        for result in results
-        if (other := drawn.get(result.dataset))
-        for part, its in zip(result.parts, other.parts, strict=True)
+        _ties_row((plain, part), (drawn, its))
+        for plain, drawn in _orders(results)
+        for part, its in zip(plain.parts, drawn.parts, strict=True)
     )
     columns = (
         "data", "model", "same configuration", "validation NDCG@10", "in random order", "change", "test NDCG@10",
@@ -258,8 +262,13 @@ def notes(recorded: Recorded) -> Iterator[str]:
         if number:
             yield (
                 f"The ledgers of the base home and of other sessions in this directory have {counted(number, 'look')} "
-                f"at the test set of {dataset}. Whoever chose the configurations may know these figures."
+                f"at the content of {dataset}. Whoever chose the configurations may know these figures."
             )
+    for plain, drawn in _orders(recorded.results):
+        yield (
+            f"{plain.dataset} and {drawn.dataset} have the content of one log: the looks of both are looks at one "
+            "content, and the ledger of each numbers its own only."
+        )
     yield "The configurations were given: no ledger of these sessions says what was known when they were chosen."
     if any(part.members for _, part in _rows(recorded.results)):
         yield "An ensemble has one figure, of members under one seed; it has no standard deviation over seeds."

@@ -9,8 +9,12 @@ import pytest
 
 from virtualmle.cli.app import main
 from virtualmle.compare.record import RecordRequest, tasks_of
+from virtualmle.compare.record_outcome import other_looks
 from virtualmle.compare.record_task import RecordTask
+from virtualmle.data.catalogue import Catalogue
 from virtualmle.data.errors import ConfigError
+from virtualmle.examiner.ledger import Ledger
+from virtualmle.examiner.vault import Vault
 
 RECIPE = "[[mynano.sasrec]]\nchanges.hidden_dim = 24\n\n[[sasrec]]\nchanges.hidden_dim = 32\n"
 
@@ -76,6 +80,31 @@ def test_a_file_that_is_registered_under_another_name_is_paired_with_its_control
     assert plain.listed_as == control.listed_as == "mynano" and plain.parts() == control.parts()
     assert tasks(log, str(log), "random") == [control] == tasks(log, "mynano", "random")
     assert [task.dataset for task in tasks(log, "mynano", "both")] == ["mynano", "nano-ties-random"]
+
+
+def look(home: Path, session: str, dataset: str, dataset_id: str, fingerprint: str) -> None:
+    vault = Vault(home)
+    vault.create_directory()
+    Ledger(vault.directory).record(session, dataset, dataset_id, fingerprint)
+
+
+def test_looks_at_a_content_count_under_whatever_id_and_those_of_the_control_of_the_record_do_not(log: Path) -> None:
+    fewer = log.with_name("fewer.csv")
+    fewer.write_text(log.read_text(encoding="utf-8").replace("u7,", "u007,"), encoding="utf-8")
+    add(log, "renamed", str(fewer))
+    plain, control = tasks(log, str(log), "both")
+    base, earlier, own = log.parent, log.parent / "earlier", [log.parent / name for name in ("plain", "control")]
+    near = Catalogue(base).manifest("renamed").dataset_id
+    for home, task in zip(own, (plain, control), strict=True):
+        look(home, "own-1", task.dataset, task.dataset_id, "content")
+    counted = [base, earlier, *own]
+    assert other_looks(base, own, counted, plain.dataset_id) == 0
+    look(base, "a-1", "nano-ties-random", control.dataset_id, "content")
+    look(base, "a-2", "renamed", near, "nearly")
+    look(base, "a-3", "another", "another id", "other content")
+    look(earlier, "a-1", "nano, prepared otherwise", "a third id", "content")
+    assert [other_looks(base, own, counted, task.dataset_id) for task in (plain, control)] == [3, 3]
+    assert other_looks(base, own[:1], counted, plain.dataset_id) == 4  # the control of another record
 
 
 def test_a_dataset_that_is_available_needs_no_registration(log: Path) -> None:

@@ -7,7 +7,7 @@ from virtualmle.agents.events import Noted
 from virtualmle.compare.outcome import TrialResult, stored_progress
 from virtualmle.compare.record import Recorded, RecordRequest, tasks_of
 from virtualmle.compare.record_outcome import PartResult, RecordResult, provenance_of
-from virtualmle.compare.record_report import as_markdown, provenance_lines, ties_table
+from virtualmle.compare.record_report import as_markdown, notes, provenance_lines, ties_table
 from virtualmle.compare.record_session import SAVE_SECONDS, Watch
 from virtualmle.examiner.request import TestResult
 
@@ -106,3 +106,11 @@ def test_the_ties_table_says_whether_both_orders_have_the_same_configuration() -
         table = ties_table(both_orders(control, weight))
         assert [row[table.columns.index("same configuration")] for row in table.rows] == expected
     assert "the change contains the other choice, too" in table.note
+
+
+def test_the_notes_say_that_a_dataset_and_its_control_are_one_content(tmp_path: Path) -> None:
+    request = RecordRequest(tmp_path / "home", tmp_path / "out")
+    results = both_orders({}, 4.0)
+    said = "demo and demo-ties-random have the content of one log: the looks of both are looks at one content"
+    assert any(note.startswith(said) for note in notes(Recorded(request, [], results, {}, {})))
+    assert not any("one content" in note for note in notes(Recorded(request, [], results[:1], {}, {})))
