@@ -4,6 +4,7 @@ Per dataset and backbone one session runs the configurations of a recipe, confir
 fresh seeds that the server draws, and looks at the test set once. `record_session.py` runs the sessions of a dataset.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,10 +80,26 @@ def record(request: RecordRequest, on_advance: OnAdvance, begin: Begin = no_begi
     """Run the sessions that have no result yet. Raises ConfigError, ProtocolError or DataError for a request that
     cannot be run, SessionError if another process runs it."""
     tasks = tasks_of(request)
+    _refuse_to_replace(request.out / f"{NAME}.json", tasks)
     begin(len(tasks), max(num_steps(task.parts(), task.repetitions) for task in tasks))
     done = run_jobs(request, tasks, RECORDS, on_advance)
     looks = {task.dataset: _looks_elsewhere(request, tasks, task) for task in tasks}
     return Recorded(request, tasks, done.results, done.failures, looks)
+
+
+def _refuse_to_replace(path: Path, tasks: Sequence[RecordTask]) -> None:
+    """Raise ConfigError if the file holds a record of sessions that are not among those of the tasks."""
+    try:
+        stored = {(record["dataset"], record["task"]) for record in json.loads(path.read_bytes())["records"]}
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, TypeError, KeyError):
+        raise ConfigError(f"{path} is no record of this version; move it away, or choose another --out") from None
+    if others := sorted(dataset for dataset, _ in stored - {(task.dataset, task.digest) for task in tasks}):
+        raise ConfigError(
+            f"{path} holds a record of {', '.join(others)} that this request would not write again; choose another "
+            "--out, or repeat the command of that record, with further datasets if you like"
+        )
 
 
 def _looks_elsewhere(request: RecordRequest, tasks: Sequence[RecordTask], task: RecordTask) -> int:

@@ -24,11 +24,12 @@ def write_record(recorded: Recorded) -> list[Path]:
     """Write record.md, record.json and the receipts into the directory of the record; returns the paths, the Markdown
     first. Raises HomeError if it cannot be written."""
     out = recorded.request.out
+    digests = {task.dataset: task.digest for task in recorded.tasks}
     content = {
         "repetitions": recorded.tasks[0].repetitions,
         "looks_elsewhere": recorded.looks_elsewhere,
         "failures": recorded.failures,
-        "records": [result.model_dump(mode="json") for result in recorded.results],
+        "records": [{"task": digests[result.dataset], **result.model_dump(mode="json")} for result in recorded.results],
     }
     files = {
         out / f"{NAME}.md": as_markdown(recorded).encode(),

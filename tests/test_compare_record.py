@@ -169,6 +169,14 @@ def test_a_second_run_runs_nothing_and_another_record_counts_the_looks_of_the_fi
     assert json.loads(again.stdout)["looks_elsewhere"] == {"demo": 0}
 
 
+def test_a_record_is_not_replaced_by_another_one(recorded: Path, home: Path) -> None:
+    before = {path: path.read_bytes() for path in recorded.rglob("*") if path.is_file()}
+    (home / "other.toml").write_text(RECIPE.replace("24", "16"), encoding="utf-8")
+    done = run(*words(home, "calm"), "--recipes", str(home / "other.toml"), code=1)
+    assert "holds a record of demo that this request would not write again; choose another --out" in done.stderr
+    assert {path: path.read_bytes() for path in before} == before and len(list((recorded / "sessions").iterdir())) == 1
+
+
 def test_both_orders_of_ties_are_recorded_side_by_side_from_one_recipe(home: Path, tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     days = np.repeat(np.arange(6), 2)  # two events a day

@@ -1,14 +1,18 @@
 """What a record states of its results: where they come from, the two orders of ties, the default, and the looks."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from virtualmle.agents.events import Noted
 from virtualmle.compare.outcome import TrialResult, stored_progress
-from virtualmle.compare.record import Recorded, RecordRequest, tasks_of
+from virtualmle.compare.record import Recorded, RecordRequest, record, tasks_of
 from virtualmle.compare.record_outcome import PartResult, RecordResult, provenance_of
-from virtualmle.compare.record_report import as_markdown, notes, provenance_lines, ties_table
+from virtualmle.compare.record_report import as_markdown, notes, provenance_lines, ties_table, write_record
 from virtualmle.compare.record_session import SAVE_SECONDS, Watch
+from virtualmle.data.errors import ConfigError, SessionError
 from virtualmle.examiner.request import TestResult
 
 STORED = {"date": "2026-01-02", "commit": "abc1234", "parallel": 2}
@@ -114,3 +118,28 @@ def test_the_notes_say_that_a_dataset_and_its_control_are_one_content(tmp_path: 
     said = "demo and demo-ties-random have the content of one log: the looks of both are looks at one content"
     assert any(note.startswith(said) for note in notes(Recorded(request, [], results, {}, {})))
     assert not any("one content" in note for note in notes(Recorded(request, [], results[:1], {}, {})))
+
+
+def test_a_record_may_gain_datasets_but_not_lose_any(tmp_path: Path) -> None:
+    alone = RecordRequest(tmp_path / "home", tmp_path / "out", ("demo",))
+    both = replace(alone, ties="both")
+    write_record(Recorded(alone, tasks_of(alone), [result("demo", part(receipt=""))], {}, {}))
+    reached: list[int] = []
+
+    def begin(sessions: int, _: int) -> None:
+        reached.append(sessions)
+        raise SessionError("nothing is to be run")
+
+    for request in (alone, both, replace(both, parallel=2)):
+        with pytest.raises(SessionError):
+            record(request, lambda _: None, begin)
+    assert reached == [1, 2, 2]
+    file = tmp_path / "out" / "record.json"
+    for changed in (replace(alone, threads=2), replace(alone, ties="random"), replace(alone, repetitions=3)):
+        with pytest.raises(ConfigError, match="holds a record of demo that this request would not write again"):
+            record(changed, lambda _: None, begin)
+    for text in ("{", "[]", '{"records": [{"dataset": "demo"}]}'):
+        file.write_text(text, encoding="utf-8")
+        with pytest.raises(ConfigError, match="is no record of this version"):
+            record(alone, lambda _: None, begin)
+    assert len(reached) == 3
