@@ -121,7 +121,9 @@ def _steps(file: Path, name: str, given: Any) -> tuple[Step, ...]:
 
 
 def _step(where: str, given: Any) -> Step:
-    fields = dict(given) if isinstance(given, dict) else {}
+    if not isinstance(given, dict):
+        raise ConfigError(f"{where} is {given!r}; write it as changes.KNOB = VALUE, or as sweep.KNOB = [VALUE, ...]")
+    fields = dict(given)
     over, changes, sweep = (fields.pop(name, None) for name in ("over", "changes", "sweep"))
     if fields or (changes is None) == (sweep is None):
         found = ", ".join(given) or "nothing"
@@ -130,7 +132,11 @@ def _step(where: str, given: Any) -> Step:
     if over not in BASES:
         raise ConfigError(f"{where}: over={over!r} is not known; choose one of {', '.join(BASES)}")
     if sweep is None:
+        if not isinstance(changes, dict):
+            raise ConfigError(f"{where}: changes={changes!r} names no knob; write changes.KNOB = VALUE")
         return Step(dict(changes), over=over)
+    if not isinstance(sweep, dict | list):
+        raise ConfigError(f"{where}: sweep={sweep!r} names no knob; write sweep.KNOB = [VALUE, ...]")
     settings = _combinations(sweep) if isinstance(sweep, dict) else tuple(sweep)
     if not settings or not all(isinstance(setting, dict) for setting in settings):
         raise ConfigError(f"{where}: sweep has no settings; give lists of values, or a list of settings")
