@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.errors import ConfigError
+from ..data.prepared import RANDOM_SUFFIX
 from ..tools.views import KnobValues
 from .base import Action, Agent, RunTrial, Situation, Sweep
 from .history import History
@@ -65,8 +66,12 @@ class Recipes:
     by_dataset: Mapping[str, Mapping[str, Sequence[Step]]]
 
     def steps(self, dataset: str, name: str) -> tuple[Step, ...]:
-        """The steps of a list, e.g. of a backbone: those of the dataset if it has its own, else the general ones."""
-        return tuple(self.by_dataset.get(dataset, {}).get(name, self.general.get(name, ())))
+        """The steps of a list, e.g. of a backbone: those of the dataset if it has its own, else the general ones.
+
+        A dataset whose name says that its ties are in random order has those of the plain one, as in a record.
+        """
+        of_dataset = (self.by_dataset.get(one, {}) for one in (dataset, dataset.removesuffix(RANDOM_SUFFIX)))
+        return tuple(next((lists[name] for lists in (*of_dataset, self.general) if name in lists), ()))
 
 
 class RecipeAgent(Agent):

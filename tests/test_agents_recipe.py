@@ -44,6 +44,15 @@ def test_a_dataset_with_its_own_list_uses_only_that_one(tmp_path: Path) -> None:
     assert len(recipes.steps("demo", "sasrec")) == 2 and recipes.steps("demo", "hstu") == ()
 
 
+def test_a_control_with_ties_in_random_order_runs_the_list_of_the_plain_dataset(tmp_path: Path) -> None:
+    text = TWO + "[[own-ties-random.sasrec]]\nchanges.lr = 0.004\n[[own.sasrec]]\nchanges.lr = 0.005\n"
+    recipes = read_recipes(written(tmp_path, text))
+    assert recipes.steps("other-ties-random", "sasrec") == recipes.steps("other", "sasrec") == (Step({"lr": 0.003}),)
+    assert recipes.steps("own-ties-random", "sasrec") == (Step({"lr": 0.004}),)
+    assert recipes.steps("demo-ties-random", "sasrec") == recipes.steps("demo", "sasrec")
+    assert recipes.steps("other-ties-random", "hstu") == ()
+
+
 def test_a_sweep_has_every_combination_over_the_best_trial_other_than_the_default(tmp_path: Path) -> None:
     text = "[[sasrec]]\nsweep.transition_weight = [2.0, 4.0]\nsweep.popularity_weight = 0.25\n"
     (step,) = read_recipes(written(tmp_path, text)).steps("d", "sasrec")
