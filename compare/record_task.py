@@ -4,13 +4,12 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..agents.recipe import DEFAULT, Recipes, Step, read_recipes
+from ..agents.recipe import DEFAULT, ENSEMBLE, Recipes, Step, read_recipes
 from ..data.errors import ConfigError
 from ..models.knobs.declaration import Backbone
 from ..models.knobs.ensemble import MIN_MEMBERS
 from .task import DIGEST, HOUSEKEEPING, Job
 
-ENSEMBLE = "ensemble"
 PATHS = {*HOUSEKEEPING, "page", "recipes"}
 
 

@@ -90,7 +90,8 @@ def test_a_refused_step_raises_the_reason_and_an_empty_recipe_ends_at_once() -> 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("lr = 1", "lr is no list of steps"), ("[sasrec]\nlr = 1", "sasrec.lr is no list of steps"),
+        ("lr = 1", "lr is no list of steps"),
+        ("[sasrec]\nlr = 1", r"sasrec is no list of steps; write each step under \[\[sasrec\]\]"),
         ("[[sasrec]]\nlr = 1", "step 1 of sasrec has lr; give either changes or sweep"),
         ("[[sasrec]]", "has nothing"), ("[[sasrec]]\nover = \"t001\"\nchanges.lr = 1", "over='t001' is not known"),
         ("[[sasrec]]\nsweep.fusion = []", "sweep has no settings"), ("[[sasrec", "is not TOML"),
@@ -99,6 +100,14 @@ def test_a_refused_step_raises_the_reason_and_an_empty_recipe_ends_at_once() -> 
         ("[[sasrec]]\nsweep = 3", r"sweep=3 names no knob; write sweep.KNOB = \[VALUE, ...\]"),
         ("sasrec = [1, 2]", "step 1 of sasrec is 1; write it as changes.KNOB = VALUE"),
         ("[[sasrec]]\nsweep = [1]", "sweep has no settings"),
+        ("[[sasrek]]\nchanges.lr = 1", r"sasrek is no list of steps; did you mean \[\[sasrec\]\]"),
+        ("[[shop.HSTU]]\nchanges.lr = 1", r"shop.HSTU is no list of steps; did you mean \[\[shop.hstu\]\]"),
+        ("[sasrek]\nchanges.lr = 1", r"sasrek.changes is no list of steps; did you mean \[\[sasrec\]\]"),
+        ("[[gru]]\nchanges.lr = 1", "gru is no list of steps; the lists are sasrec, hstu, ensemble, alone or after"),
+        ("[shop]\nsasrec = 1", r"shop.sasrec is no list of steps; write each step under \[\[shop.sasrec\]\]"),
+        ("[[sasrec]]\nchanges.lr = inf", "step 1 of sasrec: lr=inf is no value of a knob; write a finite number"),
+        ("[[sasrec]]\nsweep.temperature = [1.0, nan]", "temperature=nan is no value"),
+        ("[[sasrec]]\nchanges.lr = 2026-01-01", "lr=2026-01-01 is no value"),
     ],
 )  # fmt: skip
 def test_a_file_of_another_form_is_refused_with_the_place(tmp_path: Path, text: str, reason: str) -> None:
