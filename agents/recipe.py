@@ -12,8 +12,9 @@ The file is TOML. Its steps are listed per backbone, or under the name of a data
     [[beauty.sasrec]]
     changes.lr = 0.002
 
-A step is a trial of `changes` over the default, or a sweep of scoring knobs over the best trial so far: every
-combination of the listed values, or a list of settings. `over = "best"` or `over = "default"` says otherwise.
+A step is a trial of `changes` over the default, or a sweep of scoring knobs over the best trial so far, other than the
+plain default: every combination of the listed values, or a list of settings. `over = "best"` or `over = "default"`
+says otherwise.
 """
 
 import difflib

@@ -117,7 +117,8 @@ def test_table(rows: Sequence[Row]) -> Table:
         "seed of the session, the one figure. SE over users: standard error of test NDCG@10, of the mean per user. Of "
         "the selected trial: validation NDCG@10 under the seed of the session, which the selection saw; inflation: the "
         "bound SE·√(2 ln K) of what choosing the best of K configurations adds to it. Default: one model of the seed "
-        "of the session, in the same look; the difference is paired over users, with its standard error. Look: which "
+        "of the session, in the same look; the difference is paired over users, with its standard error; "
+        "“selected”: it is the selected trial itself. Look: which "
         "look at this test set it was, in the ledger of these sessions."
     )
     return Table("Test figures", columns, tuple(_test_row(*row) for row in rows), note)
@@ -135,10 +136,15 @@ def _test_row(result: RecordResult, part: PartResult) -> tuple[str, ...]:
         formats.metric(test.ndcg10_se) if test else "",
         spread(confirmed.mean, confirmed.sd) if confirmed else "",
         formats.metric(part.validation[NDCG]), formats.metric(part.inflation),
-        formats.metric(default.metrics[NDCG]) if default else "",
+        formats.metric(default.metrics[NDCG]) if default else "selected" if _selects_default(part) else "",
         formats.change(default.delta[NDCG], default.delta_se[NDCG]) if default else "",
         str(test.look) if test else "",
     )  # fmt: skip
+
+
+def _selects_default(part: PartResult) -> bool:
+    """Whether the selected trial is the plain default."""
+    return part.test is not None and not part.settings and not part.members
 
 
 def ties_table(results: Sequence[RecordResult]) -> Table:
@@ -271,6 +277,10 @@ def notes(recorded: Recorded) -> Iterator[str]:
             "content, and the ledger of each numbers its own only."
         )
     yield "The configurations were given: no ledger of these sessions says what was known when they were chosen."
+    yield (
+        "The fresh seeds follow from the seed of the session, the dataset and the number of the repetition: all "
+        "records of a dataset draw the same ones, and the author of a second recipe may know figures under them."
+    )
     if any(part.members for _, part in _rows(recorded.results)):
         yield "An ensemble has one figure, of members under one seed; it has no standard deviation over seeds."
     yield "The standard deviation is over seeds on one split of the data; it says nothing about other users or times."

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from virtualmle.agents.events import Noted
+from virtualmle.compare import record_report
 from virtualmle.compare.outcome import TrialResult, stored_progress
 from virtualmle.compare.record import Recorded, RecordRequest, record, tasks_of
 from virtualmle.compare.record_outcome import PartResult, RecordResult, provenance_of
@@ -143,3 +144,16 @@ def test_a_record_may_gain_datasets_but_not_lose_any(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="is no record of this version"):
             record(alone, lambda _: None, begin)
     assert len(reached) == 3
+
+
+def test_the_notes_say_that_another_record_draws_the_same_seeds(tmp_path: Path) -> None:
+    request = RecordRequest(tmp_path / "home", tmp_path / "out")
+    said = "all records of a dataset draw the same ones"
+    assert any(said in note for note in notes(Recorded(request, [], [result()], {}, {})))
+
+
+def test_the_column_of_the_default_says_if_the_default_itself_was_selected() -> None:
+    rows = [part(settings={}), part(), part(settings={}, members=("demo-sasrec-1/t001",)), part(settings={}, test=None)]
+    table = record_report.test_table([(result(), one) for one in rows])
+    column = table.columns.index("default: test NDCG@10")
+    assert [row[column] for row in table.rows] == ["selected", "", "", ""]
