@@ -12,11 +12,14 @@ The file is TOML. Its steps are listed per backbone, or under the name of a data
     [[beauty.sasrec]]
     changes.lr = 0.002
 
-A step is a trial of `changes` over the default, or a sweep of scoring knobs over the best trial so far: every
-combination of the listed values, or a list of settings. `over = "best"` or `over = "default"` says otherwise.
+A step is a trial of `changes` over the default, or a sweep of scoring knobs over the best trial so far, other than the
+plain default: every combination of the listed values, or a list of settings. `over = "best"` or `over = "default"`
+says otherwise.
 """
 
+import difflib
 import itertools
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from ..data.errors import ConfigError
+from ..data.prepared import RANDOM_SUFFIX
+from ..models.knobs.declaration import BACKBONES
 from ..tools.views import KnobValues
 from .base import Action, Agent, RunTrial, Situation, Sweep
 from .history import History
@@ -31,6 +36,9 @@ from .required import end, required_action, wait
 
 GIVEN = "the configuration is given, not searched for"
 BASES = ("default", "best")
+ENSEMBLE = "ensemble"
+LISTS = (*BACKBONES, ENSEMBLE)
+"""The lists of a file, and of a dataset in it."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +73,12 @@ class Recipes:
     by_dataset: Mapping[str, Mapping[str, Sequence[Step]]]
 
     def steps(self, dataset: str, name: str) -> tuple[Step, ...]:
-        """The steps of a list, e.g. of a backbone: those of the dataset if it has its own, else the general ones."""
-        return tuple(self.by_dataset.get(dataset, {}).get(name, self.general.get(name, ())))
+        """The steps of a list, e.g. of a backbone: those of the dataset if it has its own, else the general ones.
+
+        A dataset whose name says that its ties are in random order has those of the plain one, as in a record.
+        """
+        of_dataset = (self.by_dataset.get(one, {}) for one in (dataset, dataset.removesuffix(RANDOM_SUFFIX)))
+        return tuple(next((lists[name] for lists in (*of_dataset, self.general) if name in lists), ()))
 
 
 class RecipeAgent(Agent):
@@ -102,16 +114,24 @@ def read_recipes(file: Path) -> Recipes:
         raise ConfigError(f"recipes={str(file)!r} cannot be read ({error.strerror}); check the path") from None
     except ValueError as error:  # of TOML, and of text that is not UTF-8
         raise ConfigError(f"recipes={str(file)!r} is not TOML: {error}") from None
-    general = {name: _steps(file, name, value) for name, value in content.items() if isinstance(value, list)}
-    by_dataset = {
-        dataset: {name: _steps(file, f"{dataset}.{name}", value) for name, value in lists.items()}
-        for dataset, lists in content.items()
-        if isinstance(lists, dict)
-    }
-    unknown = [name for name in content if name not in general and name not in by_dataset]
-    if unknown:
-        raise ConfigError(f"{file.name}: {unknown[0]} is no list of steps; write each step under [[{unknown[0]}]]")
-    return Recipes(general, by_dataset)
+    datasets = {name: value for name, value in content.items() if name not in LISTS and isinstance(value, dict)}
+    general = _lists(file, "", {name: value for name, value in content.items() if name not in datasets})
+    return Recipes(general, {name: _lists(file, f"{name}.", lists) for name, lists in datasets.items()})
+
+
+def _lists(file: Path, prefix: str, given: Mapping[str, Any]) -> dict[str, tuple[Step, ...]]:
+    for name in given:
+        if name not in LISTS:
+            same_place, table = _similar(name), _similar(prefix.removesuffix("."))  # [sasrek] instead of [[sasrec]]
+            meant = prefix + same_place if same_place else table
+            known = f"the lists are {', '.join(LISTS)}, alone or after the name of a dataset"
+            hint = f"did you mean [[{meant}]]?" if meant else known
+            raise ConfigError(f"{file.name}: {prefix}{name} is no list of steps; {hint}")
+    return {name: _steps(file, prefix + name, value) for name, value in given.items()}
+
+
+def _similar(name: str) -> str:
+    return next(iter(difflib.get_close_matches(name.lower(), LISTS, n=1)), "")
 
 
 def _steps(file: Path, name: str, given: Any) -> tuple[Step, ...]:
@@ -121,7 +141,9 @@ def _steps(file: Path, name: str, given: Any) -> tuple[Step, ...]:
 
 
 def _step(where: str, given: Any) -> Step:
-    fields = dict(given) if isinstance(given, dict) else {}
+    if not isinstance(given, dict):
+        raise ConfigError(f"{where} is {given!r}; write it as changes.KNOB = VALUE, or as sweep.KNOB = [VALUE, ...]")
+    fields = dict(given)
     over, changes, sweep = (fields.pop(name, None) for name in ("over", "changes", "sweep"))
     if fields or (changes is None) == (sweep is None):
         found = ", ".join(given) or "nothing"
@@ -130,11 +152,26 @@ def _step(where: str, given: Any) -> Step:
     if over not in BASES:
         raise ConfigError(f"{where}: over={over!r} is not known; choose one of {', '.join(BASES)}")
     if sweep is None:
+        if not isinstance(changes, dict):
+            raise ConfigError(f"{where}: changes={changes!r} names no knob; write changes.KNOB = VALUE")
+        _check_values(where, changes)
         return Step(dict(changes), over=over)
+    if not isinstance(sweep, dict | list):
+        raise ConfigError(f"{where}: sweep={sweep!r} names no knob; write sweep.KNOB = [VALUE, ...]")
     settings = _combinations(sweep) if isinstance(sweep, dict) else tuple(sweep)
     if not settings or not all(isinstance(setting, dict) for setting in settings):
         raise ConfigError(f"{where}: sweep has no settings; give lists of values, or a list of settings")
+    for setting in settings:
+        _check_values(where, setting)
     return Step({}, settings, over)
+
+
+def _check_values(where: str, setting: Mapping[str, Any]) -> None:
+    """Refuse what TOML can write and no knob can be; infinities and NaN would not even reach the server."""
+    for name, value in setting.items():
+        for one in value if isinstance(value, list) else [value]:
+            if not isinstance(one, bool | int | float | str) or (isinstance(one, float) and not math.isfinite(one)):
+                raise ConfigError(f"{where}: {name}={one} is no value of a knob; write a finite number, text, or true")
 
 
 def _combinations(values: Mapping[str, Any]) -> tuple[KnobValues, ...]:

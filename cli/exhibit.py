@@ -24,7 +24,7 @@ def exhibit(  # noqa: PLR0913, PLR0917 - one parameter per option
     models: Annotated[str, typer.Option("--models", help="Language models of table4, separated by commas.")] = "",
     datasets: Annotated[str, typer.Option("--datasets", help="Other datasets.", show_default="the scale's")] = "",
     backbones: Annotated[str, typer.Option("--backbones", help="sasrec, hstu, or both.")] = "sasrec,hstu",
-    seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="Sessions; of the record: fresh seeds of each.",
+    seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="Sessions; of a record: 2 to 10 fresh seeds.",
     show_default="the scale's")] = None,
     trials: Annotated[int | None, typer.Option("--trials", min=1, show_default="the scale's")] = None,
     memory_from: MemoryFrom = "",

@@ -4,15 +4,14 @@ Per dataset and backbone one session runs the configurations of a recipe, confir
 fresh seeds that the server draws, and looks at the test set once. `record_session.py` runs the sessions of a dataset.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..agents.recipe import read_recipes
-from ..data.catalogue import Catalogue
 from ..data.errors import ConfigError
-from ..data.prepared import FILE, RANDOM, Manifest, PrepareOptions
-from ..examiner.vault import Vault
+from ..data.prepared import FILE
 from ..models.knobs.declaration import BACKBONES
 from ..sandbox.protocol import load_protocol
 from .comparison import Begin, no_begin
@@ -20,6 +19,7 @@ from .exhibits import SCALES
 from .homes import SESSIONS, digest_of, home_of
 from .page import NO_LIMIT, budgeted, with_rules
 from .plan import write_page
+from .record_datasets import datasets_of
 from .record_outcome import RecordResult, other_looks, stored_record
 from .record_task import RecordTask, num_steps
 from .runner import Kind, OnAdvance, run_jobs
@@ -30,9 +30,6 @@ RECORDS = Kind("virtualmle.compare.record_session", stored_record)
 CONFIRM_TOP = 1
 SEEDS = {"demo": 2, "office": 5, "full": 5}
 """Fresh seeds of a scale."""
-BOTH = "both"
-TIES: dict[str, tuple[str, ...]] = {FILE: (FILE,), RANDOM: (RANDOM,), BOTH: (FILE, RANDOM)}
-"""What `--ties` names: the orders of a user's events at one time with which each dataset is recorded."""
 NAME = "record"
 MAX_STEPS = 1000
 """Trials of a session at most: its recipe ends it, not its budget."""
@@ -43,7 +40,7 @@ class RecordRequest:
     """What a person asks for. `datasets`: names, or paths of logs; () = those of the scale.
 
     repetitions: fresh seeds; None = those of the scale.
-    ties: one of TIES.
+    ties: one of `record_datasets.TIES`.
     """
 
     home: Path
@@ -83,11 +80,33 @@ def record(request: RecordRequest, on_advance: OnAdvance, begin: Begin = no_begi
     """Run the sessions that have no result yet. Raises ConfigError, ProtocolError or DataError for a request that
     cannot be run, SessionError if another process runs it."""
     tasks = tasks_of(request)
+    _refuse_to_replace(request.out / f"{NAME}.json", tasks)
     begin(len(tasks), max(num_steps(task.parts(), task.repetitions) for task in tasks))
     done = run_jobs(request, tasks, RECORDS, on_advance)
-    homes = [request.home, *sorted((request.out / SESSIONS).iterdir())]
-    looks = {task.dataset: other_looks(Path(task.home), homes, task.dataset_id) for task in tasks}
+    looks = {task.dataset: _looks_elsewhere(request, tasks, task) for task in tasks}
     return Recorded(request, tasks, done.results, done.failures, looks)
+
+
+def _refuse_to_replace(path: Path, tasks: Sequence[RecordTask]) -> None:
+    """Raise ConfigError if the file holds a record of sessions that are not among those of the tasks."""
+    try:
+        stored = {(record["dataset"], record["task"]) for record in json.loads(path.read_bytes())["records"]}
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, TypeError, KeyError):
+        raise ConfigError(f"{path} is no record of this version; move it away, or choose another --out") from None
+    if others := sorted(dataset for dataset, _ in stored - {(task.dataset, task.digest) for task in tasks}):
+        raise ConfigError(
+            f"{path} holds a record of {', '.join(others)} that this request would not write again; choose another "
+            "--out, or repeat the command of that record, with further datasets if you like"
+        )
+
+
+def _looks_elsewhere(request: RecordRequest, tasks: Sequence[RecordTask], task: RecordTask) -> int:
+    """The looks at the content of a dataset that neither its sessions nor those of its control have taken."""
+    own = {Path(other.home) for other in tasks if other.listed_as == task.listed_as}
+    homes = [request.home, *sorted((request.out / SESSIONS).iterdir())]
+    return other_looks(request.home, own, homes, task.dataset_id)
 
 
 def tasks_of(request: RecordRequest) -> list[RecordTask]:
@@ -98,16 +117,15 @@ def tasks_of(request: RecordRequest) -> list[RecordTask]:
         raise ConfigError(f"backbone={''.join(unknown[:1])!r} is not known; choose among {', '.join(BACKBONES)}")
     recipes = (request.recipes or RECIPES).expanduser().resolve()
     read_recipes(recipes)  # before a dataset is prepared
-    if request.ties not in TIES:
-        raise ConfigError(f"ties={request.ties!r} is not known; choose {FILE}, {RANDOM} or {BOTH}")
     repetitions = request.repetitions or SEEDS[request.scale]
+    datasets = datasets_of(request.home, request.datasets or SCALES[request.scale].datasets, request.ties)
     page = write_page(request.out, page_of(request, repetitions))
     tasks = [
         RecordTask(
             home="",
-            dataset=manifest.name,
-            dataset_id=manifest.dataset_id,
-            listed_as=_listed_as(manifest),
+            dataset=one.manifest.name,
+            dataset_id=one.manifest.dataset_id,
+            listed_as=one.listed_as,
             backbones=backbones,
             with_default=request.with_default,
             ensemble=request.ensemble,
@@ -115,12 +133,13 @@ def tasks_of(request: RecordRequest) -> list[RecordTask]:
             parallel=request.parallel,
             device=request.device,
             threads=request.threads,
+            jobs=request.jobs,
             page=str(page),
             page_sha256=digest_of(page),
             recipes=str(recipes),
             recipes_sha256=digest_of(recipes),
         )
-        for manifest in _registered(request)
+        for one in datasets
     ]
     return [_placed(request, task) for task in tasks]
 
@@ -136,21 +155,6 @@ def page_of(request: RecordRequest, repetitions: int) -> str:
         "confirm_repetitions": f"{repetitions}",
     }
     return with_rules(budgeted(text, MAX_STEPS, None, request.settings), rules)
-
-
-def _registered(request: RecordRequest) -> tuple[Manifest, ...]:
-    """The manifests of the datasets, which are prepared in the home unless they are there."""
-    request.home.mkdir(parents=True, exist_ok=True)
-    catalogue, key = Catalogue(request.home), Vault(request.home).public_key()
-    words = request.datasets or SCALES[request.scale].datasets
-    orders = [None if request.ties == FILE else PrepareOptions(ties=ties) for ties in TIES[request.ties]]
-    names = [catalogue.resolve(word, key, options=options) for word in words for options in orders]  # None: as it is
-    return tuple(catalogue.manifest(name) for name in dict.fromkeys(names))
-
-
-def _listed_as(manifest: Manifest) -> str:
-    """The name of a dataset in the recipes: with ties in random order, that of the plain dataset."""
-    return manifest.name.removesuffix(PrepareOptions(ties=manifest.options.ties).suffix)
 
 
 def _placed(request: RecordRequest, task: RecordTask) -> RecordTask:

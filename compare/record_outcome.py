@@ -4,13 +4,14 @@ Test figures come only from the examiner's revealed results, and the seeds from 
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..data.errors import SealError, SessionError
+from ..examiner.ledger import looks_at
 from ..examiner.receipts import to_bytes
 from ..examiner.request import TestResult, looks, read_revealed
 from ..memory.records import Confirmation, SessionRecord, TrialRecord
@@ -19,10 +20,12 @@ from ..models.knobs.ensemble import members_of
 from ..sandbox.program import trials_measured
 from ..sandbox.protocol import parse_protocol
 from ..sandbox.statistics import selection_inflation
+from ..tools.contents import content_in
 from ..tools.receipts import receipt_of
 from ..tools.workspace import trial_directory
 from ..training.spec import read_spec
 from .outcome import RESULT, Ended, TrialResult, stored_progress, trial_result
+from .provenance import machine, versions
 from .record_task import Part, RecordTask
 
 
@@ -60,6 +63,11 @@ class PartResult(BaseModel):
     receipt: str  # the file of the receipt below its home; empty without one
     receipt_sha256: str = ""
 
+    def changes_of(self, trial: str) -> dict[str, Any]:
+        """The changes of a trial over the default, with those of the trials that it builds on."""
+        one = next(each for each in self.trials if each.trial == trial)
+        return {**(self.changes_of(one.base) if one.base != "default" else {}), **one.changes}
+
 
 class RecordResult(Ended):
     """All sessions of a record on one dataset, in the order in which they were opened."""
@@ -70,6 +78,16 @@ class RecordResult(Ended):
     profile: dict[str, Any]  # train-only statistics of the dataset
     parts: tuple[PartResult, ...]
     wall_seconds: float
+    provenance: dict[str, Any] = {}  # where and how its sessions ended; empty if an earlier version has stored it
+
+    def configuration(self, part: PartResult) -> tuple[dict[str, Any], list[tuple[str, dict[str, Any]]]]:
+        """What a session has selected, by settings instead of names: its own, and the models that an ensemble joins."""
+        found = []
+        for member in part.members:
+            session, _, trial = member.partition("/")
+            source = next(each for each in self.parts if each.session == session)
+            found.append((source.name, source.changes_of(trial)))
+        return part.settings, sorted(found, key=repr)
 
     @property
     def num_trials(self) -> int:
@@ -106,7 +124,15 @@ def read_record(task: RecordTask, parts: Sequence[Part]) -> RecordResult:
         profile=sessions[0].profile,
         parts=read,
         wall_seconds=round(stored_progress(home).wall_seconds, 1),
+        provenance=provenance_of(task, read),
     )
+
+
+def provenance_of(task: RecordTask, parts: Sequence[PartResult]) -> dict[str, Any]:
+    """The machine, the versions, and how the sessions were run, at the time of this call."""
+    devices = dict.fromkeys(part.device for part in parts if part.device)
+    run = {"device": ", ".join(devices), "threads": task.threads, "parallel": task.parallel, "jobs": task.jobs}
+    return {**machine(), **versions(), **run}
 
 
 def _part(home: Path, memory: Memory, part: Part, session: SessionRecord) -> PartResult:
@@ -179,6 +205,14 @@ def _receipt(home: Path, session: SessionRecord) -> tuple[str, str]:
     return f".virtualmle/vault/receipts/{session.id}.json", hashlib.sha256(content).hexdigest()
 
 
-def other_looks(home: Path, homes: Sequence[Path], dataset_id: str) -> int:
-    """Looks at the test set of this dataset that the ledgers of other homes have, for example of earlier records."""
-    return sum(look.dataset_id == dataset_id for other in homes if other != home for look in looks(other))
+def other_looks(base: Path, own: Collection[Path], homes: Sequence[Path], dataset_id: str) -> int:
+    """Looks at the content of a dataset in the ledgers of those `homes` that are not `own`, e.g. of earlier records.
+
+    Which datasets have this content, `tools/contents.py` tells of the base home; so do equal fingerprints in the
+    ledgers. The looks at near-duplicates that a ledger has counted together count as well.
+    """
+    ledgers = {home: looks(home) for home in homes}
+    ids = content_in(base, dataset_id)
+    contents = {look.fingerprint for ledger in ledgers.values() for look in looks_at(ledger, ids)}
+    ids |= {look.dataset_id for ledger in ledgers.values() for look in ledger if look.fingerprint in contents}
+    return sum(len(looks_at(ledger, ids)) for home, ledger in ledgers.items() if home not in own)

@@ -9,7 +9,6 @@ from ..data.atomic import write_bytes
 from ..data.errors import HomeError
 from ..data.wording import counted
 from ..report import formats
-from .provenance import machine, versions
 from .published import published, published_table, source_lines
 from .record import NAME, Recorded
 from .record_outcome import PartResult, RecordResult
@@ -25,16 +24,15 @@ def write_record(recorded: Recorded) -> list[Path]:
     """Write record.md, record.json and the receipts into the directory of the record; returns the paths, the Markdown
     first. Raises HomeError if it cannot be written."""
     out = recorded.request.out
-    provenance = provenance_of(recorded)
+    digests = {task.dataset: task.digest for task in recorded.tasks}
     content = {
-        "provenance": provenance,
         "repetitions": recorded.tasks[0].repetitions,
         "looks_elsewhere": recorded.looks_elsewhere,
         "failures": recorded.failures,
-        "records": [result.model_dump(mode="json") for result in recorded.results],
+        "records": [{"task": digests[result.dataset], **result.model_dump(mode="json")} for result in recorded.results],
     }
     files = {
-        out / f"{NAME}.md": as_markdown(recorded, provenance).encode(),
+        out / f"{NAME}.md": as_markdown(recorded).encode(),
         out / f"{NAME}.json": (json.dumps(content, indent=1, allow_nan=False) + "\n").encode(),
         **{out / receipt_file(part): receipt for part, receipt in _receipts(recorded)},
     }
@@ -47,12 +45,16 @@ def write_record(recorded: Recorded) -> list[Path]:
     return list(files)
 
 
-def provenance_of(recorded: Recorded) -> dict[str, Any]:
-    """The machine, the versions, and how the sessions were run."""
-    devices = dict.fromkeys(part.device for _, part in _rows(recorded.results) if part.device)
-    request = recorded.request
-    run = {"device": ", ".join(devices), "threads": request.threads, "parallel": request.parallel, "jobs": request.jobs}
-    return {**machine(), **versions(), **run}
+def provenance_lines(results: Sequence[RecordResult]) -> list[str]:
+    """The machine, the versions, and how the sessions were run: one list, or a line per dataset if they differ."""
+    first = results[0].provenance
+    if first and all(result.provenance == first for result in results):
+        return [f"- {name}: {value}" for name, value in first.items()]
+    return [f"- {result.dataset}: {_in_words(result.provenance)}" for result in results]
+
+
+def _in_words(provenance: dict[str, Any]) -> str:
+    return "; ".join(f"{name} {value}" for name, value in provenance.items()) or "not stored by an earlier version"
 
 
 def receipt_file(part: PartResult) -> str:
@@ -70,7 +72,13 @@ def _rows(results: Sequence[RecordResult]) -> list[Row]:
     return [(result, part) for result in results for part in result.parts]
 
 
-def as_markdown(recorded: Recorded, provenance: dict[str, Any]) -> str:
+def _orders(results: Sequence[RecordResult]) -> list[tuple[RecordResult, RecordResult]]:
+    """The datasets that were recorded with both orders of ties: the plain one and its control."""
+    drawn = {result.listed_as: result for result in results if result.dataset != result.listed_as}
+    return [(result, drawn[result.dataset]) for result in results if result.dataset in drawn]
+
+
+def as_markdown(recorded: Recorded) -> str:
     """The record as Markdown."""
     rows = _rows(recorded.results)
     tables = [
@@ -78,10 +86,9 @@ def as_markdown(recorded: Recorded, provenance: dict[str, Any]) -> str:
         trials_table(rows), cost_table(rows), receipts_table(rows),
     ]  # fmt: skip
     quoted = quoted_table(recorded.results)
-    machine_lines = [f"- {name}: {value}" for name, value in provenance.items()]
     lines = [
         "# The record", "", about(recorded), "", *(markdown(table) for table in tables if table.rows),
-        "## Machine and versions", "", *machine_lines, "",
+        "## Machine and versions", "", *provenance_lines(recorded.results), "",
         *([markdown(quoted), *source_lines(), ""] if quoted.rows else []),
         "## What these figures cannot say", "", *(f"- {note}" for note in notes(recorded)), "",
     ]  # fmt: skip
@@ -110,7 +117,8 @@ def test_table(rows: Sequence[Row]) -> Table:
         "seed of the session, the one figure. SE over users: standard error of test NDCG@10, of the mean per user. Of "
         "the selected trial: validation NDCG@10 under the seed of the session, which the selection saw; inflation: the "
         "bound SE·√(2 ln K) of what choosing the best of K configurations adds to it. Default: one model of the seed "
-        "of the session, in the same look; the difference is paired over users, with its standard error. Look: which "
+        "of the session, in the same look; the difference is paired over users, with its standard error; "
+        "“selected”: it is the selected trial itself. Look: which "
         "look at this test set it was, in the ledger of these sessions."
     )
     return Table("Test figures", columns, tuple(_test_row(*row) for row in rows), note)
@@ -128,40 +136,47 @@ def _test_row(result: RecordResult, part: PartResult) -> tuple[str, ...]:
         formats.metric(test.ndcg10_se) if test else "",
         spread(confirmed.mean, confirmed.sd) if confirmed else "",
         formats.metric(part.validation[NDCG]), formats.metric(part.inflation),
-        formats.metric(default.metrics[NDCG]) if default else "",
+        formats.metric(default.metrics[NDCG]) if default else "selected" if _selects_default(part) else "",
         formats.change(default.delta[NDCG], default.delta_se[NDCG]) if default else "",
         str(test.look) if test else "",
     )  # fmt: skip
 
 
+def _selects_default(part: PartResult) -> bool:
+    """Whether the selected trial is the plain default."""
+    return part.test is not None and not part.settings and not part.members
+
+
 def ties_table(results: Sequence[RecordResult]) -> Table:
     """The figures of each dataset that was recorded with both orders of ties; without rows if none was."""
-    drawn = {result.listed_as: result for result in results if result.dataset != result.listed_as}
     found = tuple(
-        _ties_row(result.dataset, part, other)
-        for result in results
-        if result.dataset in drawn
-        for part, other in zip(result.parts, drawn[result.dataset].parts, strict=True)
+        _ties_row((plain, part), (drawn, its))
+        for plain, drawn in _orders(results)
+        for part, its in zip(plain.parts, drawn.parts, strict=True)
     )
     columns = (
-        "data", "model", "validation NDCG@10", "in random order", "change", "test NDCG@10", "in random order", "change",
+        "data", "model", "same configuration", "validation NDCG@10", "in random order", "change", "test NDCG@10",
+        "in random order", "change",
     )  # fmt: skip
     note = (
         "A user's events at one time have the order of the log, or one that was drawn at random. Where the log lists "
         "such events in an order of its own, such as ascending item ids, a model can learn that order: the change says "
-        "how much of a figure comes from it. Validation: of the selected trials. The targets of the two differ, "
-        "so the change is not paired over users."
+        "how much of a figure comes from it. Each order has selected for itself: where the configurations are not the "
+        "same, the change contains the other choice, too. Validation: of the selected trials. The targets of the two "
+        "differ, so the change is not paired over users."
     )
-    return Table("The order of events at one time", columns, found, note)
+    return Table("The order of events at one time", columns, found, note, texts=3)
 
 
-def _ties_row(dataset: str, part: PartResult, other: PartResult) -> tuple[str, ...]:
+def _ties_row(plain_row: Row, drawn_row: Row) -> tuple[str, ...]:
+    (result, part), (control, other) = plain_row, drawn_row
+    same = "yes" if result.configuration(part) == control.configuration(other) else "no"
     pairs = [
         (part.validation[NDCG], other.validation[NDCG]),
         (part.test.metrics[NDCG] if part.test else None, other.test.metrics[NDCG] if other.test else None),
     ]
     figures = [(formats.metric(plain), formats.metric(drawn), formats.relative(plain, drawn)) for plain, drawn in pairs]
-    return dataset, part.name, *figures[0], *figures[1]
+    return result.dataset, part.name, same, *figures[0], *figures[1]
 
 
 def seeds_table(rows: Sequence[Row]) -> Table:
@@ -254,9 +269,18 @@ def notes(recorded: Recorded) -> Iterator[str]:
         if number:
             yield (
                 f"The ledgers of the base home and of other sessions in this directory have {counted(number, 'look')} "
-                f"at the test set of {dataset}. Whoever chose the configurations may know these figures."
+                f"at the content of {dataset}. Whoever chose the configurations may know these figures."
             )
+    for plain, drawn in _orders(recorded.results):
+        yield (
+            f"{plain.dataset} and {drawn.dataset} have the content of one log: the looks of both are looks at one "
+            "content, and the ledger of each numbers its own only."
+        )
     yield "The configurations were given: no ledger of these sessions says what was known when they were chosen."
+    yield (
+        "The fresh seeds follow from the seed of the session, the dataset and the number of the repetition: all "
+        "records of a dataset draw the same ones, and the author of a second recipe may know figures under them."
+    )
     if any(part.members for _, part in _rows(recorded.results)):
         yield "An ensemble has one figure, of members under one seed; it has no standard deviation over seeds."
     yield "The standard deviation is over seeds on one split of the data; it says nothing about other users or times."

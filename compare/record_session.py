@@ -9,7 +9,7 @@ done is read from the home: the n-th session of the home is the n-th part of the
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mcp import Client
@@ -34,11 +34,19 @@ from .record_outcome import read_record
 from .record_task import Part, RecordTask
 from .session import WARM_SECONDS, run_process
 
+SAVE_SECONDS = 1.0
+"""How often the time is written at most."""
 
-class Counter:
-    """Reports on standard output, one JSON line each, how many trials and repetitions of all sessions are over."""
 
-    def __init__(self) -> None:
+class Watch:
+    """Keeps the time on the clock on disk as it passes, because this process may end at any moment, and reports on
+    standard output, one JSON line each, how many trials and repetitions of all sessions are over."""
+
+    def __init__(self, home: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path = home / PROGRESS
+        self._clock = clock
+        self._started = self._saved = clock()
+        self._earlier = stored_progress(home).wall_seconds  # of earlier processes
         self._before = self._now = 0
 
     def next_session(self) -> None:
@@ -47,6 +55,8 @@ class Counter:
 
     def __call__(self, event: Event) -> None:
         """Take note of one event."""
+        if self._clock() - self._saved >= SAVE_SECONDS:
+            self.save()
         if isinstance(event, TrialFinished):
             self._now = event.observation.budget.trials_used
         elif isinstance(event, Confirming):
@@ -55,39 +65,43 @@ class Counter:
             return
         print(json.dumps({"trials": self._before + self._now}), flush=True)
 
+    def save(self) -> None:
+        """Write the time so far."""
+        self._saved = self._clock()
+        store(Progress(wall_seconds=self._earlier + self._saved - self._started), self._path)
+
 
 def run(task: RecordTask) -> None:
     """Run the sessions of `task` to their ends, from wherever an earlier process left them, and store the result."""
     home, parts = Path(task.home), task.parts()
-    before, started = stored_progress(home).wall_seconds, time.monotonic()
-    counter = Counter()
+    watch = Watch(home)
     try:
         for number, part in enumerate(parts):
-            _run_trials(task, number, part, len(parts), counter)
-            counter.next_session()
+            _run_trials(task, number, part, len(parts), watch)
+            watch.next_session()
         for number, part in enumerate(parts):
-            _finalize(task, number, part, len(parts), counter)
-            counter.next_session()
+            _finalize(task, number, part, len(parts), watch)
+            watch.next_session()
     finally:
-        store(Progress(wall_seconds=before + time.monotonic() - started), home / PROGRESS)
+        watch.save()
     store(read_record(task, parts), home / RESULT)
 
 
-def _run_trials(task: RecordTask, number: int, part: Part, sessions: int, counter: Counter) -> None:
+def _run_trials(task: RecordTask, number: int, part: Part, sessions: int, watch: Watch) -> None:
     """Run the trials of a session, which is opened unless it is there, and leave it open."""
     known = _sessions(task)
     record = known[number] if number < len(known) else None
     if record is not None and record.state != "open":
         return
     agent = _agent(part, _members(task, known[:number]) if part.is_ensemble else ())
-    _drive(task, part, agent, record.id if record else None, sessions, counter, finalizes=False)
+    _drive(task, part, agent, record.id if record else None, sessions, watch, finalizes=False)
 
 
-def _finalize(task: RecordTask, number: int, part: Part, sessions: int, counter: Counter) -> None:
+def _finalize(task: RecordTask, number: int, part: Part, sessions: int, watch: Watch) -> None:
     """Confirm the best trial of a session, and take its look, unless that is over."""
     record = _sessions(task)[number]
     if record.state not in ("revealed", "void"):
-        _drive(task, part, _agent(part, ()), record.id, sessions, counter, finalizes=True)
+        _drive(task, part, _agent(part, ()), record.id, sessions, watch, finalizes=True)
 
 
 def _agent(part: Part, members: Sequence[str]) -> RecipeAgent:
@@ -120,10 +134,10 @@ def _members(task: RecordTask, sessions: Sequence[SessionRecord]) -> tuple[str, 
 
 
 def _drive(  # noqa: PLR0913, PLR0917 - private, called twice
-    task: RecordTask, part: Part, agent: Agent, session: str | None, sessions: int, counter: Counter, *, finalizes: bool
+    task: RecordTask, part: Part, agent: Agent, session: str | None, sessions: int, watch: Watch, *, finalizes: bool
 ) -> None:
     settings = _settings(task, sessions)
-    refusal = asyncio.run(_connected(task, part, agent, session, settings, counter, finalizes))
+    refusal = asyncio.run(_connected(task, part, agent, session, settings, watch, finalizes))
     if refusal is not None:
         raise refusal
 
@@ -134,7 +148,7 @@ async def _connected(  # noqa: PLR0913, PLR0917 - as above
     agent: Agent,
     session: str | None,
     settings: Settings,
-    counter: Counter,
+    watch: Watch,
     finalizes: bool,
 ) -> VirtualMLEError | None:
     """Returns a refusal instead of raising it: the client's task groups would wrap it."""
@@ -143,7 +157,7 @@ async def _connected(  # noqa: PLR0913, PLR0917 - as above
         play = run_agent if finalizes else run_trials
         try:
             await play(
-                client, agent, task.dataset, part.backbone, session=session, new=session is None, on_event=counter
+                client, agent, task.dataset, part.backbone, session=session, new=session is None, on_event=watch
             )
         except VirtualMLEError as error:
             return error

@@ -4,13 +4,12 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..agents.recipe import DEFAULT, Recipes, Step, read_recipes
+from ..agents.recipe import DEFAULT, ENSEMBLE, Recipes, Step, read_recipes
 from ..data.errors import ConfigError
 from ..models.knobs.declaration import Backbone
 from ..models.knobs.ensemble import MIN_MEMBERS
 from .task import DIGEST, HOUSEKEEPING, Job
 
-ENSEMBLE = "ensemble"
 PATHS = {*HOUSEKEEPING, "page", "recipes"}
 
 
@@ -38,6 +37,7 @@ class RecordTask(Job):
     ensemble: bool = False
     repetitions: int
     parallel: int = 1  # trials of a session at a time, repetitions included
+    jobs: int = 1  # datasets at a time; as `parallel`, it changes seconds only
     seed: int = 0
     device: str = "auto"
     page: str  # path of the protocol page
@@ -48,7 +48,7 @@ class RecordTask(Job):
     @property
     def digest(self) -> str:
         """A hash of what determines the sessions; paths do not, the contents of their files do."""
-        fields = self.model_dump(exclude={*PATHS, "parallel"})
+        fields = self.model_dump(exclude={*PATHS, "parallel", "jobs"})
         return hashlib.sha256(repr(sorted(fields.items())).encode()).hexdigest()[:DIGEST]
 
     def parts(self) -> tuple[Part, ...]:

@@ -48,6 +48,8 @@ SEALED_NAMES_FORMAT_VERSION = 4  # as version 2, but the names of some items are
 LEAVE_ONE_OUT, TIME = "leave-one-out", "time"
 ALL, TRAIN = "all", "train"  # which events the k-core counts: all, or all but the test events
 FILE, RANDOM = "file", "random"  # the order of a user's events at one time: the file's, or drawn (`ties.py`)
+RANDOM_SUFFIX = f"-ties-{RANDOM}"
+"""What the name of a dataset ends with that is named after its log, if the order was drawn."""
 RANDOM_TIES = "in random order"
 """What the profile of a dataset says of its ties if their order was drawn."""
 MIN_EVENTS = 3  # one each for train, validation and test
@@ -86,7 +88,7 @@ class PrepareOptions:
     @property
     def suffix(self) -> str:
         """What the name of a dataset ends with that is named after its log; empty for the default."""
-        ties = "" if self.ties == FILE else f"-ties-{self.ties}"
+        ties = "" if self.ties == FILE else RANDOM_SUFFIX
         if self.split == TIME:
             return f"-{self.split}-{self.holdout.replace('%', 'pct')}{ties}"
         return ties if self.k_core_on == ALL else f"-core-on-{self.k_core_on}{ties}"

@@ -162,9 +162,19 @@ def test_receipts_lie_beside_the_record_and_hold_on_any_machine(recorded: Path) 
 def test_a_second_run_runs_nothing_and_another_record_counts_the_looks_of_the_first(recorded: Path, home: Path) -> None:
     result = inner_home(recorded) / "result.json"
     before = result.stat().st_mtime_ns
-    again = run(*words(home, "calm", "--json"))
+    text = (recorded / "record.md").read_text(encoding="utf-8")
+    again = run(*words(home, "calm", "--json", "--parallel", "2"))
     assert result.stat().st_mtime_ns == before and again.stderr == ""
+    assert (recorded / "record.md").read_text(encoding="utf-8") == text and "- parallel: 1\n" in text
     assert json.loads(again.stdout)["looks_elsewhere"] == {"demo": 0}
+
+
+def test_a_record_is_not_replaced_by_another_one(recorded: Path, home: Path) -> None:
+    before = {path: path.read_bytes() for path in recorded.rglob("*") if path.is_file()}
+    (home / "other.toml").write_text(RECIPE.replace("24", "16"), encoding="utf-8")
+    done = run(*words(home, "calm"), "--recipes", str(home / "other.toml"), code=1)
+    assert "holds a record of demo that this request would not write again; choose another --out" in done.stderr
+    assert {path: path.read_bytes() for path in before} == before and len(list((recorded / "sessions").iterdir())) == 1
 
 
 def test_both_orders_of_ties_are_recorded_side_by_side_from_one_recipe(home: Path, tmp_path: Path) -> None:
@@ -188,7 +198,7 @@ def test_both_orders_of_ties_are_recorded_side_by_side_from_one_recipe(home: Pat
     before, after = zip(*figures, strict=True), [100 * (b / a - 1) for a, b in zip(*figures, strict=True)]
     cells = [f"{a:.4f} | {b:.4f} | {change:+.1f} %" for (a, b), change in zip(before, after, strict=True)]
     text = (tmp_path / "out" / "record.md").read_text(encoding="utf-8")
-    assert f"| shop | sasrec | {cells[0]} | {cells[1]} |" in text
+    assert f"| shop | sasrec | yes | {cells[0]} | {cells[1]} |" in text
 
 
 def test_the_recipe_of_a_file_is_an_agent_of_tune_and_resumed_as_such(home: Path) -> None:
