@@ -1,10 +1,12 @@
 """Time before money: dry runs, estimates, and what a call says of arguments that have no effect."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.quick_home import quick_home
+from virtualmle.data.errors import AdmissionError
 from virtualmle.examiner.audit import AuditLog
 from virtualmle.examiner.vault import Vault
 from virtualmle.sandbox.program import Heuristic, Occupation, admit
@@ -12,6 +14,7 @@ from virtualmle.tools.finalize import finalize
 from virtualmle.tools.guidance import budget_of
 from virtualmle.tools.open_session import open_session
 from virtualmle.tools.planning import planned
+from virtualmle.tools.recording import extend_recorded
 from virtualmle.tools.run_trial import run_trial
 from virtualmle.tools.sweep import sweep
 from virtualmle.tools.wait_trial import wait_trial
@@ -136,3 +139,25 @@ def test_a_trial_that_runs_is_answered_with_its_estimate_and_another_session_lea
     assert f"scaled from those of {SESSION}/t00" in found.estimate.basis
     closed = run_trial(ws, SESSION, {"hidden_dim": 20}, dry_run=True)
     assert closed.plan is not None and closed.plan.would == "refuse" and "takes no more trials" in closed.plan.reason
+
+
+def test_a_session_whose_patience_is_exceeded_takes_no_more_trials_until_a_person_extends_it(tmp_path: Path) -> None:
+    home = quick_home(tmp_path / "home")
+    page = home / "SANDBOX.md"
+    text = page.read_text(encoding="utf-8").replace("`max_trials` | 2", "`max_trials` | 9")
+    page.write_text(text.replace("| `patience` | 10 |", "| `patience` | 1 |"), encoding="utf-8")
+    ws = Workspace.open(home, settings=Settings(threads=1, device="cpu", with_reflection=False, keep_warm=30))
+    open_session(ws, "demo", "sasrec")
+    run_trial(ws, SESSION, {"batch_size": 256})
+    discarded = run_trial(ws, SESSION, {"batch_size": 512})
+    assert discarded.verdict == "discard" and "1 trial in a row without a keep (patience 1)" in discarded.next
+    asked = run_trial(ws, SESSION, {"hidden_dim": 32}, dry_run=True).plan
+    assert asked is not None and asked.would == "refuse" and asked.reason.startswith("the session has stopped")
+    for call in (lambda: run_trial(ws, SESSION, {"hidden_dim": 32}),
+                 lambda: sweep(ws, SESSION, [{"transition_weight": 4.0}])):  # fmt: skip
+        with pytest.raises(AdmissionError, match="the session has stopped: 1 trial in a row without a keep"):
+            call()
+    assert run_trial(ws, SESSION, {"batch_size": 512}).duplicate
+    extend_recorded(ws.home, ws.memory, SESSION, 2, 0.0)
+    assert run_trial(ws, SESSION, {"hidden_dim": 32}).status == "finished"
+    ws.close()
