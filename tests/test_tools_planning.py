@@ -19,6 +19,7 @@ from virtualmle.tools.run_trial import run_trial
 from virtualmle.tools.sweep import sweep
 from virtualmle.tools.wait_trial import wait_trial
 from virtualmle.tools.workspace import Settings, Workspace
+from virtualmle.trials.warm import retire
 
 SESSION = "demo-sasrec-1"
 SETTINGS = Settings(threads=1, device="cpu", with_reflection=False, keep_warm=30, max_trials=4)
@@ -160,4 +161,5 @@ def test_a_session_whose_patience_is_exceeded_takes_no_more_trials_until_a_perso
     assert run_trial(ws, SESSION, {"batch_size": 512}).duplicate
     extend_recorded(ws.home, ws.memory, SESSION, 2, 0.0)
     assert run_trial(ws, SESSION, {"hidden_dim": 32}).status == "finished"
+    retire(ws.inbox(SESSION))
     ws.close()
