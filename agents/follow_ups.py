@@ -36,18 +36,27 @@ SIGN_Z = 0.3
 
 
 def follow_ups(history: History) -> list[Move]:
-    """All moves that the measurements of this session suggest, without those that would train the same model again."""
+    """All moves that the measurements of this session suggest.
+
+    Whether a training should be longer, only its curve says: measured effects of the knobs that bound it do not.
+    """
+    bounds = _bounds(history)
     moves = [
         *_further(history), *_pairs(history), *_combine(history), *_retune(history), *_reconsider(history),
-        *_from_curve(history),
     ]  # fmt: skip
-    return [move for move in moves if not keeps_the_model(move.changes, history)]
+    return [*(move for move in moves if not move.changes.keys() <= bounds), *_from_curve(history)]
+
+
+def _bounds(history: History) -> set[str]:
+    """The knobs that only end a training. With a decaying schedule each number of `epochs` is another training."""
+    decays = history.current.get("schedule", "constant") != "constant"
+    return {"patience"} if decays else {"patience", "epochs"}
 
 
 def _further(history: History) -> Iterator[Move]:
     for knob in history.space.knobs.values():
         steps = history.reflected_steps(knob.name)
-        if not steps or knob.name in _bounds(history):
+        if not steps:
             continue
         if choices := choices_of(knob):
             seen = {value for step in steps for value in (step.before, step.after)}
@@ -148,8 +157,6 @@ def _reconsider(history: History) -> Iterator[Move]:
         knob = history.space.knobs.get(name)
         if knob is None or name not in reflected or choices_of(knob) or history.steps(name):
             continue
-        if name in _bounds(history):
-            continue
         away = 1 if value > history.space.defaults[name] else -1
         for direction, share in ((away, 1.0), (-away, UNCERTAIN)):
             if (target := neighbour(name, value, direction, history.space)) is not None:
@@ -172,31 +179,6 @@ def _from_curve(history: History) -> Iterator[Move]:
             yield Move(patience, 0.04, "early stopping ended the run after few epochs, possibly on a plateau")
         if higher := _raised(history, "dropout"):
             yield Move(higher, 0.03, "the best epoch came early, which suggests overfitting; regularise more")
-
-
-def keeps_the_model(changes: KnobValues, history: History) -> bool:
-    """Whether the changes only bound the incumbent's training in a way that cannot give a better best epoch.
-
-    The best epoch of a training is as good as that of the same one with tighter bounds, or better. It stays what it is
-    unless the bound is raised that has ended the training: `epochs`, or `patience` epochs after the best one. A
-    schedule that decays over `epochs` makes each number of epochs another training.
-    """
-    incumbent, current = history.incumbent, history.current
-    if not changes.keys() <= {"epochs", "patience"} or incumbent is None or not incumbent.best_epoch:
-        return False
-    if "epochs" in changes and current.get("schedule", "constant") != "constant":
-        return False
-    before, after = (
-        min(values.get("epochs", math.inf), incumbent.best_epoch + values.get("patience", math.inf))
-        for values in (current, current | changes)
-    )
-    return bool(after <= before)
-
-
-def _bounds(history: History) -> tuple[str, ...]:
-    """The knobs that only bound a training, so that its curve says whether to raise them (`_from_curve`)."""
-    decays = history.current.get("schedule", "constant") != "constant"
-    return ("patience",) if decays else ("epochs", "patience")
 
 
 def _raised(history: History, name: str) -> KnobValues:

@@ -22,3 +22,8 @@ def roughly(seconds: float) -> str:
     if seconds < 100:
         return f"{round(seconds)} s"
     return f"{round(seconds / 60)} min" if seconds < 6000 else f"{round(seconds / 3600)} h"
+
+
+def british(word: str) -> str:
+    """The word as names of dimensions and knobs spell it: "optimization" is optimisation."""
+    return word.replace("ization", "isation").replace("modeling", "modelling")

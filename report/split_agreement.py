@@ -58,12 +58,8 @@ def split_of(session: SessionRecord) -> str:
 
 def targets_of(session: SessionRecord) -> str:
     """Which events are the targets of a session's dataset, and whether ties decide by chance, in sentences."""
-    return _targets_of_split(session) + _ties_in(session.profile)
-
-
-def _ties_in(profile: Mapping[str, Any]) -> str:
-    """A sentence to follow others if the order of events at one time was drawn; else empty."""
-    return " The order of a user's events at one time was drawn at random." if "ties" in profile else ""
+    drawn = " The order of a user's events at one time was drawn at random." if "ties" in session.profile else ""
+    return _targets_of_split(session) + drawn
 
 
 def _targets_of_split(session: SessionRecord) -> str:

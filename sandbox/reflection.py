@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from ..data.errors import ConfigError, SessionError
-from ..data.wording import counted
+from ..data.wording import british, counted
 from ..memory.records import ReflectionCheck, TrialOutcome, TrialRecord
 from ..models.config import TrialConfig
 from ..models.knobs.declaration import DIMENSIONS
@@ -92,11 +92,6 @@ def named_dimensions(text: str) -> tuple[str, ...]:
     sequence_modelling. They need not exist."""
     parts = (part.strip().lower().replace("-", "_").replace(" ", "_") for part in text.split(","))
     return tuple(dict.fromkeys(british(part) for part in parts if part))
-
-
-def british(word: str) -> str:
-    """The word as names of dimensions and knobs spell it: "optimization" is optimisation."""
-    return word.replace("ization", "isation").replace("modeling", "modelling")
 
 
 def check_evidence(evidence: Sequence[str], trials: Sequence[TrialRecord]) -> None:

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from ..data.errors import ConfigError
+from ..data.wording import british
 from ..models.config import KNOBS
 from ..models.knobs.declaration import DIMENSIONS
 from ..sandbox.action_space import ActionSpace
-from ..sandbox.reflection import british
 from .views import KnobRow
 
 MOST_DESCRIBED = 8

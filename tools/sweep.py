@@ -52,14 +52,12 @@ def sweep(
     dataset_dir = ws.session_dataset(record)
     running = sync_session(ws, session)
     trials = ws.memory.trials.all(session)
-    handle, config = _trained_base(ws, record, base, trials)
+    handle, config, measured = _trained_base(ws, record, base, trials)
     protocol = ws.session_protocol(record)
     configs = plan_settings(protocol.space, config, settings, protocol.max_sweep)
     roundings = [protocol.space.roundings(record.backbone, setting) for setting in settings]
     rounded = ", ".join(dict.fromkeys(text for text in roundings if text))[:ROUNDED_LENGTH]
     said = {"rounded": rounded, "ignored": _ignored(handle, config, settings, protocol.space)}
-    default = default_trial(ws, record, trials) if handle == "default" else None
-    measured = default.handle if default else handle
     admissions = [_admit(ws, record, trials, running, config, setting, measured) for setting in configs]
     refused = next((admission for admission in admissions if admission.kind == "refused"), None)
     known = [admission.trial for admission in admissions if admission.trial]
@@ -105,10 +103,14 @@ def _ignored(
 
 def _trained_base(
     ws: Workspace, session: SessionRecord, base: str, trials: list[TrialRecord]
-) -> tuple[str, TrialConfig]:
-    """The handle and the configuration of `base`; SweepError unless it is measured and its model is still there."""
+) -> tuple[str, TrialConfig, str]:
+    """The handle and the configuration of `base`, and the trial that has measured it, which "default" does not name.
+
+    SweepError unless there is one, and its model is still there.
+    """
     handle, config = resolve_base(ws, session, base)
-    if handle == "default" and default_trial(ws, session, trials) is None:
+    default = default_trial(ws, session, trials) if handle == "default" else None
+    if handle == "default" and default is None:
         raise SweepError(
             f"base={base!r} has no trained model yet, and a sweep re-scores a trained one; "
             "call run_trial with changes={} first, or give the handle of a finished trial"
@@ -118,7 +120,7 @@ def _trained_base(
             f"the checkpoint of base={base!r} is missing, and a sweep does not train; restore the trial's directory, "
             "or choose another finished trial"
         )
-    return handle, config
+    return handle, config, default.handle if default else handle
 
 
 def _admit(
