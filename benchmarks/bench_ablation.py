@@ -28,7 +28,7 @@ from record import RESULTS, environment, parser_of, save
 from virtualmle.agents.recipe import read_recipes
 from virtualmle.compare.record import RECIPES
 from virtualmle.data.prepared import PreparedDataset, PrepareOptions
-from virtualmle.models.config import fingerprint, make_config
+from virtualmle.models.config import SCORING_KNOBS, fingerprint, make_config
 from virtualmle.models.knobs.declaration import BACKBONES
 from virtualmle.models.priors import ScorePriors
 from virtualmle.sandbox.statistics import compare
@@ -43,7 +43,6 @@ GROUPS = (
     ("scores", "temperature"), ("dropout", "embedding_dropout", "attention_dropout"), ("linear_dim", "attention_dim"),
 )  # fmt: skip
 LENGTH = ("epochs", "patience", "schedule")  # how long a model trains is the same for all
-SCORING = ("popularity_", "transition_", "cooccurrence_")
 
 Knobs = Mapping[str, Any]
 
@@ -94,7 +93,7 @@ def variants_of(backbone: str, recipe: Knobs) -> Iterator[tuple[str, Knobs]]:
     """The recipe, and then the recipe without each of its knobs or groups of knobs, with what was put back."""
     yield RECIPE, recipe
     default = make_config(backbone)
-    trained = [name for name in recipe if name not in LENGTH and not name.startswith(SCORING)]
+    trained = [name for name in recipe if name not in LENGTH and name not in SCORING_KNOBS]
     groups = [group for group in GROUPS if set(group) & set(trained)]
     alone = [(name,) for name in trained if not any(name in group for group in groups)]
     for group in (*groups, *alone):
