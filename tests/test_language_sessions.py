@@ -112,8 +112,11 @@ async def test_a_session_survives_what_endpoints_do_and_its_ledger_is_exact(tmp_
     for number, told in ((3, "cut off"), (4, "no JSON object"), (5, "you refused"), (10, "4096"), (11, "t099")):
         assert told in prompts[number - 1], f"request {number}"
     with Memory(home / "memory.db") as memory:
-        assert len(memory.trials.all(result.session)) == 4
-        assert len(memory.reflections.all(result.session)) == 4
+        trials = memory.trials.all(result.session)
+    assert len(trials) == 4
+    # A change drawn at random may be a re-scoring within noise, on which the protocol asks for no reflection.
+    assert not [trial.handle for trial in trials if needs_reflection(trial, keep_z=1.0)]
+    assert sum(trial.reflected for trial in trials) >= 2
 
 
 @pytest.mark.anyio

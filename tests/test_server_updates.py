@@ -43,7 +43,7 @@ async def call(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:
 
 
 class Heard:
-    """The uris that a subscriber has heard of, and the wait for the next one."""
+    """The uris that a subscriber has heard of, and the wait for one more than so many."""
 
     def __init__(self) -> None:
         self.uris: list[str] = []
@@ -53,10 +53,12 @@ class Heard:
         self.uris.append(uri)
         self._news.set()
 
-    async def next(self) -> None:
+    async def after(self, count: int) -> int:
         with anyio.fail_after(PATIENT):
-            await self._news.wait()
-        self._news = anyio.Event()
+            while len(self.uris) <= count:
+                self._news = anyio.Event()
+                await self._news.wait()
+        return len(self.uris)
 
 
 @asynccontextmanager
@@ -75,17 +77,21 @@ async def listening(client: Client, heard: Heard) -> AsyncIterator[None]:
 
 
 async def hears_of_a_trial_and_its_reflection(client: Client, heard: Heard) -> None:
-    await heard.next()  # of the subscription itself
+    """The trial is read only when something was heard: its start and its end may be told together."""
+    count = await heard.after(0)  # of the subscription itself
     await call(client, "run_trial", session=SESSION, changes=SMALL, wait_seconds=0)
-    await heard.next()  # it has started
-    await heard.next()  # it has ended; nobody has asked for it
-    view = await call(client, "read_memory", session=SESSION, view="trajectory")
-    assert view["content"]["trials"][0]["status"] == "finished"
+    status = "running"
+    while status == "running":
+        count = await heard.after(count)
+        view = await call(client, "read_memory", session=SESSION, view="trajectory")
+        status = next((trial["status"] for trial in view["content"]["trials"]), "running")
+    assert status == "finished"
+    count = len(heard.uris)
     await call(
         client, "write_reflection", session=SESSION, trial="t001", helped="unclear", dimension="capacity",
         lesson="A small model learns a little in one epoch.",
     )  # fmt: skip
-    await heard.next()
+    await heard.after(count)
     assert set(heard.uris) == {URI}
 
 
