@@ -88,7 +88,7 @@ _BOTH = (
     _opening(0.012, "decoupled weight decay shrinks embeddings of rare items", optimizer="adamw", weight_decay=0.01),
     _opening(0.01, "averaged weights are less noisy than the last ones", ema_decay=0.99),
     _opening(0.01, "the time between two events indicates whether they are related", time_bias=True),
-    _opening(0.008, "popularity is a strong predictor for short histories", popularity_weight=0.25),
+    _opening(0.02, "popularity is a strong predictor for short histories; needs no training", popularity_weight=0.5),
     _opening(0.004, "averaged hidden states are less noisy than the last one alone", readout="mean"),
 )
 
@@ -97,8 +97,7 @@ OPENINGS: dict[str, tuple[Move, ...]] = {
         *_BOTH,
         _opening(0.05, "cosine scores at a low temperature remove the popularity bias of embedding norms",
                  scores="cosine", temperature=0.07),
-        _opening(0.03, "a wider feed-forward layer separates more items", ffn_multiplier=4),
-        _opening(0.03, "one embedding for input and output halves what rare items must learn", tie_embeddings=True),
+        _opening(0.08, "one embedding for input and output halves what rare items must learn", tie_embeddings=True),
         _opening(0.017, "a gated feed-forward layer is stronger at equal width", ffn="swiglu"),
     ),
     "hstu": (

@@ -27,7 +27,7 @@ TRIALS_BETWEEN = 5
 TRIALS_AT_END = 2
 """With at most this many trials left, a model that has never been swept comes first."""
 WEIGHTS = ("transition_weight", "cooccurrence_weight", "popularity_weight")
-FIRST_WEIGHTS = ((1.0, 2.0, 4.0, 8.0), (0.0, 1.0, 2.0, 4.0), (0.0, 0.25))
+FIRST_WEIGHTS = ((1.0, 2.0, 4.0, 8.0), (0.0, 1.0, 2.0, 4.0), (0.0, 0.5))
 """Weights of transitions, co-occurrences and popularity in the first sweep, in every combination."""
 WIDER: KnobValues = {
     "transition_window": 3, "transition_normalisation": "sqrt", "transition_recent": 3, "transition_recency": 0.5,

@@ -100,14 +100,14 @@ def test_an_early_best_epoch_suggests_more_dropout_where_the_protocol_does_not_o
 
 
 def test_training_is_extended_if_the_last_epoch_was_the_best() -> None:
-    world = World(knobs={"epochs", "patience", "tie_embeddings"}, trials_max=10)
+    world = World(knobs={"epochs", "patience", "num_blocks"}, trials_max=10)
     world.act(Engineer(0).act(world.situation))
     world.trials[0].update(best_epoch=20, reflected=True)  # of 20 epochs
     assert Engineer(0).act(world.situation).changes == {"epochs": 40, "patience": 5}  # type: ignore[union-attr]
 
 
 def test_patience_is_raised_if_training_stopped_after_few_epochs() -> None:
-    world = World(knobs={"epochs", "patience", "tie_embeddings"}, trials_max=10)
+    world = World(knobs={"epochs", "patience", "num_blocks"}, trials_max=10)
     world.act(Engineer(0).act(world.situation))
     world.trials[0].update(best_epoch=2, reflected=True)
     assert Engineer(0).act(world.situation).changes == {"patience": 5}  # type: ignore[union-attr]

@@ -27,7 +27,7 @@ DEFAULT = SPACE.default("sasrec").model_dump()
 BUNDLE = {"lr": 1e-3, "loss": "full_softmax", "scores": "cosine", "temperature": 0.07, "dropout": 0.5,
           "embedding_dropout": 0.5, "attention_dropout": 0.5, "tie_embeddings": True, "epochs": 80, "patience": 8,
           "batch_size": 64, "num_blocks": 2, "frequency_rescaling": 0.7,
-          "norm_placement": "post", "ffn_multiplier": 4}  # fmt: skip
+          "norm_placement": "post"}  # fmt: skip
 
 
 def recommendation(**fields: Any) -> dict[str, Any]:
