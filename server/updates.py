@@ -13,16 +13,19 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
+from mcp import MCPError
 from mcp.server import MCPServer
 from mcp.server.context import ServerRequestContext
 from mcp.server.session import ServerSession
 from mcp.server.subscriptions import InMemorySubscriptionBus, ResourcesListChanged, ResourceUpdated, ServerEvent
 from mcp.types import EmptyResult, SubscribeRequestParams, UnsubscribeRequestParams
 
-from ..data.errors import MemoryStoreError, VirtualMLEError
+from ..data.errors import MemoryStoreError, SessionError, VirtualMLEError
+from ..data.wording import listed
 from ..memory.sessions import Change
 from ..tools.sync import sync_session
 from ..tools.workspace import Workspace
+from .refusals import RESOURCE_NOT_FOUND, shown
 from .resources import SESSION_RESOURCES
 
 logger = logging.getLogger(__name__)
@@ -94,7 +97,8 @@ class Updates:
         return self._ws.memory.sessions.changes() if running else found
 
     async def on_subscribe(self, context: Handled, params: SubscribeRequestParams) -> EmptyResult:
-        """Serve resources/subscribe."""
+        """Serve resources/subscribe. Raises MCPError for a resource that can never change or does not exist."""
+        await anyio.to_thread.run_sync(self._check, str(params.uri))
         connection = context.session._connection  # the SDK has no public way to learn that a connection has ended
         if connection not in self._subscribed:
             self._subscribed[connection] = (context.session, {})
@@ -105,6 +109,16 @@ class Updates:
         while len(uris) > MAX_SUBSCRIPTIONS:
             del uris[next(iter(uris))]
         return EmptyResult()
+
+    def _check(self, uri: str) -> None:
+        session = session_of(uri)
+        if session is None:
+            changing = listed([each.uri for each in SESSION_RESOURCES])
+            raise MCPError(RESOURCE_NOT_FOUND, f"{shown(uri)} does not change; subscribe to {changing}", {"uri": uri})
+        try:
+            self._ws.memory.sessions.get(session)
+        except SessionError as error:
+            raise MCPError(RESOURCE_NOT_FOUND, str(error), {"uri": uri}) from None
 
     async def on_unsubscribe(self, context: Handled, params: UnsubscribeRequestParams) -> EmptyResult:
         """Serve resources/unsubscribe."""
@@ -117,6 +131,16 @@ class Updates:
         lowlevel = server._lowlevel_server  # MCPServer has no public way to serve a method of the specification
         lowlevel.add_request_handler("resources/subscribe", SubscribeRequestParams, self.on_subscribe)
         lowlevel.add_request_handler("resources/unsubscribe", UnsubscribeRequestParams, self.on_unsubscribe)
+
+
+def session_of(uri: str) -> str | None:
+    """The session whose resource this is; None for anything else."""
+    for each in SESSION_RESOURCES:
+        begin, _, end = each.uri.partition("{session}")
+        session = uri.removeprefix(begin).removesuffix(end)
+        if session and "/" not in session and uri == f"{begin}{session}{end}":
+            return session
+    return None
 
 
 def events(before: dict[str, Change], now: dict[str, Change]) -> list[ServerEvent]:

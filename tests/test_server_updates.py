@@ -1,6 +1,7 @@
 """Subscribers are told that a trajectory has changed: both protocol eras, in memory, over stdio and over HTTP."""
 
 import os
+import re
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -9,7 +10,7 @@ from typing import Any
 
 import anyio
 import pytest
-from mcp import Client
+from mcp import Client, MCPError
 from mcp.client.subscriptions import ResourceUpdated
 from mcp.server.subscriptions import ResourcesListChanged
 from mcp.types import CallToolResult, ResourceUpdatedNotification
@@ -19,7 +20,7 @@ from virtualmle.memory.sessions import Change
 from virtualmle.server import updates
 from virtualmle.server.app import build_server
 from virtualmle.server.resources import SESSION_RESOURCES
-from virtualmle.server.updates import changed, events
+from virtualmle.server.updates import changed, events, session_of
 from virtualmle.tools.workspace import Settings
 
 pytestmark = pytest.mark.anyio
@@ -133,6 +134,22 @@ async def test_an_earlier_client_subscribes(tmp_path: Path, connect: Callable[..
         assert heard.uris == []
 
 
+@pytest.mark.filterwarnings("ignore:resources/.*subscribe is removed:mcp.MCPDeprecationWarning")
+@pytest.mark.parametrize(
+    ("uri", "told"),
+    [
+        ("session://demo-sasrec-9/trajectory", "unknown session 'demo-sasrec-9'"),
+        ("session://demo-sasrec-9/nothing", "does not change; subscribe to session://{session}/trajectory"),
+        ("sandbox://protocol", "does not change"),
+    ],
+)
+async def test_a_subscription_to_nothing_that_changes_is_refused(tmp_path: Path, uri: str, told: str) -> None:
+    async with in_memory(tmp_path, {"mode": "legacy"}) as client:
+        with pytest.raises(MCPError, match=re.escape(told)) as refused:
+            await client.session.subscribe_resource(uri)
+        assert refused.value.code == -32002
+
+
 @pytest.mark.parametrize("connect", [over_stdio, over_http], ids=["stdio", "http"])
 async def test_a_client_of_another_process_listens(tmp_path: Path, connect: Callable[..., Any]) -> None:
     heard = Heard()
@@ -140,6 +157,12 @@ async def test_a_client_of_another_process_listens(tmp_path: Path, connect: Call
         await call(client, "open_session", dataset="demo", backbone="sasrec")
         async with listening(client, heard):
             await hears_of_a_trial_and_its_reflection(client, heard)
+
+
+def test_the_session_of_a_resource() -> None:
+    assert {session_of(each.uri.format(session="shop-hstu-1")) for each in SESSION_RESOURCES} == {"shop-hstu-1"}
+    for other in ("session:///trajectory", "session://a/b/trajectory", "sandbox://protocol", "trajectory"):
+        assert session_of(other) is None
 
 
 def test_what_counts_as_a_change() -> None:
