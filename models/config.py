@@ -8,6 +8,7 @@ import difflib
 import hashlib
 import json
 import re
+from collections.abc import Collection
 from typing import Any
 
 from pydantic import ValidationError
@@ -101,11 +102,11 @@ def check_combination(config: TrialConfig) -> None:
         )
 
 
-def similar_knobs(name: str) -> list[str]:
+def similar_knobs(name: str, among: Collection[str] = KNOBS) -> list[str]:
     """The knobs that `name` may mean, best first: the knob with this alias, or else those of similar spelling."""
     folded = name.casefold().replace("-", "_").replace(" ", "_")
     alias = _ALIASES.get(folded) or _ALIASES.get(folded.replace("_", ""))
-    return [alias] if alias else difflib.get_close_matches(folded, KNOBS, n=3)
+    return [alias] if alias and alias in among else difflib.get_close_matches(folded, among, n=3)
 
 
 def knobs_named(text: str) -> list[str]:

@@ -5,7 +5,7 @@ missing from SANDBOX.md is fixed at the engine's default for the backbone.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -125,7 +125,7 @@ class ActionSpace(BaseModel):
         settings, errors = base.model_dump(), []
         unknown = [name for name in changes if name not in KNOBS and name not in _NOT_KNOBS]
         if len(unknown) > 1:  # one message for all of them, because each separate one could list every knob
-            errors.append(_unknown_knobs(unknown))
+            errors.append(_unknown_knobs(unknown, self._names(base.backbone)))
             changes = {name: changes[name] for name in changes if name in KNOBS or name in _NOT_KNOBS}
         for name, value in changes.items():
             try:
@@ -181,12 +181,15 @@ class ActionSpace(BaseModel):
         without = inert_changes(config, settings) if config.ensemble else {}
         return {knob: value for knob, value in settings.items() if value != default[knob] and knob not in without}
 
+    def _names(self, backbone: str) -> list[str]:
+        return [knob.name for knob in self.knobs(backbone) if knob.is_free]
+
     def _offered(self, backbone: str, name: str) -> Knob:
         entry = next((knob for knob in self.knobs(backbone) if knob.name == name), None)
         if entry is not None:
             return entry
         if name not in KNOBS:
-            raise ConfigError(unknown_knob(name))
+            raise ConfigError(unknown_knob(name, self._names(backbone)))
         if backbone not in KNOBS[name].defaults:
             owner = " and ".join(KNOBS[name].defaults)
             raise ConfigError(f"{name} has no meaning on {backbone}: it belongs to {owner}; omit it")
@@ -194,24 +197,24 @@ class ActionSpace(BaseModel):
         raise ConfigError(f"{name} is fixed at {fixed!r} for {backbone}: SANDBOX.md does not offer it; omit it")
 
 
-def unknown_knob(name: str) -> str:
-    """The error text for a `name` that is not a knob, with the most similar knobs."""
+def unknown_knob(name: str, offered: Collection[str] = KNOBS) -> str:
+    """The error text for a `name` that is not a knob, with the most similar ones of the knobs that are offered."""
     if name in _NOT_KNOBS:
         return f"{name} is not a knob: {_NOT_KNOBS[name]}"
-    similar = similar_knobs(name)
-    hint = f"did you mean {' or '.join(similar)}?" if similar else f"the knobs are {', '.join(sorted(KNOBS))}"
+    similar = similar_knobs(name, offered)
+    hint = f"did you mean {' or '.join(similar)}?" if similar else f"the knobs are {', '.join(sorted(offered))}"
     return f"{name!r:.60} is not a knob; {hint}"
 
 
-def _unknown_knobs(names: list[str]) -> str:
-    """The error text for several `names` that are not knobs; it lists all knobs if a name has no suggestion."""
+def _unknown_knobs(names: list[str], offered: Collection[str]) -> str:
+    """The error text for several `names` that are not knobs; it lists those offered if a name has no suggestion."""
     more = f" and {len(names) - MAX_ERRORS} more" if len(names) > MAX_ERRORS else ""
-    suggestions = {name: similar_knobs(name) for name in names[:MAX_ERRORS]}
+    suggestions = {name: similar_knobs(name, offered) for name in names[:MAX_ERRORS]}
     named = ", ".join(
         f"{name!r:.60}" + (f" (did you mean {' or '.join(similar)}?)" if similar else "")
         for name, similar in suggestions.items()
     )
-    known = "" if all(suggestions.values()) else f"; the knobs are {', '.join(sorted(KNOBS))}"
+    known = "" if all(suggestions.values()) else f"; the knobs are {', '.join(sorted(offered))}"
     return f"{named}{more} are not knobs{known}"
 
 
