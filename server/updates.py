@@ -31,6 +31,7 @@ from .resources import SESSION_RESOURCES
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0  # one query of memory.db; a trial takes seconds at least
+SESSIONS = "session://"
 MAX_SUBSCRIPTIONS = 100  # resources of one connection; more are forgotten, the oldest first
 
 Handled = ServerRequestContext[Any, Any]
@@ -97,7 +98,7 @@ class Updates:
         return self._ws.memory.sessions.changes() if running else found
 
     async def on_subscribe(self, context: Handled, params: SubscribeRequestParams) -> EmptyResult:
-        """Serve resources/subscribe. Raises MCPError for a resource that can never change or does not exist."""
+        """Serve resources/subscribe. Raises MCPError for a resource that no session has."""
         await anyio.to_thread.run_sync(self._check, str(params.uri))
         connection = context.session._connection  # the SDK has no public way to learn that a connection has ended
         if connection not in self._subscribed:
@@ -111,10 +112,13 @@ class Updates:
         return EmptyResult()
 
     def _check(self, uri: str) -> None:
+        """Raise MCPError for what looks like a resource of a session and is none; nothing else ever changes."""
         session = session_of(uri)
+        if session is None and not uri.startswith(SESSIONS):
+            return
         if session is None:
-            changing = listed([each.uri for each in SESSION_RESOURCES])
-            raise MCPError(RESOURCE_NOT_FOUND, f"{shown(uri)} does not change; subscribe to {changing}", {"uri": uri})
+            ours = listed([each.uri for each in SESSION_RESOURCES])
+            raise MCPError(RESOURCE_NOT_FOUND, f"{shown(uri)} is no resource; subscribe to {ours}", {"uri": uri})
         try:
             self._ws.memory.sessions.get(session)
         except SessionError as error:

@@ -139,11 +139,10 @@ async def test_an_earlier_client_subscribes(tmp_path: Path, connect: Callable[..
     ("uri", "told"),
     [
         ("session://demo-sasrec-9/trajectory", "unknown session 'demo-sasrec-9'"),
-        ("session://demo-sasrec-9/nothing", "does not change; subscribe to session://{session}/trajectory"),
-        ("sandbox://protocol", "does not change"),
+        ("session://demo-sasrec-9/nothing", "is no resource; subscribe to session://{session}/trajectory"),
     ],
 )
-async def test_a_subscription_to_nothing_that_changes_is_refused(tmp_path: Path, uri: str, told: str) -> None:
+async def test_a_subscription_to_what_no_session_has_is_refused(tmp_path: Path, uri: str, told: str) -> None:
     async with in_memory(tmp_path, {"mode": "legacy"}) as client:
         with pytest.raises(MCPError, match=re.escape(told)) as refused:
             await client.session.subscribe_resource(uri)
