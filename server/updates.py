@@ -98,7 +98,7 @@ class Updates:
         return self._ws.memory.sessions.changes() if running else found
 
     async def on_subscribe(self, context: Handled, params: SubscribeRequestParams) -> EmptyResult:
-        """Serve resources/subscribe. Raises MCPError for a resource that no session has."""
+        """Serve resources/subscribe. Raises MCPError for what looks like a session's resource and is not announced."""
         await anyio.to_thread.run_sync(self._check, str(params.uri))
         connection = context.session._connection  # the SDK has no public way to learn that a connection has ended
         if connection not in self._subscribed:
@@ -112,13 +112,13 @@ class Updates:
         return EmptyResult()
 
     def _check(self, uri: str) -> None:
-        """Raise MCPError for what looks like a resource of a session and is none; nothing else ever changes."""
-        session = session_of(uri)
-        if session is None and not uri.startswith(SESSIONS):
+        if not uri.startswith(SESSIONS):  # nothing else changes, and conformance suites subscribe to URIs of their own
             return
-        if session is None:
-            ours = listed([each.uri for each in SESSION_RESOURCES])
-            raise MCPError(RESOURCE_NOT_FOUND, f"{shown(uri)} is no resource; subscribe to {ours}", {"uri": uri})
+        session = uri.removeprefix(SESSIONS).partition("/")[0]
+        if uri not in [each.uri.format(session=session) for each in SESSION_RESOURCES]:
+            announced = listed([each.uri for each in SESSION_RESOURCES])
+            sentence = f"changes of {shown(uri)} are not announced; subscribe to {announced}"
+            raise MCPError(RESOURCE_NOT_FOUND, sentence, {"uri": uri})
         try:
             self._ws.memory.sessions.get(session)
         except SessionError as error:
@@ -135,16 +135,6 @@ class Updates:
         lowlevel = server._lowlevel_server  # MCPServer has no public way to serve a method of the specification
         lowlevel.add_request_handler("resources/subscribe", SubscribeRequestParams, self.on_subscribe)
         lowlevel.add_request_handler("resources/unsubscribe", UnsubscribeRequestParams, self.on_unsubscribe)
-
-
-def session_of(uri: str) -> str | None:
-    """The session whose resource this is; None for anything else."""
-    for each in SESSION_RESOURCES:
-        begin, _, end = each.uri.partition("{session}")
-        session = uri.removeprefix(begin).removesuffix(end)
-        if session and "/" not in session and uri == f"{begin}{session}{end}":
-            return session
-    return None
 
 
 def events(before: dict[str, Change], now: dict[str, Change]) -> list[ServerEvent]:

@@ -20,7 +20,7 @@ from virtualmle.memory.sessions import Change
 from virtualmle.server import updates
 from virtualmle.server.app import build_server
 from virtualmle.server.resources import SESSION_RESOURCES
-from virtualmle.server.updates import changed, events, session_of
+from virtualmle.server.updates import changed, events
 from virtualmle.tools.workspace import Settings
 
 pytestmark = pytest.mark.anyio
@@ -126,6 +126,7 @@ async def test_an_earlier_client_subscribes(tmp_path: Path, connect: Callable[..
         assert client.server_capabilities.resources and client.server_capabilities.resources.subscribe
         await call(client, "open_session", dataset="demo", backbone="sasrec")
         await client.session.subscribe_resource(URI)
+        await client.session.subscribe_resource("test://foreign")  # as conformance suites do; nothing is ever announced
         await hears_of_a_trial_and_its_reflection(client, heard)
         await client.session.unsubscribe_resource(URI)
         heard.uris.clear()
@@ -139,10 +140,12 @@ async def test_an_earlier_client_subscribes(tmp_path: Path, connect: Callable[..
     ("uri", "told"),
     [
         ("session://demo-sasrec-9/trajectory", "unknown session 'demo-sasrec-9'"),
-        ("session://demo-sasrec-9/nothing", "is no resource; subscribe to session://{session}/trajectory"),
+        ("session:///trajectory", "unknown session ''"),
+        ("session://demo-sasrec-9/trials/t001.md", "are not announced"),
+        ("session://demo-sasrec-9/nothing", "are not announced; subscribe to session://{session}/trajectory"),
     ],
 )
-async def test_a_subscription_to_what_no_session_has_is_refused(tmp_path: Path, uri: str, told: str) -> None:
+async def test_a_subscription_to_what_is_not_announced_is_refused(tmp_path: Path, uri: str, told: str) -> None:
     async with in_memory(tmp_path, {"mode": "legacy"}) as client:
         with pytest.raises(MCPError, match=re.escape(told)) as refused:
             await client.session.subscribe_resource(uri)
@@ -156,12 +159,6 @@ async def test_a_client_of_another_process_listens(tmp_path: Path, connect: Call
         await call(client, "open_session", dataset="demo", backbone="sasrec")
         async with listening(client, heard):
             await hears_of_a_trial_and_its_reflection(client, heard)
-
-
-def test_the_session_of_a_resource() -> None:
-    assert {session_of(each.uri.format(session="shop-hstu-1")) for each in SESSION_RESOURCES} == {"shop-hstu-1"}
-    for other in ("session:///trajectory", "session://a/b/trajectory", "sandbox://protocol", "trajectory"):
-        assert session_of(other) is None
 
 
 def test_what_counts_as_a_change() -> None:
