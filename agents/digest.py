@@ -121,7 +121,7 @@ def _proposals(situation: Situation) -> str:
 
 def _other_members(situation: Situation) -> str:
     members = [f"{one.trial} ({one.backbone}, {one.ndcg:.4f})" for one in situation.state.other_members]
-    return f"of other sessions, an ensemble may use {', '.join(members)}" if members else ""
+    return f"models of other sessions: {', '.join(members)}" if members else ""
 
 
 def _coverage(situation: Situation) -> str:

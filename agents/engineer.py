@@ -4,8 +4,8 @@ The model comes first: after the default configuration it runs what earlier sess
 moves for the model as one bundle (`moves.py`). Once the model stands, one sweep tunes the score priors (`sweeps.py`).
 From then on the move with the largest expected gain runs: what the measurements of this session suggest
 (`follow_ups.py`), the remaining opening moves in the order of their usual gain, corrected by the effects that closed
-sessions measured, and proposals of the server. After changes of the model the priors are swept again, and one of the
-last trials is the ensemble of the best models (`ensembles.py`). Each trial has a
+sessions measured, and proposals of the server. After changes of the model the priors are swept again. The last trials
+are a student of the best models, and their ensemble (`ensembles.py`). Each trial has a
 hypothesis, and each reflection is computed from the measurements. Only trials with a reflection count as measurements:
 without reflections the engineer follows its list of opening moves and the verdicts. If several trials may run at a
 time, free places are filled with moves in dimensions that no running trial changes (`beside.py`).
@@ -14,7 +14,7 @@ time, free places are filled with moves in dimensions that no running trial chan
 from ..memory.records import Hypothesis
 from .base import Action, Agent, Finalize, RunTrial, Situation
 from .beside import apart, scoring_is_running
-from .ensembles import is_time, planned_ensemble
+from .ensembles import planned_end, planned_ensemble, planned_student
 from .follow_ups import follow_ups, random_neighbours
 from .history import History
 from .knowledge import Knowledge
@@ -60,8 +60,8 @@ class Engineer(Agent):
             reason = "the baseline that later trials are compared with"
             baseline = Hypothesis(dimension="optimisation", direction="same", size=0.0, reason=reason)
             return RunTrial({}, "default", baseline)
-        if is_time(history) and (ensemble := planned_ensemble(history)):
-            return wait(situation) if situation.running else ensemble
+        if ending := planned_end(history):
+            return wait(situation) if situation.running else ending
         knowledge = Knowledge(history)
         moves = apart(self._moves(history, knowledge), history)
         best = max((expected_gain(move, history, knowledge) for move in moves), default=0.0)
@@ -101,9 +101,12 @@ class Engineer(Agent):
 
 
 def last_move(history: History) -> Action | None:
-    """What is still tried before a session ends that has trials and seconds left: the ensemble, unless it was tried."""
+    """What is still tried before a session ends that has trials and seconds left: a student, and then the ensemble,
+    unless they were tried."""
     budget = history.situation.state.budget
-    return planned_ensemble(history) if budget.train_seconds_used < budget.train_seconds_max else None
+    if budget.train_seconds_used >= budget.train_seconds_max:
+        return None
+    return planned_student(history) or planned_ensemble(history)
 
 
 def opening_is_over(history: History) -> bool:

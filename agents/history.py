@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..models.knobs.ensemble import ENSEMBLE
+from ..models.knobs.trial_names import ENSEMBLE, NAMING, TEACHERS
 from ..tools.views import NDCG10, KnobValues, TrialRow
 from .base import Situation
 from .space import Space
@@ -17,6 +17,11 @@ class PastTrial(TrialRow):
     def is_ensemble(self) -> bool:
         """Whether the trial scored the models of other trials together."""
         return ENSEMBLE in self.settings
+
+    @property
+    def uses_models(self) -> bool:
+        """Whether the trial used the models of other trials, as members of an ensemble or as teachers."""
+        return self.is_ensemble or TEACHERS in self.settings
 
     @property
     def ndcg(self) -> float | None:
@@ -158,8 +163,8 @@ class History:
     def steps(self, knob: str | None = None) -> list[Step]:
         """The measured single-knob changes, oldest first; only those of `knob` if it is given.
 
-        A stopped trial whose bound is below its base counts with this bound: it lost at least as much. An ensemble is
-        no step, because its gain depends on its members and not on the value of a knob.
+        A stopped trial whose bound is below its base counts with this bound: it lost at least as much. A change that
+        names trials is no step, because its gain depends on these and not on the value of a knob.
         """
         found = []
         for trial in self.trials:
@@ -167,7 +172,7 @@ class History:
             if z is None or len(trial.changes) != 1:
                 continue
             name, after = next(iter(trial.changes.items()))
-            if knob in (None, name) and name != ENSEMBLE:
+            if knob in (None, name) and name not in NAMING:
                 before = self.space.complete(self.settings(trial.base)).get(name)
                 kept, stopped = trial.verdict == "keep", trial.stopped is not None
                 relative = trial.relative_bound if stopped else trial.relative

@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 
 from ..data.wording import counted, listed
-from ..models.knobs.ensemble import COUNT
+from ..models.knobs.trial_names import NAMING
 from ..sandbox.action_space import Knob, inert_changes
 from ..tools.views import PriorConfiguration, PriorEntry
 from .base import Brief, Outcome, ReadMemory, Situation
@@ -63,7 +63,7 @@ def values_text(knob: Knob) -> str:
     if knob.type == "bool":
         return "true|false"
     if knob.type == "trials":
-        return f"list of {COUNT}"
+        return f"list of {NAMING[knob.name].count}"
     if knob.choices or knob.levels:
         return "|".join(value_text(value) for value in knob.choices or knob.levels)
     whole = " int" if knob.type == "int" else ""

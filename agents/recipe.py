@@ -14,7 +14,7 @@ The file is TOML. Its steps are listed per backbone, or under the name of a data
 
 A step is a trial of `changes` over the default, or a sweep of scoring knobs over the best trial so far, other than the
 plain default: every combination of the listed values, or a list of settings. `over = "best"` or `over = "default"`
-says otherwise.
+says otherwise. A trial with `teachers = 3` learns from the best three trained models so far.
 """
 
 import difflib
@@ -29,8 +29,10 @@ from typing import Any
 from ..data.errors import ConfigError
 from ..data.prepared import RANDOM_SUFFIX
 from ..models.knobs.declaration import BACKBONES
+from ..models.knobs.trial_names import NAMING, TEACHERS, joined
 from ..tools.views import KnobValues
 from .base import Action, Agent, RunTrial, Situation, Sweep
+from .ensembles import best_models
 from .history import History
 from .required import end, required_action, wait
 
@@ -48,6 +50,12 @@ class Step:
     changes: KnobValues
     settings: tuple[KnobValues, ...] = ()
     over: str = "default"
+    teachers: int = 0
+
+    @property
+    def is_over_earlier_trials(self) -> bool:
+        """Whether the step depends on how earlier trials end."""
+        return self.over == "best" or self.teachers > 0
 
     def action(self, history: History) -> RunTrial | Sweep:
         """The step as an action.
@@ -58,7 +66,10 @@ class Step:
         own = [trial for trial in history.finished if trial.settings] or history.finished
         best = max(own, key=lambda trial: trial.ndcg or 0.0, default=None)
         base = best.trial if best and self.over == "best" else "default"
-        return Sweep(self.settings, base) if self.settings else RunTrial(self.changes, base, override=GIVEN)
+        if self.settings:
+            return Sweep(self.settings, base)
+        taught = {TEACHERS: joined(best_models(history, self.teachers))} if self.teachers else {}
+        return RunTrial({**self.changes, **taught}, base, override=GIVEN)
 
 
 DEFAULT = Step({})
@@ -103,7 +114,7 @@ class RecipeAgent(Agent):
         if number >= len(steps):
             return end(situation)
         step = steps[number]
-        return wait(situation) if step.over == "best" and situation.running else step.action(history)
+        return wait(situation) if step.is_over_earlier_trials and situation.running else step.action(history)
 
 
 def read_recipes(file: Path) -> Recipes:
@@ -144,7 +155,7 @@ def _step(where: str, given: Any) -> Step:
     if not isinstance(given, dict):
         raise ConfigError(f"{where} is {given!r}; write it as changes.KNOB = VALUE, or as sweep.KNOB = [VALUE, ...]")
     fields = dict(given)
-    over, changes, sweep = (fields.pop(name, None) for name in ("over", "changes", "sweep"))
+    over, changes, sweep, teachers = (fields.pop(name, None) for name in ("over", "changes", "sweep", "teachers"))
     if fields or (changes is None) == (sweep is None):
         found = ", ".join(given) or "nothing"
         raise ConfigError(f"{where} has {found}; give either changes or sweep, and over where it is needed")
@@ -155,7 +166,9 @@ def _step(where: str, given: Any) -> Step:
         if not isinstance(changes, dict):
             raise ConfigError(f"{where}: changes={changes!r} names no knob; write changes.KNOB = VALUE")
         _check_values(where, changes)
-        return Step(dict(changes), over=over)
+        return Step(dict(changes), over=over, teachers=_num_teachers(where, teachers))
+    if teachers is not None:
+        raise ConfigError(f"{where}: a sweep trains nothing, so it has no teachers; give them to a step of changes")
     if not isinstance(sweep, dict | list):
         raise ConfigError(f"{where}: sweep={sweep!r} names no knob; write sweep.KNOB = [VALUE, ...]")
     settings = _combinations(sweep) if isinstance(sweep, dict) else tuple(sweep)
@@ -164,6 +177,16 @@ def _step(where: str, given: Any) -> Step:
     for setting in settings:
         _check_values(where, setting)
     return Step({}, settings, over)
+
+
+def _num_teachers(where: str, given: Any) -> int:
+    """How many models a step learns from; 0 if it says nothing."""
+    naming = NAMING[TEACHERS]
+    if given is None:
+        return 0
+    if isinstance(given, bool) or not isinstance(given, int) or not naming.fewest <= given <= naming.most:
+        raise ConfigError(f"{where}: teachers={given!r} is not from {naming.fewest} to {naming.most}")
+    return given
 
 
 def _check_values(where: str, setting: Mapping[str, Any]) -> None:

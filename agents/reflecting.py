@@ -246,12 +246,13 @@ def _gain(history: History) -> str:
 
 
 def _best_single(history: History) -> str:
-    """Of a session whose best trial is an ensemble, its best single model, which another session can repeat."""
-    singles = [trial for trial in history.finished if not trial.is_ensemble]
-    if not singles or history.best is None or not history.best.is_ensemble:
+    """Of a session whose best trial used models of others, its best one without, which another session can repeat."""
+    singles = [trial for trial in history.finished if not trial.uses_models]
+    if not singles or history.best is None or not history.best.uses_models:
         return ""
     best = max(singles, key=lambda trial: trial.ndcg or 0.0)
-    return f" Best single model: {best.ndcg:.5f}, {format_settings(best.settings) or 'the plain default'}."
+    kind = "single model" if history.best.is_ensemble else "model without teachers"
+    return f" Best {kind}: {best.ndcg:.5f}, {format_settings(best.settings) or 'the plain default'}."
 
 
 def _path(history: History) -> str:

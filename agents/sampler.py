@@ -152,17 +152,18 @@ def lies(history: History) -> list[Observed]:
     known, and neither that it is good nor that it is bad. None while no trial has finished.
     """
     scores = [trial.ndcg or 0.0 for trial in history.finished]
-    running = [trial for trial in history.trials if trial.status == "running" and not trial.is_ensemble]
+    running = [trial for trial in history.trials if trial.status == "running" and not trial.uses_models]
     return [Observed(trial.settings, sum(scores) / len(scores)) for trial in running] if scores else []
 
 
 def observations(history: History) -> list[Observed]:
     """Each finished, stopped or crashed trial, in the order in which they ended.
 
-    A cancelled trial says nothing, and an ensemble says nothing about the knobs that a sampler searches.
+    A cancelled trial says nothing, and one that used models of others says nothing about the knobs that a sampler
+    searches.
     """
     crash = score_of_crash(history)
-    ended = [t for t in history.trials if t.status in ("finished", "stopped", "crashed") and not t.is_ensemble]
+    ended = [t for t in history.trials if t.status in ("finished", "stopped", "crashed") and not t.uses_models]
     ended.sort(key=lambda trial: trial.ended or trial.number)
     return [_observed(trial, crash) for trial in ended]
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from ..data.errors import ConfigError
 from ..models.config import TrialConfig, fingerprint, make_config
-from ..models.knobs.ensemble import ENSEMBLE
+from ..models.knobs.trial_names import ENSEMBLE
 from ..sandbox.action_space import Knob, effective, inert_changes
 from ..tools.views import KnobValues
 

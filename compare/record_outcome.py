@@ -16,7 +16,8 @@ from ..examiner.receipts import to_bytes
 from ..examiner.request import TestResult, looks, read_revealed
 from ..memory.records import Confirmation, SessionRecord, TrialRecord
 from ..memory.store import Memory
-from ..models.knobs.ensemble import members_of
+from ..models.config import teachers_of
+from ..models.knobs.trial_names import NAMING, names_in
 from ..sandbox.program import trials_measured
 from ..sandbox.protocol import parse_protocol
 from ..sandbox.statistics import selection_inflation
@@ -53,6 +54,7 @@ class PartResult(BaseModel):
     trials: tuple[TrialResult, ...]
     selected: str
     members: tuple[str, ...]  # of an ensemble
+    teachers: tuple[str, ...] = ()  # of a student
     settings: dict[str, Any]  # of the selected trial, where they differ from the backbone's default
     validation: dict[str, float]  # of the selected trial
     inflation: float  # SE·√(2 ln K) of validation NDCG@10, for K measured configurations
@@ -81,11 +83,11 @@ class RecordResult(Ended):
     provenance: dict[str, Any] = {}  # where and how its sessions ended; empty if an earlier version has stored it
 
     def configuration(self, part: PartResult) -> tuple[dict[str, Any], list[tuple[str, dict[str, Any]]]]:
-        """What a session has selected, by settings instead of names: its own, and the models that an ensemble joins."""
+        """What a session has selected, by settings instead of names: its own, and those of the models that it uses."""
         found = []
-        for member in part.members:
-            session, _, trial = member.partition("/")
-            source = next(each for each in self.parts if each.session == session)
+        for model in (*part.members, *part.teachers):
+            session, _, trial = model.rpartition("/")
+            source = next(each for each in self.parts if each.session == (session or part.session))
             found.append((source.name, source.changes_of(trial)))
         return part.settings, sorted(found, key=repr)
 
@@ -149,7 +151,8 @@ def _part(home: Path, memory: Memory, part: Part, session: SessionRecord) -> Par
         seed=_seed(home, selected),
         trials=tuple(trial_result(trial) for trial in trials if not trial.machine_fault),
         selected=selected.handle,
-        members=members_of(selected.configuration.ensemble),
+        members=names_in(selected.configuration.ensemble),
+        teachers=teachers_of(selected.configuration),
         settings=_settings(session, selected),
         validation=selected.outcome.metrics,
         inflation=selection_inflation(selected.outcome.ndcg_se or 0.0, trials_measured(trials)),
@@ -163,9 +166,9 @@ def _part(home: Path, memory: Memory, part: Part, session: SessionRecord) -> Par
 
 
 def _settings(session: SessionRecord, trial: TrialRecord) -> dict[str, Any]:
-    """The settings of a trial without the members of an ensemble, which are stated on their own."""
+    """The settings of a trial without the names of other trials, which are stated on their own."""
     space = parse_protocol(session.protocol_text, f"SANDBOX.md of session {session.id}").space
-    return {name: value for name, value in space.differences(trial.configuration).items() if name != "ensemble"}
+    return {name: value for name, value in space.differences(trial.configuration).items() if name not in NAMING}
 
 
 def _confirmation(memory: Memory, session: SessionRecord) -> Confirmation | None:

@@ -199,12 +199,16 @@ def configurations_table(rows: Sequence[Row]) -> Table:
     found = tuple(
         (
             result.dataset, part.name, part.selected, ", ".join(part.members) or formats.MISSING,
-            formats.settings(part.settings),
+            ", ".join(part.teachers) or formats.MISSING, formats.settings(part.settings),
         )
         for result, part in rows
     )  # fmt: skip
-    note = "Settings that differ from the default of the backbone."
-    return Table("Configurations", ("data", "model", "trial", "members", "settings"), found, note, texts=5)
+    note = (
+        "Settings that differ from the default of the backbone. Members: of an ensemble. Teachers: of a student, whose "
+        "training targets are their predictions."
+    )
+    columns = ("data", "model", "trial", "members", "teachers", "settings")
+    return Table("Configurations", columns, found, note, texts=6)
 
 
 def trials_table(rows: Sequence[Row]) -> Table:
@@ -283,6 +287,11 @@ def notes(recorded: Recorded) -> Iterator[str]:
     )
     if any(part.members for _, part in _rows(recorded.results)):
         yield "An ensemble has one figure, of members under one seed; it has no standard deviation over seeds."
+    if any(part.teachers for _, part in _rows(recorded.results)):
+        yield (
+            "Each fresh seed trains a student again, with teachers under the seed of the session: the standard "
+            "deviation does not contain theirs, and the seconds of a repetition do not contain their training."
+        )
     yield "The standard deviation is over seeds on one split of the data; it says nothing about other users or times."
     for key, error in recorded.failures.items():
         yield f"{key} failed and is missing: {error}"

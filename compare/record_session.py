@@ -4,12 +4,16 @@ As in `compare/session.py`, the task is the first line of standard input, and th
 a server in this process. All sessions are in one home, because the members of the ensemble come from the others. No
 session is finalized before every session has run its trials, so that no choice is made after a look. What has been
 done is read from the home: the n-th session of the home is the n-th part of the record.
+
+Students learn from the best models of all sessions. The steps from the first student of a session on therefore run
+when every session has run the steps before it.
 """
 
 import asyncio
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mcp import Client
@@ -22,10 +26,10 @@ from ..agents.events import Confirming, Event, TrialFinished
 from ..agents.loop import run_agent, run_trials
 from ..agents.recipe import RecipeAgent, Recipes, Step
 from ..data.errors import ConfigError, VirtualMLEError
+from ..data.wording import counted
 from ..memory.records import SessionRecord, TrialRecord
 from ..memory.store import Memory
-from ..models.knobs.ensemble import ENSEMBLE as MEMBERS
-from ..models.knobs.ensemble import MAX_MEMBERS, MIN_MEMBERS
+from ..models.knobs.trial_names import ENSEMBLE, MAX_MEMBERS, MIN_MEMBERS, TEACHERS
 from ..server.app import build_server
 from ..tools.cognition import best_first
 from ..tools.workspace import Settings
@@ -47,23 +51,24 @@ class Watch:
         self._clock = clock
         self._started = self._saved = clock()
         self._earlier = stored_progress(home).wall_seconds  # of earlier processes
-        self._before = self._now = 0
+        self._counts: dict[str, int] = {}  # trials by session, and repetitions by confirmation
+        self._part = ""
 
-    def next_session(self) -> None:
-        """The events that follow count from the start of another session, or of its confirmation."""
-        self._before, self._now = self._before + self._now, 0
+    def begin(self, part: str) -> None:
+        """The events that follow are those of the session, or of the confirmation, with this name."""
+        self._part = part
 
     def __call__(self, event: Event) -> None:
         """Take note of one event."""
         if self._clock() - self._saved >= SAVE_SECONDS:
             self.save()
         if isinstance(event, TrialFinished):
-            self._now = event.observation.budget.trials_used
+            self._counts[self._part] = event.observation.budget.trials_used
         elif isinstance(event, Confirming):
-            self._now = int(event.done)
+            self._counts[self._part] = int(event.done)
         else:
             return
-        print(json.dumps({"trials": self._before + self._now}), flush=True)
+        print(json.dumps({"trials": sum(self._counts.values())}), flush=True)
 
     def save(self) -> None:
         """Write the time so far."""
@@ -77,11 +82,15 @@ def run(task: RecordTask) -> None:
     watch = Watch(home)
     try:
         for number, part in enumerate(parts):
-            _run_trials(task, number, part, len(parts), watch)
-            watch.next_session()
+            if not part.is_ensemble:
+                watch.begin(part.name)
+                _run_trials(task, number, part.before_students(), len(parts), watch)
         for number, part in enumerate(parts):
+            watch.begin(part.name)
+            _run_trials(task, number, part, len(parts), watch)
+        for number, part in enumerate(parts):
+            watch.begin(f"confirmation of {part.name}")
             _finalize(task, number, part, len(parts), watch)
-            watch.next_session()
     finally:
         watch.save()
     store(read_record(task, parts), home / RESULT)
@@ -93,7 +102,12 @@ def _run_trials(task: RecordTask, number: int, part: Part, sessions: int, watch:
     record = known[number] if number < len(known) else None
     if record is not None and record.state != "open":
         return
-    agent = _agent(part, _members(task, known[:number]) if part.is_ensemble else ())
+    models: tuple[str, ...] = ()
+    if part.is_ensemble:
+        models = _best_models(task, known[:number], MIN_MEMBERS, MAX_MEMBERS)
+    elif any(step.teachers for step in part.steps):
+        models = _best_models(task, known, 1, MAX_MEMBERS, students=False)
+    agent = _agent(part, models)
     _drive(task, part, agent, record.id if record else None, sessions, watch, finalizes=False)
 
 
@@ -104,31 +118,40 @@ def _finalize(task: RecordTask, number: int, part: Part, sessions: int, watch: W
         _drive(task, part, _agent(part, ()), record.id, sessions, watch, finalizes=True)
 
 
-def _agent(part: Part, members: Sequence[str]) -> RecipeAgent:
-    first = (Step({MEMBERS: list(members)}),) if part.is_ensemble else ()
-    return RecipeAgent(Recipes({part.backbone: (*first, *part.steps)}, {}))
+def _agent(part: Part, models: Sequence[str]) -> RecipeAgent:
+    """models: the members of the ensemble, or those that may be teachers of students, the best first."""
+    first = (Step({ENSEMBLE: list(models)}),) if part.is_ensemble else ()
+    return RecipeAgent(Recipes({part.backbone: (*first, *(_with_teachers(step, models) for step in part.steps))}, {}))
 
 
-def _members(task: RecordTask, sessions: Sequence[SessionRecord]) -> tuple[str, ...]:
-    """The best trials of the sessions, one per trained model, by validation NDCG@10; at most `MAX_MEMBERS`.
+def _with_teachers(step: Step, models: Sequence[str]) -> Step:
+    if not step.teachers:
+        return step
+    return replace(step, changes={**step.changes, TEACHERS: list(models[: step.teachers])}, teachers=0)
 
-    The plain default is none of them. Beyond the best two, a model that is much weaker than the best one is left out,
-    because it would pull the mean down. Raises ConfigError for fewer than two.
+
+def _best_models(
+    task: RecordTask, sessions: Sequence[SessionRecord], fewest: int, most: int, *, students: bool = True
+) -> tuple[str, ...]:
+    """The best trials of the sessions, one per trained model, by validation NDCG@10; `students`: those, too.
+
+    The plain default is none of them. Beyond the `fewest`, a model that is much weaker than the best one is left out,
+    because it would pull the mean down. Raises ConfigError for fewer.
     """
     found: dict[tuple[str, str], TrialRecord] = {}
     with Memory(Path(task.home) / "memory.db") as memory:
         trials = [trial for session in sessions for trial in memory.trials.all(session.id)]
     plain = {(trial.session, trial.train_hash) for trial in trials if not trial.changed}
-    for trial in best_first(trials):
+    for trial in best_first([trial for trial in trials if students or not trial.uses_models]):
         if (model := (trial.session, trial.train_hash)) not in plain:
             found.setdefault(model, trial)
     ranked = [(trial, trial.outcome.metrics["ndcg@10"]) for trial in found.values() if trial.outcome]
     good = [trial for trial, ndcg in ranked if ndcg >= (1 - WITHIN) * ranked[0][1]]
-    chosen = [trial for trial, _ in ranked][: max(MIN_MEMBERS, min(len(good), MAX_MEMBERS))]
-    if len(chosen) < MIN_MEMBERS:
+    chosen = [trial for trial, _ in ranked][: max(fewest, min(len(good), most))]
+    if len(chosen) < fewest:
         raise ConfigError(
-            f"an ensemble needs {MIN_MEMBERS} trained models, and {task.dataset} has {len(chosen)}; see the errors of "
-            "the other trials, or leave --ensemble out"
+            f"{counted(fewest, 'trained model')} are needed, and {task.dataset} has {len(chosen)}; see the errors of "
+            "the other trials, or leave --ensemble or the students of the recipes out"
         )
     return tuple(f"{trial.session}/{trial.handle}" for trial in chosen)
 

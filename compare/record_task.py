@@ -1,13 +1,13 @@
 """The task of a record: all sessions on one dataset, in one home, as the process that runs them receives it."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..agents.recipe import DEFAULT, ENSEMBLE, Recipes, Step, read_recipes
 from ..data.errors import ConfigError
 from ..models.knobs.declaration import Backbone
-from ..models.knobs.ensemble import MIN_MEMBERS
+from ..models.knobs.trial_names import MIN_MEMBERS
 from .task import DIGEST, HOUSEKEEPING, Job
 
 PATHS = {*HOUSEKEEPING, "page", "recipes"}
@@ -25,6 +25,11 @@ class Part:
     def is_ensemble(self) -> bool:
         """Whether its trials score trained models of the other sessions together."""
         return self.name == ENSEMBLE
+
+    def before_students(self) -> "Part":
+        """The session with the steps before its first student, which need no models of other sessions."""
+        first = next((number for number, step in enumerate(self.steps) if step.teachers), len(self.steps))
+        return replace(self, steps=self.steps[:first])
 
 
 class RecordTask(Job):

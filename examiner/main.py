@@ -26,8 +26,8 @@ from ..data.prepared import PreparedDataset
 from ..models.config import TrialConfig
 from ..models.priors import PriorTables, ScorePriors
 from ..training.baselines import baseline_metrics
-from ..training.checkpoint import load_checkpoint
-from ..training.ensembles import LoadedMember, load_members, rank_ensemble
+from ..training.checkpoint import LoadedModel, load_checkpoint
+from ..training.ensembles import load_members, rank_ensemble
 from ..training.evaluate import evaluate_targets
 from ..training.member_files import beside
 from ..training.metrics import metrics_from_ranks, metrics_per_user
@@ -50,7 +50,7 @@ RESULT_BYTES = 16384  # upper bound on the size of a result file
 class Candidate:
     """A model to be examined: that of the selected trial, or of one of its repetitions; of an ensemble, its members."""
 
-    members: Sequence[LoadedMember]  # one, unless the trial is an ensemble
+    members: Sequence[LoadedModel]  # one, unless the trial is an ensemble
     config: TrialConfig
     priors: ScorePriors | None
 
@@ -144,14 +144,14 @@ def load_candidate(directory: Path, dataset: PreparedDataset) -> Candidate:
     return Candidate(members, config, ScorePriors.from_dataset(dataset, config, device))
 
 
-def _models(directory: Path, result: TrialResult, device: str) -> tuple[list[LoadedMember], TrialConfig]:
+def _models(directory: Path, result: TrialResult, device: str) -> tuple[list[LoadedModel], TrialConfig]:
     """The model of a finished trial, or the models of an ensemble's members, and its configuration."""
     spec = read_spec(directory)
     if spec.members:
         chosen = spec.settings[result.best_setting] if result.best_setting is not None else {}
         return load_members(beside(directory, spec.members), device), TrialConfig(**{**spec.config, **chosen})
     model, config = load_checkpoint(directory / CHECKPOINT)
-    return [LoadedMember(model.to(device), config)], config
+    return [LoadedModel(model.to(device), config)], config
 
 
 def evaluate(

@@ -30,7 +30,9 @@ from ..models.config import TrialConfig
 from ..serving.artifact import Member, check_destination, write_export
 from ..serving.assembly import contents_of
 from ..serving.layout import ORIGINAL_ID
-from ..training.checkpoint import load_checkpoint
+from ..training.checkpoint import LoadedModel, load_checkpoint
+from ..training.ensembles import load_members
+from ..training.member_files import beside
 from ..training.pipeline import loss_precision, set_up_device
 from ..training.private_process import forbid_core_dumps, forbid_inspection
 from ..training.spec import CHECKPOINT, read_result, read_spec
@@ -56,6 +58,7 @@ class Trained(NamedTuple):
     config: TrialConfig
     seed: int
     epochs: int  # until the weights that were selected
+    teachers: Sequence[LoadedModel]
 
 
 def run(
@@ -72,8 +75,8 @@ def run(
     for member in request.members:
         session, directory = member.name.partition("/")[0], Path(member.directory)
         check_signatures(vault, dataset_dir, dataset.dataset_id, session, [directory])
-    recorded = [_trained(member) for member in request.members]
     device = set_up_device(request.device, request.threads)
+    recorded = [_trained(member, device) for member in request.members]
     key = read_key(Path(request.key_file)) if request.key_file else vault.private_key()
     targets = open_test(dataset_dir, key, dataset.dataset_id, dataset.num_users)
     events, names = all_events(dataset, targets), targets.item_names
@@ -155,13 +158,14 @@ def _rows(directory: Path, names: Mapping[int, str], users: Ints, items: Ints, t
     return pl.DataFrame({"user": user_ids.gather(users), "item": item_ids.gather(items), "time": times})
 
 
-def _trained(member: MemberToRefit) -> Trained:
+def _trained(member: MemberToRefit, device: torch.device) -> Trained:
     directory = Path(member.directory)
     result, spec = read_result(directory), read_spec(directory)
     if result is None or result.status != "finished" or not result.best_epoch:
         raise TrialError(f"trial {member.name} has no trained epochs to repeat; refit a trial that has finished")
     _, config = load_checkpoint(directory / CHECKPOINT)
-    return Trained(member.name, config, spec.seed, result.best_epoch)
+    teachers = load_members(beside(directory, spec.teachers), device)
+    return Trained(member.name, config, spec.seed, result.best_epoch, teachers)
 
 
 def _train(
@@ -179,7 +183,7 @@ def _train(
         def on_epoch(epoch: int, before: int = before) -> None:
             report(RefitProgress(stage="training", done=before + epoch, total=total))
 
-        model = train_whole(each.config, events, each.seed, device, each.epochs, on_epoch, precision)
+        model = train_whole(each.config, events, each.seed, device, each.epochs, on_epoch, precision, each.teachers)
         members.append(Member(each.name, model, each.config))
         done += each.epochs
     return members

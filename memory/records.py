@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..models.config import TrialConfig
-from ..models.knobs.ensemble import ENSEMBLE
+from ..models.knobs.trial_names import ENSEMBLE, TEACHERS
 
 SessionState = Literal["open", "frozen", "attempted", "revealed", "void"]
 TrialStatus = Literal["running", "finished", "stopped", "crashed", "cancelled"]
@@ -166,6 +166,11 @@ class TrialRecord(_Record):
     def is_ensemble(self) -> bool:
         """Whether the trial scores the models of other trials together, and so has none of its own."""
         return bool(self.config.get(ENSEMBLE))
+
+    @property
+    def uses_models(self) -> bool:
+        """Whether the trial uses models of other trials, as members or as teachers; see `TrialConfig.uses_models`."""
+        return bool(self.config.get(ENSEMBLE) or self.config.get(TEACHERS))
 
     @property
     def changed(self) -> frozenset[str]:

@@ -16,12 +16,12 @@ from pydantic import ValidationError
 from ..data.errors import ConfigError
 from .knobs.capacity import Capacity
 from .knobs.declaration import BACKBONES, Backbone, Value, declared_knobs
-from .knobs.ensemble import ENSEMBLE
 from .knobs.optimisation import Optimisation
 from .knobs.regularisation import Regularisation
 from .knobs.scoring import Scoring
 from .knobs.sequence_modelling import SequenceModelling
 from .knobs.supervision import Supervision
+from .knobs.trial_names import ENSEMBLE, names_in
 
 GROUPS = (Optimisation, Regularisation, Capacity, SequenceModelling, Supervision, Scoring)
 
@@ -59,6 +59,12 @@ class TrialConfig(Scoring, Supervision, SequenceModelling, Capacity, Regularisat
     """One point of the action space; frozen. Knobs of the other backbone are kept but have no effect."""
 
     backbone: Backbone
+
+    @property
+    def uses_models(self) -> bool:
+        """Whether trials of this configuration use the models of others, so that what they measure is not of its knobs
+        alone: ensembles, and students of teachers."""
+        return bool(self.ensemble or self.teachers)
 
 
 def make_config(backbone: str, **changes: Any) -> TrialConfig:
@@ -137,6 +143,11 @@ def knob_words(name: str) -> list[str]:
 def train_part(config: TrialConfig) -> dict[str, Any]:
     """The knobs that training depends on: all except the scoring knobs."""
     return {knob: value for knob, value in config.model_dump().items() if knob not in SCORING_KNOBS}
+
+
+def teachers_of(config: TrialConfig) -> tuple[str, ...]:
+    """The trials whose models teach this one; () if there are none, or if `teachers` has no effect."""
+    return names_in(config.teachers) if config.loss == "full_softmax" and not config.ensemble else ()
 
 
 def has_priors(config: TrialConfig) -> bool:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from ..data.errors import ConfigError
 from ..models.config import KNOBS, TrialConfig, check_combination, make_config, similar_knobs
 from ..models.knobs.declaration import Dimension, KnobType, Value
-from ..models.knobs.ensemble import ENSEMBLE, ensemble_of
+from ..models.knobs.trial_names import ENSEMBLE, NAMING
 
 MAX_ERRORS = 10  # errors reported per refusal
 _TITLES = {"sasrec": "SASRec", "hstu": "HSTU"}
@@ -53,7 +53,7 @@ class Knob(BaseModel):
                 return value
             raise ConfigError(f"{self.name}={value!r:.60} is not one of its choices; choose one of {[*self.choices]}")
         if self.type == "trials":
-            return ensemble_of(value)
+            return NAMING[self.name].canonical(value)
         if self.type == "bool":
             if isinstance(value, bool):
                 return value

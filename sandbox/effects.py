@@ -157,8 +157,8 @@ def _changes(
         if not measured and trial.handle not in bounded:
             continue
         base = base_config(trial, trials, default)
-        if trial.is_ensemble or (base and base.ensemble):
-            continue  # the joint model describes single models
+        if trial.uses_models or (base and base.uses_models):
+            continue  # the joint model describes what knobs do alone
         changed = changed_knobs(trial, base)
         for knob, value in changed.items():
             yield trial, knob, value, base is not None and isolates(knob, trial, base, changed)

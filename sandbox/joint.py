@@ -73,10 +73,10 @@ def interaction_in_words(model: Surrogate | None) -> str:
 def shares(model: Surrogate, trial: TrialRecord, base: TrialConfig) -> list[Share]:
     """The shares of a trial's difference to its base, by changed knob; raised limits get none (`revealing`).
 
-    The difference of an ensemble, or to one, has no shares: the model describes single models.
+    The difference of an ensemble or a student, or to one, has no shares: the model describes what knobs do alone.
     """
     steps = steps_of(trial, base)
-    if not steps or trial.is_ensemble or base.ensemble:
+    if not steps or trial.uses_models or base.uses_models:
         return []
     found = scaled(model.posterior([{knob: step} for knob, step in steps.items()]), model.reference_ndcg)
     numbers = zip(steps.items(), found.mean, found.sd, strict=True)
@@ -118,7 +118,7 @@ def _counts(trials: Sequence[TrialRecord], default: TrialConfig) -> dict[tuple[s
     for trial in each_setting(trials):
         base = base_config(trial, trials, default)
         measured = trial.status == "finished" and trial.outcome and trial.outcome.base_delta is not None
-        if base is None or base.ensemble or trial.is_ensemble or not (measured or trial.handle in bounded):
+        if base is None or base.uses_models or trial.uses_models or not (measured or trial.handle in bounded):
             continue
         changed = changed_knobs(trial, base)
         for knob in set(changed) - revealing(trial, base, changed):

@@ -85,8 +85,8 @@ def observations(trials: Sequence[TrialRecord]) -> Observations:
 
 
 def measured_models(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """The trials with NDCG@10 that have a trained model of their own: all but ensembles."""
-    return [t for t in trials if not t.is_ensemble and t.outcome and NDCG10 in t.outcome.metrics]
+    """The trials with NDCG@10 that used no models of others: neither ensembles nor students."""
+    return [t for t in trials if not t.uses_models and t.outcome and NDCG10 in t.outcome.metrics]
 
 
 def still_stopped(trials: Sequence[TrialRecord]) -> list[TrialRecord]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..data.errors import ProtocolError
 from ..models.config import KNOBS
-from ..models.knobs.ensemble import COUNT, NO_MEMBERS
+from ..models.knobs.trial_names import NAMING, NO_TRIALS
 from .toml_page import toml_tables
 
 BACKBONE_COLUMNS = {"sasrec": "SASRec", "hstu": "HSTU"}
@@ -177,8 +177,9 @@ def _range_or_choices(row: _Row, kind: str) -> dict[str, Any]:
     """The range or levels of a numeric knob, or the choices of a choice knob; nothing for other knobs."""
     cell = row.cell(RANGE_COLUMN)
     if kind == "trials":
-        if cell != COUNT:
-            raise row.error(f"{cell!r} cannot be changed; write {COUNT}, or remove the row to offer no ensembles")
+        count = NAMING[_unquote(row.cell("knob"))].count
+        if cell != count:
+            raise row.error(f"{cell!r} cannot be changed; write {count}, or remove the row to offer none")
         return {}
     if kind in ("int", "float"):
         return _range_or_levels(row, cell, _PARSERS[kind])
@@ -225,6 +226,6 @@ _PARSERS: Mapping[str, Callable[[str], Any]] = {
     "float": _or_text(float),
     "bool": _or_text(lambda cell: {"true": True, "false": False}[cell]),
     "choice": str,
-    "trials": lambda cell: NO_MEMBERS if cell == NONE else cell,
+    "trials": lambda cell: NO_TRIALS if cell == NONE else cell,
 }
 """Cell parsers by type of knob."""

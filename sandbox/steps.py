@@ -59,7 +59,8 @@ def knob_steps(trials: Sequence[TrialRecord], default: TrialConfig) -> list[Knob
 
     The settings of a sweep count as trials of their own. `default` is the configuration of base "default". A step over
     a base that is not measured has no known effect and is left out, and so is an estimated share if a trial measured
-    the step in the other direction. Steps to an ensemble, or over one, are left out: they are not of a single model.
+    the step in the other direction. Steps to or over an ensemble or a student are left out: they are
+    not of knobs alone.
     """
     found: dict[str, dict[tuple[Any, Any], list[_Made]]] = {}
     for made, knob, step in _made(trials, default):
@@ -116,8 +117,8 @@ def _made(
         base = base_config(trial, trials, default)
         if base is None or not (measured or trial.handle in stopped):
             continue
-        if trial.is_ensemble or base.ensemble:
-            continue  # the joint model describes single models
+        if trial.uses_models or base.uses_models:
+            continue  # the joint model describes what knobs do alone
         changed = changed_knobs(trial, base)
         for knob, value in changed.items():
             yield _Made(trial, isolates(knob, trial, base, changed)), knob, (getattr(base, knob), value)

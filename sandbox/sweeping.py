@@ -9,7 +9,7 @@ import numpy.typing as npt
 from ..data.errors import ConfigError, SweepError
 from ..memory.records import Choice, TrialRecord
 from ..models.config import KNOBS, SCORING_KNOBS, TrialConfig, fingerprint
-from ..models.knobs.ensemble import ENSEMBLE
+from ..models.knobs.trial_names import ENSEMBLE
 from ..training.metrics import ndcg_per_user
 from .action_space import ActionSpace, effective
 from .statistics import compare

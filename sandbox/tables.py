@@ -13,7 +13,7 @@ from pathlib import Path
 from ..data.atomic import write_bytes
 from ..models.config import KNOBS
 from ..models.knobs.declaration import DIMENSIONS, DeclaredKnob, Value
-from ..models.knobs.ensemble import NO_MEMBERS
+from ..models.knobs.trial_names import NO_TRIALS
 from .page import ABSENT, BACKBONE_COLUMNS, NONE, RANGE_COLUMN
 
 Columns = dict[str, Callable[[DeclaredKnob], str]]
@@ -24,7 +24,7 @@ def format_value(value: Value) -> str:
     """Format a value for a page: true, 3e-4, 0.05, adamw, none."""
     if isinstance(value, bool):
         return str(value).lower()
-    if value == NO_MEMBERS:
+    if value == NO_TRIALS:
         return NONE
     if isinstance(value, float) and 0 < abs(value) < 0.01:
         mantissa, exponent = f"{value:e}".split("e")

@@ -8,7 +8,7 @@ from tests.agents_world import World, decide, smooth
 from virtualmle.agents.base import Finalize, Refusal, RunTrial, WaitTrial
 from virtualmle.agents.digest import state_digest
 from virtualmle.agents.engineer import Engineer
-from virtualmle.agents.ensembles import planned_ensemble
+from virtualmle.agents.ensembles import planned_ensemble, planned_student
 from virtualmle.agents.history import History
 from virtualmle.agents.reflecting import reflect_on, summarise
 from virtualmle.agents.space import Space
@@ -141,5 +141,55 @@ def test_the_engineer_runs_and_reflects_on_an_ensemble_with_another_session_once
 
 def test_a_language_model_reads_which_trials_of_other_sessions_an_ensemble_may_have() -> None:
     world = World(known=others(("d-hstu-1/t003", "hstu", 0.06), ("d-sasrec-2/t001", "sasrec", 0.05)))
-    line = "of other sessions, an ensemble may use d-hstu-1/t003 (hstu, 0.0600), d-sasrec-2/t001 (sasrec, 0.0500)"
+    line = "models of other sessions: d-hstu-1/t003 (hstu, 0.0600), d-sasrec-2/t001 (sasrec, 0.0500)"
     assert line in state_digest(world.situation) and "other sessions" not in state_digest(World().situation)
+
+
+FULL = {"loss": "full_softmax", "dropout": 0.5, "epochs": 24}
+
+
+def students(world: World) -> list[dict[str, Any]]:
+    return [row for row in world.trials if "teachers" in row["changes"]]
+
+
+def taught(config: Any) -> float:
+    return 0.09 if config.ensemble else 0.08 if config.teachers else 0.06 - abs(config.lr - 1e-3)
+
+
+def test_the_student_of_the_best_models_comes_before_the_ensemble_which_it_may_join() -> None:
+    world = World(taught, trials_max=14).play(Engineer())
+    (student,), (ensemble,) = students(world), ensembles(world)
+    assert student["number"] == 12 and ensemble["number"] in (13, 14)
+    teachers = student["changes"]["teachers"].split("+")
+    assert 2 <= len(teachers) <= 4 and all(world.configs[name].teachers == "" for name in teachers)
+    assert student["trial"] in ensemble["changes"]["ensemble"]
+    reflection = next(r for r in world.reflections if r.trial == student["trial"])
+    assert (reflection.helped, reflection.rule) == ("yes", None), "the names of a session's trials are no rule"
+    assert "Best single model: 0.0" in summarise(world.situation)
+
+
+def test_a_student_trains_half_of_the_epochs_with_less_dropout_and_keeps_the_rest() -> None:
+    world = World(taught, trials_max=6)
+    run(world, {}, {**FULL, "lr": 1e-3}, {**FULL, "lr": 2e-3, "embedding_dropout": 0.1})
+    world.trials[1]["best_epoch"] = 13
+    planned = planned_student(History(world.situation, from_best=True))
+    assert planned and planned.base == "t002" and planned.hypothesis and planned.hypothesis.dimension == "supervision"
+    less = {"dropout": 0.2, "epochs": 7, "patience": 7, "schedule": "cosine"}
+    assert planned.changes == {"teachers": "t001+t002+t003", **less}
+
+
+def test_no_student_without_two_models_or_the_full_softmax_or_after_one_was_tried() -> None:
+    world = World(taught, trials_max=9)
+    run(world, {}, {"lr": 1e-3}, {"lr": 2e-3})
+    assert planned_student(History(world.situation, from_best=True)) is None, "its softmax is sampled"
+    world = World(lambda config: 0.08 if config.loss == "full_softmax" else 0.05, trials_max=9)
+    run(world, {}, FULL)
+    assert planned_student(History(world.situation, from_best=True)) is None, "one model is as good as itself"
+    run(world, {**FULL, "lr": 1e-3})
+    planned = planned_student(History(world.situation, from_best=True))
+    assert planned and planned.changes["teachers"] == "t002+t003"
+    world.act(planned)
+    world.act(reflect_on(world.situation, "t004"))
+    assert planned_student(History(world.situation, from_best=True)) is None
+    fixed = World(taught, trials_max=8, knobs=set(KNOBS) - {"teachers"}).play(Engineer())
+    assert not students(fixed)

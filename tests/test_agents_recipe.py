@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.agents_world import World, decide
-from virtualmle.agents.base import Finalize, Reflect, Refusal, RunTrial, Sweep
+from virtualmle.agents.base import Finalize, Reflect, Refusal, RunTrial, Sweep, WaitTrial
 from virtualmle.agents.history import History
 from virtualmle.agents.recipe import RecipeAgent, Recipes, Step, read_recipes
 from virtualmle.agents.registry import check_agent, make_agent
@@ -66,6 +66,22 @@ def test_a_sweep_has_every_combination_over_the_best_trial_other_than_the_defaul
     assert isinstance(first, Sweep) and first.base == "default"
 
 
+def test_a_step_with_teachers_learns_from_the_best_models_so_far(tmp_path: Path) -> None:
+    text = "".join(f"[[sasrec]]\nchanges.lr = {lr}\n" for lr in (0.003, 0.001, 0.002))
+    text += '[[sasrec]]\nteachers = 2\nchanges.loss = "full_softmax"\n'
+    scores = {3e-3: 0.058, 1e-3: 0.06, 2e-3: 0.059}
+    world = World(lambda config: scores.get(config.lr, 0.055), trials_max=9)
+    world.play(RecipeAgent(read_recipes(written(tmp_path, text))))
+    assert world.trials[3]["changes"] == {"loss": "full_softmax", "teachers": "t002+t003"}
+    assert world.trials[3]["base"] == "default"
+    agent = RecipeAgent(Recipes({"sasrec": [Step({"lr": 1e-3}), Step({}, teachers=1)]}, {}))
+    waits = World()
+    for _ in range(2):  # the first step, and its reflection
+        waits.execute(decide(agent, waits.situation))
+    waits.running = "t001"
+    assert decide(agent, waits.situation) == (WaitTrial("t001"),)
+
+
 def test_a_recipe_goes_on_where_an_earlier_process_left_it() -> None:
     recipes = Recipes({"sasrec": [Step({"lr": 0.001}), Step({"lr": 0.002})]}, {})
     world = World()
@@ -108,6 +124,10 @@ def test_a_refused_step_raises_the_reason_and_an_empty_recipe_ends_at_once() -> 
         ("[[sasrec]]\nchanges.lr = inf", "step 1 of sasrec: lr=inf is no value of a knob; write a finite number"),
         ("[[sasrec]]\nsweep.temperature = [1.0, nan]", "temperature=nan is no value"),
         ("[[sasrec]]\nchanges.lr = 2026-01-01", "lr=2026-01-01 is no value"),
+        ("[[sasrec]]\nteachers = 9\nchanges.lr = 1", "step 1 of sasrec: teachers=9 is not from 1 to 4"),
+        ("[[sasrec]]\nteachers = true\nchanges.lr = 1", "teachers=True is not from 1 to 4"),
+        ("[[sasrec]]\nteachers = 2\nsweep.fusion = [\"blend\"]", "a sweep trains nothing, so it has no teachers"),
+        ("[[sasrec]]\nteachers = 2", "step 1 of sasrec has teachers; give either changes or sweep"),
     ],
 )  # fmt: skip
 def test_a_file_of_another_form_is_refused_with_the_place(tmp_path: Path, text: str, reason: str) -> None:

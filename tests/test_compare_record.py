@@ -15,6 +15,7 @@ from tests.quick_home import QUICK_SANDBOX, environment
 from virtualmle.agents.recipe import read_recipes
 from virtualmle.cli.sessions import agent_of
 from virtualmle.compare.record import RECIPES, RecordRequest, page_of
+from virtualmle.compare.record_outcome import PartResult
 from virtualmle.compare.record_task import parts_of
 from virtualmle.data.errors import ConfigError
 from virtualmle.examiner.request import looks, read_revealed
@@ -32,12 +33,25 @@ changes.hidden_dim = 24
 [[sasrec]]
 sweep.transition_weight = [4.0, 8.0]
 
+[[sasrec]]
+teachers = 4
+changes.hidden_dim = 24
+changes.loss = "full_softmax"
+
 [[hstu]]
 changes.hidden_dim = 32
 changes.transition_weight = 2.0
 
 [[ensemble]]
 sweep.transition_weight = [4.0, 8.0]
+"""
+SUPERVISION = """
+## supervision
+
+| knob | range or choices | SASRec | HSTU |
+|---|---|---|---|
+| `loss` | full_softmax, sampled_softmax | sampled_softmax | sampled_softmax |
+| `teachers` | 1 to 4 trials | none | none |
 """
 
 
@@ -52,7 +66,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with the quick protocol, which has no rules of a confirmation, and a file of recipes."""
     folder = tmp_path_factory.mktemp("record") / "home"
     folder.mkdir()
-    page = QUICK_SANDBOX + "| `ensemble` | 2 to 4 trials | none | none |\n"
+    page = QUICK_SANDBOX + "| `ensemble` | 2 to 4 trials | none | none |\n" + SUPERVISION
     (folder / "SANDBOX.md").write_text(page, encoding="utf-8")
     (folder / "recipes.toml").write_text(RECIPE, encoding="utf-8")
     return folder
@@ -94,6 +108,7 @@ def test_each_session_runs_its_recipe_and_the_best_trial_is_confirmed_under_seed
     ran = [(trial["base"], trial["changes"]) for trial in parts["sasrec"]["trials"]]
     assert ran[:2] == [("default", {}), ("default", {"hidden_dim": 24})]
     assert ran[2][0] == "t002" and ran[2][1]["transition_weight"] in (4.0, 8.0)
+    assert ran[3][0] == "default" and ran[3][1]["loss"] == "full_softmax"
     assert [trial["changes"] for trial in parts["hstu"]["trials"]] == [{}, {"hidden_dim": 32, "transition_weight": 2.0}]
     for name in ("sasrec", "hstu"):
         part = parts[name]
@@ -114,6 +129,23 @@ def test_the_ensemble_joins_the_trained_models_of_both_backbones_and_is_not_conf
     assert ensemble["trials"][1]["base"] == "t001" and "transition_weight" in ensemble["trials"][1]["changes"]
 
 
+def test_a_student_learns_from_the_models_of_all_sessions_that_ran_before_it(recorded: Path) -> None:
+    parts = parts_in(recorded)
+    (student,) = [trial for trial in parts["sasrec"]["trials"] if "teachers" in trial["changes"]]
+    ran = {"demo-hstu-1/t002": parts["hstu"]["trials"][1], **{t["trial"]: t for t in parts["sasrec"]["trials"][1:3]}}
+    best = max(trial["ndcg10"] for trial in ran.values())
+    good = {name for name, trial in ran.items() if trial["ndcg10"] >= 0.9 * best} - {"t002"}  # t003 re-scores it
+    assert student["changes"]["teachers"] == "+".join(sorted(good)), "much weaker models teach nothing"
+    with Memory(inner_home(recorded) / "memory.db") as memory:
+        taught = memory.trials.get(parts["sasrec"]["session"], student["trial"])
+        teachers = memory.trials.all(parts["hstu"]["session"])
+        assert taught.outcome is not None and taught.outcome.train_seconds > 0
+        assert all(teacher.finished_at < taught.created_at for teacher in teachers if teacher.finished_at)
+    one = PartResult.model_validate(parts["sasrec"])
+    selected = one.selected == student["trial"]
+    assert bool(one.teachers) == selected and "teachers" not in one.settings
+
+
 def test_figures_are_means_and_deviations_of_what_each_seed_gave(recorded: Path) -> None:
     text = (recorded / "record.md").read_text(encoding="utf-8")
     with Memory(inner_home(recorded) / "memory.db") as memory:
@@ -129,7 +161,7 @@ def test_figures_are_means_and_deviations_of_what_each_seed_gave(recorded: Path)
             assert part["test"]["metrics_sd"]["ndcg@10"] == pytest.approx(sd, abs=1e-12)
             assert f"| demo | {name} | 2 | {mean:.4f} ± {sd:.4f} |" in text
             outcome = memory.trials.get(part["session"], part["selected"]).outcome
-            measured = {"sasrec": 4, "hstu": 2}[name]  # the sweep has measured two settings
+            measured = {"sasrec": 5, "hstu": 2}[name]  # the sweep has measured two settings
             assert outcome is not None and outcome.ndcg_se is not None
             assert part["inflation"] == pytest.approx(outcome.ndcg_se * math.sqrt(2 * math.log(measured)), abs=1e-12)
             assert part["test"]["default"]["trial"] == "t001"

@@ -8,7 +8,7 @@ import pytest
 from virtualmle.data.errors import ConfigError
 from virtualmle.models.config import KNOBS, TrialConfig, fingerprint, make_config, train_hash
 from virtualmle.models.knobs.declaration import DIMENSIONS
-from virtualmle.models.knobs.ensemble import members_of
+from virtualmle.models.knobs.trial_names import names_in
 from virtualmle.sandbox.action_space import ActionSpace, effective, inert_changes
 from virtualmle.sandbox.protocol import load_protocol
 
@@ -238,7 +238,7 @@ def test_the_members_of_an_ensemble_have_no_order_and_no_knob_that_needs_trainin
     base = space.default("sasrec")
     one = space.resolve(base, {"ensemble": ["t010", "t004"], "lr": 0.002})
     other = space.resolve(base, {"ensemble": ("t004", "t010"), "hidden_dim": 16})
-    assert one.ensemble == other.ensemble == "t004+t010" and members_of(one.ensemble) == ("t004", "t010")
+    assert one.ensemble == other.ensemble == "t004+t010" and names_in(one.ensemble) == ("t004", "t010")
     assert effective(one) == effective(other) and train_hash(one) == train_hash(other)
     assert train_hash(one) != train_hash(space.resolve(base, {"ensemble": ["t004", "t011"]}))
     assert space.differences(one) == {"ensemble": "t004+t010"}
@@ -257,5 +257,5 @@ def test_what_a_page_fixes_is_not_a_choice_of_the_session(space: ActionSpace) ->
     entries = tuple(knob.model_copy(update=fixed.get(knob.name, {})) for knob in space.entries)
     config = space.default("sasrec").model_dump() | {"hidden_dim": 64, "loss": "bce", "lr": 0.002}
     chosen = ActionSpace(entries=entries).chosen(config)
-    assert chosen.keys() == {knob.name for knob in space.knobs("sasrec")} - fixed.keys() - {"ensemble"}
+    assert chosen.keys() == {knob.name for knob in space.knobs("sasrec")} - fixed.keys() - {"ensemble", "teachers"}
     assert chosen["lr"] == 0.002 and chosen["shared_blocks"] is False

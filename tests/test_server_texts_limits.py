@@ -238,7 +238,7 @@ def test_the_longest_state_fits_and_keeps_every_section() -> None:
     text = view_text("state", state())
     assert size(text) <= 3000
     for part in ("incumbent t003", "best: t001", "t005", "effects per knob", "do +.0021", "proposals", "knobs tried",
-                 "an ensemble may use",
+                 "models of other sessions: ",
                  "next: write_reflection for t118"):  # fmt: skip
         assert part in text
 

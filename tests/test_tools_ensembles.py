@@ -123,13 +123,13 @@ def test_a_training_knob_over_an_ensemble_has_no_effect_and_the_answer_says_what
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["t001"], "ensemble has 1 members; give a list of 2 to 4 trials"),
-        (["t001", "t002", "t003", "t004", "t005"], "ensemble has 5 members"),
+        (["t001"], "ensemble names 1; give a list of 2 to 4 trials"),
+        (["t001", "t002", "t003", "t004", "t005"], "ensemble names 5"),
         (["t001", "T001"], "names a trial twice"),
         (["t001", f"{SESSION}/t001"], "names a trial twice"),
         (["t001", 7], "7 is not the name of a trial"),
         (["t001", "best"], "'best' is not the name of a trial; write t004, or SESSION/t004"),
-        ("t001", "ensemble has 1 members"),
+        ("t001", "ensemble names 1"),
         (3, "ensemble=3 is not a list of trials"),
         (["t001", "t003"], "t001 and t003 share one trained model"),
         (["t001", "t009"], "unknown trial 't009' of session 'demo-sasrec-1'"),
@@ -141,7 +141,7 @@ def test_a_list_that_is_no_ensemble_is_refused_and_costs_nothing(ws: Workspace, 
         run_trial(ws, SESSION, {"ensemble": names})
     assert message in str(error.value)
     if "unknown" in message or "share" in message:
-        assert "possible members now: t003, " in str(error.value) and f"{OTHER}/t001" in str(error.value)
+        assert "possible now: t003, " in str(error.value) and f"{OTHER}/t001" in str(error.value)
         asked = run_trial(ws, SESSION, {"ensemble": names}, dry_run=True).plan
         assert asked is not None and (asked.would, asked.reason) == ("refuse", str(error.value))
     assert len(ws.memory.trials.all(SESSION)) == 5
@@ -151,7 +151,7 @@ def test_what_may_not_be_a_member_is_named_with_the_reason(ws: Workspace) -> Non
     with pytest.raises(ConfigError, match=r"t004 is an ensemble itself; name its members \(demo-hstu-1/t001, t002\)"):
         run_trial(ws, SESSION, {"ensemble": ["t004", "t001"]})
     (ws.trial_directory(SESSION, "t002") / CHECKPOINT).unlink()
-    with pytest.raises(ConfigError, match="t002 has lost its checkpoint; possible members now: t003, demo-hstu-1/t001"):
+    with pytest.raises(ConfigError, match="t002 has lost its checkpoint; possible now: t003, demo-hstu-1/t001"):
         run_trial(ws, SESSION, {"ensemble": ["t002", "t001"]})
     again = run_trial(ws, SESSION, {"ensemble": ["t002", f"{OTHER}/t001"]}, base="t003")
     assert again.trial == "t004"  # a duplicate is answered although its member is gone

@@ -30,7 +30,7 @@ from virtualmle.training.spec import (
     SPEC,
     SWEPT_RANKS,
     USERS,
-    EnsembleMember,
+    NamedModel,
     TrialSpec,
     read_result,
     read_spec,
@@ -75,7 +75,7 @@ def members(trained, tmp_path):
 
 def member(directory):
     files = read_result(directory).files
-    return EnsembleMember(name=directory.name, directory=str(directory), files=files)
+    return NamedModel(name=directory.name, directory=str(directory), files=files)
 
 
 def restore_torch():
@@ -180,8 +180,8 @@ def test_a_sweep_over_an_ensemble_equals_ensembles_with_each_setting(members, ti
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda path: path.unlink(), "of the ensemble's member t002 is missing; restore it"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "is not the checkpoint that the trial wrote"),
+        (lambda path: path.unlink(), "is missing; restore it, or leave t002 out"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "is not the checkpoint that t002 wrote"),
         (lambda path: shutil.copy(path.parents[1] / "t001" / CHECKPOINT, path), "is not the checkpoint"),
     ],
 )

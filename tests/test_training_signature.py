@@ -28,7 +28,7 @@ from virtualmle.training.spec import (
     SPEC,
     STATE,
     USERS,
-    EnsembleMember,
+    NamedModel,
     TrialResult,
     TrialSpec,
     read_result,
@@ -98,7 +98,7 @@ def test_a_worker_signs_its_trial_and_all_files_that_it_wrote(work: Worked) -> N
 
 
 def test_a_failed_trial_is_signed_as_well(work: Worked) -> None:
-    lost = EnsembleMember(name="t000", directory="", files={})
+    lost = NamedModel(name="t000", directory="", files={})
     directory, result = work("t001", members=[lost], ensemble="t002+t003")
     assert result.status == "failed"
     assert set(check_trial(directory, KEY, "s", "t001").files) == {RESULT}
@@ -171,7 +171,7 @@ def test_the_signature_is_written_before_the_result(
 
 
 def test_the_hash_of_a_spec_leaves_paths_out_and_nothing_else() -> None:
-    member = EnsembleMember(name="t000", directory="/a", files={CHECKPOINT: "00"})
+    member = NamedModel(name="t000", directory="/a", files={CHECKPOINT: "00"})
     spec = TrialSpec(session="s", trial="t", dataset_dir="/a", config={"lr": 0.1}, seed=1, rescore_from="/a/t000",
                      members=[member])  # fmt: skip
     moved = {"dataset_dir": "/b", "rescore_from": "/b/t000", "members": [member.model_copy(update={"directory": "/b"})]}

@@ -31,7 +31,7 @@ from virtualmle.training.spec import (
     RANKS,
     STATE,
     USERS,
-    EnsembleMember,
+    NamedModel,
     TrialSpec,
     read_result,
     read_spec,
@@ -257,7 +257,7 @@ def test_a_trial_is_scored_again_on_a_node_that_is_sent_its_files_or_that_shares
 def test_the_members_of_an_ensemble_are_sent_to_the_node_that_scores_it(world: World, trained: Path) -> None:
     found = read_result(trained)
     assert found is not None
-    members = [EnsembleMember(name=name, directory=str(trained), files=found.files) for name in ("t001", "t002")]
+    members = [NamedModel(name=name, directory=str(trained), files=found.files) for name in ("t001", "t002")]
     changes = {"members": members, "knobs": {"ensemble": ["t002", "t001"], "transition_weight": 4.0}}
     sent, local = world.submit(12, **changes), world.run_locally(12, **changes)
     assert settle(sent).status == "finished", look(sent).cause

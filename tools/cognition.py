@@ -67,7 +67,7 @@ def good_configurations(
             ndcg=_ndcg(trial),
             gain=_gain(trial, default),
         )
-        for trial in best_first([trial for trial in trials if not trial.is_ensemble])[:KEPT_CONFIGURATIONS]
+        for trial in best_first([trial for trial in trials if not trial.uses_models])[:KEPT_CONFIGURATIONS]
     ]
 
 

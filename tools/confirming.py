@@ -15,6 +15,7 @@ from ..data.errors import MachineError, SessionError, TrialError
 from ..memory.records import Confirmation, SessionRecord, TrialOutcome, TrialRecord
 from ..sandbox.confirmation import confirmed_trials, reason_of
 from ..sandbox.statistics import metric_errors, standard_error
+from ..training.member_files import beside
 from ..training.spec import STATE, TrialProgress, TrialSpec, read_progress, read_spec
 from ..trials.launcher import TrialState
 from .cognition import best_first
@@ -176,6 +177,7 @@ def _spec(
     trained = [r for r in equal if r.status == "finished"]
     directories = [ws.trial_directory(session.id, r.handle) for r in reversed(equal)]
     unfinished = next((str(path) for path in directories if (path / STATE).exists()), None)
+    confirmed = ws.trial_directory(session.id, record.repeats or record.handle)
     return TrialSpec(
         session=session.id,
         trial=record.handle,
@@ -188,6 +190,7 @@ def _spec(
         rescore_from=str(ws.trial_directory(session.id, trained[0].handle)) if trained else None,
         resume_from=None if trained else unfinished,
         end_after=end,
+        teachers=beside(confirmed, read_spec(confirmed).teachers),
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from ..examiner.request import looks
 from ..memory.records import SessionRecord, TrialRecord
-from ..models.knobs.ensemble import ENSEMBLE
+from ..models.knobs.trial_names import ENSEMBLE
 from .cognition import best_first
 from .contents import content_in
 from .members import may_look_elsewhere, obstacle

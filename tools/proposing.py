@@ -18,12 +18,12 @@ def proposals_of(
     incumbent: TrialRecord | None,
     model: Surrogate | None = None,
 ) -> list[dict[str, Any]]:
-    """Up to six proposals over the incumbent, or over the best trained trial while the incumbent is an ensemble.
+    """Up to six proposals over the incumbent; if it used models of others, over the best trial that used none.
 
     None for a session that is closed or has no memory.
     """
-    trained = [trial for trial in trials if not trial.is_ensemble]
-    start = next(iter(best_first(trained)), None) if incumbent and incumbent.is_ensemble else incumbent
+    trained = [trial for trial in trials if not trial.uses_models]
+    start = next(iter(best_first(trained)), None) if incumbent and incumbent.uses_models else incumbent
     if start is None or session.state != "open" or not session.with_memory:
         return []
     refused = HeuristicCheck(ws, session, start.configuration)
@@ -42,6 +42,6 @@ def followed_proposal(
     Only proposals over the incumbent are recorded.
     """
     incumbent = ws.memory.trials.incumbent(session.id)
-    if incumbent is None or base != incumbent.handle or not changes or incumbent.is_ensemble:
+    if incumbent is None or base != incumbent.handle or not changes or incumbent.uses_models:
         return None
     return followed(proposals_of(ws, session, trials, incumbent), changes, incumbent.configuration)

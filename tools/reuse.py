@@ -21,10 +21,10 @@ def copy_equal_trial(
 
     Equal means: the same configuration, data and seed, measured by the same engine on the same kind of device with as
     many threads. The files must have the hashes that memory.db recorded when the other trial ended. A session without
-    memory, or whose memory leaves out its own dataset, reuses nothing; nor does a sweep, or an ensemble, whose members
-    are named from the point of view of its session.
+    memory, or whose memory leaves out its own dataset, reuses nothing; nor does a sweep, an ensemble, or a student,
+    whose members or teachers are named from the point of view of its session.
     """
-    if trial.sweep or trial.is_ensemble or not _may_reuse(ws, session):
+    if trial.sweep or trial.uses_models or not _may_reuse(ws, session):
         return False
     for other in ws.memory.trials.elsewhere(trial):
         source, outcome = ws.trial_directory(other.session, other.handle), other.outcome

@@ -15,11 +15,11 @@ from ..models.config import TrialConfig, fingerprint, train_hash
 from ..sandbox.changes import KnobValue, merged_changes
 from ..sandbox.ended_early import trains_on
 from ..sandbox.program import Admission, admit
-from ..training.spec import EnsembleMember, TrialSpec, read_spec
+from ..training.spec import NamedModel, TrialSpec, read_spec
 from ..trials.replay import serve
 from .guidance import budget_of, pending_reflection, stop_of
 from .help_text import described
-from .members import members_for, with_short_names
+from .members import members_for, teachers_for, with_short_names
 from .observation import observe
 from .places import occupation, share_of
 from .planning import ignored_changes, planned, with_estimate
@@ -84,7 +84,7 @@ def run_trial(
         stop=stop_of(ws, record, trials),
     )
     if dry_run:
-        admission = _with_members(ws, record, config, admission)
+        admission = _with_models(ws, record, config, admission)
         base_of = (base_handle, base_config)
         plan = planned(ws, record, trials, [config], admission, heuristics, base_of, changes)
         return plan.model_copy(update=said)
@@ -114,11 +114,12 @@ def run_trial(
     return with_estimate(ws, record, observed, config, trials)
 
 
-def _with_members(ws: Workspace, session: SessionRecord, config: TrialConfig, admission: Admission) -> Admission:
-    """The decision on a trial that is not started: refused as well if a member of its ensemble may not be one."""
+def _with_models(ws: Workspace, session: SessionRecord, config: TrialConfig, admission: Admission) -> Admission:
+    """The decision on a trial that is not started: refused as well if it names a trial that it may not use."""
     try:
         if admission.kind == "admitted" and not session.replay:
             members_for(ws, session, config)
+            teachers_for(ws, session, config)
     except ConfigError as error:
         return Admission("refused", str(error))
     return admission
@@ -133,14 +134,16 @@ def start_trial(
 
     A trial that an earlier session has measured is copied from there and has then ended. A fault of this machine ends
     the trial as a crash. Raises TrialError if the trial cannot be started for any other reason, AdmissionError if the
-    session's replay table does not hold it, and ConfigError if a member of its ensemble may not be one.
+    session's replay table does not hold it, and ConfigError if it names a trial that it may not use.
     """
     replay = ws.replay_of(session)
     cells = replay.cells_of(request) if replay else []
-    members = [] if replay else members_for(ws, session, request.configuration)
+    config = request.configuration
+    members = [] if replay else members_for(ws, session, config)
+    teachers = [] if replay else teachers_for(ws, session, config)
     started = start_recorded(ws, request, seen=seen)
     directory = ws.trial_directory(session.id, started.handle)
-    spec = _spec(ws, session, started, dataset_dir, members)
+    spec = _spec(ws, session, started, dataset_dir, members, teachers)
     try:
         if cells:
             serve(cells, spec, directory, ws.session_key(session.id), session.dataset_id)
@@ -184,7 +187,8 @@ def _spec(
     session: SessionRecord,
     trial: TrialRecord,
     dataset_dir: Path,
-    members: Sequence[EnsembleMember] = (),
+    members: Sequence[NamedModel],
+    teachers: Sequence[NamedModel],
 ) -> TrialSpec:
     """The specification for the worker. What the session has trained already is not trained again."""
     trains = not trial.sweep and trains_on(ws.memory.trials.all(session.id), trial.configuration)
@@ -205,6 +209,7 @@ def _spec(
         rescore_from=str(cached) if cached else None,
         resume_from=str(begun) if begun else None,
         members=list(members),
+        teachers=list(teachers),
         baselines=not _has_baselines(ws, session),
         settings=trial.sweep.settings if trial.sweep else [],
     )

@@ -230,7 +230,7 @@ class StateView(View):
     next: str
     running_trials: list[str] = []  # this and the next field are set only if several trials may run at a time
     free_places: int = 0  # how many more trials may start now
-    other_members: list[OtherMember] = []  # set only if other sessions have trials that an ensemble may use
+    other_members: list[OtherMember] = []  # set only if other sessions have trials that this one may use
     test: dict[str, float] = {}  # this and the next two fields are set only once the session's test result is shown
     test_comparison: str = ""  # with the default, in words
     look: int | None = None

@@ -29,6 +29,7 @@ class TrainBatch:
     last_only: bool  # True: the last token of each sequence is supervised; False: every token
     views: tuple[JaggedBatch, JaggedBatch] | None = None  # two views of the sequences, for the contrastive loss
     counted: Tensor | None = None  # (num_supervised,) bool: False for padding; None = no padding
+    target_events: Tensor | None = None  # (num_supervised,) int64: the train events of the targets; None = not known
 
     @property
     def num_targets(self) -> int | Tensor:
@@ -50,7 +51,7 @@ class TrainBatches:
         self.items = torch.tensor(np.asarray(dataset.items), dtype=torch.int64, device=device)
         self.times = torch.tensor(np.asarray(dataset.timestamps), device=device) if config.time_bias else None
         begins, ends = (torch.tensor(np.asarray(bounds)) for bounds in (dataset.offsets[:-1], dataset.offsets[1:]))
-        self.starts, self.lengths = _windows(begins, ends, config)  # (num_examples,) int64, on the CPU
+        self.starts, self.lengths = windows_of(begins, ends, config)  # (num_examples,) int64, on the CPU
         self.generator = torch.Generator().manual_seed(seed)
         self.augmentation = torch.Generator().manual_seed(augmentation_seed)
         if not len(self.lengths):
@@ -69,21 +70,23 @@ class TrainBatches:
 
     def _gather(self, examples: Tensor) -> TrainBatch:
         lengths, starts = self.lengths[examples], self.starts[examples]
-        inputs, targets = self._inputs_and_targets(starts, lengths)
+        inputs, target_events = self._inputs_and_targets(starts, lengths)
         last_only = self.config.supervision == "last"
         if last_only:
-            targets = targets[inputs.last_tokens()]
+            target_events = target_events[inputs.last_tokens()]
         views = None
         if self.config.contrastive_weight:
             views = self._view(starts, lengths, inputs), self._view(starts, lengths, inputs)
-        return TrainBatch(inputs, targets, last_only, views)
+        targets = self.items[target_events]
+        return TrainBatch(inputs, targets, last_only, views, target_events=target_events)
 
     def _inputs_and_targets(self, starts: Tensor, lengths: Tensor) -> tuple[JaggedBatch, Tensor]:
+        """The sequences of a batch, and the event that each of its tokens is to predict, (total_tokens,) int64."""
         config = self.config
         if config.augmentation == "none" or not config.augmentation_share:
-            events = self._to_device(_ranges(starts, lengths))
-            return self._batch(events, events, lengths), self.items[events + 1]
-        events = _ranges(starts, lengths + 1)
+            events = self._to_device(ranges(starts, lengths))
+            return self._batch(events, events, lengths), events + 1
+        events = ranges(starts, lengths + 1)
         ratio, share = config.augmentation_ratio, config.augmentation_share
         augmented = augment(lengths + 1, config.augmentation, ratio, share, 2, self.augmentation)
         ends = augmented.lengths.cumsum(0)
@@ -97,13 +100,13 @@ class TrainBatches:
             augmented.lengths - 1,
             self._to_device(augmented.masked[~is_last]),
         )
-        return inputs, self.items[self._to_device(items[~is_first])]
+        return inputs, self._to_device(items[~is_first])
 
     def _view(self, starts: Tensor, lengths: Tensor, plain: JaggedBatch) -> JaggedBatch:
         """An augmented copy of the sequences, or `plain` without augmentation: views then differ by dropout only."""
         if self.config.augmentation == "none":
             return plain
-        events = _ranges(starts, lengths)
+        events = ranges(starts, lengths)
         kind, ratio = self.config.augmentation, self.config.augmentation_ratio
         augmented = augment(lengths, kind, ratio, 1.0, 1, self.augmentation)
         return self._batch(
@@ -123,7 +126,7 @@ class TrainBatches:
         return index.to(self.items.device, non_blocking=True)
 
 
-def _windows(begins: Tensor, ends: Tensor, config: TrialConfig) -> tuple[Tensor, Tensor]:
+def windows_of(begins: Tensor, ends: Tensor, config: TrialConfig) -> tuple[Tensor, Tensor]:
     """First input event and number of inputs of every example; user u has the events begins[u]:ends[u]."""
     events, stride = ends - begins, config.window_stride
     num_windows = (events >= 2).long()
@@ -137,7 +140,7 @@ def _windows(begins: Tensor, ends: Tensor, config: TrialConfig) -> tuple[Tensor,
     return window_ends - 1 - lengths, lengths
 
 
-def _ranges(starts: Tensor, lengths: Tensor) -> Tensor:
+def ranges(starts: Tensor, lengths: Tensor) -> Tensor:
     """The concatenated ranges starts[i], starts[i] + 1, …, starts[i] + lengths[i] - 1."""
     shift = (starts - (lengths.cumsum(0) - lengths)).repeat_interleave(lengths)
     return torch.arange(len(shift)) + shift

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ..models.config import TrialConfig
+from ..models.config import TrialConfig, teachers_of
 from ..models.item_table import is_row_sparse
 from .batches import TrainBatch, TrainBatches
 from .fixed_batches import FixedBatches
@@ -30,6 +30,8 @@ def capture_obstacle(config: TrialConfig, num_items: int) -> str | None:
     pairs = config.batch_size * config.max_len**2 * config.num_heads * config.num_blocks
     if is_row_sparse(config, num_items):
         return "the number of rows of a row-sparse gradient depends on the items of the batch"
+    if teachers_of(config):
+        return "the targets of teachers are looked up by the events of the batch, which the host knows"
     if config.augmentation != "none" and config.augmentation_share:
         return f"augmentation={config.augmentation!r} is drawn on the host"
     if config.contrastive_weight:

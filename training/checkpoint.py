@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,6 +17,13 @@ from ..models.sequence_model import SequenceModel
 from .errors import TrainingError
 
 METADATA = "virtualmle"  # one key: safetensors writes several in random order, but equal models must give equal bytes
+
+
+class LoadedModel(NamedTuple):
+    """A trained model on the device that uses it, and its configuration."""
+
+    model: SequenceModel
+    config: TrialConfig
 
 
 def copy_weights(model: torch.nn.Module) -> dict[str, Tensor]:

@@ -141,7 +141,8 @@ def inputs_of(directory: Path) -> list[Path]:
     """The files and directories that the trial in `directory` reads: arrays of its dataset, and earlier trials."""
     try:
         spec = json.loads((directory / "spec.json").read_bytes())
-        trials = [spec.get("rescore_from"), spec.get("resume_from"), *(m["directory"] for m in spec.get("members", []))]
+        named = [*spec.get("members", []), *spec.get("teachers", [])]
+        trials = [spec.get("rescore_from"), spec.get("resume_from"), *(model["directory"] for model in named)]
         manifest = Path(spec["dataset_dir"]) / "manifest.json"
     except (OSError, ValueError, LookupError, TypeError, AttributeError):  # the worker will say so
         return []

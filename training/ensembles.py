@@ -9,7 +9,6 @@ the summed width is: in blocks of users, with the score priors of its own config
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,37 +18,28 @@ from torch import Tensor
 from ..data.hashing import sha256_of
 from ..data.histories import Histories
 from ..models.build import num_parameters
-from ..models.config import TrialConfig
 from ..models.priors import ScorePriors
-from ..models.sequence_model import SequenceModel
 from .catalogue_scores import ItemFactors, joint_factors, joint_users
-from .checkpoint import load_checkpoint
+from .checkpoint import LoadedModel, load_checkpoint
 from .evaluate import check_catalogue, encode_users, rank_by_vectors
 from .member_files import check_checkpoint
 from .ranking import Ranks
 from .rescoring import load_user_states
-from .spec import USERS, EnsembleMember
+from .spec import USERS, NamedModel
 
 
-class LoadedMember(NamedTuple):
-    """The model of a member on the device that scores it, and its configuration."""
-
-    model: SequenceModel
-    config: TrialConfig
-
-
-def load_members(members: Sequence[EnsembleMember], device: torch.device | str) -> list[LoadedMember]:
+def load_members(members: Sequence[NamedModel], device: torch.device | str) -> list[LoadedModel]:
     """The models of the members. TrainingError if a checkpoint is missing or is not the one that was recorded."""
     found = []
     for member in members:
         model, config = load_checkpoint(check_checkpoint(member))
-        found.append(LoadedMember(model.to(device), config))
+        found.append(LoadedModel(model.to(device), config))
     return found
 
 
 @torch.inference_mode()
 def rank_ensemble(
-    members: Sequence[LoadedMember],
+    members: Sequence[LoadedModel],
     histories: Histories,
     targets: NDArray[np.int32],
     variants: Sequence[ScorePriors | None],
@@ -70,7 +60,7 @@ def rank_ensemble(
     return rank_by_vectors(joint_factors(factors), joint_users(factors, users), histories, targets, variants)
 
 
-def stored_states(member: EnsembleMember, loaded: LoadedMember, num_users: int) -> Tensor | None:
+def stored_states(member: NamedModel, loaded: LoadedModel, num_users: int) -> Tensor | None:
     """The states that the member's trial scored on validation; None if the file is not the one that was recorded."""
     path = Path(member.directory) / USERS
     if not path.exists() or sha256_of(path) != member.files.get(USERS):
@@ -79,6 +69,6 @@ def stored_states(member: EnsembleMember, loaded: LoadedMember, num_users: int) 
     return None if states is None else states.to(loaded.model.item_table().device)
 
 
-def total_parameters(members: Sequence[LoadedMember]) -> int:
+def total_parameters(members: Sequence[LoadedModel]) -> int:
     """The parameters of all members, which an ensemble holds in memory."""
     return sum(num_parameters(member.model) for member in members)

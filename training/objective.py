@@ -4,6 +4,7 @@ Tensor dimensions: n supervised positions, m negatives.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -12,11 +13,14 @@ from ..data.prepared import PreparedDataset
 from ..kernels.losses.gathered_scores import gathered_scores
 from ..kernels.losses.linear_cross_entropy import linear_cross_entropy
 from ..kernels.losses.sampled_softmax import sampled_softmax_loss
-from ..models.config import TrialConfig
+from ..models.config import TrialConfig, teachers_of
 from ..models.item_table import ItemTable
+from .checkpoint import LoadedModel
 from .distillation import SuccessorTargets
+from .errors import TrainingError
 from .losses import apply_logq_correction, binary_cross_entropy, gbce_beta, mean_loss, sampled_softmax
 from .negatives import NegativeSampler
+from .teachers import SHARE, TeacherTargets
 
 
 class Objective:
@@ -29,12 +33,17 @@ class Objective:
         device: torch.device,
         generator: torch.Generator,
         precision: str = "ieee",
+        teachers: Sequence[LoadedModel] = (),
     ) -> None:
         self.config = config
         self.precision = precision  # of the full softmax, as `linear_cross_entropy` takes it
         self.sampler = NegativeSampler(config, dataset, device, generator)
         self.num_candidates = dataset.num_items if config.loss == "full_softmax" else config.num_negatives
-        distilled = config.prior_distillation > 0 and config.loss == "full_softmax"
+        taught = bool(teachers_of(config))
+        if taught and not teachers:
+            raise TrainingError(f"the models of teachers={config.teachers} are missing; run the same trial again")
+        self.teachers = TeacherTargets(teachers, dataset, device) if taught else None
+        distilled = config.prior_distillation > 0 and config.loss == "full_softmax" and not taught
         self.successors = SuccessorTargets(config, dataset, device) if distilled else None
         self.beta = 1.0
         if config.loss == "gbce":
@@ -47,22 +56,27 @@ class Objective:
         targets: Tensor,
         counted: Tensor | None = None,
         latest: Tensor | None = None,
+        events: Tensor | None = None,
     ) -> Tensor:
         """The mean loss of predicting targets (n,) int64 from states (n, hidden_dim).
 
         counted (n,) bool: the rows that the mean covers. The other rows pad a batch to a fixed shape and affect
         neither the loss nor the gradients. latest (n,) int64: the input item of each row, which `prior_distillation`
-        needs.
+        needs. events (n,) int64: the train event that each target is, which `teachers` need.
         """
         config = self.config
         if config.loss == "full_softmax":
             loss = self._full_softmax(items, states, targets, counted)
-            if self.successors is None:
+            if self.teachers is not None:
+                assert events is not None, "teachers need the events of the targets"
+                added, share = self.teachers.losses(items.scaled(states), items.catalogue(), targets, events), SHARE
+            elif self.successors is not None:
+                assert latest is not None, "prior_distillation needs the input items"
+                added = self.successors.losses(items.scaled(states), items.catalogue(), targets, latest)
+                share = config.prior_distillation
+            else:
                 return loss
-            assert latest is not None, "prior_distillation needs the input items"
-            added = self.successors.losses(items.scaled(states), items.catalogue(), targets, latest)
-            weight = config.prior_distillation * (1 - config.label_smoothing)
-            return loss + weight * mean_loss(added, counted)
+            return loss + share * (1 - config.label_smoothing) * mean_loss(added, counted)
         drawn = self._draw(len(targets))
         if config.loss == "sampled_softmax" and states.is_cuda:
             return self.fused_sampled_softmax(items, states, targets, drawn, counted)

@@ -20,8 +20,8 @@ from ..data.prepared import PreparedDataset
 from ..kernels.losses.arguments import BFLOAT16
 from ..kernels.losses.linear_cross_entropy_bfloat16 import is_available
 from ..models.build import num_parameters
-from ..models.config import TrialConfig
-from ..models.knobs.ensemble import members_of
+from ..models.config import TrialConfig, teachers_of
+from ..models.knobs.trial_names import names_in
 from ..models.priors import PriorTables
 from .baselines import baseline_metrics
 from .checkpoint import save_checkpoint
@@ -97,7 +97,7 @@ def _score_ensemble(
     trial: Trial, spec: TrialSpec, config: TrialConfig, dataset: PreparedDataset, device: torch.device
 ) -> None:
     """Score the members of an ensemble together; writes ranks and nothing else, since it has no model of its own."""
-    if members_of(config.ensemble) != tuple(member.name for member in spec.members):
+    if names_in(config.ensemble) != tuple(member.name for member in spec.members):
         raise TrainingError(f"the spec of {spec.trial} lacks members of its ensemble; run the same trial again")
     trial.report(stage="scoring")
     started = time.perf_counter()
@@ -148,11 +148,14 @@ def _train(
 
     judging = Judging(tables, race_in(trial.directory, trial.will_not_be_kept), end_early, trial.resume)
     precision = loss_precision(spec.device, device, config)
+    if teachers_of(config) != tuple(teacher.name for teacher in spec.teachers):
+        raise TrainingError(f"the spec of {spec.trial} lacks its teachers; run the same trial again")
+    teachers = load_members(spec.teachers, device)
 
     def train(state: Path | None) -> FitResult:
         return fit(
             config, dataset, spec.seed, device, trial.add_epoch, trial.state_file(), state,
-            judging=judging, precision=precision,
+            judging=judging, precision=precision, teachers=teachers,
         )  # fmt: skip
 
     try:

@@ -47,8 +47,9 @@ LEASE_FILE = "lease.json"  # written by the launcher; a warm worker renames its 
 ORDER_PATTERN = "order-*.json"  # in an inbox: written by trials/warm.py, claimed by the worker
 
 
-class EnsembleMember(BaseModel):
-    """A finished trial whose model an ensemble scores: its name, its directory, and what its files must contain."""
+class NamedModel(BaseModel):
+    """A finished trial whose model another trial uses, as a member of an ensemble or as a teacher: its name, its
+    directory, and what its files must contain."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -74,7 +75,8 @@ class TrialSpec(BaseModel):
     resume_from: str | None = None  # directory of a trial with equal seed and `continuation_hash`
     end_after: int | None = None  # the training ends with its best weights after the first evaluated epoch >= this one
     judge_epochs: bool = False  # whether each evaluated epoch is also scored with the score priors, for racing
-    members: list[EnsembleMember] = []  # of an ensemble: what it scores, in the order of its configuration
+    members: list[NamedModel] = []  # of an ensemble: what it scores, in the order of its configuration
+    teachers: list[NamedModel] = []  # whose predictions the training uses, in the order of its configuration
     baselines: bool = False  # also measure the baselines, which need no model: once in a session is enough
     settings: list[dict[str, Any]] = []  # of a sweep: the scoring knobs of each setting over `config`
     reused_from: str | None = None  # "SESSION/TRIAL" that the files were copied from; no worker runs such a trial

@@ -3,7 +3,7 @@
 import errno
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from ..models.sequence_model import SequenceModel
 from .averaging import WeightAverage
 from .batches import TrainBatch, TrainBatches
 from .captured import FixedSteps, capture_obstacle
-from .checkpoint import copy_weights, restore_weights
+from .checkpoint import LoadedModel, copy_weights, restore_weights
 from .errors import StateError, TrainingError
 from .evaluate import evaluate_variants, train_histories
 from .judging import NOT_JUDGED, Judge, Judging
@@ -62,7 +62,7 @@ class FitResult:
         return next(record.ndcg10 for record in self.curve if record.epoch == self.best_epoch)
 
 
-def fit(
+def fit(  # noqa: PLR0913 - what a training may need
     config: TrialConfig,
     dataset: PreparedDataset,
     seed: int,
@@ -73,6 +73,8 @@ def fit(
     save_every: float = SAVE_EVERY_SECONDS,
     judging: Judging = NOT_JUDGED,
     precision: str = "ieee",
+    *,
+    teachers: Sequence[LoadedModel] = (),
 ) -> FitResult:
     """Train for `epochs`, or until an evaluated epoch is `patience` or more after the one with the best NDCG@10.
 
@@ -86,10 +88,11 @@ def fit(
     to go on: `end_early`, which is also asked before the first epoch of a resumed training, and then the race, if the
     judged ranks of all epochs are known.
     precision: of the full softmax's products, as `linear_cross_entropy` takes it.
+    teachers: the models that `config.teachers` names, on the device.
     TrainingError if the loss or a score is not finite; StateError if the state is damaged or of another run, or has
     neither the weights after its last epoch nor those of the best epoch that this training needs.
     """
-    training = Training(config, dataset, seed, device, precision)
+    training = Training(config, dataset, seed, device, precision, teachers)
     state, ended = _start(training, resume_from)
     judge = Judge(config, judging.tables, state)
     state = judge.begin(state)
@@ -164,7 +167,13 @@ class Training:
     """
 
     def __init__(
-        self, config: TrialConfig, dataset: PreparedDataset, seed: int, device: torch.device, precision: str = "ieee"
+        self,
+        config: TrialConfig,
+        dataset: PreparedDataset,
+        seed: int,
+        device: torch.device,
+        precision: str = "ieee",
+        teachers: Sequence[LoadedModel] = (),
     ) -> None:
         seeds = torch.randint(1 << 62, (5,), generator=torch.Generator().manual_seed(seed)).tolist()
         self.config, self.device = config, device
@@ -175,7 +184,7 @@ class Training:
         self.average = WeightAverage(self.model, config.ema_decay) if config.ema_decay else None
         self.batches = TrainBatches(dataset, config, device, seeds[1], seeds[4])
         self.negatives = torch.Generator(device).manual_seed(seeds[2])
-        self.objective = Objective(config, dataset, device, self.negatives, precision)
+        self.objective = Objective(config, dataset, device, self.negatives, precision, teachers)
         self.fixed_steps = None
         if device.type == "cuda" and not capture_obstacle(config, dataset.num_items):
             self.fixed_steps = FixedSteps(self.batches, (self.negatives,))
@@ -277,7 +286,8 @@ class Training:
             states = batch.supervised(self.model(batch.inputs))
         with threads_for(len(batch.targets) * self.objective.num_candidates):
             latest = batch.supervised(batch.inputs.items)
-            loss = self.objective.loss(self.model.items, states, batch.targets, batch.counted, latest)
+            events = batch.target_events
+            loss = self.objective.loss(self.model.items, states, batch.targets, batch.counted, latest, events)
         if batch.views:
             with threads_for(encoder_size):
                 first, second = (self.model(view)[view.last_tokens()] for view in batch.views)

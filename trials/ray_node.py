@@ -102,15 +102,15 @@ class TrialOnNode:
         dataset_id: str,
         dataset: Mapping[str, npt.NDArray[Any]] | None,
         source: Files | None,
-        members: Sequence[Files] = (),
+        models: Sequence[Files] = (),
         key: bytes | None = None,
     ) -> None:
         """Start the trial, unless it was started already.
 
         dataset_id: empty if the trial reads the head's files in place. dataset: the bytes of the dataset's files, None
         if this node has them. source: the files of the trial that `spec` re-scores or resumes.
-        members: those of each member of an ensemble. key: of the session; it stays in the memory of this process and of
-        the worker's.
+        models: those of each member of an ensemble, or of each teacher. key: of the session; it stays in the memory of
+        this process and of the worker's.
         """
         if (self._trial / SPEC).exists():
             return
@@ -119,8 +119,8 @@ class TrialOnNode:
             _store(self._data(dataset_id), {name: content.tobytes() for name, content in dataset.items()})
         if source is not None:
             _store(self._own / "source", source)
-        for number, files in enumerate(members):
-            _store(self._member(number), files)
+        for number, files in enumerate(models):
+            _store(self._model(number), files)
         _store(self._trial, inputs)
         write_model(self._own / LEASE, lease_of(psutil.Process(), spec.wall_seconds))
         launch(self._localised(spec, dataset_id), self._trial, module=WORKER, key=key)
@@ -157,11 +157,14 @@ class TrialOnNode:
             return spec
         source = str(self._own / "source")
         changes = {name: source for name in ("rescore_from", "resume_from") if getattr(spec, name)}
-        members = [m.model_copy(update={"directory": str(self._member(n))}) for n, m in enumerate(spec.members)]
-        return spec.model_copy(update={"dataset_dir": str(self._data(dataset_id)), "members": members, **changes})
+        named = [*spec.members, *spec.teachers]
+        here = [model.model_copy(update={"directory": str(self._model(n))}) for n, model in enumerate(named)]
+        split = len(spec.members)
+        models = {"members": here[:split], "teachers": here[split:]}
+        return spec.model_copy(update={"dataset_dir": str(self._data(dataset_id)), **models, **changes})
 
-    def _member(self, number: int) -> Path:
-        return self._own / f"member-{number}"
+    def _model(self, number: int) -> Path:
+        return self._own / f"model-{number}"
 
     def _data(self, dataset_id: str) -> Path:
         return self._node / "data" / dataset_id

@@ -125,12 +125,12 @@ class Attendant:
         lacking = not place.in_place and not place.has_dataset
         sent = self._datasets.reference(self._dataset, dataset_id) if lacking else None
         source = None if place.in_place else self._source()
-        members = [] if place.in_place else self._members()
+        models = [] if place.in_place else self._models()
         if self._key is not None:
             check_spec(self._directory, self._key, self._spec)
         inputs = {path.name: path.read_bytes() for path in self._directory.iterdir() if path.name in INPUTS}
         self._write_placement()
-        self._ask(lambda: self._actor.start.remote(self._spec, inputs, dataset_id, sent, source, members, self._key))
+        self._ask(lambda: self._actor.start.remote(self._spec, inputs, dataset_id, sent, source, models, self._key))
         self._write_placement(started=time.time())
 
     def _source(self) -> dict[str, bytes] | None:
@@ -141,11 +141,11 @@ class Attendant:
         files = [path for path in Path(earlier).iterdir() if path.is_file() and not path.name.startswith(".")]
         return {path.name: path.read_bytes() for path in files if path.name not in NOT_SENT}
 
-    def _members(self) -> list[dict[str, bytes]]:
-        """The files of each member of an ensemble that its worker reads."""
+    def _models(self) -> list[dict[str, bytes]]:
+        """The files of each member of an ensemble, or of each teacher, that the worker reads."""
         found = []
-        for member in self._spec.members:
-            paths = [Path(member.directory) / name for name in member.files]
+        for model in (*self._spec.members, *self._spec.teachers):
+            paths = [Path(model.directory) / name for name in model.files]
             found.append({path.name: path.read_bytes() for path in paths if path.exists()})
         return found
 

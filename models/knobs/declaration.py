@@ -12,8 +12,8 @@ from typing import Any, ClassVar, Literal, cast, get_args
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
-from .ensemble import COUNT
 from .resolution import Resolution
+from .trial_names import NAMING
 
 Backbone = Literal["sasrec", "hstu"]
 BACKBONES: tuple[Backbone, ...] = get_args(Backbone)
@@ -157,7 +157,7 @@ def _declared(name: str, field: FieldInfo, dimension: Dimension) -> DeclaredKnob
         low=number(about.low) if number and about.low is not None else None,
         high=number(about.high) if number and about.high is not None else None,
         defaults={backbone: defaults[backbone] for backbone in BACKBONES if about.only in (None, backbone)},
-        engine=_engine_bounds(name, field) if number else COUNT if kind == "trials" else "",
+        engine=_engine_bounds(name, field) if number else NAMING[name].count if kind == "trials" else "",
         about=about,
     )
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import field_validator
 
 from .declaration import Dimension, Inert, KnobGroup, knob
-from .ensemble import ensemble_of
+from .trial_names import ENSEMBLE, NAMING
 
 
 def _no_prior(config: Any) -> bool:
@@ -200,4 +200,4 @@ class Scoring(KnobGroup):
     @field_validator("ensemble", mode="before")
     @classmethod
     def _canonical_ensemble(cls, given: object) -> str:
-        return ensemble_of(given)
+        return NAMING[ENSEMBLE].canonical(given)

@@ -2,9 +2,18 @@
 
 from typing import Any, ClassVar, Literal
 
+from pydantic import field_validator
+
 from .declaration import Dimension, Inert, KnobGroup, knob
+from .trial_names import NAMING, TEACHERS
 
 _NO_NEGATIVES = Inert(lambda c: c.loss == "full_softmax", "full_softmax draws no negatives")
+
+_NEEDS_FULL_SOFTMAX = Inert(lambda c: c.loss != "full_softmax", "it acts only with loss='full_softmax'")
+
+
+def _has_targets(config: Any) -> bool:
+    return bool(config.loss != "full_softmax" or config.teachers)
 
 
 def _changes_no_sequence(config: Any) -> bool:
@@ -98,11 +107,21 @@ class Supervision(KnobGroup):
         helps="measured: .1 at width 64",
         aliases=("smoothing", "label_smooth"),
     )
+    teachers: str = knob(
+        "",
+        "trials whose trained models give the softmax its targets, by the mean of their predictions (distillation)",
+        inert=_NEEDS_FULL_SOFTMAX,
+        source="knowledge distillation (Hinton et al. 2015) from an ensemble of models",
+        helps="measured: three or four models, with less dropout than theirs and half of their epochs, on Beauty",
+        cost="one pass of each teacher over the train split, and 33 more scores per position",
+        note="a list of 1 to 4 trials; four fifths of the targets are theirs",
+        aliases=("teacher", "distill", "distill_from", "distillation", "knowledge_distillation", "born_again"),
+    )
     prior_distillation: float = knob(
         0.0,
         "share of the target distribution that goes to what followed the latest item in the train split",
         ge=0, le=1, step="0.01",
-        inert=Inert(lambda c: c.loss != "full_softmax", "it acts only with loss='full_softmax'"),
+        inert=Inert(_has_targets, "it acts only with loss='full_softmax' and without teachers"),
         source="knowledge distillation (Hinton et al. 2015) from item transitions",
         helps="measured: .1 on Office, the bare model more than with score priors",
         cost="33 more scores per position: about 15 % of the time of a training",
@@ -167,3 +186,8 @@ class Supervision(KnobGroup):
         source="CL4SRec; DuoRec (Qiu et al. 2022)",
         aliases=("cl_temperature", "cl_temp", "ssl_temp", "contrastive_tau"),
     )
+
+    @field_validator(TEACHERS, mode="before")
+    @classmethod
+    def _canonical_teachers(cls, given: object) -> str:
+        return NAMING[TEACHERS].canonical(given)

@@ -169,9 +169,9 @@ def _proposals(proposals: list[Proposal], *, reasons: bool) -> list[str]:
 
 
 def _other_members(state: StateView) -> list[str]:
-    """The trials of other sessions that an ensemble may have as members."""
+    """The trials of other sessions whose models an ensemble or a student may use."""
     names = [f"{one.trial} ({one.backbone}, {ndcg(one.ndcg)})" for one in state.other_members]
-    return [cut(f"of other sessions, an ensemble may use {', '.join(names)}", MEMBERS_LENGTH)] if names else []
+    return [cut(f"models of other sessions: {', '.join(names)}", MEMBERS_LENGTH)] if names else []
 
 
 def _untried(state: StateView) -> list[str]:
