@@ -12,6 +12,7 @@ from ..data.catalogue import DEMO
 from ..data.prepared import Manifest
 from ..data.wording import counted, listed
 from ..memory.records import TrialRecord
+from ..models.config import teachers_of
 from ..sandbox.program import trials_measured
 from ..sandbox.statistics import selection_inflation
 from ..tools.cognition import best_first
@@ -314,13 +315,25 @@ def _reproduce(
             f"`config.json` has the configurations of the members, {names}. Run each in a session with the seed of its "
             "own, and then a trial whose `ensemble` names them"
             f"{', and export it with `--refit`' if is_refit else ''}. The dataset must have the content "
-            f"`{dataset.dataset_id}`. The ensemble was scored with {engine}, on {device}."
+            f"`{dataset.dataset_id}`. The ensemble was scored with {engine}, on {device}.",
+            *_taught(members),
         ]
     return [
         f"```sh\n{add}{tune} --trials {session.max_trials}\n{again}```",
         f"The dataset must have the content `{dataset.dataset_id}`. The configuration in `config.json` gives this "
         f"model again under session seed {session.seed}: bit for bit on a CPU with equal versions and threads. It was "
         f"trained with {engine}, on {device}.",
+        *_taught(members),
+    ]
+
+
+def _taught(members: Sequence[TrialRecord]) -> list[str]:
+    """Which trained models the members learnt from; nothing if none had teachers."""
+    return [
+        f"`{member.session}/{member.handle}` was trained on the predictions of {listed(teachers)}; train these first, "
+        "each in a session with the seed of its own."
+        for member in members
+        if (teachers := [f"`{name}`" for name in teachers_of(member.configuration)])
     ]
 
 

@@ -227,6 +227,8 @@ def test_a_student_is_trained_from_the_files_of_its_teachers_and_learns_from_the
     assert result.status == "finished", result.cause
     plain = read_result(run_trial(tmp_path / "t004", tiny_dataset_dir, student(teachers=[])))
     assert result.curve[0].loss != plain.curve[0].loss and result.metrics != plain.metrics
+    for one, has_teachers in ((result, True), (plain, False)):  # what the predictions took is charged as training
+        assert (one.train_seconds > sum(epoch.train_seconds for epoch in one.curve) + 1e-3) is has_teachers
 
 
 def test_a_longer_training_of_a_student_continues_it_bit_for_bit(taught, tiny_dataset_dir, tmp_path):

@@ -172,6 +172,7 @@ def _train(
         ended_after=fitted.curve[-1].epoch if fitted.ended_early else None,
         parameters=num_parameters(fitted.model),
         stopped=fitted.stopped,
+        train_seconds=trial.result.train_seconds + fitted.teaching_seconds,
     )
     if not fitted.stopped:
         trial.record(

@@ -5,8 +5,8 @@ With w = SHARE, the target distribution of a position whose target is t becomes
     (1 - w) onehot(t) + w q,    q = mean over the teachers of softmax(scores of the teacher), cut to its strongest items
 
 Scores are the teacher's training logits at the position, without score priors. Of the mean, t and the STRONGEST other
-items are kept, and normalised to 1. Knowledge distillation (Hinton et al. 2015, section 2) at
-temperature 1 from an ensemble; what a teacher has learnt of t itself stays in q.
+items are kept, and normalised to 1. This is knowledge distillation (Hinton et al. 2015, section 2) at temperature 1
+from an ensemble.
 
 The predictions are computed once, before the training: every train event that has a predecessor is predicted from the
 events before it, in windows of the teacher's `max_len` that end with the user's last event and do not overlap.
@@ -14,6 +14,7 @@ events before it, in windows of the teacher's `max_len` that end with the user's
 Tensor dimensions: L train events, n supervised positions, V items, k strongest items.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -49,8 +50,10 @@ class TeacherTargets:
         self.columns = torch.zeros(num_events, kept, dtype=torch.int32, device=device)  # (L, k), 0 for no prediction
         self.shares = torch.zeros(num_events, kept, device=device)  # (L, k) of these in q
         self.own = torch.zeros(num_events, dtype=torch.float32, device=device)  # (L,) of the event's own item in q
+        started = time.perf_counter()
         with torch.inference_mode():
             self._predict(teachers, dataset, device)
+        self.seconds = time.perf_counter() - started  # that the predictions took
 
     def losses(self, scaled: Tensor, table: Tensor, targets: Tensor, events: Tensor) -> Tensor:
         """(n,): s_t - sum_j q_j s_j, what a share of 1 adds to the cross-entropy with the target alone.

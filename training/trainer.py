@@ -55,6 +55,7 @@ class FitResult:
     stopped: StopCause | None = None  # why `race` has stopped the training before its end
     resumed_epochs: int = 0  # epochs that an earlier training has done
     ended_early: bool = False  # whether `end_early` has ended it before its end
+    teaching_seconds: float = 0.0  # that the predictions of its teachers took, before the first epoch
 
     @property
     def model_ndcg10(self) -> float:
@@ -125,8 +126,9 @@ def fit(  # noqa: PLR0913 - what a training may need
             pause = min(save_every, (saved_at - started) / SAVE_SHARE)
     restore_weights(training.model, state.best_weights)
     return FitResult(
-        training.model, state.curve, state.best_epoch, state.epoch_ranks, state.judged_ranks, stopped, resumed, early
-    )
+        training.model, state.curve, state.best_epoch, state.epoch_ranks, state.judged_ranks, stopped, resumed, early,
+        training.objective.teachers.seconds if training.objective.teachers else 0.0,
+    )  # fmt: skip
 
 
 def _start(training: "Training", resume_from: Path | None) -> tuple[TrainingState, bool]:
