@@ -170,7 +170,7 @@ class TrialRecord(_Record):
     @property
     def uses_models(self) -> bool:
         """Whether the trial uses models of other trials, as members or as teachers; see `TrialConfig.uses_models`."""
-        return bool(self.config.get(ENSEMBLE) or self.config.get(TEACHERS))
+        return self.is_ensemble or bool(self.config.get(TEACHERS) and self.config["loss"] == "full_softmax")
 
     @property
     def changed(self) -> frozenset[str]:

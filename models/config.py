@@ -64,7 +64,7 @@ class TrialConfig(Scoring, Supervision, SequenceModelling, Capacity, Regularisat
     def uses_models(self) -> bool:
         """Whether trials of this configuration use the models of others, so that what they measure is not of its knobs
         alone: ensembles, and students of teachers."""
-        return bool(self.ensemble or self.teachers)
+        return bool(self.ensemble or teachers_of(self))
 
 
 def make_config(backbone: str, **changes: Any) -> TrialConfig:

@@ -63,12 +63,12 @@ class Observations:
 def observations(trials: Sequence[TrialRecord]) -> Observations:
     """The finished trials that have NDCG@10, in order, and of a sweep every setting; then the stopped ones.
 
-    A stopped trial whose configuration has finished since is left out, and so are ensembles, whose NDCG@10 says nothing
-    about single knobs. There may be none of either.
+    A stopped trial whose configuration has finished since is left out, and so are ensembles and students, whose NDCG@10
+    says nothing about single knobs. There may be none of either.
     """
     finished = [t for t in measured_models(trials) if t.status == "finished"]
     measured = each_setting(finished)
-    stopped = still_stopped(trials)
+    stopped = [t for t in still_stopped(trials) if not t.uses_models]
     hashes = np.array([t.train_hash for t in [*measured, *stopped]])
     users = _with_settings(finished, measured, _user_covariance(finished))
     ndcg = [_outcome(t).metrics[NDCG10] for t in measured]

@@ -40,10 +40,20 @@ from virtualmle.tools.refit import refit_request as make_request
 from virtualmle.tools.run_trial import run_trial
 from virtualmle.tools.workspace import Settings, Workspace
 from virtualmle.tools.write_reflection import write_reflection
-from virtualmle.training.spec import read_result, read_spec
+from virtualmle.training.checkpoint import LoadedModel, load_checkpoint
+from virtualmle.training.pipeline import loss_precision
+from virtualmle.training.spec import CHECKPOINT, read_result, read_spec
 from virtualmle.training.whole import train_whole
 
 SESSION = "demo-sasrec-1"
+STUDENT_KNOBS = """
+## supervision
+
+| knob | range or choices | SASRec | HSTU |
+|---|---|---|---|
+| `loss` | sampled_softmax, full_softmax | sampled_softmax | sampled_softmax |
+| `teachers` | 1 to 4 trials | none | none |
+"""
 
 
 @pytest.fixture(scope="module")
@@ -201,6 +211,39 @@ def test_every_member_of_an_ensemble_is_trained_again(home: Path, refitted: Refi
     for member in found:  # both trials share seed and training knobs
         for name, weights in expected.model.named_parameters():
             assert torch.equal(dict(member.model.named_parameters())[name], weights)
+
+
+def test_a_student_is_trained_again_with_its_teachers_and_not_without_one(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (home / "SANDBOX.md").read_text()
+    (home / "SANDBOX.md").write_text(page + STUDENT_KNOBS)
+    ws = Workspace.open(home, settings=Settings(threads=1, with_reflection=False))
+    session, teacher = open_session(ws, "demo", "sasrec").session, f"{SESSION}/t001"
+    run_trial(ws, session, {"loss": "full_softmax", "teachers": [teacher]})
+    assert finalize(ws, session, "a student", confirm=True).selected == "t001"
+    ws.close()
+    assert export(session, tmp_path / "model", "--refit", "--threads", "1", "--home", home) == 0
+    (member,) = Export.load(tmp_path / "model").members
+    directory = home / ".virtualmle" / "sessions" / session / "t001"
+    result, checkpoint = read_result(directory), directory.parents[1] / teacher / CHECKPOINT
+    assert result is not None and member.config.teachers == teacher
+    torch.set_num_threads(1)
+    spec, cpu = read_spec(directory), torch.device("cpu")
+    precision, loaded = loss_precision(spec.device, cpu, member.config), LoadedModel(*load_checkpoint(checkpoint))
+    expected = train_whole(
+        member.config, in_memory(home), spec.seed, cpu, result.best_epoch, precision=precision, teachers=[loaded]
+    )
+    for name, weights in expected.named_parameters():
+        assert torch.equal(dict(member.model.named_parameters())[name], weights)
+
+    before = Ledger(Vault(home).directory).refits()
+    checkpoint.unlink()
+    capsys.readouterr()
+    assert export(session, tmp_path / "again", "--refit", "--threads", "1", "--home", home) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"which this trial uses, is missing; restore it, or leave {teacher} out" in said
+    assert not (tmp_path / "again").exists() and Ledger(Vault(home).directory).refits() == before
 
 
 def test_with_a_split_by_time_the_sealed_event_of_a_user_follows_all_visible_ones(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from virtualmle.sandbox.joint import Evidence, evidence, model_of, shares
 from virtualmle.sandbox.observations import COVARIANCES, observations, user_covariances
 from virtualmle.sandbox.rule_evidence import check_rule
 from virtualmle.sandbox.statistics import compare
+from virtualmle.sandbox.steps import knob_steps
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +64,20 @@ def test_changes_without_effect_and_crashed_trials_have_no_effect() -> None:
     assert list(knob_effects(trials, DEFAULT)) == ["lr"]
     crash = FIRST.model_copy(update={"status": "crashed", "outcome": TrialOutcome(status="crashed")})
     assert knob_effects([crash], DEFAULT) == {} and model_of([crash], DEFAULT) is None
+
+
+def test_neither_a_student_nor_what_was_tried_over_it_is_evidence_on_their_knobs() -> None:
+    plain = [FIRST, trial(2, {"num_blocks": 2, "norm": "rms"}, NDCG + 0.002)]
+    student = trial(3, {"num_blocks": 2, "loss": "full_softmax", "teachers": "t001+t002"}, NDCG + 0.02)
+    over = trial(4, {"norm": "rms"}, NDCG + 0.03, base=student)
+    ended = trial(5, {"teachers": "", "norm": "rms"}, NDCG + 0.01, base=student)
+    assert student.uses_models and over.uses_models and not ended.uses_models
+    for found in (evidence, knob_effects, knob_steps):
+        assert found([*plain, student, over], DEFAULT) == found(plain, DEFAULT) != {}
+    steps = knob_steps([*plain, student, over, ended], DEFAULT)
+    assert {step.trials for step in steps} == {("t002",)}, "t005 takes the teachers away"
+    model = model_of(plain, DEFAULT)
+    assert model and shares(model, student, DEFAULT) == shares(model, ended, student.configuration) == []
 
 
 def test_trials_with_equal_ranks_keep_the_estimate_finite() -> None:

@@ -10,13 +10,15 @@ from virtualmle.models.config import TrialConfig
 from virtualmle.sandbox.action_space import ActionSpace
 from virtualmle.sandbox.bundles import take_backs
 from virtualmle.sandbox.costs import estimate_seconds, saved_seconds
-from virtualmle.sandbox.joint import model_of
+from virtualmle.sandbox.effects import knob_effects
+from virtualmle.sandbox.joint import evidence, model_of
 from virtualmle.sandbox.program import Heuristic, Occupation, admit, stop, trials_measured
 from virtualmle.sandbox.proposal_scores import proposal_scores
 from virtualmle.sandbox.proposals import propose
 from virtualmle.sandbox.protocol import load_protocol
 from virtualmle.sandbox.reflection import Claim, check_reflection, needs_reflection
 from virtualmle.sandbox.rule_evidence import check_rule
+from virtualmle.sandbox.steps import knob_steps
 from virtualmle.tools.results import Budget
 from virtualmle.tools.stopping import bounds_of
 from virtualmle.training.racing import StopCause
@@ -73,6 +75,14 @@ def test_a_stopped_trial_counts_in_patience_and_among_the_configurations_of_the_
     assert not stop(trials[:2], max_trials=9, max_train_seconds=99.0, patience=3).stop
     assert trials_measured(trials) == 3
     assert trials_measured([*trials, trial(4, DEEPER, NDCG)]) == 3, "t004 is t002, run to its end"
+
+
+def test_a_stopped_student_is_no_evidence_on_its_knobs() -> None:
+    plain = [FIRST, trial(2, {**DEEPER, "loss": "full_softmax"}, NDCG + 0.001)]
+    student = stopped(3, {"loss": "full_softmax", "teachers": "t001+t002"}, WORSE)
+    assert student.uses_models and evidence(plain, DEFAULT)
+    for found in (evidence, knob_effects, knob_steps):
+        assert found([*plain, student], DEFAULT) == found(plain, DEFAULT)
 
 
 def test_a_stopped_trial_wants_one_reflection() -> None:

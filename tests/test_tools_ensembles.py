@@ -208,10 +208,10 @@ def test_finalize_needs_every_member_and_the_examiner_ranks_as_the_worker_does(w
     checkpoint = ws.trial_directory(OTHER, "t001") / CHECKPOINT
     content = checkpoint.read_bytes()
     checkpoint.unlink()
-    with pytest.raises(SessionError, match=f"{best} cannot be evaluated: .* member {OTHER}/t001 is missing"):
+    with pytest.raises(SessionError, match=rf"{best} cannot be evaluated: .* missing; .* or leave {OTHER}/t001 out"):
         finalize(ws, SESSION, "an ensemble", confirm=True)
     checkpoint.write_bytes(content[:-4] + b"0000")
-    with pytest.raises(SessionError, match="is not the checkpoint that the trial wrote"):
+    with pytest.raises(SessionError, match=f"is not the checkpoint that {OTHER}/t001 wrote"):
         finalize(ws, SESSION, "an ensemble", confirm=True)
     assert ws.memory.sessions.get(SESSION).state == "open"
     checkpoint.write_bytes(content)

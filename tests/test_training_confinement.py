@@ -13,7 +13,15 @@ from pathlib import Path
 import pytest
 
 from virtualmle.training import confinement, landlock
-from virtualmle.training.confinement import SWITCH, around, can_read_inputs, confinement_here, grants_of, is_confined
+from virtualmle.training.confinement import (
+    SWITCH,
+    around,
+    can_read_inputs,
+    confinement_here,
+    grants_of,
+    inputs_of,
+    is_confined,
+)
 from virtualmle.training.landlock import READ, RUN, PathBeneath, Right, RulesetAttributes, rights_known
 
 needs_landlock = pytest.mark.skipif(
@@ -232,6 +240,19 @@ def test_a_cold_worker_writes_in_its_own_directory_only(home: Home) -> None:
     writable = [path for path, rights in grants_of(home.trial, None) if rights & Right.MAKE_REG]
     assert home.trial in writable and home.session not in writable
     assert (home.state / "sessions", READ) in grants_of(home.trial, None)
+
+
+def test_the_trials_whose_models_a_trial_uses_are_among_its_inputs(home: Home) -> None:
+    """Of a trial outside of a home, as on a node, where no grant for all sessions covers them."""
+    alone = home.root.parent / "node" / "t003"
+    members, teachers = ([home.root.parent / kind / "t001"] for kind in ("members", "teachers"))
+    named = {"members": members, "teachers": teachers}
+    spec = {"dataset_dir": str(home.state / "data" / "shop")}
+    spec |= {kind: [{"directory": str(path)} for path in paths] for kind, paths in named.items()}
+    alone.mkdir(parents=True)
+    (alone / "spec.json").write_text(json.dumps(spec))
+    for path in (*members, *teachers):
+        assert path in inputs_of(alone) and (path, READ) in grants_of(alone, None)
 
 
 def test_inputs_that_may_not_be_read_are_noticed(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -267,6 +267,19 @@ def test_the_members_of_an_ensemble_are_sent_to_the_node_that_scores_it(world: W
     assert not (sent / CHECKPOINT).exists()
 
 
+def test_the_teachers_of_a_student_are_sent_to_the_node_that_trains_it(world: World, trained: Path) -> None:
+    found = read_result(trained)
+    assert found is not None
+    teachers = [NamedModel(name=name, directory=str(trained), files=found.files) for name in ("t001", "t002")]
+    taught = {"loss": "full_softmax", "teachers": ["t002", "t001"]}
+    sent = world.submit(2, teachers=teachers, knobs=taught)
+    assert settle(sent).status == "finished", look(sent).cause
+    placement = read_placement(sent)
+    assert placement is not None and not placement.in_place
+    assert read_spec(sent).teachers == teachers, "the directories of the node stay there"
+    assert same_results(sent, world.run_locally(2, teachers=teachers, knobs=taught))
+
+
 def test_a_trial_whose_node_is_killed_is_a_lost_one_and_continues_bit_for_bit_on_the_other(world: World) -> None:
     trials = world.submit_to_both(LONG)
     survivor, victim = sorted(trials, key=lambda each: node_of(world, each) != world.cluster.head_node)

@@ -91,10 +91,12 @@ def session_effects(ws: Workspace, session: SessionRecord, trials: list[TrialRec
 
 
 def complete_curves(session: SessionRecord, trials: list[TrialRecord]) -> list[CurveRecord]:
-    """The learning curves of the trials that trained to their end, one per trained model; none of a replay."""
+    """The learning curves of the trials that trained to their end, one per trained model; none of a replay or of
+    students, whose teachers are trials of this session."""
     if session.replay or not session.profile.get("users"):
         return []
-    complete = [trial for trial in trials if trial.status == "finished" and trial.ended_after is None]
+    whole = [trial for trial in trials if trial.status == "finished" and trial.ended_after is None]
+    complete = [trial for trial in whole if not trial.uses_models]
     first = {trial.train_hash: trial for trial in reversed(complete)}
     return [
         CurveRecord(

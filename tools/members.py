@@ -45,8 +45,16 @@ def members_for(ws: Workspace, session: SessionRecord, config: TrialConfig) -> l
     return _models_for(ws, session, ENSEMBLE, names_in(config.ensemble))
 
 
-def teachers_for(ws: Workspace, session: SessionRecord, config: TrialConfig) -> list[NamedModel]:
-    """What the worker needs to know of the teachers of `config`, in its order; ConfigError as of `members_for`."""
+def teachers_for(
+    ws: Workspace, session: SessionRecord, config: TrialConfig, trained: Path | None
+) -> list[NamedModel]:
+    """What the worker needs to know of the teachers of `config`, in its order; ConfigError as of `members_for`.
+
+    trained: the directory of a trial of the session that has trained this model, with the teachers that it had; they
+    may be gone by now, because nothing is trained again.
+    """
+    if trained is not None:
+        return beside(trained, read_spec(trained).teachers)
     return _models_for(ws, session, TEACHERS, teachers_of(config))
 
 
@@ -54,13 +62,13 @@ def _models_for(ws: Workspace, session: SessionRecord, knob: str, names: Sequenc
     found, models = [], dict[tuple[str, int | None, int], str]()
     for name in names:
         owner, trial = _find(ws, session, knob, name)
-        if why := obstacle(ws, session, owner, trial) or (_unfit_to_teach(trial) if knob == TEACHERS else ""):
-            raise ConfigError(f"{knob}: {name} {why}; {_possible(ws, session)}")
+        if why := _why_not(ws, session, knob, owner, trial):
+            raise ConfigError(f"{knob}: {name} {why}; {_possible(ws, session, knob)}")
         model = _model(ws, knob, trial)
         if model in models:
             raise ConfigError(
                 f"{knob}: {models[model]} and {name} share one trained model, so they would count twice; leave one "
-                f"out; {_possible(ws, session)}"
+                f"out; {_possible(ws, session, knob)}"
             )
         models[model] = name
         found.append(_named_model(ws, name, trial))
@@ -101,12 +109,17 @@ def _find(ws: Workspace, session: SessionRecord, knob: str, name: str) -> tuple[
         record = ws.memory.sessions.get(owner) if owner else session
         return record, ws.memory.trials.get(record.id, handle)
     except SessionError as error:
-        raise ConfigError(f"{knob}: {error}; {_possible(ws, session)}") from None
+        raise ConfigError(f"{knob}: {error}; {_possible(ws, session, knob)}") from None
 
 
 def obstacle(ws: Workspace, session: SessionRecord, owner: SessionRecord, trial: TrialRecord) -> str:
     """Why no trial of the session may use the model of `trial`, as the end of a sentence; empty if they may."""
     return _foreign(session, owner) or _unfit(owner, trial) or _lost(ws, trial)
+
+
+def _why_not(ws: Workspace, session: SessionRecord, knob: str, owner: SessionRecord, trial: TrialRecord) -> str:
+    """`obstacle`, and what keeps a trial from being a teacher if `knob` is that."""
+    return obstacle(ws, session, owner, trial) or (_unfit_to_teach(trial) if knob == TEACHERS else "")
 
 
 def _foreign(session: SessionRecord, owner: SessionRecord) -> str:
@@ -160,23 +173,23 @@ def _model(ws: Workspace, knob: str, trial: TrialRecord) -> tuple[str, int | Non
         raise ConfigError(f"{knob}: {trial.session}/{trial.handle}: {error}") from None
 
 
-def _possible(ws: Workspace, session: SessionRecord) -> str:
+def _possible(ws: Workspace, session: SessionRecord, knob: str) -> str:
     """Names the trials that may be named now, the best first, one for each trained model."""
-    names = list(_names(ws, session, [session]))
+    names = list(_names(ws, session, knob, [session]))
     if may_look_elsewhere(session):
         others = [other for other in ws.memory.sessions.all() if other.dataset_id == session.dataset_id]
-        names += _names(ws, session, [other for other in others if other.id != session.id])
+        names += _names(ws, session, knob, [other for other in others if other.id != session.id])
     if not names:
         return "no trial may be named yet: train one first"
     more = f" and {len(names) - NUM_NAMED} more" if len(names) > NUM_NAMED else ""
     return f"possible now: {', '.join(names[:NUM_NAMED])}{more}"
 
 
-def _names(ws: Workspace, session: SessionRecord, owners: Sequence[SessionRecord]) -> Iterator[str]:
+def _names(ws: Workspace, session: SessionRecord, knob: str, owners: Sequence[SessionRecord]) -> Iterator[str]:
     for owner in owners:
         seen: set[tuple[str, int | None]] = set()
         for trial in best_first(ws.memory.trials.all(owner.id)):
             model = (trial.train_hash, trial.ended_after)
-            if model not in seen and not obstacle(ws, session, owner, trial):
+            if model not in seen and not _why_not(ws, session, knob, owner, trial):
                 seen.add(model)
                 yield trial.handle if owner.id == session.id else f"{owner.id}/{trial.handle}"

@@ -119,7 +119,7 @@ def _with_models(ws: Workspace, session: SessionRecord, config: TrialConfig, adm
     try:
         if admission.kind == "admitted" and not session.replay:
             members_for(ws, session, config)
-            teachers_for(ws, session, config)
+            teachers_for(ws, session, config, _trained(ws, session, config))
     except ConfigError as error:
         return Admission("refused", str(error))
     return admission
@@ -139,11 +139,12 @@ def start_trial(
     replay = ws.replay_of(session)
     cells = replay.cells_of(request) if replay else []
     config = request.configuration
+    trained = _trained(ws, session, config, sweeps=request.sweep is not None)
     members = [] if replay else members_for(ws, session, config)
-    teachers = [] if replay else teachers_for(ws, session, config)
+    teachers = [] if replay else teachers_for(ws, session, config, trained)
     started = start_recorded(ws, request, seen=seen)
     directory = ws.trial_directory(session.id, started.handle)
-    spec = _spec(ws, session, started, dataset_dir, members, teachers)
+    spec = _spec(ws, session, started, dataset_dir, trained, members, teachers)
     try:
         if cells:
             serve(cells, spec, directory, ws.session_key(session.id), session.dataset_id)
@@ -158,6 +159,16 @@ def start_trial(
         if not machine_fault:
             raise
     return started.handle
+
+
+def _trained(ws: Workspace, session: SessionRecord, config: TrialConfig, *, sweeps: bool = False) -> Path | None:
+    """The directory of the trial of the session whose model a trial of `config` only scores again; None if it trains.
+
+    sweeps: the trial is a sweep, which never trains.
+    """
+    if not sweeps and trains_on(ws.memory.trials.all(session.id), config):
+        return None
+    return ws.checkpoint_directory(session.id, train_hash(config))
 
 
 def resolve_base(ws: Workspace, session: SessionRecord, base: str) -> tuple[str, TrialConfig]:
@@ -187,12 +198,12 @@ def _spec(
     session: SessionRecord,
     trial: TrialRecord,
     dataset_dir: Path,
+    trained: Path | None,
     members: Sequence[NamedModel],
     teachers: Sequence[NamedModel],
 ) -> TrialSpec:
     """The specification for the worker. What the session has trained already is not trained again."""
-    trains = not trial.sweep and trains_on(ws.memory.trials.all(session.id), trial.configuration)
-    cached = None if members or trains else ws.checkpoint_directory(session.id, trial.train_hash)
+    cached = None if members else trained
     share = share_of(ws, session, trial)
     begun = None if cached or members else state_to_continue(ws, trial, share)
     protocol = ws.session_protocol(session)

@@ -1,8 +1,9 @@
 """Which learning curves are alike: the family of a trial, and the race that the curves of its family allow.
 
 A family is decided by what changes the shape of a learning curve and not only its height: the backbone, the kind of
-loss, and the scores. Inside a family, the distance says how much slower than the known trial a candidate may be, by
-learning rate, batch size, warm-up, dropout, temperature, size and so on. Pure functions, without torch.
+loss, the scores, and whether the model has teachers. Inside a family, the distance says how much slower than the known
+trial a candidate may be, by learning rate, batch size, warm-up, dropout, temperature, size and so on. Pure functions,
+without torch.
 """
 
 import functools
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..models.config import TrialConfig
+from ..models.config import TrialConfig, teachers_of
 from .racing import SMALLEST, KnownCurve, RaceContext
 from .schedule import lr_factor
 
@@ -92,6 +93,7 @@ def race_of(
 def alike(candidate: TrialConfig, known: TrialConfig) -> bool:
     """Whether the curve of `known` says how the candidate's will go on."""
     same = candidate.backbone == known.backbone and candidate.scores == known.scores
+    same = same and bool(teachers_of(candidate)) == bool(teachers_of(known))
     return same and kind_of_loss(candidate) == kind_of_loss(known) and distance(candidate, known) <= FARTHEST
 
 
@@ -107,7 +109,8 @@ def distance(candidate: TrialConfig, known: TrialConfig) -> float:
 
 def describe(config: TrialConfig) -> str:
     """A family in a few words for people and agents."""
-    return f"{config.backbone}, {kind_of_loss(config)}, {config.scores} scores"
+    taught = ", with teachers" if teachers_of(config) else ""
+    return f"{config.backbone}, {kind_of_loss(config)}, {config.scores} scores{taught}"
 
 
 def known_curve(run: Run, candidate: TrialConfig, scale: float = 1.0) -> KnownCurve:
