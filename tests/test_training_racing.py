@@ -332,6 +332,14 @@ def test_what_does_not_has_none(change: dict[str, Any]) -> None:
     assert distance(make_config("sasrec", **change), DEFAULT) == 0
 
 
+def test_students_are_a_family_of_their_own() -> None:
+    plain = make_config("sasrec", loss="full_softmax")
+    one, other = (make_config("sasrec", loss="full_softmax", teachers=names) for names in (["t001"], ["t002", "t003"]))
+    assert alike(one, other) and not alike(one, plain) and not alike(plain, one)
+    idle = make_config("sasrec", teachers=["t001"])  # without effect: its softmax is sampled
+    assert alike(idle, make_config("sasrec"))
+
+
 def test_gbce_is_of_the_family_of_bce_but_not_equal_to_it() -> None:
     one, other = make_config("sasrec", loss="bce"), make_config("sasrec", loss="gbce")
     assert alike(one, other) and distance(one, other) > 0
