@@ -14,7 +14,8 @@ The file is TOML. Its steps are listed per backbone, or under the name of a data
 
 A step is a trial of `changes` over the default, or a sweep of scoring knobs over the best trial so far, other than the
 plain default: every combination of the listed values, or a list of settings. `over = "best"` or `over = "default"`
-says otherwise. A trial with `teachers = 3` learns from the best three trained models so far.
+says otherwise. A trial with `teachers = 3` learns from the best trained models so far: at most three, of those that
+reach 90 % of the best one's NDCG@10.
 """
 
 import difflib
@@ -69,6 +70,8 @@ class Step:
         if self.settings:
             return Sweep(self.settings, base)
         taught = {TEACHERS: joined(best_models(history, self.teachers))} if self.teachers else {}
+        if taught and not taught[TEACHERS]:
+            raise ConfigError("a step with teachers needs a trained model; write a step without teachers before it")
         return RunTrial({**self.changes, **taught}, base, override=GIVEN)
 
 

@@ -330,8 +330,9 @@ def _reproduce(
 def _taught(members: Sequence[TrialRecord]) -> list[str]:
     """Which trained models the members learnt from; nothing if none had teachers."""
     return [
-        f"`{member.session}/{member.handle}` was trained on the predictions of {listed(teachers)}; train these first, "
-        "each in a session with the seed of its own."
+        f"`{member.session}/{member.handle}` was trained on the predictions of {listed(teachers)}, models of the train "
+        "part alone. A handle without a session is a trial of the same session. Run these first, so that they have the "
+        "same handles: the model depends on them as well as on `config.json`."
         for member in members
         if (teachers := [f"`{name}`" for name in teachers_of(member.configuration)])
     ]

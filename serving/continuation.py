@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from ..data.errors import ExportError
 from ..models.config import TrialConfig
+from ..models.knobs.trial_names import NO_TRIALS
 from .evaluation_result import EvaluationResult, Figure
 
 DEFAULT_EPOCHS = 3
@@ -24,9 +25,10 @@ class ContinueOptions:
             raise ExportError(f"epochs={self.epochs} is not positive; {DEFAULT_EPOCHS} is usual")
 
     def of_member(self, config: TrialConfig) -> TrialConfig:
-        """The configuration of a member with these options."""
+        """The configuration of a member with these options, without teachers: an export has none."""
         lr = config.lr * LR_SHARE if self.lr is None else self.lr
         changes = {"epochs": self.epochs, "lr": lr, "schedule": "constant", "warmup_epochs": 0.0, "ema_decay": 0.0}
+        changes["teachers"] = NO_TRIALS
         return TrialConfig(**{**config.model_dump(), **changes})
 
 

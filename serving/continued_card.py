@@ -15,7 +15,7 @@ def continued_card(continued: Continued, options: ContinueOptions, parent_card: 
         f"Training went on from the export whose `manifest.json` has the SHA-256 `{parent}`: {options.epochs} epochs "
         f"over {continued.num_events:,} new events, {lr}, seed {options.seed}. {continued.num_new_items:,} new items "
         "were added; the old items keep their numbers. Score priors and counts are those of the old and the new events "
-        "together.",
+        "together. Teachers of a member's trial have no part in it: it went on towards the new events alone.",
         "## Figures before and after",
         f"On the last event of {counts.users:,} users in the new log, which was neither trained on nor counted; means "
         "over users with 95 % intervals. Items that an export does not know count as missed.",

@@ -82,6 +82,11 @@ def test_a_step_with_teachers_learns_from_the_best_models_so_far(tmp_path: Path)
     assert decide(agent, waits.situation) == (WaitTrial("t001"),)
 
 
+def test_a_student_that_comes_first_is_refused_before_anything_is_trained() -> None:
+    with pytest.raises(ConfigError, match="a step with teachers needs a trained model"):
+        decide(RecipeAgent(Recipes({"sasrec": [Step({"lr": 1e-3}, teachers=2)]}, {})), World().situation)
+
+
 def test_a_recipe_goes_on_where_an_earlier_process_left_it() -> None:
     recipes = Recipes({"sasrec": [Step({"lr": 0.001}), Step({"lr": 0.002})]}, {})
     world = World()

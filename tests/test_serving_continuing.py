@@ -61,6 +61,15 @@ def continued(exported: Path, log: pl.DataFrame, tmp_path_factory: pytest.TempPa
     return continue_export(exported, log, destination, ContinueOptions(epochs=4, lr=3e-3)), destination
 
 
+def test_a_student_goes_on_without_its_teachers(tiny_dataset_dir: Path, log: pl.DataFrame, tmp_path: Path) -> None:
+    student = {**KNOBS, "loss": "full_softmax", "teachers": ["t001"]}
+    write_export(tmp_path / "old", contents_of(tiny_dataset_dir, tmp_path, ("sasrec", student)))
+    continue_export(tmp_path / "old", log, tmp_path / "new", ContinueOptions(epochs=1))
+    (member,) = Export.load(tmp_path / "new").members
+    assert member.config.teachers == "t001", "what it was trained with"
+    assert "towards the new events alone" in (tmp_path / "new" / "MODEL_CARD.md").read_text()
+
+
 def test_figures_before_and_after_equal_those_of_evaluate(exported, log, continued) -> None:
     found, destination = continued
     for directory, result in ((exported, found.before), (destination, found.after)):

@@ -16,7 +16,7 @@ ENSEMBLE, TEACHERS = "ensemble", "teachers"
 MIN_MEMBERS, MAX_MEMBERS = 2, 4
 NO_TRIALS = ""
 _SEPARATOR = "+"  # the id of a session cannot contain it
-_NAME = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*/)?t\d{3,}(r\d+(-\d+)?)?")  # r1 = a repetition of a confirmation
+_NAME = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*/)?t[0-9]{3,}(r[0-9]+(-[0-9]+)?)?")  # r1 = a repetition
 
 
 @dataclass(frozen=True)
