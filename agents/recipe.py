@@ -34,7 +34,7 @@ from ..models.knobs.trial_names import NAMING, TEACHERS, joined
 from ..tools.views import KnobValues
 from .base import Action, Agent, RunTrial, Situation, Sweep
 from .ensembles import best_models
-from .history import History
+from .history import History, PastTrial
 from .required import end, required_action, wait
 
 GIVEN = "the configuration is given, not searched for"
@@ -96,20 +96,23 @@ class Recipes:
 
 
 class RecipeAgent(Agent):
-    """Runs the steps in their order. A step that the server refuses ends the run with the server's reason."""
+    """Runs the steps in their order. A step that the server refuses ends the run with the server's reason.
+
+    A training that crashed is run once more: a power cut, or a machine that killed its worker, leaves a crash.
+    """
 
     def __init__(self, recipes: Recipes, seed: int = 0) -> None:
         super().__init__(seed)
         self._recipes = recipes
 
     def act(self, situation: Situation) -> Action:
-        """The step after as many as there are trials; the end of the session after the last one."""
+        """A step that has crashed once, else the next one; the end of the session after the last one."""
         return required_action(situation) or self._next(situation)
 
     def _next(self, situation: Situation) -> Action:
         history = History(situation)
         steps = self._recipes.steps(situation.brief.dataset, situation.brief.backbone)
-        number = len(history.trials)
+        number = next_step(history.trials)
         if situation.refused and situation.running:  # it may be admitted once a running trial has ended
             return wait(situation)
         if situation.refused:
@@ -118,6 +121,23 @@ class RecipeAgent(Agent):
             return end(situation)
         step = steps[number]
         return wait(situation) if step.is_over_earlier_trials and situation.running else step.action(history)
+
+
+def next_step(trials: Sequence[PastTrial]) -> int:
+    """The number of the step to run, from 0: of one that crashed once and is no sweep, else of the next one.
+
+    A trial with the changes and the base of a crashed one is its second attempt; every other trial begins a step.
+    """
+    begun, crashed = 0, dict[str, int]()
+    for trial in trials:
+        what = repr((trial.base, sorted(trial.changes.items())))
+        if what in crashed:
+            del crashed[what]
+            continue
+        if trial.status == "crashed" and trial.changes and not trial.swept:
+            crashed[what] = begun
+        begun += 1
+    return min(crashed.values(), default=begun)
 
 
 def read_recipes(file: Path) -> Recipes:

@@ -1,6 +1,7 @@
 """The agent of a recipe: its steps in their order, a sweep over the best, and files that are refused."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,6 +81,26 @@ def test_a_step_with_teachers_learns_from_the_best_models_so_far(tmp_path: Path)
         waits.execute(decide(agent, waits.situation))
     waits.running = "t001"
     assert decide(agent, waits.situation) == (WaitTrial("t001"),)
+
+
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_a_training_that_crashed_is_run_once_more(attempts: int) -> None:
+    """As after a power cut, which leaves the trial that was running as a crash."""
+    left = attempts
+
+    def fragile(config: Any) -> float:
+        nonlocal left
+        if config.lr != 2e-3 or not left:
+            return float(config.lr)
+        left -= 1
+        return float("nan")
+
+    world, agent = World(fragile), RecipeAgent(Recipes({"sasrec": [Step({"lr": lr}) for lr in (1e-3, 2e-3, 4e-3)]}, {}))
+    while not world.over:
+        world.configs = {t: config for t, config in world.configs.items() if t != "t002"}  # a crash may be repeated
+        world.execute(decide(agent, world.situation))
+    assert [row["changes"]["lr"] for row in world.trials] == [1e-3, 2e-3, 2e-3, 4e-3]
+    assert [row["status"] for row in world.trials][2] == ("finished" if attempts == 1 else "crashed")
 
 
 def test_a_student_that_comes_first_is_refused_before_anything_is_trained() -> None:

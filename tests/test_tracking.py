@@ -122,7 +122,7 @@ def test_every_shipped_knob_that_is_no_list_of_trials_has_a_distribution(backbon
     space = load_protocol(None).space
     distributions = distributions_of(space.knobs(backbone))
     left_out = {knob.name for knob in space.knobs(backbone)} - set(distributions)
-    assert left_out == {"ensemble"}
+    assert left_out == {"ensemble", "teachers"}
     default = space.default(backbone).model_dump()
     for name, distribution in distributions.items():
         assert distribution._contains(distribution.to_internal_repr(default[name])), name
