@@ -5,10 +5,10 @@ moves for the model as one bundle (`moves.py`). Once the model stands, one sweep
 From then on the move with the largest expected gain runs: what the measurements of this session suggest
 (`follow_ups.py`), the remaining opening moves in the order of their usual gain, corrected by the effects that closed
 sessions measured, and proposals of the server. After changes of the model the priors are swept again. The last trials
-are a student of the best models, and their ensemble (`ensembles.py`). Each trial has a
-hypothesis, and each reflection is computed from the measurements. Only trials with a reflection count as measurements:
-without reflections the engineer follows its list of opening moves and the verdicts. If several trials may run at a
-time, free places are filled with moves in dimensions that no running trial changes (`beside.py`).
+are a student of the best models, and their ensemble (`ensembles.py`). Each trial has a hypothesis, and each reflection
+is computed from the measurements. Only trials with a reflection count as measurements: without reflections the engineer
+follows its list of opening moves and the verdicts. If several trials may run at a time, free places are filled with
+moves in dimensions that no running trial changes (`beside.py`).
 """
 
 from ..memory.records import Hypothesis

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.small_parts import closed, opened
 from tests.waiting import until
 from virtualmle.agents.base import Brief, Situation
 from virtualmle.agents.ensembles import planned_ensemble
@@ -34,27 +35,14 @@ from virtualmle.tools.run_trial import run_trial
 from virtualmle.tools.sweep import sweep
 from virtualmle.tools.views import StateView, TrajectoryView, TrialView
 from virtualmle.tools.wait_trial import wait_trial
-from virtualmle.tools.workspace import Settings, Workspace
+from virtualmle.tools.workspace import Workspace
 from virtualmle.training.evaluate import train_histories
 from virtualmle.training.spec import CHECKPOINT, RANKS, read_spec
 from virtualmle.trials.lease import read_lease
-from virtualmle.trials.warm import retire
 
 TINY = {"epochs": 1, "hidden_dim": 16, "batch_size": 512, "lr": 0.005}
 SESSION, OTHER = "demo-sasrec-1", "demo-hstu-1"
 ENSEMBLE = "demo-hstu-1/t001+t002"
-
-
-def opened(home: Path, **settings: Any) -> Workspace:
-    fixed: dict[str, Any] = {"threads": 1, "with_reflection": False, "keep_warm": 60, "max_sessions": 9}
-    return Workspace.open(home, settings=Settings(**fixed, **settings))
-
-
-def closed(ws: Workspace) -> None:
-    """Close the workspace and end its warm workers."""
-    for session in ws.memory.sessions.all():
-        retire(ws.inbox(session.id))
-    ws.close()
 
 
 @pytest.fixture(scope="module")

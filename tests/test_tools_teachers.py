@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.small_parts import closed, opened
 from tests.waiting import until
 from virtualmle.data.errors import ConfigError
 from virtualmle.examiner.main import load_candidate
@@ -34,12 +35,11 @@ from virtualmle.tools.run_trial import run_trial
 from virtualmle.tools.sweep import sweep
 from virtualmle.tools.views import StateView, TrialView
 from virtualmle.tools.wait_trial import wait_trial
-from virtualmle.tools.workspace import Settings, Workspace
+from virtualmle.tools.workspace import Workspace
 from virtualmle.training.checkpoint import load_checkpoint
 from virtualmle.training.evaluate import train_histories
 from virtualmle.training.spec import CHECKPOINT, RANKS, USERS, NamedModel, TrialSpec, read_result, read_spec
 from virtualmle.trials.lease import read_lease
-from virtualmle.trials.warm import retire
 
 TINY = {"epochs": 1, "hidden_dim": 16, "batch_size": 512, "lr": 0.005}
 SESSION, OTHER = "demo-sasrec-1", "demo-hstu-1"
@@ -48,18 +48,6 @@ DECAYED = {"weight_decay": 0.02}
 TAUGHT = {"loss": "full_softmax", "teachers": [f"{OTHER}/t001", "t002"]}
 FROM_AFAR = {**TINY, "loss": "full_softmax", "teachers": [f"{SESSION}/t002", f"{OTHER}/t001"]}
 NUM_TRIALS = 6  # of SESSION, in the trained home
-
-
-def opened(home: Path, **settings: Any) -> Workspace:
-    fixed: dict[str, Any] = {"threads": 1, "with_reflection": False, "keep_warm": 60, "max_sessions": 9}
-    return Workspace.open(home, settings=Settings(**fixed, **settings))
-
-
-def closed(ws: Workspace) -> None:
-    """Close the workspace and end its warm workers."""
-    for session in ws.memory.sessions.all():
-        retire(ws.inbox(session.id))
-    ws.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,11 @@
 """Soft targets from item transitions, against a plain float64 implementation that counts with loops."""
 
 from collections import Counter
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 
+from tests.small_parts import TABLES, train_part
 from virtualmle.models.build import build_model
 from virtualmle.models.config import make_config
 from virtualmle.training import distillation
@@ -17,18 +16,9 @@ torch.set_num_threads(1)
 
 NUM_ITEMS = 9
 HISTORIES = [[0, 1, 2, 3], [0, 1, 3], [0, 2, 3, 0, 1], [0, 4], [5, 6], [1, 2, 0, 7], [3, 3, 3]]  # 5 has one successor
+DATASET = train_part(HISTORIES, NUM_ITEMS)
 EVENTS = [(before, after) for history in HISTORIES for before, after in zip(history, history[1:], strict=False)]
 LATEST, TARGETS = torch.tensor(EVENTS).T.contiguous()
-TABLES = [
-    pytest.param({"scores": "dot", "temperature": 1.0, "tie_embeddings": False}, id="dot-untied"),
-    pytest.param({"scores": "cosine", "temperature": 0.1, "tie_embeddings": True}, id="cosine-tied"),
-]
-
-
-def dataset(histories=HISTORIES):
-    offsets = np.cumsum([0, *map(len, histories)])
-    items = np.array([item for history in histories for item in history], dtype=np.int32)
-    return SimpleNamespace(num_items=NUM_ITEMS, items=items, offsets=offsets)
 
 
 def setting(**knobs):
@@ -37,7 +27,7 @@ def setting(**knobs):
     model = build_model(config, NUM_ITEMS, seed=1).double()
     torch.manual_seed(0)
     states = torch.randn(len(TARGETS), 8, dtype=torch.float64, requires_grad=True)
-    return model, states, Objective(config, dataset(), torch.device("cpu"), torch.Generator().manual_seed(0))
+    return model, states, Objective(config, DATASET, torch.device("cpu"), torch.Generator().manual_seed(0))
 
 
 def reference_losses(model, states, weight, smoothing, strongest=32):
@@ -106,13 +96,13 @@ def test_transitions_are_counted_in_train_histories_only_and_whatever_the_scorin
 def test_the_default_and_sampled_losses_count_nothing():
     assert setting()[2].successors is None
     config = make_config("sasrec", loss="sampled_softmax", prior_distillation=0.5)
-    assert Objective(config, dataset(), torch.device("cpu"), torch.Generator()).successors is None
+    assert Objective(config, DATASET, torch.device("cpu"), torch.Generator()).successors is None
 
 
 @pytest.mark.parametrize("supervision", ["all", "last"])
 def test_the_input_item_of_a_supervised_row_is_the_event_before_its_target(supervision):
     config = make_config("sasrec", supervision=supervision, batch_size=16)
-    for batch in TrainBatches(dataset(), config, torch.device("cpu"), seed=0).epoch():
+    for batch in TrainBatches(DATASET, config, torch.device("cpu"), seed=0).epoch():
         latest = batch.supervised(batch.inputs.items)
         expected = EVENTS if supervision == "all" else [(history[-2], history[-1]) for history in HISTORIES]
         assert Counter(zip(latest.tolist(), batch.targets.tolist(), strict=True)) == Counter(expected)

@@ -2,12 +2,12 @@
 
 import shutil
 from collections import Counter
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from tests.small_parts import TABLES, train_part
 from virtualmle.models.batch import make_batch
 from virtualmle.models.build import build_model
 from virtualmle.models.config import continuation_hash, make_config, teachers_of, train_hash
@@ -27,23 +27,11 @@ torch.set_num_threads(1)
 CPU = torch.device("cpu")
 NUM_ITEMS = 9
 HISTORIES = [[0, 1, 2, 3], [0, 1, 3], [8], [0, 2, 3, 0, 1, 4, 7], [0, 4], [5, 6], [1, 2, 0, 7], [3, 3, 3]]
+DATASET = train_part(HISTORIES, NUM_ITEMS)
 STARTS = np.cumsum([0, *map(len, HISTORIES)])
 EVENTS = torch.tensor([s + k for s, h in zip(STARTS, HISTORIES, strict=False) for k in range(1, len(h))])
 TARGETS = torch.tensor([item for history in HISTORIES for item in history])[EVENTS]
 FULL = {"loss": "full_softmax", "dropout": 0.0, "hidden_dim": 8}
-TABLES = [
-    pytest.param({"scores": "dot", "temperature": 1.0, "tie_embeddings": False}, id="dot-untied"),
-    pytest.param({"scores": "cosine", "temperature": 0.1, "tie_embeddings": True}, id="cosine-tied"),
-]
-
-
-def dataset(histories=HISTORIES):
-    offsets = np.cumsum([0, *map(len, histories)])
-    items = np.array([item for history in histories for item in history], dtype=np.int32)
-    times = np.arange(len(items), dtype=np.int64) * 3600
-    return SimpleNamespace(
-        num_items=NUM_ITEMS, items=items, offsets=offsets, timestamps=times, dataset_id="d", num_users=len(histories)
-    )
 
 
 def teacher(backbone, seed, **knobs):
@@ -101,7 +89,7 @@ def test_every_event_with_a_predecessor_is_predicted_from_the_events_before_it(t
     monkeypatch.setattr(module, "STRONGEST", strongest)
     monkeypatch.setattr(module, "EVENTS_AT_ONCE", block)
     monkeypatch.setattr(module, "SCORES_AT_ONCE", 2 * NUM_ITEMS)
-    found = TeacherTargets(teachers, dataset(), CPU)
+    found = TeacherTargets(teachers, DATASET, CPU)
     np.testing.assert_allclose(shares_of(found), reference_shares(teachers, strongest), atol=5e-6)
     assert set(torch.nonzero(found.own)[:, 0].tolist()) == set(EVENTS.tolist())
 
@@ -112,7 +100,7 @@ def setting(teachers=BOTH, **knobs):
     model = build_model(config, NUM_ITEMS, seed=1).double()
     torch.manual_seed(0)
     states = torch.randn(len(TARGETS), 8, dtype=torch.float64, requires_grad=True)
-    return model, states, Objective(config, dataset(), CPU, torch.Generator().manual_seed(0), teachers=teachers)
+    return model, states, Objective(config, DATASET, CPU, torch.Generator().manual_seed(0), teachers=teachers)
 
 
 def reference_losses(model, states, shares, smoothing):
@@ -147,7 +135,7 @@ def test_loss_and_gradients_equal_the_cross_entropy_with_soft_targets(knobs, smo
 @pytest.mark.parametrize("supervision", ["all", "last"])
 @pytest.mark.parametrize("knobs", [{}, {"augmentation": "mixed", "augmentation_share": 1.0}, {"window_stride": 1}])
 def test_a_batch_knows_the_event_that_each_target_is(supervision, knobs):
-    data = dataset()
+    data = DATASET
     config = make_config("sasrec", supervision=supervision, batch_size=8, max_len=5, **knobs)
     seen = Counter()
     for batch in TrainBatches(data, config, CPU, seed=0).epoch():
@@ -167,28 +155,28 @@ def _positions():
 def test_teachers_act_only_with_the_full_softmax_and_their_models_must_be_there():
     config = make_config("sasrec", teachers=["t002", "T001"])
     assert config.teachers == "t001+t002" and teachers_of(config) == ()
-    assert Objective(config, dataset(), CPU, torch.Generator()).teachers is None
+    assert Objective(config, DATASET, CPU, torch.Generator()).teachers is None
     taught = make_config("sasrec", loss="full_softmax", teachers=["t001", "t002"])
     assert teachers_of(taught) == ("t001", "t002")
     assert teachers_of(taught.model_copy(update={"ensemble": "t001+t002"})) == ()
     with pytest.raises(TrainingError, match=r"the models of teachers=t001\+t002 are missing"):
-        Objective(taught, dataset(), CPU, torch.Generator())
+        Objective(taught, DATASET, CPU, torch.Generator())
     plain = make_config("sasrec", loss="full_softmax")
     assert train_hash(taught) != train_hash(plain) and continuation_hash(taught) != continuation_hash(plain)
 
 
 def test_teachers_replace_what_followed_an_item():
     config = make_config("sasrec", **FULL, teachers=["t001"], prior_distillation=0.3)
-    assert Objective(config, dataset(), CPU, torch.Generator(), teachers=BOTH).successors is None
+    assert Objective(config, DATASET, CPU, torch.Generator(), teachers=BOTH).successors is None
 
 
 def test_teachers_of_another_catalogue_and_those_that_see_their_targets_are_refused():
     config = make_config("hstu", hidden_dim=8)
     with pytest.raises(TrainingError, match="a teacher scores 4 items, the dataset has 9"):
-        TeacherTargets([LoadedModel(build_model(config, 4, seed=0), config)], dataset(), CPU)
+        TeacherTargets([LoadedModel(build_model(config, 4, seed=0), config)], DATASET, CPU)
     sees = teacher("sasrec", 1, causal=False, supervision="last")
     with pytest.raises(TrainingError, match="causal=false"):
-        TeacherTargets([sees], dataset(), CPU)
+        TeacherTargets([sees], DATASET, CPU)
 
 
 SMALL = {"loss": "full_softmax", "hidden_dim": 16, "batch_size": 32, "lr": 0.01, "scores": "cosine", "temperature": 0.1}

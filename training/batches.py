@@ -70,7 +70,7 @@ class TrainBatches:
 
     def _gather(self, examples: Tensor) -> TrainBatch:
         lengths, starts = self.lengths[examples], self.starts[examples]
-        inputs, target_events = self._inputs_and_targets(starts, lengths)
+        inputs, target_events = self._inputs_and_target_events(starts, lengths)
         last_only = self.config.supervision == "last"
         if last_only:
             target_events = target_events[inputs.last_tokens()]
@@ -80,7 +80,7 @@ class TrainBatches:
         targets = self.items[target_events]
         return TrainBatch(inputs, targets, last_only, views, target_events=target_events)
 
-    def _inputs_and_targets(self, starts: Tensor, lengths: Tensor) -> tuple[JaggedBatch, Tensor]:
+    def _inputs_and_target_events(self, starts: Tensor, lengths: Tensor) -> tuple[JaggedBatch, Tensor]:
         """The sequences of a batch, and the event that each of its tokens is to predict, (total_tokens,) int64."""
         config = self.config
         if config.augmentation == "none" or not config.augmentation_share:

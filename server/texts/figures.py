@@ -37,7 +37,7 @@ def value(given: Any) -> str:
         return str(given).lower()
     if isinstance(given, float):
         return f"{given:.6g}"
-    return "none" if given == "" else str(given)  # only the ensemble can be empty
+    return "none" if given == "" else str(given)  # only names of trials can be empty
 
 
 def settings(values: Mapping[str, Any]) -> str:
