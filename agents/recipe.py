@@ -110,6 +110,8 @@ class RecipeAgent(Agent):
         return required_action(situation) or self._next(situation)
 
     def _next(self, situation: Situation) -> Action:
+        if not situation.state.with_memory:
+            raise ConfigError("a recipe counts the trials of its session; run it without --without-memory")
         history = History(situation)
         steps = self._recipes.steps(situation.brief.dataset, situation.brief.backbone)
         number = next_step(history.trials)

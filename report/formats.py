@@ -82,9 +82,11 @@ def count(number: int | None) -> str:
 
 
 def value(knob_value: Any) -> str:
-    """A knob's value as in JSON, without quotes: `true`, `0.001`, `both`."""
+    """A knob's value as in JSON, without quotes: `true`, `0.001`, `both`; "none" for an empty list of trials."""
     if isinstance(knob_value, bool):
         return "true" if knob_value else "false"
+    if knob_value == "":  # only names of trials can be empty
+        return "none"
     return f"{knob_value:g}" if isinstance(knob_value, float) else str(knob_value)
 
 

@@ -11,6 +11,7 @@ from ..models.config import TrialConfig
 from .costs import Cost, estimate_cost
 
 ADAM_BYTES = 16  # of a float32 weight with its gradient and the two moments of Adam
+TAUGHT_BYTES = 256  # of a train event: the items that its teachers predict, with their shares
 MEGABYTE = 1 << 20
 
 
@@ -31,9 +32,10 @@ def estimate_of(
     """The estimate for a configuration from the `trials` of its session, or else from those of other sessions.
 
     elsewhere: trials as `scaled_to` returns them. Seconds are measured epochs, scaled by `costs.relative_cost` to the
-    knobs of the configuration, times the epochs that the nearest finished trial ran. Memory is the largest peak that
-    the nearest trial has reached, with the difference of the two item tables in training (weights, gradient and the
-    moments of Adam); activations of a larger batch and the memory of a GPU are not counted.
+    knobs of the configuration, times the epochs that the nearest finished trial ran; the predictions of teachers, which
+    are made before the first epoch, are not counted. Memory is the largest peak that the nearest trial has reached,
+    with the difference of the two item tables in training (weights, gradient and the moments of Adam), and of what the
+    teachers predicted; activations of a larger batch and the memory of a GPU are not counted.
     """
     cost = estimate_cost(config, trials, session.profile.get("items"), elsewhere)
     memory, memory_basis = _memory(config, session, trials, elsewhere)
@@ -101,6 +103,9 @@ def _memory(
     more = max(0, config.hidden_dim - nearest.config["hidden_dim"]) * items * ADAM_BYTES
     name = nearest.handle if nearest.session == session.id else f"{nearest.session}/{nearest.handle}"
     table = f" + {more / MEGABYTE:.0f} MB for the wider item table" if more >= MEGABYTE else ""
+    if config.teachers and not nearest.config.get("teachers"):
+        taught = session.profile.get("interactions", 0) * TAUGHT_BYTES
+        more, table = more + taught, f"{table} + {taught / MEGABYTE:.0f} MB for what the teachers predict"
     peak = nearest.outcome.details["peak_bytes"]
     return round((peak + more) / MEGABYTE), [f"memory: peak of {name}{table}; not that of a GPU"]
 

@@ -93,7 +93,7 @@ def _figure(value: float | None) -> str:
 
 
 def _value(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return str(value).lower() if isinstance(value, bool) else str(value) or "none"  # no names of trials
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

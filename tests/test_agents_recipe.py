@@ -120,6 +120,13 @@ def test_a_recipe_goes_on_where_an_earlier_process_left_it() -> None:
     assert action.override  # a rule of an earlier session does not refuse what is given
 
 
+def test_a_session_without_memory_is_refused_because_its_earlier_trials_are_hidden(tmp_path: Path) -> None:
+    world = World(trials_max=9, memory=False)
+    with pytest.raises(ConfigError, match="counts the trials of its session; run it without --without-memory"):
+        world.play(make_agent(f"recipe:{written(tmp_path, TWO)}"))
+    assert not world.trials
+
+
 def test_a_refused_step_raises_the_reason_and_an_empty_recipe_ends_at_once() -> None:
     world = World()
     world.refused.append(Refusal({"lr": 7.0}, "default", "lr=7 is out of range"))

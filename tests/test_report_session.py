@@ -302,6 +302,7 @@ def test_terminal_tables_do_not_import_matplotlib() -> None:
         pytest.param(formats.duration(3720), "1 h 02 min", id="hours"),
         pytest.param(formats.moment("2026-01-02T03:04:05.678+00:00"), "2026-01-02 03:04 UTC", id="time"),
         pytest.param(formats.settings({"lr": 3e-4, "causal": True}), "lr=0.0003, causal=true", id="knobs"),
+        pytest.param(formats.settings({"teachers": "", "lr": 0.1}), "teachers=none, lr=0.1", id="no teachers"),
         pytest.param(formats.plain({"a": [1200, 0.123456]}), "a 1,200, 0.1235", id="nested profile"),
     ],
 )

@@ -8,10 +8,15 @@ from typing import Any
 
 import polars as pl
 import pytest
+import torch
 
+from tests.small_parts import train_part
 from virtualmle.memory.records import SessionRecord, TrialOutcome, TrialRecord
+from virtualmle.models.build import build_model
 from virtualmle.models.config import continuation_hash, make_config, train_hash
-from virtualmle.sandbox.estimates import MEGABYTE, estimate_of, scaled_to
+from virtualmle.sandbox.estimates import MEGABYTE, TAUGHT_BYTES, estimate_of, scaled_to
+from virtualmle.training.checkpoint import LoadedModel
+from virtualmle.training.teachers import TeacherTargets
 
 CURVES = Path(__file__).parents[1] / "benchmarks" / "curves" / "curves.parquet"
 ITEMS = {"office": 2420, "tools": 10217, "beauty": 12101}
@@ -125,3 +130,16 @@ def test_memory_is_a_measured_peak_and_what_a_wider_item_table_adds() -> None:
     assert "peak of t001 + 32 MB for the wider item table; not that of a GPU" in wide.basis
     narrow = estimate_of(make_config("sasrec", hidden_dim=32), session(), [known])
     assert narrow.memory_mb == 500, "a smaller table takes nothing from what was measured"
+
+
+def test_memory_counts_what_teachers_predict_unless_the_measured_trial_had_some() -> None:
+    config = make_config("sasrec", hidden_dim=8)
+    teacher = LoadedModel(build_model(config, 50, seed=0).eval(), config)
+    kept = TeacherTargets([teacher], train_part([[0, 1, 2], [3, 40]], 50), torch.device("cpu"))
+    per_event = (kept.columns.nbytes + kept.shares.nbytes) // 5
+    student, about = make_config("sasrec", teachers="t001"), session("s", items=10, interactions=MEGABYTE)
+    plain = estimate_of(student, about, [trial(details={"peak_bytes": 500 * MEGABYTE})])
+    assert per_event == TAUGHT_BYTES and plain.memory_mb == 500 + per_event
+    assert "peak of t001 + 256 MB for what the teachers predict; not" in plain.basis
+    taught = trial(2, changes={"teachers": "t001"}, details={"peak_bytes": 700 * MEGABYTE})
+    assert estimate_of(student, about, [taught]).memory_mb == 700

@@ -247,6 +247,15 @@ def effect_lines(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.startswith("  ") and " -> " in line]
 
 
+def test_the_teachers_of_a_student_come_first_in_how_it_differs_from_the_best_trial() -> None:
+    many = {"dropout": 0.2, "embedding_dropout": 0.3, "attention_dropout": 0.2, "frequency_rescaling": 0.7, "epochs": 9}
+    student = {**many, "teachers": f"{PAGE}/t001+t002"}
+    first, second = state().best[0], state().best[1]
+    best = [first.model_copy(update={"settings": {"lr": 0.001}}), second.model_copy(update={"settings": student})]
+    text = view_text("state", state().model_copy(update={"best": best}))
+    assert f"differs by teachers={PAGE}/t001+t002 dropout=0.2" in text
+
+
 def test_a_state_says_how_many_knobs_and_values_it_leaves_out_and_how_to_see_them() -> None:
     lines = view_text("state", state()).splitlines()
     measured, pooled = (next(n for n, line in enumerate(lines) if line.startswith(name))

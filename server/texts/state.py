@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from ...data.wording import counted
+from ...models.knobs.trial_names import NAMING
 from ...tools.views import BestTrial, KnobEffect, PooledEffect, Proposal, StateView
 from .figures import budget, change, cut, fitting, ndcg, seconds, settings, size, value
 
@@ -86,7 +87,8 @@ def _best(best: list[BestTrial]) -> list[str]:
     lines = [f"best: {first.trial} {_figure(first)}: {settings(first.settings)}"]
     lines[0] = cut(lines[0], BEST_LENGTH)
     for other in best[1:BEST]:
-        differs = {knob: found for knob, found in other.settings.items() if first.settings.get(knob) != found}
+        found = sorted(other.settings.items(), key=lambda setting: setting[0] not in NAMING)  # models are not cut off
+        differs = {knob: given for knob, given in found if first.settings.get(knob) != given}
         without = [knob for knob in first.settings if knob not in other.settings]
         text = " ".join(filter(None, [settings(differs) if differs else "", *(f"-{knob}" for knob in without)]))
         lines.append(cut(f"  {other.trial} {_figure(other)}: differs by {text or 'nothing'}", OTHER_LENGTH))
