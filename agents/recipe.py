@@ -111,35 +111,40 @@ class RecipeAgent(Agent):
 
     def _next(self, situation: Situation) -> Action:
         if not situation.state.with_memory:
-            raise ConfigError("a recipe counts the trials of its session; run it without --without-memory")
+            raise ConfigError(
+                "a recipe counts the trials of its session, and this session without memory hides them; open another "
+                "one with --new, without --without-memory"
+            )
         history = History(situation)
         steps = self._recipes.steps(situation.brief.dataset, situation.brief.backbone)
-        number = next_step(history.trials)
+        number, crashed = next_step(history.trials)
         if situation.refused and situation.running:  # it may be admitted once a running trial has ended
             return wait(situation)
         if situation.refused:
             raise ConfigError(f"step {number + 1} of the recipe was refused: {situation.refused[-1].reason}")
         if number >= len(steps):
             return end(situation)
+        if crashed:  # as it was: its teachers may be others by now
+            return RunTrial(crashed.changes, crashed.base, override=GIVEN)
         step = steps[number]
         return wait(situation) if step.is_over_earlier_trials and situation.running else step.action(history)
 
 
-def next_step(trials: Sequence[PastTrial]) -> int:
-    """The number of the step to run, from 0: of one that crashed once and is no sweep, else of the next one.
+def next_step(trials: Sequence[PastTrial]) -> tuple[int, PastTrial | None]:
+    """The number of the step to run, from 0: of one that crashed once and is no sweep, with its trial, else the next.
 
     A trial with the changes and the base of a crashed one is its second attempt; every other trial begins a step.
     """
-    begun, crashed = 0, dict[str, int]()
+    begun, crashed = 0, dict[str, tuple[int, PastTrial]]()
     for trial in trials:
         what = repr((trial.base, sorted(trial.changes.items())))
         if what in crashed:
             del crashed[what]
             continue
-        if trial.status == "crashed" and trial.changes and not trial.swept:
-            crashed[what] = begun
+        if trial.status == "crashed" and not trial.swept:
+            crashed[what] = begun, trial
         begun += 1
-    return min(crashed.values(), default=begun)
+    return next(iter(crashed.values()), (begun, None))
 
 
 def read_recipes(file: Path) -> Recipes:
@@ -191,6 +196,8 @@ def _step(where: str, given: Any) -> Step:
         if not isinstance(changes, dict):
             raise ConfigError(f"{where}: changes={changes!r} names no knob; write changes.KNOB = VALUE")
         _check_values(where, changes)
+        if teachers is not None and TEACHERS in changes:
+            raise ConfigError(f"{where} has teachers and changes.{TEACHERS}; give one of them")
         return Step(dict(changes), over=over, teachers=_num_teachers(where, teachers))
     if teachers is not None:
         raise ConfigError(f"{where}: a sweep trains nothing, so it has no teachers; give them to a step of changes")

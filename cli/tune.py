@@ -91,7 +91,7 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
 
     With a model of a local Ollama: virtualmle tune demo --agent llm --model qwen3:8b --base-url http://localhost:11434/v1
     """
-    from ..agents.registry import ASKING, check_agent  # imports the tools, which takes half a second
+    from ..agents.registry import ASKING, RECIPE, check_agent  # imports the tools, which takes half a second
     from ..data.errors import ConfigError
     from ..sandbox.protocol import MOST_SESSIONS
     from ..tracking.targets import parse_targets
@@ -102,6 +102,8 @@ def tune(  # noqa: PLR0913, PLR0917 - one parameter per option
     start = seeding_named(seeding)
     targets = parse_targets(track or ())
     check_agent(agent)  # before the dataset is prepared
+    if without_memory and agent.startswith(RECIPE):
+        raise ConfigError("--without-memory hides the trials by which a recipe counts its steps; leave it out")
     if agent in ASKING:
         asked.check(home)
     settings = make_settings(

@@ -5,14 +5,16 @@ a server in this process. All sessions are in one home, because the members of t
 session is finalized before every session has run its trials, so that no choice is made after a look. What has been
 done is read from the home: the n-th session of the home is the n-th part of the record.
 
-Students learn from the best models of all sessions. The steps from the first student of a session on therefore run
-when every session has run the steps before it.
+Students learn from the best models that all sessions have trained before their first students. The steps from the first
+student of a session on therefore run when every session has run the steps before it. Which models these are does not
+depend on where the record was interrupted.
 """
 
 import asyncio
+import itertools
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,9 +106,9 @@ def _run_trials(task: RecordTask, number: int, part: Part, sessions: int, watch:
         return
     models: tuple[str, ...] = ()
     if part.is_ensemble:
-        models = _best_models(task, known[:number], MIN_MEMBERS, MAX_MEMBERS)
+        models = best_models(task, known[:number], MIN_MEMBERS, MAX_MEMBERS)
     elif any(step.teachers for step in part.steps):
-        models = _best_models(task, known, 1, MAX_MEMBERS, students=False)
+        models = best_models(task, known, 1, MAX_MEMBERS, students=False)
     agent = _agent(part, models)
     _drive(task, part, agent, record.id if record else None, sessions, watch, finalizes=False)
 
@@ -130,19 +132,22 @@ def _with_teachers(step: Step, models: Sequence[str]) -> Step:
     return replace(step, changes={**step.changes, TEACHERS: list(models[: step.teachers])}, teachers=0)
 
 
-def _best_models(
+def best_models(
     task: RecordTask, sessions: Sequence[SessionRecord], fewest: int, most: int, *, students: bool = True
 ) -> tuple[str, ...]:
-    """The best trials of the sessions, one per trained model, by validation NDCG@10; `students`: those, too.
+    """The best trials of the sessions, one per trained model, by validation NDCG@10.
+
+    students: those as well, and what a session trained after its first one.
 
     The plain default is none of them. Beyond the `fewest`, a model that is much weaker than the best one is left out,
     because it would pull the mean down. Raises ConfigError for fewer.
     """
     found: dict[tuple[str, str], TrialRecord] = {}
     with Memory(Path(task.home) / "memory.db") as memory:
-        trials = [trial for session in sessions for trial in memory.trials.all(session.id)]
+        by_session = [memory.trials.all(session.id) for session in sessions]
+    trials = [trial for own in by_session for trial in (own if students else _before_students(own))]
     plain = {(trial.session, trial.train_hash) for trial in trials if not trial.changed}
-    for trial in best_first([trial for trial in trials if students or not trial.uses_models]):
+    for trial in best_first(trials):
         if (model := (trial.session, trial.train_hash)) not in plain:
             found.setdefault(model, trial)
     ranked = [(trial, trial.outcome.metrics["ndcg@10"]) for trial in found.values() if trial.outcome]
@@ -150,10 +155,15 @@ def _best_models(
     chosen = [trial for trial, _ in ranked][: max(fewest, min(len(good), most))]
     if len(chosen) < fewest:
         raise ConfigError(
-            f"{counted(fewest, 'trained model')} are needed, and {task.dataset} has {len(chosen)}; see the errors of "
-            "the other trials, or leave --ensemble or the students of the recipes out"
+            f"{task.dataset} has {counted(len(chosen), 'trained model')} of the {fewest} that are needed; see the "
+            "errors of the other trials, or leave --ensemble or the students of the recipes out"
         )
     return tuple(f"{trial.session}/{trial.handle}" for trial in chosen)
+
+
+def _before_students(trials: Sequence[TrialRecord]) -> Iterator[TrialRecord]:
+    """The trials of a session before its first student; none of an ensemble."""
+    return itertools.takewhile(lambda trial: not trial.uses_models, trials)
 
 
 def _drive(  # noqa: PLR0913, PLR0917 - private, called twice

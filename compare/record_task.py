@@ -66,13 +66,17 @@ def parts_of(
     dataset: str, backbones: tuple[Backbone, ...], recipes: Recipes, with_default: bool, ensemble: bool
 ) -> tuple[Part, ...]:
     """The sessions of a record on `dataset`. Raises ConfigError for a backbone without a recipe, and for an ensemble
-    of fewer than two configurations."""
+    of fewer than two configurations, and for students that no model can teach."""
     parts = []
     for backbone in backbones:
         steps = recipes.steps(dataset, backbone)
         if not any(step.changes for step in steps):
             raise ConfigError(f"the recipes have no configuration of {backbone} for {dataset}; add one")
         parts.append(Part(backbone, backbone, (DEFAULT, *steps) if with_default else steps))
+    if any(step.teachers for part in parts for step in part.steps) and not any(
+        step.changes for part in parts for step in part.before_students().steps
+    ):
+        raise ConfigError(f"the recipes for {dataset} begin with students; give a configuration before the first one")
     if ensemble and sum(bool(step.changes) for part in parts for step in part.steps) < MIN_MEMBERS:
         raise ConfigError(f"an ensemble needs {MIN_MEMBERS} trained models; give a second backbone or configuration")
     if ensemble:

@@ -7,8 +7,8 @@ import pytest
 
 from tests.agents_world import World, decide
 from virtualmle.agents.base import Finalize, Reflect, Refusal, RunTrial, Sweep, WaitTrial
-from virtualmle.agents.history import History
-from virtualmle.agents.recipe import RecipeAgent, Recipes, Step, read_recipes
+from virtualmle.agents.history import History, PastTrial
+from virtualmle.agents.recipe import RecipeAgent, Recipes, Step, next_step, read_recipes
 from virtualmle.agents.registry import check_agent, make_agent
 from virtualmle.data.errors import ConfigError
 
@@ -103,6 +103,28 @@ def test_a_training_that_crashed_is_run_once_more(attempts: int) -> None:
     assert [row["status"] for row in world.trials][2] == ("finished" if attempts == 1 else "crashed")
 
 
+def test_a_student_that_crashed_is_run_once_more_with_its_teachers_whatever_was_trained_since() -> None:
+    def row(handle: str, status: str = "finished", **changes: Any) -> PastTrial:
+        return PastTrial(trial=handle, number=int(handle[1:]), base="default", changes=changes, settings=changes,
+                         status=status, reflected=True)  # type: ignore[arg-type]
+
+    student = row("t002", "crashed", teachers="t001", lr=2e-3)
+    assert next_step([row("t001"), student]) == (1, student)
+    assert next_step([row("t001"), student, row("t003", lr=1e-3)]) == (1, student), "t003 may be a better teacher"
+    assert next_step([row("t001"), student, row("t003", teachers="t001", lr=2e-3)]) == (2, None)
+    default = row("t001", "crashed")
+    assert next_step([default]) == (0, default), "the plain default as well"
+
+    world = World(trials_max=9)
+    agent = RecipeAgent(Recipes({"sasrec": [Step({"lr": 1e-3}), Step({"loss": "full_softmax"}, teachers=1)]}, {}))
+    while len(world.trials) < 2:
+        world.execute(decide(agent, world.situation))
+    world.trials[1] |= {"status": "crashed", "metrics": {}, "verdict": None, "reflected": True}
+    world.trials[1]["changes"] = {"loss": "full_softmax", "teachers": "another/t007"}  # the best one when it began
+    (action,) = decide(agent, world.situation)
+    assert isinstance(action, RunTrial) and action.changes == world.trials[1]["changes"]
+
+
 def test_a_student_that_comes_first_is_refused_before_anything_is_trained() -> None:
     with pytest.raises(ConfigError, match="a step with teachers needs a trained model"):
         decide(RecipeAgent(Recipes({"sasrec": [Step({"lr": 1e-3}, teachers=2)]}, {})), World().situation)
@@ -122,7 +144,7 @@ def test_a_recipe_goes_on_where_an_earlier_process_left_it() -> None:
 
 def test_a_session_without_memory_is_refused_because_its_earlier_trials_are_hidden(tmp_path: Path) -> None:
     world = World(trials_max=9, memory=False)
-    with pytest.raises(ConfigError, match="counts the trials of its session; run it without --without-memory"):
+    with pytest.raises(ConfigError, match="this session without memory hides them; open another one with --new"):
         world.play(make_agent(f"recipe:{written(tmp_path, TWO)}"))
     assert not world.trials
 
@@ -158,6 +180,7 @@ def test_a_refused_step_raises_the_reason_and_an_empty_recipe_ends_at_once() -> 
         ("[[sasrec]]\nsweep.temperature = [1.0, nan]", "temperature=nan is no value"),
         ("[[sasrec]]\nchanges.lr = 2026-01-01", "lr=2026-01-01 is no value"),
         ("[[sasrec]]\nteachers = 9\nchanges.lr = 1", "step 1 of sasrec: teachers=9 is not from 1 to 4"),
+        ("[[sasrec]]\nteachers = 1\nchanges.teachers = [\"t001\"]", "has teachers and changes.teachers; give one"),
         ("[[sasrec]]\nteachers = true\nchanges.lr = 1", "teachers=True is not from 1 to 4"),
         ("[[sasrec]]\nteachers = 2\nsweep.fusion = [\"blend\"]", "a sweep trains nothing, so it has no teachers"),
         ("[[sasrec]]\nteachers = 2", "step 1 of sasrec has teachers; give either changes or sweep"),

@@ -13,6 +13,7 @@ import pytest
 
 from tests.quick_home import environment, quick_home
 from virtualmle.cli.app import main
+from virtualmle.compare.record import RECIPES
 from virtualmle.memory.records import RuleRecord
 from virtualmle.memory.store import Memory
 from virtualmle.tools.finalize import finalize
@@ -129,6 +130,7 @@ def test_memory_options_are_recorded_and_change_what_the_engineer_does(
     [
         (["--memory-from", "demo,beuaty"], "memory holds nothing from 'beuaty'"),
         (["--without-memory", "--memory-from", "demo"], "excludes"),
+        (["--without-memory", "--agent", f"recipe:{RECIPES}"], "hides the trials by which a recipe counts its steps"),
     ],
 )
 def test_contradictory_flags_are_refused_before_a_session_is_opened(

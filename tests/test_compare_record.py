@@ -12,15 +12,17 @@ import numpy as np
 import pytest
 
 from tests.quick_home import QUICK_SANDBOX, environment
-from virtualmle.agents.recipe import read_recipes
+from virtualmle.agents.recipe import Recipes, Step, read_recipes
 from virtualmle.cli.sessions import agent_of
 from virtualmle.compare.record import RECIPES, RecordRequest, page_of
 from virtualmle.compare.record_outcome import PartResult
-from virtualmle.compare.record_task import parts_of
+from virtualmle.compare.record_session import best_models
+from virtualmle.compare.record_task import RecordTask, parts_of
 from virtualmle.data.errors import ConfigError
 from virtualmle.examiner.request import looks, read_revealed
 from virtualmle.memory.store import Memory
 from virtualmle.models.knobs.declaration import BACKBONES
+from virtualmle.models.knobs.trial_names import MAX_MEMBERS
 from virtualmle.sandbox.protocol import load_protocol, parse_protocol
 from virtualmle.sandbox.sweeping import plan_settings
 from virtualmle.tools.workspace import trial_seed
@@ -37,6 +39,9 @@ sweep.transition_weight = [4.0, 8.0]
 teachers = 4
 changes.hidden_dim = 24
 changes.loss = "full_softmax"
+
+[[sasrec]]
+changes.hidden_dim = 28
 
 [[hstu]]
 changes.hidden_dim = 32
@@ -141,6 +146,10 @@ def test_a_student_learns_from_the_models_of_all_sessions_that_ran_before_it(rec
         teachers = memory.trials.all(parts["hstu"]["session"])
         assert taught.outcome is not None and taught.outcome.train_seconds > 0
         assert all(teacher.finished_at < taught.created_at for teacher in teachers if teacher.finished_at)
+        task = RecordTask.model_construct(home=str(inner_home(recorded)), dataset="demo")
+        again = best_models(task, memory.sessions.all(), 1, MAX_MEMBERS, students=False)
+    own = {name.removeprefix(f"{parts['sasrec']['session']}/") for name in again}
+    assert own == good, "a process that goes on after the last step would choose the same teachers"
     one = PartResult.model_validate(parts["sasrec"])
     selected = one.selected == student["trial"]
     assert bool(one.teachers) == selected and "teachers" not in one.settings
@@ -161,7 +170,7 @@ def test_figures_are_means_and_deviations_of_what_each_seed_gave(recorded: Path)
             assert part["test"]["metrics_sd"]["ndcg@10"] == pytest.approx(sd, abs=1e-12)
             assert f"| demo | {name} | 2 | {mean:.4f} ± {sd:.4f} |" in text
             outcome = memory.trials.get(part["session"], part["selected"]).outcome
-            measured = {"sasrec": 5, "hstu": 2}[name]  # the sweep has measured two settings
+            measured = {"sasrec": 6, "hstu": 2}[name]  # the sweep has measured two settings
             assert outcome is not None and outcome.ndcg_se is not None
             assert part["inflation"] == pytest.approx(outcome.ndcg_se * math.sqrt(2 * math.log(measured)), abs=1e-12)
             assert part["test"]["default"]["trial"] == "t001"
@@ -315,3 +324,12 @@ def test_the_page_of_a_record_confirms_one_trial_and_races_none(home: Path) -> N
 def test_an_ensemble_of_one_configuration_is_refused_before_anything_is_trained() -> None:
     with pytest.raises(ConfigError, match="needs 2 trained models"):
         parts_of("demo", ("sasrec",), read_recipes(RECIPES), with_default=True, ensemble=True)
+
+
+def test_recipes_that_begin_with_students_are_refused_before_anything_is_trained() -> None:
+    taught = Step({"loss": "full_softmax"}, teachers=2)
+    recipes = Recipes({"sasrec": [taught, Step({"lr": 0.002})], "hstu": [taught]}, {})
+    with pytest.raises(ConfigError, match="the recipes for demo begin with students; give a configuration before"):
+        parts_of("demo", BACKBONES, recipes, with_default=True, ensemble=False)
+    other = Recipes({"sasrec": [taught, Step({"lr": 0.002})], "hstu": [Step({"lr": 0.002}), taught]}, {})
+    assert len(parts_of("demo", BACKBONES, other, with_default=True, ensemble=False)) == 2, "HSTU has a teacher"
