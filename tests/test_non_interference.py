@@ -55,7 +55,9 @@ def seen(home: Path, log: pl.DataFrame, backbone: str) -> list[Any]:
     session = opened.session
     answers = [opened, run_trial(ws, session, QUICK), run_trial(ws, session, HOPELESS)]
     started = [run_trial(ws, session, changes, wait_seconds=0).trial for changes in TOGETHER]
-    answers += [wait_trial(ws, session, handle) for handle in started]
+    for handle in started:
+        wait_trial(ws, session, handle)
+    answers += [wait_trial(ws, session, handle) for handle in started]  # once both have ended: it says what else runs
     whole = run_trial(ws, session, {"num_heads": 2, "epochs": 2})
     answers += [whole, run_trial(ws, session, {"ensemble": ["t001", whole.trial]})]
     answers += [read_memory(ws, session, view) for view in ("state", "trajectory", "long_term", "protocol")]

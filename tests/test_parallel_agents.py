@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from tests.agents_world import World, decide
 from tests.language_models import RuleModel, asking_agent
-from tests.quick_home import quick_home
+from tests.quick_home import QUICK_SANDBOX, quick_home
 from tests.scripted_endpoint import Answer, Call
 from virtualmle.agents.base import Agent, Outcome, Reflect, RunTrial, Situation, Sweep, WaitTrial
 from virtualmle.agents.beside import apart
@@ -235,7 +235,10 @@ async def test_a_session_of_two_places_runs_two_trials_at_a_time_to_its_end(
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     seen: list[Event] = []
     settings = Settings(device="cpu", threads=1, parallel=2, max_trials=5, keep_warm=60.0)
-    server = build_server(quick_home(tmp_path / "home"), settings)
+    home = quick_home(tmp_path / "home")
+    longer = QUICK_SANDBOX.replace("| `epochs` | 1 … 1 | 1 | 1 |", "| `epochs` | 1 … 9 | 9 | 9 |")
+    (home / "SANDBOX.md").write_text(longer, encoding="utf-8")  # a trial must not end before another has started
+    server = build_server(home, settings)
     async with Client(server, client_info=Implementation(name="virtualmle-tpe", version="1")) as client:
         result = await run_agent(client, TPE(1), "demo", "sasrec", on_event=seen.append)
     assert (result.state, result.look) == ("revealed", 1) and isinstance(seen[-1], Finalized)
