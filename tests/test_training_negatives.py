@@ -44,6 +44,7 @@ def test_equal_generators_draw_equal_items():
 @example([0.0] * 30 + [1.0])
 @example([0.1] * 20 + [0.9] + [1.1] * 9)  # the deficit of one item exceeds several surpluses
 @example([1.3] * 9 + [0.0] + [1.3] * 9)
+@example([0.0, 1.0, 1.0, 325091.81447326596, 1.0, 0.0, 0.0, 325092.81447326596])  # begins at an end
 @example([1 / 3, 0.0, 0.0, 1.0])  # the first item that is not light has no surplus
 def test_the_alias_table_gives_each_item_its_probability(weights):
     keep, alias = alias_table(np.array(weights))

@@ -58,7 +58,7 @@ def alias_table(weights: Floats) -> tuple[Floats, NDArray[np.int64]]:
     deficits, surpluses = np.cumsum(1 - p[light]), np.cumsum(p[heavy] - 1)
     keep, alias = np.minimum(p, 1), np.arange(len(p))
     if len(light):
-        begins = deficits - (1 - p[light])
+        begins = np.append(0.0, deficits[:-1])  # a difference could round to the other side of a surplus
         alias[light] = heavy[np.searchsorted(surpluses, begins, side="right").clip(max=len(heavy) - 1)]
         covered = deficits[np.searchsorted(deficits, surpluses).clip(max=len(light) - 1)]
         covered = np.where(surpluses > 0, covered, surpluses)  # no deficit begins before the first surplus
