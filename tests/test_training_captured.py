@@ -143,6 +143,7 @@ def recorded_steps(training, num_steps=3):
     steps = FixedSteps(training.batches, ())
     largest = max(s.num_tokens for s in steps.batches.shuffle([(1.0, 0.1)] * training.batches.num_batches))
     found = []
+    steps._run(largest, training.take_step)  # fills the caches of the process, as the steps before a capture do
     for _ in range(num_steps):
         with Recorder() as recorder:
             steps._run(largest, training.take_step)
