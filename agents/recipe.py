@@ -131,9 +131,10 @@ class RecipeAgent(Agent):
 
 
 def next_step(trials: Sequence[PastTrial]) -> tuple[int, PastTrial | None]:
-    """The number of the step to run, from 0: of one that crashed once and is no sweep, with its trial, else the next.
+    """The number of the step to run, counted from 0, and the crashed trial that is run again as this step.
 
-    A trial with the changes and the base of a crashed one is its second attempt; every other trial begins a step.
+    Without a crashed trial to run again, it is the next step, and None. Sweeps are not run again. A trial with the
+    changes and the base of a crashed one is its second attempt; every other trial begins a step.
     """
     begun, crashed = 0, dict[str, tuple[int, PastTrial]]()
     for trial in trials:

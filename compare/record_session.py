@@ -137,10 +137,10 @@ def best_models(
 ) -> tuple[str, ...]:
     """The best trials of the sessions, one per trained model, by validation NDCG@10.
 
-    students: those as well, and what a session trained after its first one.
-
     The plain default is none of them. Beyond the `fewest`, a model that is much weaker than the best one is left out,
     because it would pull the mean down. Raises ConfigError for fewer.
+
+    students: whether students, and the trials of a session after its first student, are chosen from as well.
     """
     found: dict[tuple[str, str], TrialRecord] = {}
     with Memory(Path(task.home) / "memory.db") as memory:

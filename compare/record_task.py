@@ -65,8 +65,8 @@ class RecordTask(Job):
 def parts_of(
     dataset: str, backbones: tuple[Backbone, ...], recipes: Recipes, with_default: bool, ensemble: bool
 ) -> tuple[Part, ...]:
-    """The sessions of a record on `dataset`. Raises ConfigError for a backbone without a recipe, and for an ensemble
-    of fewer than two configurations, and for students that no model can teach."""
+    """The sessions of a record on `dataset`. Raises ConfigError for a backbone without a recipe, for an ensemble of
+    fewer than two configurations, and for students that no model can teach."""
     parts = []
     for backbone in backbones:
         steps = recipes.steps(dataset, backbone)

@@ -135,11 +135,10 @@ def test_loss_and_gradients_equal_the_cross_entropy_with_soft_targets(knobs, smo
 @pytest.mark.parametrize("supervision", ["all", "last"])
 @pytest.mark.parametrize("knobs", [{}, {"augmentation": "mixed", "augmentation_share": 1.0}, {"window_stride": 1}])
 def test_a_batch_knows_the_event_that_each_target_is(supervision, knobs):
-    data = DATASET
     config = make_config("sasrec", supervision=supervision, batch_size=8, max_len=5, **knobs)
     seen = Counter()
-    for batch in TrainBatches(data, config, CPU, seed=0).epoch():
-        assert data.items[batch.target_events].tolist() == batch.targets.tolist()
+    for batch in TrainBatches(DATASET, config, CPU, seed=0).epoch():
+        assert DATASET.items[batch.target_events].tolist() == batch.targets.tolist()
         seen.update(batch.target_events.tolist())
     if not knobs:
         short = [e for e, start, history in _positions() if len(history) - (e - start) <= config.max_len]
