@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..tools.views import NDCG10, ReflectionRow, TrajectoryView, TrialRow, TrialView
-from .texts import figures
 
 MARKUP = re.compile(r"([\\`*_\[\]|~#])")
 ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
@@ -54,7 +53,7 @@ def trial_page(view: TrialView) -> str:
 
 def settings_text(settings: Mapping[str, Any]) -> str:
     """Knobs and their values as code; `default` for none."""
-    return ", ".join(f"`{knob}={figures.value(given)}`" for knob, given in settings.items()) or "default"
+    return ", ".join(f"`{knob}={_value(value)}`" for knob, value in settings.items()) or "default"
 
 
 def escaped(text: str) -> str:
@@ -91,6 +90,10 @@ def _delta(found: Mapping[str, float | None] | None) -> str:
 
 def _figure(value: float | None) -> str:
     return NONE if value is None else f"{value:.4f}"
+
+
+def _value(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value) or "none"  # no names of trials
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
